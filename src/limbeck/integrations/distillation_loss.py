@@ -1,4 +1,4 @@
-"""`DistillationLoss`: loss, logits and terms of one batch, for a training loop of one's own."""
+"""`DistillationLoss`: loss, logits and terms of one batch, for your own training loop."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ from limbeck.teachers import Preprocess, Stream, TeacherFn, read_inputs
 
 
 class DistillationOutput(NamedTuple):
-    """What one batch gave.
+    """The output of `DistillationLoss` for one batch.
 
     Attributes:
-        loss: The number to minimize, connected to the student and to the heads.
-        logits: The student's, ``[batch, classes]`` or with positions, of the forward pass that the loss is of; in its
-            graph, so detach them for a metric.
-        terms: Each term's mean over what counts in this batch, without its weight, by name; detached, in its loss's
-            unit (nats for divergences and cross-entropy).
+        loss: The value to minimize, with the graph of student and heads.
+        logits: The student's logits, ``[batch, classes]`` or with positions, from the same forward pass and with its
+            graph; detach them for a metric.
+        terms: Name -> the mean of each term in this batch, unweighted and detached, in the unit of the loss (nats for
+            divergences and cross-entropy).
     """
 
     loss: Tensor
@@ -45,30 +45,29 @@ class DistillationOutput(NamedTuple):
 
 
 class DistillationLoss(AbstractContextManager["DistillationLoss"]):
-    """A student, an objective and a teacher, for a loop of one's own: called with a batch, it gives loss and logits.
+    """Distillation for your own training loop: called with a batch, it returns loss and logits.
 
-    The loss is the engine's own, to the bit: the same objective, the same teacher in the same mode, the same means over
-    what counts. On the first batch (`example`, where it is given) a trial goes forward and back, so that what cannot
-    work is said before the first step. Nothing is left in the student but its gradient. The teacher is in eval mode
-    until `close`, or until the end of a ``with`` block, or of the process; whoever calls again opens it again.
+    The loss is bit-identical to that of `distill`: the same objective, the same teacher in the same mode, the same
+    means. The first batch (or `example`) is first run forward and backward once, so that errors appear before the first
+    step. The student is left unchanged except for its gradient. The teacher is in eval mode until `close`, the end of a
+    ``with`` block, or the end of the process. The next call opens it again.
 
     Args:
-        student: The model that learns, in the mode that the loop has put it in.
-        objective: What is minimized.
-        teacher: A `Teacher`, or what becomes one: a module, a fitted scikit-learn classifier. None if none is read.
-        example: Any batch of the data; needed where heads learn, whose shape it gives before an optimizer asks for
-            their parameters (``distillation.objective.parameters()``).
+        student: The student, in the mode that the loop has set.
+        objective: The objective to minimize.
+        teacher: A `Teacher`, or a module or fitted scikit-learn classifier. None if the objective uses none.
+        example: Any batch of the data. It is needed if the objective has trainable heads: it determines their shape
+            before the optimizer gets their parameters (``distillation.objective.parameters()``).
         loader: Where batches come from, for a teacher whose answers are kept (`CachedTeacher`): it has ids and a
             fingerprint.
-        preprocess: The way from a batch to inputs.
-        adaptor: The student's raw output -> logits, for strange outputs.
-        adapt: What the loop's loader gives -> `Batch`, for what `__call__` does not know.
-        accumulate: How many batches go to one step of the optimizer.
+        preprocess: Function from a batch to the student's inputs.
+        adaptor: Function from the student's raw output to logits, for unusual outputs.
+        adapt: Function from an item of the loader to a `Batch`, for items that `__call__` does not support.
+        accumulate: The number of batches in one optimizer step.
 
     Raises:
-        LimbeckError: If the teacher changes while the student learns, cannot answer, or has other classes; if labels
-            are missing; if a loss that compares examples with each other would be accumulated; if heads have no
-            example.
+        LimbeckError: If the teacher changes during training, fails, or has other classes; if labels are missing; if a
+            loss that compares examples with each other is accumulated; if there are heads and no `example`.
 
     Example:
         >>> from limbeck.functional import kl_divergence
@@ -116,25 +115,25 @@ class DistillationLoss(AbstractContextManager["DistillationLoss"]):
                 self._fit(self.batch(example))
         elif any(getattr(leaf, "head", None) is not None for leaf, _ in objective.leaves()):
             raise LimbeckError(
-                "This objective has heads that learn, whose shape depends on the data: give example=batch."
+                "This objective has trainable heads whose shape depends on the data: give example=batch."
             )
         broadcast_heads(self.objective)
 
     @property
     def objective(self) -> Objective:
-        """What is minimized; its heads learn too."""
+        """The objective to minimize; its heads are trained too."""
         return self.stage.objective
 
     @property
     def device(self) -> torch.device:
-        """Where the student is."""
+        """The student's device."""
         return next((p.device for p in self.student.parameters()), torch.device("cpu"))
 
     def __enter__(self) -> DistillationLoss:
         if self._closing is None:
             with ExitStack() as stack:
                 self._answer = self._opened_teacher(stack)
-                # Also at the end of the process, before its modules fall apart, and when the distillation is forgotten.
+                # Also runs at the end of the process, before modules are torn down, and on garbage collection.
                 self._closing = weakref.finalize(self, stack.pop_all().close)
             self._place = self.device
         return self
@@ -143,20 +142,20 @@ class DistillationLoss(AbstractContextManager["DistillationLoss"]):
         self.close()
 
     def close(self) -> None:
-        """Let the teacher go: its hooks are taken away and its modes are as they were. Twice is no harm."""
+        """Remove the teacher's hooks and restore its modes. Calling it twice is allowed."""
         closing, self._closing = self._closing, None
         if closing is not None:
             closing()
 
     def block(self) -> AbstractContextManager[Any]:
-        """The block in which it answers: itself, or nothing where it is open already."""
+        """A context in which the teacher is open: itself, or a null context if it is open already."""
         return nullcontext() if self._closing is not None else self
 
     def counts(self, window: Sequence[Any]) -> dict[str, float]:
-        """Over how many values each term is averaged: those of all batches of one step, on all ranks.
+        """Count the values that each term is averaged over: those of all batches of one step, on all ranks.
 
-        Gradients are averaged over ranks, and a mean needs their sum: so the count is divided by the number of ranks.
-        All ranks must ask, also one that has no batch.
+        DDP averages gradients over ranks where a mean needs their sum, so the count is divided by the number of ranks.
+        All ranks must call this, also one without a batch.
         """
         totals = dict.fromkeys(self.objective.named_leaves(), 0.0)
         for batch in window:
@@ -171,10 +170,10 @@ class DistillationLoss(AbstractContextManager["DistillationLoss"]):
         }
 
     def batch(self, item: Any) -> Batch:
-        """What a loader gave, as a batch on the student's device.
+        """Convert an item of a loader to a batch on the student's device.
 
         Raises:
-            DataError: If it could mean several things; the sentence shows it.
+            DataError: If the item is ambiguous.
         """
         batch = to_batch(item, shifted=self._shifted) if self.adapt is None else self.adapt(item)
         return batch.to(self.device)
@@ -192,21 +191,21 @@ class DistillationLoss(AbstractContextManager["DistillationLoss"]):
         Args:
             item: ``(inputs, labels)``, a mapping with ``labels``, inputs alone, or a `Batch`; it is moved to the
                 student's device.
-            progress: How far training is, for weights that change.
-            counts: What `counts` said of the step that the batch belongs to; by default it is a step of its own, on
-                several processes together with the others' batches.
-            model: What to call instead of the student: the same, wrapped by the loop (compiled, distributed).
+            progress: The progress of training, for scheduled weights.
+            counts: The result of `counts` for the step of this batch. By default the batch is a step of its own,
+                together with the batches of the other processes.
+            model: The student as wrapped by the loop (compiled, distributed), to be called instead of it.
 
         Returns:
             The loss, the student's logits, and each term.
 
         Raises:
-            LimbeckError: On the first batch, if something cannot work; the sentence says what.
-            DataError: If the item could mean several things.
+            LimbeckError: On the first batch, if student, teacher, data and objective do not fit together.
+            DataError: If the item is ambiguous.
         """
         batch = self.batch(item)
         if self._closing is not None and self._place != self.device:
-            self.close()  # the student has moved, and the teacher follows
+            self.close()  # the student was moved: open the teacher again on its device
         if self._closing is None:
             self.__enter__()
         if self._reached is None:
@@ -233,13 +232,13 @@ class DistillationLoss(AbstractContextManager["DistillationLoss"]):
         counts: dict[str, float] | None = None,
         model: nn.Module | None = None,
     ) -> Tensor:
-        """The loss alone of what calling it gives."""
+        """The loss only, with the same arguments."""
         return self(item, progress=progress, counts=counts, model=model).loss
 
     def average_heads(self) -> None:
-        """Average the heads' gradients over all processes, where a strategy wraps the student alone.
+        """Average the heads' gradients over all processes, for strategies that wrap only the student.
 
-        Call it after the last ``backward`` of a step and before the optimizer's; on one process it does nothing.
+        Call it after the last ``backward`` and before the optimizer step. It does nothing on one process.
         """
         average_gradients(self.objective)
 
@@ -247,8 +246,8 @@ class DistillationLoss(AbstractContextManager["DistillationLoss"]):
         teacher = self.stage.teacher
         if teacher is not None and (teacher.changes or teacher.names):
             raise LimbeckError(
-                f"A {type(teacher).__name__} follows models of a run while they learn, which a loop of your own does "
-                "not keep or save; run it by lb.distill, or give a teacher that is fixed."
+                f"A {type(teacher).__name__} changes during training, and your own loop would not save it; use "
+                "lb.distill, or a fixed teacher."
             )
 
     def _opened_teacher(self, stack: ExitStack) -> TeacherFn:
@@ -263,7 +262,7 @@ class DistillationLoss(AbstractContextManager["DistillationLoss"]):
         return answer
 
     def _fit(self, batch: Batch) -> None:
-        """Probe the student, and keep the objective that is fitted to the batch."""
+        """Run a trial on the batch, and store the objective with heads fitted to it."""
         tapped = Tapped(self.student, self.objective.requires.student, adaptor=self.adaptor)
         buffers = preserved_buffers([self.student, *self._networks])
         try:
@@ -273,7 +272,7 @@ class DistillationLoss(AbstractContextManager["DistillationLoss"]):
             self.stage, self._reached = replace(self.stage, objective=fitted.objective), fitted.reached
         finally:
             self._changes_inputs = tapped.changes_inputs
-            torch.clear_autocast_cache()  # within a loop's autocast, casts of the trial belong to its graph
+            torch.clear_autocast_cache()  # inside autocast, cached casts would belong to the trial's graph
 
 
 class Unknown:

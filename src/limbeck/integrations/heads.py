@@ -1,4 +1,4 @@
-"""Heads kept alike on all processes."""
+"""Synchronize trainable heads between processes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from limbeck.losses.distributed import rank_device, world_size
 
 
 def broadcast_heads(heads: nn.Module) -> None:
-    """Give all processes the heads of the first."""
+    """Copy the heads of the first process to all others."""
     if world_size() > 1:
         for tensor in heads.state_dict().values():
             sent = tensor.to(rank_device())
@@ -19,7 +19,7 @@ def broadcast_heads(heads: nn.Module) -> None:
 
 
 def average_gradients(heads: nn.Module) -> None:
-    """Average the heads' gradients over all processes, as strategies do those of the model that they wrap."""
+    """Average the heads' gradients over all processes, as strategies do for the model that they wrap."""
     if world_size() == 1:
         return
     for parameter in heads.parameters():

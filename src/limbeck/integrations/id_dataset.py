@@ -17,10 +17,9 @@ from limbeck.errors import DataError
 
 @final
 class IdDataset(TorchDataset[dict[str, Any]]):
-    """Examples as a data set of rows, each a mapping with ``id`` and ``labels``: for a Trainer or a DataLoader.
+    """A data set of rows with ``id`` and ``labels``, for a Trainer or a DataLoader.
 
-    It knows what it holds, so that a teacher's answers can be kept for it and found again (`CachedTeacher`), here or
-    in a job.
+    Its fingerprint identifies the data, so `CachedTeacher` can cache outputs for it, here or in a job.
 
     Args:
         examples: The examples, such as `TextDataset`.
@@ -65,12 +64,12 @@ class IdDataset(TorchDataset[dict[str, Any]]):
 
 
 def collate(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Rows that are alike, stacked; for texts give a DataCollatorWithPadding instead."""
+    """Stack rows of equal shape; for texts use a DataCollatorWithPadding instead."""
     return {name: torch.stack([torch.as_tensor(row[name]) for row in rows]) for name in rows[0]}
 
 
 def identify_dataset(data: Any) -> Any:
-    """What a teacher may know of a loop's data set: itself where it says, a `datasets.Dataset` with a column ``id``."""
+    """The data set if it has ids and a fingerprint, or a `datasets.Dataset` with a column ``id``; else None."""
     if getattr(data, "has_ids", False):
         return data
     mark = getattr(data, "_fingerprint", None)
@@ -81,7 +80,7 @@ def identify_dataset(data: Any) -> Any:
 
 @final
 class _Marked:
-    """A `datasets.Dataset`, by the fingerprint that the library gives it."""
+    """A `datasets.Dataset`, identified by its own fingerprint."""
 
     has_ids = True
 
@@ -91,11 +90,11 @@ class _Marked:
 
 
 def to_batch(item: Any, *, shifted: bool = False) -> Batch:
-    """One item of a loop as a batch: padding is masked out, and labels may be those of the next token.
+    """Convert one item of a loader to a batch: padding is masked, and labels may be shifted by one token.
 
     Args:
         item: A mapping with ``labels`` (and ``id``), ``(inputs, labels)``, or a `Batch`, which is returned as it is.
-        shifted: Whether position t of the labels is compared with logits at t - 1, as causal language models do inside.
+        shifted: Whether labels at position t are compared with logits at t - 1, as in causal language models.
 
     Raises:
         DataError: If the item is none of these.

@@ -21,27 +21,27 @@ from limbeck.teachers import Preprocess, Stream, read_inputs
 
 
 class DistillModule(LightningModule):
-    """A `LightningModule` whose training step minimizes an objective of limbeck, taught by a teacher of limbeck.
+    """A `LightningModule` that minimizes an objective with a teacher.
 
-    The student is ``module.student``, the heads are in ``module.objective``; the teacher is no part of the module, so
-    it is in no checkpoint, in no optimizer, and never in training mode. Several batches go to one step by
-    ``accumulate=`` here, not by the Trainer's ``accumulate_grad_batches``, which divides by the number of batches
-    whatever is in them: so the module steps its optimizer itself (Lightning's manual optimization), and schedulers that
-    ``configure_optimizers`` returns. Validation logs ``val_accuracy``.
+    The student is ``module.student``, the heads are in ``module.objective``. The teacher is not a submodule: it is in
+    no checkpoint and no optimizer, and always in eval mode. Use ``accumulate=`` instead of the Trainer's
+    ``accumulate_grad_batches``, which divides by the number of batches whatever they contain. Therefore the module uses
+    manual optimization, and also steps the schedulers that ``configure_optimizers`` returns. Validation logs
+    ``val_accuracy``.
 
     Args:
-        student: The model that learns.
-        objective: What is minimized.
-        teacher: A `Teacher`, or what becomes one; None if none is read.
-        example: Any batch of the data, as the loader gives it.
-        optimizer: How parameters move; override ``configure_optimizers`` for any other way.
-        accumulate: How many batches go to one step.
+        student: The student.
+        objective: The objective to minimize.
+        teacher: A `Teacher`, or a module or fitted scikit-learn classifier; None if the objective uses none.
+        example: Any batch of the data, as the loader returns it.
+        optimizer: The optimizer and its schedule; override ``configure_optimizers`` to use another one.
+        accumulate: The number of batches in one optimizer step.
         loader: What a teacher whose answers are kept must know of the data: ``Rows(examples)``.
-        preprocess: The way from a batch to inputs.
-        adaptor: The student's raw output -> logits, for strange outputs.
+        preprocess: Function from a batch to the student's inputs.
+        adaptor: Function from the student's raw output to logits, for unusual outputs.
 
     Raises:
-        LimbeckError: If what `DistillationLoss` says is wrong, or `accumulate` is no whole number of at least 1.
+        LimbeckError: As `DistillationLoss`, or if `accumulate` is not an integer of at least 1.
 
     Example:
         >>> # module = DistillModule(student, objective, teacher, example=next(iter(loader)))
@@ -79,7 +79,7 @@ class DistillModule(LightningModule):
         self._peaks: list[float] | None = None
 
     def forward(self, *inputs: Any, **named: Any) -> Any:
-        """What the student answers."""
+        """The student's output."""
         return self.student(*inputs, **named)
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor | None:
@@ -95,7 +95,7 @@ class DistillModule(LightningModule):
             self.manual_backward(loss)
             total += loss.detach()
         self._step(progress)
-        # On each process it is its share of a mean over all, times their number: their mean is the loss.
+        # Each process has its share of the global mean times the number of processes; the mean over them is the loss.
         self.log("train_loss", total, prog_bar=True, sync_dist=True)
         return total
 
@@ -103,11 +103,11 @@ class DistillModule(LightningModule):
         """Log the student's accuracy on labels."""
         inputs = self._batch(batch)
         if inputs.labels is None:
-            raise LimbeckError("Validation counts right answers, and these batches have no labels.")
+            raise LimbeckError("Validation computes the accuracy, and these batches have no labels.")
         logits = logits_of(call(self.student, self.distillation.preprocess(inputs)), self.distillation.adaptor)
         labeled = inputs.labels != IGNORED
         right = (logits.argmax(-1) == inputs.labels)[labeled].float()
-        # Also where no label is known: all processes must take part in what is summed over them.
+        # Log also without labels: all processes must take part in the reduction.
         share = right.mean() if len(right) else right.sum()
         self.log("val_accuracy", share, prog_bar=True, batch_size=len(right), sync_dist=True)
 
@@ -118,11 +118,11 @@ class DistillModule(LightningModule):
         return optimizer
 
     def configure_callbacks(self) -> list[Callback]:
-        """What opens the teacher for as long as a fit lasts."""
+        """The callback that keeps the teacher open during a fit."""
         return [_Open(self.distillation)]
 
     def on_train_epoch_end(self) -> None:
-        """Step the schedulers that go by epochs."""
+        """Step the schedulers with interval "epoch"."""
         self._schedule("epoch")
 
     def _step(self, progress: Progress) -> None:
@@ -152,7 +152,7 @@ class DistillModule(LightningModule):
 
 
 class _Open(Callback):
-    """Keeps a teacher open while a fit lasts, also where it ends by an error."""
+    """Keeps the teacher open during a fit, and closes it after an error too."""
 
     def __init__(self, distillation: DistillationLoss) -> None:
         self._distillation = distillation

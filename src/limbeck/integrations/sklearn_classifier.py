@@ -32,14 +32,17 @@ from limbeck.teachers import CachedTeacher, ModelTeacher, PrecomputedTeacher, Sk
 def make_teacher(
     teacher: Any, rows: np.ndarray, labels: np.ndarray, classes: np.ndarray, random: np.random.RandomState
 ) -> tuple[Any, Teacher]:
-    """The teacher as its owner knows it, fitted, and as limbeck asks it: by the raw columns, about numbered classes.
+    """Fit the teacher if needed, and wrap it as a `Teacher` with raw columns and integer classes.
 
     Args:
         teacher: An estimator, a module, or a `Teacher`.
         rows: ``[n, features]``.
         labels: ``[n]``.
         classes: The distinct labels, sorted.
-        random: For an estimator that names no random state of its own.
+        random: Random state for an estimator without one.
+
+    Returns:
+        The fitted teacher, and the `Teacher`.
 
     Raises:
         LimbeckError: If an estimator has no ``predict_proba``, or was fitted on other columns or classes.
@@ -51,10 +54,10 @@ def make_teacher(
     name = type(teacher).__name__
     if not hasattr(teacher, "predict_proba"):
         raise LimbeckError(
-            f"The teacher {name} has no predict_proba, so it cannot say how sure it is; give a classifier that has, "
-            "such as a random forest or gradient boosting (an SVC has it with probability=True)."
+            f"The teacher {name} has no predict_proba; use a classifier with predict_proba, such as a random forest or "
+            "gradient boosting (an SVC has it with probability=True)."
             if hasattr(teacher, "fit")
-            else f"A {name} cannot teach; give a classifier, a torch.nn.Module, or a limbeck Teacher."
+            else f"A {name} is not a teacher; use a classifier, a torch.nn.Module, or a limbeck Teacher."
         )
     fitted = teacher if _is_fitted(teacher) else _seeded(clone(teacher), random).fit(rows, labels)
     _check(fitted, name, rows.shape[1], classes)
@@ -66,11 +69,11 @@ def make_teacher(
 
 @final
 class NumberedClassifier:
-    """A fitted classifier whose classes are numbers, in the place of whatever labels they are.
+    """A fitted classifier whose labels are replaced by integers.
 
     Args:
         estimator: The classifier.
-        places: For each of its classes, in its order, the number that it has here.
+        places: The integer of each of its classes, in the order of its ``classes_``.
     """
 
     def __init__(self, estimator: Any, places: np.ndarray) -> None:
@@ -78,7 +81,7 @@ class NumberedClassifier:
         self.classes_ = places
 
     def predict_proba(self, rows: np.ndarray) -> np.ndarray:
-        """As the classifier says."""
+        """The probabilities of the classifier."""
         probabilities: np.ndarray = self.estimator.predict_proba(rows)
         return probabilities
 
@@ -96,7 +99,7 @@ def _is_fitted(estimator: Any) -> bool:
 
 
 def _seeded(estimator: Any, random: np.random.RandomState) -> Any:
-    """With a random state wherever it has one and names none."""
+    """Set each random state of the estimator that is None."""
     for key, value in sorted(estimator.get_params(deep=True).items()):
         if value is None and (key == "random_state" or key.endswith("__random_state")):
             estimator.set_params(**{key: int(random.randint(2**31 - 1))})
@@ -107,51 +110,51 @@ def _check(estimator: Any, name: str, features: int, classes: np.ndarray) -> Non
     read = getattr(estimator, "n_features_in_", features)
     if read != features:
         raise LimbeckError(
-            f"The teacher {name} was fitted on {read} columns, and X has {features}; fit it on these, or give one that "
-            "is not fitted."
+            f"The teacher {name} was fitted on {read} columns, and X has {features}; fit it on these columns, or give "
+            "an unfitted one."
         )
     fitted_classes = estimator.classes_
     if isinstance(fitted_classes, list) or set(np.asarray(fitted_classes).tolist()) != set(classes.tolist()):
         theirs = (fitted_classes if isinstance(fitted_classes, list) else fitted_classes.tolist())[:8]
         raise LimbeckError(
-            f"The teacher {name} was fitted on the classes {theirs}, and y has {classes.tolist()[:8]}: it would teach "
-            "answers to another question. Fit it on these labels, or give one that is not fitted."
+            f"The teacher {name} was fitted on the classes {theirs}, and y has {classes.tolist()[:8]}. Fit it on "
+            "these labels, or give an unfitted one."
         )
 
 
 class DistilledClassifier(ClassifierMixin, BaseEstimator):
-    """A small network that learns from a big classifier: a scikit-learn estimator like any other.
+    """A scikit-learn classifier that distills a large classifier into a small network.
 
-    ``fit`` fits the teacher, unless it is fitted already, and distils it into the student by limbeck's own engine. The
-    teacher reads the columns as they are, the student standardized ones. Minimized is
+    ``fit`` fits the teacher, unless it is fitted already, and distills it into the student. The teacher gets the
+    columns unchanged, the student gets standardized columns. The loss is
     ``(1 - w) CE(labels) + w T^2 KL(teacher || student)`` (`limbeck.methods.logits.hinton`), or `objective`.
 
-    A clone is not fitted, and neither is its teacher: to keep one that is fitted through ``clone``,
-    ``GridSearchCV`` and ``cross_val_score``, give ``sklearn.frozen.FrozenEstimator(teacher)``.
+    A clone is not fitted, and neither is its teacher. Use ``sklearn.frozen.FrozenEstimator(teacher)`` to keep a fitted
+    teacher in ``clone``, ``GridSearchCV`` and ``cross_val_score``.
 
     Args:
         teacher: A classifier with ``predict_proba``, fitted or not (random forest, gradient boosting, a pipeline, ...);
-            a random forest by default. Or a limbeck `Teacher`, or a module, which reads the columns as float32; its
-            classes are then ``classes_`` in order.
-        student: A ``torch.nn.Module`` from ``[n, features]`` to ``[n, classes]``, of which a copy learns; or a function
-            ``(features, classes) -> Module``. By default a multilayer perceptron.
+            a random forest by default. Or a limbeck `Teacher`, or a module, which gets the columns as float32 and whose
+            outputs are in the order of ``classes_``.
+        student: A ``torch.nn.Module`` from ``[n, features]`` to ``[n, classes]``, of which a copy is trained; or a
+            function ``(features, classes) -> Module``. By default a multilayer perceptron.
         hidden: The widths of the default student's layers.
         temperature: T.
         weight: w, the teacher's share, from 0 to 1.
-        objective: What is minimized instead; then `temperature` and `weight` say nothing.
+        objective: Another objective; `temperature` and `weight` are then ignored.
         epochs: Passes over the data.
-        batch_size: Examples to a step.
+        batch_size: Examples in a step.
         lr: The peak learning rate of AdamW.
-        cache: A folder in which the teacher's answers are kept, so that it is asked once (`CachedTeacher`).
-        random_state: Of the student, the order, and a teacher that is fitted here and names none of its own.
+        cache: A folder to cache the teacher's outputs in (`CachedTeacher`).
+        random_state: Random state of the student, of the data order, and of a teacher without its own.
 
     Attributes:
         classes_: The labels.
         teacher_: The teacher, fitted.
-        student_: The student: a plain module that reads standardized columns.
-        mean_: What is taken off each column before the student reads it.
-        scale_: What it is then divided by.
-        n_features_in_: How many columns there are.
+        student_: The student: a plain module for standardized columns.
+        mean_: The mean of each column, for standardization.
+        scale_: The standard deviation of each column, for standardization.
+        n_features_in_: The number of columns.
 
     Example:
         >>> from sklearn.datasets import load_iris
@@ -188,10 +191,10 @@ class DistilledClassifier(ClassifierMixin, BaseEstimator):
         self.random_state = random_state
 
     def fit(self, X: Any, y: Any) -> DistilledClassifier:  # noqa: N803 - scikit-learn's own name
-        """Fit the teacher, if it is not, and distil it.
+        """Fit the teacher if it is not fitted, and distill it.
 
         Raises:
-            ValueError: If `X` or `y` are no data for a classifier.
+            ValueError: If `X` or `y` are not valid for a classifier.
             LimbeckError: If the teacher has no ``predict_proba``, or was fitted on other columns or classes.
         """
         rows, y = validate_data(self, X, y, dtype=np.float64)
@@ -204,7 +207,7 @@ class DistilledClassifier(ClassifierMixin, BaseEstimator):
         self.scale_ = np.where(spread > 0, spread, 1.0)
         data = ArrayDataset(self._standardized(rows), codes, extra={"raw": rows})
         estimator = RandomForestClassifier() if self.teacher is None else self.teacher
-        if not isinstance(estimator, (Teacher, nn.Module)):  # these need no fitting, and are rehearsed as they are
+        if not isinstance(estimator, (Teacher, nn.Module)):  # a forest is slow to fit: find errors in the student first
             self._rehearse(data, rows.shape[1])
         self.teacher_, teacher = make_teacher(estimator, rows, y, self.classes_, random)
         if self.cache is not None:
@@ -222,7 +225,7 @@ class DistilledClassifier(ClassifierMixin, BaseEstimator):
         return self
 
     def _rehearse(self, data: ArrayDataset, features: int) -> None:
-        """The student's first steps, taught by a guess: what is wrong with it is said before a teacher is fitted."""
+        """Run the student's first steps with a uniform teacher, to find errors before the teacher is fitted."""
         guess = PrecomputedTeacher(torch.full((len(data), len(self.classes_)), -np.log(len(self.classes_))))
         Run(
             {"student": self._new_student(features, 0)}, Recipe(self._recipe(guess)),
@@ -241,7 +244,7 @@ class DistilledClassifier(ClassifierMixin, BaseEstimator):
         return probabilities
 
     def predict(self, X: Any) -> np.ndarray:  # noqa: N803
-        """The likeliest class of each row."""
+        """The most probable class of each row."""
         likeliest = self.predict_proba(X).argmax(1)
         labels: np.ndarray = self.classes_[likeliest]
         return labels

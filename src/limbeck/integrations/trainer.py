@@ -25,21 +25,21 @@ HEADS = "limbeck_heads.safetensors"
 
 
 class DistillTrainer(Trainer):
-    """A `transformers.Trainer` whose loss is an objective of limbeck, taught by a teacher of limbeck.
+    """A `transformers.Trainer` that minimizes an objective with a teacher.
 
-    Everything else is the Trainer's own: arguments, callbacks, schedules, checkpoints, evaluation. In evaluation the
-    loss is the model's own, on labels, so that it can be held against a Trainer without a teacher, which then need not
-    answer. Means are over what counts in all batches of a step, on all processes, so gradients do not depend on
-    ``gradient_accumulation_steps``. Padding (``attention_mask``) counts in no loss between hidden states; of causal
-    language models the labels are shifted, as the model itself does. What distils stays out of the saved model; heads
-    that learn are in checkpoints (``max_grad_norm`` is over the student's parameters alone).
+    Arguments, callbacks, schedules, checkpoints and evaluation are those of the Trainer. Evaluation uses the model's
+    own loss on labels, which is comparable with a plain Trainer, and does not evaluate the teacher. Means are over all
+    batches of a step, on all processes, so gradients do not depend on ``gradient_accumulation_steps``. Padding
+    (``attention_mask``) is excluded from losses between hidden states. The labels of causal language models are shifted
+    as the model does. Teacher and heads are not in the saved model; trainable heads are in checkpoints
+    (``max_grad_norm`` covers the student's parameters only).
 
     Args:
-        *args: The Trainer's.
-        objective: What is minimized.
+        *args: Arguments of the Trainer.
+        objective: The objective to minimize.
         teacher: A `Teacher`, or what becomes one: a module, a fitted scikit-learn classifier. `CachedTeacher` needs
             rows with an ``id``: ``train_dataset=Rows(texts)``, or a ``datasets.Dataset`` with such a column.
-        **kwargs: The Trainer's.
+        **kwargs: Arguments of the Trainer.
 
     Raises:
         LimbeckError: If what `DistillationLoss` says is wrong, there is no training data, or the arguments ask for a
@@ -52,13 +52,13 @@ class DistillTrainer(Trainer):
         >>> # trainer.train()
     """
 
-    # The loss is divided by what counts in the whole step, so that the Trainer must not divide once more.
+    # The loss is already a mean over the whole step, so the Trainer must not divide it again.
     loss_is_scaled_for_ga = True
 
     def __init__(self, *args: Any, objective: Objective, teacher: Any = None, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._check_losses()
-        # What versions before `loss_is_scaled_for_ga` look at.
+        # Used by versions of transformers before `loss_is_scaled_for_ga`.
         self.model_accepts_loss_kwargs = True
         self._counts: dict[str, float] | None = None
         self._shifted = is_causal_lm(self.model)
@@ -73,7 +73,7 @@ class DistillTrainer(Trainer):
             self.add_callback(_Heads(self))
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
-        """As the Trainer does; the teacher is open for so long."""
+        """Train as the Trainer does, with the teacher open."""
         with self.distillation.block():
             return super().train(*args, **kwargs)
 
@@ -85,7 +85,7 @@ class DistillTrainer(Trainer):
         num_items_in_batch: Tensor | int | None = None,
         **kwargs: Any,
     ) -> Any:
-        """The objective in training, the model's own loss in evaluation."""
+        """The objective during training, the model's own loss during evaluation."""
         if not model.training:
             return super().compute_loss(model, _without_id(inputs), return_outputs, num_items_in_batch=None, **kwargs)
         seen: list[Any] = []
@@ -99,19 +99,19 @@ class DistillTrainer(Trainer):
         return (loss, seen[-1]) if return_outputs else loss
 
     def prediction_step(self, model: nn.Module, inputs: Mapping[str, Any], *args: Any, **kwargs: Any) -> Any:
-        """As the Trainer does; a model knows nothing of ids."""
+        """As the Trainer does, without the ids, which the model does not accept."""
         return super().prediction_step(model, _without_id(inputs), *args, **kwargs)
 
     def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: torch.device) -> tuple[list[Any], Any]:
-        """The batches of one step, and over how many values each term is averaged."""
+        """The batches of one step; also counts the values of each term."""
         samples, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
-        # Between two steps the Trainer clears the gradients of the model, and of nothing else.
+        # The Trainer clears only the gradients of the model between steps, not those of the heads.
         self.distillation.objective.zero_grad(set_to_none=True)
         self._counts = self.distillation.counts([self._batch(sample) for sample in samples])
         return samples, max(int(max(self._counts.values(), default=1)), 1)
 
     def create_optimizer(self, *args: Any, **kwargs: Any) -> torch.optim.Optimizer:
-        """The Trainer's own, with the heads in it."""
+        """The Trainer's optimizer, with the heads added."""
         optimizer = super().create_optimizer(*args, **kwargs)
         included = {id(p) for group in optimizer.param_groups for p in group["params"]}
         fresh = [p for p in self.distillation.objective.parameters() if p.requires_grad and id(p) not in included]
@@ -142,7 +142,7 @@ class DistillTrainer(Trainer):
         }
 
     def _example(self) -> Batch:
-        """A first batch, made as the Trainer's loader makes it."""
+        """The first batch of the Trainer's loader."""
         if self.train_dataset is None:
             raise LimbeckError(
                 "A DistillTrainer needs train_dataset=: its first batch shows whether teacher and student fit."
@@ -158,7 +158,7 @@ class DistillTrainer(Trainer):
         ):
             if value:
                 raise LimbeckError(
-                    f"{name}={value!r} asks for a loss of the Trainer's own, and this one minimizes objective=: say it "
+                    f"{name}={value!r} sets a loss of the Trainer, but a DistillTrainer minimizes objective=: add it "
                     "there, such as Loss(label_smoothing, smoothing=0.1)."
                 )
 
@@ -168,7 +168,7 @@ def _without_id(inputs: Mapping[str, Any]) -> dict[str, Any]:
 
 
 class _Heads(TrainerCallback):
-    """Keeps the heads that learn beside each checkpoint of the model, and alike on all processes."""
+    """Saves trainable heads in each checkpoint, and synchronizes them between processes."""
 
     def __init__(self, trainer: DistillTrainer) -> None:
         self._trainer = trainer
@@ -178,7 +178,7 @@ class _Heads(TrainerCallback):
         broadcast_heads(self._trainer.distillation.objective)
 
     def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """After the last backward pass of a step: accelerate averages the gradients of the model, and no others."""
+        """After the last backward pass of a step: accelerate averages only the gradients of the model."""
         self._trainer.distillation.average_heads()
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
