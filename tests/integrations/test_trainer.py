@@ -155,7 +155,7 @@ def test_language_models_are_shifted_as_they_do_it_themselves(tmp_path):
         ),
         ({"labels": None}, "cross_entropy reads labels, and this source gives none"),
         ({"teacher": "average"}, "A MovingAverage follows models of a run"),
-        ({"label_smoothing_factor": 0.1}, "label_smoothing_factor=0.1 asks for a loss of the Trainer's own"),
+        ({"label_smoothing_factor": 0.1}, "label_smoothing_factor=0.1"),
         ({"teacher": "cached"}, "gives its examples no ids"),
     ],
     ids=lambda value: str(next(iter(value.items()))) if isinstance(value, dict) else "",
