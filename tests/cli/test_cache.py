@@ -173,7 +173,7 @@ def test_an_argument_that_is_refused_is_not_advised(here, limbeck, taught):
 
 def test_what_is_done_is_not_announced_again(limbeck, taught):
     flags = (*taught, *FOLDER)
-    assert "Asking the teacher about 135 examples" in limbeck("cache", "build", *flags).out
+    assert "teacher's outputs for 135 examples" in limbeck("cache", "build", *flags).out
     ended = limbeck("cache", "build", *flags)
     assert "All 135 answers are in answers already" in ended.out
     assert "Asking" not in ended.out

@@ -69,7 +69,7 @@ def test_nothing_but_sentences_where_there_is_no_terminal(done):
     assert "━" not in ended.err
     assert "\x1b" not in ended.err
     first, *rest = ended.err.splitlines()
-    assert first.endswith("blobs.npz, 135 to learn from, 15 for development, 60 to test, 5 classes.")
+    assert first.endswith("blobs.npz, 135 training, 15 development and 60 test examples, 5 classes.")
     begins = [line.split(":")[0] for line in rest]
     assert begins.index("Training the teacher") < begins.index("Teacher") < begins.index("student alone, seed 0")
 

@@ -336,7 +336,7 @@ def test_a_student_that_says_nan_is_named(tmp_path):
     asked = small_job(blobs(tmp_path / "b.npz"), student=f"{tmp_path / 'mine.py'}:build", seeds=1, arms=["distilled"])
     said = []
     result = run_job(make_job(asked), callback=collect_messages(said))
-    assert "distilled, seed 0: some answers to test data are NaN, and count as wrong." in said
+    assert "distilled, seed 0: some outputs on test data are NaN; they count as wrong." in said
     assert result["arms"]["distilled"]["accuracy"]["mean"] == 0
 
 
