@@ -55,7 +55,7 @@ def test_a_view_of_ones_own_is_called_as_it_is():
     [
         ((), "at least one transform"),
         ((RandomShift(1), lambda inputs, id, view: inputs), "a transform has a fingerprint"),
-        ((Flip,), r"holds Flip, a class.*Flip\(\)"),
+        ((Flip,), r"Flip is a class.*Flip\(\)"),
         ((Flip(), Mixup()), r"mixes two examples.*mix=Mixup\(alpha=1\.0, seed=0\)"),
         ((CutMix(),), "mixes two examples"),
     ],
