@@ -279,6 +279,7 @@ def _replace_named(before: Any, key: str, value: Any) -> Any:
 
 def free_folder(stem: str) -> str:
     """Return the first of ``stem``, ``stem-2``, ``stem-3``, ... that does not exist or is empty."""
+    # An empty folder is free: a run that failed before its first file leaves one.
     number, path = 1, Path(stem)
     while path.exists() and not (path.is_dir() and not any(path.iterdir())):
         number += 1

@@ -69,6 +69,7 @@ def read_arms(rows: Mapping[str, Mapping[str, Any]], *, verdict_arm: Any = None)
     for name, row in rows.items():
         role = _role(name, row)
         style = {"teacher": 1, "member": 1, "control": _CONTROL_STYLES.get(name, 7)}.get(role)
+        # Results of earlier versions do not name the arm of the verdict; then it is the first method.
         if style is None and (name == verdict_arm or (verdict_arm not in rows and not methods)):
             style = _JUDGED
         if style is None:

@@ -35,6 +35,7 @@ class AxisScale(NamedTuple):
         low, high, at = (math.log10(v) for v in (self.low, self.high, max(value, 1e-300))) if self.logarithmic else (
             self.low, self.high, value)  # fmt: skip
         share = (at - low) / (high - low)
+        # Slightly beyond the ends, so that a clipped mark is seen to lie outside.
         return self.start + min(max(share, -0.05), 1.05) * (self.end - self.start)
 
     @property
@@ -88,6 +89,7 @@ def steps(low: Number, high: Number, *, most: int = 5) -> list[Number]:
     wide = max((high - low) / most, 1e-12)
     power = 10.0 ** math.floor(math.log10(wide))
     step = next(s * power for s in (1, 2, 2.5, 5, 10) if s * power >= wide * 0.999)
+    # The 1e-9 keeps a limit that is a multiple of the step, which rounding would lose.
     first = math.ceil(low / step - 1e-9)
     return [round(step * i, 12) + 0.0 for i in range(first, math.floor(high / step + 1e-9) + 1)]
 
@@ -201,6 +203,7 @@ def outliers(spans: Sequence[Span | None], *, least: float, pinned: Collection[i
     order = sorted(placed, key=lambda index: sum(placed[index]))
     must = set(pinned) & set(placed)
     best: tuple[float, dict[int, int]] = (float("inf"), {})
+    # Every contiguous group with more than half of the spans is a candidate; the narrowest one wins.
     for first in range((len(order) + 1) // 2):
         for last in range(first + len(order) // 2, len(order)):
             inside = order[first : last + 1]

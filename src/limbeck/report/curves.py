@@ -89,6 +89,7 @@ def _is_finite(value: Any) -> bool:
 
 def _term_curves(lines: Sequence[Mapping[str, Any]]) -> dict[str, Curve]:
     curves: dict[str, Curve] = {}
+    # `before` is the number of steps of all earlier stages.
     before, stage, last = 0, None, 0
     for line in lines:
         if line.get("stage") != stage:  # steps restart at 0 in each stage

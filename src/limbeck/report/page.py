@@ -60,6 +60,7 @@ def write_report(runs: Sequence[str | Path | RunData], out: str | Path | None = 
     path = Path(out) if out is not None else (loaded_runs[0].folder if len(runs) == 1 else Path()) / "report.html"
     check_output(path)
     page = report_page(loaded_runs)
+    # Error messages on the page may contain absolute paths.
     for run in loaded_runs:
         page = hide_private_paths(page, run.folder)
     try:

@@ -85,6 +85,7 @@ def disagreements(run: RunData, *, most: int) -> dict[str, list[Disagreement]]:
     if labels is None or teacher is None or student is None:
         return {}
     (by_teacher, sure_teacher), (by_student, sure_student) = _top_class(teacher), _top_class(student)
+    # Unlabeled examples cannot be assigned to a group.
     labeled = labels != IGNORED
     groups = {
         "The teacher is right, the student is not": (by_teacher == labels) & (by_student != labels),
@@ -130,6 +131,7 @@ def confusion_rates(run: RunData, arm: str) -> np.ndarray | None:
 def class_rows(run: RunData, before: str, after: str) -> list[ClassRow]:
     """Compare the accuracy of each class between two arms, over the seeds of both; empty if an arm has none."""
     ours, theirs, labels = run.logits.get(before, {}), run.logits.get(after, {}), run.labels
+    # Only seeds of both arms count, because the tests are paired by seed.
     pairs = sorted(seed for seed in ours if seed in theirs and ours[seed].shape == theirs[seed].shape)
     if labels is None or not pairs:
         return []

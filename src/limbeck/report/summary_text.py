@@ -109,6 +109,7 @@ def _gap_closed(run: RunData) -> str:
     ours = run.arms[run.method_arm].accuracy.mean if run.method_arm else None
     if teacher is None or alone is None or ours is None:
         return ""
+    # Without a gap between teacher and student alone, a share of it is meaningless.
     if teacher <= alone:
         return "The teacher is no better than the student alone, so there was little to distill."
     if ours <= alone:

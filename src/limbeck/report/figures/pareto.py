@@ -157,6 +157,7 @@ def _names(
     """Draw names beside the marks, moved apart where marks are close, each with a line to its mark."""
     edge = {p: max(x for q, x in places.items() if q.cost <= p.cost * SAME and p.cost <= q.cost * SAME) for p in points}
     ordered = sorted((heights[p], edge[p], p) for p in points)
+    # Each name is at least 15 units below the previous one; the whole column moves up if it overflows.
     last, rows = -1e9, []
     named: set[str] = set()
     for y, x, point in ordered:
