@@ -198,7 +198,7 @@ def test_budgets_of_arms_and_their_steps_are_in_the_protocol(tmp_path):
     assert "budget of fitnets" not in texts
     said = "student alone 100; label smoothing 200; shuffled teacher 300; hinton 400; fitnets 500"
     assert ("optimizer steps", said) in itertools.pairwise(texts)
-    assert texts[texts.index("settings") + 1].startswith("the job's own; no ")
+    assert texts[texts.index("settings") + 1].startswith("those of the job file; ")
 
 
 class TestSearched:
