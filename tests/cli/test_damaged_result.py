@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import warnings
 
 import pytest
 
@@ -123,14 +124,16 @@ def test_no_harmed_file_is_read_as_good(limbeck, run, names, count):
     """The page, the result and the citation are the same, or say what is wrong, or are refused."""
 
     def look():
-        ended = [
-            limbeck(*words) for words in (["report", "run", "--json"], ["resume", "run", "--json"], ["cite", "run"])
-        ]
+        with warnings.catch_warnings(record=True) as warned:  # a warning is how a command says that a job was edited
+            warnings.simplefilter("always")
+            ended = [
+                limbeck(*words) for words in (["report", "run", "--json"], ["resume", "run", "--json"], ["cite", "run"])
+            ]
         for one in ended:
             if one.code:
                 raise LimbeckError(one.err)
         page = json.loads(ended[0].out)
         shown = [_SUMS.sub("", (run / "report.html").read_text()), ended[1].out, ended[2].out]
-        return shown, [page["unknown"], [one.err for one in ended]]
+        return shown, [page["unknown"], [one.err for one in ended], [str(one.message) for one in warned]]
 
     assert read_as_good(run, names, look, count) == []
