@@ -166,8 +166,8 @@ SETTINGS = {
     "a maker": (lambda w: Recipe(stage(), makes={"b": functools.partial(wide, hidden=w)}), "makes b"),
     "what is shipped": (lambda w: Recipe(stage(), ship=functools.partial(lambda m, w: m["student"], w=w)), "ship"),
     "a kernel": (kernel_of, "loss own"),
-    "the stage's reads": (lambda w: stage(preprocess=functools.partial(scaled, by=w)), "stage 0 reads"),
-    "the teacher's reads": (lambda w: taught(functools.partial(scaled, by=w)), "teacher reads"),
+    "the stage's reads": (lambda w: stage(preprocess=functools.partial(scaled, by=w)), "stage 0 preprocess"),
+    "the teacher's reads": (lambda w: taught(functools.partial(scaled, by=w)), "teacher preprocess"),
 }
 
 
