@@ -75,7 +75,7 @@ def _list_functions(recipe: Recipe, setting: TrainConfig) -> Iterator[tuple[str,
     yield from ((f"makes {name}", maker) for name, maker in recipe.makes.items())
     yield "ship", None if isinstance(recipe.ship, str) else recipe.ship
     for number, stage in enumerate(recipe.stages()):
-        yield f"stage {number} reads", stage.preprocess
+        yield f"stage {number} preprocess", stage.preprocess
         for name in ("preprocess", "adaptor"):
             yield f"stage {number} teacher {name}", getattr(stage.teacher, name, None)
         for name, (leaf, _) in stage.objective.named_leaves().items():
