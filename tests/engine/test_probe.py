@@ -160,7 +160,7 @@ def test_a_later_stage_s_mistake_is_said_before_the_first_is_paid_for(pair):
 
 def test_a_function_that_returns_no_stage():
     run = distill(network(), Stage(CE, epochs=1) >> (lambda models: 3), make_loader())
-    with pytest.raises(LimbeckError, match=r"<lambda>\(models\) stands in a recipe and must return a stage; it gave 3"):
+    with pytest.raises(LimbeckError, match=r"<lambda>\(models\) .*must return a stage.* 3"):
         run.finish()
 
 
