@@ -186,7 +186,7 @@ def test_an_npz_may_bring_a_development_part_and_what_is_not_read_is_said(tmp_pa
     assert [part.name for part in data.summary.parts] == ["train", "development", "test"]
     assert "the arrays x_extra, other are not used" in data.note
     np.savez(tmp_path / "b.npz", x=x, y=y)
-    assert "not read" not in load_data(tmp_path / "b.npz").note
+    assert "not used" not in load_data(tmp_path / "b.npz").note
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".jsonl"])

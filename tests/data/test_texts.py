@@ -104,14 +104,14 @@ def test_bad_input_is_one_sentence(tokenizer, tmp_path):
     for said, kind, make in (
         ("Texts need a tokenizer, but there is none", LimbeckError, lambda: TextDataset(LINES, tokenizer=None)),
         ("no padding token", LimbeckError, lambda: TextDataset(LINES, tokenizer=without)),
-        ("20 texts and 2 labels", DataError, lambda: TextDataset(LINES, [0, 1], tokenizer=tokenizer)),
-        ("one text", DataError, lambda: TextDataset("a film", tokenizer=tokenizer)),
+        ("20 texts but 2 labels", DataError, lambda: TextDataset(LINES, [0, 1], tokenizer=tokenizer)),
+        ("texts is a single string", DataError, lambda: TextDataset("a film", tokenizer=tokenizer)),
         (r"texts\[1\] is a NoneType", DataError, lambda: TextDataset(["a", None], tokenizer=tokenizer)),
         ("There are no texts", DataError, lambda: TextDataset([], tokenizer=tokenizer)),
         ("There is no tokenizer in", DataError, lambda: open_tokenizer(tmp_path)),
-        ("no room beside", LimbeckError, lambda: train_tokenizer(LINES, vocabulary=3)),
+        ("vocabulary=3", LimbeckError, lambda: train_tokenizer(LINES, vocabulary=3)),
         ("'sst2'", UnknownNameError, lambda: load_data("sst")),
-        ("vocabulary=9 is for", LimbeckError, lambda: load_data("sst2", tokenizer=tmp_path, vocabulary=9)),
+        ("vocabulary=9", LimbeckError, lambda: load_data("sst2", tokenizer=tmp_path, vocabulary=9)),
     ):
         with pytest.raises(kind, match=said):
             make()
@@ -163,8 +163,8 @@ def test_texts_that_are_cut_are_counted_and_said(tokenizer, tmp_path):
     rows = [{"text": "word " * 90 + str(i % 2), "label": i % 2} for i in range(20)]
     with pytest.warns(LimbeckWarning, match=r"20 of 20 texts \(100%\) .* longer than 64 tokens"):
         load_data(written(tmp_path / "a.jsonl", rows), vocabulary=40)
-    assert "cut" in load_data(tmp_path / "a.jsonl", vocabulary=40, max_length=80).note
-    assert "cut" not in load_data(tmp_path / "a.jsonl", vocabulary=40, max_length=200).note
+    assert "truncated" in load_data(tmp_path / "a.jsonl", vocabulary=40, max_length=80).note
+    assert "truncated" not in load_data(tmp_path / "a.jsonl", vocabulary=40, max_length=200).note
 
 
 def test_a_text_ends_with_the_token_that_says_so(tokenizer):

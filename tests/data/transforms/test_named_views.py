@@ -39,11 +39,11 @@ def test_a_mix_by_name():
     [
         ("filp", UnknownNameError, r"Unknown augmentation 'filp'\. Did you mean 'flip'\? Known: crop, "),
         ({"crop": {"paddin": 2}}, UnknownNameError, r"Unknown option of crop 'paddin'\. Did you mean 'padding'"),
-        ("cut_out", LimbeckError, r"cut_out needs size: write \{cut_out: \{size: \.\.\.\}\}"),
+        ("cut_out", LimbeckError, r"cut_out needs size: \{cut_out: \{size: \.\.\.\}\}"),
         ({"crop": {"padding": "wide"}}, LimbeckError, r"Crop\(padding='wide'\)"),
         ({"shift": {"pixels": "far"}}, LimbeckError, r"Shift\(pixels='far'\): pixels must be a whole number"),
         ({"flip": {"vertical": "no"}}, LimbeckError, r"Flip\(vertical='no'\)"),
-        ({"flip": {"seed": "x"}}, LimbeckError, r"seed='x' of flip is no whole number"),
+        ({"flip": {"seed": "x"}}, LimbeckError, r"seed='x' of flip must be a whole number"),
         ("mixup", LimbeckError, r"mixup is not valid as augmentation; use mix"),
         ([], LimbeckError, "list of augmentations is empty"),
         (3, LimbeckError, r"An augmentation is a name, such as crop.*got 3"),
