@@ -153,10 +153,10 @@ def test_language_models_are_shifted_as_they_do_it_themselves(tmp_path):
             {"teacher": "classes"},
             "The student has 2 values in the last dimension (classes, or features) and the teacher 3",
         ),
-        ({"labels": None}, "cross_entropy reads labels, and this source gives none"),
-        ({"teacher": "average"}, "A MovingAverage follows models of a run"),
+        ({"labels": None}, "cross_entropy needs labels"),
+        ({"teacher": "average"}, "A MovingAverage"),
         ({"label_smoothing_factor": 0.1}, "label_smoothing_factor=0.1"),
-        ({"teacher": "cached"}, "gives its examples no ids"),
+        ({"teacher": "cached"}, "has no example ids"),
     ],
     ids=lambda value: str(next(iter(value.items()))) if isinstance(value, dict) else "",
 )

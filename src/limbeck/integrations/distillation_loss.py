@@ -254,7 +254,7 @@ class DistillationLoss(AbstractContextManager["DistillationLoss"]):
         teacher, requires = self.stage.teacher, self.objective.requires.teacher
         if teacher is None or not requires:
             return lambda batch: Outputs()
-        teacher.attach_loader(self.loader or Unknown(), self.preprocess)
+        teacher.attach_loader(self.loader or UnidentifiedLoader(), self.preprocess)
         teacher.serve(self.objective.temperatures)
         answer: TeacherFn = stack.enter_context(
             teacher.prepare(requires, device=self.device, preprocess=self.preprocess)
@@ -275,8 +275,8 @@ class DistillationLoss(AbstractContextManager["DistillationLoss"]):
             torch.clear_autocast_cache()  # inside autocast, cached casts would belong to the trial's graph
 
 
-class Unknown:
-    """A source of which nobody said what it holds: a teacher whose answers are kept refuses it."""
+class UnidentifiedLoader:
+    """Stands for a loader without ids and fingerprint, which a cached teacher refuses."""
 
     has_ids = False
     fingerprint = ""
