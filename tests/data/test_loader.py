@@ -108,7 +108,7 @@ def test_ids_and_texts_of_a_mapping_find_their_place():
         ((X, ["cat"]), "a list of 1: .*str"),
         ("text", "is str"),
         (None, "NoneType"),
-        ({"a": X, "labels": X}, "labels are class indices"),
+        ({"a": X, "labels": X}, "labels must be class indices"),
         ({"text": ["a"]}, "no column is a tensor"),
         ((np.array(["a"]).tolist(), Y), "a list of 1"),
     ],

@@ -31,7 +31,7 @@ SOFT = torch.tensor([[0.5, 0.5, 0.0], [0.1, 0.2, 0.7], [0.0, 1.0, 0.0]])[Y]
     ids=["arrays", "loader", "mapping"],
 )
 def test_they_are_refused_with_what_to_type(labels, held):
-    with pytest.raises(DataError, match=r"hold a number for each class.*labels\.argmax\(-1\).*preprocess=lambda batch"):
+    with pytest.raises(DataError, match=r"one number per class.*labels\.argmax\(-1\).*preprocess=lambda batch"):
         distill(nn.Linear(4, 3), Stage(Loss(cross_entropy), epochs=1), held(labels)).finish()
 
 

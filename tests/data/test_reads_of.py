@@ -24,5 +24,5 @@ def test_the_reads_come_back_and_take_raw_pixels(tmp_path):
 
 def test_a_folder_that_does_not_say_is_refused(tmp_path):
     save(build("mlp", inputs=16, hidden=[4], classes=2), tmp_path / "student")
-    with pytest.raises(LimbeckError, match="does not say how"):
+    with pytest.raises(LimbeckError, match="no saved preprocessing"):
         load_preprocess(tmp_path / "student")

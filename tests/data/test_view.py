@@ -70,7 +70,7 @@ def test_fingerprints_tell_parameters_apart():
 
 def test_what_is_no_image_is_refused():
     one = torch.arange(2)
-    with pytest.raises(LimbeckError, match="negative"):
+    with pytest.raises(LimbeckError, match="pixels=-1"):
         RandomShift(-1)
     with pytest.raises(DataError, match=r"\[batch, h, w\]"):
         RandomShift(1)(torch.zeros(2, 5), one, one)
