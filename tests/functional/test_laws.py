@@ -83,10 +83,10 @@ def positional(student, teacher, temperature=1.0):
 @pytest.mark.parametrize(
     ("broken", "sentence"),
     [
-        (averaged, "yields shape"),
+        (averaged, "shape () per position, not (4,)"),
         (written_into, "writes into student"),
-        (ordered, "follow the examples"),
-        (one_class, "classes change places"),
+        (ordered, "permuted with the examples"),
+        (one_class, "classes are permuted"),
         (naive, "its value for"),
         (cut, "Jacobian mismatch"),
         (never_zero, "are equal, not 0"),
@@ -111,9 +111,7 @@ def test_check_kernel_raises_an_assertion_with_a_sentence():
         check_kernel(averaged)
     with pytest.raises(AssertionError, match=r"^naive\(\): .*, and must be finite\.$"):
         check_kernel(naive)
-    with pytest.raises(
-        AssertionError, match=r"^cut\(\): .*its gradient is not the derivative.*numerical.*\.$"
-    ) as found:
+    with pytest.raises(AssertionError, match=r"^cut\(\): .*gradient.*numerical.*\.$") as found:
         check_kernel(cut, largest=1e15, logits=False)
     assert "\n" not in str(found.value)
 
@@ -124,6 +122,6 @@ def test_check_kernel_names_hyper_parameters_and_the_value_that_is_expected():
         return scale * (student - teacher)[..., 0].square()
 
     with pytest.raises(
-        AssertionError, match=r"^first_class\(scale=2\.0\): .*change places: \[.*\], where \[.* is expected"
+        AssertionError, match=r"^first_class\(scale=2\.0\): .*classes are permuted: \[.*\], where \[.* is expected"
     ):
         check_kernel(first_class, hyper={"scale": 2.0})

@@ -240,7 +240,7 @@ def test_a_loader_is_read_from_its_beginning():
         ("digits", r"'digits' is a name"),
         ([3, 4], r"A batch is int"),
         (TensorDataset(torch.rand(4, 3)), "has no batches"),
-        (3, r"The data are int; give "),
+        (3, r"The data are int; .*\(inputs, labels\)"),
     ],
 )
 def test_what_holds_no_data_is_refused_in_a_sentence(data, sentence):
