@@ -98,7 +98,7 @@ def _scratch() -> Iterator[Path]:
     folder = Path(tempfile.mkdtemp(prefix="limbeck-bench-"))
     try:
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "The teacher is right about", LimbeckWarning)
+            warnings.filterwarnings("ignore", "The teacher's accuracy is", LimbeckWarning)
             yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)

@@ -93,7 +93,7 @@ def test_slow_measures_would_be_found_out(monkeypatch, tmp_path):
 
 
 def test_a_page_that_cannot_be_made_is_no_figure(tmp_path):
-    with pytest.raises(LimbeckError, match=r"`limbeck report` failed: .*no run folder"):
+    with pytest.raises(LimbeckError, match=r"`limbeck report` failed: .*none'"):
         _page([tmp_path / "none"], tmp_path / "page.html")
 
 

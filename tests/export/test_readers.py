@@ -249,7 +249,7 @@ def test_what_cannot_be_read_is_refused(tmp_path, done):
     lb.save(torch.nn.Linear(2, 2), tmp_path / "own", metadata={"input_shape": [2]})
     with pytest.raises(LimbeckError, match="class of your own"):
         write_reader(tmp_path / "own")
-    with pytest.raises(LimbeckError, match="encoding of a table"):
+    with pytest.raises(LimbeckError, match="student has no table encoding"):
         lb.load_encoding(done / "student")
     with pytest.raises(LimbeckError, match="target="):
         lb.read_table(tmp_path / "new.csv")

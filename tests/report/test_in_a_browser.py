@@ -29,14 +29,14 @@ _DRAWN = (
     "Against size",
     "Reliability",
     "Deviation from the teacher",
-    "What each class gains or loses",
+    "Accuracy of each class before and after",
     "Confusion before: student alone",
     "Confusion after: hinton",
     "What changed",
     "kl_divergence",
     "Layers: teacher and student alone",
     "Layers: teacher and hinton",
-    "Accuracy as images get worse",
+    "Accuracy on corrupted images",
 )
 
 # Put into a copy of the page by the test alone: it says what the browser made of it.

@@ -168,7 +168,7 @@ def _search(folder: Path, job: Mapping[str, Any], unknown: list[str]) -> Search 
     try:
         search = read_search(folder)
     except DataError as error:
-        unknown.append(str(error))
+        unknown.append(f"The search is not known: {error}")
         return None
     if search is None and job.get("search"):
         unknown.append(
