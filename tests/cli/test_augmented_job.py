@@ -26,5 +26,5 @@ def test_the_distilled_arm_learns_from_mixtures_that_were_asked_about_once(here,
 def test_a_method_that_reads_labels_is_told_before_the_teacher_is_trained(here, limbeck):
     ended = limbeck("distill", job_file(Path("job.yaml"), small_job(blobs(here / "data.npz"), budget=BUDGET)))
     assert ended.code != 0
-    assert "no single label is right for" in ended.err
+    assert "no single label" in ended.err
     assert "Training the teacher" not in ended.err

@@ -72,9 +72,9 @@ class TestData:
     def test_own_reads_that_fail(self, limbeck, here, job, preprocess, said):
         (here / "own.py").write_text(
             "import torch\n\n\ndef load():\n    part = torch.randn(40, 3), torch.arange(40) % 2\n"
-            f"    return {{'train': part, 'test': part, 'reads': {preprocess}}}\n"
+            f"    return {{'train': part, 'test': part, 'preprocess': {preprocess}}}\n"
         )
-        refused(limbeck("distill", job, "--data", "own.py:load", "--out", "run"), "reads of own.py:load", said)
+        refused(limbeck("distill", job, "--data", "own.py:load", "--out", "run"), "preprocess of own.py:load", said)
         assert not (here / "run").exists()
 
     @pytest.mark.parametrize("part", ["train", "test"])

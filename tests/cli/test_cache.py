@@ -96,7 +96,7 @@ def test_a_store_that_does_not_serve_an_arm_is_refused_before_any_arm_learns(her
     hints = ("--method", "fitnets", "--set", "method.hint=layer1", "--set", "method.guided=layer1")
     ended = limbeck("distill", *taught, *STUDENT, *FOLDER, *hints, "--out", "run")
     assert ended.code == 1
-    assert "store at answers was made" in ended.err
+    assert "cache at answers was made" in ended.err
     assert "(answers): it has logits, and this run has layer1" in ended.err
     assert not (here / "run" / "arms").exists()
 
@@ -175,11 +175,11 @@ def test_what_is_done_is_not_announced_again(limbeck, taught):
     flags = (*taught, *FOLDER)
     assert "teacher's outputs for 135 examples" in limbeck("cache", "build", *flags).out
     ended = limbeck("cache", "build", *flags)
-    assert "All 135 answers are in answers already" in ended.out
-    assert "Asking" not in ended.out
+    assert "All 135 teacher outputs are in answers already" in ended.out
+    assert "Computing" not in ended.out
     ended = limbeck("cache", "build", *flags, "--set", "cache.encoding=float32")
     assert ended.code == 1
-    assert "Asking" not in ended.out + ended.err
+    assert "Computing" not in ended.out + ended.err
     assert "whole batches" in limbeck("cache", "verify", *flags, "--sample", "50").out.lower()
 
 
@@ -213,4 +213,5 @@ def test_another_teacher_is_refused(here, limbeck, taught):
     assert "made for another teacher (teacher)" in ended.err
     ended = limbeck("cache", "verify", "answers", "--sample", "3")
     assert ended.code == 1
-    assert "say who it is" in ended.err
+    assert "limbeck cache verify JOB --sample" in ended.err
+    assert "cache.folder=answers" in ended.err

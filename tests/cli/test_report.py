@@ -30,11 +30,11 @@ def test_json_says_where_it_is(limbeck, here):
 def test_bad_input_is_one_sentence(limbeck, here):
     planted_run(here / "one", test=100)
     planted_run(here / "other", test=80)
-    refused(limbeck("report", "none"), "no run folder", "none")
-    refused(limbeck("report", "one", "other"), "different data", "test 100 and 80")
+    refused(limbeck("report", "none"), "run folder 'none'", "limbeck distill ... --out DIR")
+    refused(limbeck("report", "one", "other"), "one", "other", "different test data", "test 100 and 80")
     refused(limbeck("report", "one", "one/"), "given twice")
     refused(limbeck("report", "one", here / "other" / ".." / "one"), "given twice")
-    refused(limbeck("report", "one", "--out", "one/result.json"), "is no report")
+    refused(limbeck("report", "one", "--out", "one/result.json"), "one/result.json", "is not a report", "--out")
     refused(limbeck("report", "one", "--out", "one"), "is a folder")
     assert json.loads((here / "one" / "result.json").read_text())["arms"]
     assert limbeck("report").code == 2

@@ -139,7 +139,7 @@ def test_without_groups_of_their_own_classes_are_the_groups(tmp_path):
     worst = result["groups"]["arms"]["distilled"]["worst"]
     assert worst["name"] in [f"class {letter}" for letter in "abcde"]
     assert worst["mean"] == pytest.approx(result["arms"]["distilled"]["measures"]["worst_class_accuracy"]["mean"])
-    assert any("groups, which are 5 classes" in one for one in said)
+    assert any("groups (5 classes)" in one for one in said)
 
 
 def test_a_column_of_a_table_names_the_groups_without_being_asked_twice(tmp_path):
@@ -253,27 +253,28 @@ def test_what_is_no_picture_is_refused_before_anything_is_trained(tmp_path):
     rows = np.random.default_rng(0).normal(size=(60, 3)).astype(np.float32)
     np.savez(tmp_path / "rows.npz", x=rows, y=np.arange(60) % 2)
     said = refused(tmp_path, str(tmp_path / "rows.npz"))
-    assert said == ("also: corruptions are of pictures, and an example of rows.npz is a row of 3 numbers. "
-                    "Leave corruptions out of `also`.")  # fmt: skip
+    for word in ("also: corruptions", "rows.npz is a row of 3 numbers", "Leave corruptions out of `also`."):
+        assert word in said
     np.savez(tmp_path / "sound.npz", x=rows.reshape(20, 3, 3) * 9, y=np.arange(20) % 2)
     assert "also: corruptions needs bytes, or floats from 0 to 1" in refused(tmp_path, str(tmp_path / "sound.npz"))
 
 
 def test_students_that_nobody_keeps_cannot_be_measured(tmp_path):
-    assert "give the job one: out=..." in refused(tmp_path, blobs(tmp_path / "blobs.npz"), out=None)
+    assert "out=..." in refused(tmp_path, blobs(tmp_path / "blobs.npz"), out=None)
 
 
 def test_groups_that_are_names_of_examples_are_refused(tmp_path):
     found = dict(np.load(blobs(tmp_path / "blobs.npz", test=1010)))
     np.savez(tmp_path / "blobs.npz", **found, name_test=np.arange(1010))
     said = refused(tmp_path, {"name": str(tmp_path / "blobs.npz"), "groups": "name"}, also=[])
-    assert said == "data.groups: name says 1,010 different things of 1,010 test examples; groups are 1,000 at most."
+    for word in ("data.groups: name has 1,010 different", "1,010 test examples", "at most 1,000 groups"):
+        assert word in said
 
 
 def test_a_teacher_that_reads_something_else_has_no_bad_images():
     job = make_job(small_job("digits", also="corruptions", out="run"))
     teacher = ModelTeacher(torch.nn.Identity(), preprocess=SelectColumn("privileged"))
-    with pytest.raises(LimbeckError, match="the teacher reads other inputs"):
+    with pytest.raises(LimbeckError, match=r"also: corruptions .* the teacher has other inputs"):
         check_also(MetricContext(job, load_comparison_data(job), teacher, {"teacher": teacher.model}), ignore_events)
 
 

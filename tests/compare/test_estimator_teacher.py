@@ -94,7 +94,7 @@ def test_a_size_front_names_who_is_not_on_it():
     rows = {name: arm([0.9, 0.8]) for name in ("teacher", "student alone", "distilled")}
     rows["teacher"] |= {"parameters": None, "megabytes": None}
     drawn = cost_figures(list(read_arms(rows).values()))
-    assert "Not drawn, as its size is not known: teacher" in drawn.split("Against size")[1]
+    assert "size is not known: teacher" in drawn.split("Against size")[1]
     assert "Not drawn" not in drawn.split("Against size")[0]
 
 

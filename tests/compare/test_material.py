@@ -47,7 +47,7 @@ def test_data_of_one_class_are_refused(tmp_path):
 def test_a_teacher_that_is_always_right_is_not_refused_for_few_examples():
     few = ArrayDataset(torch.zeros(2, 1), torch.tensor([0, 1]))
     assert check_teacher(torch.eye(2), few, classes=2, loaded=False) == 1.0
-    with pytest.raises(LimbeckError, match=r"50.0 %, and chance alone gives 50.0 %, up to 100.0 %"):
+    with pytest.raises(LimbeckError, match=r"50.0 %, and chance gives 50.0 %, up to 100.0 %"):
         check_teacher(torch.tensor([[1.0, 0.0]] * 2), few, classes=2, loaded=False)
 
 

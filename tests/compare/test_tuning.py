@@ -97,7 +97,7 @@ def test_what_it_writes_is_a_job_that_runs_as_it_is(job, tmp_path):
     assert {arm: list(row.accuracies) for arm, row in kept.arms.items()} == {
         arm: row["accuracies"] for arm, row in result["arms"].items()
     }
-    assert kept.changed(collect_settings(read_job(tmp_path / "run" / "job.yaml"), found["arms"])) == []
+    assert kept.list_changes(collect_settings(read_job(tmp_path / "run" / "job.yaml"), found["arms"])) == []
     page = (tmp_path / "run" / "report.html").read_text()
     assert "Equal effort: 3 settings tried for every arm, the baselines too" in page
     assert "did not use all chosen settings" not in page
@@ -249,7 +249,7 @@ def test_ranges_are_of_the_method_s_own_numbers_and_hold_their_defaults(name):
     [
         (0, {}, {}, "at least one setting for each arm; got trials=0"),
         (1, {}, {"temprature": (1.0, 2.0)}, "Unknown parameter to tune 'temprature'. Did you mean 'temperature'"),
-        (1, {}, {"temperature": (3.0, 2.0)}, r"temperature: got 3.0..2.0"),
+        (1, {}, {"temperature": (3.0, 2.0)}, "smallest to its largest value; got 3.0..2.0"),
         (1, {}, {"lr": (0.0, 1.0)}, r"above 0; got 0.0..1.0"),
         (1, {}, {"epochs": (1.0, 2.5)}, "epochs: A range of whole numbers"),
         (1, {}, {"weight": (0.0, 2.0)}, "weight is a number from 0 to 1; got 2.0"),

@@ -141,11 +141,11 @@ def _check_read(data: DataSplits, part: str, examples: Dataset) -> None:
         raise
     except Exception as error:  # whatever a person's function raises
         raise LimbeckError(
-            f"The reads of {data.name} failed on an example of the {part} data: {type(error).__name__}: {error}. It is "
-            "called with a lb.Batch, and returns what a model is called with: lambda batch: batch.inputs / 255."
+            f"The preprocess of {data.name} failed on an example of the {part} data: {type(error).__name__}: {error}. "
+            "It is called with a lb.Batch, and returns what a model is called with: lambda batch: batch.inputs / 255."
         ) from error
     if read is None:
-        raise LimbeckError(f"The reads of {data.name} returned None: it has to return what a model is called with.")
+        raise LimbeckError(f"The preprocess of {data.name} returned None; it must return what a model is called with.")
 
 
 def _check_judged(examples: Dataset, part: str, classes: int) -> None:

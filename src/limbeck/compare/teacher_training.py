@@ -198,9 +198,9 @@ def _check_preprocess(job: Job, own: Preprocess | None) -> None:
     if own is None and "preprocess" in method(job.method.name).parameters:
         raise LimbeckError(
             f"The method {job.method.name} has a teacher with inputs of its own, but a job trains its teacher on the "
-            "student's inputs. Train it in Python with preprocess=lb.data.Field('privileged'), save it with "
-            "lb.save(teacher, 'teacher', metadata={'reads': {'reads': 'field', 'name': 'privileged'}}), and type "
-            "--teacher teacher."
+            "student's inputs. Train it in Python with preprocess=lb.data.SelectColumn('privileged'), save it with "
+            "lb.save(teacher, 'teacher', metadata={'preprocess': {'preprocess': 'field', 'name': 'privileged'}}), and "
+            "type --teacher teacher."
         )
 
 

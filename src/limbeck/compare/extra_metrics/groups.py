@@ -39,7 +39,7 @@ def check_groups(context: MetricContext) -> str:
             f"data.groups: {_group_column(context.job, context.material)} has {count:,} different values in "
             f"{len(context.material.data.test):,} test examples; at most {_MOST:,} groups are allowed."
         )
-    return f"groups ({count:,} {_describe_groups(_group_column(context.job, context.material))}"
+    return f"groups ({count:,} {_describe_groups(_group_column(context.job, context.material))})"
 
 
 def measure_groups(context: MetricContext) -> dict[str, Any]:
