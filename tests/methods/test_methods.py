@@ -99,7 +99,7 @@ def test_a_method_without_a_teacher_says_so(name):
         ("born_again", {"generations": 0}, "generations is a whole number of at least 1; got 0"),
         ("mutual", {"weight": -1.0}, "weight is a finite number of at least 0; got -1.0"),
         ("mean_teacher", {"decay": 1.0}, "decay must be at least 0 and below 1; got 1.0"),
-        ("mean_teacher", {"ramp_up": 0.0}, "until .*fraction.* got 0.0"),
+        ("mean_teacher", {"ramp_up": 0.0}, r"until .*fraction.* got 0\.0"),
         ("mean_teacher", {"weight": float("inf")}, "weight is a finite number of at least 0; got inf"),
         ("fitnets", {"hint": "a", "guided": "b", "weight": -1.0}, "weight is a finite number of at least 0"),
         ("privileged", {"weight": 2.0}, "weight is a number from 0 to 1; got 2.0"),

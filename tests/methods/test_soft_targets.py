@@ -116,7 +116,7 @@ def test_labels_that_are_not_there_are_missed_before_the_first_step(planted):
     from limbeck.engine import distill
 
     run = distill(planted.student(), make("hinton", teacher=planted.truth), planted.x, epochs=1)
-    with pytest.raises(LimbeckError, match="cross_entropy .*labels"):
+    with pytest.raises(LimbeckError, match=r"cross_entropy .*labels"):
         run.finish()
 
 
