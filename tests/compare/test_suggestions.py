@@ -73,6 +73,13 @@ def test_a_yes_that_label_smoothing_may_match_is_said_to_be_regularization(tmp_p
     assert "93.00 %" in found["evidence"]
 
 
+def test_label_smoothing_that_is_better_is_not_said_to_do_as_well(tmp_path):
+    better = {"label smoothing": {"interval": [-0.05, -0.02], "difference": -0.03}}
+    found = named(judged(tmp_path, interval=CLEAR, ours=0.93, smoothed=0.96, against=better), "Label smoothing")
+    assert "better" in found["why"]
+    assert "as well" not in found["why"]
+
+
 def test_label_smoothing_that_does_not_help_explains_nothing(tmp_path):
     equal = {"label smoothing": {"interval": [-0.01, 0.01]}}
     assert named(judged(tmp_path, interval=WORST, ours=0.89, smoothed=0.89, against=equal), "Label smoothing") is None

@@ -194,6 +194,7 @@ def resume(
     """Continue an interrupted run. The final weights are bit for bit those of an uninterrupted run.
 
     With --set, continue with a changed setting. Only the arms that depend on it are trained again.
+    Add --trust if the job uses Python files of yours.
     """
     from limbeck.cli.jobs import run_resume
 
@@ -221,7 +222,10 @@ def export(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Export the student of a run, check the exported file on test data, and write a model card."""
+    """Export the student of a run, check the exported file on test data, and write a model card.
+
+    Add --trust if the job uses Python files of yours.
+    """
     from limbeck.cli.export import run_export
 
     run_export(run, to=to, arm=arm, out=out, raw=raw, license=license, calibration=calibration, as_json=as_json)
@@ -229,7 +233,10 @@ def export(
 
 @app.command()
 def cite(run: Annotated[str, typer.Argument(help="The folder of a finished run.")], as_json: Json = False) -> None:
-    """Print BibTeX entries for the methods, data and software that a run used."""
+    """Print BibTeX entries for the methods, data and software that a run used.
+
+    Add --trust if the job uses Python files of yours.
+    """
     from limbeck.cli.export import run_cite
 
     run_cite(run, as_json=as_json)

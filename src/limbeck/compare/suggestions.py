@@ -146,8 +146,9 @@ def _regularization(run: JudgedRun) -> Iterator[Suggestion]:
     if SMOOTHED in equal and not run.verdict.get("helps") and smoothed < ours:
         return
     typed = f"limbeck export {quote(str(run.out))} --arm {quote(SMOOTHED)} --to onnx" if run.out is not None else None
+    words = "does better" if SMOOTHED in better else "does as well: what there is of a gain may be regularization"
     yield Suggestion(
-        "Label smoothing, which needs no teacher, does as well: what there is of a gain may be regularization.",
+        f"Label smoothing, which needs no teacher, {words}.",
         f"Label smoothing {_percent(smoothed)}, {run.verdict['arm']} {_percent(ours)}, student alone "
         f"{_percent(alone)} on the test data.", typed,
     )  # fmt: skip
