@@ -64,3 +64,11 @@ def test_a_worker_that_is_killed_is_said():
     assert list(run_in_processes(die_or_double, [(1,), (2,), (3,)], workers=2, ordered=True)) == [2, 4, 6]
     with pytest.raises(LimbeckError, match="worker"):
         list(run_in_processes(die_or_double, [(1,), (-1,), (2,)], workers=2))
+
+
+def test_idle_processes_do_not_end_while_a_task_is_sent():
+    # loky loses a task that is sent in the moment when idle processes end: seen as a run that waited without end.
+    from joblib.externals.loky import reusable_executor
+
+    assert list(run_in_processes(abs, [(-1,), (-2,)], workers=2, ordered=True)) == [1, 2]
+    assert reusable_executor._executor._timeout > 3600

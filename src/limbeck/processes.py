@@ -12,6 +12,9 @@ from typing import Any
 from limbeck.errors import LimbeckError
 
 _POLL_SECONDS = 0.5
+# A task that is sent just when loky's idle processes end is never run, and its result is waited for without end. So
+# idle processes are kept much longer than joblib's 300 seconds; they still end with their parent.
+_IDLE_SECONDS = 6 * 3600
 
 
 def run_in_processes(
@@ -34,7 +37,10 @@ def run_in_processes(
     from joblib.externals.loky.process_executor import TerminatedWorkerError
 
     # The backend is set by name: the processes of others may not be children of this one, or run elsewhere.
-    pool = Parallel(n_jobs=workers, backend="loky", return_as="generator" if ordered else "generator_unordered")
+    pool = Parallel(
+        n_jobs=workers, backend="loky", return_as="generator" if ordered else "generator_unordered",
+        idle_worker_timeout=_IDLE_SECONDS,
+    )  # fmt: skip
     parent, folder = os.getpid(), os.getcwd()
     try:
         yield from pool(delayed(_call)(function, task, parent, folder) for task in tasks)
