@@ -46,7 +46,7 @@ if __name__ == "__main__":
     options = parser.parse_args()
 
     data = lb.load_data("sst2_sentences", vocabulary=4000, max_length=64)
-    data.tokenizer.save_prefit(options.out)
+    data.tokenizer.save_pretrained(options.out)
     phrases = lb.load_data("sst2", tokenizer=options.out, max_length=64).train
     phrases, sentences = (
         subsample(part, min(options.examples or len(part), len(part)), seed=0) for part in (phrases, data.train)
@@ -75,9 +75,9 @@ if __name__ == "__main__":
     for name, (student, stage) in arms.items():
         report(name, student, fit(student, stage, sentences, options.epochs))
 
-    student.save_prefit(options.out)
-    opened = transformers.AutoModelForSequenceClassification.from_prefit(options.out).eval()
-    words = transformers.AutoTokenizer.from_prefit(options.out)
+    student.save_pretrained(options.out)
+    opened = transformers.AutoModelForSequenceClassification.from_pretrained(options.out).eval()
+    words = transformers.AutoTokenizer.from_pretrained(options.out)
     for text in ("a moving and very funny film .", "dull , flat and far too long ."):
         probabilities = opened(**words(text, return_tensors="pt")).logits.detach().softmax(-1)[0]
         print(f"{opened.config.id2label[int(probabilities.argmax())]:9} {float(probabilities.max()):.2f}  {text}")

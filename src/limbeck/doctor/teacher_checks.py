@@ -78,12 +78,12 @@ def _guess(context: CheckContext) -> tuple[Tensor, Tensor]:
 
 STEADY, UNTOUCHED = "teacher's outputs", "teacher unchanged"
 
-_SIZE_STILLNESS = 64
+_DETERMINISM_EXAMPLES = 64
 
 
 def check_deterministic(context: CheckContext) -> Finding:
     """Check that the teacher's outputs for an example do not depend on chance or on the rest of the batch."""
-    batch = draw_examples(context.train, _SIZE_STILLNESS).to(context.device)
+    batch = draw_examples(context.train, _DETERMINISM_EXAMPLES).to(context.device)
     prepared = context.teacher.prepare(frozenset({LOGITS}), device=context.device, preprocess=context.preprocess)
     half = torch.arange(max(batch.size // 2, 1), device=context.device)
     with torch.no_grad(), prepared as get_outputs, context.fabric.autocast():
