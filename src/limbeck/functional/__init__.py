@@ -9,7 +9,7 @@ from limbeck.functional.features import (
     squared_error,
     state_squared_error,
 )
-from limbeck.functional.head import Head, Projector
+from limbeck.functional.projector import Head, Projector
 from limbeck.functional.kernel import kernel
 from limbeck.functional.labels import cross_entropy, label_smoothing
 from limbeck.functional.mixture import gkd_jensen_shannon, jensen_shannon, skew_kl, skew_reverse_kl

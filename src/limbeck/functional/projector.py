@@ -1,14 +1,12 @@
-"""Heads that map the student's features to the shape of the teacher's."""
+"""Projector: maps the student's features to the shape of the teacher's."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from typing import final
-
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-
 from limbeck.errors import LimbeckError
 
 
