@@ -5,13 +5,17 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from typing import Any, ClassVar, NamedTuple
-
 import torch
 from jaxtyping import Float
 from torch import Tensor
-
 from limbeck.functional.blockwise import Quick, in_blocks, inside_transform, keeps_graph
-from limbeck.functional.near_equality import SeriesTerms, sum_of_terms
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
 
 _REGISTER = 16  # float32 values
 _SANE = 1e18  # its square, and differences of tempered logits, fit into float32
@@ -329,3 +333,83 @@ def _times(
         None,
         None,
     )
+
+
+HIGHEST = 60.0
+"""The largest log-ratio (nats) of a class for which the product with its probability is precise in float32."""
+
+_SHIFT = 1e4  # a mean log-ratio above it is known to no better than 1e-3 in float32
+
+
+class SeriesTerms(ABC):
+    """A divergence ``sum_c p_c f(d_c)`` with ``d = log(q / p)``, f convex, ``f(0) = f'(0) = 0``.
+
+    Every term is 0 or more, so the rounded sum is too. A formula with the logarithms of p and q has terms of both signs
+    that cancel, so near equality only rounding errors would remain.
+    """
+
+    series: tuple[float, ...]
+    """The factors of ``d^2, d^3, ..., d^7`` in f."""
+    small: float = 0.1
+    """The value below which terms of both signs cancel too much."""
+
+    @abstractmethod
+    def term(self, d: Float[Tensor, "*batch classes"]) -> Float[Tensor, "*batch classes"]:
+        """``f(d)`` where d is not small."""
+
+
+def near(dtype: torch.dtype) -> float:
+    """Return the log-ratio up to which a series of six terms is more precise than the formula."""
+    return 0.25 if dtype == torch.float32 else 0.004
+
+
+def sum_of_terms(
+    student: Float[Tensor, "*batch classes"],
+    teacher: Float[Tensor, "*batch classes"],
+    temperature: float,
+    of: SeriesTerms,
+) -> tuple[Float[Tensor, "*batch"], Bool[Tensor, "*batch"]]:
+    """Compute the divergence of each row (without T^2), and the mask of rows where this is valid.
+
+    It is not valid if only one side is -inf in a column, for NaN, and for logits whose ratio overflows.
+    """
+    masked = (student == -torch.inf) & (teacher == -torch.inf)
+    ratio = ((student - teacher) / temperature).masked_fill(masked, 0.0)
+    live = (teacher / temperature).masked_fill(masked, torch.finfo(teacher.dtype).min / 4)
+    p = torch.softmax(live, -1).masked_fill(masked, 0.0)
+    mean = (p * ratio).sum(-1, keepdim=True) / p.sum(-1, keepdim=True)
+    ratio = (ratio - mean).masked_fill(masked, 0.0)
+    valid = (ratio.isfinite().all(-1)) & (ratio.amax(-1) < HIGHEST) & (mean.squeeze(-1).abs() < _SHIFT)
+    ratio = torch.where(valid.unsqueeze(-1), ratio, torch.zeros_like(ratio))
+    p = torch.where(valid.unsqueeze(-1), p, torch.zeros_like(p))
+    rise = torch.where(ratio.abs() < near(ratio.dtype), powers(ratio, EXPONENTIAL), torch.expm1(ratio) - ratio)
+    # The mean of the ratio is 0 now, so the normalizer is 1 + rise; the rounding error is of second order.
+    d = ratio - torch.log1p((p * rise).sum(-1, keepdim=True))
+    term = torch.where(d.abs() < near(d.dtype), powers(d, of.series), of.term(d))
+    return (p * term.clamp_min(0.0)).sum(-1), valid
+
+
+def powers(d: Float[Tensor, "*shape"], series: Sequence[float]) -> Float[Tensor, "*shape"]:
+    """Compute ``series[0] d^2 + series[1] d^3 + ...``."""
+    total = torch.full_like(d, series[-1])
+    for factor in series[-2::-1]:
+        total = total * d + factor
+    return total * d * d
+
+
+def powers_into(d: Tensor, series: Sequence[float], out: Tensor) -> Tensor:
+    """Compute `powers` in place."""
+    torch.mul(d, series[-1], out=out)
+    for factor in series[-2:0:-1]:
+        out.add_(factor).mul_(d)
+    return out.add_(series[0]).mul_(d).mul_(d)
+
+
+def cumulants(share: float) -> tuple[float, ...]:
+    """The derivatives at 0 of ``log(1 - share + share exp(d))``, second to seventh, over ``share (1 - share)``."""
+    s, c = share * (1 - share), 1 - 2 * share
+    return 1.0, c, 1 - 6 * s, c * (1 - 12 * s), 1 - 30 * s + 120 * s * s, c * (1 - 60 * s + 360 * s * s)
+
+
+EXPONENTIAL = tuple(1 / math.factorial(k) for k in range(2, 8))
+"""Of ``exp(d) - 1 - d``."""

@@ -12,7 +12,7 @@ from torch import Tensor
 from limbeck.functional.blockwise import Quick, Rows, softmax_into, through_softmax_into
 from limbeck.functional.closed_form import Divergence, Form, Pair, divergence, through_softmax
 from limbeck.functional.kernel import kernel
-from limbeck.functional.near_equality import EXPONENTIAL, HIGHEST, SeriesTerms, near, powers_into
+from limbeck.functional.closed_form import EXPONENTIAL, HIGHEST, SeriesTerms, near, powers_into
 from limbeck.functional.sparse import sampled_kl_divergence
 from limbeck.functional.validation import validates_pair
 

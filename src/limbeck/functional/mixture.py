@@ -14,7 +14,7 @@ from limbeck.functional.blockwise import Quick, Rows, softmax_into, through_soft
 from limbeck.functional.closed_form import Divergence, Form, Pair, divergence, through_softmax
 from limbeck.functional.divergence import KULLBACK_LEIBLER
 from limbeck.functional.kernel import kernel
-from limbeck.functional.near_equality import SeriesTerms, cumulants, near, powers
+from limbeck.functional.closed_form import SeriesTerms, cumulants, near, powers
 from limbeck.functional.validation import validates_pair
 
 _NEAR = 0.05
