@@ -14,7 +14,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from limbeck.errors import LimbeckError
-from limbeck.functional.log_partition import COARSE, DENSE, FINE, interpolated
+from limbeck.functional.sparse import COARSE, DENSE, FINE, interpolated
 from limbeck.functional.sparse import coarse_logits
 
 Kernel = Callable[..., Tensor]
@@ -108,7 +108,7 @@ class TopKLogits(PartialLogits):
         rest: :math:`\log \sum_c e^{\beta (v_c - top)}` over the classes that are not in `ids`, and its slope, at each
             :math:`\beta = 1/T` of `grid`.
         classes: How many there are.
-        grid: ``limbeck.functional.log_partition.COARSE`` and further ones, or ``DENSE``, from which any T from 0.5 on
+        grid: ``limbeck.functional.sparse.COARSE`` and further ones, or ``DENSE``, from which any T from 0.5 on
         is
             computed.
 
@@ -201,7 +201,7 @@ class SampledLogits(PartialLogits):
         depths: Their logits less `top`.
         top: The largest logit.
         whole: :math:`\log \sum_c e^{\beta (v_c - top)}` over all classes, and its slope, at each :math:`\beta` of
-            `limbeck.functional.log_partition.FINE`.
+            `limbeck.functional.sparse.FINE`.
         proposal: The same at :math:`\beta = power`.
         power: 1 draws from p.
         classes: How many there are.

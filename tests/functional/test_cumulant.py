@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from limbeck.functional.log_partition import COARSE, DEEPEST, FINE, interpolated, log_partition_and_grad
+from limbeck.functional.sparse import COARSE, DEEPEST, FINE, interpolated, log_partition_and_grad
 
 GRIDS = pytest.mark.parametrize("grid", [COARSE, FINE], ids=["coarse", "fine"])
 BETAS = [0.0, 0.001, 0.02, 1 / 20, 1 / 16, 0.1, 0.2, 1 / 4, 0.4, 0.7, 1.0, 1.5, 2.0, 20.0]

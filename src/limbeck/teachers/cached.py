@@ -16,7 +16,7 @@ from torch import nn
 
 from limbeck.cache import SHARD_BYTES, Location, TeacherProvenance, find_manifest, find_mismatch, validate_encoding
 from limbeck.errors import LimbeckError
-from limbeck.functional.log_partition import COARSE
+from limbeck.functional.sparse import COARSE
 from limbeck.partial_logits import check_power, unknown_rest
 from limbeck.teachers.cache_request import CacheRequest
 from limbeck.teachers.cache_session import CacheSession

@@ -11,7 +11,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from limbeck.cache.encodings.class_subset import pack, packed_bytes, unpack
-from limbeck.functional.log_partition import DEEPEST
+from limbeck.functional.sparse import DEEPEST
 
 EXACT = 32
 HALF = 16

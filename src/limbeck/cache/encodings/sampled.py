@@ -15,7 +15,7 @@ from limbeck.cache.encodings.log_quantization import Depths, floats, log_depths,
 from limbeck.cache.encodings.top_k import checked_bits
 from limbeck.errors import ArgumentError
 from limbeck.functional.counter_rng import counter_uniform, key, mix
-from limbeck.functional.log_partition import FINE, log_partition_and_grad
+from limbeck.functional.sparse import FINE, log_partition_and_grad
 from limbeck.partial_logits import PartialLogits, SampledLogits
 
 

@@ -14,7 +14,7 @@ from limbeck.cache.encodings.class_subset import ClassSubset
 from limbeck.cache.encodings.encoding import Encoding, Records, check_integer, chunks, read
 from limbeck.cache.encodings.log_quantization import EXACT, HALF, Depths, floats, log_depths, values
 from limbeck.errors import ArgumentError, LimbeckError
-from limbeck.functional.log_partition import COARSE, DENSE, dense_sums, log_partition_and_grad
+from limbeck.functional.sparse import COARSE, DENSE, dense_sums, log_partition_and_grad
 from limbeck.partial_logits import PartialLogits, TopKLogits
 
 MOST_TEMPERATURES = 8
