@@ -6,7 +6,7 @@ import torch
 from scipy import stats
 
 from limbeck.data import counter_order, counter_uniform
-from limbeck.functional.counter_rng import key, mix
+from limbeck.random_seeds import key, mix
 
 WORD = (1 << 64) - 1
 

@@ -37,7 +37,7 @@ from limbeck.data.transforms.flip import Flip
 from limbeck.data.transforms.mixup import CutMix, Mixup
 from limbeck.data.transforms.rand_augment import RandAugment
 from limbeck.data.transforms.registry import make_mix, make_transform
-from limbeck.functional.counter_rng import counter_order, counter_uniform
+from limbeck.random_seeds import counter_order, counter_uniform
 
 __all__ = [
     "ArrayDataset",

@@ -11,7 +11,7 @@ from torch import Tensor
 from limbeck.batch import Batch, Inputs
 from limbeck.data.dataset import Dataset
 from limbeck.errors import DataError, LimbeckError
-from limbeck.functional.counter_rng import counter_uniform
+from limbeck.random_seeds import counter_uniform
 
 _COLUMNS = ("partner", "ratio", "labels", "partner_labels")
 

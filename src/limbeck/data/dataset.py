@@ -15,7 +15,7 @@ from limbeck.batch import Batch
 from limbeck.data.column_checks import hash_columns
 from limbeck.data.table_encoding import TableEncoding
 from limbeck.errors import DataError
-from limbeck.functional.counter_rng import counter_order
+from limbeck.random_seeds import counter_order
 
 
 def stratified_split(labels: Int[Tensor, " n"], count: int, *, seed: int) -> Int[Tensor, " count"]:

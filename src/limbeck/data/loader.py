@@ -19,7 +19,7 @@ from limbeck.data.dataset import Dataset
 from limbeck.data.prefetch import check_num_workers, prefetch
 from limbeck.data.transform import Transform
 from limbeck.errors import DataError, LimbeckError
-from limbeck.functional.counter_rng import counter_order
+from limbeck.random_seeds import counter_order
 
 
 class Loader(ABC):

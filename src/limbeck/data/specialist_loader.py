@@ -17,7 +17,7 @@ from limbeck.data.dataset import Dataset
 from limbeck.data.loader import Loader, check_batch_size
 from limbeck.data.transform import Transform
 from limbeck.errors import DataError, LimbeckError
-from limbeck.functional.counter_rng import counter_order
+from limbeck.random_seeds import counter_order
 
 
 @final

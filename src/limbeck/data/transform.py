@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from limbeck.batch import Inputs
 from limbeck.errors import DataError, LimbeckError
-from limbeck.functional.counter_rng import counter_uniform
+from limbeck.random_seeds import counter_uniform
 
 __all__ = ["RandomShift", "Transform", "counter_uniform"]
 

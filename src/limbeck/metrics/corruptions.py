@@ -14,7 +14,7 @@ from limbeck.batch import Batch, Inputs
 from limbeck.data.transforms.color import restore_dtype, to_float
 from limbeck.data.transforms.validation import check_pixels
 from limbeck.errors import LimbeckError, unknown_name_error
-from limbeck.functional.counter_rng import counter_uniform
+from limbeck.random_seeds import counter_uniform
 from limbeck.metrics.classification import accuracy
 from limbeck.metrics.metric import Metric
 from limbeck.metrics.predictions import as_batches, predict

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from limbeck.data.transforms.random_draws import uniform
 from limbeck.data.transforms.validation import Number, check_number, check_pixels, format_fingerprint
-from limbeck.functional.counter_rng import counter_uniform
+from limbeck.random_seeds import counter_uniform
 
 _FIXED = 1 << 24
 

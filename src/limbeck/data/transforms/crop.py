@@ -25,7 +25,7 @@ from limbeck.data.transforms.validation import (
     height_and_width,
 )
 from limbeck.errors import DataError
-from limbeck.functional.counter_rng import counter_uniform
+from limbeck.random_seeds import counter_uniform
 
 _TRIES = 10
 

@@ -12,7 +12,7 @@ from limbeck.data.transform import check_images
 from limbeck.data.transforms.random_draws import randint
 from limbeck.data.transforms.validation import Number, check_fill, check_number, check_whole, format_fingerprint
 from limbeck.errors import DataError
-from limbeck.functional.counter_rng import counter_uniform
+from limbeck.random_seeds import counter_uniform
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from limbeck.data.batch_mix import mix_partners
 from limbeck.data.transform import check_images
 from limbeck.data.transforms.random_draws import broadcast_per_image, randint, sample_beta
 from limbeck.data.transforms.validation import Number, check_mean_exists, check_number, format_fingerprint
-from limbeck.functional.counter_rng import counter_uniform
+from limbeck.random_seeds import counter_uniform
 
 _ONE = 1 << 16
 

@@ -25,7 +25,7 @@ from limbeck.data.transforms.color import (
 from limbeck.data.transforms.geometry import Matrix, rotation_matrix, warp
 from limbeck.data.transforms.random_draws import randint
 from limbeck.data.transforms.validation import Number, check_number, check_pixels, check_whole, format_fingerprint
-from limbeck.functional.counter_rng import counter_uniform
+from limbeck.random_seeds import counter_uniform
 
 Images = Shaped[Tensor, "batch c h w"]
 Operation = Callable[[Tensor, Tensor, float], Tensor]

@@ -16,7 +16,7 @@ from jaxtyping import Int, Shaped
 from torch import Tensor
 
 from limbeck.errors import DataError, LimbeckError
-from limbeck.functional.counter_rng import counter_uniform
+from limbeck.random_seeds import counter_uniform
 from limbeck.models import UserFile
 from limbeck.models.arguments import check_arguments
 
