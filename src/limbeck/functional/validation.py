@@ -6,14 +6,15 @@ import functools
 import math
 from collections.abc import Callable
 from numbers import Real
-from typing import Any, ParamSpec
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from limbeck.errors import ArgumentError, LimbeckError
+from limbeck.functional.kernel import P
 
-P = ParamSpec("P")
+
 
 _FRACTIONS = {
     "mixture": "a share of the teacher in the mixture",
