@@ -22,6 +22,12 @@ def printable(text: str) -> str:
     return _COMMANDS.sub(lambda match: match[0].encode("unicode_escape", "surrogatepass").decode(), text)
 
 
+def callable_name(value: object) -> str:
+    """Return the name of a function, or of the class of a callable object, for messages and descriptions."""
+    # functools.partial and callable objects have no __name__.
+    return str(getattr(value, "__name__", type(value).__name__))
+
+
 class LimbeckError(Exception):
     """Base class of errors that the user can fix. The command line prints the message without a traceback."""
 

@@ -13,70 +13,69 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from limbeck.errors import LimbeckError
-from limbeck.functional.sparse import COARSE, DENSE, FINE, interpolated
-from limbeck.functional.sparse import coarse_logits
+from limbeck.errors import LimbeckError, callable_name
+from limbeck.functional.kernel import declaration
+from limbeck.functional.sparse import COARSE, DENSE, FINE, coarse_logits, interpolated
 
 Kernel = Callable[..., Tensor]
 
 MOST_POWER = 1.5
-"""Power times temperature above which sampled answers are refused; at 1 their weights are all alike."""
+"""Largest power times temperature for sampled logits. At 1 all weights are equal."""
 
 
 class PartialLogits(ABC):
-    """A teacher's answer that says less than a row of logits does: which classes, and how the others are known.
+    """Logits of a teacher of which only some classes are known, with a summary of the others.
 
-    It stands where a tensor ``[*leading, classes]`` would: classes are last, and its leading dimensions are the
-    example and, where there are any, its positions.
+    It is used in place of a tensor ``[*leading, classes]``. The leading dimensions are the example and, if there are
+    any, its positions.
     """
 
     classes: int
-    """How many classes the teacher has."""
+    """The number of classes of the teacher."""
 
     @property
     @abstractmethod
     def tensors(self) -> tuple[Tensor, ...]:
-        """All that it holds, each with the leading dimensions first; the first has no others."""
+        """All tensors, each with the leading dimensions first; the first has no others."""
 
     @abstractmethod
     def _like(self, *tensors: Tensor) -> PartialLogits:
-        """The same of other tensors."""
+        """Make the same object from other tensors."""
 
     @abstractmethod
     def compare(self, kernel: Kernel, student: Float[Tensor, "*leading classes"], **hyper: Any) -> Tensor:
-        """The kernel's values, one for each row of the student's logits.
+        """Compute the kernel's values, one for each row of the student's logits.
 
         Raises:
-            LimbeckError: If the student's logits are not of the same rows and classes, or the kernel is
-            `invalid_reason` here.
+            LimbeckError: If the shape of the student's logits differs, or `invalid_reason` gives a reason.
         """
 
     @classmethod
     @abstractmethod
     def invalid_reason(cls, kernel: Kernel) -> str | None:
-        """Why a kernel cannot be computed from answers of this kind, and what to store instead; None where it can."""
+        """Return why a kernel cannot be computed from these logits, and what to store instead; None if it can."""
 
     @property
     def shape(self) -> torch.Size:
-        """Of the logits that it stands for: ``[*leading, classes]``."""
+        """Shape of the full logits: ``[*leading, classes]``."""
         return torch.Size([*self.tensors[0].shape, self.classes])
 
     @property
     def device(self) -> torch.device:
-        """Where it is."""
+        """Device of the tensors."""
         return self.tensors[0].device
 
     def to(self, device: torch.device | str) -> PartialLogits:
-        """The same on `device`."""
+        """Copy to a device."""
         return self._like(*(tensor.to(device, non_blocking=True) for tensor in self.tensors))
 
     def reshape(self, *leading: int) -> PartialLogits:
-        """The same rows under other leading dimensions, as ``Tensor.reshape`` has them."""
+        """Change the leading dimensions, like ``Tensor.reshape``."""
         flat = self.tensors[0].ndim
         return self._like(*(tensor.reshape(*leading, *tensor.shape[flat:]) for tensor in self.tensors))
 
     def __getitem__(self, rows: Any) -> PartialLogits:
-        """These of the first dimension: a slice, a mask, or a tensor of places."""
+        """Select along the first dimension: a slice, a mask, or a tensor of indices."""
         return self._like(*(tensor[rows] for tensor in self.tensors))
 
     def __len__(self) -> int:
@@ -91,26 +90,24 @@ class PartialLogits(ABC):
             raise LimbeckError(why)
         if student.shape != self.shape:
             raise LimbeckError(
-                f"The student's logits have the shape {list(student.shape)} and the stored answers stand for "
-                f"{list(self.shape)}: give both the same examples, positions and classes (the classes last; classes= "
-                "says which dimension of the student's they are)."
+                f"The student's logits have shape {list(student.shape)}, and the stored teacher outputs have shape "
+                f"{list(self.shape)}. Both need the same examples, positions and classes. Classes are the last "
+                "dimension; classes= sets another one for the student."
             )
 
 
 @final
 class TopKLogits(PartialLogits):
-    r"""The k largest logits of each row, exactly which classes, and what all others weigh together.
+    r"""The k largest logits of each row, and the total weight of the other classes.
 
     Args:
-        ids: Which classes, each once in a row.
-        depths: Their logits less `top`, 0 or below.
+        ids: The k classes, each once per row.
+        depths: Their logits minus `top`, 0 or below.
         top: The largest logit.
-        rest: :math:`\log \sum_c e^{\beta (v_c - top)}` over the classes that are not in `ids`, and its slope, at each
-            :math:`\beta = 1/T` of `grid`.
-        classes: How many there are.
-        grid: ``limbeck.functional.sparse.COARSE`` and further ones, or ``DENSE``, from which any T from 0.5 on
-        is
-            computed.
+        rest: :math:`\log \sum_c e^{\beta (v_c - top)}` over the classes that are not in `ids`, and its derivative, at
+            each :math:`\beta = 1/T` of `grid`.
+        classes: The number of classes.
+        grid: ``limbeck.functional.sparse.COARSE`` and further values, or ``DENSE``, which serves every T from 0.5.
 
     Example:
         >>> from limbeck.cache.encodings import make
@@ -140,10 +137,10 @@ class TopKLogits(PartialLogits):
         return self.top.unsqueeze(-1) + self.depths
 
     def coarse(self, temperature: float = 1.0) -> Float[Tensor, "*leading buckets"]:
-        """Logits of k + 1 buckets less `top`, the rest last, as `limbeck.functional.coarse_logits` has them.
+        """Return logits of k + 1 buckets minus `top`, the rest last, as in `limbeck.functional.coarse_logits`.
 
         Raises:
-            LimbeckError: If what the rest weighs at this temperature is not known; it is guessed at none.
+            LimbeckError: If the weight of the rest at this temperature was not stored.
         """
         rest = temperature * self._rest_at(temperature)
         return torch.cat([self.depths, rest.unsqueeze(-1)], -1)
@@ -159,32 +156,32 @@ class TopKLogits(PartialLogits):
         raise unknown_rest(temperature, self.grid)
 
     def spread(self, temperature: float = 1.0) -> Float[Tensor, "*leading classes"]:
-        """Logits of all classes, the rest's mass at `temperature` spread evenly: what is not known is made up."""
+        """Return logits of all classes, with the mass of the rest at `temperature` spread evenly over its classes."""
         buckets = self.coarse(temperature)
         others = max(self.classes - self.ids.shape[-1], 1)
         even = buckets[..., -1:] - temperature * math.log(others)
         return even.expand(*even.shape[:-1], self.classes).scatter(-1, self.ids, self.depths)
 
     def compare(self, kernel: Kernel, student: Float[Tensor, "*leading classes"], **hyper: Any) -> Tensor:
-        """A divergence of both sides with all other classes merged: at most the whole one, 0 where buckets agree."""
+        """Compute the divergence with all other classes merged: at most the full one, and 0 if the buckets agree."""
         self._check(student, kernel)
         temperature = hyper["temperature"] if "temperature" in hyper else default_temperature(kernel)
         return kernel(coarse_logits(student, self.ids, temperature=temperature), self.coarse(temperature), **hyper)
 
     @classmethod
     def invalid_reason(cls, kernel: Kernel) -> str | None:
-        """Only divergences between two softmaxes keep their meaning when classes are merged."""
-        if getattr(kernel, "divergence", False) or not _reads_teacher(kernel):
+        """Return why not: only divergences between two softmaxes keep their meaning when classes are merged."""
+        if declaration(kernel, "divergence") or not _reads_teacher(kernel):
             return None
         return (
-            f"{_name(kernel)} cannot be computed from the top k of a teacher's classes: it is not declared a "
-            "divergence between two softmaxes (@kernel(divergence=True)), so it needs every class by itself. Store "
-            "all of them: the encoding 'quantized' (1 byte a class), 'float16' or 'float32'."
+            f"{callable_name(kernel)} cannot be computed from the top-k logits of a teacher: it is not declared a "
+            "divergence between two softmaxes (@kernel(divergence=True)), so it needs all classes. Store them with "
+            "the encoding 'quantized' (1 byte per class), 'float16' or 'float32'."
         )
 
     @property
     def tensors(self) -> tuple[Tensor, ...]:
-        """All that it holds."""
+        """All tensors."""
         return self.top, self.ids, self.depths, self.rest
 
     def _like(self, *tensors: Tensor) -> TopKLogits:
@@ -194,17 +191,17 @@ class TopKLogits(PartialLogits):
 
 @final
 class SampledLogits(PartialLogits):
-    r"""Classes drawn at random from :math:`r \propto p^{power}`, with which sums over p can be estimated without bias.
+    r"""Classes drawn at random from :math:`r \propto p^{power}`, for unbiased estimates of sums over p.
 
     Args:
-        ids: The classes drawn; one may come more than once.
-        depths: Their logits less `top`.
+        ids: The drawn classes, possibly repeated.
+        depths: Their logits minus `top`.
         top: The largest logit.
-        whole: :math:`\log \sum_c e^{\beta (v_c - top)}` over all classes, and its slope, at each :math:`\beta` of
+        whole: :math:`\log \sum_c e^{\beta (v_c - top)}` over all classes, and its derivative, at each :math:`\beta` of
             `limbeck.functional.sparse.FINE`.
-        proposal: The same at :math:`\beta = power`.
-        power: 1 draws from p.
-        classes: How many there are.
+        proposal: The same sum at :math:`\beta = power`.
+        power: The power of p in r; 1 draws from p.
+        classes: The number of classes.
     """
 
     def __init__(
@@ -223,7 +220,7 @@ class SampledLogits(PartialLogits):
         self.classes = classes
 
     def weights(self, temperature: float = 1.0) -> Float[Tensor, "*leading draws"]:
-        """``p_c / (N r_c)`` with p at `temperature`: one for each of the N draws; 0 in a row without a class."""
+        """Return ``p_c / (N r_c)`` for each of the N draws, with p at `temperature`; 0 in a row without a class."""
         beta = 1 / temperature
         log_z = interpolated(self.whole, beta, FINE)[0]
         log_w = (beta - self.power) * self.depths + (self.proposal - log_z).unsqueeze(-1)
@@ -231,19 +228,19 @@ class SampledLogits(PartialLogits):
         return (log_w - math.log(self.ids.shape[-1])).masked_fill(none, -torch.inf).exp()
 
     def entropy(self, temperature: float = 1.0) -> Float[Tensor, "*leading"]:
-        """Of the teacher at `temperature`, in nats: that of all classes, not of those drawn."""
+        """Return the teacher's entropy over all classes at `temperature`, in nats."""
         beta = 1 / temperature
         log_z, mean = interpolated(self.whole, beta, FINE)
         return (log_z - beta * mean).masked_fill(self.top == -torch.inf, 0.0)
 
     def compare(self, kernel: Kernel, student: Float[Tensor, "*leading classes"], **hyper: Any) -> Tensor:
-        """An estimate whose expectation over draws is the kernel's value, and whose gradient's is its gradient."""
+        """Compute an unbiased estimate of the kernel's value, with an unbiased gradient."""
         self._check(student, kernel)
         temperature = hyper["temperature"] if "temperature" in hyper else default_temperature(kernel)
         if temperature * FINE[-1] < 1:
             raise LimbeckError(
-                f"Sampled answers know what all classes weigh at temperatures of {1 / FINE[-1]} and above; got "
-                f"{temperature!r}. Take a higher one, or store 'top-k' or 'quantized'."
+                f"Sampled logits serve temperatures of {1 / FINE[-1]} and above; got {temperature!r}. Use a higher "
+                "temperature, or store the encoding 'top-k' or 'quantized'."
             )
         check_power(self.power, temperature)
         weights, entropy = self.weights(temperature), self.entropy(temperature)
@@ -252,19 +249,19 @@ class SampledLogits(PartialLogits):
 
     @classmethod
     def invalid_reason(cls, kernel: Kernel) -> str | None:
-        """Only what is linear in the teacher's probabilities can be estimated without bias."""
-        if getattr(kernel, "sampled", None) is not None or not _reads_teacher(kernel):
+        """Return why not: only what is linear in the teacher's probabilities can be estimated without bias."""
+        if declaration(kernel, "sampled") is not None or not _reads_teacher(kernel):
             return None
-        other = "'top-k', " if getattr(kernel, "divergence", False) else ""
+        other = "'top-k', " if declaration(kernel, "divergence") else ""
         return (
-            f"{_name(kernel)} cannot be computed from sampled classes: it is not linear in the teacher's "
-            "probabilities, so an average over samples would be biased; kl_divergence is, and can be. Or store the "
+            f"{callable_name(kernel)} cannot be computed from sampled classes: it is not linear in the teacher's "
+            "probabilities, so an average over samples would be biased. Use kl_divergence, or store the "
             f"encoding {other}'quantized', 'float16' or 'float32'."
         )
 
     @property
     def tensors(self) -> tuple[Tensor, ...]:
-        """All that it holds."""
+        """All tensors."""
         return self.top, self.ids, self.depths, self.whole, self.proposal
 
     def _like(self, *tensors: Tensor) -> SampledLogits:
@@ -273,33 +270,33 @@ class SampledLogits(PartialLogits):
 
 
 def unknown_rest(temperature: float, grid: Sequence[float]) -> LimbeckError:
-    """An error for a temperature at which nobody wrote down what the classes weigh that were not kept."""
+    """Make the error for a temperature at which the weight of the other classes was not stored."""
     temperatures = (
         "0.5 and above" if tuple(grid) == DENSE else ", ".join(f"{1 / beta:g}" for beta in sorted(grid) if beta)
     )
     return LimbeckError(
         f"The top-k outputs hold the weight of all other classes at temperatures of {temperatures}, not at "
-        f"{temperature:g}: "
-        f"keep it, in a new store, with encoding={{'name': 'top-k', 'k': ..., 'temperatures': [{temperature:g}]}} (a "
-        "store that a stage makes keeps its losses' own); or store 'quantized', which serves every temperature."
+        f"{temperature:g}. Fill a new cache with encoding={{'name': 'top-k', 'k': ..., 'temperatures': "
+        f"[{temperature:g}]}} (a cache that is filled during training stores the temperatures of its losses), or use "
+        "the encoding 'quantized', which serves every temperature."
     )
 
 
 def check_power(power: float, temperature: float) -> None:
-    """Refuse classes drawn from :math:`p^{power}` at a temperature at which few draws carry nearly all the weight.
+    r"""Check that no few draws from :math:`p^{power}` carry nearly all the weight at a temperature.
 
-    Weights go as :math:`p^{1/T - power}`: with a power above 1/T they grow without bound as p goes to 0, so that an
-    average over any number of draws that one would keep is nowhere near its expectation.
+    Weights are proportional to :math:`p^{1/T - power}`. With a power far above 1/T they grow without bound as p goes
+    to 0, so that an average over a realistic number of draws is far from its expectation.
 
     Raises:
         LimbeckError: If power times temperature is above 1.5.
     """
     if power * temperature > MOST_POWER:
         raise LimbeckError(
-            f"Classes drawn with power={power:g} do not serve temperature={temperature:g}: a few draws would carry "
-            f"nearly all the weight (power times temperature is at most {MOST_POWER}). Draw others, in a new store: "
-            f"encoding={{'name': 'sampled', 'draws': ..., 'power': {1 / temperature:.3g}}}; without a power, a store "
-            "that a stage makes takes 1 / temperature."
+            f"Classes drawn with power={power:g} cannot be used at temperature={temperature:g}: a few draws would have "
+            f"nearly all the weight (power times temperature is at most {MOST_POWER}). Fill a new cache with "
+            f"encoding={{'name': 'sampled', 'draws': ..., 'power': {1 / temperature:.3g}}}. Without a power, a cache "
+            "that is filled during training uses 1 / temperature."
         )
 
 
@@ -309,10 +306,6 @@ def _reads_teacher(kernel: Kernel) -> bool:
 
 @lru_cache(maxsize=64)
 def default_temperature(kernel: Kernel) -> float:
-    """The temperature that a kernel has where none is given."""
+    """Return the default temperature of a kernel; 1 if it has none."""
     parameter = inspect.signature(kernel).parameters.get("temperature")
     return 1.0 if parameter is None or parameter.default is parameter.empty else float(parameter.default)
-
-
-def _name(kernel: Kernel) -> str:
-    return getattr(kernel, "__name__", type(kernel).__name__)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import hashlib
+
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor

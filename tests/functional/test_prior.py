@@ -63,7 +63,7 @@ def test_a_class_that_is_almost_never_predicted_is_brought_back():
         (torch.zeros(4, 3), torch.ones(2), None, r"\[4, 3\] and \[2\]"),
         (torch.zeros(4, 3), torch.tensor([0.0, 0.5, 0.5]), None, "must be above 0"),
         (torch.full((4, 3), torch.inf), torch.ones(3), None, "NaN or infinity"),
-        (torch.zeros(4, 3), torch.ones(3), torch.zeros(3, dtype=torch.bool), "one at least"),
+        (torch.zeros(4, 3), torch.ones(3), torch.zeros(3, dtype=torch.bool), "at least one"),
     ],
 )
 def test_what_makes_no_sense_is_refused(logits, prior, moved, said):

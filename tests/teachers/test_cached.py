@@ -257,7 +257,7 @@ def test_the_more_classes_are_drawn_the_nearer_is_the_student_to_the_live_teache
 def test_losses_that_part_of_an_answer_cannot_serve_say_why_before_training(tmp_path):
     teacher = CachedTeacher(Counting(), tmp_path / "s", encoding={"name": "top-k", "k": 2})
     stage = Stage(Loss(logit_squared_error), teacher=teacher, epochs=1)
-    with pytest.raises(LimbeckError, match="logit_squared_error cannot be computed from the top k"):
+    with pytest.raises(LimbeckError, match="logit_squared_error cannot be computed from the top-k"):
         distill(nn.Sequential(nn.Flatten(), nn.Linear(16, 4)), stage, make_loader()).finish()
 
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from limbeck.batch import LOGITS, Inputs, Outputs, Progress
 from limbeck.errors import LimbeckError, LimbeckWarning
-from limbeck.functional.validation import are_probabilities
+from limbeck.functional.kernel import are_probabilities
 from limbeck.losses import Loss, LossTerm
 from limbeck.models.class_names import find_first_moved, get_class_names
 from limbeck.recipe import Stage

@@ -9,15 +9,14 @@ from limbeck.functional.features import (
     squared_error,
     state_squared_error,
 )
-from limbeck.functional.projector import Head, Projector
-from limbeck.functional.kernel import kernel
+from limbeck.functional.kernel import check_hyper, kernel
 from limbeck.functional.labels import cross_entropy, label_smoothing
 from limbeck.functional.mixture import gkd_jensen_shannon, jensen_shannon, skew_kl, skew_reverse_kl
 from limbeck.functional.prior import prior_bias
+from limbeck.functional.projector import Head, Projector
 from limbeck.functional.sparse import coarse_logits, sampled_kl_divergence
 from limbeck.functional.specialist_pooling import pooled
 from limbeck.functional.targets import binary_cross_entropy, binary_kl_divergence, target_squared_error
-from limbeck.functional.validation import check_hyper
 
 __all__ = [
     "Head",

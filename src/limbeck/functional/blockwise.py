@@ -117,6 +117,7 @@ def keeps_graph(grad: Tensor) -> bool:
     The graph may be used again, or `grad` is a batch of gradients (``is_grads_batched=True``), which does not fit into
     the saved tensor.
     """
+    # A private function of PyTorch, which other versions may not have; then the tensors are kept.
     keep_graph = getattr(torch._C._autograd, "_get_current_graph_task_keep_graph", None)
     return keep_graph is None or torch.compiler.is_compiling() or bool(keep_graph()) or _is_batched(grad)
 

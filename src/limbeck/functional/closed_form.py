@@ -4,24 +4,22 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from typing import Any, ClassVar, NamedTuple
-import torch
-from jaxtyping import Float
-from torch import Tensor
-from limbeck.functional.blockwise import Quick, in_blocks, inside_transform, keeps_graph
-import math
-from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from typing import Any, ClassVar, NamedTuple
+
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from limbeck.functional.blockwise import Quick, in_blocks, inside_transform, keeps_graph
 
 _REGISTER = 16  # float32 values
 _SANE = 1e18  # its square, and differences of tempered logits, fit into float32
 _FEW = 1 << 15  # values, below which the overhead of a call dominates
 _APART = 0.4  # the root mean square of log-ratios from which no row is expected to be near equality
 _LARGE = 1e4  # nats; larger values and NaN come from logits that need the guarded formula
+_SHIFT = 1e4  # a mean log-ratio above it is known to no better than 1e-3 in float32
+HIGHEST = 60.0  # nats; larger log-ratios of a class times its probability are imprecise in float32
 
 
 class Pair(NamedTuple):
@@ -326,19 +324,9 @@ def _times(
 ) -> tuple[Tensor | None, Tensor | None, None, None]:
     # T^2 from the factor, 1/T from tempering.
     scale = grad.unsqueeze(-1) * (ctx.temperature * ctx.form.factor)
-    by_student, by_teacher = ctx.needs_input_grad[:2]
-    return (
-        scaled(slopes[0], scale, into=slopes[0] if last else None) if by_student else None,
-        scaled(slopes[1], scale, into=slopes[1] if last else None) if by_teacher else None,
-        None,
-        None,
-    )
-
-
-HIGHEST = 60.0
-"""The largest log-ratio (nats) of a class for which the product with its probability is precise in float32."""
-
-_SHIFT = 1e4  # a mean log-ratio above it is known to no better than 1e-3 in float32
+    sides = zip(slopes, ctx.needs_input_grad[:2], strict=True)
+    by_student, by_teacher = (scaled(s, scale, into=s if last else None) if needed else None for s, needed in sides)
+    return by_student, by_teacher, None, None
 
 
 class SeriesTerms(ABC):
@@ -364,10 +352,7 @@ def near(dtype: torch.dtype) -> float:
 
 
 def sum_of_terms(
-    student: Float[Tensor, "*batch classes"],
-    teacher: Float[Tensor, "*batch classes"],
-    temperature: float,
-    of: SeriesTerms,
+    student: Tensor, teacher: Tensor, temperature: float, of: SeriesTerms
 ) -> tuple[Float[Tensor, "*batch"], Bool[Tensor, "*batch"]]:
     """Compute the divergence of each row (without T^2), and the mask of rows where this is valid.
 
@@ -406,10 +391,10 @@ def powers_into(d: Tensor, series: Sequence[float], out: Tensor) -> Tensor:
 
 
 def cumulants(share: float) -> tuple[float, ...]:
-    """The derivatives at 0 of ``log(1 - share + share exp(d))``, second to seventh, over ``share (1 - share)``."""
+    """Return derivatives 2 to 7 of ``log(1 - share + share exp(d))`` at 0, divided by ``share (1 - share)``."""
     s, c = share * (1 - share), 1 - 2 * share
     return 1.0, c, 1 - 6 * s, c * (1 - 12 * s), 1 - 30 * s + 120 * s * s, c * (1 - 60 * s + 360 * s * s)
 
 
 EXPONENTIAL = tuple(1 / math.factorial(k) for k in range(2, 8))
-"""Of ``exp(d) - 1 - d``."""
+"""The series of ``exp(d) - 1 - d``."""

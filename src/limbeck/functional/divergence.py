@@ -10,11 +10,20 @@ from jaxtyping import Float
 from torch import Tensor
 
 from limbeck.functional.blockwise import Quick, Rows, softmax_into, through_softmax_into
-from limbeck.functional.closed_form import Divergence, Form, Pair, divergence, through_softmax
-from limbeck.functional.kernel import kernel
-from limbeck.functional.closed_form import EXPONENTIAL, HIGHEST, SeriesTerms, near, powers_into
+from limbeck.functional.closed_form import (
+    EXPONENTIAL,
+    HIGHEST,
+    Divergence,
+    Form,
+    Pair,
+    SeriesTerms,
+    divergence,
+    near,
+    powers_into,
+    through_softmax,
+)
+from limbeck.functional.kernel import kernel, validates_pair
 from limbeck.functional.sparse import sampled_kl_divergence
-from limbeck.functional.validation import validates_pair
 
 
 @kernel(per="position", divergence=True, sampled=sampled_kl_divergence)
@@ -128,17 +137,17 @@ class _KullbackLeibler(Form, SeriesTerms, Quick):
         return torch.expm1(d) - d
 
     def fill(self, rows: Rows) -> None:
-        """With two softmaxes where distributions are far apart, and with one and no cancelling where they are near."""
+        """Choose between two formulas: two softmaxes are fast far from equality, one softmax is precise near it."""
         x = torch.sub(rows.student, rows.teacher, out=rows.buffers[0])
-        some = x[:: 1 + len(x) // _SAMPLE]  # a wrong guess costs time: rows that it does not suit are left to others
+        some = x[:: 1 + len(x) // _SAMPLE]  # a wrong guess costs time only: unsuitable rows get the general formula
         if float(torch.linalg.vector_norm(some)) * rows.scale < _CLOSE * math.sqrt(some.numel()):
             self._fill_near(rows, x)
         else:
             self._fill_far(rows, x)
 
     def _fill_far(self, rows: Rows, x: Tensor) -> None:
-        """Normalizers from the likeliest class of each side: its probability is all that its logit lacks."""
-        # Of as few buffers as there can be, because what the caches hold decides.
+        """Compute from two softmaxes; the normalizer of each side comes from its most probable class."""
+        # As few buffers as possible, because the speed depends on what fits into the CPU caches.
         q = softmax_into(rows.student, rows.scale, rows.buffers[2] if rows.by_student is None else rows.by_student)
         p = softmax_into(rows.teacher, rows.scale, rows.buffers[1])
         apart, likeliest = _likely(rows, q, p)
@@ -151,7 +160,7 @@ class _KullbackLeibler(Form, SeriesTerms, Quick):
             torch.sub(mean.unsqueeze(-1), x, out=rows.by_teacher).mul_(p.mul_(rows.scale))
 
     def _fill_near(self, rows: Rows, x: Tensor) -> None:
-        """All from x, which is log(q / p) but for a constant: the one that makes its mean under p 0.
+        """Compute from x = log(q / p) + c, with c such that the mean of x under p is 0.
 
         Then ``q / p = exp(x) / (1 + r)`` with ``r = sum p (exp(x) - 1 - x)``, and the divergence is ``log(1 + r)``.
         """
@@ -180,9 +189,9 @@ class _KullbackLeibler(Form, SeriesTerms, Quick):
 
 
 def _likely(rows: Rows, q: Tensor, p: Tensor) -> tuple[Tensor, Tensor]:
-    """The difference of logits, and of log-probabilities, between the likeliest class of each side.
+    """Compute the difference of logits, and of log-probabilities, between the most probable class of each side.
 
-    Of the first classes alone, where none of theirs is too rare for its logarithm to be right.
+    Only the first classes are searched, unless one of them is so rare that its logarithm is imprecise.
     """
     classes = q.shape[-1]
     for count in (_FIRST, classes) if classes > 4 * _FIRST else (classes,):
@@ -194,9 +203,9 @@ def _likely(rows: Rows, q: Tensor, p: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _guarded(p: Tensor, log_ratio: Tensor) -> Tensor:
-    """The sum of p * log_ratio, where 0 log 0 = 0 and -inf may have been raised to a floor."""
-    # Times 8, the floor that stands for -inf in the student overflows to inf, and nothing else changes by a bit.
-    # Then 0 * inf = 0; in rows with NaN no p is 0.
+    """Compute the sum of p * log_ratio, where 0 log 0 = 0 and -inf may have been raised to a floor."""
+    # Times 8 (a power of 2, so exact), the floor that stands for -inf in the student overflows to inf. Masking makes
+    # 0 * inf 0; in rows with NaN no p is 0.
     return 0.125 * (8.0 * log_ratio * p).masked_fill(p == 0, 0.0).sum(-1)
 
 
@@ -214,7 +223,7 @@ class _TotalVariation(Form, Quick):
         )
 
     def fill(self, rows: Rows) -> None:
-        """As it is written down; a value that is NaN says that a row is nothing but -inf."""
+        """Compute the formula directly. The value is NaN for a row that is entirely -inf."""
         q = softmax_into(rows.student, rows.scale, rows.buffers[0])
         p = softmax_into(rows.teacher, rows.scale, rows.buffers[1])
         if rows.by_teacher is not None:
@@ -231,22 +240,22 @@ KULLBACK_LEIBLER = _KullbackLeibler()
 """KL(p || q)."""
 
 TOTAL_VARIATION = _TotalVariation()
-"""The sum of |p - q|, of which half is taken in the end."""
+"""The sum of |p - q|; the factor 1/2 is applied at the end."""
 
 _CLOSE = 0.2
-"""Of log-ratios, the root of their mean square: below, the difference of two softmaxes says too little."""
+"""Root mean square of log-ratios below which the difference of two softmaxes is imprecise."""
 
 _NEAR = 1e-2
-"""Of a divergence: below, where log-ratios are about a tenth, cancelling costs too much."""
+"""Divergence below which cancellation costs too much precision; log-ratios are about 0.1 there."""
 
 _SHIFT = 64.0
-"""How much higher one side's logits may lie: what is added to a whole row costs the differences as many roundings."""
+"""Largest offset between the logits of the two sides; a larger one costs the differences too much precision."""
 
 _SAMPLE = 16
-"""Rows that say whether a block is near equality."""
+"""Number of rows from which it is estimated whether a block is near equality."""
 
 _FIRST = 32
-"""Classes among which a likely one is looked for."""
+"""Number of classes that are searched for a probable one first."""
 
 _RARE = 0.1
-"""Of the probability of a class, times their number: below, the rounding of its logit may be ten times that of 1."""
+"""Probability times the number of classes below which the rounding error of a logit may be ten times larger."""

@@ -12,8 +12,7 @@ from torch import Tensor
 
 from limbeck.functional.blockwise import inside_transform, keeps_graph
 from limbeck.functional.closed_form import nonzero_mask, rows_with_infinite_kl, squares
-from limbeck.functional.kernel import kernel
-from limbeck.functional.validation import validates_pair
+from limbeck.functional.kernel import kernel, validates_pair
 
 _FEW = 1 << 15
 

@@ -13,8 +13,7 @@ from torch import Tensor
 from limbeck.errors import LimbeckError
 from limbeck.functional.blockwise import inside_transform
 from limbeck.functional.closed_form import is_well_scaled, log_softmax, nonzero_mask
-from limbeck.functional.kernel import kernel
-from limbeck.functional.validation import validates_student
+from limbeck.functional.kernel import kernel, validates_student
 
 _REGISTER = 16  # float32 values
 

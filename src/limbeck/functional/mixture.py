@@ -11,11 +11,19 @@ from jaxtyping import Float
 from torch import Tensor
 
 from limbeck.functional.blockwise import Quick, Rows, softmax_into, through_softmax_into
-from limbeck.functional.closed_form import Divergence, Form, Pair, divergence, through_softmax
+from limbeck.functional.closed_form import (
+    Divergence,
+    Form,
+    Pair,
+    SeriesTerms,
+    cumulants,
+    divergence,
+    near,
+    powers,
+    through_softmax,
+)
 from limbeck.functional.divergence import KULLBACK_LEIBLER
-from limbeck.functional.kernel import kernel
-from limbeck.functional.closed_form import SeriesTerms, cumulants, near, powers
-from limbeck.functional.validation import validates_pair
+from limbeck.functional.kernel import kernel, validates_pair
 
 _NEAR = 0.05
 
@@ -27,7 +35,7 @@ _LOGARITHM = tuple((-1) ** n / n for n in range(2, 8))
 
 _NEARLY_ALL = 0.9
 
-"""A weight above which the rest is lost in rounding."""
+"""A weight above which the other share is lost in rounding."""
 
 
 @final
@@ -55,7 +63,7 @@ class JensenShannon(Form, SeriesTerms):
         )
 
     def term(self, d: Tensor) -> Tensor:
-        """``f(d)``."""
+        """Compute ``f(d)``."""
         over_p = -_log_mix(self.mixture, 1 - self.mixture, d)
         over_q = -_log_mix(1 - self.mixture, self.mixture, -d)
         return self.weight_p * over_p + self.weight_q * d.exp() * over_q
@@ -84,7 +92,7 @@ class Skew(Form, SeriesTerms, Quick):
         )
 
     def term(self, d: Tensor) -> Tensor:
-        """``f(d)``: w less log(1 + w) for ``w = (1 - a) (exp(d) - 1)``, which is small where a is nearly 1."""
+        """Compute ``f(d)``: w - log(1 + w) for ``w = (1 - a) (exp(d) - 1)``, which is small where a is nearly 1."""
         w = (1 - self.skew) * torch.expm1(d)
         return torch.where(
             w.abs() < 0.4 * near(w.dtype), powers(w, _LOGARITHM), w - _log_mix(self.skew, 1 - self.skew, d)
@@ -98,7 +106,7 @@ class Skew(Form, SeriesTerms, Quick):
             return
         q = softmax_into(rows.student, rows.scale, rows.buffers[0])
         p = softmax_into(rows.teacher, rows.scale, rows.buffers[1])
-        # Both sum to 1 up to rounding.
+        # Both sum to 1 up to rounding; the excess corrects the value for it.
         excess = (q.sum(-1) - p.sum(-1)).mul_(1 - a)
         over = torch.div(p, torch.lerp(q, p, a, out=rows.buffers[2]), out=rows.buffers[2])  # p / m
         value = torch.log(over, out=rows.buffers[3])
@@ -113,7 +121,7 @@ class Skew(Form, SeriesTerms, Quick):
 
 @lru_cache
 def _jensen_shannon_series(b: float) -> tuple[float, ...]:
-    """Of a term divided by ``weight_p (1 - b)``, whose slope is ``exp(d) (d - (1 - b) (k_2 d^2 / 2! + ...))``.
+    """Return the series of a term over ``weight_p (1 - b)``, with slope ``exp(d) (d - (1 - b) (k_2 d^2 / 2! + ...))``.
 
     The k are the cumulants of a variable that is 1 with probability 1 - b, else 0, divided by its variance.
     """
@@ -125,14 +133,14 @@ def _jensen_shannon_series(b: float) -> tuple[float, ...]:
 def _log_mix(keep: float, take: float, d: Tensor) -> Tensor:
     """``log(keep + take * exp(d))`` for keep + take = 1: exactly 0 at d = 0, and accurate relative to itself.
 
-    The first form loses nothing for a small `take` but fails where exp(d) overflows or the sum comes near to 0.
+    The first form is precise for a small `take`, but fails where exp(d) overflows or the sum is near 0.
     """
     if take == 0:
         return torch.zeros_like(d)
     if keep == 0:
         return d
     near = torch.log1p(take * torch.expm1(d.clamp(-1.0, 80.0)))
-    # Each share's logarithm comes from the smaller of the two, which rounding has not touched.
+    # The logarithm of each share comes from the smaller one, which is exact.
     log_keep = math.log(keep) if keep < take else math.log1p(-take)
     log_take = math.log(take) if take < keep else math.log1p(-keep)
     far = torch.logaddexp(torch.full_like(d, log_keep), log_take + d)
@@ -141,7 +149,7 @@ def _log_mix(keep: float, take: float, d: Tensor) -> Tensor:
 
 _END = 1e-30
 
-"""A share below this is 0: its reciprocal would leave float32."""
+"""A share below this counts as 0, because its reciprocal is not representable in float32."""
 
 
 @kernel(per="position", divergence=True)

@@ -67,8 +67,8 @@ def prior_bias(
     else:
         worst = float(off.abs().max())
         raise LimbeckError(
-            f"No bias makes the mean prediction the prior: {worst:.2g} is left after {_STEPS} steps. Are the logits "
-            "finite and the examples many?"
+            f"No bias makes the mean prediction equal to the prior: after {_STEPS} steps the error is {worst:.2g}. "
+            "Check the logits, and use more examples."
         )
     if bool(moved.all()):
         bias = bias - bias.mean()
@@ -76,11 +76,11 @@ def prior_bias(
 
 
 def _stepped(z: Tensor, bias: Tensor, p: Tensor, off: Tensor, moved: Tensor, target: Tensor) -> Tensor:
-    """A Newton step on mean logsumexp(z + b) - prior . b, halved until it goes down."""
+    """Do a Newton step on mean logsumexp(z + b) - prior . b; the step is halved until the value decreases."""
     some = p[:, moved]
     curvature = torch.diag(some.mean(0)) - some.T @ some / len(p)
     step = torch.zeros_like(bias)
-    # Along the constant vector, where all biases move, the curvature is zero: the least-norm solution leaves it alone.
+    # If all biases may change, the curvature along the constant vector is 0. The least-norm solution ignores it.
     step[moved] = -torch.linalg.lstsq(curvature, off.unsqueeze(1), driver="gelsd").solution.squeeze(1)
     step = step * min(1.0, 5.0 / float(step.abs().max().clamp_min(1e-300)))
     before, slope = _height(z, bias, target), float((off * step[moved]).sum())
@@ -106,16 +106,16 @@ def _checked(logits: Any, prior: Any, classes: Any) -> tuple[Tensor, Tensor]:
         )
     if not bool((prior > 0).all() & torch.isfinite(prior).all()):
         raise LimbeckError(
-            f"Every class's share must be above 0; got {prior.tolist()}. A class that never occurs keeps no bias: "
-            "leave it out of the logits."
+            f"The frequency of every class must be above 0; got {prior.tolist()}. Remove a class that "
+            "never occurs from the logits."
         )
     if not bool(torch.isfinite(logits).all()):
-        raise LimbeckError("The logits hold NaN or infinity; a bias cannot mend that.")
+        raise LimbeckError("The logits hold NaN or infinity, which no bias can correct.")
     moved = torch.ones(len(prior), dtype=torch.bool) if classes is None else classes.cpu()
     # Class numbers would be used as an index, not as a mask.
     if moved.dtype != torch.bool or moved.shape != prior.shape or not bool(moved.any()):
         raise LimbeckError(
-            f"classes says for each of the {len(prior)} classes whether its bias may move, True for one at least: "
+            f"classes is a boolean mask of the {len(prior)} classes whose bias may change, with at least one True: "
             f"for class 0 alone, classes=torch.arange({len(prior)}) == 0."
         )
     share = prior.detach().double()

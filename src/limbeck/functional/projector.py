@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from typing import final
+
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+
 from limbeck.errors import LimbeckError
 
 

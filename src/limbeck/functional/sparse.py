@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from typing import Any
+
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+
 from limbeck.functional.closed_form import clamp_neg_inf, log_softmax, nonzero_mask
-from limbeck.functional.kernel import in_float32
-from limbeck.functional.validation import check_hyper
-import math
-from collections.abc import Sequence
-import torch
-from jaxtyping import Float
-from torch import Tensor
+from limbeck.functional.kernel import check_hyper, in_float32
 
 
 @in_float32
@@ -131,17 +129,17 @@ def _levelled(logits: Tensor, temperature: float) -> Tensor:
 
 
 DEEPEST = 16384.0
-"""Nats below the largest logit past which a finite one is kept as if it lay here: within a float16's range."""
+"""Largest stored distance from the largest logit, in nats (float16 range); lower finite logits are raised to it."""
 
 COARSE = (0.0, 1 / 16, 1 / 4, 1.0)
-"""1/T at which a rest is known: four times as fine at each step, so that squares of squares give every power."""
+"""The 1/T at which the sum over the other classes is stored; each is four times the last, that is, two squarings."""
 
 FINE = (0.0, 1 / 32, 1 / 16, 1 / 8, 1 / 4, 1 / 2, 1.0, 2.0)
-"""1/T at which a whole distribution is known exactly: for T of 0.5, 1, 2, 4, 8, 16, 32, and infinity."""
+"""The 1/T at which the sum over all classes is stored: for T of 0.5, 1, 2, 4, 8, 16, 32, and infinity."""
 
 _STEPS = (1.0, 1.25, 1.5, 1.75)
 DENSE = (0.0, *sorted(step * 2.0**-power for step in _STEPS for power in range(7)), 2.0)
-"""1/T at which a rest is known so closely that it is right to 5e-5 at every T of 0.5 and above."""
+"""The 1/T from which the sum over the other classes is interpolated to 5e-5 at every T of 0.5 and above."""
 
 _BEND = 0.3
 _NOTHING = -4 * DEEPEST  # its exponential is 0 in float32, also divided by 32
@@ -150,23 +148,23 @@ _NOTHING = -4 * DEEPEST  # its exponential is 0 in float32, also divided by 32
 def log_partition_and_grad(
     depths: Float[Tensor, "rows classes"], grid: Sequence[float]
 ) -> Float[Tensor, "rows 2 nodes"]:
-    r""":math:`g(\beta) = \log \sum_c e^{\beta v_c}` and :math:`g'(\beta)` at each :math:`\beta` of `grid`.
+    r"""Compute :math:`g(\beta) = \log \sum_c e^{\beta v_c}` and :math:`g'(\beta)` at each :math:`\beta` of `grid`.
 
-    g' is the mean of v under :math:`softmax(\beta v)`. One exponential is taken, at the smallest of the grid above 0;
-    the others are squares of it, as each is twice the one before, or four times.
+    g' is the mean of v under :math:`softmax(\beta v)`. One exponential is computed, at the smallest beta above 0. The
+    others are squares of it, since each beta of the grid is two or four times the one before.
 
     Args:
-        depths: v, 0 or below: each logit less the largest, a finite one not below -16,384; -inf is no class.
-        grid: 0 first.
+        depths: v, 0 or below: logits minus the largest; finite ones at least -16,384; -inf for no class.
+        grid: The betas, starting with 0.
 
     Returns:
-        The values, then the slopes; -inf and 0 for a row without a class.
+        The values, then the derivatives; -inf and 0 for a row without a class.
     """
     top = depths.amax(-1, keepdim=True)
     none = top == -torch.inf
     top = top.masked_fill(none, 0.0)
     below = (depths - top).clamp_min_(_NOTHING)
-    # 1 for a class, 0 for none: numbers, as a comparison costs ten times as much as a subtraction.
+    # 1 for a class, 0 for none. Numbers, because a comparison costs ten times as much as a subtraction.
     here = (below - _NOTHING).sign_()
     count = here.sum(-1).clamp_min(1.0)
     sums = [(count.log(), torch.linalg.vecdot(below, here) / count)]
@@ -176,7 +174,7 @@ def log_partition_and_grad(
         slope = torch.linalg.vecdot(weight, below) / total.clamp_min(torch.finfo(total.dtype).tiny)
         sums.append((total.log(), slope))
         for _ in range(0 if beta is None else round(math.log2(beta / last))):
-            # What is 1e-18 of the largest does not count, and squares below 1e-38 are slow.
+            # Weights below 1e-18 do not matter, and their squares would be slow denormal numbers.
             weight.clamp_min_(1e-18).square_()
     values, slopes = (torch.stack(part, -1) for part in zip(*sums, strict=True))
     values = (values + top * values.new_tensor(grid)).masked_fill(none, -torch.inf)
@@ -184,7 +182,7 @@ def log_partition_and_grad(
 
 
 def dense_sums(depths: Float[Tensor, "rows classes"]) -> Float[Tensor, "rows 2 nodes"]:
-    """`log_partition_and_grad` at `DENSE`, computed in float64: seven squarings in a row would cost two digits."""
+    """Compute `log_partition_and_grad` at `DENSE`, in float64: seven squarings in a row would cost two digits."""
     wide = depths.double()
     chains = [(0.0, *(step * 2.0**-power for power in reversed(range(7)))) for step in _STEPS]
     chains[0] = (*chains[0], 2.0)
@@ -197,11 +195,11 @@ def dense_sums(depths: Float[Tensor, "rows classes"]) -> Float[Tensor, "rows 2 n
 def interpolated(
     nodes: Float[Tensor, "*batch 2 nodes"], beta: float, grid: Sequence[float]
 ) -> tuple[Float[Tensor, "*batch"], Float[Tensor, "*batch"]]:
-    r""":math:`g(\beta)` and :math:`g'(\beta)` at any :math:`\beta`, from their values on the same grid.
+    r"""Interpolate :math:`g(\beta)` and :math:`g'(\beta)` at any :math:`\beta` from their values on a grid.
 
-    Exact on the grid; between, the cubic that has values and slopes of both neighbors, in :math:`\log(\beta + 0.3)`,
-    in which g bends evenly, held between the tangents and the chord, where every convex function lies; above the
-    last, the tangent there, which is below g. Where there is no class it is -inf, with slope 0.
+    It is exact on the grid. Between two nodes it is the cubic in :math:`\log(\beta + 0.3)` with the values and
+    derivatives of both, limited by the tangents and the chord, since g is convex. Above the last node it is the
+    tangent, which is below g. A row without a class gives -inf, with derivative 0.
     """
     values, slopes = nodes[..., 0, :], nodes[..., 1, :]
     index = sum(beta >= node for node in grid) - 1

@@ -14,8 +14,7 @@ from torch import Tensor
 from limbeck.errors import LimbeckError
 from limbeck.functional.blockwise import AT_ONCE, buffer, inside_transform, keeps_graph
 from limbeck.functional.divergence import kl_divergence
-from limbeck.functional.kernel import kernel
-from limbeck.functional.validation import validates_pair, validates_student
+from limbeck.functional.kernel import kernel, validates_pair, validates_student
 
 General = Callable[[Tensor, Tensor, float], Tensor]
 

@@ -14,10 +14,10 @@ from limbeck.batch import Batch, Inputs
 from limbeck.data.transforms.color import restore_dtype, to_float
 from limbeck.data.transforms.validation import check_pixels
 from limbeck.errors import LimbeckError, unknown_name_error
-from limbeck.random_seeds import counter_uniform
 from limbeck.metrics.classification import accuracy
 from limbeck.metrics.metric import Metric
 from limbeck.metrics.predictions import as_batches, predict
+from limbeck.random_seeds import counter_uniform
 from limbeck.tap import Adaptor
 
 Images = Float[Tensor, "batch c h w"]

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from limbeck.batch import LOGITS, Outputs, missing_output_error
 from limbeck.errors import LimbeckError, unknown_name_error
-from limbeck.functional.validation import are_probabilities
+from limbeck.functional.kernel import are_probabilities
 from limbeck.teachers.conversion import as_teacher
 from limbeck.teachers.teacher import Preprocess, Stream, Teacher, TeacherFn
 

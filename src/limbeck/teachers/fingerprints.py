@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from limbeck.batch import Batch
-from limbeck.random_seeds import mix
 from limbeck.models import fingerprint
 from limbeck.models.size_and_hash import state_fingerprint
+from limbeck.random_seeds import mix
 from limbeck.teachers.teacher import Teacher, describe_preprocess, get_function_name
 
 _PLAIN = (bool, int, float, str)

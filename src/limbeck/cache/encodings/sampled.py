@@ -14,9 +14,9 @@ from limbeck.cache.encodings.encoding import Encoding, Records, check_integer, c
 from limbeck.cache.encodings.log_quantization import Depths, floats, log_depths, values
 from limbeck.cache.encodings.top_k import checked_bits
 from limbeck.errors import ArgumentError
-from limbeck.random_seeds import counter_uniform, key, mix
 from limbeck.functional.sparse import FINE, log_partition_and_grad
 from limbeck.partial_logits import PartialLogits, SampledLogits
+from limbeck.random_seeds import counter_uniform, key, mix
 
 
 @final

@@ -16,9 +16,9 @@ from jaxtyping import Int, Shaped
 from torch import Tensor
 
 from limbeck.errors import DataError, LimbeckError
-from limbeck.random_seeds import counter_uniform
 from limbeck.models import UserFile
 from limbeck.models.arguments import check_arguments
+from limbeck.random_seeds import counter_uniform
 
 
 class UserTransform:

@@ -12,7 +12,7 @@ from limbeck.batch import IGNORED
 from limbeck.errors import LimbeckError
 from limbeck.functional import cross_entropy, kernel, kl_divergence
 from limbeck.functional.closed_form import log_softmax, nonzero_mask
-from limbeck.functional.validation import validates_pair, validates_student
+from limbeck.functional.kernel import validates_pair, validates_student
 
 
 @kernel(per="position")
