@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from limbeck.testing.head import check_head
+from limbeck.testing.data import check_loader, check_transform
 from limbeck.testing.kernel import LAWS, Claim, check_kernel
-from limbeck.testing.loader import check_loader
+from limbeck.testing.losses import OBJECTIVE_LAWS, check_head, check_objective
 from limbeck.testing.method import check_method
-from limbeck.testing.objective import OBJECTIVE_LAWS, check_objective
 from limbeck.testing.teacher import check_teacher
-from limbeck.testing.transform import check_transform
 
 __all__ = [
     "LAWS",

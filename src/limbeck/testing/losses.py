@@ -1,4 +1,4 @@
-"""`check_objective`: checks the laws of objectives."""
+"""`check_objective` and `check_head`: check the laws of objectives and heads."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from torch import Tensor
 
 from limbeck.batch import IGNORED, LOGITS, Batch, Outputs, Progress, Term
 from limbeck.errors import LimbeckError
+from limbeck.functional import Head
 from limbeck.losses import Objective, fit, weighted_loss
-from limbeck.testing.law import require, require_close, rows
+from limbeck.testing.law import require, require_close, rows, same_weights, weights
 
 _OF = "objectives"
 _SIZE, _CLASSES, _FEATURES = 12, 5, 7
@@ -177,3 +178,68 @@ def _compare(terms: dict[str, Term], expected: dict[str, Term], broken: str) -> 
     for name, term in terms.items():
         require_close(term.total, expected[name].total, f"{broken} {name}'s total", of=_OF)
         require(float(term.count) == float(expected[name].count), f"{broken} {name}'s count", of=_OF)
+
+
+_HEADS = "heads"
+
+
+def check_head(make: Callable[[], Head], student: Tensor, teacher: Tensor) -> None:
+    """Check a head against all laws of heads.
+
+    The laws:
+
+    * A call before `shape` raises a `LimbeckError`.
+    * The result has the teacher's shape for any number of examples, and is finite.
+    * A second call of `shape` with the same shapes changes nothing.
+    * A gradient reaches the student and every parameter.
+    * Its state loads into another head of the same kind.
+
+    Args:
+        make: A function that makes a head without a shape.
+        student: An output of the student, batch first.
+        teacher: An output of the teacher.
+
+    Raises:
+        AssertionError: If a law is broken; the message names it.
+
+    Example:
+        >>> from limbeck.functional import Projector
+        >>> check_head(Projector, torch.randn(4, 8), torch.randn(4, 3))
+    """
+    head = make()
+    _check_unshaped(head, student)
+    head.shape(student, teacher)
+    features = student.detach().clone().requires_grad_()
+    projected = head(features)
+    require(
+        projected.shape == teacher.shape, f"it gives {tuple(projected.shape)}, not {tuple(teacher.shape)}", of=_HEADS
+    )
+    require(bool(projected.isfinite().all()), "its values are not finite", of=_HEADS)
+    require(len(head(student[:1])) == 1, "it does not accept a single example", of=_HEADS)
+    gradients = torch.autograd.grad(projected.square().sum(), [features, *head.parameters()], allow_unused=True)
+    require(
+        all(slope is not None for slope in gradients), "a gradient does not reach all of it, or the student", of=_HEADS
+    )
+    _check_head_state(make, head, student, teacher)
+
+
+def _check_unshaped(head: Head, student: Tensor) -> None:
+    try:
+        head(student)
+    except LimbeckError:
+        return
+    require(False, "it can be called before shape(); raise a LimbeckError there", of=_HEADS)
+
+
+def _check_head_state(make: Callable[[], Head], head: Head, student: Tensor, teacher: Tensor) -> None:
+    before = weights(head)
+    head.shape(student, teacher)
+    require(
+        same_weights(before, weights(head)),
+        "a second call of shape() with the same shapes changes its parameters",
+        of=_HEADS,
+    )
+    other = make()
+    other.shape(student, teacher)
+    other.load_state_dict(before)
+    require(torch.equal(other(student), head(student)), "its state does not load into another head", of=_HEADS)

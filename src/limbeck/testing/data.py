@@ -1,0 +1,160 @@
+"""`check_loader` and `check_transform`: check the laws of loaders and transforms."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from limbeck.batch import Batch, Inputs, input_rows
+from limbeck.data import Loader, Transform
+from limbeck.testing.law import require
+
+_LOADERS = "loaders"
+
+
+def check_loader(loader: Loader) -> None:
+    """Check a loader against all laws of loaders, over two epochs.
+
+    The laws:
+
+    * An epoch has the announced number of batches and examples.
+    * The columns of a batch have the same length; ids, views and labels are whole numbers.
+    * Ids are unique within an epoch.
+    * `peek` does not consume the next batch.
+    * The fingerprint does not change.
+    * A loader resumed in the middle of an epoch yields the same remaining batches, or raises an error.
+
+    Args:
+        loader: The loader.
+
+    Raises:
+        AssertionError: If a law is broken; the message names it.
+
+    Example:
+        >>> from limbeck.data import ArrayDataset, ShuffledLoader
+        >>> check_loader(ShuffledLoader(ArrayDataset(torch.randn(10, 2)), batch_size=4))
+    """
+    mark = loader.fingerprint
+    require(isinstance(mark, str) and bool(mark), "it has no fingerprint", of=_LOADERS)
+    for number in range(2):
+        peeked = loader.peek() if loader.resumable else None
+        epoch = list(loader)
+        if peeked is not None:
+            require(_same(peeked, epoch[0]), "peek() is not the next batch, or consumes it", of=_LOADERS)
+        _check_epoch(loader, epoch, number)
+    require(loader.fingerprint == mark, "its fingerprint changes during an epoch", of=_LOADERS)
+    if loader.resumable:
+        _check_resumed(loader)
+
+
+def _check_epoch(loader: Loader, epoch: list[Batch], number: int) -> None:
+    require(len(epoch) == len(loader), f"epoch {number} has {len(epoch)} batches, not {len(loader)}", of=_LOADERS)
+    for batch in epoch:
+        for name in ("id", "view", "labels", "mask"):
+            column = getattr(batch, name)
+            if column is not None:
+                require(len(column) == batch.size, f"{name} has {len(column)} rows, not {batch.size}", of=_LOADERS)
+                dtype = torch.bool if name == "mask" else torch.int64
+                require(column.dtype == dtype, f"{name} is {column.dtype}, not {dtype}", of=_LOADERS)
+    announced, total = loader.examples_per_epoch, sum(batch.size for batch in epoch)
+    require(announced in (None, total), f"epoch {number} has {total} examples, not {announced}", of=_LOADERS)
+    if loader.has_ids:
+        require(all(batch.id is not None for batch in epoch), "it declares ids, and a batch has none", of=_LOADERS)
+        ids = torch.cat([batch.id for batch in epoch if batch.id is not None])
+        require(len(ids.unique()) == len(ids), f"an id occurs twice in epoch {number}", of=_LOADERS)
+
+
+def _check_resumed(loader: Loader) -> None:
+    whole = iter(loader)
+    require(next(whole, None) is not None, "it has no batches", of=_LOADERS)
+    position = dict(loader.state_dict())
+    rest = list(whole)
+    later = list(loader)
+    loader.load_state_dict(position)
+    again = list(loader)
+    require(
+        len(rest) == len(again) and all(map(_same, rest, again)),
+        "resumed from a position in an epoch, the remaining batches differ",
+        of=_LOADERS,
+    )
+    require(all(map(_same, later, list(loader))), "after a position is restored, the next epoch differs", of=_LOADERS)
+
+
+def _same(mine: Any, theirs: Any) -> bool:
+    if isinstance(mine, Tensor):
+        return isinstance(theirs, Tensor) and torch.equal(mine, theirs)
+    if isinstance(mine, dict):
+        return mine.keys() == theirs.keys() and all(_same(mine[key], theirs[key]) for key in mine)
+    if isinstance(mine, (tuple, list)):
+        return len(mine) == len(theirs) and all(map(_same, mine, theirs))
+    return bool(mine == theirs)
+
+
+_TRANSFORMS = "transforms"
+
+
+def check_transform(view: Transform, inputs: Inputs) -> None:
+    """Check a transform against all laws of transforms, on some inputs.
+
+    The laws:
+
+    * It has a fingerprint that does not change.
+    * The same (id, view) gives bitwise equal results, whatever the order and the other examples of the batch.
+    * It does not change its inputs.
+    * It does not use PyTorch's random number generator.
+
+    Args:
+        view: The transform.
+        inputs: Inputs of a model, for at least two examples.
+
+    Raises:
+        AssertionError: If a law is broken; the message names it.
+
+    Example:
+        >>> from limbeck.data import Crop
+        >>> check_transform(Crop(), torch.rand(4, 3, 8, 8))
+    """
+    mark = view.fingerprint
+    require(isinstance(mark, str) and bool(mark), "it has no fingerprint", of=_TRANSFORMS)
+    count = len(next(iter(_parts(inputs))))
+    require(count > 1, "give at least two examples", of="this check")
+    id, number = torch.arange(count) * 3 + 1, torch.arange(count) % 2
+    before, state = [part.clone() for part in _parts(inputs)], torch.get_rng_state()
+    result = view(inputs, id, number)
+    require(_same_parts(before, _parts(inputs)), "it writes into the inputs", of=_TRANSFORMS)
+    require(
+        torch.equal(torch.get_rng_state(), state),
+        "it uses PyTorch's random number generator: use counter_uniform",
+        of=_TRANSFORMS,
+    )
+    torch.rand(1)
+    require(
+        _same_parts(_parts(view(inputs, id, number)), _parts(result)),
+        "a second call gives another result",
+        of=_TRANSFORMS,
+    )
+    for part, what in (
+        (torch.arange(count).flip(0), "the order of the batch"),
+        (torch.arange(count)[1::2], "what else is in the batch"),
+        (torch.tensor([count - 1]), "what else is in the batch"),
+    ):
+        again = view(input_rows(inputs, part), id[part], number[part])
+        require(_same_parts(_parts(again), _parts(input_rows(result, part))), f"it depends on {what}", of=_TRANSFORMS)
+    require(view.fingerprint == mark, "its fingerprint changes while it is used", of=_TRANSFORMS)
+
+
+def _parts(inputs: Any) -> list[Tensor]:
+    """The tensors of the inputs."""
+    if isinstance(inputs, Tensor):
+        return [inputs]
+    return list(inputs.values()) if isinstance(inputs, dict) else list(inputs)
+
+
+def _same_parts(mine: list[Tensor], theirs: list[Tensor]) -> bool:
+    pairs = zip(mine, theirs, strict=False)
+    return len(mine) == len(theirs) and all(
+        mine_tensor.dtype == their_tensor.dtype and torch.equal(mine_tensor, their_tensor)
+        for mine_tensor, their_tensor in pairs
+    )
