@@ -169,9 +169,7 @@ def gram(student: Tensor, teacher: Tensor) -> Tensor:
 def test_a_kernel_that_cannot_be_served_is_refused_at_once(name, refused):
     student, logits = sides(5, 9)
     teacher = Outputs.of({"logits": partial(logits, name)})
-    other = {"top-k": "from the top-k logits", "sampled": "from sampled classes: it is not linear"}[
-        name
-    ]
+    other = {"top-k": "from the top-k logits", "sampled": "from sampled classes: it is not linear"}[name]
     for one in refused:
         with pytest.raises(LimbeckError, match=rf"{one.__name__} cannot be computed {other}.*'quantized'"):
             Loss(one).fit(student, teacher, Batch(None, id=torch.arange(5)))

@@ -142,7 +142,7 @@ def test_what_cannot_be_trained_on_is_refused(make, sentence):
 
 
 def test_a_bad_value_far_into_a_large_column_is_found(monkeypatch):
-    monkeypatch.setattr("limbeck.data.column_checks._CHUNK", 8)
+    monkeypatch.setattr("limbeck.data.dataset._CHUNK", 8)
     column = torch.zeros(100, 3)
     column[61, 2] = float("inf")
     with pytest.raises(DataError, match="1 of 100 rows, first in row 61"):

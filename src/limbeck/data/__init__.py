@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from limbeck.data.arrays import ArrayDataset
-from limbeck.data.batch_mix import BatchMix
-from limbeck.data.conversion import as_loader
-from limbeck.data.damage import verify
 from limbeck.data.dataset import Dataset, Subset, split, subsample
+from limbeck.data.image_file import verify
 from limbeck.data.image_folder import ImageFolder
 from limbeck.data.load import DataSplits, load_data
 from limbeck.data.loader import Loader, ShuffledLoader
@@ -22,21 +20,18 @@ from limbeck.data.preprocess import (
 )
 from limbeck.data.rank_shard import shard_batch
 from limbeck.data.specialist_loader import SpecialistLoader
-from limbeck.data.summary import ColumnSummary, DataSummary, PartSummary, silenced, summarize
+from limbeck.data.splits import ColumnSummary, DataSummary, PartSummary, silenced, summarize
 from limbeck.data.table import read_split_table, read_table
 from limbeck.data.table_encoding import CategoryColumn, NumberColumn, TableEncoding
 from limbeck.data.texts import TextDataset, TokenizeOnRead
 from limbeck.data.tokenizer import holds_tokenizer, open_tokenizer, train_tokenizer
-from limbeck.data.torch_loader import TorchLoader
-from limbeck.data.transform import RandomShift, Transform
-from limbeck.data.transforms.chain import Chain
+from limbeck.data.torch_loader import TorchLoader, as_loader
+from limbeck.data.transform import BatchMix, Transform
 from limbeck.data.transforms.color import ColorJitter
-from limbeck.data.transforms.crop import Crop, ResizedCrop
-from limbeck.data.transforms.cutout import Cutout
-from limbeck.data.transforms.flip import Flip
+from limbeck.data.transforms.geometry import Crop, Cutout, Flip, RandomShift, ResizedCrop
 from limbeck.data.transforms.mixup import CutMix, Mixup
 from limbeck.data.transforms.rand_augment import RandAugment
-from limbeck.data.transforms.registry import make_mix, make_transform
+from limbeck.data.transforms.registry import Chain, make_mix, make_transform
 from limbeck.random_seeds import counter_order, counter_uniform
 
 __all__ = [

@@ -2,20 +2,41 @@
 
 from __future__ import annotations
 
+import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cached_property
-from typing import final
+from typing import Any, final
 
 import torch
 from jaxtyping import Int
 from torch import Tensor
 
 from limbeck.batch import Batch
-from limbeck.data.column_checks import hash_columns
 from limbeck.data.table_encoding import TableEncoding
 from limbeck.errors import DataError
 from limbeck.random_seeds import counter_order
+
+_CHUNK = 1 << 24  # numbers per chunk, so that checking a large memory map needs little memory
+
+
+def chunks(column: Tensor) -> Iterator[Tensor]:
+    """Split a column into chunks of rows of bounded size."""
+    width = max(column[0].numel(), 1) if len(column) else 1
+    yield from column.split(max(_CHUNK // width, 1))
+
+
+def hash_columns(*columns: tuple[str, Any]) -> str:
+    """SHA-256 (hex) of the name, type, shape and bytes of each column; a column may be None."""
+    total = hashlib.sha256()
+    for name, column in columns:
+        if isinstance(column, Tensor):
+            total.update(f"{name}|{column.dtype}|{list(column.shape)}|".encode())
+            for chunk in chunks(column):
+                total.update(chunk.cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
+        else:
+            total.update(f"{name}|{column!r}|".encode())
+    return total.hexdigest()
 
 
 def stratified_split(labels: Int[Tensor, " n"], count: int, *, seed: int) -> Int[Tensor, " count"]:

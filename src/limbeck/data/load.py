@@ -4,34 +4,33 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
-from functools import cached_property
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from torch.utils.data import Dataset as TorchDataset
+from torch.utils.data import IterableDataset
 
-from limbeck.batch import Batch, Inputs
-from limbeck.data.arrays import ArrayDataset
+from limbeck.data.arrays import ArrayDataset, as_dataset
 from limbeck.data.arrow import is_table
 from limbeck.data.builtin_datasets import IMAGE_DATASETS, load_image_dataset
-from limbeck.data.column_checks import hash_columns
-from limbeck.data.damage import raise_damaged
 from limbeck.data.dataset import Dataset, split, subsample
+from limbeck.data.image_file import raise_damaged
+from limbeck.data.image_folder_files import SUFFIXES
 from limbeck.data.npz import as_images, read_arrays, split_arrays, unread_arrays
 from limbeck.data.npz_labels import number_labels, standardize_names
 from limbeck.data.options import DataOptions, parse_data_name, parse_data_options
 from limbeck.data.part_warnings import check_shapes, class_warnings, find_overlap, scale_warnings
 from limbeck.data.preprocess import Identity, NormalizeImages, measure_pixels
-from limbeck.data.summary import DataSummary, summarize
+from limbeck.data.splits import DataSplits, DataSummary, summarize
 from limbeck.data.table import TableForm, read_tables, split_table
-from limbeck.data.table_encoding import TableEncoding
 from limbeck.data.text_files import TEXT_DATASETS as TEXTS
-from limbeck.data.unsupported_files import check_readable
-from limbeck.data.user_data import UserDataParts, call_user_loader
-from limbeck.errors import DataError, LimbeckError, LimbeckWarning, unknown_name_error
+from limbeck.data.torch_loader import describe
+from limbeck.errors import DataError, LimbeckError, LimbeckWarning, nearest, unknown_name_error
 from limbeck.models import UserFile
+from limbeck.models.arguments import check_arguments
 
 HELD_OUT = 0.2
 """The share of examples used as the test part if the data have none; stratified, with seed 0."""
@@ -47,45 +46,6 @@ _TABLE_OPTIONS = ("target", "test", "val", "class_names", "missing", "separator"
 
 _MANY_CLASSES = 10_000
 """Labels are checked for gaps only above this number of classes: a small sample may lack some classes."""
-
-
-@dataclass(frozen=True)
-class DataSplits:
-    """The parts of a dataset, and how a model reads them.
-
-    Attributes:
-        name: The name or path that was loaded.
-        train: The training part.
-        test: The test part.
-        preprocess: Function batch -> model inputs.
-        class_names: The class names; None if there are none.
-        encoding: The encoding of a table; None for other data.
-        tokenizer: The tokenizer of texts; None for other data.
-        groups: The column of the test part's ``extra`` with the group of each example, if there is one.
-        note: The origin of the data, and notes for the report.
-        development: The development part; None if the data have none, and it is taken from `train`.
-        summary: Summary of all parts and columns; `load_data` always sets it.
-        held_out: Whether the test part was taken from the training part, because the data have none.
-    """
-
-    name: str
-    train: Dataset
-    test: Dataset
-    preprocess: Callable[[Batch], Inputs]
-    class_names: tuple[str, ...] | None
-    encoding: TableEncoding | None = None
-    note: str = ""
-    tokenizer: Any = None
-    groups: str | None = None
-    development: Dataset | None = None
-    summary: DataSummary | None = None
-    held_out: bool = False
-
-    @cached_property
-    def fingerprint(self) -> str:
-        """SHA-256 of the fingerprints of all parts."""
-        more = [] if self.development is None else [("development", self.development.fingerprint)]
-        return hash_columns(("train", self.train.fingerprint), ("test", self.test.fingerprint), *more)
 
 
 def load_data(name_or_spec: str | Path | Mapping[str, Any], **options: Any) -> DataSplits:
@@ -352,7 +312,7 @@ def _check_groups(name: str, test: Dataset, groups: str | None) -> None:
 
 
 def _load_folder(name: str, options: DataOptions) -> DataSplits:
-    from limbeck.data.image_splits import load_image_splits
+    from limbeck.data.image_folder import load_image_splits
 
     chosen = {option: getattr(options, option) for option in ("size", "channels", "bit_depth", "num_workers")}
     folders = {part: Path(folder) for part, folder in (("development", options.val), ("test", options.test)) if folder}
@@ -428,3 +388,142 @@ def _fit_normalization(train: Dataset, *, scale: float) -> NormalizeImages | Ide
         return Identity()
     mean, std = ((moment * scale).tolist() for moment in moments)
     return NormalizeImages(tuple(round(m, 4) for m in mean), tuple(round(s, 4) or 1.0 for s in std), scale=scale)
+
+
+_PART_KEYS = ("train", "test", "development", "class_names", "preprocess")
+_EXPECTED_PARTS = (
+    "It must return a pair (train, test), or a mapping with train, test, development, class_names and preprocess. Each "
+    "part is (inputs, labels), a torch Dataset of such pairs, or lb.ArrayDataset. A limbeck.data.DataSplits works too."
+)
+
+
+class UserDataParts(NamedTuple):
+    """The parts that a user's function returned.
+
+    Attributes:
+        train: The training part.
+        test: The test part; None takes it from `train`.
+        development: The development part; None takes it from `train`.
+        class_names: The class names.
+        preprocess: Function batch -> model inputs; None uses the default.
+    """
+
+    train: Dataset
+    test: Dataset | None
+    development: Dataset | None
+    class_names: tuple[str, ...] | None
+    preprocess: Callable[..., Any] | None
+
+
+def call_user_loader(own: UserFile, options: Mapping[str, Any]) -> Any:
+    """Call the function; returns its `DataSplits` unchanged, or its parts as `UserDataParts`.
+
+    Args:
+        own: The file and its function.
+        options: The other keys under ``data:``, which are passed as arguments.
+
+    Raises:
+        LimbeckError: If an option is not an argument of the function, it fails, or its result is not supported.
+    """
+    who = f"{own.file}:{own.function}"
+    function = own.load()
+    check_arguments(who, function, options)
+    try:
+        result = function(**options)
+    except LimbeckError:
+        raise
+    except Exception as error:  # any exception of the user's function
+        raise LimbeckError(f"The data function {who} failed: {type(error).__name__}: {error}") from error
+    if isinstance(result, tuple) and len(result) == 2:
+        result = {"train": result[0], "test": result[1]}
+    if not isinstance(result, Mapping):
+        if isinstance(result, DataSplits):
+            return result
+        raise DataError(f"{who} returned a {type(result).__name__}. {_EXPECTED_PARTS}")
+    return _check_parts(who, result)
+
+
+def _check_parts(who: str, parts: Mapping[str, Any]) -> UserDataParts:
+    for key in parts:
+        if key not in _PART_KEYS:
+            raise unknown_name_error(f"part of {who}", str(key), _PART_KEYS)
+    if parts.get("train") is None:
+        raise DataError(f"{who} returned no training part. {_EXPECTED_PARTS}")
+    names = parts.get("class_names")
+    names = None if names is None else tuple(str(name) for name in names)
+    train, test, development = (_to_dataset(who, key, parts.get(key)) for key in ("train", "test", "development"))
+    own_names = None if train is None else train.class_names
+    return UserDataParts(train, test, development, names or own_names, parts.get("preprocess"))  # type: ignore[arg-type]
+
+
+def _to_dataset(who: str, part: str, data: Any) -> Dataset | None:
+    if data is None:
+        return None
+    if isinstance(data, TorchDataset) and not isinstance(data, IterableDataset):
+        return _stack_items(who, part, data)
+    examples = as_dataset(data)
+    if examples is None:
+        raise DataError(
+            f"The {part} part of {who} is {describe(data)}; inputs and labels must be tensors or numpy arrays, and "
+            f"labels class indices from 0. {_EXPECTED_PARTS}"
+        )
+    return examples
+
+
+def _stack_items(who: str, part: str, dataset: Any) -> ArrayDataset:
+    """Read a map-style dataset once, so that all runs see the same examples with the same ids."""
+    rows = [dataset[i] for i in range(len(dataset))]
+    if not rows or not all(isinstance(row, (tuple, list)) and len(row) == 2 for row in rows):
+        raise DataError(f"The items of the {part} part of {who} are not pairs (input, label). {_EXPECTED_PARTS}")
+    try:
+        inputs = torch.stack([torch.as_tensor(row[0]) for row in rows])
+        labels = torch.stack([torch.as_tensor(row[1]) for row in rows])  # ArrayDataset checks the values
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise DataError(
+            f"The items of the {part} part of {who} are not tensors of one shape with a class index: {error}"
+        ) from error
+    return ArrayDataset(inputs, labels)
+
+
+_LINES = "write one JSON object per line and name the file .jsonl"
+_PACKED = "unpack it first"
+_ARRAYS = "save its arrays with numpy.savez('data.npz', x=..., y=...)"
+_SHEET = "save it as CSV in UTF-8"
+_ARROW = "save it as Parquet"
+_CONVERSIONS = {
+    ".json": _LINES, ".ndjson": _LINES, ".yaml": "to run a job: limbeck distill JOB.yaml",
+    ".gz": _PACKED, ".zip": _PACKED, ".tar": _PACKED, ".tgz": _PACKED, ".bz2": _PACKED, ".xz": _PACKED, ".7z": _PACKED,
+    ".npy": _ARRAYS, ".pt": _ARRAYS, ".pth": _ARRAYS, ".mat": _ARRAYS, ".h5": _ARRAYS, ".hdf5": _ARRAYS,
+    ".pkl": _ARRAYS, ".safetensors": _ARRAYS, ".xlsx": _SHEET, ".xls": _SHEET, ".ods": _SHEET,
+    ".arrow": _ARROW, ".feather": _ARROW, ".orc": _ARROW, ".avro": _ARROW, ".pq": "rename it to .parquet",
+    ".txt": "rename a table to .csv, with --set data.separator=tab or another character; labeled texts: .jsonl",
+    ".data": "rename a table to .csv, with --set data.separator=tab or another character, and add a header row",
+    ".py": "add the name of the function that returns the data: my.py:load",
+}  # fmt: skip
+
+
+def check_readable(name: str, path: Path) -> None:
+    """Raise for an unsupported file and for a path that does not exist; other names pass.
+
+    Args:
+        name: The name that the user typed.
+        path: The same name as a path.
+
+    Raises:
+        DataError: With a way to convert the file, or the nearest existing name.
+    """
+    suffix = path.suffix.lower()
+    if path.is_file():
+        way = _CONVERSIONS.get(suffix, "use a .npz, .csv, .tsv, .parquet or .jsonl file, or a folder")
+        if suffix in SUFFIXES:
+            way = "use the folder that contains one folder of images per class"
+        raise DataError(f"{name} is a {suffix or 'nameless'} file, which is not supported as data: {way}.")
+    looks_like_path = "/" in name or "\\" in name or name.startswith("~") or suffix in {*_CONVERSIONS, *SUFFIXES}
+    if not looks_like_path or name.startswith("hf:"):
+        return
+    beside = [folder.name for folder in path.parent.iterdir()] if path.parent.is_dir() else []
+    near = nearest(path.name, beside)
+    suggestion = f" Did you mean {str(path.parent / near)!r}?" if near else ""
+    missing = next((folder for folder in reversed(path.parents) if not folder.exists()), None)
+    where = f" There is no folder {missing}." if missing is not None else ""
+    raise DataError(f"There is no file or folder {name}.{where}{suggestion}")

@@ -12,12 +12,9 @@ from jaxtyping import Int
 from torch import Tensor, nn
 
 from limbeck.batch import Batch
-from limbeck.data.apply_transform import apply_transforms, check_augmentation, is_repeatable, view_number
-from limbeck.data.batch_mix import BatchMix
-from limbeck.data.column_checks import hash_columns
-from limbeck.data.dataset import Dataset
+from limbeck.data.dataset import Dataset, hash_columns
 from limbeck.data.prefetch import check_num_workers, prefetch
-from limbeck.data.transform import Transform
+from limbeck.data.transform import BatchMix, Transform, apply_transforms, check_augmentation, is_repeatable, view_number
 from limbeck.errors import DataError, LimbeckError
 from limbeck.random_seeds import counter_order
 

@@ -8,8 +8,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from limbeck.batch import IGNORED
-from limbeck.data.class_order import order_classes, sorted_classes
-from limbeck.data.name_matching import match_names
+from limbeck.data.name_matching import match_names, order_classes, sorted_classes
 from limbeck.errors import DataError, one_hot_labels_error
 
 _LABELS = ("y_train", "y", "y_val", "y_test")

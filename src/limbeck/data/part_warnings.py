@@ -15,7 +15,7 @@ from limbeck.data.arrays import ArrayDataset
 from limbeck.data.dataset import Dataset, Subset
 from limbeck.data.image_folder import ImageFolder
 from limbeck.data.name_matching import find_similar_names
-from limbeck.data.summary import DataSummary
+from limbeck.data.splits import DataSummary
 from limbeck.data.texts import TextDataset
 from limbeck.errors import DataError
 

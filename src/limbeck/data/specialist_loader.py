@@ -11,11 +11,9 @@ from jaxtyping import Int
 from torch import Tensor
 
 from limbeck.batch import IGNORED, Batch
-from limbeck.data.apply_transform import apply_transforms, check_augmentation, is_repeatable, view_number
-from limbeck.data.column_checks import hash_columns
-from limbeck.data.dataset import Dataset
+from limbeck.data.dataset import Dataset, hash_columns
 from limbeck.data.loader import Loader, check_batch_size
-from limbeck.data.transform import Transform
+from limbeck.data.transform import Transform, apply_transforms, check_augmentation, is_repeatable, view_number
 from limbeck.errors import DataError, LimbeckError
 from limbeck.random_seeds import counter_order
 

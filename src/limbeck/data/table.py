@@ -13,7 +13,6 @@ import numpy as np
 from limbeck.batch import IGNORED
 from limbeck.data.arrays import ArrayDataset
 from limbeck.data.arrow import RawTable, check_columns, load_table, starts_with_values, trimmed_note
-from limbeck.data.class_order import order_classes, sorted_classes
 from limbeck.data.column_types import (
     ColumnValues,
     find_reason_to_skip,
@@ -25,8 +24,8 @@ from limbeck.data.column_types import (
 )
 from limbeck.data.dataset import split
 from limbeck.data.match_columns import encode_known, encode_labels, find_codes, match_labels
-from limbeck.data.name_matching import find_similar_names, is_number
-from limbeck.data.summary import ColumnSummary
+from limbeck.data.name_matching import find_similar_names, is_number, order_classes, sorted_classes
+from limbeck.data.splits import ColumnSummary
 from limbeck.data.table_encoding import CategoryColumn, NumberColumn, TableEncoding
 from limbeck.errors import DataError, LimbeckWarning
 

@@ -13,12 +13,11 @@ from typing import Any, NamedTuple
 from limbeck.batch import IGNORED
 from limbeck.data.arrow import check_columns, load_table
 from limbeck.data.builtin_datasets import data_folders
-from limbeck.data.class_order import order_classes, sorted_classes
 from limbeck.data.column_types import read_target
 from limbeck.data.dataset import Dataset, split
-from limbeck.data.name_matching import match_names
+from limbeck.data.name_matching import match_names, order_classes, sorted_classes
 from limbeck.data.options import DataOptions
-from limbeck.data.summary import DataSummary, summarize
+from limbeck.data.splits import DataSummary, summarize
 from limbeck.data.texts import TextDataset
 from limbeck.data.tokenizer import open_tokenizer, train_tokenizer
 from limbeck.errors import DataError, LimbeckError, nearest

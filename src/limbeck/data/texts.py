@@ -13,8 +13,8 @@ from jaxtyping import Int
 from torch import Tensor
 
 from limbeck.batch import Batch, Inputs
-from limbeck.data.column_checks import hash_columns, labels_from
-from limbeck.data.dataset import Dataset
+from limbeck.data.arrays import labels_from
+from limbeck.data.dataset import Dataset, hash_columns
 from limbeck.data.tokenizer import check_tokenizer
 from limbeck.errors import DataError, LimbeckError, LimbeckWarning
 

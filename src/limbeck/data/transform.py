@@ -1,20 +1,18 @@
-"""`Transform`: protocol of augmentations that depend on example id and view number; and `RandomShift`."""
+"""`Transform` and `BatchMix`: augmentations by example id and view number, and how a batch gets them."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
 from typing import Any, Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Int, Shaped
+from jaxtyping import Int
 from torch import Tensor
-from torch.nn import functional as F
 
-from limbeck.batch import Inputs
+from limbeck.batch import Batch, Inputs
+from limbeck.data.dataset import Dataset
 from limbeck.errors import DataError, LimbeckError
 from limbeck.random_seeds import counter_uniform
-
-__all__ = ["RandomShift", "Transform", "counter_uniform"]
 
 
 @runtime_checkable
@@ -35,68 +33,6 @@ class Transform(Protocol):
         ...
 
 
-@dataclass(frozen=True)
-class RandomShift:
-    """Shift images by a random whole number of pixels along each axis; empty areas become 0.
-
-    ``out[y, x] = in[y - dy, x - dx]`` with dy and dx independent and uniform in ``-pixels..pixels``. View 0 is shifted
-    too. ``pixels=0`` is the identity. Images are ``[batch, h, w]`` or ``[batch, c, h, w]``, of any number
-    type.
-
-    Attributes:
-        pixels: Maximum shift along each axis, in pixels.
-        seed: Seed of the random shifts.
-
-    Raises:
-        LimbeckError: If `pixels` is negative or not a whole number.
-
-    Example:
-        >>> image = torch.eye(3, dtype=torch.uint8)[None]
-        >>> RandomShift(0)(image, torch.tensor([0]), torch.tensor([0])).equal(image)
-        True
-    """
-
-    pixels: int
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        if isinstance(self.pixels, bool) or not isinstance(self.pixels, int):
-            raise LimbeckError(f"RandomShift(pixels={self.pixels!r}): pixels must be a whole number, 0 or more.")
-        if self.pixels < 0:
-            raise LimbeckError(
-                f"RandomShift(pixels={self.pixels}): pixels must be 0 or more, for example RandomShift(2)."
-            )
-
-    @property
-    def fingerprint(self) -> str:
-        """Name, version and parameters."""
-        return f"shift/1 pixels={self.pixels} seed={self.seed}"
-
-    def offsets(self, id: Int[Tensor, " batch"], view: Int[Tensor, " batch"]) -> Int[Tensor, "batch 2"]:
-        """The shift of each image (down, right), in pixels."""
-        draws = counter_uniform(id, view, seed=self.seed, draws=2, stream="shift")
-        return (draws * (2 * self.pixels + 1)).long() - self.pixels
-
-    def __call__(
-        self, inputs: Shaped[Tensor, " batch *image"], id: Int[Tensor, " batch"], view: Int[Tensor, " batch"]
-    ) -> Shaped[Tensor, " batch *image"]:
-        """Shift images; shape and dtype stay the same.
-
-        Raises:
-            DataError: If the inputs are not images with height and width last.
-        """
-        check_images(inputs, who="RandomShift")
-        height, width = inputs.shape[-2:]
-        wide = F.pad(inputs, (self.pixels,) * 4)
-        # unfold() gives all windows without a copy; one indexing step then copies one window per image.
-        windows = wide.unfold(-2, height, 1).unfold(-2, width, 1)
-        rows = torch.arange(len(inputs), device=inputs.device)
-        down, right = (self.pixels - self.offsets(id, view)).to(inputs.device).unbind(1)
-        if inputs.ndim == 3:
-            return windows[rows, down, right]
-        return windows[rows, :, down, right]
-
-
 def check_transform(transform: Any, *, who: str) -> None:
     """Check that an object is a transform.
 
@@ -114,13 +50,138 @@ def check_transform(transform: Any, *, who: str) -> None:
         )
 
 
-def check_images(inputs: Any, *, who: str) -> None:
-    """Check that inputs are images with height and width last."""
-    shape: Any = list(inputs.shape) if isinstance(inputs, Tensor) else f"a {type(inputs).__name__}"
-    if not isinstance(inputs, Tensor) or inputs.ndim not in (3, 4):
-        raise DataError(f"{who} needs images [batch, h, w] or [batch, c, h, w]; got {shape}.")
-    if inputs.ndim == 4 and shape[-1] in (1, 3, 4) and shape[1] not in (1, 3, 4):
+_COLUMNS = ("partner", "ratio", "labels", "partner_labels")
+
+
+@runtime_checkable
+class BatchMix(Protocol):
+    """Mixes two examples; partner and ratio are a pure function of example id and view number.
+
+    The partner comes from the whole dataset, not from the batch, so the same (id, view) always gives the same mixture.
+    """
+
+    @property
+    def fingerprint(self) -> str:
+        """Name, version and parameters: the same fingerprint means the same mixtures."""
+        ...
+
+    def partners(self, id: Tensor, view: Tensor, *, size: int) -> Tensor:
+        """Position of each example's partner in a dataset of `size` examples, ``int64 [batch]``."""
+        ...
+
+    def blend(self, inputs: Inputs, others: Inputs, id: Tensor, view: Tensor) -> tuple[Inputs, Tensor]:
+        """Mix inputs with their partners' inputs; returns the mixtures and each example's own ratio, ``[batch]``."""
+        ...
+
+
+def mix_partners(
+    id: Int[Tensor, " batch"], view: Int[Tensor, " batch"], *, size: int, seed: int, stream: str
+) -> Int[Tensor, " batch"]:
+    """A random position in ``0..size-1`` for each example, uniform up to a relative error of size / 2⁴⁸."""
+    high, low = (counter_uniform(id, view, seed=seed, draws=2, stream=stream).double() * (1 << 24)).long().unbind(1)
+    return ((high << 24) + low) % size
+
+
+def apply_mix(batch: Batch, partner: Batch, mix: BatchMix) -> Batch:
+    """Mix a batch with the batch of its partners, both at the same view number.
+
+    A mixture has no single label, so ``Batch.labels`` is None. ``extra`` contains the partner's id (``partner``), the
+    example's own ratio (``ratio``), and, if the dataset has labels, ``labels`` and ``partner_labels``: the
+    cross-entropy of the mixed label is ``ratio * CE(labels) + (1 - ratio) * CE(partner_labels)``. The mask of a
+    mixture is true where the masks of both examples are.
+
+    Raises:
+        DataError: If the mask is not one value per example, or an extra column has one of these names.
+    """
+    for column in batch.extra:
+        if column in _COLUMNS:
+            raise DataError(
+                f"Mixing stores {column!r} in Batch.extra, but the examples have an extra column of this name."
+            )
+    if batch.mask is not None and batch.mask.ndim > 1:
+        raise DataError(f"Mixing needs a mask of one value per example; this mask has the shape {_shape(batch.mask)}.")
+    inputs, ratio = mix.blend(batch.inputs, partner.inputs, batch.id, batch.view)  # type: ignore[arg-type]
+    extra: Mapping[str, Any] = {**batch.extra, "partner": partner.id, "ratio": ratio}
+    if batch.labels is not None:
+        extra = {**extra, "labels": batch.labels, "partner_labels": partner.labels}
+    mask = None if batch.mask is None or partner.mask is None else batch.mask & partner.mask
+    return batch._replace(inputs=inputs, labels=None, mask=mask, extra=extra)
+
+
+def check_mix(mix: Any, examples: Dataset) -> None:
+    """Check that `mix` is a mix and that each example has one label.
+
+    Raises:
+        LimbeckError: If `mix` is not a `BatchMix`.
+        DataError: If labels have more than one dimension.
+    """
+    if isinstance(mix, type):
+        raise LimbeckError(f"mix={mix.__name__} is a class; create an instance: mix={mix.__name__}().")
+    if not isinstance(mix, BatchMix):
+        raise LimbeckError(f"mix= must have the methods partners() and blend(), like Mixup(alpha=1.0); got {mix!r}.")
+    labels = examples.labels
+    if labels is not None and labels.ndim > 1:
         raise DataError(
-            f"{who} needs channels before height and width, but {shape} looks like [batch, h, w, c]. "
-            "Convert the images with x.transpose(0, 3, 1, 2)."
+            f"Mixing needs one label per example; these labels have the shape {_shape(labels)}. Leave mix= out."
         )
+
+
+def _shape(tensor: Tensor) -> str:
+    return str(list(tensor.shape))
+
+
+def check_augmentation(examples: Dataset, *, augment: Any, mix: Any = None, views: Any = None) -> None:
+    """Check `augment`, `mix` and `views` for these examples.
+
+    Raises:
+        LimbeckError: If one of them is not valid.
+    """
+    if augment is not None:
+        check_transform(augment, who="augment=")
+    if mix is not None:
+        check_mix(mix, examples)
+    if views is not None and (isinstance(views, bool) or not isinstance(views, int) or views < 1):
+        raise LimbeckError(
+            f"views={views!r} is not a positive whole number. Use views=50, or None for one view per epoch."
+        )
+
+
+def is_repeatable(examples: Dataset, augment: Transform | None) -> bool:
+    """Whether examples and views never change; true for limbeck's own datasets and transforms."""
+    return examples.fixed and (augment is None or type(augment).__module__.startswith("limbeck."))
+
+
+def view_number(epoch: int, views: int | None) -> int:
+    """The view number of an epoch: the epoch modulo `views`, or the epoch itself if `views` is None.
+
+    Example:
+        >>> [view_number(epoch, 3) for epoch in range(5)], view_number(4, None)
+        ([0, 1, 2, 0, 1], 4)
+    """
+    return epoch if views is None else epoch % views
+
+
+def apply_transforms(
+    examples: Dataset, index: Int[Tensor, " n"], augment: Transform | None, number: int, *, mix: BatchMix | None = None
+) -> Batch:
+    """Return the examples at `index`, transformed and mixed by view number if `augment` or `mix` is set.
+
+    Raises:
+        DataError: If the examples have no ids, which transforms need.
+    """
+    batch = examples.take(index)
+    if augment is None and mix is None:
+        return batch
+    batch = _transform_batch(examples, batch, augment, number)
+    if mix is None:
+        return batch
+    partners = mix.partners(batch.id, batch.view, size=len(examples))  # type: ignore[arg-type]
+    return apply_mix(batch, _transform_batch(examples, examples.take(partners.cpu()), augment, number), mix)
+
+
+def _transform_batch(examples: Dataset, batch: Batch, augment: Transform | None, number: int) -> Batch:
+    if batch.id is None:
+        raise DataError(f"{type(examples).__name__}.take() returned no ids. Transforms need the id of each example.")
+    view = torch.full_like(batch.id, number)
+    inputs = batch.inputs if augment is None else augment(batch.inputs, batch.id, view)
+    return batch._replace(inputs=inputs, view=view)

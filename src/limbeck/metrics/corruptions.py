@@ -12,7 +12,7 @@ from torch import Tensor
 
 from limbeck.batch import Batch, Inputs
 from limbeck.data.transforms.color import restore_dtype, to_float
-from limbeck.data.transforms.validation import check_pixels
+from limbeck.data.transforms.common import check_pixels
 from limbeck.errors import LimbeckError, unknown_name_error
 from limbeck.metrics.classification import accuracy
 from limbeck.metrics.metric import Metric

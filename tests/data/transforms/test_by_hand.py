@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from limbeck.data import ColorJitter, Crop, Cutout, Flip, RandAugment, ResizedCrop
-from limbeck.data.transforms.geometry import Matrix, _resize_on_any_device, resize_boxes, rotation_matrix, warp
 from limbeck.data.transforms.rand_augment import OPERATIONS
+from limbeck.data.transforms.resampling import Matrix, _resize_on_any_device, resize_boxes, rotation_matrix, warp
 
 N = 24
 IDS, VIEWS = torch.arange(N) * 11, torch.arange(N) % 3

@@ -10,7 +10,7 @@ import torch
 from scipy import special, stats
 
 from limbeck.data import ArrayDataset, BatchMix, Chain, Crop, CutMix, Flip, Mixup, ShuffledLoader
-from limbeck.data.transforms.random_draws import sample_beta
+from limbeck.data.transforms.common import sample_beta
 from limbeck.errors import DataError, LimbeckError
 from limbeck.testing import check_loader
 

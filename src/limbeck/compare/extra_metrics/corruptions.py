@@ -21,7 +21,7 @@ from limbeck.compare.extra_metrics.context import (
     own_preprocess,
 )
 from limbeck.data import Identity, NormalizeImages, ShuffledLoader, subsample
-from limbeck.data.transforms.validation import check_pixels
+from limbeck.data.transforms.common import check_pixels
 from limbeck.errors import LimbeckError
 from limbeck.job import plain_name
 from limbeck.metrics import CORRUPTIONS, Robustness, paired_difference, predict

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from limbeck.data.transforms.chain import Chain
 from limbeck.data.transforms.color import ColorJitter
-from limbeck.data.transforms.crop import Crop, ResizedCrop
-from limbeck.data.transforms.cutout import Cutout
-from limbeck.data.transforms.flip import Flip
+from limbeck.data.transforms.geometry import Crop, Cutout, Flip, ResizedCrop
 from limbeck.data.transforms.mixup import CutMix, Mixup
 from limbeck.data.transforms.rand_augment import RandAugment
-from limbeck.data.transforms.registry import make_mix, make_transform
+from limbeck.data.transforms.registry import Chain, make_mix, make_transform
 
 __all__ = [
     "Chain",

@@ -8,8 +8,7 @@ import torch
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
-from limbeck.data.transforms.random_draws import uniform
-from limbeck.data.transforms.validation import Number, check_number, check_pixels, format_fingerprint
+from limbeck.data.transforms.common import Number, check_number, check_pixels, format_fingerprint, uniform
 from limbeck.random_seeds import counter_uniform
 
 _FIXED = 1 << 24

@@ -8,10 +8,17 @@ import torch
 from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
-from limbeck.data.batch_mix import mix_partners
-from limbeck.data.transform import check_images
-from limbeck.data.transforms.random_draws import broadcast_per_image, randint, sample_beta
-from limbeck.data.transforms.validation import Number, check_mean_exists, check_number, format_fingerprint
+from limbeck.data.transform import mix_partners
+from limbeck.data.transforms.common import (
+    Number,
+    box_mask,
+    broadcast_per_image,
+    check_images,
+    check_mean_exists,
+    check_number,
+    format_fingerprint,
+    sample_beta,
+)
 from limbeck.random_seeds import counter_uniform
 
 _ONE = 1 << 16
@@ -131,13 +138,7 @@ class CutMix:
         """Mask of the pixels that come from the partner."""
         draws = counter_uniform(id, view, seed=self.seed, draws=3, stream="cutmix box")
         part = (1.0 - sample_beta(draws[:, 0], self.alpha).double()).sqrt()
-        sides = []
-        for draw, length in zip(draws[:, 1:].unbind(1), (height, width), strict=True):
-            size = (part * length).long()
-            start = (randint(draw, length) - size.div(2, rounding_mode="floor"))[:, None]
-            position = torch.arange(length, device=id.device)
-            sides.append((position >= start) & (position < start + size[:, None]))
-        return sides[0][:, :, None] & sides[1][:, None, :]
+        return box_mask(draws[:, 1:], (height, width), ((part * height).long(), (part * width).long()))
 
     def blend(
         self,

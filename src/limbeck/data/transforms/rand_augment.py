@@ -22,9 +22,8 @@ from limbeck.data.transforms.color import (
     solarize,
     to_float,
 )
-from limbeck.data.transforms.geometry import Matrix, rotation_matrix, warp
-from limbeck.data.transforms.random_draws import randint
-from limbeck.data.transforms.validation import Number, check_number, check_pixels, check_whole, format_fingerprint
+from limbeck.data.transforms.common import Number, check_number, check_pixels, check_whole, format_fingerprint, randint
+from limbeck.data.transforms.resampling import Matrix, rotation_matrix, warp
 from limbeck.random_seeds import counter_uniform
 
 Images = Shaped[Tensor, "batch c h w"]

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from limbeck.batch import Batch
 from limbeck.data import Dataset
-from limbeck.data.column_checks import hash_columns
+from limbeck.data.dataset import hash_columns
 from limbeck.errors import DataError
 
 BEFORE, AFTER = 20, 5

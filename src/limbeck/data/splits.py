@@ -1,15 +1,17 @@
-"""Summary of a dataset: parts, classes, columns, missing values, notes and warnings."""
+"""`DataSplits`: the parts of a dataset, and the summary of what was read."""
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from typing import Any
 
-from limbeck.batch import IGNORED
-from limbeck.data.dataset import Dataset
+from limbeck.batch import IGNORED, Batch, Inputs
+from limbeck.data.dataset import Dataset, hash_columns
+from limbeck.data.table_encoding import TableEncoding
 from limbeck.errors import LimbeckWarning
 
 _LISTED = 12
@@ -92,6 +94,45 @@ class DataSummary:
         output += [f"  {line}" for line in _column_lines(self.columns)]
         output += [f"  Warning: {sentence}" for sentence in self.warnings]
         return tuple(output + [f"  Note: {sentence}" for sentence in self.notes])
+
+
+@dataclass(frozen=True)
+class DataSplits:
+    """The parts of a dataset, and how a model reads them.
+
+    Attributes:
+        name: The name or path that was loaded.
+        train: The training part.
+        test: The test part.
+        preprocess: Function batch -> model inputs.
+        class_names: The class names; None if there are none.
+        encoding: The encoding of a table; None for other data.
+        tokenizer: The tokenizer of texts; None for other data.
+        groups: The column of the test part's ``extra`` with the group of each example, if there is one.
+        note: The origin of the data, and notes for the report.
+        development: The development part; None if the data have none, and it is taken from `train`.
+        summary: Summary of all parts and columns; `load_data` always sets it.
+        held_out: Whether the test part was taken from the training part, because the data have none.
+    """
+
+    name: str
+    train: Dataset
+    test: Dataset
+    preprocess: Callable[[Batch], Inputs]
+    class_names: tuple[str, ...] | None
+    encoding: TableEncoding | None = None
+    note: str = ""
+    tokenizer: Any = None
+    groups: str | None = None
+    development: Dataset | None = None
+    summary: DataSummary | None = None
+    held_out: bool = False
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 of the fingerprints of all parts."""
+        more = [] if self.development is None else [("development", self.development.fingerprint)]
+        return hash_columns(("train", self.train.fingerprint), ("test", self.test.fingerprint), *more)
 
 
 def summarize(

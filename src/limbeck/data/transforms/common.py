@@ -1,16 +1,17 @@
-"""Checks for the parameters and inputs of transforms."""
+"""Checks and random draws that the transforms share."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import fields
+from functools import lru_cache
 from typing import Any
 
+import numpy as np
 import torch
-from jaxtyping import Shaped
+from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
-from limbeck.data.transform import check_images
 from limbeck.errors import DataError, LimbeckError
 
 Number = float | int
@@ -76,6 +77,18 @@ def check_range(who: str, *, above: Number = -math.inf, most: Number = math.inf,
                 raise LimbeckError(f"{who}({name}={value!r}): {name} must be two numbers, both above {above:g}{up}.")
         if pair[0] > pair[1]:
             raise LimbeckError(f"{who}({name}={value!r}): the first number is above the second; use {value[::-1]}.")
+
+
+def check_images(inputs: Any, *, who: str) -> None:
+    """Check that inputs are images with height and width last."""
+    shape: Any = list(inputs.shape) if isinstance(inputs, Tensor) else f"a {type(inputs).__name__}"
+    if not isinstance(inputs, Tensor) or inputs.ndim not in (3, 4):
+        raise DataError(f"{who} needs images [batch, h, w] or [batch, c, h, w]; got {shape}.")
+    if inputs.ndim == 4 and shape[-1] in (1, 3, 4) and shape[1] not in (1, 3, 4):
+        raise DataError(
+            f"{who} needs channels before height and width, but {shape} looks like [batch, h, w, c]. "
+            "Convert the images with x.transpose(0, 3, 1, 2)."
+        )
 
 
 def check_fill(who: str, fill: Number, images: Tensor) -> None:
@@ -150,3 +163,70 @@ def _canonical(value: Any) -> str:
 
 def _type(tensor: Tensor) -> str:
     return str(tensor.dtype).removeprefix("torch.")
+
+
+_STRATA = 1 << 16
+
+_DIGITS = 1 << 16
+
+
+def sample_beta(draw: Float[Tensor, " batch"], alpha: Number) -> Float[Tensor, " batch"]:
+    r"""Convert uniform numbers of 24 bits to :math:`Beta(\alpha, \alpha)` variates.
+
+    For :math:`\alpha = 1` the draws are returned unchanged. Otherwise the first 16 bits of a draw, a whole number i,
+    select the quantile at :math:`(i + 1/2) / 2^{16}` from a table of 65,536 equally likely strata. The quantiles are
+    rounded to 16 significant bits, so small differences between libraries and processors do not matter, and a draw is
+    the same in every batch and on every device. The upper half of the table mirrors the lower half, so that the mean
+    is exactly 1/2.
+    """
+    if alpha == 1:
+        return draw
+    return _quantiles(float(alpha)).to(draw.device)[(draw.double() * _STRATA).long()]
+
+
+@lru_cache(maxsize=16)
+def _quantiles(alpha: float) -> Float[Tensor, " strata"]:
+    from scipy.special import betaincinv  # slow to import, and not needed for alpha = 1
+
+    middles = (np.arange(_STRATA // 2) + 0.5) / _STRATA
+    digits, exponent = np.frexp(betaincinv(alpha, alpha, middles))
+    lower = np.ldexp(np.round(digits * _DIGITS) / _DIGITS, exponent)
+    return torch.from_numpy(np.concatenate([lower, 1.0 - lower[::-1]])).float()
+
+
+def randint(draw: Float[Tensor, "*shape"], count: Int[Tensor, "*shape"] | int) -> Int[Tensor, "*shape"]:
+    """Convert uniform numbers in [0, 1) of 24 bits to integers in ``0..count-1``."""
+    return (draw.double() * count).long()  # exact in float64, so the result is always below count
+
+
+def uniform(draw: Float[Tensor, "*shape"], low: Number, high: Number) -> Float[Tensor, "*shape"]:
+    """Convert uniform numbers in [0, 1) to [low, high), in float64; exactly `low` if both are equal."""
+    return draw.double() * (high - low) + low
+
+
+def broadcast_per_image(value: Shaped[Tensor, " batch"], images: Any) -> Shaped[Tensor, "*shape"]:
+    """Move one value per image to the images' device and reshape it to broadcast over pixels."""
+    return value.to(images.device).view(-1, *[1] * (images.ndim - 1))
+
+
+def box_mask(
+    draws: Float[Tensor, "batch 2"], sides: tuple[int, int], sizes: tuple[Int[Tensor, " batch"] | int, ...]
+) -> Bool[Tensor, "batch h w"]:
+    """Mask of a box in each image; its center is uniform over all pixels, and parts outside of the image are cut off.
+
+    Args:
+        draws: Uniform numbers for the row and the column of the center.
+        sides: Height and width of the images.
+        sizes: Height and width of the boxes.
+    """
+    inside = []
+    for draw, side, size in zip(draws.unbind(1), sides, sizes, strict=True):
+        start, position = randint(draw, side) - size // 2, torch.arange(side, device=draws.device)
+        end = start + size
+        inside.append((position >= start[:, None]) & (position < end[:, None]))
+    return inside[0][:, :, None] & inside[1][:, None, :]
+
+
+def row_indices(images: Tensor) -> Int[Tensor, " batch"]:
+    """The index of each row of the batch."""
+    return torch.arange(len(images), device=images.device)
