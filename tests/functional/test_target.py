@@ -13,7 +13,7 @@ from torch import nn
 from limbeck import ArrayDataset, Batch, Loss, Optimizer, Outputs, Progress, ShuffledLoader, Stage, distill
 from limbeck.errors import LimbeckError
 from limbeck.functional import binary_cross_entropy, binary_kl_divergence, squared_error, target_squared_error
-from limbeck.metrics import Estimates, MultiLabel, predict
+from limbeck.metrics import Estimates, MultiLabelPredictions, predict
 from limbeck.metrics.multi_label import binary_nll
 from limbeck.metrics.regression import mse
 from limbeck.testing import check_objective
@@ -70,7 +70,7 @@ def test_the_mean_that_is_learned_from_is_the_measure(loss, measured):
         found = mse(Estimates(student.detach(), targets=targets))
     else:
         targets = targets.masked_fill(unknown, -100)
-        found = binary_nll(MultiLabel(student.detach(), labels=targets))
+        found = binary_nll(MultiLabelPredictions(student.detach(), labels=targets))
     batch = Batch(torch.zeros(6, 1), extra={"targets": targets})
     objective = Loss(loss)
     objective = objective.fit(Outputs(logits=student), Outputs({}), batch)

@@ -11,7 +11,7 @@ from sklearn import metrics
 
 from limbeck.batch import IGNORED
 from limbeck.errors import LimbeckError
-from limbeck.metrics import MULTI_LABEL_METRICS, MultiLabel, evaluate
+from limbeck.metrics import MULTI_LABEL_METRICS, MultiLabelPredictions, evaluate
 
 INF = math.inf
 
@@ -19,7 +19,7 @@ INF = math.inf
 def some(rows=80, labels=5):
     truth = (torch.rand(rows, labels) < 0.4).long()
     logits = (torch.randn(rows, labels) + 1.5 * truth - 0.7).round(decimals=1)  # with ties
-    return MultiLabel(logits, torch.randn(rows, labels), truth)
+    return MultiLabelPredictions(logits, torch.randn(rows, labels), truth)
 
 
 @pytest.mark.parametrize("labels", [1, 2, 5])
@@ -54,7 +54,7 @@ def test_the_same_by_torchmetrics():
 
 def test_totals_add_up_where_they_are_sums():
     given = some()
-    first, second = (MultiLabel(*(part[s] for part in given)) for s in (slice(0, 30), slice(30, None)))
+    first, second = (MultiLabelPredictions(*(part[s] for part in given)) for s in (slice(0, 30), slice(30, None)))
     for name in ("f1_micro", "hamming", "binary_nll", "answer_agreement"):
         a, b, whole = (MULTI_LABEL_METRICS[name](part) for part in (first, second, given))
         assert (a.total + b.total, a.count + b.count) == (pytest.approx(whole.total), whole.count)
@@ -78,13 +78,13 @@ def test_unknown_answers_count_nowhere():
 
 
 def test_limits():
-    sure = MultiLabel(torch.tensor([[INF, -INF], [1e30, -1e30]]), labels=torch.tensor([[1, 0], [1, 0]]))
+    sure = MultiLabelPredictions(torch.tensor([[INF, -INF], [1e30, -1e30]]), labels=torch.tensor([[1, 0], [1, 0]]))
     found = {name: m.value for name, m in evaluate(sure, [n for n in MULTI_LABEL_METRICS if "agree" not in n]).items()}
     assert found == {"mean_average_precision": 1, "f1_micro": 1, "f1_macro": 1, "hamming": 0, "binary_nll": 0}
     wrong = sure._replace(labels=1 - sure.labels)
     assert evaluate(wrong, ["hamming", "binary_nll"])["hamming"].value == 1.0
     assert evaluate(wrong, ["binary_nll"])["binary_nll"].value == INF
-    never = MultiLabel(torch.full((3, 2), -1.0), labels=torch.zeros(3, 2).bool())
+    never = MultiLabelPredictions(torch.full((3, 2), -1.0), labels=torch.zeros(3, 2).bool())
     assert all(math.isnan(MULTI_LABEL_METRICS[n](never).value) for n in ("f1_micro", "f1_macro"))
     assert math.isnan(MULTI_LABEL_METRICS["mean_average_precision"](never).value)
     assert MULTI_LABEL_METRICS["hamming"](never).value == 0.0

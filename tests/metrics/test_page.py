@@ -9,14 +9,21 @@ import pytest
 import torch
 
 import limbeck.metrics
-from limbeck.metrics import CORRUPTIONS, METRICS, MULTI_LABEL_METRICS, REGRESSION_METRICS, MetricFunction
+from limbeck.metrics import (
+    CORRUPTIONS,
+    METRICS,
+    MULTI_LABEL_METRICS,
+    REGRESSION_METRICS,
+    SEGMENTATION_METRICS,
+    MetricFunction,
+)
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "metrics.md").read_text()
 ROWS = {
     cells[0].strip("` "): [cell.strip() for cell in cells[1:]]
     for cells in (line.strip("|").split("|") for line in PAGE.splitlines() if line.startswith("| `"))
 }
-ALL = {**METRICS, **REGRESSION_METRICS, **MULTI_LABEL_METRICS}
+ALL = {**METRICS, **REGRESSION_METRICS, **MULTI_LABEL_METRICS, **SEGMENTATION_METRICS}
 ARROWS = {True: "↑", False: "↓", None: "·"}
 
 
@@ -35,7 +42,16 @@ def test_every_row_is_something_that_there_is():
 
 
 def test_every_public_function_is_on_the_page():
-    aside = {"evaluate", "predict", "predict_with_teacher", "save_tensors", "load_tensors", "metric", "answer_latency"}
+    aside = {
+        "evaluate",
+        "predict",
+        "predict_with_teacher",
+        "save_tensors",
+        "load_tensors",
+        "metric",
+        "answer_latency",
+        "iterate_logits",
+    }
     for name in limbeck.metrics.__all__:
         thing = getattr(limbeck.metrics, name)
         if callable(thing) and not isinstance(thing, type) and name not in aside:

@@ -83,6 +83,12 @@ class ArrayDataset(Dataset):
         return self._labels
 
     @property
+    def targets(self) -> Tensor | None:
+        """The column ``extra["targets"]``, if it is a tensor."""
+        targets = self._extra.get("targets")
+        return targets if isinstance(targets, Tensor) else None
+
+    @property
     def class_names(self) -> tuple[str, ...] | None:
         """The class names; None if there are none."""
         return self._names

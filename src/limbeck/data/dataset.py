@@ -90,6 +90,11 @@ class Dataset(ABC):
         """The labels of all examples in int64, -100 for no label; None if the dataset has no labels."""
 
     @property
+    def targets(self) -> Tensor | None:
+        """The column ``targets`` of all examples, for regression and several labels; None if there is none."""
+        return None
+
+    @property
     @abstractmethod
     def class_names(self) -> tuple[str, ...] | None:
         """The name of each class; None if there are no names."""
@@ -173,6 +178,11 @@ class Subset(Dataset):
     def labels(self) -> Tensor | None:
         """The labels of the selected examples."""
         return None if self.whole.labels is None else self.whole.labels[self.index]
+
+    @property
+    def targets(self) -> Tensor | None:
+        """The targets of the selected examples."""
+        return None if self.whole.targets is None else self.whole.targets[self.index]
 
     @property
     def class_names(self) -> tuple[str, ...] | None:

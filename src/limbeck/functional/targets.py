@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeAlias
 
 import torch
@@ -161,16 +161,23 @@ Answers: TypeAlias = Float[Tensor, "*outputs"] | Integer[Tensor, "*outputs"] | B
 @kernel(per="output")
 @validates_student
 def target_squared_error(
-    student: Float[Tensor, "*outputs"], *, targets: Float[Tensor, "*outputs"]
+    student: Float[Tensor, "*outputs"],
+    *,
+    targets: Float[Tensor, "*outputs"],
+    mean: float | Sequence[float] = 0.0,
+    std: float | Sequence[float] = 1.0,
 ) -> Float[Tensor, "*outputs"]:
-    """Compute the squared error ``(f - y)^2``, one value per output of each example.
+    """Compute the squared error ``(f - (y - mean) / std)^2``, one value per output of each example.
 
-    Its unit is the squared unit of the targets. A target of NaN is unknown: value and gradient are 0, and the mean of a
-    `Loss` is over the other targets, as in `limbeck.metrics.mse`. In float32 it overflows for differences above 1e19.
+    With the defaults it is ``(f - y)^2`` in the squared unit of the targets. A target of NaN is unknown: value and
+    gradient are 0, and the mean of a `Loss` is over the other targets, as in `limbeck.metrics.mse`. In float32 it
+    overflows for differences above 1e19.
 
     Args:
-        student: The student's estimates.
+        student: The student's estimates, of the standardized targets.
         targets: The target values, ``Batch.extra["targets"]``.
+        mean: The mean of the targets: one number, or one for each output (the last dimension).
+        std: Their standard deviation, above 0.
 
     Raises:
         LimbeckError: If the shapes differ, or targets are whole numbers, which cannot be NaN.
@@ -187,6 +194,8 @@ def target_squared_error(
             f"{str(targets.dtype).removeprefix('torch.')}: targets.float()."
         )
     unknown = targets.isnan()
+    if mean != 0.0 or std != 1.0:
+        targets = (targets - targets.new_tensor(mean)) / targets.new_tensor(std)
     return (student - targets.masked_fill(unknown, 0.0)).masked_fill(unknown, 0.0).square()
 
 

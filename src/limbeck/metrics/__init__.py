@@ -39,9 +39,17 @@ from limbeck.metrics.groups import (
     worst_group,
 )
 from limbeck.metrics.metric import Metric, MetricFunction, metric
-from limbeck.metrics.multi_label import MULTI_LABEL_METRICS, MultiLabel
-from limbeck.metrics.predictions import Predictions, load_tensors, predict, predict_with_teacher, save_tensors
+from limbeck.metrics.multi_label import MULTI_LABEL_METRICS, MultiLabelPredictions
+from limbeck.metrics.predictions import (
+    Predictions,
+    iterate_logits,
+    load_tensors,
+    predict,
+    predict_with_teacher,
+    save_tensors,
+)
 from limbeck.metrics.regression import REGRESSION_METRICS, Estimates
+from limbeck.metrics.segmentation import SEGMENTATION_METRICS, PixelCounts, count_pixels
 from limbeck.metrics.statistics import Difference, compare_accuracies, compare_scores, interval_parts, paired_difference
 from limbeck.metrics.user_metrics import evaluate_metrics, open_metrics
 
@@ -50,6 +58,7 @@ __all__ = [
     "METRICS",
     "MULTI_LABEL_METRICS",
     "REGRESSION_METRICS",
+    "SEGMENTATION_METRICS",
     "ClassChange",
     "ConfidenceGap",
     "Cost",
@@ -62,7 +71,8 @@ __all__ = [
     "LayerCKA",
     "Metric",
     "MetricFunction",
-    "MultiLabel",
+    "MultiLabelPredictions",
+    "PixelCounts",
     "Predictions",
     "Reliability",
     "Robustness",
@@ -84,6 +94,7 @@ __all__ = [
     "corrupt",
     "cost_in_full",
     "cost_of",
+    "count_pixels",
     "deviations",
     "disk_bytes",
     "ece",
@@ -92,6 +103,7 @@ __all__ = [
     "evaluate_metrics",
     "group_accuracy",
     "interval_parts",
+    "iterate_logits",
     "kl_to_teacher",
     "latencies",
     "latency",

@@ -24,9 +24,10 @@ from limbeck.metrics.fidelity import (
 from limbeck.metrics.groups import worst_class_accuracy
 from limbeck.metrics.memoize import by_rows, predicted_class, shared_cache
 from limbeck.metrics.metric import Metric, MetricFunction, fraction, metric, summed
-from limbeck.metrics.multi_label import MULTI_LABEL_METRICS, MultiLabel
+from limbeck.metrics.multi_label import MULTI_LABEL_METRICS, MultiLabelPredictions
 from limbeck.metrics.predictions import Predictions
 from limbeck.metrics.regression import REGRESSION_METRICS, Estimates
+from limbeck.metrics.segmentation import SEGMENTATION_METRICS, PixelCounts
 from limbeck.metrics.validation import labeled_rows, labels_of, valid_rows
 
 
@@ -104,8 +105,8 @@ def evaluate(predictions: Any, names: Iterable[str]) -> dict[str, Metric]:
     So the additional memory does not grow with rows times classes.
 
     Args:
-        predictions: `Predictions`, whose metrics are `METRICS`; or `Estimates` (`REGRESSION_METRICS`), or
-            `MultiLabel` (`MULTI_LABEL_METRICS`).
+        predictions: `Predictions`, whose metrics are `METRICS`; or `Estimates` (`REGRESSION_METRICS`),
+            `MultiLabelPredictions` (`MULTI_LABEL_METRICS`), or `PixelCounts` (`SEGMENTATION_METRICS`).
         names: Names of metrics.
 
     Raises:
@@ -126,6 +127,9 @@ def evaluate(predictions: Any, names: Iterable[str]) -> dict[str, Metric]:
 
 
 def _table(predictions: Any) -> dict[str, MetricFunction]:
-    if isinstance(predictions, Estimates):
-        return REGRESSION_METRICS
-    return MULTI_LABEL_METRICS if isinstance(predictions, MultiLabel) else METRICS
+    tables = {
+        Estimates: REGRESSION_METRICS,
+        MultiLabelPredictions: MULTI_LABEL_METRICS,
+        PixelCounts: SEGMENTATION_METRICS,
+    }
+    return tables.get(type(predictions), METRICS)

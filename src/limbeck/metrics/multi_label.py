@@ -15,7 +15,7 @@ from limbeck.metrics.metric import Metric, MetricFunction, fraction, metric, sum
 from limbeck.metrics.validation import Needed, require_fields, valid_rows
 
 
-class MultiLabel(NamedTuple):
+class MultiLabelPredictions(NamedTuple):
     """Logits of binary labels, one row per example and one column per label. A logit above 0 means yes.
 
     Attributes:
@@ -30,7 +30,7 @@ class MultiLabel(NamedTuple):
 
 
 @valid_rows.register
-def _(answers: MultiLabel, name: str, requires: tuple[Needed, ...]) -> MultiLabel:
+def _(answers: MultiLabelPredictions, name: str, requires: tuple[Needed, ...]) -> MultiLabelPredictions:
     require_fields(answers, name, requires)
     for part in requires:
         shape = getattr(answers, part).shape
@@ -51,7 +51,7 @@ def _(answers: MultiLabel, name: str, requires: tuple[Needed, ...]) -> MultiLabe
 
 
 @metric(unit="fraction", higher_is_better=True, requires=("labels",))
-def mean_average_precision(answers: MultiLabel) -> Metric:
+def mean_average_precision(answers: MultiLabelPredictions) -> Metric:
     """Compute the mean over labels of the average precision.
 
     Labels without a positive example are left out; the count is the number of the others. For one label, ``AP = sum_n
@@ -59,7 +59,7 @@ def mean_average_precision(answers: MultiLabel) -> Metric:
 
     Example:
         >>> logits, labels = torch.tensor([[2.0], [1.0], [0.0]]), torch.tensor([[1], [0], [1]])
-        >>> round(mean_average_precision(MultiLabel(logits, labels=labels)).value, 4)
+        >>> round(mean_average_precision(MultiLabelPredictions(logits, labels=labels)).value, 4)
         0.8333
     """
     from sklearn.metrics import average_precision_score
@@ -76,13 +76,13 @@ def mean_average_precision(answers: MultiLabel) -> Metric:
 
 
 @metric(unit="fraction", higher_is_better=True, requires=("labels",))
-def f1_micro(answers: MultiLabel) -> Metric:
+def f1_micro(answers: MultiLabelPredictions) -> Metric:
     """Compute ``2 TP / (2 TP + FP + FN)`` over all labels together: total and count are numerator and denominator.
 
     NaN if there is neither a predicted nor a true yes.
 
     Example:
-        >>> f1_micro(MultiLabel(torch.tensor([[1.0, 1.0]]), labels=torch.tensor([[1, 0]])))
+        >>> f1_micro(MultiLabelPredictions(torch.tensor([[1.0, 1.0]]), labels=torch.tensor([[1, 0]])))
         Metric(0.6667, over 3 rows)
     """
     hits, misses = (part.sum() for part in _hits(answers))
@@ -90,7 +90,7 @@ def f1_micro(answers: MultiLabel) -> Metric:
 
 
 @metric(unit="fraction", higher_is_better=True, requires=("labels",))
-def f1_macro(answers: MultiLabel) -> Metric:
+def f1_macro(answers: MultiLabelPredictions) -> Metric:
     """Compute the mean F1 over labels. Labels with neither a predicted nor a true yes are left out."""
     hits, misses = _hits(answers)
     there = hits + misses > 0
@@ -98,11 +98,11 @@ def f1_macro(answers: MultiLabel) -> Metric:
 
 
 @metric(unit="fraction", higher_is_better=False, requires=("labels",))
-def hamming(answers: MultiLabel) -> Metric:
+def hamming(answers: MultiLabelPredictions) -> Metric:
     """Compute the fraction of known labels that are predicted wrong (Hamming loss).
 
     Example:
-        >>> hamming(MultiLabel(torch.tensor([[1.0, 1.0]]), labels=torch.tensor([[1, 0]]))).value
+        >>> hamming(MultiLabelPredictions(torch.tensor([[1.0, 1.0]]), labels=torch.tensor([[1, 0]]))).value
         0.5
     """
     labels = _labels(answers)
@@ -110,11 +110,11 @@ def hamming(answers: MultiLabel) -> Metric:
 
 
 @metric(unit="nats", higher_is_better=False, requires=("labels",))
-def binary_nll(answers: MultiLabel) -> Metric:
+def binary_nll(answers: MultiLabelPredictions) -> Metric:
     """Compute the negative log-likelihood of each known label: ``-log sigmoid(z)`` for a yes.
 
     Example:
-        >>> round(binary_nll(MultiLabel(torch.zeros(1, 1), labels=torch.tensor([[1]]))).value, 4)
+        >>> round(binary_nll(MultiLabelPredictions(torch.zeros(1, 1), labels=torch.tensor([[1]]))).value, 4)
         0.6931
     """
     labels = _labels(answers)
@@ -123,7 +123,7 @@ def binary_nll(answers: MultiLabel) -> Metric:
 
 
 @metric(unit="fraction", higher_is_better=True, requires=("teacher",))
-def answer_agreement(answers: MultiLabel) -> Metric:
+def answer_agreement(answers: MultiLabelPredictions) -> Metric:
     """Compute the fraction of labels on which student and teacher agree."""
     return fraction((answers.student > 0) == (cast(Tensor, answers.teacher) > 0))
 
@@ -135,11 +135,11 @@ MULTI_LABEL_METRICS: dict[str, MetricFunction] = {
 """All metrics of multi-label classification by name."""
 
 
-def _labels(answers: MultiLabel) -> Int[Tensor, "n labels"]:
+def _labels(answers: MultiLabelPredictions) -> Int[Tensor, "n labels"]:
     return cast(Tensor, answers.labels)
 
 
-def _hits(answers: MultiLabel) -> tuple[Float[Tensor, " labels"], Float[Tensor, " labels"]]:
+def _hits(answers: MultiLabelPredictions) -> tuple[Float[Tensor, " labels"], Float[Tensor, " labels"]]:
     """Count, by label, the true positives and the false positives plus false negatives."""
     predicted, true = answers.student > 0, _labels(answers) == 1
     labeled = _labels(answers) != IGNORED

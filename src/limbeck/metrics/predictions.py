@@ -175,6 +175,36 @@ def predict_with_teacher(
         )
 
 
+def iterate_logits(
+    model: Any, data: Any, *, preprocess: Callable[[Batch], Inputs] | None = None, adaptor: Adaptor | None = None
+) -> Iterator[tuple[Batch, Tensor]]:
+    """Yield each batch with the logits of a model, as `predict` computes them, without keeping them.
+
+    Args:
+        model: As for `predict`.
+        data: As for `predict`.
+        preprocess: As for `predict`.
+        adaptor: As for `predict`.
+
+    Raises:
+        DataError: As for `predict`.
+
+    Example:
+        >>> [logits.shape for _, logits in iterate_logits(nn.Linear(2, 3), [Batch(torch.zeros(4, 2))])]
+        [torch.Size([4, 3])]
+    """
+    with _open_logits(model, preprocess, adaptor) as logits:
+        for batch in as_batches(data, model):
+            with torch.no_grad():
+                outputs = logits(batch)
+            yield batch, outputs
+
+
+def flatten_positions(logits: Tensor, batch: Batch) -> Predictions:
+    """Make predictions of the logits of one batch: a row for each example or position that counts."""
+    return _rows(logits, None, batch)
+
+
 @contextmanager
 def _open_logits(
     model: Any, preprocess: Callable[[Batch], Inputs] | None, adaptor: Adaptor | None

@@ -57,6 +57,19 @@ def mse(estimates: Estimates) -> Metric:
 
 
 @metric(unit="unit of the targets", higher_is_better=False, requires=("targets",))
+def rmse(estimates: Estimates) -> Metric:
+    """Compute the square root of `mse`. It is not a mean over targets.
+
+    Example:
+        >>> import torch
+        >>> rmse(Estimates(torch.zeros(2, 1), targets=torch.tensor([[1.0], [7.0]]))).value
+        5.0
+    """
+    errors = _errors(estimates)
+    return mean_of_all(float(errors.square().mean().sqrt()), len(errors))
+
+
+@metric(unit="unit of the targets", higher_is_better=False, requires=("targets",))
 def mae(estimates: Estimates) -> Metric:
     """Compute the mean absolute error over all known targets.
 
@@ -113,7 +126,7 @@ def mse_to_teacher(estimates: Estimates) -> Metric:
 
 
 REGRESSION_METRICS: dict[str, MetricFunction] = {
-    function.__name__: function for function in (mse, mae, r2, gaussian_nll, mse_to_teacher)
+    function.__name__: function for function in (mse, rmse, mae, r2, gaussian_nll, mse_to_teacher)
 }
 """All metrics of regression by name."""
 

@@ -13,7 +13,7 @@ from limbeck.batch import IGNORED
 from limbeck.errors import LimbeckError
 from limbeck.metrics.predictions import Predictions
 
-Needed = Literal["labels", "teacher", "targets", "variance"]
+Needed = Literal["labels", "teacher", "targets", "variance", "log_loss"]
 
 
 @singledispatch
@@ -25,7 +25,7 @@ def valid_rows(predictions: Any, name: str, requires: tuple[Needed, ...]) -> Any
     """
     raise LimbeckError(
         f"The metric {name!r} is a function of Predictions(student, teacher, labels), of Estimates (regression) or of "
-        f"MultiLabel; got a {type(predictions).__name__}."
+        f"MultiLabelPredictions; got a {type(predictions).__name__}."
     )
 
 

@@ -1,0 +1,70 @@
+"""Tasks by name, and from the plain values in a file."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import fields
+from typing import Any
+
+from limbeck.errors import LimbeckError, unknown_name_error
+from limbeck.tasks.classification import Classification
+from limbeck.tasks.multi_label import MultiLabel
+from limbeck.tasks.regression import Regression
+from limbeck.tasks.segmentation import Segmentation
+from limbeck.tasks.task import Task
+
+_TASKS: dict[str, type[Task]] = {one.name: one for one in (Classification, MultiLabel, Regression, Segmentation)}
+
+
+def task_names() -> tuple[str, ...]:
+    """The names of all tasks.
+
+    Example:
+        >>> task_names()
+        ('classification', 'multi_label', 'regression', 'segmentation')
+    """
+    return tuple(_TASKS)
+
+
+def get_task(task: str | Task, **settings: Any) -> Task:
+    """Make a task from its name and settings; a task is returned as it is.
+
+    Raises:
+        UnknownNameError: If there is no such task or setting. The message has the nearest name.
+        LimbeckError: If a setting has the wrong type.
+
+    Example:
+        >>> get_task("regression", standardize=False)
+        Regression(standardize=False, names=(), mean=(), std=())
+    """
+    if isinstance(task, Task):
+        return task
+    name = task.replace("-", "_")
+    if name not in _TASKS:
+        raise unknown_name_error("task", task, _TASKS, argument="task")
+    kinds = {field.name: field.type for field in fields(_TASKS[name])}  # type: ignore[arg-type]
+    for key, value in settings.items():
+        if key not in kinds:
+            raise unknown_name_error(f"setting of the task {name}", key, kinds, argument="task")
+        if kinds[key] == "bool" and not isinstance(value, bool):
+            raise LimbeckError(f"task.{key} is true or false; got {value!r}.")
+    return _TASKS[name](**settings)
+
+
+def task_from_dict(values: Mapping[str, Any] | None) -> Task:
+    """Read a task from the plain values of a file (`Task.to_dict`); classification if there are none.
+
+    Raises:
+        UnknownNameError: If the file names a task that this version does not have.
+
+    Example:
+        >>> task_from_dict({"name": "multi_label", "labels": 2, "names": ["a", "b"]})
+        MultiLabel(labels=2, names=('a', 'b'))
+    """
+    values = dict(values or {})
+    name = str(values.pop("name", "classification"))
+    if name not in _TASKS:
+        raise unknown_name_error("task", name, _TASKS, argument="task")
+    known = {field.name for field in fields(_TASKS[name])}  # type: ignore[arg-type]
+    settings = {key: tuple(one) if isinstance(one, list) else one for key, one in values.items() if key in known}
+    return _TASKS[name](**settings)
