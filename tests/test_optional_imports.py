@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parents[1]
 def test_a_missing_library_is_named_with_its_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "sklearn", None)
     with pytest.raises(MissingPackageError) as caught:
-        import_optional("sklearn.metrics", extra="sklearn", purpose="Average precision")
+        import_optional("sklearn", extra="sklearn", purpose="Average precision")
     assert (caught.value.package, caught.value.extra) == ("scikit-learn", "sklearn")
     assert isinstance(caught.value, LimbeckError)
     assert isinstance(caught.value, ImportError)
@@ -54,3 +54,8 @@ def test_every_extra_in_the_source_exists():
     names = set().union(*map(_extras, (ROOT / "src").rglob("*.py")))
     assert names, "no call was seen"
     assert names <= set(extras)
+
+
+def test_no_other_module_writes_the_command_by_hand():
+    files = [path for path in (ROOT / "src").rglob("*.py") if "pip install 'limbeck[" in path.read_text("utf-8")]
+    assert {path.name for path in files} == {"optional_imports.py"}

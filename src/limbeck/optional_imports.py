@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from importlib import import_module
 from importlib.util import find_spec
 from types import ModuleType
@@ -57,8 +58,18 @@ def import_optional(module: str, *, extra: str, purpose: str = "This") -> Module
 def missing_package_error(library: str, *, extra: str, purpose: str = "This") -> MissingPackageError:
     """Error for a library that is not installed, with the command that installs it."""
     package = _PACKAGES.get(library, library)
-    sentence = f"{purpose} needs {package}; type: pip install 'limbeck[{extra}]'"
+    sentence = f"{purpose} needs {package}; type: {install_command(extra)}"
     return MissingPackageError(sentence, package=package, extra=extra)
+
+
+def install_command(extra: str) -> str:
+    """The command that installs an extra of limbeck.
+
+    Example:
+        >>> install_command("table")
+        "pip install 'limbeck[table]'"
+    """
+    return f"pip install 'limbeck[{extra}]'"
 
 
 def is_installed(library: str) -> bool:
@@ -68,4 +79,6 @@ def is_installed(library: str) -> bool:
         >>> is_installed("json"), is_installed("no_such_library")
         (True, False)
     """
+    if library in sys.modules:  # find_spec fails for modules that were made by hand
+        return sys.modules[library] is not None
     return find_spec(library) is not None

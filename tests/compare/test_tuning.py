@@ -297,7 +297,7 @@ def test_a_range_that_cannot_be_read(text):
 
 
 def test_optuna_s_own_voice_is_left_as_it_was():
-    optuna = sampler.opened()
+    optuna = sampler.import_optuna()
     before = optuna.logging.get_verbosity()
     done = [Trial(i, {"lr": 0.5}, 1.0, 0.0, 1.0, 1) for i in range(10)]
     sampler.propose("a", {"lr": SearchRange(0.1, 1.0)}, {"lr": 0.5}, done)

@@ -11,7 +11,8 @@ import numpy as np
 
 from limbeck.data.name_matching import is_number
 from limbeck.data.npz import check_file
-from limbeck.errors import DataError, LimbeckError
+from limbeck.errors import DataError
+from limbeck.optional_imports import import_optional
 
 SUFFIXES = (".csv", ".tsv", ".parquet")
 _BLOCK = 1 << 24  # bytes parsed at a time; one row, with all line breaks inside its quotes, must fit into a block
@@ -62,10 +63,7 @@ def load_table(path: Path, *, separator: str | None = None, charset: str | None 
         DataError: If the file cannot be read. The message suggests a separator or charset where one would help.
         LimbeckError: If pyarrow is not installed.
     """
-    try:
-        import pyarrow as pa
-    except ImportError as error:
-        raise LimbeckError("Reading tables requires pyarrow: pip install 'limbeck[table]'.") from error
+    pa = import_optional("pyarrow", extra="table", purpose="Reading tables")
     check_file(path)
     suffix = path.suffix.lower()
     between = separator or "\t,"[suffix == ".csv"]

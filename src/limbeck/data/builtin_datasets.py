@@ -13,6 +13,7 @@ from limbeck.data.arrays import ArrayDataset
 from limbeck.data.npz import read_arrays, split_arrays
 from limbeck.data.preprocess import NormalizeImages
 from limbeck.errors import DataError
+from limbeck.optional_imports import install_command, is_installed
 
 _FASHION = "T-shirt/top Trouser Pullover Dress Coat Sandal Shirt Sneaker Bag"
 _CIFAR10 = "airplane automobile bird cat deer dog frog horse ship truck"
@@ -147,10 +148,10 @@ def _check_images(path: Path, name: str, images: np.ndarray, info: ImageDatasetI
 
 
 def _from_hub(name: str, info: ImageDatasetInfo) -> tuple[ArrayDataset, ArrayDataset] | None:
-    try:
-        import datasets
-    except ImportError:
+    if not is_installed("datasets"):
         return None
+    import datasets
+
     path, image, label = info.hub
     try:
         whole = datasets.load_dataset(path)
@@ -172,5 +173,5 @@ def _missing_message(name: str, info: ImageDatasetInfo, directory: Path) -> str:
     return (
         f"{name} is not on this machine. Put {name}.npz into {directory}/ (or set LIMBECK_DATA to its folder) with the "
         f"uint8 arrays x_train [{train}, {size}], y_train [{train}], x_test [{test}, {size}], y_test [{test}]. "
-        "Or download it: pip install 'limbeck[hf]'."
+        f"Or download it: {install_command('hf')}."
     )

@@ -11,7 +11,8 @@ import numpy as np
 import torch
 
 from limbeck.data.dataset import Dataset
-from limbeck.errors import DataError, LimbeckError
+from limbeck.errors import DataError
+from limbeck.optional_imports import import_optional
 
 WIDE = ("I;16", "I;16L", "I;16B", "I;16N", "I")
 """Pillow's modes of gray images with more than 8 bits per pixel; old versions of Pillow open 16 bits as ``I``."""
@@ -136,13 +137,10 @@ def open_pillow() -> Any:
     Raises:
         LimbeckError: If Pillow is not installed.
     """
-    try:
-        from PIL import Image
-    except ImportError as error:
-        raise LimbeckError("Reading images requires Pillow: pip install 'limbeck[image]'.") from error
+    image_module = import_optional("PIL.Image", extra="image", purpose="Reading images")
     # Without init(), two threads that open their first image at once may see only some of the formats.
-    Image.init()
-    return Image
+    image_module.init()
+    return image_module
 
 
 def _as_bytes(path: Path, file: Any, bit_depth: int) -> Any:

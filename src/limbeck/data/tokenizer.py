@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 from collections.abc import Iterable
 from pathlib import Path
@@ -14,6 +13,7 @@ from torch import Tensor
 
 from limbeck.batch import IGNORED, Batch
 from limbeck.errors import DataError, LimbeckError
+from limbeck.optional_imports import import_optional
 
 _DO_NOT_SHIFT = ("XLNetLMHeadModel", "XLMWithLMHeadModel", "FlaubertWithLMHeadModel")
 
@@ -216,12 +216,7 @@ def check_tokenizer(tokenizer: Any) -> None:
 
 def import_text_library(module: str) -> ModuleType:
     """Import a library of the extra ``hf``; the error has the install command."""
-    try:
-        return importlib.import_module(module)
-    except ModuleNotFoundError as error:
-        if error.name != module:
-            raise
-        raise LimbeckError(f"Texts require {module}: pip install 'limbeck[hf]'") from error
+    return import_optional(module, extra="hf", purpose="A tokenizer")
 
 
 def _check_not_empty(texts: Iterable[str]) -> list[str]:

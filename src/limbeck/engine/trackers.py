@@ -11,6 +11,7 @@ from typing import Any, Protocol, runtime_checkable
 from limbeck.engine.run import Run
 from limbeck.engine.step_report import StepReport
 from limbeck.errors import LimbeckError
+from limbeck.optional_imports import is_installed, missing_package_error
 
 
 @runtime_checkable
@@ -155,10 +156,8 @@ class TensorBoard:
 
 
 def _check_installed() -> None:
-    from importlib.util import find_spec
-
-    if find_spec("tensorboard") is None:
-        raise LimbeckError("TensorBoard is not installed; type pip install 'limbeck[tensorboard]'.")
+    if not is_installed("tensorboard"):  # torch.utils.tensorboard itself is always there
+        raise missing_package_error("tensorboard", extra="tensorboard", purpose="TensorBoard")
 
 
 def _open_writer(writer: Any, folder: Path) -> Any:

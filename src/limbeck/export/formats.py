@@ -19,10 +19,11 @@ from limbeck.export.int8 import CALIBRATIONS
 from limbeck.export.int8_report import QuantizationReport, benchmark_pair
 from limbeck.export.int8_search import choose_int8
 from limbeck.export.onnx_file import CHECKED, TOLERANCE, to_onnx
-from limbeck.export.onnx_session import count_examples, import_onnxruntime, open_session, run, split_chunks
+from limbeck.export.onnx_session import count_examples, open_session, run, split_chunks
 from limbeck.export.parity import Parity, max_difference
 from limbeck.export.table_graph import include_encoding, raw_columns
 from limbeck.models import load
+from limbeck.optional_imports import import_optional
 from limbeck.tap import FrozenParameters, call, logits_of
 
 _CALIBRATION = 512
@@ -210,7 +211,7 @@ def check_format(
         check_hf(student)
     if to in ("onnx", "int8"):
         for module in ("onnx", "onnxscript", "onnxruntime"):
-            _ = import_onnxruntime(module, feature=f"--to {to}")
+            _ = import_optional(module, extra="export", purpose=f"--to {to}")
         if raw and texts:
             raise LimbeckError(
                 "--raw cannot put the cutting of texts into tokens into an ONNX file; without it, read.py beside the "

@@ -17,12 +17,12 @@ from limbeck.errors import DataError, LimbeckError, unknown_name_error
 from limbeck.export.onnx_file import strip_debug
 from limbeck.export.onnx_session import (
     count_examples,
-    import_onnxruntime,
     input_feed,
     open_session,
     silence_logging,
     split_chunks,
 )
+from limbeck.optional_imports import import_optional
 
 CALIBRATIONS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "minmax": ("MinMax", {}),
@@ -121,7 +121,7 @@ def make_quantizer(model: str | Path, calibration: Inputs) -> Iterator[Quantizer
         LimbeckError: As `to_int8` does.
     """
     for module in ("onnx", "onnxruntime"):
-        _ = import_onnxruntime(module, feature="Quantizing")
+        _ = import_optional(module, extra="export", purpose="Quantizing")
     if count_examples(calibration) < _FEWEST:
         raise DataError(
             f"Static quantization needs {_FEWEST} real examples or more; got {count_examples(calibration)}."
@@ -145,7 +145,9 @@ class Quantizer:
             quant_pre_process(str(model), str(self._prepared), skip_symbolic_shape=True)
             self._proto = load_model_with_shape_infer(self._prepared)
             # The float32 file is read once: what is written in the end says of itself what it says.
-            self._metadata = import_onnxruntime("onnx", feature="Quantizing").load(str(model)).metadata_props
+            self._metadata = (
+                import_optional("onnx", extra="export", purpose="Quantizing").load(str(model)).metadata_props
+            )
 
     def write(self, path: Path, *, method: str, symmetric: bool) -> Path:
         """Write the model in 8 bits, in one way.
@@ -161,7 +163,7 @@ class Quantizer:
         proto.metadata_props.extend(self._metadata)
         path.parent.mkdir(parents=True, exist_ok=True)
         with atomic_write(path) as partial:
-            import_onnxruntime("onnx", feature="Quantizing").save(proto, partial)
+            import_optional("onnx", extra="export", purpose="Quantizing").save(proto, partial)
         return path
 
     def _quantized(self, method: str, *, symmetric: bool) -> Any:

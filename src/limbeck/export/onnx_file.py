@@ -15,10 +15,11 @@ from torch import Tensor, nn
 from limbeck.atomic_io import atomic_write
 from limbeck.batch import Batch, Inputs
 from limbeck.errors import LimbeckError
-from limbeck.export.onnx_session import count_examples, import_onnxruntime, silence_logging, slice_inputs, tensor_list
+from limbeck.export.onnx_session import count_examples, silence_logging, slice_inputs, tensor_list
 from limbeck.export.parity import Parity, compare_outputs
 from limbeck.models import get_description, size_in_bytes
 from limbeck.models.size_and_hash import unwrap_compiled
+from limbeck.optional_imports import import_optional
 from limbeck.tap import call, logits_of
 
 TOLERANCE = 1e-4
@@ -68,8 +69,8 @@ def to_onnx(
         >>> import limbeck as lb
         >>> # lb.export.to_onnx(student, images, "student.onnx").max_difference
     """
-    import_onnxruntime("onnxscript", feature="Writing ONNX")
-    onnx, path = import_onnxruntime("onnx", feature="Writing ONNX"), Path(path)
+    import_optional("onnxscript", extra="export", purpose="Writing ONNX")
+    onnx, path = import_optional("onnx", extra="export", purpose="Writing ONNX"), Path(path)
     if path.is_dir():
         raise LimbeckError(f"{path} is a folder; an ONNX model is one file, such as {path / 'model.onnx'}.")
     if size_in_bytes(unwrap_compiled(model)) > _LARGEST:

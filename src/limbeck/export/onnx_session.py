@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import importlib
 import io
 import logging
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -18,6 +16,7 @@ from torch import Tensor
 
 from limbeck.batch import Inputs
 from limbeck.errors import DataError, LimbeckError
+from limbeck.optional_imports import import_optional
 
 
 @contextmanager
@@ -38,27 +37,13 @@ CHUNK = 250
 """How many examples are asked at a time."""
 
 
-def import_onnxruntime(module: str, *, feature: str) -> ModuleType:
-    """A library of the extra ``export``.
-
-    Raises:
-        LimbeckError: If it is not installed, with the line to type.
-    """
-    try:
-        return importlib.import_module(module)
-    except ModuleNotFoundError as error:
-        if error.name is None or module.partition(".")[0] != error.name.partition(".")[0]:
-            raise
-        raise LimbeckError(f"{feature} needs {error.name}; type: pip install 'limbeck[export]'") from error
-
-
 def open_session(model: str | Path | bytes, *, threads: int | None = None) -> Any:
     """An onnxruntime session on the CPU, of one thread for each of PyTorch's unless you say how many.
 
     Raises:
         DataError: If there is no such file, or it is no ONNX model.
     """
-    runtime = import_onnxruntime("onnxruntime", feature="Running an ONNX file")
+    runtime = import_optional("onnxruntime", extra="export", purpose="Running an ONNX file")
     settings = runtime.SessionOptions()
     settings.intra_op_num_threads = torch.get_num_threads() if threads is None else threads
     settings.log_severity_level = 3  # warnings about the graph are not for whoever reads the terminal

@@ -12,13 +12,13 @@ from limbeck.batch import Inputs
 from limbeck.errors import LimbeckError
 from limbeck.export.onnx_session import (
     count_examples,
-    import_onnxruntime,
     open_session,
     run,
     slice_inputs,
     split_chunks,
     tensor_list,
 )
+from limbeck.optional_imports import import_optional
 
 _LOOKED_INTO = 100
 """On how many examples every node is looked at: what lies between is kept in memory."""
@@ -144,7 +144,7 @@ def _inner(program: Any, inputs: Inputs) -> dict[str, Tensor]:
 
 def _exposed(proto: Any, names: list[str], inputs: Inputs) -> dict[str, np.ndarray]:
     """The values of inner nodes of an ONNX model: a copy of it gives them as outputs."""
-    onnx = import_onnxruntime("onnx", feature="Looking into an ONNX model")
+    onnx = import_optional("onnx", extra="export", purpose="Looking into an ONNX model")
     copied = onnx.ModelProto()
     copied.CopyFrom(proto)
     already = {output.name for output in proto.graph.output}

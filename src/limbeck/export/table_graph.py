@@ -12,7 +12,7 @@ from jaxtyping import Float32
 
 from limbeck.atomic_io import atomic_write
 from limbeck.data import CategoryColumn, NumberColumn, TableEncoding
-from limbeck.export.onnx_session import import_onnxruntime
+from limbeck.optional_imports import import_optional
 
 _STUDENT = "student/"
 _FAR = 100.0
@@ -25,7 +25,7 @@ def include_encoding(path: Path, encoding: TableEncoding) -> None:
     Each column becomes an input of its name, ``[batch, 1]`` as scikit-learn's converter has it: numbers as ``float``
     (``double`` where float32 would lose digits), NaN where there is none; names as ``string``, any other being "other".
     """
-    onnx = import_onnxruntime("onnx", feature="Writing ONNX")
+    onnx = import_optional("onnx", extra="export", purpose="Writing ONNX")
     proto = onnx.load(str(path))
     old = proto.graph.input[0].name
     onnx.compose.add_prefix(proto, _STUDENT, rename_outputs=False, inplace=True)
@@ -78,7 +78,7 @@ def _is_far(column: NumberColumn) -> bool:
 
 
 def _kind(column: NumberColumn | CategoryColumn) -> int:
-    kinds = import_onnxruntime("onnx", feature="Writing ONNX").TensorProto
+    kinds = import_optional("onnx", extra="export", purpose="Writing ONNX").TensorProto
     if isinstance(column, CategoryColumn):
         return int(kinds.STRING)
     return int(kinds.DOUBLE if _is_far(column) else kinds.FLOAT)
@@ -89,13 +89,13 @@ def _end(name: str) -> str:
 
 
 def _constant(name: str, value: np.ndarray) -> Any:
-    onnx = import_onnxruntime("onnx", feature="Writing ONNX")
+    onnx = import_optional("onnx", extra="export", purpose="Writing ONNX")
     return onnx.helper.make_node("Constant", [], [name], value=onnx.numpy_helper.from_array(value, name))
 
 
 def _number(column: NumberColumn, name: str) -> Iterator[Any]:
     """(value - mean) / std in double precision, 0 where there is none; and, if the column has one, the indicator."""
-    onnx = import_onnxruntime("onnx", feature="Writing ONNX")
+    onnx = import_optional("onnx", extra="export", purpose="Writing ONNX")
     node, kinds = onnx.helper.make_node, onnx.TensorProto
 
     def at(step: str) -> str:
@@ -120,7 +120,7 @@ def _number(column: NumberColumn, name: str) -> Iterator[Any]:
 
 def _category(column: CategoryColumn, name: str) -> Iterator[Any]:
     """A 1 at a name's place, at the last for any other."""
-    node = import_onnxruntime("onnx", feature="Writing ONNX").helper.make_node
+    node = import_optional("onnx", extra="export", purpose="Writing ONNX").helper.make_node
 
     def at(step: str) -> str:
         return f"encoding/{name}/{step}"

@@ -5,9 +5,10 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from limbeck.errors import LimbeckError, nearest
+from limbeck.errors import nearest
 from limbeck.integrations.distillation_loss import DistillationLoss, DistillationOutput
 from limbeck.integrations.id_dataset import IdDataset, collate, to_batch
+from limbeck.optional_imports import import_optional
 
 if TYPE_CHECKING:
     from limbeck.integrations.lightning_module import DistillModule as DistillModule
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 _LAZY = {
     "DistillTrainer": ("trainer", "transformers", "hf"),
     "DistillModule": ("lightning_module", "lightning", "lightning"),
-    "DistilledClassifier": ("sklearn_classifier", "sklearn", ""),
+    "DistilledClassifier": ("sklearn_classifier", "sklearn", "sklearn"),
 }
 
 __all__ = [
@@ -38,9 +39,5 @@ def __getattr__(name: str) -> Any:
         near = nearest(name, __all__)
         raise AttributeError(f"limbeck.integrations has no {name!r}." + (f" Did you mean {near!r}?" if near else ""))
     file, library, extra = _LAZY[name]
-    try:
-        return getattr(import_module(f"limbeck.integrations.{file}"), name)
-    except ModuleNotFoundError as error:
-        if error.name != library:
-            raise
-        raise LimbeckError(f"{name} needs {library}; type: pip install 'limbeck[{extra}]'") from error
+    import_optional(library, extra=extra, purpose=name)
+    return getattr(import_module(f"limbeck.integrations.{file}"), name)

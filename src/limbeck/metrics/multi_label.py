@@ -13,6 +13,7 @@ from limbeck.batch import IGNORED
 from limbeck.errors import LimbeckError
 from limbeck.metrics.metric import Metric, MetricFunction, fraction, metric, summed
 from limbeck.metrics.validation import Needed, require_fields, valid_rows
+from limbeck.optional_imports import import_optional
 
 
 class MultiLabelPredictions(NamedTuple):
@@ -62,8 +63,7 @@ def mean_average_precision(answers: MultiLabelPredictions) -> Metric:
         >>> round(mean_average_precision(MultiLabelPredictions(logits, labels=labels)).value, 4)
         0.8333
     """
-    from sklearn.metrics import average_precision_score
-
+    metrics = import_optional("sklearn.metrics", extra="sklearn", purpose="Average precision")
     labels = _labels(answers)
     precisions = []
     for column, truth in zip(answers.student.double().unbind(1), labels.unbind(1), strict=True):
@@ -71,7 +71,7 @@ def mean_average_precision(answers: MultiLabelPredictions) -> Metric:
         if bool((truth == 1).any()):
             # Only the order matters, and scikit-learn rejects infinite scores, so ranks are used.
             ranks = column[labeled].unique(return_inverse=True)[1]
-            precisions.append(float(average_precision_score(truth[labeled].numpy(), ranks.numpy())))
+            precisions.append(float(metrics.average_precision_score(truth[labeled].numpy(), ranks.numpy())))
     return Metric(sum(precisions), len(precisions))
 
 

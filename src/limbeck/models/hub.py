@@ -17,6 +17,7 @@ from torch import nn
 
 from limbeck.errors import LimbeckError, UnknownNameError, nearest, unknown_name_error
 from limbeck.models.weights import load_weights
+from limbeck.optional_imports import import_optional
 
 LIBRARIES = ("timm", "hf")
 
@@ -64,13 +65,8 @@ def import_library(module: str, *, extra: str, purpose: str) -> ModuleType:
     Raises:
         LimbeckError: If it is not installed, or cannot be imported because torchvision does not match torch.
     """
-    try:
-        with torchvision_checked(purpose):
-            return importlib.import_module(module)
-    except ModuleNotFoundError as error:
-        if error.name != module:
-            raise
-        raise LimbeckError(f"{purpose} needs {module}; type: pip install 'limbeck[{extra}]'") from error
+    with torchvision_checked(purpose):
+        return import_optional(module, extra=extra, purpose=purpose)
 
 
 @contextmanager

@@ -11,8 +11,8 @@ from torch.quasirandom import SobolEngine
 
 from limbeck.compare.tuning.search_space import Space, Values
 from limbeck.compare.tuning.trial import Trial
-from limbeck.errors import LimbeckError
 from limbeck.methods.card import SearchRange
+from limbeck.optional_imports import import_optional
 
 _SHARED = ("lr", "epochs")  # what every arm has: all arms try the same of these
 
@@ -73,7 +73,7 @@ def propose(arm: str, space: Space, start: Values, done: Sequence[Trial]) -> Val
         }
     if len(done) < _SPREAD:
         return sobol_point(space, len(done) - 1)
-    optuna = opened()
+    optuna = import_optuna()
     kinds = {name: _kind(optuna, search_range) for name, search_range in space.items()}
     before = optuna.logging.get_verbosity()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -88,17 +88,13 @@ def propose(arm: str, space: Space, start: Values, done: Sequence[Trial]) -> Val
         optuna.logging.set_verbosity(before)
 
 
-def opened() -> Any:
-    """Optuna.
+def import_optuna() -> Any:
+    """Import Optuna.
 
     Raises:
-        LimbeckError: If it is not installed.
+        MissingPackageError: If it is not installed.
     """
-    try:
-        import optuna
-    except ImportError as error:
-        raise LimbeckError("A search needs Optuna; type pip install 'limbeck[tune]'.") from error
-    return optuna
+    return import_optional("optuna", extra="tune", purpose="A search")
 
 
 def _kind(optuna: Any, search_range: SearchRange) -> Any:

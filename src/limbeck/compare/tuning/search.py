@@ -24,7 +24,7 @@ from limbeck.compare.teacher_training import (
 )
 from limbeck.compare.trackers import check_tracker
 from limbeck.compare.tuning.results import best_job, checked_place, claim_place, job_files, result_of
-from limbeck.compare.tuning.sampler import opened
+from limbeck.compare.tuning.sampler import import_optuna
 from limbeck.compare.tuning.scheduler import all_trials
 from limbeck.compare.tuning.search_space import (
     Ends,
@@ -74,7 +74,7 @@ def tune(
     """
     start = time.perf_counter()
     _check(job, trials)
-    opened()
+    import_optuna()
     out = checked_place(job)
     search_ranges = made_ranges(job, ranges or {})
     spaces_of(job, search_ranges, smoothing=0.0)  # a wrong name is said before data are read

@@ -14,6 +14,7 @@ from torch import Tensor
 from limbeck.batch import LOGITS, Batch, Inputs
 from limbeck.errors import ArgumentError, DataError, LimbeckError
 from limbeck.metrics.predictions import as_batches
+from limbeck.optional_imports import import_optional
 from limbeck.teachers import Groups, Preprocess, as_teacher
 
 _CPU = torch.device("cpu")
@@ -140,11 +141,10 @@ def _checked(classes: int, size: int | None, clusters: int | None) -> tuple[int,
 
 def _distances(columns: np.ndarray, clusters: int, seed: int) -> np.ndarray:
     """Compute the distances from each center of K-means to the column of each class, [clusters, classes]."""
-    from sklearn.cluster import KMeans
-    from sklearn.exceptions import ConvergenceWarning
-
+    cluster = import_optional("sklearn.cluster", extra="sklearn", purpose="Grouping classes by K-means")
+    exceptions = import_optional("sklearn.exceptions", extra="sklearn")
     with warnings.catch_warnings():
         # Equal columns can leave fewer distinct points than clusters. Then two groups are equal.
-        warnings.simplefilter("ignore", ConvergenceWarning)
-        centers = KMeans(clusters, n_init=10, random_state=seed).fit(columns).cluster_centers_
+        warnings.simplefilter("ignore", exceptions.ConvergenceWarning)
+        centers = cluster.KMeans(clusters, n_init=10, random_state=seed).fit(columns).cluster_centers_
     return np.linalg.norm(centers[:, None] - columns[None], axis=-1)

@@ -11,7 +11,8 @@ from scipy.signal import resample_poly
 
 from limbeck.data.builtin_datasets import data_folders
 from limbeck.data.npz import read_arrays
-from limbeck.errors import DataError, LimbeckError
+from limbeck.errors import DataError
+from limbeck.optional_imports import import_optional
 
 FILE = "fsdd_8k.npz"
 RATE = 8000
@@ -95,12 +96,7 @@ def log_mel(samples: Float[np.ndarray, " samples"]) -> Float[np.ndarray, "frames
         >>> log_mel(np.zeros(8000, np.float32)).shape
         (98, 40)
     """
-    try:
-        import kaldi_native_fbank as kaldi
-    except ImportError as error:
-        raise LimbeckError(
-            "Log-Mel coefficients need kaldi-native-fbank; type pip install 'limbeck[speech]'."
-        ) from error
+    kaldi = import_optional("kaldi_native_fbank", extra="speech", purpose="Computing log-Mel coefficients")
     options = kaldi.FbankOptions()
     options.frame_opts.samp_freq = RATE
     options.frame_opts.dither = 0.0
