@@ -24,7 +24,7 @@ from limbeck.errors import LimbeckError
 from limbeck.job import ARMS, Job, make_job
 
 PARTS: Mapping[str, tuple[str, ...]] = {
-    "predictions": ("limbeck.metrics.predictions", "limbeck.compare.teacher_training:ask"),
+    "predictions": ("limbeck.metrics.predictions", "limbeck.compare.teacher:ask"),
     "costs": ("limbeck.metrics.cost", "limbeck.metrics.cost_in_full", "limbeck.metrics.compute"),
     "measures": ("limbeck.metrics", "limbeck.compare.extra_metrics"),
     "page": ("limbeck.report",),

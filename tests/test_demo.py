@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import limbeck as lb
 from limbeck.compare.comparison_data import load_comparison_data, student_of
-from limbeck.compare.teacher_training import open_teacher
+from limbeck.compare.teacher import open_teacher
 from limbeck.demo import DESCRIPTION, demo_job
 from limbeck.models import count_parameters, load
 

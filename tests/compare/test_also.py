@@ -11,11 +11,11 @@ import torch
 
 import limbeck
 from job_events import collect_messages
-from limbeck.compare import run_job
+from limbeck.compare import extra_metrics, run_job
 from limbeck.compare.comparison_data import load_comparison_data
-from limbeck.compare.extra_metrics import MetricContext, check_also, measurement
-from limbeck.compare.extra_metrics.cka import mean_best_cka
-from limbeck.compare.extra_metrics.corruptions import select_pictures
+from limbeck.compare.corruptions import select_pictures
+from limbeck.compare.extra_metrics import check_also, mean_best_cka
+from limbeck.compare.result import MetricContext
 from limbeck.data import ArrayDataset, SelectColumn, load_data, subsample
 from limbeck.errors import LimbeckError
 from limbeck.events import ignore_events
@@ -290,7 +290,7 @@ def test_what_fails_at_the_end_takes_no_result_away(tmp_path, monkeypatch, caplo
     def full(seen):
         raise RuntimeError("out of memory\nand a long tail")
 
-    monkeypatch.setattr(measurement, "_METRICS", {**measurement._METRICS, "cka": full})
+    monkeypatch.setattr(extra_metrics, "_METRICS", {**extra_metrics._METRICS, "cka": full})
     result, _, folder = run(tmp_path / "run", blobs(tmp_path / "blobs.npz"), also=["cka", "groups"], seeds=1)
     assert list(result["cka"]) == ["sentence"]
     assert result["cka"]["sentence"].startswith("Failed: cka. RuntimeError: out of memory")

@@ -6,7 +6,7 @@ import pytest
 
 import limbeck as lb
 from limbeck.compare import checkup
-from limbeck.compare.class_order import load_in_order
+from limbeck.compare.comparison_data import load_in_order
 from limbeck.errors import LimbeckError
 from limbeck.job import make_job, read_job
 from limbeck.models import build

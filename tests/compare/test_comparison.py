@@ -11,8 +11,8 @@ import torch
 import limbeck
 from job_events import collect_messages
 from limbeck.compare import Outcome, experiment, run_job
-from limbeck.compare.arms import recipe_of, run_arm
-from limbeck.compare.matched_label_smoothing import mean_entropy, smoothing_of
+from limbeck.compare.arm_recipes import mean_entropy, recipe_of, smoothing_of
+from limbeck.compare.arms import run_arm
 from limbeck.compare.result import verdict_of
 from limbeck.errors import LimbeckError
 from limbeck.export import export_run

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from limbeck.compare.comparison_data import eval_batches, load_comparison_data, setting_of, student_of
-from limbeck.compare.teacher_training import ask, check_teacher
+from limbeck.compare.teacher import ask, check_teacher
 from limbeck.data import ArrayDataset, Chain, CutMix, Flip, RandomShift
 from limbeck.errors import LimbeckError
 from limbeck.job import Budget, CacheSettings, make_job, train_loader

@@ -8,10 +8,9 @@ import torch
 from torch import nn
 
 import limbeck as lb
-from limbeck.compare.comparison_data import load_comparison_data, student_of
+from limbeck.compare.comparison_data import check_student, load_comparison_data, student_of
 from limbeck.compare.dry_run import dry_run
-from limbeck.compare.model_checks import check_student
-from limbeck.compare.teacher_training import has_weights, open_teacher
+from limbeck.compare.teacher import has_weights, open_teacher
 from limbeck.engine import Run, TrainConfig, open_fabric
 from limbeck.errors import LastBatchError, LimbeckError
 from limbeck.functional import cross_entropy

@@ -9,7 +9,7 @@ import limbeck as lb
 from job_events import collect_messages
 from limbeck.compare import run_job
 from limbeck.compare.comparison_data import load_comparison_data
-from limbeck.compare.seen_rows import find_seen_rows
+from limbeck.compare.dry_run import find_seen_rows
 from limbeck.job import make_job
 from limbeck.models import open_model
 from limbeck.report.page import report_page

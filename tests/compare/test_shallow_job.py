@@ -13,7 +13,7 @@ import limbeck as lb  # noqa: E402
 from job_events import collect_messages  # noqa: E402
 from limbeck.compare.arms import ArmRun, start  # noqa: E402
 from limbeck.compare.comparison_data import load_comparison_data, student_of  # noqa: E402
-from limbeck.compare.teacher_training import open_teacher  # noqa: E402
+from limbeck.compare.teacher import open_teacher  # noqa: E402
 from limbeck.errors import LimbeckError  # noqa: E402
 from limbeck.export import export_run  # noqa: E402
 from limbeck.job import job_text, make_job, read_job, with_absolute_paths, with_settings  # noqa: E402

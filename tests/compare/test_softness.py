@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from limbeck.compare.matched_label_smoothing import mean_entropy, smoothing_of
+from limbeck.compare.arm_recipes import mean_entropy, smoothing_of
 
 
 @pytest.mark.parametrize("classes", [2, 10, 1000])

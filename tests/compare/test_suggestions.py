@@ -12,8 +12,7 @@ import pytest
 
 from limbeck.compare import run_job
 from limbeck.compare.arms import Outcome
-from limbeck.compare.loss_curves import find_fall
-from limbeck.compare.suggestions import JudgedRun, suggest
+from limbeck.compare.suggestions import JudgedRun, find_fall, suggest
 from limbeck.job import make_job, read_job, read_suggestions, with_settings
 from limbeck.report.page import report_page
 from limbeck.report.run_data import read_run

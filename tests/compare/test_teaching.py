@@ -9,7 +9,7 @@ import torch
 
 from job_events import collect_messages
 from limbeck.compare.comparison_data import load_comparison_data
-from limbeck.compare.teacher_training import ask, open_teacher, train_teacher
+from limbeck.compare.teacher import ask, open_teacher, train_teacher
 from limbeck.events import EnsemblePlanned, Message, ignore_events
 from limbeck.job import make_job
 from limbeck.teachers import Ensemble, ModelTeacher

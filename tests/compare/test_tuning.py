@@ -15,10 +15,9 @@ import limbeck as lb
 from fuzzing import read_as_good
 from killing import states_at_kills
 from limbeck.compare import tuning
-from limbeck.compare.tuning import read_ranges, sampler, scheduler, tune
-from limbeck.compare.tuning.sampler import sobol_point
+from limbeck.compare.tuning import read_ranges, trials, tune
 from limbeck.compare.tuning.search_space import spaces_of, start_of, with_values
-from limbeck.compare.tuning.trial import Trial, append_trial, best_of, load_trials
+from limbeck.compare.tuning.trials import Trial, append_trial, best_of, load_trials, sobol_point
 from limbeck.errors import DataError, LimbeckError
 from limbeck.job import collect_settings, make_job, read_job, read_search
 from limbeck.methods import method, names
@@ -106,7 +105,7 @@ def test_what_it_writes_is_a_job_that_runs_as_it_is(job, tmp_path):
 
 def test_a_search_that_was_stopped_goes_on_as_if_it_had_not_been(job, monkeypatch):
     whole = tune(job("whole"), trials=3)
-    real, left = scheduler.run_trial, [5]
+    real, left = trials.run_trial, [5]
 
     def stopping(*arguments, **options):
         left[0] -= 1
@@ -114,18 +113,18 @@ def test_a_search_that_was_stopped_goes_on_as_if_it_had_not_been(job, monkeypatc
             raise KeyboardInterrupt
         return real(*arguments, **options)
 
-    monkeypatch.setattr(scheduler, "run_trial", stopping)
+    monkeypatch.setattr(trials, "run_trial", stopping)
     with pytest.raises(KeyboardInterrupt):
         tune(job("stopped"), trials=3)
-    monkeypatch.setattr(scheduler, "run_trial", real)
+    monkeypatch.setattr(trials, "run_trial", real)
     again = tune(job("stopped"), trials=3)
     assert trials_of(again) == trials_of(whole)
 
 
 def test_one_that_is_done_may_be_given_more_trials_and_runs_none_twice(job, monkeypatch):
     first = tune(job(), trials=1)
-    real, ran = scheduler.run_trial, []
-    monkeypatch.setattr(scheduler, "run_trial", lambda *a, **o: ran.append(a[1:3]) or real(*a, **o))
+    real, ran = trials.run_trial, []
+    monkeypatch.setattr(trials, "run_trial", lambda *a, **o: ran.append(a[1:3]) or real(*a, **o))
     more = tune(job(), trials=2)
     assert ran == [(arm, 1) for arm in ARMS]
     assert {arm: found[:1] for arm, found in trials_of(more).items()} == trials_of(first)
@@ -194,11 +193,11 @@ def test_the_next_values_depend_on_the_trials_alone():
     space = {"lr": SearchRange(1e-4, 1.0, log=True), "epochs": SearchRange(1, 9, log=True, whole=True)}
     done = [Trial(i, {"lr": 0.5**i, "epochs": i % 9 + 1}, 0.5 + 0.01 * i, 1.0, 1.0, i) for i in range(12)]
     for so_far in (done[:3], done):
-        one, two = (sampler.propose("distilled", space, {"lr": 0.1, "epochs": 3}, so_far) for _ in range(2))
+        one, two = (trials.propose("distilled", space, {"lr": 0.1, "epochs": 3}, so_far) for _ in range(2))
         assert one == two
         assert 1 <= one["epochs"] <= 9
         assert isinstance(one["epochs"], int)
-    assert sampler.propose("distilled", space, {"lr": 0.1, "epochs": 3}, []) == {"lr": 0.1, "epochs": 3}
+    assert trials.propose("distilled", space, {"lr": 0.1, "epochs": 3}, []) == {"lr": 0.1, "epochs": 3}
 
 
 def test_few_trials_see_all_of_a_range_and_every_arm_the_same_learning_rates():
@@ -216,15 +215,15 @@ def test_a_search_finds_a_planted_best():
     """A hill over the learning rate: thirty trials come near its top, from a start far away."""
     space, done = {"lr": SearchRange(1e-5, 1.0, log=True)}, []
     for number in range(30):
-        values = sampler.propose("student alone", space, {"lr": 1e-5}, done)
+        values = trials.propose("student alone", space, {"lr": 1e-5}, done)
         height = -((np.log10(values["lr"]) + 2.5) ** 2)
         done.append(Trial(number, values, float(height), 0.0, 0.0, 1))
     assert abs(np.log10(best_of(done).values["lr"]) + 2.5) < 0.3
 
 
 def test_of_equal_accuracies_the_lower_nll_wins_then_the_earlier():
-    trials = [Trial(0, {}, 0.5, 1.0, 1.0, 1), Trial(1, {}, 0.5, 0.4, 1.0, 1), Trial(2, {}, 0.5, 0.4, 1.0, 1)]
-    assert best_of(trials).number == 1
+    three = [Trial(0, {}, 0.5, 1.0, 1.0, 1), Trial(1, {}, 0.5, 0.4, 1.0, 1), Trial(2, {}, 0.5, 0.4, 1.0, 1)]
+    assert best_of(three).number == 1
 
 
 def test_a_line_that_a_kill_cut_short_does_not_count(tmp_path):
@@ -297,10 +296,10 @@ def test_a_range_that_cannot_be_read(text):
 
 
 def test_optuna_s_own_voice_is_left_as_it_was():
-    optuna = sampler.import_optuna()
+    optuna = trials.import_optuna()
     before = optuna.logging.get_verbosity()
     done = [Trial(i, {"lr": 0.5}, 1.0, 0.0, 1.0, 1) for i in range(10)]
-    sampler.propose("a", {"lr": SearchRange(0.1, 1.0)}, {"lr": 0.5}, done)
+    trials.propose("a", {"lr": SearchRange(0.1, 1.0)}, {"lr": 0.5}, done)
     assert optuna.logging.get_verbosity() == before
     assert tuning.tune is tune
 

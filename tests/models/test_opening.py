@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import nn
 
-from limbeck.compare.teacher_training import has_weights
+from limbeck.compare.comparison_data import has_weights
 from limbeck.errors import DataError, LimbeckError, UnknownNameError
 from limbeck.job import TeacherSettings
 from limbeck.models import build, fingerprint, get_model_spec, load, open_model, read_config, save

@@ -19,7 +19,7 @@ from limbeck.errors import LimbeckError
 
 if TYPE_CHECKING:
     from limbeck.cache import Store
-    from limbeck.compare.cache_plan import CachePlan
+    from limbeck.compare.teacher_cache import CachePlan
     from limbeck.job import Job
 
 Flags = Mapping[str, Any]
@@ -30,7 +30,7 @@ def run_build(path: str | None, flags: Flags, settings: Sequence[str], *, as_jso
     job = _job(path, flags, settings)
     try:
         with ProgressCallback(to_error=as_json) as callback:
-            from limbeck.compare.build_cache import build
+            from limbeck.compare.teacher_cache import build
 
             store = build(job, callback=callback)
     except KeyboardInterrupt:
@@ -47,7 +47,7 @@ def run_info(path: str | None, flags: Flags, settings: Sequence[str], *, as_json
         _show_store(Store(path), as_json=as_json)
         return
     _check_path(path)
-    from limbeck.compare.cache_plan import plan
+    from limbeck.compare.teacher_cache import plan
 
     job = _job(path, flags, settings)
     folder = None if job.cache is None or (job.cache.folder is None and job.out is None) else _folder(job)
@@ -83,7 +83,7 @@ def run_verify(
     result: dict[str, Any] = {**_facts(store), "damaged": errors}
     recheck = None
     if job is not None and sample and not errors:
-        from limbeck.compare.build_cache import check
+        from limbeck.compare.teacher_cache import check
 
         seed = time.time_ns() % 2**31 if seed is None else seed
         recheck = check(job, sample=sample, seed=seed)

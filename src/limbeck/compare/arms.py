@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,17 +12,14 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from limbeck.checksums import read_lines
+from limbeck.compare.arm_recipes import is_taught, recipe_of
 from limbeck.compare.comparison_data import ComparisonData, eval_batches, setting_of, student_of
-from limbeck.compare.rank_zero import is_rank_zero
-from limbeck.compare.specialist_teacher import Combined, combined_in
-from limbeck.compare.student_cost import ShippedCost, structure_of
+from limbeck.compare.costs import Combined, ShippedCost, combined_in, structure_of
 from limbeck.compare.teacher_cache import with_cache
-from limbeck.compare.trackers import with_trackers
+from limbeck.compare.trackers import is_rank_zero, with_trackers
 from limbeck.data import Preprocess
 from limbeck.engine import Run, StepReport, open_fabric
-from limbeck.errors import LimbeckError
-from limbeck.job import Job, add_flag_hint, plain_name, train_loader
-from limbeck.methods import make, method
+from limbeck.job import Job, plain_name, train_loader
 from limbeck.metrics import (
     METRICS,
     Predictions,
@@ -35,10 +31,8 @@ from limbeck.metrics import (
     save_tensors,
 )
 from limbeck.models import count_parameters
-from limbeck.recipe import Recipe, Stage, change_stages
-from limbeck.teachers import ShuffledTeacher, Teacher
+from limbeck.teachers import Teacher
 
-ALONE, SMOOTHED, SHUFFLED = "student alone", "label smoothing", "shuffled teacher"
 PREDICTIONS = "predictions.safetensors"
 
 
@@ -108,32 +102,6 @@ def start(arm: ArmRun, material: ComparisonData, teacher: Teacher) -> Run:
         metadata={**metadata_of(job, arm.arm, material), **labels},
         student_out=arm.student,
     )
-
-
-def is_taught(job: Job, arm: str) -> bool:
-    """Whether an arm learns by a method: the others learn from labels."""
-    return arm in job.method_arms or arm == SHUFFLED
-
-
-def recipe_of(job: Job, arm: str, teacher: Teacher, *, smoothing: float = 0.1) -> Recipe:
-    """What an arm learns by: the controls know no teacher, or a displaced one."""
-    if arm == ALONE:
-        return make("supervised")
-    if arm == SMOOTHED:
-        return make("label_smoothing", smoothing=smoothing)
-    settings = job.method_arms.get(arm, job.method)
-    own_method = method(settings.name)
-    arguments = {"teacher": teacher} if own_method.has_teacher else {}
-    try:
-        recipe = make(settings.name, **arguments, **settings.hyper)
-    except LimbeckError as error:
-        raise add_flag_hint(error, job.key_of(settings), own_method.parameters) from error
-    # The method itself gets the real teacher, whose layers or shapes it may need; who learns hears displaced answers.
-    return change_stages(recipe, _displaced) if arm == SHUFFLED else recipe
-
-
-def _displaced(stage: Stage) -> Stage:
-    return stage if stage.teacher is None else replace(stage, teacher=ShuffledTeacher(stage.teacher))
 
 
 def metadata_of(job: Job, arm: str, material: ComparisonData) -> dict[str, Any]:

@@ -8,9 +8,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from limbeck.compare.arms import SHUFFLED, SMOOTHED
+from limbeck.compare.arm_recipes import SHUFFLED, SMOOTHED
+from limbeck.compare.comparison_data import has_weights
 from limbeck.compare.run_storage import without_workers, write
-from limbeck.compare.teacher_training import has_weights
 from limbeck.engine.checkpoint import read_checkpoint
 from limbeck.errors import LimbeckError
 from limbeck.job import Job, arm_folder, make_job, read_run_job, with_absolute_paths

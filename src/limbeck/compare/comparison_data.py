@@ -1,23 +1,142 @@
-"""What all arms of a comparison share: data, teacher, the student's shape."""
+"""The data and models that all arms of a comparison share."""
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from limbeck.batch import IGNORED, Batch
-from limbeck.compare.class_order import load_in_order
-from limbeck.compare.student_init import init_student
-from limbeck.data import Dataset, DataSplits, ShuffledLoader
+from limbeck.data import Dataset, DataSplits, ShuffledLoader, load_data, silenced
 from limbeck.engine import TrainConfig
 from limbeck.errors import DataError, LimbeckError
-from limbeck.job import Budget, Job, ModelSettings, add_flag_hint, train_and_development
+from limbeck.job import Budget, Job, ModelSettings, TeacherSettings, add_flag_hint, train_and_development
 from limbeck.metrics import predict
-from limbeck.models import NoModuleError, name_classes, open_model, reference_names, seeded
-from limbeck.teachers import Teacher
+from limbeck.models import (
+    NoModuleError,
+    chosen_layers,
+    get_class_names,
+    is_student_folder,
+    layer_list,
+    match_order,
+    name_classes,
+    open_model,
+    read_class_names,
+    reference_names,
+    seeded,
+    shallow,
+)
+from limbeck.models.hub import LibraryModel
+from limbeck.tap import call, logits_of
+from limbeck.teachers import ModelTeacher, Teacher
+
+
+def has_weights(teacher: TeacherSettings) -> bool:
+    """Whether a teacher comes with weights, or must be trained."""
+    name = teacher.model
+    if (library := LibraryModel.parse(name)) is not None:
+        return library.weights is not None or bool(teacher.arguments.get("pretrained", True))
+    return (".py:" in name and "@" in name) or is_student_folder(Path(name))
+
+
+def load_in_order(job: Job) -> tuple[DataSplits, bool]:
+    """The job's data, and whether their classes were put into the order of its teacher.
+
+    That is done where the teacher lies in a folder that names the same classes in another order, and the job does not
+    say an order. Where it cannot be done, `check_names` refuses the teacher once it is open.
+    """
+    with silenced():  # what it warns of stands in the summary, which is printed
+        data = load_data(job.data)
+        settings: dict[str, Any] = dict(job.data) if isinstance(job.data, dict) else {"name": job.data}
+        theirs = read_class_names(_folder(job.teacher)) if has_weights(job.teacher) else None
+        order = match_order(data.class_names, theirs) if data.class_names and theirs else None
+        if order is None or order == data.class_names or settings.get("class_names") or not job.teacher.check:
+            return data, False
+        try:
+            data = load_data({**settings, "class_names": list(order)})
+        except LimbeckError:  # data that take no order
+            return data, False
+    note = f"The classes are in the order of the teacher {job.teacher.model}: {', '.join(order[:8])}"
+    summary = data.summary and replace(data.summary, notes=(*data.summary.notes, f"{note}."))
+    return replace(data, summary=summary, note=". ".join(filter(None, (data.note, note)))), True
+
+
+def ordered_job(job: Job, data: DataSplits) -> Job:
+    """The job with the order of the data's classes in it, so that whoever opens it again needs no teacher."""
+    settings: dict[str, Any] = dict(job.data) if isinstance(job.data, dict) else {"name": job.data}
+    return job.model_copy(update={"data": {**settings, "class_names": list(data.class_names or ())}})
+
+
+def check_names(teacher: TeacherSettings, model: nn.Module, data: DataSplits) -> None:
+    """Refuse a teacher that calls its classes by other names than the data, or has them in another order.
+
+    Data whose classes are numbers say nothing of names.
+
+    Raises:
+        LimbeckError: With the names of both, and what to type.
+    """
+    ours, theirs = data.class_names, get_class_names(model) or read_class_names(_folder(teacher))
+    if not (ours and theirs and teacher.check) or len(ours) != len(theirs) or not has_weights(teacher):
+        return
+    order = match_order(ours, theirs)
+    if order == ours or (order is None and all(name.lstrip("+-").isdecimal() for name in ours)):
+        return
+    place = next(place for place, name in enumerate(ours) if order is None or name != order[place])
+    mend = (
+        f"Type --set 'data.class_names=[{', '.join(order)}]' if the data take it, or give the teacher the data's order."
+        if order is not None
+        else "If these are the same classes in the same order, call them alike."
+    )
+    raise LimbeckError(
+        f"The teacher {teacher.model} has the class {theirs[place]!r} where the data have {ours[place]!r}: its label "
+        f"order is not theirs. The teacher: {', '.join(theirs[:8])}; the data: {', '.join(ours[:8])}. {mend} To go on "
+        "anyway: --set teacher.check=false."
+    )
+
+
+def _folder(teacher: TeacherSettings) -> str:
+    return teacher.model.rpartition("@")[2].removeprefix("hf:")
+
+
+def init_student(student: ModelSettings, teacher: Teacher | None, *, seed: int) -> nn.Module:
+    """The student, with the weights that the teacher has now; `seed` draws what of it is new (``head: false``).
+
+    Raises:
+        LimbeckError: If the teacher is not one model of transformers whose layers can be taken out.
+    """
+    if not isinstance(teacher, ModelTeacher):
+        raise LimbeckError("student: shallow takes layers of its teacher, and there is no teacher that is one model.")
+    try:
+        with seeded(seed):
+            student_model: nn.Module = shallow(teacher.model, **student.arguments)
+    except LimbeckError as error:
+        raise add_flag_hint(error, "student") from error
+    return student_model
+
+
+def describe_layers(job: Job, teacher: Teacher) -> str | None:
+    """A sentence on how the students of all arms begin, where they begin with weights that are trained already."""
+    library = LibraryModel.parse(job.student.model)
+    if library is not None and library.weights is None and job.student.arguments.get("pretrained", True):
+        return (
+            f"Student: every arm begins with the trained weights of {library} (student.pretrained=false for new ones)."
+        )
+    if not job.student.is_shallow or not isinstance(teacher, ModelTeacher):
+        return None
+    arguments: dict[str, Any] = job.student.arguments
+    _, depth = layer_list(teacher.model)
+    indices = chosen_layers(arguments["layers"], depth)
+    new = [part for part in ("embeddings", "head") if not arguments.get(part, True)]
+    untrained = f"; new: {' and '.join(new)}" if new else ""
+    listed = ", ".join(map(str, indices))
+    return f"Student: layers {listed} of the teacher's {depth} (from 0), with which every arm begins{untrained}."
+
 
 _ASKED = 250
 """Examples that a model is asked about at a time: with a thousand, a small network's layers no longer fit a cache."""
@@ -156,3 +275,61 @@ def _check_judged(examples: Dataset, part: str, classes: int) -> None:
     if labeled and int(labels.max()) >= classes:  # type: ignore[union-attr]
         wrong, last = int(labels.max()), classes - 1  # type: ignore[union-attr]
         raise DataError(f"Label {wrong} of the {part} data is no class of the training data (0 to {last}).")
+
+
+def check_student(job: Job, material: ComparisonData, teacher: Teacher | None = None) -> None:
+    """Build the student and call it on two training examples, and on one of each evaluation part.
+
+    Raises:
+        LimbeckError: If it cannot be built, fails on them, or has another number of classes.
+    """
+    student = student_of(job, material, seed=0, teacher=teacher).eval()
+    first = material.data.preprocess(material.train.take(torch.tensor([0, min(1, len(material.train) - 1)])))
+    shape = "x".join(map(str, material.input_shape))
+    with torch.no_grad():
+        logits = answered(partial(_logits, student, first), f"The student {job.student.model}", shape)
+        for part, examples in judged_parts(material).items():
+            read = material.data.preprocess(examples.take(torch.tensor([0])))
+            ask = partial(_logits, student, read)
+            answered(ask, f"The student {job.student.model}", shape_in(part, read))
+    check_classes(logits, f"The student {job.student.model}", material.classes)
+
+
+def _logits(model: nn.Module, read: Any) -> Tensor:
+    return logits_of(call(model, read))
+
+
+def judged_parts(material: ComparisonData) -> dict[str, Dataset]:
+    """The parts that models are evaluated on, by name; they may come from separate files."""
+    return {"test": material.data.test, "development": material.development}
+
+
+def shape_in(part: str, read: Any) -> str:
+    """The input shape of a part as text; it may differ from that of the training data."""
+    shape = "x".join(map(str, read.shape[1:])) if isinstance(read, Tensor) else "unknown"
+    return f"{shape}, those of the {part} data"
+
+
+def answered(ask: Callable[[], Tensor], who: str, shape: str) -> Tensor:
+    """Call a model on examples of the data.
+
+    Raises:
+        LimbeckError: If it raises; a user's module may raise anything.
+    """
+    try:
+        return ask()
+    except LimbeckError:
+        raise
+    except Exception as error:
+        reason = str(error).strip().partition("\n")[0] or type(error).__name__
+        raise LimbeckError(f"{who} fails on inputs of shape {shape}: {reason}") from error
+
+
+def check_classes(logits: Tensor, who: str, classes: int) -> None:
+    """Check that a model has as many classes as the data.
+
+    Raises:
+        LimbeckError: With both numbers.
+    """
+    if logits.shape[-1] != classes:
+        raise LimbeckError(f"{who} has {logits.shape[-1]} classes, but the data have {classes}.")

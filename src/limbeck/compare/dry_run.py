@@ -1,24 +1,35 @@
-"""The first steps of the teacher and of every arm, on copies, before anything is paid for."""
+"""Checks before training: the first steps of all arms, images, and rows that a teacher may know."""
 
 from __future__ import annotations
 
 import copy
+import time
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import nn
 
-from limbeck.compare.arms import SHUFFLED, is_taught, measure_student, recipe_of
-from limbeck.compare.comparison_data import ComparisonData, eval_batches, setting_of, student_of
-from limbeck.compare.estimator import is_estimator
-from limbeck.compare.model_checks import check_student
+from limbeck.compare.arm_recipes import SHUFFLED, is_taught, recipe_of
+from limbeck.compare.arms import measure_student
+from limbeck.compare.comparison_data import (
+    ComparisonData,
+    check_student,
+    eval_batches,
+    has_weights,
+    setting_of,
+    student_of,
+)
+from limbeck.compare.teacher import EstimatorModule, ask, is_estimator, teachers_recipe
 from limbeck.compare.teacher_cache import with_temporary_cache
-from limbeck.compare.teacher_training import ask, has_weights, teachers_recipe
+from limbeck.data import Dataset, Subset, counter_order, verify
+from limbeck.doctor import Finding, fail, passed, warn
 from limbeck.engine import Run, open_fabric
-from limbeck.errors import DivergedError, LastBatchError, LimbeckError, LimbeckWarning, is_out_of_memory
+from limbeck.errors import DataError, DivergedError, LastBatchError, LimbeckError, LimbeckWarning, is_out_of_memory
+from limbeck.events import Callback, ImagesDecoded, Message
 from limbeck.job import Budget, Job, train_loader
 from limbeck.metrics import Predictions, cost_in_full, predict
 from limbeck.models import seeded
@@ -154,3 +165,94 @@ def _explained(cannot: str, place: str) -> Iterator[None]:
             ) from error
         reason = str(error).strip().partition("\n")[0]
         raise LimbeckError(f"{cannot}: {type(error).__name__}: {reason}") from error
+
+
+_MANY = 2000
+"""So many pictures are decoded before anybody wonders what is going on."""
+_CHUNK = 256
+
+
+def verify_files(material: ComparisonData, callback: Callback) -> None:
+    """Decode what is learnt from, chosen by and tested with, where it lies in files.
+
+    Args:
+        material: The data.
+        callback: Receives a `Message` before and after, and `ImagesDecoded` in between.
+
+    Raises:
+        DataError: If some are damaged: how many, and the first of them.
+    """
+    parts = _parts(material)
+    count, began = sum(map(len, parts)), time.perf_counter()
+    if count > _MANY:
+        threads = f"data.num_workers={parts[0].num_workers}"
+        callback(Message(f"Decoding all {count:,} images once: a damaged one would stop the job later ({threads})."))
+    verify(parts, progress=lambda done, of: callback(ImagesDecoded(done, of)))
+    if count:
+        callback(Message(f"All {count:,} pictures can be decoded ({time.perf_counter() - began:.1f} s)."))
+
+
+def look_at_files(material: ComparisonData, *, seconds: float) -> Finding | None:
+    """The same for a doctor who has so many seconds: what there is time for, drawn at random; None without files."""
+    parts = _parts(material)
+    if not parts:
+        return None
+    chunks, done = _chunks(parts), 0
+    total, until = sum(map(len, parts)), time.perf_counter() + seconds
+    for chunk in chunks:
+        try:
+            verify([chunk])
+        except DataError as error:
+            return fail("files", done, str(error), "damaged")
+        done += len(chunk)
+        if time.perf_counter() > until:
+            break
+    if done < total:
+        sentence = (
+            "drawn at random, can be decoded; there was no time for the others. A job decodes all before it trains."
+        )
+        return warn("files", done, f"{done:,} of {total:,} pictures, {sentence}", f"{done:,}")
+    return passed("files", done, "Every picture can be decoded, those to test with too.", f"{done:,}")
+
+
+def _parts(material: ComparisonData) -> list[Dataset]:
+    return [part for part in (material.data.test, material.development, material.train) if part.reads_files]
+
+
+def _chunks(parts: list[Dataset]) -> list[Subset]:
+    """Some examples at a time, in random order within each part: small parts first."""
+    chunks = []
+    for part in sorted(parts, key=len):
+        order = counter_order(len(part), seed=0, epoch=0, stream="files")
+        chunks += [part.select(index) for index in order.split(_CHUNK)]
+    return chunks
+
+
+def find_seen_rows(job: Job, material: ComparisonData, models: Mapping[str, nn.Module]) -> dict[str, Any] | None:
+    """Which parts were carved from the training data of a teacher that was trained elsewhere, and the sentence on it.
+
+    Such a teacher was trained before limbeck drew those parts, perhaps on the whole file: nobody can tell. Its accuracy
+    there may then be too high, and so may be that of students which imitate it.
+
+    Args:
+        job: The job.
+        material: Its data, with the development part that is used.
+        models: What the teacher is made of, before anything is trained here.
+
+    Returns:
+        ``parts`` (``development``, ``test``) and ``sentence``; None where the teacher is trained here, or the data
+        bring both parts with them.
+    """
+    if not has_weights(job.teacher) and not any(isinstance(m, EstimatorModule) and m.fitted for m in models.values()):
+        return None
+    parts = [] if material.data.development is not None else ["development"]
+    parts += ["test"] if material.data.held_out else []
+    if not parts:
+        return None
+    sentence = (
+        f"The {' and '.join(parts)} examples were taken out of the training data, and the teacher was trained before "
+        "that: it may have learnt from them, and its accuracy there may be too high."
+    )
+    if "test" in parts:
+        sentence += " Test data of their own, which no teacher has seen, settle it."
+    return {"parts": parts, "sentence": sentence}

@@ -16,34 +16,30 @@ from torch import Tensor
 
 from limbeck.batch import IGNORED
 from limbeck.checksums import write_json
-from limbeck.compare.arms import ArmRun, Outcome, measure_student, recipe_of, run_arm
-from limbeck.compare.build_cache import ask_all, check_store
+from limbeck.compare.arm_recipes import matched_smoothing, recipe_of
+from limbeck.compare.arms import ArmRun, Outcome, measure_student, run_arm
 from limbeck.compare.changed_job import Changes, changed_job, forget
-from limbeck.compare.class_order import ordered_job
-from limbeck.compare.comparison_data import ComparisonData, lines_of, load_comparison_data
-from limbeck.compare.dry_run import dry_run
-from limbeck.compare.extra_metrics import MetricContext, check_also, measure_extra
-from limbeck.compare.matched_label_smoothing import matched_smoothing
-from limbeck.compare.rank_zero import is_rank_zero
-from limbeck.compare.result import arms_rows, method_settings, verdict_of
+from limbeck.compare.comparison_data import ComparisonData, describe_layers, lines_of, load_comparison_data, ordered_job
+from limbeck.compare.dry_run import dry_run, find_seen_rows, verify_files
+from limbeck.compare.extra_metrics import check_also, measure_extra
+from limbeck.compare.result import MetricContext, arms_rows, method_settings, verdict_of
 from limbeck.compare.run_storage import (
     append_outcome,
     checked_folder,
     create_and_lock,
     initialize_folder,
+    leave_student,
     load_outcomes,
     lock_folder,
     remove_partial_files,
     seed_folder,
+    ship,
     to_json_safe,
     with_correct,
     write,
 )
-from limbeck.compare.seen_rows import find_seen_rows
-from limbeck.compare.select_student import leave_student, ship
-from limbeck.compare.student_init import describe_layers
 from limbeck.compare.suggestions import JudgedRun, suggest
-from limbeck.compare.teacher_training import (
+from limbeck.compare.teacher import (
     ask,
     check_teacher,
     describe_accuracy,
@@ -52,8 +48,8 @@ from limbeck.compare.teacher_training import (
     steps_taken,
     train_teacher,
 )
-from limbeck.compare.trackers import check_tracker
-from limbeck.compare.verify_images import verify_files
+from limbeck.compare.teacher_cache import ask_all, check_store
+from limbeck.compare.trackers import check_tracker, is_rank_zero
 from limbeck.data import Dataset
 from limbeck.engine import StepReport, environment, open_fabric
 from limbeck.errors import LimbeckError

@@ -1,25 +1,31 @@
-"""The result of all arms together."""
+"""The result of all arms, and the trained students that it is measured on."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from limbeck.compare.arms import ALONE, SHUFFLED, SMOOTHED, Outcome, measure_student
+from limbeck.compare.arm_recipes import ALONE, SHUFFLED, SMOOTHED
+from limbeck.compare.arms import Outcome, measure_student
 from limbeck.compare.comparison_data import ComparisonData, eval_batches, student_of
-from limbeck.compare.estimator import unknown_sizes
-from limbeck.compare.specialist_teacher import Combined
-from limbeck.compare.student_cost import ShippedCost
+from limbeck.compare.costs import Combined, ShippedCost
+from limbeck.compare.run_storage import seed_folder
+from limbeck.compare.teacher import unknown_sizes
 from limbeck.compare.verdict import Results, compare_results, judge, set_beside
+from limbeck.engine import open_fabric
+from limbeck.export.finished_run import FinishedRun, rebuild_combined_student
 from limbeck.job import Job, MethodSettings, plain_name
 from limbeck.methods import method
 from limbeck.metrics import Cost, Predictions, cost_in_full, cost_of, predict
-from limbeck.teachers import ModelTeacher
+from limbeck.models import read_config
+from limbeck.teachers import ModelTeacher, Teacher
+from limbeck.teachers.teacher import Preprocess
 
 
 def std_over_seeds(values: Sequence[float]) -> float:
@@ -89,7 +95,7 @@ def arms_rows(
             "method": _learnt_by(job, arm, smoothing),
             **_row([one.measures for one in runs], [cost]),
             "cost": cost.in_full,
-            "development": _spread([one.development for one in runs]),
+            "development": over_seeds([one.development for one in runs]),
             "seconds": round(sum(seconds) / len(seconds), 3) if seconds else None,
             "steps": runs[0].steps,
         }
@@ -227,7 +233,7 @@ def _accuracies(outcomes: Sequence[Outcome], arm: str) -> list[float]:
 
 def _summary(rows: list[dict[str, float]]) -> dict[str, Any]:
     # A run of another version, taken up again, may lack a measure in the rows that it had written.
-    measures = {name: _spread([row[name] for row in rows]) for name in rows[0] if all(name in row for row in rows)}
+    measures = {name: over_seeds([row[name] for row in rows]) for name in rows[0] if all(name in row for row in rows)}
     return {
         "accuracy": measures["accuracy"],
         **{name: measures[name]["mean"] if name in measures else None for name in ("nll", "agreement")},
@@ -235,5 +241,56 @@ def _summary(rows: list[dict[str, float]]) -> dict[str, Any]:
     }
 
 
-def _spread(values: list[float]) -> dict[str, Any]:
-    return {"mean": sum(values) / len(values), "std": std_over_seeds(values), "values": values}
+def over_seeds(values: Sequence[float]) -> dict[str, Any]:
+    """A measure in the result: mean, standard deviation, and one value per seed."""
+    return {"mean": sum(values) / len(values), "std": std_over_seeds(values), "values": list(values)}
+
+
+class MetricContext(NamedTuple):
+    """A job, before or after the training of its arms.
+
+    Attributes:
+        job: The job.
+        material: The data.
+        teacher: The teacher.
+        models: The modules of the teacher by name.
+        arm: The arm of the verdict.
+        answers: The teacher's logits for the test data; None before training.
+    """
+
+    job: Job
+    material: ComparisonData
+    teacher: Teacher
+    models: Mapping[str, nn.Module]
+    arm: str = ""
+    answers: Tensor | None = None
+
+
+def arms_to_measure(job: Job, arm: str) -> list[str]:
+    """The student alone, if the job has it, and the arm of the verdict."""
+    return [*([ALONE] if ALONE in job.arms else []), arm]
+
+
+def load_student(job: Job, material: ComparisonData, arm: str, seed: int) -> nn.Module:
+    """Load the trained student of an arm and a seed, in eval mode, on the device of the job.
+
+    Raises:
+        LimbeckError: If it cannot be loaded.
+    """
+    run_folder = seed_folder(Path(job.out or ""), arm, seed)
+    # With one method, the first student is saved only in the shipped place.
+    folder = run_folder if run_folder is not None and (run_folder / "student").is_dir() else Path(job.out or "")
+    student = folder / "student"
+    config, result = read_config(student), {"data": {"classes": material.classes}}
+    run = FinishedRun(folder, job, result, student, config["model"], config["metadata"])
+    return rebuild_combined_student(run, material.data).to(first_device(job)).eval()
+
+
+def first_device(job: Job) -> torch.device:
+    """The first device of the job."""
+    return open_fabric(precision=job.precision, devices=1).device
+
+
+def own_preprocess(teacher: Teacher) -> Preprocess | None:
+    """The teacher's own preprocessing; None if it uses the data's."""
+    return teacher.preprocess if isinstance(teacher, ModelTeacher) else None

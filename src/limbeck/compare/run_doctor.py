@@ -10,18 +10,22 @@ from typing import Any, TypeVar
 
 from torch import nn
 
-from limbeck.compare.arms import is_taught, recipe_of
-from limbeck.compare.build_cache import make_cache_loader
-from limbeck.compare.comparison_data import ComparisonData, load_comparison_data, new_model, setting_of, student_of
-from limbeck.compare.dry_run import rehearse_arms, rehearse_teacher
-from limbeck.compare.estimator import is_estimator
-from limbeck.compare.extra_metrics import MetricContext, check_also
-from limbeck.compare.model_checks import check_student
+from limbeck.compare.arm_recipes import is_taught, recipe_of
+from limbeck.compare.comparison_data import (
+    ComparisonData,
+    check_student,
+    load_comparison_data,
+    new_model,
+    setting_of,
+    student_of,
+)
+from limbeck.compare.dry_run import look_at_files, rehearse_arms, rehearse_teacher
+from limbeck.compare.extra_metrics import check_also
+from limbeck.compare.result import MetricContext
 from limbeck.compare.run_storage import checked_folder
-from limbeck.compare.teacher_cache import cached, folder_of, views_of
-from limbeck.compare.teacher_training import has_weights, open_teacher, teachers_recipe
+from limbeck.compare.teacher import has_weights, is_estimator, open_teacher, teachers_recipe
+from limbeck.compare.teacher_cache import cached, folder_of, make_cache_loader, views_of
 from limbeck.compare.trackers import check_tracker
-from limbeck.compare.verify_images import look_at_files
 from limbeck.data import subsample
 from limbeck.doctor import (
     ACCURACY,

@@ -1,18 +1,31 @@
-"""A comparison's teacher with its cache."""
+"""The cache of a job's teacher: opened, planned, filled, checked."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any, NamedTuple
 
+import torch
+from torch import Tensor
+
+from limbeck.batch import LOGITS
+from limbeck.cache import Encoding, Location, Store, encoding, is_store, kl_error, make_encoding, repair
+from limbeck.compare.arm_recipes import recipe_of
+from limbeck.compare.comparison_data import ComparisonData, load_comparison_data
+from limbeck.compare.teacher import EstimatorModule, has_weights, open_teacher
+from limbeck.data import ShuffledLoader
+from limbeck.engine import open_fabric
 from limbeck.errors import LimbeckError
-from limbeck.job import CacheSettings, Job, add_flag_hint
+from limbeck.events import Callback, Message, OutputsCached
+from limbeck.job import CacheSettings, Job, add_flag_hint, train_loader
 from limbeck.losses import Objective
 from limbeck.methods import make, method
 from limbeck.recipe import Recipe
-from limbeck.teachers import CachedTeacher, Teacher
+from limbeck.teachers import CachedTeacher, CacheVerification, Teacher, fill_cache, verify_cache
 
 FOLDER = "answers"
 
@@ -73,3 +86,199 @@ def views_of(job: Job) -> int:
         views = job.cache.views if job.cache is not None else None
         return views or max(job.budget_of(arm).epochs for arm in job.method_arms)
     return 1
+
+
+def build(job: Job, *, callback: Callback) -> Store:
+    """Ask the job's teacher about all its training data, in every view that its arms will see.
+
+    Stopped at any time, it goes on where it was.
+
+    Args:
+        job: What is asked; without ``cache`` it is the default one.
+        callback: Receives `OutputsCached` after each batch.
+
+    Raises:
+        LimbeckError: If the teacher has no weights yet, the store was made for something else, or cannot be written.
+    """
+    material, teacher = load_data_and_teacher(job)
+    ask_all(job, material, teacher, callback)
+    return Store(folder_of(job))
+
+
+def ask_all(job: Job, material: ComparisonData, teacher: Teacher, callback: Callback) -> None:
+    """Ask a teacher that has learnt what it is to teach about everything that the arms will see."""
+    views, where = views_of(job), folder_of(job)
+    fabric = open_fabric(precision=job.precision, devices=1)
+    filling = fill_cache(
+        cached(job, teacher, where), make_cache_loader(job, material), preprocess=material.data.preprocess, views=views,
+        device=fabric.device,
+    )  # fmt: skip
+    lacking = _lacking(job, material, where)
+    with fabric.autocast():
+        for number, done in enumerate(filling):
+            if not number:  # a store that is refused has been refused by now
+                callback(Message(_asking(len(material.train), views, lacking, where)))
+            callback(OutputsCached(done, views * len(material.train)))
+
+
+def _asking(examples: int, views: int, missing: int, where: str) -> str:
+    if not missing:
+        return f"All {views * examples:,} teacher outputs are in {where} already."
+    views_text = f"{views} views each" if views > 1 else "one view each"
+    there = "" if missing == views * examples else f", {missing:,} outputs missing"
+    return (
+        f"Computing the teacher's outputs for {examples:,} examples, {views_text}{there}; they are cached in {where}."
+    )
+
+
+def _lacking(job: Job, material: ComparisonData, where: str) -> int:
+    """How many answers are not in a store, or in a shard that is damaged."""
+    views = range(views_of(job)) if job.budget.has_views else [-1]
+    repair(Location(where))
+    if not is_store(where):
+        return len(views) * len(material.train)
+    store, ids = Store(where), material.train.ids.numpy()
+    return sum(int((store.rows(ids, view) < 0).sum()) for view in views)
+
+
+def check_store(job: Job, material: ComparisonData, teacher: Teacher) -> None:
+    """Look at a store that is there already with the eyes of every arm, before the first is paid for.
+
+    Raises:
+        LimbeckError: If it belongs to other data, or lacks outputs that an arm needs.
+    """
+    for arm in job.method_arms if job.cache is not None else ():
+        cached_teacher = with_cache(job, teacher)
+        loader = train_loader(material.train, job.budget_of(arm), seed=0, cache=job.cache, mixed=True)
+        for stage in recipe_of(job, arm, cached_teacher).stages():
+            if stage.teacher is cached_teacher and (requires := stage.objective.requires.teacher):
+                preprocess = stage.preprocess or material.data.preprocess
+                cached_teacher.attach_loader(loader, preprocess)
+                cached_teacher.prepare(requires, device=torch.device("cpu"), preprocess=preprocess)
+
+
+def check(job: Job, *, sample: int, seed: int) -> CacheVerification:
+    """Ask the job's teacher again about some examples and views, drawn by `seed`, and compare with what is stored."""
+    material, teacher = load_data_and_teacher(job)
+    fabric = open_fabric(precision=job.precision, devices=1)
+    loader = make_cache_loader(job, material, shuffled=seed)
+    with fabric.autocast():
+        return verify_cache(
+            cached(job, teacher, folder_of(job)), loader, preprocess=material.data.preprocess, sample=sample,
+            views=range(views_of(job)), seed=seed, device=fabric.device,
+        )  # fmt: skip
+
+
+def make_cache_loader(job: Job, material: ComparisonData, *, shuffled: int | None = None) -> ShuffledLoader:
+    """A loader of the training examples of all arms, in order or shuffled."""
+    loader = train_loader(material.train, job.budget, seed=0, cache=job.cache or CacheSettings(), mixed=True)
+    return ShuffledLoader(
+        loader.examples, batch_size=loader.batch_size, augment=loader.augment, mix=loader.mix, seed=shuffled or 0,
+        shuffle=shuffled is not None,
+    )  # fmt: skip
+
+
+def load_data_and_teacher(job: Job) -> tuple[ComparisonData, Teacher]:
+    """The job's data, and its teacher, which must have weights."""
+    material = load_comparison_data(job)
+    teacher, models = open_teacher(job, material)
+    fitted = any(isinstance(model, EstimatorModule) and model.fitted for model in models.values())
+    if not has_weights(job.teacher) and not fitted:
+        raise LimbeckError(
+            f"The teacher {job.teacher.model} has no weights yet. `limbeck distill` trains it, keeps its answers as it "
+            "goes if the job has a cache, and leaves it in OUT/teacher/student, which can be a job's teacher."
+        )
+    return material, teacher
+
+
+_SAMPLE = 512
+_KEPT = (8, 16, 32, 64, 128)
+
+
+class Estimate(NamedTuple):
+    """What keeping a teacher's answers in one encoding would take.
+
+    Attributes:
+        encoding: Its name and parameters.
+        bytes: Of one answer, keys and all.
+        total: Of all answers.
+        error: The mean KL in nats of the teacher to what is read back; infinite for what is drawn at random, which has
+            no bias but noise.
+    """
+
+    encoding: dict[str, Any]
+    bytes: int
+    total: int
+    error: float
+
+
+class CachePlan(NamedTuple):
+    """What keeping a teacher's answers would take.
+
+    Attributes:
+        answers: How many there are.
+        views: In how many views of each example.
+        seconds: About how long the teacher takes for them on this machine.
+        sample: On how many examples the errors were measured.
+        estimates: For each encoding.
+    """
+
+    answers: int
+    views: int
+    seconds: float
+    sample: int
+    estimates: list[Estimate]
+
+
+def plan(job: Job) -> CachePlan:
+    """Ask the teacher about a few examples, and say what all would take, before anything is paid for.
+
+    Raises:
+        LimbeckError: If the teacher has no weights yet.
+    """
+    material, teacher = load_data_and_teacher(job)
+    logits, pace = _sampled(job, material, teacher)
+    answers = views_of(job) * len(material.train)
+    rows = logits.reshape(-1, logits.shape[-1])
+    each = len(rows) // len(logits)
+    estimates = [
+        Estimate(one.spec, size := one.width * each + 16, size * answers, kl_error(one, rows))
+        for one in _choices(logits.shape[-1], (job.cache or CacheSettings()).encoding)
+    ]
+    return CachePlan(answers, views_of(job), pace * answers, len(logits), estimates)
+
+
+def _sampled(job: Job, material: ComparisonData, teacher: Teacher) -> tuple[Tensor, float]:
+    """Some answers, and the seconds that one of them took."""
+    fabric = open_fabric(precision=job.precision, devices=1)
+    preprocess, device = material.data.preprocess, fabric.device
+    logits = list[Tensor]()
+    with (
+        fabric.autocast(),
+        teacher.prepare(frozenset({LOGITS}), device=device, preprocess=preprocess) as answer,
+    ):
+        batches = make_cache_loader(job, material, shuffled=0).batches(0, 0)
+        first = next(batches)
+        logits.append(
+            answer(first.to(device))[LOGITS].float().cpu()
+        )  # the first call of a model is not like the others
+        began, count = time.perf_counter(), 0
+        for batch in batches:
+            if count and sum(map(len, logits)) >= _SAMPLE:
+                break
+            logits.append(answer(batch.to(device))[LOGITS].float().cpu())
+            count += batch.size
+        if not count:  # there is but one batch
+            _ = answer(first.to(device))
+            count = first.size
+        pace = (time.perf_counter() - began) / count
+    return torch.cat(logits), pace
+
+
+def _choices(classes: int, settings: str | Mapping[str, Any]) -> list[Encoding]:
+    every = [make_encoding(name, classes=classes) for name in ("float32", "float16", "quantized")]
+    top = [make_encoding("top-k", classes=classes, k=k) for k in _KEPT if k <= classes // 2]
+    drawn = [make_encoding("sampled", classes=classes, draws=k) for k in _KEPT if k <= classes // 2][:2]
+    own = encoding(settings, classes=classes)
+    encodings = [*every, *top, *drawn]
+    return encodings if own.spec in [one.spec for one in encodings] else [*encodings, own]

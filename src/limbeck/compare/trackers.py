@@ -1,4 +1,4 @@
-"""The trackers of a job."""
+"""Trackers of a job, written by the first process."""
 
 from __future__ import annotations
 
@@ -7,10 +7,16 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import final
 
-from limbeck.engine import Run, StepReport, TensorBoard, Tracker, track
+from limbeck.engine import Run, StepReport, TensorBoard, Tracker, is_first_rank, track
 from limbeck.errors import LimbeckError, unknown_name_error
 from limbeck.job import Job
 from limbeck.models import UserFile
+
+
+def is_rank_zero(job: Job) -> bool:
+    """Whether this process is the first of those that a job's distributed strategy launches: it alone writes."""
+    return is_first_rank(devices=job.devices, strategy=job.strategy)
+
 
 FOLDER = "tracked"
 

@@ -10,13 +10,12 @@ from typing import Any
 
 from limbeck.batch import IGNORED
 from limbeck.checksums import read_json, write_json
-from limbeck.compare.comparison_data import ComparisonData
+from limbeck.compare.comparison_data import ComparisonData, has_weights
 from limbeck.compare.teacher_cache import folder_of
-from limbeck.compare.teacher_training import has_weights
 from limbeck.compare.tuning.search_space import Space, with_values
-from limbeck.compare.tuning.trial import Trial, best_of
+from limbeck.compare.tuning.trials import Trial, best_of
 from limbeck.errors import DataError, LimbeckError
-from limbeck.job import Job, TeacherSettings, arm_folder, plain_name, search_job_texts, with_absolute_paths
+from limbeck.job import Job, TeacherSettings, plain_name, search_job_texts, with_absolute_paths
 from limbeck.job.paths import path_exists, restore_private_paths, split_private_paths
 from limbeck.models import read_config
 
@@ -80,13 +79,6 @@ def claim_place(job: Job, spaces: Mapping[str, Space], out: Path) -> None:
                     f"{out} holds a search in which {name} of {arm} runs from {_ends(before)}, and in this one it runs "
                     f"from {_ends(now)}: their trials cannot be mixed. Give another --out."
                 )
-
-
-def place_of(out: Path, arm: str) -> Path:
-    """The folder of one arm's trials."""
-    place = arm_folder(out, arm)
-    place.mkdir(parents=True, exist_ok=True)
-    return place
 
 
 def _ends(ends: Any) -> str:

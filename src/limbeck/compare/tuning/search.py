@@ -9,12 +9,11 @@ from typing import Any
 
 from limbeck.batch import IGNORED
 from limbeck.checksums import write_json
-from limbeck.compare.build_cache import ask_all
+from limbeck.compare.arm_recipes import matched_smoothing
 from limbeck.compare.comparison_data import ComparisonData, load_comparison_data
-from limbeck.compare.dry_run import dry_run
-from limbeck.compare.matched_label_smoothing import matched_smoothing
+from limbeck.compare.dry_run import dry_run, verify_files
 from limbeck.compare.run_storage import lock_folder, remove_partial_files, to_json_safe, write
-from limbeck.compare.teacher_training import (
+from limbeck.compare.teacher import (
     ask,
     check_teacher,
     describe_accuracy,
@@ -22,10 +21,9 @@ from limbeck.compare.teacher_training import (
     open_teacher,
     train_teacher,
 )
+from limbeck.compare.teacher_cache import ask_all
 from limbeck.compare.trackers import check_tracker
 from limbeck.compare.tuning.results import best_job, checked_place, claim_place, job_files, result_of
-from limbeck.compare.tuning.sampler import import_optuna
-from limbeck.compare.tuning.scheduler import all_trials
 from limbeck.compare.tuning.search_space import (
     Ends,
     Space,
@@ -36,7 +34,7 @@ from limbeck.compare.tuning.search_space import (
     start_of,
     with_values,
 )
-from limbeck.compare.verify_images import verify_files
+from limbeck.compare.tuning.trials import all_trials, import_optuna
 from limbeck.engine import open_fabric
 from limbeck.errors import LimbeckError
 from limbeck.events import Callback, Message, ignore_events

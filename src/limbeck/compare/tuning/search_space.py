@@ -1,4 +1,4 @@
-"""Search spaces of the arms."""
+"""Search spaces and the next values of a search."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from limbeck.compare.arms import ALONE, SMOOTHED, recipe_of
+from limbeck.compare.arm_recipes import ALONE, SMOOTHED, recipe_of
 from limbeck.errors import LimbeckError, unknown_name_error
 from limbeck.job import ArmBudget, Job, MethodSettings
 from limbeck.methods import method

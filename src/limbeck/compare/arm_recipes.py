@@ -1,19 +1,51 @@
-"""Label smoothing with the mean entropy of the teacher's outputs."""
+"""Recipes of the arms, and the smoothing that matches the teacher."""
 
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from limbeck.compare.arms import SMOOTHED
 from limbeck.compare.comparison_data import ComparisonData
-from limbeck.compare.teacher_training import ask
+from limbeck.compare.teacher import ask
 from limbeck.data import subsample
-from limbeck.job import Job
-from limbeck.teachers import Teacher
+from limbeck.errors import LimbeckError
+from limbeck.job import Job, add_flag_hint
+from limbeck.methods import make, method
+from limbeck.recipe import Recipe, Stage, change_stages
+from limbeck.teachers import ShuffledTeacher, Teacher
+
+ALONE, SMOOTHED, SHUFFLED = "student alone", "label smoothing", "shuffled teacher"
+
+
+def is_taught(job: Job, arm: str) -> bool:
+    """Whether an arm learns by a method: the others learn from labels."""
+    return arm in job.method_arms or arm == SHUFFLED
+
+
+def recipe_of(job: Job, arm: str, teacher: Teacher, *, smoothing: float = 0.1) -> Recipe:
+    """What an arm learns by: the controls know no teacher, or a displaced one."""
+    if arm == ALONE:
+        return make("supervised")
+    if arm == SMOOTHED:
+        return make("label_smoothing", smoothing=smoothing)
+    settings = job.method_arms.get(arm, job.method)
+    own_method = method(settings.name)
+    arguments = {"teacher": teacher} if own_method.has_teacher else {}
+    try:
+        recipe = make(settings.name, **arguments, **settings.hyper)
+    except LimbeckError as error:
+        raise add_flag_hint(error, job.key_of(settings), own_method.parameters) from error
+    # The method itself gets the real teacher, whose layers or shapes it may need; who learns hears displaced answers.
+    return change_stages(recipe, _displaced) if arm == SHUFFLED else recipe
+
+
+def _displaced(stage: Stage) -> Stage:
+    return stage if stage.teacher is None else replace(stage, teacher=ShuffledTeacher(stage.teacher))
+
 
 _ASKED = 2000
 """Examples whose answers say how soft the teacher is."""

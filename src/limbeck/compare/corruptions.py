@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from limbeck.batch import Batch
-from limbeck.compare.arms import ALONE
-from limbeck.compare.extra_metrics.context import (
+from limbeck.compare.arm_recipes import ALONE
+from limbeck.compare.result import (
     MetricContext,
     arms_to_measure,
     first_device,

@@ -1,0 +1,316 @@
+"""The trials of a search: their values, their runs and their records."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import shutil
+import time
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch.quasirandom import SobolEngine
+
+from limbeck.checksums import append_line, read_lines
+from limbeck.compare.arms import ArmRun, measure_student, start
+from limbeck.compare.comparison_data import ComparisonData, eval_batches
+from limbeck.compare.run_storage import to_json_safe
+from limbeck.compare.teacher import steps_taken
+from limbeck.compare.trackers import with_trackers
+from limbeck.compare.tuning.search_space import Space, Values, with_values
+from limbeck.engine import StepReport
+from limbeck.errors import DivergedError, LimbeckWarning
+from limbeck.events import Callback, TrialFinished, TrialsPlanned
+from limbeck.job import Job, arm_folder
+from limbeck.methods.card import SearchRange
+from limbeck.metrics import predict
+from limbeck.optional_imports import import_optional
+from limbeck.processes import run_in_processes
+from limbeck.teachers import Teacher
+
+SEED = 1_000_000
+"""Of every trial; no student of a comparison has it, so nothing is chosen for the luck of one of them."""
+TRIALS = "trials.jsonl"
+
+
+class Trial(NamedTuple):
+    """What came of one setting of one arm, on development data.
+
+    Attributes:
+        number: Which of the arm's trials, from 0.
+        values: What was tried.
+        accuracy: The fraction of development examples that the student got right after its last epoch.
+        nll: The mean negative log-likelihood there, in nats; None where the run diverged.
+        seconds: Of training and judging; None for a run that was taken up again.
+        epochs: For how many it learnt.
+    """
+
+    number: int
+    values: Values
+    accuracy: float
+    nll: float | None
+    seconds: float | None
+    epochs: int
+
+
+def run_trial(
+    job: Job, arm: str, number: int, values: Values, place: Path, material: ComparisonData, teacher: Teacher,
+    callback: Callable[[StepReport], None] | None = None,
+) -> Trial:  # fmt: skip
+    """Train the arm's student with these values and judge it on development data.
+
+    A run whose loss is no number any more has got nothing right. A killed one goes on from its checkpoint.
+
+    Args:
+        job: What is asked.
+        arm: Who learns.
+        number: Which of the arm's trials.
+        values: What is tried.
+        place: The arm's folder; the run's own is inside, and goes when the trial is done.
+        material: The data, without their test part.
+        teacher: Who teaches.
+        callback: Told every report.
+    """
+    trial_job = with_values(job, arm, values)
+    folder = place / f"trial-{number}-{_digest(values)}"
+    start_time, fresh = time.perf_counter(), not folder.exists()
+    epochs = trial_job.budget_of(arm).epochs
+    smoothing = float(values.get("smoothing", 0.1))
+    run = start(ArmRun(trial_job, arm, SEED, folder, None, smoothing), material, teacher)
+    measures: dict[str, float | None] = {"accuracy": 0.0, "nll": None}
+    try:
+        for report in with_trackers(run, trial_job, f"{arm.replace(' ', '-')}/trial-{number}"):
+            if callback is not None:
+                callback(report)
+        answers = predict(run.student, eval_batches(material.development), preprocess=material.data.preprocess)
+        measures |= measure_student(answers, ("accuracy", "nll"))
+    except DivergedError:
+        pass
+    trial = Trial(
+        number,
+        values,
+        measures["accuracy"] or 0.0,
+        measures["nll"],
+        time.perf_counter() - start_time if fresh else None,
+        epochs,
+    )
+    append_trial(place, trial)
+    shutil.rmtree(folder, ignore_errors=True)
+    return trial
+
+
+def place_of(out: Path, arm: str) -> Path:
+    """The folder of one arm's trials."""
+    place = arm_folder(out, arm)
+    place.mkdir(parents=True, exist_ok=True)
+    return place
+
+
+def append_trial(place: Path, trial: Trial) -> None:
+    """Add a trial to the arm's ``trials.jsonl``."""
+    append_line(to_json_safe(trial._asdict()), place / TRIALS)
+
+
+def load_trials(place: Path) -> list[Trial]:
+    """The arm's trials so far, in order; a line that a kill cut short does not count."""
+    trials: list[Trial] = []
+    lines = read_lines(place / TRIALS)
+    for line in lines.values:
+        trial = _trial(line)
+        if trial is not None and trial.number == len(trials):
+            trials.append(trial)
+    if lines.damaged:
+        message = f"{lines.damaged} lines of {place / TRIALS} are damaged: these trials are run again."
+        warnings.warn(message, LimbeckWarning, stacklevel=2)
+    return trials
+
+
+def _trial(line: Mapping[str, Any]) -> Trial | None:
+    """A trial, if a line tells of one."""
+    try:
+        trial = Trial(**line)
+        number = float(trial.accuracy), float(trial.epochs), float(trial.nll or 0.0), float(trial.seconds or 0.0)
+        values = {str(name): float(value) for name, value in trial.values.items()}
+    except (TypeError, ValueError, AttributeError, OverflowError):
+        return None
+    return trial if all(map(math.isfinite, (*number, *values.values()))) else None
+
+
+def best_of(trials: list[Trial]) -> Trial:
+    """The trial with the highest accuracy; of equal ones that with the lower NLL, then the earlier."""
+    return max(trials, key=_rank)
+
+
+def _rank(trial: Trial) -> tuple[float, float, int]:
+    return trial.accuracy, -(float("inf") if trial.nll is None else trial.nll), -trial.number
+
+
+def _digest(values: Values) -> str:
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:8]
+
+
+_SHARED = ("lr", "epochs")  # what every arm has: all arms try the same of these
+
+_COLUMNS = 32
+
+
+def sobol_point(space: Space, number: int) -> Values:
+    """Point `number`, from 0, of a scrambled Sobol sequence over a space.
+
+    Of the first 2^k points each 2^k-th part of every range (of its logarithm, for a range of factors) holds exactly
+    one. Values drawn at random leave gaps: of seven learning rates six may lie in one half, and an arm that was unlucky
+    looks worse than it is. All arms try the same learning rates.
+
+    Source: Sobol, On the distribution of points in a cube and the approximate evaluation of integrals, 1967; scrambled
+    as Matousek, On the L2-discrepancy for anchored boxes, 1998; the sequence is PyTorch's.
+
+    Example:
+        >>> space = {"lr": SearchRange(1e-4, 1.0, log=True)}
+        >>> [f"{rate:.4f}" for rate in sorted(spread(space, number)["lr"] for number in range(4))]
+        ['0.0006', '0.0080', '0.0503', '0.4151']
+    """
+    names = sorted(space, key=lambda name: (_SHARED.index(name) if name in _SHARED else len(_SHARED), name))
+    engine = SobolEngine(max(_COLUMNS, len(names)), scramble=True, seed=0)
+    point: list[float] = engine.draw(number + 1, dtype=torch.float64)[-1].tolist()
+    return {name: _at(space[name], part) for name, part in zip(names, point, strict=False)}
+
+
+def _at(search_range: SearchRange, part: float) -> int | float:
+    """The value that has this fraction of a range below it."""
+    aside = 0.5 if search_range.whole else 0.0
+    low, high = search_range.low - aside, search_range.high + aside
+    value = low * (high / low) ** part if search_range.log else low + (high - low) * part
+    value = min(max(value, search_range.low), search_range.high)
+    return round(value) if search_range.whole else float(value)
+
+
+_SPREAD = 10  # an estimator of densities has little to say from fewer trials; Optuna's own number too
+
+
+def propose(arm: str, space: Space, start: Values, done: Sequence[Trial]) -> Values:
+    """The values of an arm's next trial: a pure function of those that it has had.
+
+    The first are the job's own, or the nearest to them that are in range. The next nine are `spread` over the ranges.
+    Then a tree-structured Parzen estimator proposes, seeded by the arm's name and the trial's number, so that a search
+    that was killed goes on as it would have gone on.
+
+    Args:
+        arm: The arm's name.
+        space: What is searched.
+        start: The job's own values.
+        done: The trials so far, in order.
+
+    Source: Bergstra, Bardenet, Bengio and Kegl, Algorithms for Hyper-Parameter Optimization, NIPS 2011; as in Optuna.
+    """
+    if not done:
+        return {
+            name: min(max(start[name], search_range.low), search_range.high) for name, search_range in space.items()
+        }
+    if len(done) < _SPREAD:
+        return sobol_point(space, len(done) - 1)
+    optuna = import_optuna()
+    kinds = {name: _kind(optuna, search_range) for name, search_range in space.items()}
+    before = optuna.logging.get_verbosity()
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    try:
+        study = optuna.create_study(
+            direction="maximize", sampler=optuna.samplers.TPESampler(seed=_seed(arm, len(done)))
+        )
+        for trial in done:
+            study.add_trial(optuna.trial.create_trial(params=trial.values, distributions=kinds, value=trial.accuracy))
+        return dict(study.ask(kinds).params)
+    finally:
+        optuna.logging.set_verbosity(before)
+
+
+def import_optuna() -> Any:
+    """Import Optuna.
+
+    Raises:
+        MissingPackageError: If it is not installed.
+    """
+    return import_optional("optuna", extra="tune", purpose="A search")
+
+
+def _kind(optuna: Any, search_range: SearchRange) -> Any:
+    kind = optuna.distributions.IntDistribution if search_range.whole else optuna.distributions.FloatDistribution
+    return kind(search_range.low, search_range.high, log=search_range.log)
+
+
+def _seed(arm: str, number: int) -> int:
+    return int.from_bytes(hashlib.sha256(f"{arm}/{number}".encode()).digest()[:4], "big")
+
+
+def all_trials(
+    job: Job, spaces: Mapping[str, Space], starts: Mapping[str, Values], trials: int, out: Path,
+    material: ComparisonData, teacher: Teacher, callback: Callback,
+) -> dict[str, list[Trial]]:  # fmt: skip
+    """Every arm's trials, those that an earlier go has kept among them.
+
+    Args:
+        job: What is asked.
+        spaces: What is searched for each arm.
+        starts: Each arm's first values.
+        trials: How many for each.
+        out: The search's folder.
+        material: The data, without their test part.
+        teacher: Who teaches.
+        callback: A function that receives each event.
+    """
+    searches = {
+        arm: partial(_next, job, arm, spaces[arm], starts[arm], place_of(out, arm), material, teacher) for arm in spaces
+    }
+    trials_by_arm = {arm: load_trials(place_of(out, arm))[:trials] for arm in spaces}
+    callback(TrialsPlanned(trials * len(spaces)))
+    for arm, done in trials_by_arm.items():
+        for trial in done:
+            callback(TrialFinished(arm, trial.number, trial.accuracy))
+    for arm, trial in _run_all(job, searches, trials_by_arm, trials, callback):
+        trials_by_arm[arm].append(trial)
+        callback(TrialFinished(arm, trial.number, trial.accuracy))
+    return trials_by_arm
+
+
+def _run_all(
+    job: Job,
+    searches: Mapping[str, Callable[..., Trial]],
+    trials_by_arm: Mapping[str, list[Trial]],
+    trials: int,
+    callback: Callback,
+) -> Iterator[tuple[str, Trial]]:
+    if job.workers == 1:
+        # Trial by trial, so that every arm of a search that was stopped has had as many.
+        for number in range(trials):
+            for arm, search in searches.items():
+                if len(trials_by_arm[arm]) == number:
+                    yield arm, search(trials_by_arm[arm], partial(_report_steps, callback, arm, number))
+        return
+    each = [(arm, search, trials_by_arm[arm], trials) for arm, search in searches.items()]
+    for arm, more in run_in_processes(_rest, each, workers=job.workers):
+        for trial in more:
+            yield arm, trial
+
+
+def _rest(arm: str, search: Callable[..., Trial], done: list[Trial], trials: int) -> tuple[str, list[Trial]]:
+    """All that is left of one arm's search, for a process beside others."""
+    more: list[Trial] = []
+    while len(done) + len(more) < trials:
+        more.append(search([*done, *more], None))
+    return arm, more
+
+
+def _next(
+    job: Job, arm: str, space: Space, start: Values, place: Path, material: ComparisonData, teacher: Teacher,
+    done: list[Trial], callback: Callable[[StepReport], None] | None,
+) -> Trial:  # fmt: skip
+    values = propose(arm, space, start, done)
+    return run_trial(job, arm, len(done), values, place, material, teacher, callback)
+
+
+def _report_steps(callback: Callback, arm: str, number: int, report: StepReport) -> None:
+    callback(steps_taken(f"{arm}, trial {number}", report))
