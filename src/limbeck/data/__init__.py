@@ -6,8 +6,8 @@ from limbeck.data.arrays import ArrayDataset
 from limbeck.data.dataset import Dataset, Subset, split, subsample
 from limbeck.data.image_file import verify
 from limbeck.data.image_folder import ImageFolder
-from limbeck.data.load import DataSplits, load_data
-from limbeck.data.loader import Loader, ShuffledLoader
+from limbeck.data.load import load_data
+from limbeck.data.loader import Loader, ShuffledLoader, shard_batch
 from limbeck.data.npz import read_npz
 from limbeck.data.preprocess import (
     Identity,
@@ -18,9 +18,8 @@ from limbeck.data.preprocess import (
     load_preprocess,
     preprocess_from_dict,
 )
-from limbeck.data.rank_shard import shard_batch
 from limbeck.data.specialist_loader import SpecialistLoader
-from limbeck.data.splits import ColumnSummary, DataSummary, PartSummary, silenced, summarize
+from limbeck.data.splits import ColumnSummary, DataSplits, DataSummary, PartSummary, silenced, summarize
 from limbeck.data.table import read_split_table, read_table
 from limbeck.data.table_encoding import CategoryColumn, NumberColumn, TableEncoding
 from limbeck.data.texts import TextDataset, TokenizeOnRead

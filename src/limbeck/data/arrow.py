@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from limbeck.data.files import check_file
 from limbeck.data.name_matching import is_number
-from limbeck.data.npz import check_file
 from limbeck.errors import DataError
 from limbeck.optional_imports import import_optional
 

@@ -8,10 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from limbeck.data.arrays import ArrayDataset
+from limbeck.data.dataset import Dataset, split
 from limbeck.data.npz import read_arrays, split_arrays
-from limbeck.data.preprocess import NormalizeImages
+from limbeck.data.options import DataOptions
+from limbeck.data.preprocess import NormalizeImages, fit_normalization
+from limbeck.data.splits import DataSplits
 from limbeck.errors import DataError
 from limbeck.optional_imports import install_command, is_installed
 
@@ -86,17 +90,36 @@ IMAGE_DATASETS = {
 """The built-in image datasets by name."""
 
 
-def load_image_dataset(name: str, folder: str | Path | None = None) -> tuple[ArrayDataset, ArrayDataset, str]:
-    """Load the training part, the test part, and a note on their origin.
+def load_digits(name: str, options: DataOptions) -> DataSplits:
+    """Load scikit-learn's digits: 797 for training and 1000 for testing, stratified, with seed 0."""
+    from sklearn.datasets import load_digits as load
 
-    The search order is: ``NAME.npz`` in `folder` (without one: in the folder of the environment variable
+    digits = load()
+    names = tuple(str(digit) for digit in digits.target_names)
+    whole = ArrayDataset(digits.images.astype(np.uint8), digits.target, class_names=names)
+    train, test = (_copy_arrays(part) for part in split(whole, fraction=1000 / 1797, seed=0))
+    note = "scikit-learn's digits (UCI, optical recognition of handwritten digits, the test part)"
+    return DataSplits(name, train, test, fit_normalization(train, scale=1 / 16), names, note=note)
+
+
+def load_image_dataset(name: str, options: DataOptions) -> DataSplits:
+    """Load a built-in image dataset.
+
+    The search order is: ``NAME.npz`` in ``options.folder`` (without one: in the folder of the environment variable
     ``LIMBECK_DATA``, then in ``./data``), then the Hugging Face hub, if ``datasets`` is installed.
 
     Raises:
         DataError: If the dataset is not available, or the file has other content.
     """
     info = IMAGE_DATASETS[name]
-    folders = data_folders(folder)
+    train, test, note = _find_image_dataset(name, info, data_folders(options.folder))
+    return DataSplits(name, train, test, info.preprocess, train.class_names, note=note)
+
+
+def _find_image_dataset(
+    name: str, info: ImageDatasetInfo, folders: list[Path]
+) -> tuple[ArrayDataset, ArrayDataset, str]:
+    """The training part, the test part, and a note on their origin."""
     for directory in folders:
         for stem in (name, info.subset):
             path = directory / f"{stem}.npz"
@@ -110,6 +133,11 @@ def load_image_dataset(name: str, folder: str | Path | None = None) -> tuple[Arr
     return *splits, f"{info.hub[0]} from the Hugging Face hub"
 
 
+def _copy_arrays(part: Dataset) -> ArrayDataset:
+    rows = part.take(torch.arange(len(part)))
+    return ArrayDataset(rows.inputs, rows.labels, class_names=part.class_names)
+
+
 def data_folders(folder: str | Path | None = None) -> list[Path]:
     """The folders that are searched for data, in order."""
     if folder is not None:
@@ -118,7 +146,7 @@ def data_folders(folder: str | Path | None = None) -> list[Path]:
     return [*([Path(named)] if named else []), Path("data")]
 
 
-def channels_first(images: np.ndarray) -> np.ndarray:
+def _channels_first(images: np.ndarray) -> np.ndarray:
     """Convert ``[n, h, w, c]`` to ``[n, c, h, w]``, and drop a single channel; other shapes stay."""
     if images.ndim == 4 and images.shape[-1] in (1, 3, 4) and images.shape[1] not in (1, 3, 4):
         images = np.ascontiguousarray(images.transpose(0, 3, 1, 2))
@@ -129,7 +157,7 @@ def _from_file(path: Path, info: ImageDatasetInfo) -> tuple[ArrayDataset, ArrayD
     arrays = read_arrays(path)
     for name in ("x_train", "x_test"):
         if name in arrays:
-            arrays[name] = channels_first(arrays[name])
+            arrays[name] = _channels_first(arrays[name])
             _check_images(path, name, arrays[name], info)
     names = arrays.get("class_names", info.names)
     arrays["class_names"] = np.array([str(i) for i in range(info.classes)] if names is None else names)
@@ -164,7 +192,7 @@ def _from_rows(part: Any, image: str, label: str, info: ImageDatasetInfo) -> Arr
     images = np.stack([np.asarray(image_data, dtype=np.uint8) for image_data in part[image]])
     # Only a ClassLabel feature has names.
     names = info.names or getattr(part.features[label], "names", None)
-    return ArrayDataset(channels_first(images), np.asarray(part[label]), class_names=names)
+    return ArrayDataset(_channels_first(images), np.asarray(part[label]), class_names=names)
 
 
 def _missing_message(name: str, info: ImageDatasetInfo, directory: Path) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -341,70 +340,3 @@ def _unreadable(raw: RawTable, name: str, what: str) -> DataError:
         f"{raw.path}: column {name!r} contains {what}. Supported are numbers, strings and true/false; or set "
         f"ignore=[{name!r}]."
     )
-
-
-_NAMELESS = re.compile(r"|Unnamed: ?\d+(_level_\d+)?|__index_level_\d+__|\.\.\.\d+")
-
-"""Names that pandas, Arrow and R give to a column without a name, usually the row index."""
-
-_IDENTIFIER = re.compile(
-    r"(?i:id|idx|index|row|rows|row[_ .-]?(id|idx|number|num|no|nr|index)|line|nr|no\.?|#|uuid|guid)"
-    r"|.*[_ .-](id|ID|Id|nr|Nr|NR|uuid|guid)|.*[a-z](Id|ID)"
-)
-
-_ENOUGH = 20  # rows; with fewer, all values may differ by chance
-
-
-def find_reason_to_skip(column: ColumnValues, *, index: bool) -> str:
-    """The reason to leave a column out because it identifies rows; empty for a feature.
-
-    Args:
-        column: All of its values.
-        index: Whether the file marks the column as the row index.
-    """
-    if index:
-        return "row index written by pandas"
-    nameless = _NAMELESS.fullmatch(column.name) is not None
-    if not (all_differ := _all_differ(column)):
-        return ""
-    if column.kind == "number" and (nameless or _IDENTIFIER.fullmatch(column.name)):
-        return "row numbers: a different whole number in each row"
-    looks_like_numbers = bool(column.warning)
-    if column.kind == "category" and (nameless or all_differ >= _ENOUGH) and not looks_like_numbers:
-        return "a different text in each row"
-    return ""
-
-
-def is_row_counter(column: ColumnValues) -> bool:
-    """Whether a column of whole numbers increases by one from row to row."""
-    if column.numbers is None or len(column.numbers) < _ENOUGH:
-        return False
-    whole = float(column.numbers[0]).is_integer()
-    return whole and bool((np.diff(column.numbers) == 1).all())
-
-
-def matches_labels(column: ColumnValues, labels: np.ndarray) -> bool:
-    """Whether values and classes correspond one to one in all labeled rows.
-
-    Args:
-        column: All of its values.
-        labels: The class of each row; negative means no label.
-    """
-    there = (labels >= 0) & ~column.missing
-    values = column.numbers if column.numbers is not None else column.names.to_numpy(zero_copy_only=False)
-    chosen, classes = values[there], labels[there]
-    class_set = set(classes.tolist())
-    if len(class_set) < 2 or len(chosen) < max(_ENOUGH, 2 * len(class_set)):
-        return False
-    pairs = set(zip(chosen.tolist(), classes.tolist(), strict=True))
-    return len(pairs) == len(class_set) == len({value for value, _ in pairs})
-
-
-def _all_differ(column: ColumnValues) -> int:
-    """The number of rows if all values differ (and numbers are whole), else 0."""
-    if column.kind == "empty" or column.missing.any():
-        return 0
-    if column.numbers is not None:
-        whole = bool((column.numbers == np.round(column.numbers)).all())
-        return len(column.numbers) if whole and len(np.unique(column.numbers)) == len(column.numbers) else 0
-    return len(column.names) if len(column.names.unique()) == len(column.names) else 0

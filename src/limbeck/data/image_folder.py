@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, NamedTuple, final
+from typing import Any, final
 
 import numpy as np
 import torch
@@ -16,6 +16,7 @@ from torch import Tensor
 
 from limbeck.batch import Batch
 from limbeck.data.dataset import Dataset
+from limbeck.data.files import IMAGE_SUFFIXES
 from limbeck.data.image_file import (
     GRAY,
     WIDE,
@@ -28,7 +29,6 @@ from limbeck.data.image_file import (
     value_range,
 )
 from limbeck.data.image_folder_files import (
-    SUFFIXES,
     class_folders,
     count_files,
     find_files,
@@ -37,7 +37,10 @@ from limbeck.data.image_folder_files import (
     notes_on_images,
     part_folders,
 )
+from limbeck.data.options import DataOptions
 from limbeck.data.prefetch import check_num_workers, default_num_workers, prefetch
+from limbeck.data.preprocess import fit_normalization
+from limbeck.data.splits import HELD_OUT, DataSplits, hold_out, summarize
 from limbeck.errors import DataError, LimbeckError
 
 _MIN_LEVELS = 64
@@ -211,7 +214,9 @@ def _check_classes(folder: Path, names: tuple[str, ...], files: list[list[Path]]
     for name, paths in zip(names, files, strict=True):
         # With fixed class names (a test folder), the folder of a class may be missing, but not empty.
         if not paths and (not fixed or (folder / name).is_dir()):
-            raise DataError(f"{folder / name} has no images ({', '.join(SUFFIXES)}); add some or remove the folder.")
+            raise DataError(
+                f"{folder / name} has no images ({', '.join(IMAGE_SUFFIXES)}); add some or remove the folder."
+            )
 
 
 def _read_headers(paths: Iterable[Path], read: Callable[[Path], Header]) -> list[Header]:
@@ -240,51 +245,47 @@ def _common_size(paths: list[Path], headers: list[Header]) -> tuple[int, int]:
     return first
 
 
-class ImageSplits(NamedTuple):
-    """The parts of an image folder.
-
-    Attributes:
-        train: The training part.
-        development: The development part; None if the folder has none.
-        test: The test part; None if the folder has none.
-        sources: The folder of each part.
-        notes: Sentences about how the files were read.
-    """
-
-    train: ImageFolder
-    development: ImageFolder | None
-    test: ImageFolder | None
-    sources: dict[str, str]
-    notes: tuple[str, ...]
-
-
-def load_image_splits(folder: Path, folders: Mapping[str, Path] | None = None, /, **options: Any) -> ImageSplits:
+def load_image_folder(name: str, options: DataOptions) -> DataSplits:
     """Load the parts of an image folder.
 
     A folder of class folders is a training part only. If there are ``train/`` and ``val/`` but no ``test/``, then
     ``val/`` is the test part, as in ImageNet. All parts have the classes, size, channels and bit depth of the training
     part.
 
-    Args:
-        folder: The folder.
-        folders: Other locations of the parts ``development`` and ``test``.
-        **options: Options of `ImageFolder`.
-
     Raises:
         DataError: If a part cannot be read, has a class that is not in the training part, or folder names are
             ambiguous.
     """
+    images, sources, notes = _open_parts(Path(name), options)
+    first = images["train"]
+    train, test, note = hold_out(first, images.get("test"))
+    if "test" not in images:
+        sources["test"] = f"held out ({HELD_OUT:.0%})"
+    parts = {"train": train, "development": images.get("development"), "test": test}
+    facts = {"size": f"{first.size[0]}x{first.size[1]} pixels, {'gray' if first.channels == 1 else 'RGB'}"}
+    return DataSplits(
+        name, train, test, fit_normalization(train, scale=1 / 255), train.class_names, note=note,
+        development=images.get("development"), held_out="test" not in images,
+        summary=summarize("images", parts, sources=sources, facts=facts, notes=notes),
+    )  # fmt: skip
+
+
+def _open_parts(folder: Path, options: DataOptions) -> tuple[dict[str, ImageFolder], dict[str, str], list[str]]:
+    """The parts, the folder of each part, and notes about how the files were read."""
     parts, beside = part_folders(folder)
-    if folders:
-        parts = {"train": folder, **parts, **folders}
+    if options.val or options.test:
+        named = {"development": options.val, "test": options.test}
+        parts = {"train": folder, **parts, **{part: Path(path) for part, path in named.items() if path}}
+    own: dict[str, Any] = {
+        "size": options.size, "channels": options.channels, "bit_depth": options.bit_depth,
+        "class_names": options.class_names or None, "num_workers": options.num_workers,
+    }  # fmt: skip
+    train = ImageFolder(parts.get("train", folder), **own)
     if not parts:
-        whole = ImageFolder(folder, **options)
-        return ImageSplits(whole, None, None, {"train": str(folder)}, whole.notes)
-    train = ImageFolder(parts["train"], **options)
-    own = {"size": train.size, "channels": train.channels, "class_names": train.class_names}
-    own |= {"bit_depth": train.bit_depth}
+        return {"train": train}, {"train": str(folder)}, list(train.notes)
+    own |= {name: getattr(train, name) for name in ("size", "channels", "class_names", "bit_depth")}
     read = {"train": train}
-    read |= {part: ImageFolder(parts[part], **options | own) for part in ("development", "test") if part in parts}
+    read |= {part: ImageFolder(parts[part], **own) for part in ("development", "test") if part in parts}
     notes = [f"{parts[part].name}/: {note}" for part, images in read.items() for note in images.notes]
     if "test" not in read and "development" in read:
         read["test"], parts["test"] = read.pop("development"), parts["development"]
@@ -295,5 +296,4 @@ def load_image_splits(folder: Path, folders: Mapping[str, Path] | None = None, /
         )
     for path in beside:
         notes.append(f"Left out: {path.name}/, which is not a known part ({count_files(path):,} files).")
-    sources = {part: str(parts[part]) for part in read}
-    return ImageSplits(train, read.get("development"), read.get("test"), sources, tuple(notes))
+    return read, {part: str(parts[part]) for part in read}, notes

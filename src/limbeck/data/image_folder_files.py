@@ -8,26 +8,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from limbeck.data.files import IMAGE_SUFFIXES, PART_NAMES
 from limbeck.data.image_file import GRAY, WIDE, Header
 from limbeck.errors import DataError
 
-SUFFIXES = (
-    ".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm", ".pgm", ".pbm", ".pnm",
-    ".avif", ".jp2",
-)  # fmt: skip
-
-"""File suffixes of images, in lower case."""
-
-SPLIT_NAMES = {
-    "train": ("train", "training", "trn"),
-    "development": ("val", "valid", "validation", "dev", "development"),
-    "test": ("test", "testing", "tst"),
-}
-
-"""Folder names of each split, in lower case."""
-
-_PART_NAMES = frozenset(name for names in SPLIT_NAMES.values() for name in names)
-
+_PART_FOLDERS = frozenset(name for names in PART_NAMES.values() for name in names)
 _LITTER = frozenset(("__MACOSX", "@eaDir", "$RECYCLE.BIN", "System Volume Information", "lost+found"))
 
 """Folders created by operating systems, which are not classes."""
@@ -64,7 +49,9 @@ def find_files(folder: Path, names: Iterable[str]) -> Files:
         images = sorted(path for path in inside if _is_image(path))
         files.images.append(images)
         files.nested += sum(path.parent != folder / name for path in images)
-        files.in_part_folders += sum(path.relative_to(folder / name).parts[0].lower() in _PART_NAMES for path in images)
+        files.in_part_folders += sum(
+            path.relative_to(folder / name).parts[0].lower() in _PART_FOLDERS for path in images
+        )
         files.others.update(path.suffix.lower() for path in inside if not _is_image(path))
     return files
 
@@ -96,7 +83,7 @@ def part_folders(folder: Path) -> tuple[dict[str, Path], list[Path]]:
         DataError: If two folders have names of the same part, or there are other parts but no training folder.
     """
     inside = [path for path in _visible(folder) if path.is_dir()]
-    parts_by_name = {name: part for part, names in SPLIT_NAMES.items() for name in names}
+    parts_by_name = {name: part for part, names in PART_NAMES.items() for name in names}
     folders: dict[str, Path] = {}
     for path in inside:
         part = parts_by_name.get(path.name.lower())
@@ -120,7 +107,7 @@ def count_files(folder: Path) -> int:
 
 
 def _is_image(path: Path) -> bool:
-    return path.suffix.lower() in SUFFIXES
+    return path.suffix.lower() in IMAGE_SUFFIXES
 
 
 def _visible(folder: Path) -> list[Path]:

@@ -1,4 +1,4 @@
-"""Reads .npz files; images become bytes with the channels first."""
+"""Reads .npz files as datasets."""
 
 from __future__ import annotations
 
@@ -7,106 +7,20 @@ import os
 import sys
 import zipfile
 import zlib
-from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from limbeck.data.arrays import ArrayDataset
-from limbeck.data.npz_labels import number_labels, standardize_names
-from limbeck.errors import DataError, LimbeckError, nearest
-
-_CHANNELS = (1, 3, 4)
-
-_MOST_CHANNELS = 16
-
-_LEAST_SIDE = 8  # smaller arrays of whole numbers are not images, but positions, tokens or counts
-
-
-def as_images(
-    arrays: Mapping[str, np.ndarray], *, channels_last: bool | None = None
-) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
-    """Convert images to ``[n, c, h, w]``, or to bytes ``[n, h, w]`` for one channel.
-
-    Whole numbers from 0 to 255 become bytes. Larger ones up to 65535 are scaled to bytes, with the same factor for all
-    arrays. Other whole numbers and float64 become float32. Arrays of other shapes are not changed.
-
-    Args:
-        arrays: The inputs of each part, by the array's name.
-        channels_last: Whether the layout is ``[n, h, w, c]``; None infers it from the shapes.
-
-    Returns:
-        The arrays, and notes about conversions.
-
-    Raises:
-        LimbeckError: If `channels_last` is set but no array has four dimensions.
-    """
-    converted, notes = dict(arrays), list[str]()
-    whole = {name: array for name, array in converted.items() if array.ndim == 4}
-    if channels_last is not None and not whole:
-        raise LimbeckError("channels_last applies to images [n, h, w, c], but no input array has four dimensions.")
-    for name, array in whole.items():
-        last = has_channels_last(array.shape[1:]) if channels_last is None else channels_last
-        if last:
-            converted[name] = np.ascontiguousarray(array.transpose(0, 3, 1, 2))
-            shape = "x".join(map(str, array.shape[1:]))
-            notes.append(
-                f"{name} has images of {shape}, read as height, width, channels (data.channels_last=false if not)."
-            )
-    notes += _integers_as_bytes(converted)
-    for name, array in converted.items():
-        if array.ndim == 4 and array.shape[1] == 1 and array.dtype == np.uint8:
-            converted[name] = array[:, 0]  # the layout that `NormalizeImages` expects
-        if array.dtype.kind == "f":
-            # numpy's default is float64, but model weights are float32.
-            converted[name] = array.astype(np.float32)
-    return converted, tuple(notes)
-
-
-def has_channels_last(shape: tuple[int, ...]) -> bool:
-    """Whether the shape of one image is likely height, width, channels, and not channels, height, width.
-
-    Example:
-        >>> has_channels_last((32, 32, 3)), has_channels_last((3, 32, 32)), has_channels_last((13, 64, 64))
-        (True, False, False)
-    """
-    if len(shape) != 3:
-        return False
-    first, middle, last = shape
-    if first == middle != last:
-        return last <= _MOST_CHANNELS
-    if middle == last != first:
-        return False
-    return last in _CHANNELS and first not in _CHANNELS
-
-
-def _integers_as_bytes(arrays: dict[str, np.ndarray]) -> Iterator[str]:
-    """Convert images of whole numbers to bytes, in place; yields a note if anything changed."""
-    images = {name: array for name, array in arrays.items() if _is_image(array) and array.dtype.kind in "iu"}
-    if not any(array.dtype != np.uint8 for array in images.values()):
-        return
-    low = min(int(array.min()) for array in images.values() if array.size)
-    high = max(int(array.max()) for array in images.values() if array.size)
-    names, types = " and ".join(images), ", ".join(dict.fromkeys(str(array.dtype) for array in images.values()))
-    if low < 0 or high > 65535:
-        arrays.update({name: array.astype(np.float32) for name, array in images.items()})
-        yield f"The images in {names} are {types} from {low} to {high}, read as float32."
-        return
-    bits = max(high.bit_length(), 8)
-    top = (1 << bits) - 1
-    if bits == 8:
-        arrays.update({name: array.astype(np.uint8) for name, array in images.items()})
-        yield f"The images in {names} are {types} from {low} to {high}, read as bytes."
-        return
-    for name, array in images.items():
-        arrays[name] = ((array.astype(np.int64) * 510 + top) // (2 * top)).astype(np.uint8)
-    yield f"The images in {names} are {types} up to {high}: their {bits} bits are scaled to 8."
-
-
-def _is_image(array: np.ndarray) -> bool:
-    return array.ndim == 4 or (array.ndim == 3 and min(array.shape[1:]) >= _LEAST_SIDE)
-
+from limbeck.data.dataset import Dataset
+from limbeck.data.files import check_file
+from limbeck.data.npz_arrays import as_images, number_labels, standardize_names
+from limbeck.data.options import DataOptions
+from limbeck.data.preprocess import fit_normalization
+from limbeck.data.splits import DataSplits, hold_out
+from limbeck.errors import DataError, nearest, unknown_name_error
 
 _EXPECTED = "x_train, y_train, x_test, y_test, or x, y"
 
@@ -134,6 +48,46 @@ def read_npz(
     if inputs is None:
         arrays, _ = number_labels(str(path), standardize_names(arrays)[0])
     return split_arrays(Path(path), arrays, inputs=inputs, labels=labels)
+
+
+def load_npz(name: str, options: DataOptions) -> DataSplits:
+    """Load the parts of an ``.npz`` file, with images as bytes.
+
+    Raises:
+        DataError: See `read_npz`.
+        LimbeckError: If `channels_last` is set but no array has images, or there is no array with the groups.
+    """
+    path = Path(name)
+    arrays, renamed = standardize_names(read_arrays(path))
+    arrays, matched = number_labels(str(path), arrays, options.class_names)
+    inputs: dict[str, np.ndarray] = {key: arrays[key] for key in ("x", "x_train", "x_val", "x_test") if key in arrays}
+    images, converted = as_images(inputs, channels_last=options.channels_last)
+    whole = {**arrays, **images}
+    train_part, test_part = split_arrays(path, whole)
+    train, test, note = hold_out(train_part, test_part)
+    development = split_arrays(path, whole, inputs="x_val", labels="y_val")[0] if "x_val" in whole else None
+    notes = (*renamed, *matched, *converted, *_unread_arrays(path, arrays))
+    _check_groups(name, test, options.groups)
+    return DataSplits(
+        name, train, test, fit_normalization(train, scale=1 / 255), train.class_names,
+        note=". ".join(filter(None, (note, *(sentence.rstrip(".") for sentence in notes)))),
+        groups=options.groups, development=development, held_out=test_part is None,
+    )  # fmt: skip
+
+
+def _check_groups(name: str, test: Dataset, groups: str | None) -> None:
+    """Check that the groups of an ``.npz`` file exist and have one value per test example."""
+    if groups is None:
+        return
+    extra = test.take(torch.tensor([0])).extra
+    if groups not in extra:
+        raise unknown_name_error(
+            f"groups in {name}", groups, extra, then="groups=NAME requires an array NAME_test with one value per row."
+        )
+    if isinstance(extra[groups], torch.Tensor) and extra[groups].ndim != 1:
+        raise DataError(
+            f"groups={groups}: {groups}_test of {name} has {list(extra[groups].shape[1:])} per row, not one value."
+        )
 
 
 def split_arrays(
@@ -184,7 +138,7 @@ def read_arrays(path: str | Path) -> dict[str, np.ndarray]:
     return arrays
 
 
-def unread_arrays(path: Path, arrays: dict[str, np.ndarray]) -> list[str]:
+def _unread_arrays(path: Path, arrays: dict[str, np.ndarray]) -> list[str]:
     """A note about arrays that are not used; an empty list if all are."""
     if "x_train" in arrays:
         parts = [part for part in ("_train", "_val", "_test") if f"x{part}" in arrays]
@@ -242,22 +196,6 @@ def _memory() -> int:
         return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     except (AttributeError, ValueError, OSError):
         return sys.maxsize
-
-
-def check_file(path: Path) -> None:
-    """Check that a path is a file with content.
-
-    Raises:
-        DataError: If `path` is missing (the message suggests the nearest name), a folder, or empty.
-    """
-    if path.is_dir():
-        raise DataError(f"{path} is a folder; a file is needed.")
-    if not path.is_file():
-        beside = [p.name for p in path.parent.iterdir() if p.is_file()] if path.parent.is_dir() else []
-        near = nearest(path.name, beside)
-        raise DataError(f"There is no file {path}." + (f" Did you mean {near!r}?" if near else ""))
-    if path.stat().st_size == 0:
-        raise DataError(f"{path} is empty.")
 
 
 def _examples(path: Path, arrays: dict[str, np.ndarray], inputs: str, labels: str | None, *, part: str) -> ArrayDataset:

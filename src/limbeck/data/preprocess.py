@@ -13,9 +13,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from limbeck.batch import Batch, Inputs
-from limbeck.data.dataset import Dataset
+from limbeck.data.dataset import Dataset, subsample
+from limbeck.data.image_file import raise_damaged
 from limbeck.data.prefetch import prefetch
 from limbeck.data.table_encoding import TableEncoding
+from limbeck.data.texts import TokenizeOnRead
 from limbeck.data.tokenizer import holds_tokenizer, open_tokenizer
 from limbeck.errors import DataError, LimbeckError, nearest, unknown_name_error
 from limbeck.models import read_config
@@ -188,8 +190,6 @@ def load_preprocess(folder: str | Path) -> Callable[[Batch], Inputs]:
         >>> # student(preprocess(limbeck.Batch(images)))
     """
     if holds_tokenizer(folder):
-        from limbeck.data.texts import TokenizeOnRead
-
         return TokenizeOnRead(open_tokenizer(folder))
     config = read_config(folder).get("metadata", {}).get("preprocess")
     if not config:
@@ -221,7 +221,24 @@ def load_encoding(folder: str | Path) -> TableEncoding:
 _AT_A_TIME = 64  # images: two thousand of 224 pixels would take gigabytes in float64
 
 
-def measure_pixels(examples: Dataset) -> tuple[Float[Tensor, " channels"], Float[Tensor, " channels"]] | None:
+def fit_normalization(train: Dataset, *, scale: float) -> NormalizeImages | Identity:
+    """Normalization by the mean and standard deviation of at most 2,000 training images; identity for other data.
+
+    Raises:
+        DataError: If images cannot be decoded. All damaged files are listed, not only the first.
+    """
+    try:
+        moments = _measure_pixels(subsample(train, 2000, seed=0))
+    except DataError:
+        raise_damaged(train.find_damaged(torch.arange(len(train))), len(train))
+        raise
+    if moments is None:
+        return Identity()
+    mean, std = ((moment * scale).tolist() for moment in moments)
+    return NormalizeImages(tuple(round(m, 4) for m in mean), tuple(round(s, 4) or 1.0 for s in std), scale=scale)
+
+
+def _measure_pixels(examples: Dataset) -> tuple[Float[Tensor, " channels"], Float[Tensor, " channels"]] | None:
     """Mean and standard deviation of each channel of byte images, in float64; None for other data.
 
     Sums are computed in whole numbers, so the result does not depend on the order of examples.

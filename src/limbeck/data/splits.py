@@ -10,10 +10,12 @@ from functools import cached_property
 from typing import Any
 
 from limbeck.batch import IGNORED, Batch, Inputs
-from limbeck.data.dataset import Dataset, hash_columns
+from limbeck.data.dataset import Dataset, hash_columns, split
 from limbeck.data.table_encoding import TableEncoding
 from limbeck.errors import LimbeckWarning
 
+HELD_OUT = 0.2
+"""The share of examples used as the test part if the data have none; stratified, with seed 0."""
 _LISTED = 12
 """Up to this number, all columns or classes are listed; above, only those with notes or missing values."""
 
@@ -137,7 +139,7 @@ class DataSplits:
 
 def summarize(
     kind: str,
-    parts: Mapping[str, Dataset],
+    parts: Mapping[str, Dataset | None],
     *,
     sources: Mapping[str, str] | None = None,
     columns: Sequence[ColumnSummary] = (),
@@ -149,7 +151,7 @@ def summarize(
 
     Args:
         kind: ``table``, ``texts``, ``images`` or ``arrays``.
-        parts: The parts by name, training part first.
+        parts: The parts by name, training part first; None for a part that does not exist.
         sources: The origin of each part.
         columns: The columns of a table.
         facts: Additional facts by name.
@@ -163,13 +165,32 @@ def summarize(
           train    3 examples
           classes  2: 0 (2), 1 (1)
     """
-    names = next((part.class_names for part in parts.values()), None)
-    size = len(names) if names else 1 + max((_largest(part) for part in parts.values()), default=-1)
-    summaries = tuple(_part(name, part, size, (sources or {}).get(name, "")) for name, part in parts.items())
+    present = {name: part for name, part in parts.items() if part is not None}
+    names = next((part.class_names for part in present.values()), None)
+    size = len(names) if names else 1 + max((_largest(part) for part in present.values()), default=-1)
+    summaries = tuple(_part(name, part, size, (sources or {}).get(name, "")) for name, part in present.items())
     return DataSummary(
         kind, summaries, names, tuple(columns), dict(facts or {}), tuple(dict.fromkeys(notes)),
         tuple(dict.fromkeys(warnings)),
     )  # fmt: skip
+
+
+def hold_out(train: Dataset, test: Dataset | None) -> tuple[Dataset, Dataset, str]:
+    """The training part, the test part and a note; without a test part, one is taken from the training part."""
+    if test is not None:
+        return train, test, ""
+    rest, holdout = split(train, fraction=HELD_OUT, seed=0)
+    return rest, holdout, held_out_note(len(holdout))
+
+
+def held_out_note(count: int) -> str:
+    """A note on a test part that was taken from the training part."""
+    return f"no test part: {count} examples ({HELD_OUT:.0%}) were held out, stratified, with seed 0"
+
+
+def held_out_source(file: str) -> str:
+    """The origin of a test part that was taken from a file."""
+    return f"held out of {file}: {HELD_OUT:.0%}, stratified, with seed 0"
 
 
 @contextmanager

@@ -1,90 +1,25 @@
-"""Reads CSV and Parquet tables as datasets: chooses features, encodes columns and splits rows."""
+"""Reads CSV and Parquet tables as datasets."""
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from limbeck.batch import IGNORED
 from limbeck.data.arrays import ArrayDataset
-from limbeck.data.arrow import RawTable, check_columns, load_table, starts_with_values, trimmed_note
-from limbeck.data.column_types import (
-    ColumnValues,
-    find_reason_to_skip,
-    is_row_counter,
-    matches_labels,
-    missing_note,
-    read_column,
-    read_target,
-)
+from limbeck.data.arrow import RawTable, check_columns, trimmed_note
+from limbeck.data.column_types import read_target
 from limbeck.data.dataset import split
-from limbeck.data.match_columns import encode_known, encode_labels, find_codes, match_labels
-from limbeck.data.name_matching import find_similar_names, is_number, order_classes, sorted_classes
-from limbeck.data.splits import ColumnSummary
-from limbeck.data.table_encoding import CategoryColumn, NumberColumn, TableEncoding
-from limbeck.errors import DataError, LimbeckWarning
-
-_MISSING = "(missing)"
-_MOST = 1000  # different values of a category; a column with more is an identifier or a text
-
-
-@dataclass(frozen=True)
-class TableForm:
-    """Options for reading a table.
-
-    Attributes:
-        target: The column with the classes.
-        ignore: Columns to leave out.
-        missing: Values that mean missing, in addition to empty fields and the usual strings.
-        separator: Column separator of a CSV file; by default a comma, for ``.tsv`` a tab.
-        charset: Character encoding of a CSV file; UTF-8 by default.
-        class_names: The class order; by default sorted, numbers by value.
-    """
-
-    target: str
-    ignore: Sequence[str] = ()
-    missing: Sequence[str] = ()
-    separator: str | None = None
-    charset: str | None = None
-    class_names: Sequence[str] = ()
-
-    def load(self, path: str | Path) -> RawTable:
-        """Load a file with these options."""
-        return load_table(Path(path), separator=self.separator, charset=self.charset)
-
-
-@dataclass
-class TableReport:
-    """Column summaries, notes and warnings of tables that were read.
-
-    Attributes:
-        columns: Summaries of the columns of the training part.
-        notes: Notes about what was matched, converted or left out.
-        warnings: Likely mistakes.
-    """
-
-    columns: list[ColumnSummary] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
-    warnings: list[str] = field(default_factory=list)
-
-
-class TableParts(NamedTuple):
-    """Tables with the same encoding.
-
-    Attributes:
-        parts: The dataset of each part.
-        encoding: The encoding of the columns.
-        report: Notes and warnings.
-    """
-
-    parts: dict[str, ArrayDataset]
-    encoding: TableEncoding
-    report: TableReport
+from limbeck.data.options import DataOptions
+from limbeck.data.preprocess import Identity
+from limbeck.data.splits import HELD_OUT, DataSplits, held_out_note, held_out_source, summarize
+from limbeck.data.table_encoding import TableEncoding, encode_known, encode_labels, match_labels
+from limbeck.data.training_table import TableForm, TableReport, TrainingTable, make_dataset, read_groups
+from limbeck.errors import DataError, LimbeckError, LimbeckWarning
 
 
 def read_table(
@@ -140,9 +75,9 @@ def read_table(
     form = TableForm(target.strip(), tuple(column.strip() for column in ignore), tuple(missing), separator, charset)
     raw, report = form.load(path), TableReport()
     if encoding is None:
-        fitted = _TrainingTable(raw, form, report)
-        encoding = fitted.encoding(slice(None), report)
-        examples = fitted.examples(slice(None), encoding, _read_groups(raw, groups))
+        table = TrainingTable(raw, form, report)
+        encoding = table.encoding(slice(None), report)
+        examples = table.examples(slice(None), encoding, groups)
     else:
         examples = _encode_other_table(raw, form, encoding, groups, report)
     for sentence in report.warnings:
@@ -174,193 +109,74 @@ def read_split_table(
     Raises:
         DataError: See `read_table`.
     """
-    form = TableForm(target, tuple(ignore))
-    tables = split_table(path, form, fraction=fraction, seed=seed, groups=groups)
-    return tables.parts["train"], tables.parts["test"], tables.encoding
+    parts, encoding, _ = _read_parts(
+        path, TableForm(target, tuple(ignore)), groups=groups, fraction=fraction, seed=seed
+    )
+    return parts["train"], parts["test"], encoding
 
 
-def split_table(
+def load_table_splits(name: str, options: DataOptions) -> DataSplits:
+    """Load a table and, if the options name them, the tables of other parts.
+
+    Raises:
+        DataError: See `read_table`.
+        LimbeckError: If no target is set.
+    """
+    if options.target is None:
+        raise LimbeckError(
+            f"target= is missing: which column of {name} has the classes? "
+            "On the command line: --set data.target=COLUMN. For a table of texts also --set data.text=COLUMN."
+        )
+    form = TableForm(
+        options.target.strip(), tuple(column.strip() for column in options.ignore), options.missing, options.separator,
+        options.charset, options.class_names,
+    )  # fmt: skip
+    groups = None if options.groups is None else options.groups.strip()
+    others = {part: file for part, file in (("development", options.val), ("test", options.test)) if file is not None}
+    fraction = HELD_OUT if options.test is None else None
+    parts, encoding, report = _read_parts(name, form, groups=groups, others=others, fraction=fraction)
+    sources = {"train": Path(name).name, **{part: Path(file).name for part, file in others.items()}}
+    if options.test is None:
+        sources["test"] = held_out_source(sources["train"])
+    summary = summarize(
+        "table", parts, sources=sources, columns=report.columns, notes=report.notes, warnings=report.warnings
+    )
+    return DataSplits(
+        name, parts["train"], parts["test"], Identity(), encoding.class_names, encoding,
+        "" if options.test else held_out_note(len(parts["test"])), groups=None if groups is None else "groups",
+        development=parts.get("development"), summary=summary, held_out=options.test is None,
+    )  # fmt: skip
+
+
+def _read_parts(
     path: str | Path,
     form: TableForm,
     *,
-    fraction: float,
-    seed: int,
     groups: str | None = None,
     others: Mapping[str, str | Path] | None = None,
-) -> TableParts:
-    """Same as `read_split_table`, with notes, and with `others` encoded like the training part."""
+    fraction: float | None = None,
+    seed: int = 0,
+) -> tuple[dict[str, ArrayDataset], TableEncoding, TableReport]:
+    """Read a training table, and others with its encoding; with a `fraction`, hold out the test part.
+
+    `groups` is a column of the test part.
+    """
     report = TableReport()
     raw = form.load(path)
-    fitted = _TrainingTable(raw, form, report)
-    rest, holdout = split(ArrayDataset(np.zeros((raw.table.num_rows, 1)), fitted.labels), fraction=fraction, seed=seed)
-    rows = {"train": rest.index.numpy(), "test": holdout.index.numpy()}
-    encoding = fitted.encoding(rows["train"], report)
-    fitted.count_unknown(rows["test"], encoding, report)
-    of_groups = _read_groups(raw, groups)
-    parts = {
-        name: fitted.examples(index, encoding, of_groups if name == "test" else None) for name, index in rows.items()
-    }
-    for name, other in (others or {}).items():
-        parts[name] = _encode_other_table(form.load(other), form, encoding, None, report)
-    return TableParts(parts, encoding, report)
-
-
-def read_tables(
-    path: str | Path, others: Mapping[str, str | Path], form: TableForm, *, groups: str | None = None
-) -> TableParts:
-    """Read a training table and others with the same encoding; `groups` apply to ``test``."""
-    report = TableReport()
-    raw = form.load(path)
-    fitted = _TrainingTable(raw, form, report)
-    encoding = fitted.encoding(slice(None), report)
-    parts = {"train": fitted.examples(slice(None), encoding, None)}
-    for name, other in others.items():
-        parts[name] = _encode_other_table(form.load(other), form, encoding, groups if name == "test" else None, report)
-    return TableParts(parts, encoding, report)
-
-
-class _TrainingTable:
-    """A training table whose columns are read once; its encoding can be fitted on some of the rows."""
-
-    def __init__(self, raw: RawTable, form: TableForm, report: TableReport) -> None:
-        check_columns(raw.path, [form.target, *form.ignore], raw.names)
-        self._raw, self._form = raw, form
-        self._classes, notes = read_target(raw, form.target, missing=form.missing)
-        report.notes += [*trimmed_note(raw), *notes]
-        self.class_names = self._names_of_classes()
-        self.labels = encode_labels(raw, form.target, self._classes, self.class_names)
-        self._columns = list[ColumnValues]()
-        self._skipped = dict[str, str]()
-        for name in raw.names:
-            if name in {form.target, *form.ignore}:
-                self._skipped[name] = "" if name == form.target else "in ignore"
-            else:
-                self._read(name, report)
-        self._leave_counters(report)
-        self._point_at_oddities(report)
-        if not self._columns:
-            without = ", ".join(f"{name} ({why})" if why else name for name, why in self._skipped.items())
-            raise DataError(
-                f"{raw.path} has no features: its columns are {without}. If one of them has texts to classify, use "
-                "--set data.text=COLUMN."
-            )
-
-    def _names_of_classes(self) -> tuple[str, ...]:
-        classes = {name for name in self._classes if name is not None}
-        if not classes:
-            raise DataError(f"{self._raw.path}: no row has a value in the target {self._form.target!r}.")
-        return order_classes(sorted_classes(classes), self._form.class_names, who=str(self._raw.path))
-
-    def _read(self, name: str, report: TableReport) -> None:
-        column = read_column(self._raw, name, missing=self._form.missing)
-        if why := find_reason_to_skip(column, index=name in self._raw.row_index):
-            self._skipped[name] = why
-            report.notes.append(
-                f"{self._raw.path.name}: column {name!r} is left out ({why}). To use it, rename it"
-                + (", or read it as texts with text=." if "text" in why else ".")
-            )
-            return
-        if column.kind == "empty":
-            raise DataError(f"{self._raw.path}: column {name!r} has no values. Leave it out with ignore=[{name!r}].")
-        report.warnings += [column.warning] if column.warning else []
-        self._columns.append(column)
-
-    def _leave_counters(self, report: TableReport) -> None:
-        """Leave out row counters; if there are no other columns, keep them and add a note."""
-        counters = {column.name for column in self._columns if is_row_counter(column)}
-        others = [column for column in self._columns if column.name not in counters]
-        self._columns = others or self._columns
-        for name in sorted(counters):
-            start = f"{self._raw.path.name}: column {name!r} increases by one from row to row"
-            if others:
-                self._skipped[name] = "row numbers: increases by one in every row"
-                report.notes.append(f"{start}, like a row number, and is left out. To use it, shuffle the rows.")
-            else:
-                report.notes.append(f"{start}. Is it a row number, not a feature?")
-
-    def _point_at_oddities(self, report: TableReport) -> None:
-        """Warn about columns equal to the target, similar names, and a first row that may not be a header."""
-        who, target = self._raw.path.name, self._form.target
-        if (target in self.class_names and not is_number(target)) or starts_with_values(self._raw.names):
-            report.warnings.append(
-                f"{who}: is the first row a header? It was read as one: {', '.join(self._raw.names[:6])}."
-            )
-        for column in self._columns:
-            if matches_labels(column, self.labels):
-                report.notes.append(
-                    f"{who}: column {column.name!r} has exactly one value per class of the target {target!r}. If it "
-                    f"is not available for prediction, leave it out: ignore=[{column.name!r}]."
-                )
-            if column.numbers is None and (same := find_similar_names(column.names.unique().drop_null().to_pylist())):
-                listed = ", ".join(same[:4])
-                report.notes.append(
-                    f"{who}: column {column.name!r} has similar names that count as different: {listed}."
-                )
-
-    def encoding(self, rows: Any, report: TableReport) -> TableEncoding:
-        """Fit the encoding on the given rows."""
-        columns = tuple(self._fit(column, rows) for column in self._columns)
-        report.columns += self._summaries(rows, columns)
-        form = self._form
-        return TableEncoding(form.target, self.class_names, columns, tuple(form.missing), form.separator, form.charset)
-
-    def count_unknown(self, rows: Any, encoding: TableEncoding, report: TableReport) -> None:
-        """Add notes about names in the holdout rows that are not in the training rows."""
-        for column, kind in zip(self._columns, encoding.columns, strict=True):
-            unknown = np.isnan(_encode_column(column, kind)[rows]) & ~column.missing[rows]
-            if count := int(unknown.sum()):
-                report.notes.append(
-                    f"{self._raw.path.name}: {count:,} of {len(unknown):,} test rows have a name in column "
-                    f"{column.name!r} that no training row has. They count as 'other'."
-                )
-
-    def examples(self, rows: Any, encoding: TableEncoding, groups: list[str] | None) -> ArrayDataset:
-        """Encode the given rows."""
-        raw = np.stack(
-            [_encode_column(column, kind)[rows] for column, kind in zip(self._columns, encoding.columns, strict=True)],
-            1,
-        )
-        chosen = None if groups is None else [str(group) for group in np.array(groups, dtype=object)[rows]]
-        return _make_dataset(raw, self.labels[rows], encoding, chosen)
-
-    def _fit(self, column: ColumnValues, rows: Any) -> NumberColumn | CategoryColumn:
-        if column.numbers is None:
-            return CategoryColumn(column.name, self._values(column, rows))
-        some = column.numbers[rows]
-        present = some[~np.isnan(some)]
-        if len(present) == 0:
-            raise DataError(
-                f"{self._raw.path}: column {column.name!r} has no values in the training rows. Leave it out with "
-                f"ignore=[{column.name!r}]."
-            )
-        return NumberColumn(column.name, float(present.mean()), float(present.std()) or 1.0, len(present) < len(some))
-
-    def _values(self, column: ColumnValues, rows: Any) -> tuple[str, ...]:
-        some = column.names if isinstance(rows, slice) else column.names.take(rows)
-        values = tuple(sorted(value for value in some.unique().to_pylist() if value is not None))
-        if len(values) > _MOST:
-            raise DataError(
-                f"{self._raw.path}: column {column.name!r} has {len(values)} different texts, more than {_MOST}. Leave "
-                f"it out with ignore=[{column.name!r}] or group them. If it is the text to classify, use --set "
-                f"data.text={column.name}."
-            )
-        return values
-
-    def _summaries(self, rows: Any, columns: Sequence[NumberColumn | CategoryColumn]) -> list[ColumnSummary]:
-        fitted = {column.name: (column, kind) for column, kind in zip(self._columns, columns, strict=True)}
-        summaries = list[ColumnSummary]()
-        for name in self._raw.names:
-            if name == self._form.target:
-                none = int((self.labels[rows] == IGNORED).sum())
-                summaries.append(ColumnSummary(name, "target", none, len(self.class_names)))
-            elif name in self._skipped:
-                summaries.append(ColumnSummary(name, "left out", note=self._skipped[name]))
-            else:
-                column, kind = fitted[name]
-                values = len(kind.values) if isinstance(kind, CategoryColumn) else None
-                none, note = int(column.missing[rows].sum()), missing_note(self._raw, column)
-                summaries.append(ColumnSummary(name, column.kind, none, values, note))
-        return summaries
+    table = TrainingTable(raw, form, report)
+    rows: dict[str, Any] = {"train": slice(None)}
+    if fraction is not None:
+        whole = ArrayDataset(np.zeros((raw.table.num_rows, 1)), table.labels)
+        rest, holdout = split(whole, fraction=fraction, seed=seed)
+        rows = {"train": rest.index.numpy(), "test": holdout.index.numpy()}
+    encoding = table.encoding(rows["train"], report)
+    if "test" in rows:
+        table.count_unknown(rows["test"], encoding, report)
+    of_part = {"test": groups}
+    parts = {name: table.examples(index, encoding, of_part.get(name)) for name, index in rows.items()}
+    for name, file in (others or {}).items():
+        parts[name] = _encode_other_table(form.load(file), form, encoding, of_part.get(name), report)
+    return parts, encoding, report
 
 
 def _encode_other_table(
@@ -382,7 +198,7 @@ def _encode_other_table(
         classes, mapped = match_labels(raw, form.target, classes, encoding.class_names)
         report.notes += mapped
         labels = encode_labels(raw, form.target, classes, encoding.class_names)
-    return _make_dataset(np.stack(columns, 1), labels, encoding, _read_groups(raw, groups))
+    return make_dataset(np.stack(columns, 1), labels, encoding, read_groups(raw, groups))
 
 
 def _unread_note(
@@ -400,34 +216,3 @@ def _unread_note(
         return []
     named = ", ".join(map(repr, extra_columns[:6])) + (", ..." if len(extra_columns) > 6 else "")
     return [f"{raw.path.name}: {len(extra_columns)} columns that are not in the training table are left out ({named})."]
-
-
-def _encode_column(column: ColumnValues, kind: NumberColumn | CategoryColumn) -> np.ndarray:
-    return find_codes(column.names, kind.values) if isinstance(kind, CategoryColumn) else _get_numbers(column)
-
-
-def _get_numbers(column: ColumnValues) -> np.ndarray:
-    if column.numbers is None:
-        raise DataError(f"column {column.name!r} is a category, not numbers.")
-    return column.numbers
-
-
-def _make_dataset(
-    raw: np.ndarray, labels: np.ndarray, encoding: TableEncoding, groups: list[str] | None
-) -> ArrayDataset:
-    extra: dict[str, Any] = {"raw": raw.astype(np.float32)}
-    if groups is not None:
-        extra["groups"] = groups
-    dataset = ArrayDataset(encoding.encode(raw), labels, extra=extra, class_names=encoding.class_names)
-    dataset.encoding = encoding
-    return dataset
-
-
-def _read_groups(raw: RawTable, groups: str | None) -> list[str] | None:
-    """The group of each row as a string; None if `groups` is None."""
-    if groups is None:
-        return None
-    check_columns(raw.path, [groups], raw.names)
-    column = read_column(raw, groups)  # raises for columns of lists, which cannot be cast to strings
-    texts = column.names.to_pylist() if column.names is not None else raw.table[groups].cast("string").to_pylist()
-    return [_MISSING if text is None else text for text in texts]

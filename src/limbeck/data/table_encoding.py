@@ -1,15 +1,19 @@
-"""Encoding of table columns as numbers for networks and trees."""
+"""Encodes table columns as numbers: `TableEncoding`, and other tables like the training part."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Float32
 
-from limbeck.errors import LimbeckError
+from limbeck.batch import IGNORED
+from limbeck.data.arrow import RawTable, as_float64
+from limbeck.data.column_types import PLACEHOLDERS, ColumnValues, quoted, read_column
+from limbeck.data.name_matching import match_names
+from limbeck.errors import DataError, LimbeckError
 
 
 @dataclass(frozen=True)
@@ -123,3 +127,155 @@ _KINDS: dict[type, str] = {NumberColumn: "number", CategoryColumn: "category"}
 def _column(entry: Mapping[str, Any]) -> NumberColumn | CategoryColumn:
     kind = {name: column_type for column_type, name in _KINDS.items()}[entry["kind"]]
     return kind(**{k: tuple(v) if isinstance(v, list) else v for k, v in entry.items() if k != "kind"})
+
+
+_ENOUGH = 10  # rows with a value; with fewer, all values may be unknown to the training part
+_FAR = 10  # training standard deviations; no mean differs by that much by chance
+_SHARE = 0.1  # of the rows with a value; if more are unknown, a warning is issued
+
+
+def find_codes(names: Any, values: Sequence[str]) -> np.ndarray:
+    """The index of each Arrow string in `values`, as float64; NaN if it is not there."""
+    import pyarrow as pa
+    from pyarrow import compute
+
+    return as_float64(compute.index_in(names, value_set=pa.array(list(values), pa.string())))
+
+
+def encode_known(
+    raw: RawTable, column: NumberColumn | CategoryColumn, missing: Sequence[str], notes: list[str], warnings: list[str]
+) -> np.ndarray:
+    """Convert a column to numbers: its values, or the index of each name; NaN for missing or unknown.
+
+    Args:
+        raw: The table.
+        column: The encoding of the training part.
+        missing: Strings that mean a missing value.
+        notes: Notes about matched values are appended.
+        warnings: Warnings about likely mistakes are appended.
+
+    Raises:
+        DataError: If the column contained numbers and now contains strings, or all of many values are unknown.
+    """
+    values = read_column(raw, column.name, missing=missing, as_names=isinstance(column, CategoryColumn))
+    if values.kind == "empty":
+        if raw.table.num_rows >= _ENOUGH:
+            warnings.append(
+                f"{raw.path.name}: column {column.name!r} has no value in any row, but has values in the training part."
+            )
+        return np.full(raw.table.num_rows, np.nan)
+    if isinstance(column, NumberColumn):
+        return _encode_numbers(raw, column, values, notes, warnings)
+    return _encode_names(raw, column, values, notes, warnings)
+
+
+def match_labels(
+    raw: RawTable, target: str, classes: list[str | None], names: Sequence[str]
+) -> tuple[list[str | None], list[str]]:
+    """Replace class names by the training part's spelling; also returns a note if any were replaced."""
+    present = list(dict.fromkeys(label for label in classes if label is not None))
+    matched = match_names(present, names)
+    moved = {name: class_name for name, class_name in matched.items() if name != class_name}
+    if not moved:
+        return classes, []
+    return [matched.get(label, label) if label is not None else None for label in classes], [
+        _matching_note(raw, target, moved)
+    ]
+
+
+def encode_labels(raw: RawTable, target: str, classes: Sequence[str | None], names: Sequence[str]) -> np.ndarray:
+    """Convert class names to class indices; -100 for rows without a class.
+
+    Raises:
+        DataError: If a class is not in `names`.
+    """
+    numbers = {name: number for number, name in enumerate(names)}
+    for row, text in enumerate(classes):
+        if text is not None and text not in numbers:
+            expected = ", ".join(names[:12])
+            raise DataError(
+                f"{raw.path}: row {row} has the class {quoted(text)} in {target!r}, which is not one of {expected}."
+            )
+    return np.array([IGNORED if text is None else numbers[text] for text in classes], dtype=np.int64)
+
+
+def _encode_numbers(
+    raw: RawTable, column: NumberColumn, values: ColumnValues, notes: list[str], warnings: list[str]
+) -> np.ndarray:
+    if values.numbers is not None:
+        warnings += [values.warning] if values.warning else []
+        if values.missing_counts:
+            listed = ", ".join(f"{quoted(text)} ({count:,})" for text, count in list(values.missing_counts.items())[:4])
+            notes.append(f"{raw.path.name}: column {column.name!r}: {listed} read as missing.")
+        warnings += _check_scale(raw, column, values.numbers)
+        return values.numbers
+    present = [value for value in values.names.unique().to_pylist() if value is not None]
+    if all(value.lower() in PLACEHOLDERS for value in present):
+        warnings.append(f"{raw.path.name}: column {column.name!r} has no number in any row, only {quoted(present[0])}.")
+        return np.full(raw.table.num_rows, np.nan)
+    binary = (
+        abs(column.std**2 - column.mean * (1 - column.mean)) < 1e-9
+    )  # the standard deviation of zeros and ones follows from their mean
+    matched = match_names(present, ("0", "1")) if binary else {}
+    if len(matched) < len(present):
+        raise DataError(
+            f"{raw.path}: column {column.name!r} has numbers in the training part, but here it has "
+            f"{quoted(present[0])}. If that means a missing value, set missing=[{quoted(present[0])}]."
+        )
+    notes.append(_matching_note(raw, column.name, matched))
+    return find_codes(_rename_values(values.names, matched), ("0", "1"))
+
+
+def _check_scale(raw: RawTable, column: NumberColumn, numbers: np.ndarray) -> list[str]:
+    """A warning if the mean of a column is far from the training mean, usually because of other units."""
+    present = numbers[~np.isnan(numbers)]
+    mean = float(present.mean()) if len(present) else column.mean
+    if len(present) < _ENOUGH or abs(mean - column.mean) <= _FAR * column.std:
+        return []
+    return [
+        f"{raw.path.name}: column {column.name!r} has the mean {mean:.4g} here and {column.mean:.4g} in the training "
+        f"part (standard deviation {column.std:.2g}). Is it in other units?"
+    ]
+
+
+def _encode_names(
+    raw: RawTable, column: CategoryColumn, values: ColumnValues, notes: list[str], warnings: list[str]
+) -> np.ndarray:
+    present = [value for value in values.names.unique().to_pylist() if value is not None]
+    matched = match_names(present, column.values)
+    moved = {name: expected for name, expected in matched.items() if name != expected}
+    if moved:
+        notes.append(_matching_note(raw, column.name, moved))
+    codes = find_codes(_rename_values(values.names, matched), column.values)
+    rows = int((~values.missing).sum())
+    lost = rows - int((~np.isnan(codes)).sum())
+    if lost:
+        strange = ", ".join(quoted(value) for value in present if value not in matched)[:80]
+        expected = ", ".join(map(quoted, column.values[:4]))
+        message = (
+            f"column {column.name!r} has {strange} in {lost:,} of {rows:,} rows, which is not in the training part"
+        )
+        if lost == rows and rows >= _ENOUGH:
+            raise DataError(
+                f"{raw.path}: {message} (it has {expected}), so no row has a known value. Write the values the same "
+                f"way in both files, or leave the column out with ignore=[{column.name!r}]."
+            )
+        (warnings if lost >= _SHARE * rows and rows >= _ENOUGH else notes).append(
+            f"{raw.path.name}: {message}; they count as 'other'."
+        )
+    return codes
+
+
+def _rename_values(names: Any, matched: dict[str, str]) -> Any:
+    """Replace Arrow strings by the names that they were matched to."""
+    import pyarrow as pa
+    from pyarrow import compute
+
+    index = compute.index_in(names, value_set=pa.array(list(matched), pa.string()))
+    return pa.array(list(matched.values()), pa.string()).take(index) if matched else names
+
+
+def _matching_note(raw: RawTable, name: str, moved: dict[str, str]) -> str:
+    listed = ", ".join(f"{quoted(value)} as {quoted(target)}" for value, target in list(moved.items())[:4])
+    more = f" and {len(moved) - 4} more" if len(moved) > 4 else ""
+    return f"{raw.path.name}: in column {name!r}, {listed}{more} was read, as in the training part."

@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from limbeck.batch import IGNORED
-from limbeck.data.arrow import check_columns, load_table
+from limbeck.data.arrow import check_columns, is_table, load_table
 from limbeck.data.builtin_datasets import data_folders
 from limbeck.data.column_types import read_target
-from limbeck.data.dataset import Dataset, split
 from limbeck.data.name_matching import match_names, order_classes, sorted_classes
 from limbeck.data.options import DataOptions
-from limbeck.data.splits import DataSummary, summarize
+from limbeck.data.preprocess import Identity
+from limbeck.data.splits import DataSplits, held_out_source, hold_out, summarize
 from limbeck.data.texts import TextDataset
 from limbeck.data.tokenizer import open_tokenizer, train_tokenizer
 from limbeck.errors import DataError, LimbeckError, nearest
@@ -39,6 +39,9 @@ class LabeledTexts(NamedTuple):
     source: str
 
 
+VOCABULARY = 8000
+MAX_LENGTH = 64
+_MANY_CUT = 0.05  # of the texts; if more are truncated by the default limit, a warning is issued
 TEXT_DATASETS = {"sst2": "glue", "sst2_sentences": "sent"}
 
 """The Stanford Sentiment Treebank with two classes: GLUE's phrases (67,349 to train), or whole sentences (6,920)."""
@@ -229,43 +232,11 @@ def read_text_table(file: str | Path, options: DataOptions, *, text: str, target
     return LabeledTexts([row_text or "" for row_text in texts], list(labels), notes, str(file))
 
 
-VOCABULARY = 8000
-
-MAX_LENGTH = 64
-
-_MANY_CUT = 0.05  # of the texts; if more are truncated by the default limit, a warning is issued
-
-
-class TextParts(NamedTuple):
-    """Tokenized texts of all parts.
-
-    Attributes:
-        train: The training part.
-        development: The development part; None if there is no file for it.
-        test: The test part.
-        tokenizer: The tokenizer.
-        note: The origin of the texts.
-        summary: The summary of the data.
-    """
-
-    train: Dataset
-    development: Dataset | None
-    test: Dataset
-    tokenizer: Any
-    note: str
-    summary: DataSummary
-
-
-def load_texts(name: str, options: DataOptions, *, held_out: float = 0.2) -> TextParts:
+def load_texts(name: str, options: DataOptions) -> DataSplits:
     """Load a built-in dataset of texts, a file of JSON lines, or two columns of a table.
 
     A tokenizer is trained on the training part only, unless the options have a tokenizer folder. Classes are sorted,
     numbers by value and names alphabetically, unless ``class_names`` sets the order.
-
-    Args:
-        name: ``sst2``, ``sst2_sentences``, or a file.
-        options: Columns, files and the maximum length of a text.
-        held_out: Share of examples used as the test part if there is no test file; stratified, with seed 0.
 
     Raises:
         DataError: If the data are missing or damaged, or a label of another part is not in the training part.
@@ -277,34 +248,39 @@ def load_texts(name: str, options: DataOptions, *, held_out: float = 0.2) -> Tex
             f"{options.tokenizer} is set too. Leave one of the two out."
         )
     rows, note = _read_parts(name, options)
-    names = CLASS_NAMES if name in TEXT_DATASETS else _class_names(rows["train"], options.class_names, who=name)
+    builtin = name in TEXT_DATASETS
+    names = CLASS_NAMES if builtin else _class_names(rows["train"], options.class_names, who=name)
     notes = list(dict.fromkeys(sentence for part in rows.values() for sentence in part.notes))
-    labels = (
-        {part: _number_labels(texts, names, notes) for part, texts in rows.items()} if name not in TEXT_DATASETS else {}
-    )
-    used = open_tokenizer(options.tokenizer) if options.tokenizer else None
-    limit = options.max_length or MAX_LENGTH
-    # A tokenizer of the user may have no limit, or none at all.
-    most = min(limit, getattr(used, "model_max_length", None) or limit)
-    used = used or train_tokenizer(rows["train"].texts, vocabulary=options.vocabulary or VOCABULARY)
-    used.model_max_length = most  # saved with the tokenizer, so that later use truncates texts in the same way
+    labels = {part: texts.labels if builtin else _number_labels(texts, names, notes) for part, texts in rows.items()}
+    tokenizer, most = _prepare_tokenizer(rows["train"].texts, options)
     whole = {
-        part: TextDataset(
-            texts.texts, labels.get(part, texts.labels), tokenizer=used, max_length=most, class_names=names
-        )
+        part: TextDataset(texts.texts, labels[part], tokenizer=tokenizer, max_length=most, class_names=names)
         for part, texts in rows.items()
-    }  # fmt: skip
-    parts: dict[str, Dataset] = dict(whole)
-    sources = {part: Path(texts.source).name for part, texts in rows.items() if texts.source}
-    if "test" not in parts:
-        parts["train"], parts["test"] = split(whole["train"], fraction=held_out, seed=0)
-        sources["test"] = f"held out of {sources['train']}: {held_out:.0%}, stratified, with seed 0"
+    }
     notes, warnings = _cut_notes(whole, most, notes, chosen=options.max_length is not None)
-    pieces = f"at most {most}; the vocabulary has {len(used):,}"
-    summary = summarize(
-        "texts", parts, sources=sources, facts={"tokens": pieces}, notes=notes, warnings=warnings
+    train, test, held_out = hold_out(whole["train"], whole.get("test"))
+    sources = {part: Path(texts.source).name for part, texts in rows.items() if texts.source}
+    if held_out:
+        sources["test"] = held_out_source(sources["train"])
+    parts = {"train": train, "development": whole.get("development"), "test": test}
+    facts = {"tokens": f"at most {most}; the vocabulary has {len(tokenizer):,}"}
+    return DataSplits(
+        name, train, test, Identity(), names, note=note or held_out, tokenizer=tokenizer,
+        development=whole.get("development"), held_out=bool(held_out),
+        summary=summarize("texts", parts, sources=sources, facts=facts, notes=notes, warnings=warnings),
     )  # fmt: skip
-    return TextParts(parts["train"], parts.get("development"), parts["test"], used, note, summary)
+
+
+def _prepare_tokenizer(texts: Sequence[str], options: DataOptions) -> tuple[Any, int]:
+    """Open or train the tokenizer; also returns the maximum number of tokens of a text."""
+    limit = options.max_length or MAX_LENGTH
+    if options.tokenizer is None:
+        tokenizer, most = train_tokenizer(texts, vocabulary=options.vocabulary or VOCABULARY), limit
+    else:
+        tokenizer = open_tokenizer(options.tokenizer)
+        most = min(limit, tokenizer.model_max_length or limit)
+    tokenizer.model_max_length = most  # saved with the tokenizer, so that later use truncates texts in the same way
+    return tokenizer, most
 
 
 def _read_parts(name: str, options: DataOptions) -> tuple[dict[str, LabeledTexts], str]:
@@ -319,8 +295,6 @@ def _read_parts(name: str, options: DataOptions) -> tuple[dict[str, LabeledTexts
 
 
 def _read_file(file: str, options: DataOptions) -> LabeledTexts:
-    from limbeck.data.arrow import is_table
-
     columns = {"text": options.text or "text", "target": options.target or "label"}
     if is_table(Path(file)):
         return read_text_table(file, options, **columns)
@@ -333,8 +307,6 @@ def _class_names(rows: LabeledTexts, order: Sequence[str], *, who: str) -> tuple
 
 def _number_labels(rows: LabeledTexts, names: tuple[str, ...], notes: list[str]) -> list[int]:
     """Convert labels to class indices; labels with another spelling than in the training part are matched."""
-    from limbeck.errors import DataError
-
     matched = match_names(dict.fromkeys(label for label in rows.labels if label is not None), names)
     moved = [f"{label!r} as {class_name!r}" for label, class_name in matched.items() if label != class_name]
     if moved:

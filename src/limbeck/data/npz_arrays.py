@@ -1,15 +1,16 @@
-"""Labels of .npz files: array names, class names, class order and missing labels."""
+"""Standardizes the arrays of .npz files: names, labels as class indices, images as bytes with channels first."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
 from limbeck.batch import IGNORED
+from limbeck.data.files import PART_NAMES
 from limbeck.data.name_matching import match_names, order_classes, sorted_classes
-from limbeck.errors import DataError, one_hot_labels_error
+from limbeck.errors import DataError, LimbeckError, one_hot_labels_error
 
 _LABELS = ("y_train", "y", "y_val", "y_test")
 """The label arrays, training part first."""
@@ -17,11 +18,11 @@ _KINDS = {
     "x": ("x", "images", "image", "data", "features", "inputs", "input"),
     "y": ("y", "labels", "label", "targets", "target", "classes"),
 }
-_PARTS = {
-    "_train": ("train", "training", "trn"),
-    "_val": ("val", "valid", "validation", "dev", "development"),
-    "_test": ("test", "testing", "tst"),
-}
+_PARTS = {"_train": PART_NAMES["train"], "_val": PART_NAMES["development"], "_test": PART_NAMES["test"]}
+
+_CHANNELS = (1, 3, 4)
+_MOST_CHANNELS = 16
+_LEAST_SIDE = 8  # smaller arrays of whole numbers are not images, but positions, tokens or counts
 
 
 def standardize_names(arrays: Mapping[str, np.ndarray]) -> tuple[dict[str, np.ndarray], list[str]]:
@@ -163,3 +164,87 @@ def _reorder_labels(
             f"{path}: {name} goes up to {int(array.max())}, but there are only {len(new_numbers)} class names."
         )
     return np.where(array < 0, array, new_numbers[np.maximum(array, 0)])
+
+
+def as_images(
+    arrays: Mapping[str, np.ndarray], *, channels_last: bool | None = None
+) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
+    """Convert images to ``[n, c, h, w]``, or to bytes ``[n, h, w]`` for one channel.
+
+    Whole numbers from 0 to 255 become bytes. Larger ones up to 65535 are scaled to bytes, with the same factor for all
+    arrays. Other whole numbers and float64 become float32. Arrays of other shapes are not changed.
+
+    Args:
+        arrays: The inputs of each part, by the array's name.
+        channels_last: Whether the layout is ``[n, h, w, c]``; None infers it from the shapes.
+
+    Returns:
+        The arrays, and notes about conversions.
+
+    Raises:
+        LimbeckError: If `channels_last` is set but no array has four dimensions.
+    """
+    converted, notes = dict(arrays), list[str]()
+    whole = {name: array for name, array in converted.items() if array.ndim == 4}
+    if channels_last is not None and not whole:
+        raise LimbeckError("channels_last applies to images [n, h, w, c], but no input array has four dimensions.")
+    for name, array in whole.items():
+        last = has_channels_last(array.shape[1:]) if channels_last is None else channels_last
+        if last:
+            converted[name] = np.ascontiguousarray(array.transpose(0, 3, 1, 2))
+            shape = "x".join(map(str, array.shape[1:]))
+            notes.append(
+                f"{name} has images of {shape}, read as height, width, channels (data.channels_last=false if not)."
+            )
+    notes += _integers_as_bytes(converted)
+    for name, array in converted.items():
+        if array.ndim == 4 and array.shape[1] == 1 and array.dtype == np.uint8:
+            converted[name] = array[:, 0]  # the layout that `NormalizeImages` expects
+        if array.dtype.kind == "f":
+            # numpy's default is float64, but model weights are float32.
+            converted[name] = array.astype(np.float32)
+    return converted, tuple(notes)
+
+
+def has_channels_last(shape: tuple[int, ...]) -> bool:
+    """Whether the shape of one image is likely height, width, channels, and not channels, height, width.
+
+    Example:
+        >>> has_channels_last((32, 32, 3)), has_channels_last((3, 32, 32)), has_channels_last((13, 64, 64))
+        (True, False, False)
+    """
+    if len(shape) != 3:
+        return False
+    first, middle, last = shape
+    if first == middle != last:
+        return last <= _MOST_CHANNELS
+    if middle == last != first:
+        return False
+    return last in _CHANNELS and first not in _CHANNELS
+
+
+def _integers_as_bytes(arrays: dict[str, np.ndarray]) -> Iterator[str]:
+    """Convert images of whole numbers to bytes, in place; yields a note if anything changed."""
+    images = {name: array for name, array in arrays.items() if _is_image(array) and array.dtype.kind in "iu"}
+    if not any(array.dtype != np.uint8 for array in images.values()):
+        return
+    low = min(int(array.min()) for array in images.values() if array.size)
+    high = max(int(array.max()) for array in images.values() if array.size)
+    names, types = " and ".join(images), ", ".join(dict.fromkeys(str(array.dtype) for array in images.values()))
+    if low < 0 or high > 65535:
+        arrays.update({name: array.astype(np.float32) for name, array in images.items()})
+        yield f"The images in {names} are {types} from {low} to {high}, read as float32."
+        return
+    bits = max(high.bit_length(), 8)
+    top = (1 << bits) - 1
+    if bits == 8:
+        arrays.update({name: array.astype(np.uint8) for name, array in images.items()})
+        yield f"The images in {names} are {types} from {low} to {high}, read as bytes."
+        return
+    for name, array in images.items():
+        arrays[name] = ((array.astype(np.int64) * 510 + top) // (2 * top)).astype(np.uint8)
+    yield f"The images in {names} are {types} up to {high}: their {bits} bits are scaled to 8."
+
+
+def _is_image(array: np.ndarray) -> bool:
+    return array.ndim == 4 or (array.ndim == 3 and min(array.shape[1:]) >= _LEAST_SIDE)
