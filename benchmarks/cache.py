@@ -25,7 +25,7 @@ from limbeck.engine import distill
 from limbeck.errors import LimbeckWarning
 from limbeck.methods import make
 from limbeck.recipe import Optimizer, Recipe
-from limbeck.teachers import CachedTeacher, Ensemble, Teacher, fill_cache, read_inputs
+from limbeck.teachers import CachedTeacher, Ensemble, Teacher, TeacherContext, fill_cache
 
 FORWARDS = 20
 """Forward passes of the student that one of the teacher costs."""
@@ -157,7 +157,7 @@ def _building(work: Work, folder: Path) -> float:
 
 
 def _asking(teacher: Teacher, loader: ShuffledLoader) -> Iterator[int]:
-    with teacher.prepare(frozenset({"logits"}), device=torch.device("cpu"), preprocess=read_inputs) as answer:
+    with teacher.open(TeacherContext()) as answer:
         for batch in loader.batches(0, 0):
             answer(batch)
             yield batch.size

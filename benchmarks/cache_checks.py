@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -22,7 +20,15 @@ from limbeck.errors import LimbeckError
 from limbeck.functional import kl_divergence
 from limbeck.losses import Loss
 from limbeck.recipe import Optimizer, Stage
-from limbeck.teachers import CachedTeacher, ModelTeacher, Preprocess, Teacher, TeacherFn, predict_padded
+from limbeck.teachers import (
+    CachedTeacher,
+    FunctionSession,
+    ModelTeacher,
+    Teacher,
+    TeacherContext,
+    TeacherSession,
+    predict_padded,
+)
 
 
 def gather_over_memmap(folder: Path, *, rows: int, preprocess: int) -> float:
@@ -111,16 +117,10 @@ class _Whole(Teacher):
     def __init__(self, model: nn.Module, size: int) -> None:
         self._live, self._size = ModelTeacher(model), size
 
-    def prepare(
-        self, requires: frozenset[str], *, device: torch.device, preprocess: Preprocess
-    ) -> AbstractContextManager[TeacherFn]:
+    def open(self, context: TeacherContext) -> TeacherSession:
         """As the live teacher does."""
-        return self._answering(self._live.prepare(requires, device=device, preprocess=preprocess))
-
-    @contextmanager
-    def _answering(self, opened: AbstractContextManager[TeacherFn]) -> Iterator[TeacherFn]:
-        with opened as answer:
-            yield lambda batch: predict_padded(answer, batch, self._size)
+        session = self._live.open(context)
+        return FunctionSession(lambda batch: predict_padded(session, batch, self._size), within=session)
 
     @property
     def fingerprint(self) -> str:

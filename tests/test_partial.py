@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from contextlib import nullcontext
 
 import pytest
 import torch
@@ -20,7 +19,7 @@ from limbeck.losses import Loss
 from limbeck.partial_logits import PartialLogits
 from limbeck.recipe import Stage
 from limbeck.schedule import ramp
-from limbeck.teachers import Ensemble, Teacher
+from limbeck.teachers import Ensemble, FunctionSession, Teacher, TeacherContext
 from limbeck.testing import check_teacher
 
 NAMES = {"top-k": {"k": 4, "bits": 32}, "sampled": {"draws": 6, "power": 0.25}}
@@ -259,10 +258,10 @@ class Kept(Teacher):
     def __init__(self, name: str = "top-k", *, bad: bool = False) -> None:
         self.name, self.bad = name, bad
 
-    def prepare(self, requires, *, device, preprocess):
-        for address in requires - {"logits"}:
+    def open(self, context):
+        for address in context.requires - {"logits"}:
             raise missing_output_error(address, ["logits"])
-        return nullcontext(self._answer)
+        return FunctionSession(self._answer)
 
     def _answer(self, batch: Batch) -> Outputs:
         return Outputs.of({"logits": partial(batch.inputs + (len(batch.inputs) if self.bad else 0), self.name)})
@@ -280,9 +279,7 @@ def test_a_teacher_of_partial_answers_keeps_the_laws():
 
 
 def test_an_ensemble_of_partial_answers_says_that_it_cannot():
-    opened = Ensemble(Kept(), Kept()).prepare(
-        frozenset({"logits"}), device=torch.device("cpu"), preprocess=lambda batch: batch.inputs
-    )
+    opened = Ensemble(Kept(), Kept()).open(TeacherContext())
     told = pytest.raises(MissingOutputError, match="this teacher shows a part of its answer alone")
     with opened as answer, told:
         answer(Batch(torch.randn(6, 9)))

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
-
 import pytest
 import torch
 from torch import nn
@@ -15,7 +13,7 @@ from limbeck.doctor import teacher_checks as kept_answers
 from limbeck.doctor.context import draw_examples
 from limbeck.functional import squared_error
 from limbeck.losses import Loss
-from limbeck.teachers import CachedTeacher, ModelTeacher, fill_cache
+from limbeck.teachers import CachedTeacher, FunctionSession, ModelTeacher, Teacher, fill_cache
 from patients import Sure, findings, lesson, patient, points
 
 
@@ -139,11 +137,16 @@ class Counting(Sure):
         return super().forward(inputs)
 
 
-class Leaking(ModelTeacher):
+class Leaking(Teacher):
     """A teacher that somebody wrote without a thought of gradients."""
 
-    def prepare(self, requires, *, device, preprocess):
-        return nullcontext(lambda batch: Outputs(logits=self.model(preprocess(batch))))
+    fingerprint = "leaking"
+
+    def __init__(self, model):
+        self.model = model
+
+    def open(self, context):
+        return FunctionSession(lambda batch: Outputs(logits=self.model(context.preprocess(batch))))
 
 
 def test_what_moves_in_the_teacher_is_named():

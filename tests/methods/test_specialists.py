@@ -20,7 +20,7 @@ from limbeck.methods.teachers.groups import confusion_groups
 from limbeck.methods.teachers.specialist_training import combined, training
 from limbeck.models import build
 from limbeck.recipe import Optimizer, Recipe, Stage
-from limbeck.teachers import Ensemble, ModelTeacher, TeacherRef
+from limbeck.teachers import Ensemble, ModelTeacher, TeacherContext, TeacherRef
 from limbeck.testing.law import same_weights, weights
 from methods.planted import Planted
 from small_jobs import small_job
@@ -89,7 +89,6 @@ def test_the_first_half_alone_gives_the_combined_teacher(planted):
     run = distill({"student": planted.student()}, training(planted.truth, GROUPS, loader, epochs=1), loader, workers=1)
     run.finish()
     together = combined(planted.truth, GROUPS, loader, active=2, mean="geometric")
-    together.bind(run.models)
     counts = [int(torch.isin(planted.labels, torch.tensor(group)).sum()) for group in GROUPS]
     assert together.oversampling == pytest.approx([(120 - count) / count for count in counts])
     assert (together.active, together.mean) == (2, "geometric")
@@ -123,11 +122,8 @@ def test_specialists_answer_better_than_their_generalist_and_say_true_probabilit
     nll = {}
     for name, factors in (("corrected", together.oversampling), ("as trained", (1.0,) * 4)):
         together.oversampling = factors
-        together.bind(run.models)
         batch = ArrayDataset(test, truth).take(torch.arange(len(test)))
-        with together.prepare(
-            frozenset({"logits"}), device=torch.device("cpu"), preprocess=lambda b: b.inputs
-        ) as answer:
+        with together.open(TeacherContext(models=run.models)) as answer:
             logits = answer(batch)["logits"]
         nll[name] = float(cross_entropy(logits, labels=truth).mean())
     with torch.no_grad():

@@ -8,6 +8,7 @@ from torch import nn
 from limbeck import ArrayDataset, ShuffledLoader, distill
 from limbeck.batch import Batch
 from limbeck.methods import make
+from limbeck.teachers import TeacherContext
 
 CPU = torch.device("cpu")
 
@@ -42,8 +43,7 @@ def make_loader(count: int = 24, *, batch_size: int = 8, seed: int = 0, **how) -
 def ask(teacher, stream, *, epochs=(0,), requires=("logits",), preprocess=unchanged):
     """The answers of some epochs by (view, example)."""
     found = {}
-    teacher.attach_loader(stream, preprocess)
-    with teacher.prepare(frozenset(requires), device=CPU, preprocess=preprocess) as answer:
+    with teacher.open(TeacherContext(requires=frozenset(requires), preprocess=preprocess, loader=stream)) as answer:
         for epoch in epochs:
             for batch in stream.batches(epoch, 0):
                 shown = answer(batch)

@@ -10,9 +10,7 @@ from torch import nn
 
 from limbeck.batch import Batch
 from limbeck.errors import LimbeckError, UnknownNameError
-from limbeck.teachers import MovingAverage
-
-CPU = torch.device("cpu")
+from limbeck.teachers import MovingAverage, TeacherContext
 
 
 def wander(model: nn.Module, steps: int) -> Iterator[list[torch.Tensor]]:
@@ -26,8 +24,7 @@ def wander(model: nn.Module, steps: int) -> Iterator[list[torch.Tensor]]:
 @pytest.mark.parametrize("decay", [0.0, 0.6, 0.999])
 def test_five_steps_by_brute_force(decay):
     model = nn.Linear(3, 2).double()
-    teacher = MovingAverage(decay=decay)
-    teacher.bind({"student": model})
+    teacher = MovingAverage(decay=decay).open(TeacherContext(models={"student": model}))
     expected = [parameter.detach().clone() for parameter in model.parameters()]
     for t, walked in enumerate(wander(model, 5), start=1):
         alpha = min(1 - 1 / (t + 1), decay)
@@ -39,8 +36,7 @@ def test_five_steps_by_brute_force(decay):
 
 def test_below_its_limit_it_is_the_plain_mean_of_all_it_saw():
     model = nn.Linear(3, 2).double()
-    teacher = MovingAverage(decay=0.999)
-    teacher.bind({"student": model})
+    teacher = MovingAverage(decay=0.999).open(TeacherContext(models={"student": model}))
     seen = [model.weight.detach().clone()]
     for walked in wander(model, 6):
         seen.append(walked[0])
@@ -51,8 +47,7 @@ def test_below_its_limit_it_is_the_plain_mean_of_all_it_saw():
 def test_closed_form_with_a_constant_decay():
     """Where alpha is constant: theta'_n = alpha^n theta_0 + (1 - alpha) sum_k alpha^(n-k) theta_k."""
     model = nn.Linear(3, 2).double()
-    teacher = MovingAverage(decay=0.5)
-    teacher.bind({"student": model})
+    teacher = MovingAverage(decay=0.5).open(TeacherContext(models={"student": model}))
     path = [model.weight.detach().clone()]
     for walked in wander(model, 5):
         path.append(walked[0])
@@ -63,8 +58,7 @@ def test_closed_form_with_a_constant_decay():
 
 def test_decay_zero_is_the_model_itself():
     model = nn.Linear(3, 2)
-    teacher = MovingAverage(decay=0.0)
-    teacher.bind({"student": model})
+    teacher = MovingAverage(decay=0.0).open(TeacherContext(models={"student": model}))
     for walked in wander(model, 2):
         teacher.after_step()
         assert torch.equal(teacher.model.weight, walked[0])
@@ -73,8 +67,7 @@ def test_decay_zero_is_the_model_itself():
 @pytest.mark.parametrize("mode", ["eval", "train"])
 def test_running_statistics_are_the_model_s_unless_it_keeps_its_own(mode):
     model = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4))
-    teacher = MovingAverage(decay=0.5, mode=mode)
-    teacher.bind({"student": model})
+    teacher = MovingAverage(decay=0.5, mode=mode).open(TeacherContext(models={"student": model}))
     model.train()(torch.randn(8, 3))
     teacher.after_step()
     same = torch.equal(teacher.model[1].running_mean, model[1].running_mean)
@@ -84,10 +77,9 @@ def test_running_statistics_are_the_model_s_unless_it_keeps_its_own(mode):
 
 def test_it_answers_with_the_average_and_without_gradient():
     model = nn.Linear(3, 2)
-    teacher = MovingAverage(decay=0.5)
-    teacher.bind({"student": model})
+    teacher = MovingAverage(decay=0.5).open(TeacherContext(models={"student": model}))
     x = torch.randn(4, 3)
-    with teacher.prepare(frozenset({"logits"}), device=CPU, preprocess=lambda b: b.inputs) as answer:
+    with teacher as answer:
         before = answer(Batch(x))["logits"]
         nn.init.zeros_(model.weight)
         nn.init.zeros_(model.bias)
@@ -101,30 +93,29 @@ def test_it_answers_with_the_average_and_without_gradient():
 
 def test_its_state_brings_it_back():
     model, other = nn.Linear(3, 2), nn.Linear(3, 2)
-    teacher, again = MovingAverage(decay=0.9), MovingAverage(decay=0.9)
-    teacher.bind({"student": model})
+    teacher = MovingAverage(decay=0.9).open(TeacherContext(models={"student": model}))
     for _ in wander(model, 3):
         teacher.after_step()
-    again.bind({"student": other})
+    again = MovingAverage(decay=0.9).open(TeacherContext(models={"student": other}))
     again.load_state_dict(teacher.state_dict())
     other.load_state_dict(model.state_dict())
-    assert again.fingerprint == teacher.fingerprint
+    assert torch.equal(again.model.weight, teacher.model.weight)
     for one, two in ((teacher, model), (again, other)):
         nn.init.ones_(two.weight)
         one.after_step()
     assert torch.equal(again.model.weight, teacher.model.weight)
 
 
-def test_a_run_that_binds_it_begins_a_new_average():
+def test_a_run_that_opens_it_begins_a_new_average():
     """A stage starts from the model as it is, whatever the same teacher object averaged in an earlier run."""
     model = nn.Linear(3, 2)
-    teacher = MovingAverage(decay=0.9)
-    teacher.bind({"student": model})
+    teacher, context = MovingAverage(decay=0.9), TeacherContext(models={"student": model})
+    session = teacher.open(context)
     for _ in wander(model, 3):
-        teacher.after_step()
-    teacher.bind({"student": model})
-    assert torch.equal(teacher.model.weight, model.weight)
-    assert teacher.state_dict()["steps"] == 0
+        session.after_step()
+    again = teacher.open(context)
+    assert torch.equal(again.model.weight, model.weight)
+    assert again.state_dict()["steps"] == 0
 
 
 @pytest.mark.parametrize("decay", [1.0, -0.1, float("nan")])
@@ -135,11 +126,9 @@ def test_a_decay_that_is_none(decay):
 
 def test_an_unknown_model_names_the_nearest():
     with pytest.raises(UnknownNameError, match=r"'studnet'.*Did you mean 'student'"):
-        MovingAverage(of="studnet").bind({"student": nn.Identity()})
+        MovingAverage(of="studnet").open(TeacherContext(models={"student": nn.Identity()}))
 
 
-def test_before_a_run_binds_it_there_is_no_average():
-    with pytest.raises(LimbeckError, match="binds"):
-        MovingAverage().prepare(frozenset(), device=CPU, preprocess=lambda b: b.inputs)
-    with pytest.raises(LimbeckError, match="binds"):
-        MovingAverage().after_step()
+def test_without_a_run_there_is_no_average():
+    with pytest.raises(UnknownNameError, match="'student'"):
+        MovingAverage().open(TeacherContext())

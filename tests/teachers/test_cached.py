@@ -13,10 +13,10 @@ from limbeck.functional import kl_divergence, logit_squared_error
 from limbeck.losses import Loss
 from limbeck.methods import make
 from limbeck.recipe import Stage
-from limbeck.teachers import CachedTeacher, fill_cache
-from limbeck.teachers.output_layer import check_head
+from limbeck.teachers import CachedTeacher, TeacherContext, fill_cache
+from limbeck.teachers.cache_request import check_head
 from limbeck.teachers.teacher import read_inputs
-from teachers.asked import CPU, Changed, Counting, ask, examples, make_loader, trained, unchanged
+from teachers.asked import Changed, Counting, ask, examples, make_loader, trained, unchanged
 
 # --- the same, and paid once ----------------------------------------------------------------------------------------
 
@@ -124,8 +124,7 @@ def test_all_stages_addresses_are_asked_at_once(tmp_path):
 def test_who_reads_less_than_a_store_keeps_adds_to_all_of_it(tmp_path):
     net = Counting()
     kept = CachedTeacher(net, tmp_path / "s", addresses=["body"])
-    kept.attach_loader(make_loader(), unchanged)
-    with kept.prepare(frozenset({"logits"}), device=CPU, preprocess=unchanged) as answer:
+    with kept.open(TeacherContext(preprocess=unchanged, loader=make_loader())) as answer:
         answer(next(make_loader().batches(0, 0)))
     assert len(list(fill_cache(CachedTeacher(net, tmp_path / "s"), make_loader(), preprocess=unchanged))) == 3
     found = ask(CachedTeacher(None, tmp_path / "s"), make_loader(), requires=("logits", "body"))
@@ -212,8 +211,7 @@ def test_what_another_adds_meanwhile_is_seen_and_not_kept_twice(tmp_path, who):
 def test_of_two_that_begin_at_once_each_answer_is_kept_once(tmp_path):
     net, stream = Counting(), make_loader(shuffle=False)
     teacher = CachedTeacher(net, tmp_path / "s")
-    teacher.attach_loader(stream, unchanged)
-    opened = teacher.prepare(frozenset({"logits"}), device=CPU, preprocess=unchanged)
+    opened = teacher.open(TeacherContext(preprocess=unchanged, loader=stream))
     list(
         fill_cache(CachedTeacher(net, tmp_path / "s"), stream, preprocess=unchanged)
     )  # before the first has asked anything
@@ -290,8 +288,7 @@ def interrupted(answer, stream):
 def test_what_was_asked_before_an_interruption_is_kept(tmp_path):
     net, stream = Counting(), make_loader()
     teacher = CachedTeacher(net, tmp_path / "s")
-    teacher.attach_loader(stream, unchanged)
-    opened = teacher.prepare(frozenset({"logits"}), device=CPU, preprocess=unchanged)
+    opened = teacher.open(TeacherContext(preprocess=unchanged, loader=stream))
     with pytest.raises(KeyboardInterrupt), opened as answer:
         interrupted(answer, stream)
     assert len(Store(tmp_path / "s")) == 16

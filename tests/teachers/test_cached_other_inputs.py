@@ -16,9 +16,9 @@ from limbeck.errors import LimbeckError, LimbeckWarning
 from limbeck.functional import kl_divergence
 from limbeck.losses import Loss
 from limbeck.recipe import Stage
-from limbeck.teachers import CachedTeacher, PrecomputedTeacher
+from limbeck.teachers import CachedTeacher, PrecomputedTeacher, TeacherContext
 from limbeck.teachers.fingerprints import input_marks, marks_differ
-from teachers.asked import CPU, unchanged
+from teachers.asked import unchanged
 
 
 class Written(Loader):
@@ -118,8 +118,7 @@ def test_examples_of_ones_own_are_looked_at(subset, tmp_path):
         loader = ShuffledLoader(examples.select(torch.arange(8)) if subset else examples, batch_size=8)
         assert not loader.fixed
         teacher = CachedTeacher(nn.Linear(4, 3), tmp_path / str(still), encoding="float32")
-        teacher.attach_loader(loader, unchanged)
-        with teacher.prepare(frozenset({"logits"}), device=CPU, preprocess=unchanged) as answer, torch.no_grad():
+        with teacher.open(TeacherContext(preprocess=unchanged, loader=loader)) as answer, torch.no_grad():
             answer(next(loader.batches(0, 0)))
             batch = next(loader.batches(1, 0))
             with warnings.catch_warnings(record=True) as said:

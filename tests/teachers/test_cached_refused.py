@@ -147,5 +147,5 @@ def test_it_does_not_answer_for_other_examples_than_its_own(tmp_path):
     net = Counting()
     teacher = CachedTeacher(net, tmp_path / "s")
     ask(teacher, make_loader())
-    with pytest.raises(LimbeckError, match=r"attach_loader\("):
+    with pytest.raises(LimbeckError, match=r"TeacherContext\(loader="):
         predict(teacher, make_loader(), preprocess=unchanged)

@@ -62,7 +62,7 @@ def test_a_power_that_was_given_stays_and_is_refused_where_it_does_not_serve(tmp
     teacher = CachedTeacher(network(1), tmp_path, encoding={**OPEN, "power": 1.0})
     distill(network(), hinton(teacher, temperature=1.4, epochs=1), make_loader()).finish()
     assert powers(tmp_path) == {1.0}
-    with pytest.raises(LimbeckError, match=r"power=1 do not serve temperature=4.*0\.25"):
+    with pytest.raises(LimbeckError, match=r"power=1 .*temperature=4.*0\.25"):
         distill(network(), hinton(teacher, temperature=4.0, epochs=1), make_loader())
     again = CachedTeacher(network(1), tmp_path, encoding={**OPEN, "power": 1.0})
     rising = Loss(kl_divergence, temperature=ramp(9.0, start=1.0))
@@ -75,7 +75,7 @@ def test_a_store_that_was_filled_before_is_taken_as_it_is(tmp_path):
     list(fill_cache(teacher, make_loader()))
     assert powers(tmp_path) == {1.0}
     distill(network(), hinton(teacher, temperature=1.0, epochs=1), make_loader()).finish()
-    with pytest.raises(LimbeckError, match="power=1 do not serve temperature=4"):
+    with pytest.raises(LimbeckError, match=r"power=1 .*temperature=4"):
         distill(
             network(),
             hinton(CachedTeacher(network(1), tmp_path, encoding=OPEN), temperature=4.0, epochs=1),

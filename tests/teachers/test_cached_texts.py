@@ -9,8 +9,8 @@ from torch import nn
 from limbeck import ArrayDataset, ShuffledLoader
 from limbeck.cache import Store
 from limbeck.errors import LimbeckError
-from limbeck.teachers import CachedTeacher, fill_cache, verify_cache
-from teachers.asked import CPU, Changed, unchanged
+from limbeck.teachers import CachedTeacher, TeacherContext, fill_cache, verify_cache
+from teachers.asked import Changed, unchanged
 
 
 class Words(nn.Module):
@@ -72,8 +72,7 @@ def test_texts_are_kept_without_their_padding(tmp_path):
     for seed in range(3):
         stream = Changed(ShuffledLoader(ArrayDataset(words), batch_size=2, seed=seed), padded)
         teacher = CachedTeacher(net, tmp_path / "s", encoding="float32")
-        teacher.attach_loader(stream, unchanged)
-        with teacher.prepare(frozenset({"logits"}), device=CPU, preprocess=unchanged) as answer:
+        with teacher.open(TeacherContext(preprocess=unchanged, loader=stream)) as answer:
             for batch in stream.batches(0, 0):
                 shown = answer(batch)["logits"]
                 assert shown.shape[:2] == batch.mask.shape
@@ -106,8 +105,7 @@ def test_it_does_not_matter_where_the_padding_is(side, encoding, tmp_path):
     for size, seed in ((2, 0), (3, 1), (6, 2)):
         stream = Changed(ShuffledLoader(ArrayDataset(words), batch_size=size, seed=seed), padded)
         teacher = CachedTeacher(net, tmp_path / "s", encoding=spec)
-        teacher.attach_loader(stream, unchanged)
-        with teacher.prepare(frozenset({"logits"}), device=CPU, preprocess=unchanged) as answer, torch.no_grad():
+        with teacher.open(TeacherContext(preprocess=unchanged, loader=stream)) as answer, torch.no_grad():
             for batch in stream.batches(0, 0):
                 shown = answer(batch)
                 wanted = net(batch.inputs)[batch.mask]

@@ -9,13 +9,13 @@ from torch import nn
 from limbeck import ArrayDataset, ModelTeacher, ShuffledLoader, ShuffledTeacher, TeacherRef
 from limbeck.batch import Batch
 from limbeck.errors import LimbeckError
-from limbeck.teachers import CachedTeacher, read_inputs
+from limbeck.teachers import CachedTeacher, TeacherContext
 
 CPU = torch.device("cpu")
 
 
 def asked(teacher, batch, requires=("logits",)):
-    with teacher.prepare(frozenset(requires), device=CPU, preprocess=read_inputs) as answer:
+    with teacher.open(TeacherContext(requires=frozenset(requires))) as answer:
         return answer(batch)
 
 
@@ -41,8 +41,7 @@ def test_kept_answers_are_displaced_and_displaced_answers_are_not_kept(tmp_path)
     net, loader = nn.Linear(4, 3), ShuffledLoader(ArrayDataset(torch.randn(12, 4)), batch_size=4)
     displaced = ShuffledTeacher(CachedTeacher(net, tmp_path / "s", encoding="float32"))
     for _ in range(2):
-        displaced.attach_loader(loader, read_inputs)
-        with displaced.prepare(frozenset({"logits"}), device=CPU, preprocess=read_inputs) as answer, torch.no_grad():
+        with displaced.open(TeacherContext(loader=loader)) as answer, torch.no_grad():
             for batch in loader.batches(0, 0):
                 torch.testing.assert_close(answer(batch)["logits"], net(batch.inputs).roll(-1, 0))
     with pytest.raises(LimbeckError, match="ShuffledTeacher"):
@@ -55,12 +54,11 @@ def test_it_is_bound_hashed_and_described_as_what_it_is():
     assert ShuffledTeacher(net).describe()["of"] == ModelTeacher(net).describe()
     peer = ShuffledTeacher(TeacherRef("peer"))
     assert peer.names == {"peer"}
-    peer.bind({"peer": net})
-    assert asked(peer, Batch(torch.zeros(2, 4)))["logits"].shape == (2, 3)
+    assert asked(peer.resolve({"peer": net}), Batch(torch.zeros(2, 4)))["logits"].shape == (2, 3)
 
 
 def test_batches_of_one_are_refused():
     with pytest.raises(LimbeckError, match="batch_size"):
-        ShuffledTeacher(nn.Linear(4, 3)).attach_loader(
-            ShuffledLoader(ArrayDataset(torch.zeros(3, 4)), batch_size=1), read_inputs
+        ShuffledTeacher(nn.Linear(4, 3)).open(
+            TeacherContext(loader=ShuffledLoader(ArrayDataset(torch.zeros(3, 4)), batch_size=1))
         )

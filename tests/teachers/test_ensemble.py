@@ -8,7 +8,7 @@ from torch import nn
 
 from limbeck.batch import Batch
 from limbeck.errors import LimbeckError, MissingOutputError, UnknownNameError
-from limbeck.teachers import Ensemble, MovingAverage
+from limbeck.teachers import Ensemble, MovingAverage, TeacherContext
 
 CPU = torch.device("cpu")
 
@@ -93,9 +93,7 @@ def test_narrow_members_are_averaged_in_float32():
 def test_it_answers_a_batch():
     members = [nn.Linear(3, 4), nn.Linear(3, 4)]
     batch = Batch(torch.randn(5, 3))
-    with Ensemble(*members, mean="geometric").prepare(
-        frozenset({"logits"}), device=CPU, preprocess=lambda b: b.inputs
-    ) as answer:
+    with Ensemble(*members, mean="geometric").open(TeacherContext()) as answer:
         found = answer(batch)["logits"]
     assert not found.requires_grad
     assert torch.allclose(found, sum(member(batch.inputs) for member in members).detach() / 2)
@@ -128,7 +126,7 @@ def test_a_temperature_that_is_none(temperature):
 
 def test_only_logits_can_be_averaged():
     with pytest.raises(MissingOutputError, match=r"'layer1'.*an ensemble"):
-        ensemble(2).prepare(frozenset({"logits", "layer1"}), device=CPU, preprocess=lambda b: b.inputs)
+        ensemble(2).open(TeacherContext(requires=frozenset({"logits", "layer1"})))
 
 
 def test_a_member_that_cannot_teach():
@@ -139,23 +137,22 @@ def test_a_member_that_cannot_teach():
 def test_a_member_by_a_name_that_is_none():
     teacher = Ensemble(nn.Identity(), "studnet")
     with pytest.raises(UnknownNameError, match=r"Did you mean 'student'"):
-        teacher.bind({"student": nn.Identity()})
+        teacher.open(TeacherContext(models={"student": nn.Identity()}))
 
 
 def test_a_member_that_changes_makes_the_ensemble_change():
     student = nn.Linear(3, 2)
     teacher = Ensemble(nn.Linear(3, 2), MovingAverage(decay=0.5))
-    assert teacher.changes
-    assert not ensemble(2).changes
-    teacher.bind({"student": student})
+    assert teacher.capabilities.changes
+    assert not ensemble(2).capabilities.changes
+    session = teacher.open(TeacherContext(models={"student": student}))
     nn.init.zeros_(student.weight)
-    teacher.after_step()
-    state = {key: dict(value) for key, value in teacher.state_dict().items()}
+    session.after_step()
+    state = {key: dict(value) for key, value in session.state_dict().items()}
     assert state["1"]["steps"] == 1
-    fresh = Ensemble(nn.Linear(3, 2), MovingAverage(decay=0.5))
-    fresh.bind({"student": nn.Linear(3, 2)})
+    fresh = teacher.open(TeacherContext(models={"student": nn.Linear(3, 2)}))
     fresh.load_state_dict(state)
-    assert torch.equal(fresh.members[1].model.weight, teacher.members[1].model.weight)
+    assert torch.equal(fresh.sessions[1].model.weight, session.sessions[1].model.weight)
 
 
 def test_its_hash_depends_on_members_and_mean():

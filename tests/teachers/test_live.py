@@ -12,7 +12,7 @@ from limbeck.errors import LimbeckError, MissingOutputError, UnknownNameError
 from limbeck.functional import jensen_shannon, kernel, kl_divergence, logit_squared_error, squared_error
 from limbeck.losses import Loss
 from limbeck.recipe import Stage
-from limbeck.teachers import Ensemble, ModelTeacher, ShuffledTeacher, TeacherRef
+from limbeck.teachers import Ensemble, ModelTeacher, ShuffledTeacher, TeacherContext, TeacherRef
 
 CPU = torch.device("cpu")
 
@@ -42,7 +42,7 @@ def test_it_answers_in_eval_mode_without_gradient_and_every_flag_comes_back():
     model[1].eval()
     flags = [module.training for module in model.modules()]
     batch = Batch(torch.randn(6, 3))
-    with ModelTeacher(model).prepare(frozenset({"logits", "0"}), device=CPU, preprocess=inputs) as answer:
+    with ModelTeacher(model).open(TeacherContext(requires=frozenset({"logits", "0"}))) as answer:
         one, other = answer(batch), answer(batch)
         assert torch.equal(one["logits"], other["logits"])
         assert not one["logits"].requires_grad
@@ -57,7 +57,7 @@ def test_train_mode_draws_noise_and_leaves_the_model_as_it_was():
     model = network().eval()
     before = {key: value.clone() for key, value in model.state_dict().items()}
     batch = Batch(torch.randn(6, 3))
-    with ModelTeacher(model, mode="train").prepare(frozenset({"logits"}), device=CPU, preprocess=inputs) as answer:
+    with ModelTeacher(model, mode="train").open(TeacherContext()) as answer:
         assert not torch.equal(answer(batch)["logits"], answer(batch)["logits"])
     assert model[3].calls == {True: 2, False: 0}
     assert not model.training
@@ -69,7 +69,7 @@ def test_a_student_that_shares_a_layer_does_not_wake_the_teacher_s_dropout():
     shared = nn.Sequential(nn.Linear(3, 4), nn.Dropout(0.5))
     teacher, student = nn.Sequential(shared, nn.Linear(4, 2)), nn.Sequential(shared, nn.Linear(4, 2))
     batch = Batch(torch.randn(6, 3))
-    with ModelTeacher(teacher).prepare(frozenset({"logits"}), device=CPU, preprocess=inputs) as answer:
+    with ModelTeacher(teacher).open(TeacherContext()) as answer:
         student.train()
         assert torch.equal(answer(batch)["logits"], answer(batch)["logits"])
         assert shared[1].training
@@ -78,8 +78,8 @@ def test_a_student_that_shares_a_layer_does_not_wake_the_teacher_s_dropout():
 def test_it_reads_its_own_inputs():
     model = nn.Linear(2, 2)
     batch = Batch(torch.zeros(4, 9), extra={"privileged": torch.randn(4, 2)})
-    with ModelTeacher(model, preprocess=lambda b: b.extra["privileged"]).prepare(
-        frozenset(), device=CPU, preprocess=inputs
+    with ModelTeacher(model, preprocess=lambda b: b.extra["privileged"]).open(
+        TeacherContext(requires=frozenset())
     ) as answer:
         assert torch.equal(answer(batch)["logits"], model(batch.extra["privileged"]))
 
@@ -87,7 +87,7 @@ def test_it_reads_its_own_inputs():
 def test_a_wrong_address_is_said_before_anything_runs():
     model = network()
     with pytest.raises(MissingOutputError, match=r"'layer9'"):
-        ModelTeacher(model).prepare(frozenset({"layer9"}), device=CPU, preprocess=inputs)
+        ModelTeacher(model).open(TeacherContext(requires=frozenset({"layer9"})))
     assert model.training
     assert model[3].calls == {True: 0, False: 0}
 
@@ -95,21 +95,23 @@ def test_a_wrong_address_is_said_before_anything_runs():
 def test_a_name_is_a_model_of_the_run():
     model = nn.Linear(2, 2)
     teacher = TeacherRef("peer")
-    teacher.bind({"student": nn.Identity(), "peer": model})
-    assert teacher.fingerprint == ModelTeacher(model).fingerprint
-    with teacher.prepare(frozenset({"logits"}), device=CPU, preprocess=inputs) as answer:
+    models = {"student": nn.Identity(), "peer": model}
+    assert teacher.resolve(models).fingerprint == ModelTeacher(model).fingerprint
+    with teacher.open(TeacherContext(models=models)) as answer:
         x = torch.randn(3, 2)
         assert torch.equal(answer(Batch(x))["logits"], model(x))
 
 
 def test_an_unknown_name_names_the_nearest():
     with pytest.raises(UnknownNameError, match=r"'per'.*Did you mean 'peer'"):
-        TeacherRef("per").bind({"student": nn.Identity(), "peer": nn.Identity()})
+        TeacherRef("per").open(TeacherContext(models={"student": nn.Identity(), "peer": nn.Identity()}))
 
 
-def test_a_name_that_no_run_has_bound():
-    with pytest.raises(LimbeckError, match=r"'peer' is a name"):
-        TeacherRef("peer").prepare(frozenset(), device=CPU, preprocess=inputs)
+def test_a_name_outside_of_a_run():
+    with pytest.raises(UnknownNameError, match="'peer'"):
+        TeacherRef("peer").open(TeacherContext())
+    with pytest.raises(LimbeckError, match="'peer'"):
+        _ = TeacherRef("peer").fingerprint
 
 
 def test_the_hash_is_that_of_the_weights():
@@ -150,7 +152,7 @@ def test_a_teacher_that_serves_in_inference_mode_teaches(function, wrap):
 @pytest.mark.parametrize("address", ["net.0", "net.1", "net.0:in"])
 def test_what_its_layers_show_is_what_they_held(address):
     model, batch = Serving(), Batch(torch.randn(6, 3))
-    with ModelTeacher(model).prepare(frozenset({address}), device=CPU, preprocess=inputs) as answer:
+    with ModelTeacher(model).open(TeacherContext(requires=frozenset({address}))) as answer:
         shown = answer(batch)[address]
     first = model.net[0](batch.inputs)
     wanted = {"net.0": first, "net.1": first.relu(), "net.0:in": batch.inputs}[address]

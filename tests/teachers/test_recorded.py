@@ -14,13 +14,14 @@ from limbeck.errors import LimbeckError, MissingOutputError
 from limbeck.methods import make
 from limbeck.metrics import predict
 from limbeck.models import Mlp
+from limbeck.teachers import TeacherContext
 
 CPU = torch.device("cpu")
 
 
 def answer(teacher: PrecomputedTeacher, batch: Batch, *addresses: str):
     requires = frozenset(addresses or ("logits",))
-    with teacher.prepare(requires, device=CPU, preprocess=lambda b: b.inputs) as ask:
+    with teacher.open(TeacherContext(requires=requires)) as ask:
         return ask(batch)
 
 
@@ -95,9 +96,7 @@ def test_its_fingerprint_is_that_of_its_answers():
 
 def test_no_gradient_flows_into_what_was_recorded():
     answers = torch.randn(3, 2, requires_grad=True)
-    with PrecomputedTeacher(answers).prepare(
-        frozenset({"logits"}), device=torch.device("cpu"), preprocess=lambda b: b.inputs
-    ) as answer:
+    with PrecomputedTeacher(answers).open(TeacherContext()) as answer:
         assert not answer(Batch(torch.zeros(1, 4), id=torch.tensor([1])))["logits"].requires_grad
 
 

@@ -16,7 +16,7 @@ from torch import nn
 
 from limbeck.batch import Batch
 from limbeck.errors import LimbeckError, MissingOutputError
-from limbeck.teachers import SklearnTeacher, as_teacher
+from limbeck.teachers import SklearnTeacher, TeacherContext, as_teacher
 
 ROWS = np.random.default_rng(0).normal(size=(60, 4)).astype(np.float32)
 LABELS = (ROWS[:, 0] > 0).astype(int) + (ROWS[:, 1] > 0.5).astype(int)
@@ -59,16 +59,14 @@ def test_a_class_that_it_never_saw_gets_the_floor():
 
 def test_images_are_flattened_and_answers_come_from_the_batch(forest):
     batch = Batch(torch.from_numpy(ROWS).view(60, 1, 2, 2))
-    with SklearnTeacher(forest).prepare(
-        frozenset({"logits"}), device=torch.device("cpu"), preprocess=lambda b: b.inputs
-    ) as answer:
+    with SklearnTeacher(forest).open(TeacherContext()) as answer:
         assert torch.equal(answer(batch)["logits"], SklearnTeacher(forest).log_probabilities(ROWS))
 
 
 def test_it_reads_its_own_columns(forest):
     teacher = SklearnTeacher(forest, preprocess=lambda b: b.extra["raw"])
     batch = Batch(torch.zeros(60, 9), extra={"raw": torch.from_numpy(ROWS)})
-    with teacher.prepare(frozenset(), device=torch.device("cpu"), preprocess=lambda b: b.inputs) as answer:
+    with teacher.open(TeacherContext(requires=frozenset())) as answer:
         assert torch.equal(answer(batch)["logits"], SklearnTeacher(forest).log_probabilities(ROWS))
 
 
@@ -130,7 +128,7 @@ def test_a_floor_that_is_none(forest, floor):
 
 def test_it_has_no_insides(forest):
     with pytest.raises(MissingOutputError, match=r"'trees'.*RandomForestClassifier"):
-        SklearnTeacher(forest).prepare(frozenset({"trees"}), device=torch.device("cpu"), preprocess=lambda b: b.inputs)
+        SklearnTeacher(forest).open(TeacherContext(requires=frozenset({"trees"})))
 
 
 def test_what_can_teach():

@@ -11,7 +11,7 @@ from torch import nn
 from limbeck.batch import Batch
 from limbeck.errors import LimbeckError, MissingOutputError, UnknownNameError
 from limbeck.functional import pooled
-from limbeck.teachers import ModelTeacher, MovingAverage, Specialists, check_groups, special_classes
+from limbeck.teachers import ModelTeacher, MovingAverage, Specialists, TeacherContext, check_groups, special_classes
 from limbeck.testing import check_teacher
 
 CPU = torch.device("cpu")
@@ -39,7 +39,7 @@ def people(batch=30, *, seed=0, dtype=torch.float64):
 
 def ask(teacher, batch=30, **columns):
     numbers = torch.arange(batch, dtype=torch.float64)[:, None]
-    with teacher.prepare(frozenset({"logits"}), device=CPU, preprocess=lambda b: b.inputs) as answer:
+    with teacher.open(TeacherContext()) as answer:
         return answer(Batch(numbers, **columns))["logits"]
 
 
@@ -144,9 +144,7 @@ def test_whatever_a_batch_holds_goes_along():
     generalist, *members = people()
     preprocess = [ModelTeacher(member, preprocess=lambda b: b.extra["numbers"]["n"]) for member in members]
     numbers = torch.arange(30.0)[:, None]
-    with Specialists(generalist, preprocess, GROUPS).prepare(
-        frozenset({"logits"}), device=CPU, preprocess=lambda b: b.inputs["x"]
-    ) as answer:
+    with Specialists(generalist, preprocess, GROUPS).open(TeacherContext(preprocess=lambda b: b.inputs["x"])) as answer:
         found = answer(Batch({"x": numbers}, id=torch.arange(30), extra={"numbers": {"n": numbers}}))["logits"]
     torch.testing.assert_close(found, ask(Specialists(generalist, members, GROUPS)))
 
@@ -170,11 +168,11 @@ def test_its_hash_depends_on_all_that_its_answers_do():
 
 def test_a_member_that_changes_makes_it_change():
     teacher = Specialists(nn.Linear(3, 6), [nn.Linear(3, 6), MovingAverage(decay=0.5)], GROUPS)
-    assert teacher.changes
+    assert teacher.capabilities.changes
     student = nn.Linear(3, 6)
-    teacher.bind({"student": student})
-    teacher.after_step()
-    assert teacher.state_dict()["2"]["steps"] == 1
+    session = teacher.open(TeacherContext(models={"student": student}))
+    session.after_step()
+    assert session.state_dict()["2"]["steps"] == 1
 
 
 # What goes wrong.
@@ -240,7 +238,7 @@ def test_logits_that_fit_neither():
 def test_only_logits_can_be_read():
     teacher = Specialists(nn.Linear(3, 6), [nn.Linear(3, 6), nn.Linear(3, 6)], GROUPS)
     with pytest.raises(MissingOutputError, match=r"'layer1'.*specialists"):
-        teacher.prepare(frozenset({"logits", "layer1"}), device=CPU, preprocess=lambda b: b.inputs)
+        teacher.open(TeacherContext(requires=frozenset({"logits", "layer1"})))
 
 
 @pytest.mark.parametrize("giant", [1e3, 1e6, 1e30])

@@ -101,8 +101,7 @@ def combined_in(run: Run, material: ComparisonData, answers: Tensor) -> Combined
     teachers = [stage.teacher for stage in run.stages if isinstance(stage.teacher, Specialists)]
     if not teachers:
         return None
-    teacher = teachers[-1]
-    teacher.bind(run.models)
+    teacher = teachers[-1].resolve(run.models)
     preprocess, test = material.data.preprocess, material.data.test
     predictions = predict(teacher, eval_batches(test), preprocess=preprocess)._replace(teacher=answers)
     measures = {name: measurement.value for name, measurement in evaluate(predictions, METRICS).items()}

@@ -49,7 +49,7 @@ from limbeck.models import NoModuleError, count_parameters, is_student_folder, r
 from limbeck.models.hub import LibraryModel
 from limbeck.recipe import Recipe, Stage
 from limbeck.tap import FrozenParameters, call, logits_of
-from limbeck.teachers import Ensemble, ModelTeacher, SklearnTeacher, Teacher
+from limbeck.teachers import Ensemble, ModelTeacher, SklearnTeacher, Teacher, TeacherContext
 from limbeck.teachers.chance import compute_chance, most_frequent_share
 
 _FEW = 256
@@ -259,9 +259,7 @@ def teachers_recipe(members: Sequence[str]) -> Recipe:
 
 def ask(teacher: Teacher, examples: Dataset, material: ComparisonData) -> Tensor:
     """The teacher's logits for every example, in order, on the CPU."""
-    with teacher.prepare(
-        frozenset({LOGITS}), device=torch.device("cpu"), preprocess=material.data.preprocess
-    ) as answer:
+    with teacher.open(TeacherContext(preprocess=material.data.preprocess)) as answer:
         return torch.cat([answer(batch)[LOGITS].float() for batch in eval_batches(examples)])
 
 

@@ -25,7 +25,7 @@ from limbeck.job import CacheSettings, Job, add_flag_hint, train_loader
 from limbeck.losses import Objective
 from limbeck.methods import make, method
 from limbeck.recipe import Recipe
-from limbeck.teachers import CachedTeacher, CacheVerification, Teacher, fill_cache, verify_cache
+from limbeck.teachers import CachedTeacher, CacheVerification, Teacher, TeacherContext, fill_cache, verify_cache
 
 FOLDER = "answers"
 
@@ -64,9 +64,10 @@ def cached(job: Job, teacher: Teacher, where: str) -> CachedTeacher:
     cache = job.cache or CacheSettings()
     objectives = _objectives_of(job, teacher)
     addresses = frozenset().union(*(objective.requires.teacher for objective in objectives))
-    store = CachedTeacher(teacher, where, encoding=cache.encoding, through=cache.through, addresses=addresses)
-    store.serve(frozenset().union(*(objective.temperatures for objective in objectives)))
-    return store
+    temperatures = frozenset().union(*(objective.temperatures for objective in objectives))
+    return CachedTeacher(
+        teacher, where, encoding=cache.encoding, through=cache.through, addresses=addresses, temperatures=temperatures
+    )
 
 
 def _objectives_of(job: Job, teacher: Teacher) -> list[Objective]:
@@ -153,8 +154,7 @@ def check_store(job: Job, material: ComparisonData, teacher: Teacher) -> None:
         for stage in recipe_of(job, arm, cached_teacher).stages():
             if stage.teacher is cached_teacher and (requires := stage.objective.requires.teacher):
                 preprocess = stage.preprocess or material.data.preprocess
-                cached_teacher.attach_loader(loader, preprocess)
-                cached_teacher.prepare(requires, device=torch.device("cpu"), preprocess=preprocess)
+                cached_teacher.open(TeacherContext(requires=requires, preprocess=preprocess, loader=loader))
 
 
 def check(job: Job, *, sample: int, seed: int) -> CacheVerification:
@@ -255,7 +255,7 @@ def _sampled(job: Job, material: ComparisonData, teacher: Teacher) -> tuple[Tens
     logits = list[Tensor]()
     with (
         fabric.autocast(),
-        teacher.prepare(frozenset({LOGITS}), device=device, preprocess=preprocess) as answer,
+        teacher.open(TeacherContext(device=device, preprocess=preprocess)) as answer,
     ):
         batches = make_cache_loader(job, material, shuffled=0).batches(0, 0)
         first = next(batches)

@@ -15,13 +15,12 @@ from limbeck.doctor.context import CheckedArm
 from limbeck.engine.probe import check_single, probe
 from limbeck.engine.recipe_runner import RecipeRunner
 from limbeck.engine.run_models import RunModels
-from limbeck.engine.stage_trainer import cached_per_batch
 from limbeck.engine.student_module import StepInputs, StudentWithLoss
 from limbeck.engine.train_config import Fabric
 from limbeck.losses import Objective
 from limbeck.recipe import JointStages, ParallelStages, Part, RunContext, Stage
 from limbeck.tap import FrozenParameters, Tapped, preserved_buffers
-from limbeck.teachers import Teacher, get_adaptor
+from limbeck.teachers import SharedInputs, Teacher, TeacherContext, get_adaptor
 
 
 @dataclass(frozen=True)
@@ -141,7 +140,7 @@ def open_stage(
     loader, setting = stage.loader or arm.loader, arm.setting
     loader.bind(models)
     batch = loader.peek().to(fabric.device)
-    preprocess = cached_per_batch(stage.preprocess or setting.preprocess)
+    preprocess = SharedInputs(stage.preprocess or setting.preprocess)
     model = models[stage.trains].to(fabric.device)
     with ExitStack() as stack:
         get_teacher_outputs = _open_teacher(stack, stage, models, loader, preprocess, fabric)
@@ -162,7 +161,7 @@ def open_stage(
                 )
         # A teacher that is itself trained by the recipe has random weights here.
         trained = teacher_trained and isinstance(stage.teacher, Teacher)
-        trained = trained and not (stage.teacher.names or stage.teacher.changes)
+        trained = trained and not (stage.teacher.names or stage.teacher.capabilities.changes)
 
         yield StageContext(
             place, replace(stage, objective=fitted), tapped, batch, inputs, teacher_outputs, Progress(1, 3),
@@ -176,7 +175,8 @@ def _open_teacher(
     teacher, requires = stage.teacher, stage.objective.requires.teacher
     if teacher is None or not requires:
         return lambda batch: Outputs()
-    teacher.bind(models)
-    teacher.attach_loader(loader, preprocess)
-    teacher.serve(stage.objective.temperatures)
-    return stack.enter_context(teacher.prepare(requires, device=fabric.device, preprocess=preprocess))
+    context = TeacherContext(
+        requires=requires, device=fabric.device, preprocess=preprocess, loader=loader,
+        temperatures=stage.objective.temperatures, models=models,
+    )  # fmt: skip
+    return stack.enter_context(teacher.open(context))

@@ -17,7 +17,7 @@ from limbeck.doctor.finding import Finding, fail, passed, warn
 from limbeck.errors import LimbeckError
 from limbeck.metrics.class_order import is_misordered, misorder_message, renamed_accuracy
 from limbeck.metrics.memoize import predicted_class
-from limbeck.teachers import CachedTeacher, predict_padded, verify_cache
+from limbeck.teachers import CachedTeacher, TeacherContext, predict_padded, verify_cache
 from limbeck.teachers.chance import compute_chance, most_frequent_share
 
 ACCURACY = "teacher's accuracy"
@@ -65,7 +65,7 @@ def _guess(context: CheckContext) -> tuple[Tensor, Tensor]:
     part = ShuffledLoader(context.development, batch_size=_SIZE, shuffle=True)
     guessed, labeled = list[Tensor](), list[Tensor]()
     until = time.perf_counter() + _SECONDS
-    prepared = context.teacher.prepare(frozenset({LOGITS}), device=context.device, preprocess=context.preprocess)
+    prepared = context.teacher.open(TeacherContext(device=context.device, preprocess=context.preprocess))
     with torch.no_grad(), prepared as get_outputs, context.fabric.autocast():
         for batch in part.batches(0, 0):
             if sum(map(len, guessed)) >= count or (guessed and time.perf_counter() > until) or batch.labels is None:
@@ -84,7 +84,7 @@ _DETERMINISM_EXAMPLES = 64
 def check_deterministic(context: CheckContext) -> Finding:
     """Check that the teacher's outputs for an example do not depend on chance or on the rest of the batch."""
     batch = draw_examples(context.train, _DETERMINISM_EXAMPLES).to(context.device)
-    prepared = context.teacher.prepare(frozenset({LOGITS}), device=context.device, preprocess=context.preprocess)
+    prepared = context.teacher.open(TeacherContext(device=context.device, preprocess=context.preprocess))
     half = torch.arange(max(batch.size // 2, 1), device=context.device)
     with torch.no_grad(), prepared as get_outputs, context.fabric.autocast():
         whole = get_outputs(batch)[LOGITS][: len(half)].double()
@@ -179,7 +179,7 @@ def check_stored_outputs(context: CheckContext) -> Finding | None:
             f"There is a cache in {cached.where}, but the teacher is not trained yet, so they cannot be compared.",
         )
     try:
-        cached.attach_loader(loader, context.preprocess)  # raises if the cache belongs to another job
+        cached.check(loader, context.preprocess)  # raises if the cache belongs to another job
         missing = _count_missing(cached, context)
         if missing:
             return warn(

@@ -36,7 +36,9 @@ def copy_for_sharding(model: nn.Module, stage: Stage) -> nn.Module:
             lags behind.
     """
     teacher = stage.teacher
-    if teacher is not None and (teacher.changes or (isinstance(teacher, TeacherRef) and teacher.name == stage.trains)):
+    if teacher is not None and (
+        teacher.capabilities.changes or (isinstance(teacher, TeacherRef) and teacher.name == stage.trains)
+    ):
         raise LimbeckError(
             f"{type(teacher).__name__} follows a model while it learns, and a sharded strategy has that model in "
             "pieces. Use strategy='ddp' for this method."

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
-
 from limbeck.data import Loader
 from limbeck.engine.probe import objective_check
 from limbeck.engine.recipe_runner import RecipeRunner
@@ -16,6 +14,7 @@ from limbeck.engine.train_config import TrainConfig
 from limbeck.errors import unknown_name_error
 from limbeck.recipe import JointStages, ParallelStages, Stage
 from limbeck.tap import Tapped
+from limbeck.teachers import TeacherContext
 
 
 def preflight_check(course: RecipeRunner, models: RunModels, loader: Loader, setting: TrainConfig) -> None:
@@ -61,6 +60,7 @@ def _check(
         requires = stage.objective.requires.teacher
         if stage.teacher is not None and requires and not stage.teacher.names:
             preprocess = stage.preprocess or setting.preprocess
-            stage.teacher.attach_loader(loader, preprocess)
-            stage.teacher.serve(stage.objective.temperatures)
-            stage.teacher.prepare(requires, device=torch.device("cpu"), preprocess=preprocess)
+            temperatures = stage.objective.temperatures
+            stage.teacher.open(
+                TeacherContext(requires=requires, preprocess=preprocess, loader=loader, temperatures=temperatures)
+            )

@@ -17,23 +17,29 @@ from limbeck.engine.train_config import Fabric
 from limbeck.errors import LimbeckError
 from limbeck.losses import Objective
 from limbeck.recipe import Stage
-from limbeck.teachers import MovingAverage, Teacher, TeacherRef
+from limbeck.teachers import MovingAverageSession, Teacher, TeacherRef, TeacherSession, WrapperSession
 
 Span = tuple[torch.device, int, int]
 
 
-def find_networks(teacher: Any, *, learning: Iterable[str] = ()) -> list[nn.Module]:
+def find_networks(
+    teacher: Any, *, models: Mapping[str, nn.Module] | None = None, learning: Iterable[str] = ()
+) -> list[nn.Module]:
     """The modules that a teacher is made of, those of the teachers inside it included.
 
     Args:
         teacher: Any teacher; None has none.
+        models: The run's models, for a teacher that names some.
         learning: The names of the run's models that learn in the same group of stages: a teacher that names one of
             these is meant to follow it.
     """
-    return list(dict.fromkeys(_networks(teacher, frozenset(learning), set())))
+    named = (
+        {name: models[name] for name in teacher.names - frozenset(learning)} if teacher is not None and models else {}
+    )
+    return list(dict.fromkeys(_networks(teacher, named, set())))
 
 
-def _networks(value: Any, learning: frozenset[str], seen: set[int]) -> Iterator[nn.Module]:
+def _networks(value: Any, named: Mapping[str, nn.Module], seen: set[int]) -> Iterator[nn.Module]:
     if id(value) in seen:
         return
     seen.add(id(value))
@@ -41,35 +47,23 @@ def _networks(value: Any, learning: frozenset[str], seen: set[int]) -> Iterator[
         yield value
     elif isinstance(value, (list, tuple)):
         for item in value:
-            yield from _networks(item, learning, seen)
+            yield from _networks(item, named, seen)
     elif isinstance(value, Mapping):
-        yield from _networks(list(value.values()), learning, seen)
-    elif isinstance(value, TeacherRef) and value.name in learning:
-        return
+        yield from _networks(list(value.values()), named, seen)
+    elif isinstance(value, TeacherRef):
+        yield from [named[value.name]] if value.name in named else []
     elif isinstance(value, Teacher):
         for item in vars(value).values():
             # A teacher that moves may hold the student that it follows.
-            if not value.changes or not isinstance(item, nn.Module):
-                yield from _networks(item, learning, seen)
+            if not value.capabilities.changes or not isinstance(item, nn.Module):
+                yield from _networks(item, named, seen)
 
 
-def find_moving_averages(teacher: Any) -> list[nn.Module]:
-    """The moving averages in a teacher that answer in train mode, and so keep running statistics of their own."""
-    return [
-        member.model
-        for member in _teachers(teacher, set())
-        if isinstance(member, MovingAverage) and member.mode == "train"
-    ]
-
-
-def _teachers(value: Any, seen: set[int]) -> Iterator[Teacher]:
-    if isinstance(value, (list, tuple)):
-        for item in value:
-            yield from _teachers(item, seen)
-    elif isinstance(value, Teacher) and id(value) not in seen:
-        seen.add(id(value))
-        yield value
-        yield from _teachers(list(vars(value).values()), seen)
+def find_moving_averages(session: TeacherSession | None) -> list[nn.Module]:
+    """The moving averages in a session that answer in train mode, and so keep running statistics of their own."""
+    if isinstance(session, WrapperSession):
+        return [average for inner in session.sessions for average in find_moving_averages(inner)]
+    return [session.model] if isinstance(session, MovingAverageSession) and session.mode == "train" else []
 
 
 def check_shared(stage: Stage, model: nn.Module, networks: Iterable[nn.Module]) -> None:

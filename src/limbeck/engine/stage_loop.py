@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from typing import Any
@@ -55,6 +56,7 @@ class StageLoop:
         self.step = 0
         self.epoch = 0
         self._ahead = 0
+        self._position: tuple[dict[str, Any], int] | None = None
         self.seconds = 0.0
         self._empty = 0
         self._name = f"{part} {name}" if part else name
@@ -88,7 +90,7 @@ class StageLoop:
                 self._load(state)
             began = time.perf_counter() - self.seconds
             since = time.perf_counter()
-            windows = self._rehearsed_windows if self._setting.rehearsal else self._windows
+            windows = self._rehearsed_windows if self._setting.rehearsal else self._windows_ahead
             while self.step < self.steps:
                 for window in windows():
                     logged = self._take_step(window)
@@ -115,6 +117,33 @@ class StageLoop:
         self.step += 1
         return logged
 
+    def _windows_ahead(self) -> Iterator[list[Batch]]:
+        """The windows of `_windows`, read early by as many as teachers that compute ahead may take."""
+        windows, ready, ahead = self._windows(), deque[tuple[list[Batch], Any]](), self._count_ahead()
+        more = True
+        while more or ready:
+            # Never past the last step, so that the loader ends where the batches of the stage end.
+            if more and self.step + len(ready) < self.steps:
+                window = next(windows, None)
+                more = window is not None
+                if window is not None:
+                    for trainer in self.learners if ahead else ():
+                        trainer.submit(window)
+                    ready.append((window, (self.loader.state_dict(), self._ahead) if ahead else None))
+            if ready and (len(ready) > ahead or not more or self.step + len(ready) >= self.steps):
+                window, self._position = ready.popleft()
+                yield window
+        self._position = None
+        self.epoch += 1
+
+    def _count_ahead(self) -> int:
+        """The number of windows that may be read before the first of them is used."""
+        # Only batches that are a function of epoch and number: others may draw random numbers when they are read.
+        if not self.loader.resumable or isinstance(self.loader, TorchLoader):
+            return 0
+        batches = min((trainer.ahead for trainer in self.learners if trainer.ahead), default=0)
+        return max(0, (batches + 1) // self._setting.accumulate - 1)
+
     def _windows(self) -> Iterator[list[Batch]]:
         """What is left of the epoch, in groups of `accumulate` micro-batches; the last may hold fewer."""
         window: list[Batch] = []
@@ -137,7 +166,6 @@ class StageLoop:
                 f"{type(self.loader).__name__} gave no batch in epoch {self.epoch}: there is nothing to learn from. "
                 "Can its loader be iterated more than once?"
             )
-        self.epoch += 1
 
     def _rehearsed_windows(self) -> Iterator[list[Batch]]:
         """A first step's batches, and then as few examples as the last batch of an epoch holds."""
@@ -209,11 +237,17 @@ class StageLoop:
         return {
             "step": self.step,
             "steps": self.steps,
-            "epoch": self.epoch + self._ahead,
+            "epoch": self.epoch + (self._ahead if self._position is None else self._position[1]),
             "seconds": self.seconds,
-            "source": self.loader.state_dict() if self.loader.resumable else None,
+            "source": self._source(),
             "learners": [trainer.state_dict() for trainer in self.learners],
         }
+
+    def _source(self) -> dict[str, Any] | None:
+        """The position after the batches of the last step, whatever was read since then."""
+        if self._position is not None:
+            return self._position[0]
+        return self.loader.state_dict() if self.loader.resumable else None
 
     def _load(self, state: Mapping[str, Any]) -> None:
         if state["steps"] != self.steps:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import copy
 import zlib
+from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import Future
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from typing import Any
 
@@ -26,7 +28,7 @@ from limbeck.engine.train_mode import frozen_eval_modules, has_sparse_gradients
 from limbeck.errors import LimbeckError
 from limbeck.recipe import Stage
 from limbeck.tap import FrozenParameters, Tapped, preserved_buffers
-from limbeck.teachers import Preprocess, TeacherFn, get_adaptor
+from limbeck.teachers import SharedInputs, TeacherContext, TeacherFn, TeacherSession, get_adaptor
 
 
 class StageTrainer(AbstractContextManager["StageTrainer"]):
@@ -67,18 +69,19 @@ class StageTrainer(AbstractContextManager["StageTrainer"]):
         self._labels = batch.labels if labels is None else labels
         self._single = single
         self._plan = stage.optimizer or setting.optimizer
-        if stage.teacher is not None:
-            # Before any stage of a group is open: a teacher that copies a model must not copy hooks that listen in it.
-            stage.teacher.bind(models)
+        self._preprocess = SharedInputs(stage.preprocess or setting.preprocess)
+        # Before any stage of a group is open: a teacher that copies a model must not copy hooks that listen in it.
+        self._session = self._open_teacher()
         self._alone = len(set(group) | {stage.trains}) == 1
-        self._networks = find_networks(stage.teacher, learning={stage.trains, *group})
-        self._averages = find_moving_averages(stage.teacher)
+        self._networks = find_networks(stage.teacher, models=models, learning={stage.trains, *group})
+        self._averages = find_moving_averages(self._session)
         asleep = {module for network in self._networks for module in network.modules()}
         self._shares = not asleep.isdisjoint(models[stage.trains].modules())
         check_shared(stage, models[stage.trains], self._networks)
         check_class_order(stage, models[stage.trains], self._networks)
         self._stack = ExitStack()
         self._learning: list[nn.Parameter] = []
+        self._submitted: deque[tuple[Batch, Future[Outputs]]] = deque()
         self.tally = Tally()
         self.lr = 0.0
 
@@ -89,6 +92,7 @@ class StageTrainer(AbstractContextManager["StageTrainer"]):
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._submitted.clear()
         self._stack.close()
         self._clear_gradients()
 
@@ -100,8 +104,7 @@ class StageTrainer(AbstractContextManager["StageTrainer"]):
         adaptor = get_adaptor(self._models, stage.trains)
         self._resting = frozen_eval_modules(self.model)
         self._tapped = Tapped(self._called(), stage.objective.requires.student, adaptor=adaptor)
-        self._preprocess = cached_per_batch(stage.preprocess or self._setting.preprocess)
-        self._answer = self._opened_teacher(stack)
+        self._answer = self._enter_teacher(stack)
         stack.enter_context(FrozenParameters(self.model, mode="train"))
         self._wake()
         stack.enter_context(self._tapped)
@@ -129,29 +132,50 @@ class StageTrainer(AbstractContextManager["StageTrainer"]):
         for module in self._resting:
             module.training = False
 
-    def _opened_teacher(self, stack: ExitStack) -> TeacherFn:
-        teacher, requires = self.stage.teacher, self.stage.objective.requires.teacher
-        if teacher is None or not requires:
+    def _open_teacher(self) -> TeacherSession | None:
+        """The teacher's session, not entered yet; None where there is nothing to compute or to update."""
+        teacher, objective = self.stage.teacher, self.stage.objective
+        if teacher is None or not (objective.requires.teacher or teacher.capabilities.changes):
+            return None
+        context = TeacherContext(
+            requires=objective.requires.teacher, device=self._fabric.device, preprocess=self._preprocess,
+            loader=self._loader, temperatures=objective.temperatures, models=self._models,
+        )  # fmt: skip
+        return teacher.open(context)
+
+    def _enter_teacher(self, stack: ExitStack) -> TeacherFn:
+        session = None if self._session is None else stack.enter_context(self._session)
+        if session is None or not self.stage.objective.requires.teacher:
             return lambda batch: Outputs()
-        teacher.attach_loader(self._loader, self.stage.preprocess or self._setting.preprocess)
-        teacher.serve(self.stage.objective.temperatures)
-        answer: TeacherFn = stack.enter_context(
-            teacher.prepare(requires, device=self._fabric.device, preprocess=self._preprocess)
-        )
         if not self._shares:
-            return answer
+            return session
 
         def answer_and_wake(batch: Batch) -> Outputs:
             """A teacher that is opened late puts its layers into eval mode, also those that are the student's."""
-            outputs = answer(batch)
+            outputs = session(batch)
             self._wake()
             return outputs
 
         return answer_and_wake
 
+    @property
+    def ahead(self) -> int:
+        """The number of batches that the teacher takes before it is asked for the outputs of the first one."""
+        # A teacher that changes answers for the weights of this step; one that shares layers needs their modes now.
+        if self._session is None or self._shares or not self.stage.objective.requires.teacher:
+            return 0
+        changes = self.stage.teacher is not None and self.stage.teacher.capabilities.changes
+        return 0 if changes else self._session.ahead
+
+    def submit(self, window: Sequence[Batch]) -> None:
+        """Submit the batches of a later step to the teacher, if it computes ahead."""
+        if self.ahead and self._session is not None:
+            with self._fabric.autocast():
+                self._submitted.extend((batch, self._session.submit(batch)) for batch in window)
+
     def _probed(self) -> Probe:
-        teacher, batch = self.stage.teacher, self._batch.to(self._fabric.device)
-        before = teacher.state_dict() if teacher is not None and teacher.changes else None
+        batch = self._batch.to(self._fabric.device)
+        before = None if self._session is None else self._session.state_dict()
         copies = {key: value.detach().clone() for key, value in _tensors(before)}
         # Only models that exist: asking for the others would make them before their stage.
         existing = getattr(self._models, "existing", self._models)
@@ -191,8 +215,8 @@ class StageTrainer(AbstractContextManager["StageTrainer"]):
         self.optimizer.step()
         broadcast_buffers(self._inner, self._fabric)
         self.tally.steps += 1
-        if self.stage.teacher is not None:
-            self.stage.teacher.after_step()
+        if self._session is not None:
+            self._session.after_step()
             for average in self._averages:
                 broadcast_buffers(average, self._fabric)
 
@@ -202,7 +226,8 @@ class StageTrainer(AbstractContextManager["StageTrainer"]):
 
     def _backward(self, batch: Batch, progress: Progress, counts: dict[str, float] | None, *, measure: bool) -> None:
         with self._fabric.autocast():
-            teacher_outputs = self._answer(batch)
+            is_submitted = bool(self._submitted) and self._submitted[0][0] is batch
+            teacher_outputs = self._submitted.popleft()[1].result() if is_submitted else self._answer(batch)
         parameters = measure and self._setting.parameter_norms
         lesson = StepInputs(teacher_outputs, batch, progress, counts, measure=measure, measure_parameters=parameters)
         with explain_batchnorm_error(self.stage):
@@ -247,13 +272,12 @@ class StageTrainer(AbstractContextManager["StageTrainer"]):
 
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint needs besides the models: heads, optimizer, and a teacher that changes."""
-        teacher = self.stage.teacher
         state = {"heads": dict(self._objective.state_dict()), "optimizer": self.optimizer.state_dict()}
         if self._sharded:
             state = self.gather()
         return {
             **state,
-            "teacher": teacher.state_dict() if teacher is not None and teacher.changes else {},
+            "teacher": {} if self._session is None else self._session.state_dict(),
             "tally": self.tally.state_dict(),
         }
 
@@ -281,8 +305,8 @@ class StageTrainer(AbstractContextManager["StageTrainer"]):
             _check_options(self.optimizer.param_groups, state["optimizer"]["param_groups"])
             self.optimizer.load_state_dict(to_device(state["optimizer"], self._fabric.device))
         self.tally.load_state_dict(to_device(state["tally"], self._fabric.device))
-        if self.stage.teacher is not None and state["teacher"]:
-            self.stage.teacher.load_state_dict(state["teacher"])
+        if self._session is not None and state["teacher"]:
+            self._session.load_state_dict(state["teacher"])
 
 
 def _check_options(mine: Sequence[Mapping[str, Any]], saved: Sequence[Mapping[str, Any]]) -> None:
@@ -295,18 +319,6 @@ def find_heads(stage: Stage) -> list[nn.Module]:
     """The modules that stand between student and teacher in a stage's losses."""
     heads = (getattr(leaf, "head", None) for leaf, _ in stage.objective.leaves())
     return [head for head in heads if isinstance(head, nn.Module)]
-
-
-def cached_per_batch(preprocess: Preprocess) -> Preprocess:
-    """The same function, asked once for a batch although student and teacher both read it."""
-    cached: list[Any] = [None, None]
-
-    def read(batch: Batch) -> Any:
-        if cached[0] is not batch:
-            cached[:] = [batch, preprocess(batch)]
-        return cached[1]
-
-    return read
 
 
 def _tensors(state: Mapping[str, Any] | None, prefix: str = "") -> list[tuple[str, Tensor]]:

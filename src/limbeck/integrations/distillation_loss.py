@@ -25,7 +25,7 @@ from limbeck.losses import Objective
 from limbeck.losses.distributed import all_reduce_sum, world_size
 from limbeck.recipe import Stage
 from limbeck.tap import Adaptor, FrozenParameters, Tapped, preserved_buffers
-from limbeck.teachers import Preprocess, Stream, TeacherFn, read_inputs
+from limbeck.teachers import Preprocess, Stream, TeacherContext, TeacherFn, read_inputs
 
 
 class DistillationOutput(NamedTuple):
@@ -244,7 +244,7 @@ class DistillationLoss(AbstractContextManager["DistillationLoss"]):
 
     def _check_teacher(self) -> None:
         teacher = self.stage.teacher
-        if teacher is not None and (teacher.changes or teacher.names):
+        if teacher is not None and (teacher.capabilities.changes or teacher.names):
             raise LimbeckError(
                 f"A {type(teacher).__name__} changes during training, and your own loop would not save it; use "
                 "lb.distill, or a fixed teacher."
@@ -254,12 +254,11 @@ class DistillationLoss(AbstractContextManager["DistillationLoss"]):
         teacher, requires = self.stage.teacher, self.objective.requires.teacher
         if teacher is None or not requires:
             return lambda batch: Outputs()
-        teacher.attach_loader(self.loader or UnidentifiedLoader(), self.preprocess)
-        teacher.serve(self.objective.temperatures)
-        answer: TeacherFn = stack.enter_context(
-            teacher.prepare(requires, device=self.device, preprocess=self.preprocess)
-        )
-        return answer
+        context = TeacherContext(
+            requires=requires, device=self.device, preprocess=self.preprocess,
+            loader=self.loader or UnidentifiedLoader(), temperatures=self.objective.temperatures,
+        )  # fmt: skip
+        return stack.enter_context(teacher.open(context))
 
     def _fit(self, batch: Batch) -> None:
         """Run a trial on the batch, and store the objective with heads fitted to it."""

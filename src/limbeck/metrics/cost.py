@@ -13,14 +13,14 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-from limbeck.batch import LOGITS, Batch, Inputs, input_rows
+from limbeck.batch import Batch, Inputs, input_rows
 from limbeck.errors import LimbeckError
 from limbeck.metrics.compute import macs, peak_bytes
 from limbeck.models import count_parameters, size_in_bytes
 from limbeck.models.safetensors_io import write_weights
 from limbeck.models.size_and_hash import tensors_of
 from limbeck.tap import FrozenParameters, call
-from limbeck.teachers import Preprocess, Teacher
+from limbeck.teachers import Preprocess, Teacher, TeacherContext
 
 WARM_UP = 3
 
@@ -109,7 +109,7 @@ def answer_latency(
             "answer_latency needs repeats, threads and examples of at least 1; "
             f"got {repeats}, {threads} and {batch.size}."
         )
-    prepared = teacher.prepare(frozenset({LOGITS}), device=torch.device("cpu"), preprocess=preprocess)
+    prepared = teacher.open(TeacherContext(preprocess=preprocess))
     with on_threads(threads), prepared as answer:
         seconds = []
         for _ in range(WARM_UP + repeats):

@@ -18,7 +18,7 @@ from limbeck.data.torch_loader import batch_from
 from limbeck.errors import DataError, LimbeckError
 from limbeck.models.safetensors_io import read_weights, write_weights
 from limbeck.tap import Adaptor, FrozenParameters, call, logits_of
-from limbeck.teachers import as_teacher
+from limbeck.teachers import TeacherContext, as_teacher
 
 
 def save_tensors(tensors: Mapping[str, Tensor], path: str | Path) -> None:
@@ -218,7 +218,7 @@ def _open_logits(
     if adaptor is not None:
         raise LimbeckError("adaptor= is for a module. For a teacher use ModelTeacher(module, adaptor=...).")
     inputs = preprocess or (lambda batch: batch.inputs)
-    with teacher.prepare(frozenset({LOGITS}), device=torch.device("cpu"), preprocess=inputs) as answer:
+    with teacher.open(TeacherContext(preprocess=inputs)) as answer:
         yield lambda batch: answer(batch)[LOGITS]
 
 

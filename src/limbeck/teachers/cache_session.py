@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
-from contextlib import AbstractContextManager, ExitStack, nullcontext
+from contextlib import ExitStack, nullcontext
 from dataclasses import replace
-from typing import Any
+from typing import Any, final
 
 import numpy as np
 import torch
@@ -28,43 +28,40 @@ from limbeck.cache import (
 )
 from limbeck.errors import LimbeckError, LimbeckWarning
 from limbeck.teachers.cache_request import (
+    HEAD_FILE,
     CacheRequest,
     batch_keys,
+    describe_head,
     explain_first_batch_error,
+    load_head,
     predict_padded,
+    query_addresses,
     stored_positions,
     view_numbers,
 )
 from limbeck.teachers.fingerprints import input_marks, marks_differ
-from limbeck.teachers.output_layer import FILE, describe_head, load_head, query_addresses
-from limbeck.teachers.teacher import Preprocess, Teacher, TeacherFn
+from limbeck.teachers.teacher import Teacher, TeacherContext, TeacherFn, TeacherSession
 
 Rows = NDArray[np.int64]
 Records = Mapping[str, NDArray[np.uint8]]
 
 
-class CacheSession(AbstractContextManager["CacheSession"]):
+@final
+class CacheSession(TeacherSession):
     """A cache that is open for one stage. The teacher behind it is opened when an output is missing.
 
     Args:
         teacher: The teacher that computes missing outputs; None to use only what is stored.
         location: The location of the cache.
         request: What the stage needs.
-        device: The device on which the outputs are returned.
-        preprocess: The stage's function from a batch to inputs.
+        context: What the stage opened the cached teacher for.
     """
 
     def __init__(
-        self,
-        teacher: Teacher | None,
-        location: Location,
-        request: CacheRequest,
-        *,
-        device: torch.device,
-        preprocess: Preprocess,
+        self, teacher: Teacher | None, location: Location, request: CacheRequest, context: TeacherContext
     ) -> None:
         self._teacher, self._location, self._request = teacher, location, request
-        self._device, self._preprocess = device, preprocess
+        self._context, self._device = context, context.device
         self._stack = ExitStack()
         self._teacher_fn: TeacherFn | None = None
         self._writer: Writer | None = None
@@ -250,9 +247,7 @@ class CacheSession(AbstractContextManager["CacheSession"]):
             )
         if self._teacher_fn is None:
             addresses = query_addresses(self._stored_addresses | {LOGITS}, self._request.head)
-            self._teacher_fn = self._stack.enter_context(
-                self._teacher.prepare(addresses, device=self._device, preprocess=self._preprocess)
-            )
+            self._teacher_fn = self._stack.enter_context(self._teacher.open(replace(self._context, requires=addresses)))
         return self._teacher_fn
 
     def _open_writer(self, outputs: Outputs, counted: Tensor | None) -> None:
@@ -262,7 +257,7 @@ class CacheSession(AbstractContextManager["CacheSession"]):
         origin = replace(self._request.origin, precision=self._precision(), answers=self._layout(outputs, counted))
         about, files = dict(self._request.about), dict[str, bytes]()
         if self._request.head is not None:
-            about["head"], files[FILE] = describe_head(self._request.head)
+            about["head"], files[HEAD_FILE] = describe_head(self._request.head)
         context = writing(self._location, origin, about=about, files=files, shard_bytes=self._request.shard_bytes)
         self._writer = self._stack.enter_context(context)
         self._store, self._tables = Store(self._location), None

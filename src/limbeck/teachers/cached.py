@@ -8,29 +8,34 @@ import json
 import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager
-from typing import Any, NamedTuple, final
+from dataclasses import replace
+from typing import Any, final
 
-import torch
-from torch import nn
-
+from limbeck.batch import Outputs
 from limbeck.cache import SHARD_BYTES, Location, TeacherProvenance, find_manifest, find_mismatch, validate_encoding
 from limbeck.errors import LimbeckError
 from limbeck.functional.sparse import COARSE
 from limbeck.partial_logits import check_power, unknown_rest
-from limbeck.teachers.cache_request import CacheRequest
+from limbeck.teachers.cache_request import CacheRequest, find_last_layer, query_addresses
 from limbeck.teachers.cache_session import CacheSession
-from limbeck.teachers.conversion import as_teacher
 from limbeck.teachers.fingerprints import code_fingerprint
-from limbeck.teachers.output_layer import find_last_layer, query_addresses
-from limbeck.teachers.teacher import Preprocess, Stream, Teacher, TeacherFn
+from limbeck.teachers.teacher import (
+    FunctionSession,
+    Preprocess,
+    Stream,
+    Teacher,
+    TeacherCapabilities,
+    TeacherContext,
+    TeacherSession,
+)
+from limbeck.teachers.wrapper import TeacherWrapper
 
 _OPEN = {"sampled": "power", "top-k": "temperatures"}
 """The parameter of an encoding that is chosen by the losses' temperatures where it is left out."""
 
 
 @final
-class CachedTeacher(Teacher):
+class CachedTeacher(TeacherWrapper):
     """A teacher whose outputs are computed once for each view of each example and then read from disk.
 
     Missing outputs are computed and stored. The student gets each output as it comes back from the cache, in the first
@@ -50,7 +55,9 @@ class CachedTeacher(Teacher):
         through: The name of the teacher's last layer, a ``Linear``. Its inputs and, once, its weights are stored in
             place of its outputs. With many classes this is far smaller, and nothing is lost.
         addresses: Addresses that a new cache stores, as float16, besides those that its first stage reads: the layers
-            for hints to later students. The stages of one run do not need this, as all of them are prepared first.
+            for hints to later students. The stages of one run do not need this, as all of them are opened first.
+        temperatures: Temperatures of losses for which a new cache draws classes or stores the rest, besides those of
+            its first stage, where the encoding leaves them open.
         shard_bytes: The size of a shard in bytes.
 
     Raises:
@@ -63,10 +70,9 @@ class CachedTeacher(Teacher):
         >>> import tempfile
         >>> from limbeck.data import ArrayDataset, ShuffledLoader
         >>> loader = ShuffledLoader(ArrayDataset(torch.randn(6, 2)), batch_size=3)
-        >>> teacher, preprocess = CachedTeacher(nn.Linear(2, 4), tempfile.mkdtemp()), lambda batch: batch.inputs
-        >>> teacher.attach_loader(loader, preprocess)
-        >>> with teacher.prepare(frozenset({"logits"}), device=torch.device("cpu"), preprocess=preprocess) as compute:
-        ...     compute(loader.peek())["logits"].shape
+        >>> teacher = CachedTeacher(torch.nn.Linear(2, 4), tempfile.mkdtemp())
+        >>> with teacher.open(TeacherContext(loader=loader)) as session:
+        ...     session(loader.peek())["logits"].shape
         torch.Size([3, 4])
     """
 
@@ -79,81 +85,69 @@ class CachedTeacher(Teacher):
         classes: int = -1,
         through: str | None = None,
         addresses: Iterable[str] = (),
+        temperatures: Iterable[float] = (),
         shard_bytes: int = SHARD_BYTES,
     ) -> None:
-        inner = None if teacher is None else as_teacher(teacher)
-        if inner is not None and not inner.is_deterministic:
-            why = "it changes while the student learns" if inner.changes else "it is random or depends on the batch"
-            raise LimbeckError(
-                f"The outputs of this {type(inner).__name__} cannot be cached, because {why}: the same inputs give "
-                'other outputs each time. Use the teacher without a cache, or with mode="eval".'
-            )
+        super().__init__(*([] if teacher is None else [teacher]))
+        _check_cacheable(self.inner)
         self.where = os.fspath(where)
         self.encoding = _without_open_parameter(encoding)
-        self._temperatures: frozenset[float] = frozenset()
         self.classes = classes
         self.shard_bytes = shard_bytes
         self.through = through
-        self.inner = inner
         self._addresses = frozenset(addresses)
-        self._expected: tuple[Stream, Preprocess, _Provenance | None] | None = None
+        self._temperatures = frozenset(float(temperature) for temperature in temperatures)
 
     @property
-    def names(self) -> frozenset[str]:
-        """The names of the teacher's models."""
-        return frozenset() if self.inner is None else self.inner.names
+    def inner(self) -> Teacher | None:
+        """The teacher that computes missing outputs."""
+        return self.teachers[0] if self.teachers else None
 
-    def bind(self, models: Mapping[str, nn.Module]) -> None:
-        """Bind the teacher."""
-        if self.inner is not None:
-            self.inner.bind(models)
+    @property
+    def capabilities(self) -> TeacherCapabilities:
+        """Those of the teacher; with some encodings only a part of the logits is stored."""
+        return super().capabilities._replace(partial=self.encoding["name"] in _OPEN, gradients=False)
 
-    def attach_loader(self, loader: Stream, preprocess: Preprocess) -> None:
-        """Set the loader that the outputs belong to.
+    def open(self, context: TeacherContext) -> TeacherSession:
+        """Check that the cache has what is required, or that the teacher can compute it.
+
+        A run opens all its stages before the first output is computed, so a new cache has the addresses and serves the
+        temperatures of every context that this was called with.
 
         Raises:
-            LimbeckError: If the cache was made for something else, or the loader has no ids.
+            LimbeckError: If the cache was made for something else, or there is no loader, or it has no ids.
         """
-        if not loader.has_ids:
+        if not context.requires:
+            return FunctionSession(lambda batch: Outputs())
+        loader = context.loader
+        if loader is None:
             raise LimbeckError(
-                f"A {type(loader).__name__} has no example ids, by which a cache finds outputs. Pass arrays, a data "
-                "set, or ShuffledLoader(dataset, batch_size=...)."
+                f"The outputs in {self.where} belong to the examples of one loader, and no loader was given. Pass it, "
+                "teacher.open(TeacherContext(loader=loader)), or use the teacher without a cache."
             )
-        # A model of the run may not exist yet.
-        provenance = None if self.names else self._check_provenance(Location(self.where), loader, preprocess)
-        self._expected = loader, preprocess, provenance
-
-    def serve(self, temperatures: frozenset[float]) -> None:
-        """Add temperatures for which a new cache draws classes or stores the rest, unless the encoding gives them."""
-        self._temperatures |= temperatures
-
-    def prepare(
-        self, requires: frozenset[str], *, device: torch.device, preprocess: Preprocess
-    ) -> AbstractContextManager[TeacherFn]:
-        """Check that the cache has these addresses or the teacher can compute them."""
-        if self._expected is None:
-            raise LimbeckError(
-                f"The outputs in {self.where} belong to the examples of one loader, and no loader was attached. Call "
-                "teacher.attach_loader(loader, preprocess) first, or use the teacher without a cache."
-            )
-        (loader, stage_preprocess, provenance), self._expected = self._expected, None
-        self._addresses |= requires  # a run prepares all its stages before the first output is computed
-        location, head = Location(self.where), None
-        if provenance is None:
-            provenance = self._check_provenance(location, loader, stage_preprocess)
-        origin, description = provenance
-        if self.inner is not None:
-            head = None if self.through is None else find_last_layer(self.inner, self.through)
-            self.inner.attach_loader(loader, stage_preprocess)
-            # Raises now if the teacher lacks an address.
-            self.inner.prepare(query_addresses(requires, head), device=device, preprocess=preprocess)
+        inner = None if self.inner is None else self.inner.resolve(context.models)
+        location = Location(self.where)
+        origin, description = self._check_provenance(location, inner, loader, context.preprocess)
+        self._addresses |= context.requires
+        self._temperatures |= context.temperatures
+        head = None if inner is None or self.through is None else find_last_layer(inner, self.through)
+        if inner is not None:
+            inner.open(replace(context, requires=query_addresses(context.requires, head)))  # raises for an address
         request = CacheRequest(
-            requires, self._addresses, origin, self._full_encoding(location), self.classes, head,
+            context.requires, self._addresses, origin, self._full_encoding(location), self.classes, head,
             getattr(loader, "batch_size", 1),  # a loader of one's own may have batches of any size
             _about(loader, description), self.shard_bytes,
             checks_inputs=not getattr(loader, "fixed", False),
         )  # fmt: skip
-        return CacheSession(self.inner, location, request, device=device, preprocess=preprocess)
+        return CacheSession(inner, location, request, context)
+
+    def check(self, loader: Stream, preprocess: Preprocess) -> None:
+        """Check that the cache, if there is one, was made for this teacher, loader and preprocessing.
+
+        Raises:
+            LimbeckError: If it was made for something else, or the loader has no ids.
+        """
+        self._check_provenance(Location(self.where), self.inner, loader, preprocess)
 
     @property
     def fingerprint(self) -> str:
@@ -167,24 +161,29 @@ class CachedTeacher(Teacher):
         who = None if self.inner is None else self.inner.describe()
         return {"teacher": "CachedTeacher", "of": who, "encoding": self.encoding, "through": self.through}
 
-    def _check_provenance(self, location: Location, loader: Stream, preprocess: Preprocess) -> _Provenance:
-        """What the outputs belong to; raises if the cache has something else."""
+    def _check_provenance(
+        self, location: Location, inner: Teacher | None, loader: Stream, preprocess: Preprocess
+    ) -> tuple[TeacherProvenance, dict[str, Any] | None]:
+        """What the outputs belong to, and the teacher's description; raises if the cache has something else."""
+        if not loader.has_ids:
+            raise LimbeckError(
+                f"A {type(loader).__name__} has no example ids, by which a cache finds outputs. Pass arrays, a data "
+                "set, or ShuffledLoader(dataset, batch_size=...)."
+            )
         manifest = find_manifest(location)
-        if manifest is None and self.inner is None:
-            raise LimbeckError(f"There is no cache at {location.name}, and no teacher.")
-        stored = None if manifest is None else manifest.origin
-        description = None if self.inner is None else self.inner.describe()
+        stored = self._stored_provenance() if inner is None or manifest is not None else None
+        description = None if inner is None else inner.describe()
         data, views = loader_fingerprints(loader)
         expected = TeacherProvenance(
-            teacher=self.inner.fingerprint if self.inner is not None else stored.teacher,  # type: ignore[union-attr]
+            teacher=inner.fingerprint if inner is not None else stored.teacher,  # type: ignore[union-attr]
             data=data,
             views=views,
-            preprocess=_preprocessing(preprocess, description) if self.inner is not None else stored.preprocess,  # type: ignore[union-attr]
+            preprocess=_preprocessing(preprocess, description) if inner is not None else stored.preprocess,  # type: ignore[union-attr]
             precision="" if stored is None else stored.precision,
         )
         if manifest is not None and (difference := manifest.origin.difference(expected)) is not None:
             raise find_mismatch(location, manifest, difference, about=_about(loader, description))
-        return _Provenance(expected, description)
+        return expected, description
 
     def _full_encoding(self, location: Location) -> dict[str, Any]:
         """The encoding with all parameters; open ones are those of the cache, or chosen for the losses at hand.
@@ -215,11 +214,15 @@ class CachedTeacher(Teacher):
         return manifest.origin
 
 
-class _Provenance(NamedTuple):
-    """What outputs belong to, and the teacher's description, kept together so that a big network is hashed once."""
-
-    origin: TeacherProvenance
-    description: dict[str, Any] | None
+def _check_cacheable(teacher: Teacher | None) -> None:
+    if teacher is None or teacher.capabilities.deterministic:
+        return
+    changes = teacher.capabilities.changes
+    why = "it changes while the student learns" if changes else "it is random or depends on the batch"
+    raise LimbeckError(
+        f"The outputs of this {type(teacher).__name__} cannot be cached, because {why}: the same inputs give other "
+        'outputs each time. Use the teacher without a cache, or with mode="eval".'
+    )
 
 
 def _without_open_parameter(encoding: str | Mapping[str, Any]) -> dict[str, Any]:

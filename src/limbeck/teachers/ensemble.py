@@ -4,22 +4,22 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
-from typing import Any, Literal
+from collections.abc import Sequence
+from typing import Any, Literal, final
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
-from limbeck.batch import LOGITS, Outputs, missing_output_error
+from limbeck.batch import LOGITS, Batch, Outputs, missing_output_error
 from limbeck.errors import LimbeckError, unknown_name_error
 from limbeck.functional.kernel import are_probabilities
-from limbeck.teachers.conversion import as_teacher
-from limbeck.teachers.teacher import Preprocess, Stream, Teacher, TeacherFn
+from limbeck.teachers.teacher import Teacher, TeacherContext, TeacherSession
+from limbeck.teachers.wrapper import TeacherWrapper, WrapperSession
 
 
-class Ensemble(Teacher):
+@final
+class Ensemble(TeacherWrapper):
     r"""Several teachers combined by the arithmetic or the geometric mean of their predictions.
 
     With members' logits :math:`z_m`, weights :math:`w_m` that sum to one and :math:`p_m = softmax(z_m / T)`:
@@ -57,66 +57,30 @@ class Ensemble(Teacher):
             raise unknown_name_error("mean", mean, ["arithmetic", "geometric"])
         if not (math.isfinite(temperature) and temperature > 0):
             raise LimbeckError(f"An ensemble's temperature must be a positive number; got {temperature}.")
-        self.members = tuple(as_teacher(member) for member in members)
+        super().__init__(*members)
+        self.check_full_logits("An ensemble")
         self.mean = mean
-        self._is_checked = False
         self.temperature = temperature
         self.weights = _normalized(weights, len(self.members))
-        self.changes = any(member.changes for member in self.members)
 
     @property
-    def names(self) -> frozenset[str]:
-        """The names of its members' models."""
-        return frozenset().union(*(member.names for member in self.members))
+    def members(self) -> tuple[Teacher, ...]:
+        """The teachers that are averaged."""
+        return self.teachers
 
-    def bind(self, models: Mapping[str, nn.Module]) -> None:
-        """Bind every member."""
-        for member in self.members:
-            member.bind(models)
-
-    @property
-    def is_deterministic(self) -> bool:
-        """Whether all members are."""
-        return all(member.is_deterministic for member in self.members)
-
-    def attach_loader(self, loader: Stream, preprocess: Preprocess) -> None:
-        """Attach the loader to every member."""
-        for member in self.members:
-            member.attach_loader(loader, preprocess)
-
-    def prepare(
-        self, requires: frozenset[str], *, device: torch.device, preprocess: Preprocess
-    ) -> AbstractContextManager[TeacherFn]:
-        """Prepare every member for ``logits``; nothing else can be averaged."""
-        for address in requires - {LOGITS}:
+    def open(self, context: TeacherContext) -> TeacherSession:
+        """Open every member for ``logits``; nothing else can be averaged."""
+        for address in context.requires - {LOGITS}:
             raise missing_output_error(
                 address, [LOGITS], who="an ensemble (hidden layers of its members have nothing in common)"
             )
-        contexts = [
-            member.prepare(frozenset({LOGITS}), device=device, preprocess=preprocess) for member in self.members
-        ]
-        return self._open(contexts)
-
-    @contextmanager
-    def _open(self, contexts: list[AbstractContextManager[TeacherFn]]) -> Iterator[TeacherFn]:
-        with ExitStack() as stack:
-            teacher_fns = [stack.enter_context(member) for member in contexts]
-            yield lambda batch: Outputs(logits=self.combine([teacher_fn(batch)[LOGITS] for teacher_fn in teacher_fns]))
+        return _EnsembleSession(self, self.open_all(context, requires=frozenset({LOGITS})))
 
     def combine(self, logits: Sequence[Float[Tensor, "*batch classes"]]) -> Float[Tensor, "*batch classes"]:
         """The ensemble's logits from the members', in float32 or better."""
         counts = {member.shape[-1] for member in logits}
         if len(counts) > 1:
             raise LimbeckError(f"The ensemble's members have different numbers of classes: {sorted(counts)}.")
-        if not self._is_checked:
-            self._is_checked = True
-            for i, member in enumerate(logits):
-                if are_probabilities(member):
-                    raise LimbeckError(
-                        f"Member {i} of the ensemble returns probabilities (none is below 0, and each row sums to 1) "
-                        "instead of logits. Pass ModelTeacher(model, "
-                        "adaptor=lambda output: output.clamp_min(1e-12).log())."
-                    )
         stacked = torch.stack(
             [member.double() if member.dtype == torch.float64 else member.float() for member in logits]
         )
@@ -135,20 +99,6 @@ class Ensemble(Teacher):
         text = f"{self.mean} {self.temperature} {self.weights} {[m.fingerprint for m in self.members]}"
         return hashlib.sha256(text.encode()).hexdigest()
 
-    def after_step(self) -> None:
-        """Update every member."""
-        for member in self.members:
-            member.after_step()
-
-    def state_dict(self) -> dict[str, Any]:
-        """The members' states."""
-        return {str(i): member.state_dict() for i, member in enumerate(self.members)} if self.changes else {}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore the members' states."""
-        for i, member in enumerate(self.members):
-            member.load_state_dict(state.get(str(i), {}))
-
     def describe(self) -> dict[str, Any]:
         """The members, the mean, its temperature and the weights."""
         members = [member.describe() for member in self.members]
@@ -159,6 +109,30 @@ class Ensemble(Teacher):
             "weights": list(self.weights),
             "members": members,
         }
+
+
+@final
+class _EnsembleSession(WrapperSession):
+    def __init__(self, ensemble: Ensemble, sessions: Sequence[TeacherSession]) -> None:
+        super().__init__(sessions)
+        self._ensemble = ensemble
+        self._is_checked = False
+
+    def combine(self, batch: Batch, outputs: Sequence[Outputs]) -> Outputs:
+        logits = [member[LOGITS] for member in outputs]
+        if not self._is_checked:
+            self._is_checked = True
+            _check_members(logits)
+        return Outputs(logits=self._ensemble.combine(logits))
+
+
+def _check_members(logits: Sequence[Tensor]) -> None:
+    for i, member in enumerate(logits):
+        if are_probabilities(member):
+            raise LimbeckError(
+                f"Member {i} of the ensemble returns probabilities (none is below 0, and each row sums to 1) "
+                "instead of logits. Pass ModelTeacher(model, adaptor=lambda output: output.clamp_min(1e-12).log())."
+            )
 
 
 def _normalized(weights: Sequence[float] | None, members: int) -> tuple[float, ...]:

@@ -1,21 +1,38 @@
-"""`fill_cache`: computes all outputs of a teacher and stores them before training."""
+"""`fill_cache` stores all outputs of a teacher before training; `verify_cache` computes some of them again."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Protocol, runtime_checkable
+import math
+import random
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple, Protocol, runtime_checkable
 
+import numpy as np
 import torch
+from torch import Tensor
 
 from limbeck.batch import LOGITS, Batch
-from limbeck.cache import Location, repair
+from limbeck.cache import Location, Store, repair
 from limbeck.errors import LimbeckError
+from limbeck.functional import kl_divergence
+from limbeck.partial_logits import TopKLogits
+from limbeck.teachers.cache_request import (
+    LastLayer,
+    find_last_layer,
+    predict_padded,
+    query_addresses,
+    repair_head,
+    stored_positions,
+)
 from limbeck.teachers.cached import CachedTeacher
 from limbeck.teachers.chance import ChanceCheck
-from limbeck.teachers.output_layer import find_last_layer, repair_head
-from limbeck.teachers.teacher import Preprocess, Stream, read_inputs
+from limbeck.teachers.teacher import Preprocess, Stream, TeacherContext, TeacherFn, read_inputs
 
 _CPU = torch.device("cpu")
+_DIFFERENT = 1e-3
+"""Mean KL in nats beyond which outputs are different, and not equal up to their last bits."""
+_SAME = 0.5
+"""The fraction of equal bytes below which sampled classes are another teacher's: rounding changes fewer bytes."""
 
 
 @runtime_checkable
@@ -55,13 +72,142 @@ def fill_cache(
         raise LimbeckError(f"views={views} must be 1 or more.")
     done, chance = 0, ChanceCheck(classes=teacher.classes)
     repair(Location(teacher.where))
-    teacher.attach_loader(loader, preprocess)
+    teacher.check(loader, preprocess)
     if teacher.through is not None and teacher.inner is not None:
         repair_head(Location(teacher.where), find_last_layer(teacher.inner, teacher.through))
-    with teacher.prepare(frozenset({LOGITS}), device=device, preprocess=preprocess) as teacher_fn:
+    with teacher.open(TeacherContext(device=device, preprocess=preprocess, loader=loader)) as teacher_fn:
         for view in range(views):
             for batch in loader.batches(view, 0):
                 chance.update(batch, teacher_fn(batch.to(device)))
                 done += batch.size
                 yield done
         chance.warn_if_not_better()
+
+
+class CacheVerification(NamedTuple):
+    """How far stored outputs are from outputs that were computed again.
+
+    Attributes:
+        answers: The number of outputs that were compared.
+        identical: The fraction whose records are bitwise identical.
+        divergence: The mean KL in nats of the new output to the stored one, both after encoding and decoding, over
+            positions where there are several; NaN for an encoding that stores no distribution.
+        bytes: The fraction of the records' bytes that are equal.
+    """
+
+    answers: int
+    identical: float
+    divergence: float
+    bytes: float
+
+    @property
+    def is_sampled(self) -> bool:
+        """Whether the cache stores sampled classes, for which there is no KL."""
+        return math.isnan(self.divergence)
+
+    @property
+    def same(self) -> bool:
+        """Whether the outputs are the same, up to rounding, which depends on the batch size."""
+        near = self.bytes >= _SAME if self.is_sampled else self.divergence <= _DIFFERENT
+        return self.identical == 1 or near
+
+    @property
+    def distance_text(self) -> str:
+        """The distance in words."""
+        if self.is_sampled:
+            return f"sampled classes are compared by their bytes, of which {100 * self.bytes:.1f} % are the same"
+        return f"mean KL {self.divergence:.2g} nats"
+
+
+def verify_cache(
+    teacher: CachedTeacher,
+    loader: Epochs,
+    *,
+    sample: int,
+    preprocess: Preprocess = read_inputs,
+    views: Sequence[int] = (0,),
+    seed: int = 0,
+    device: torch.device = _CPU,
+) -> CacheVerification:
+    """Compute the teacher's outputs for some examples again, and compare them with the stored ones.
+
+    Args:
+        teacher: The cached teacher.
+        loader: The loader. The first examples of its epochs are used, so it should shuffle.
+        preprocess: The function from a batch to inputs.
+        sample: The least number of examples to compare.
+        views: The views to choose from; each batch uses one of them, drawn at random.
+        seed: The seed of that draw.
+        device: The device on which the teacher runs.
+
+    Raises:
+        LimbeckError: If there is no teacher, or the output for an example is not stored.
+    """
+    if teacher.inner is None:
+        raise LimbeckError("Verifying outputs needs the teacher itself: CachedTeacher(teacher, where).")
+    store, size = Store(teacher.where), getattr(loader, "batch_size", 1)
+    teacher.check(loader, preprocess)  # raises if the cache belongs to another teacher or data set
+    head = None if teacher.through is None else find_last_layer(teacher.inner, teacher.through)
+    parts, count = list[CacheVerification](), 0
+    addresses = query_addresses(frozenset({LOGITS}), head)
+    context = TeacherContext(requires=addresses, device=device, preprocess=preprocess, loader=loader)
+    with teacher.inner.open(context) as teacher_fn:
+        for batch in _random_view_batches(loader, views, seed):
+            if count >= sample:
+                break
+            parts.append(_compare_batch(store, teacher_fn, batch.to(device), size, head))
+            count += batch.size
+    means = (sum(part.answers * value for part, value in zip(parts, values, strict=True)) / max(count, 1)
+             for values in list(zip(*parts, strict=True))[1:])  # fmt: skip
+    return CacheVerification(count, *means) if parts else CacheVerification(0, 0.0, 0.0, 0.0)
+
+
+def _random_view_batches(loader: Epochs, views: Sequence[int], seed: int) -> Iterator[Batch]:
+    """The batches of an epoch, each in a view drawn from `views`."""
+    if len(views) == 1:
+        yield from loader.batches(views[0], 0)
+        return
+    draw, number = random.Random(seed), 0
+    while (batch := next(loader.batches(draw.choice(views), number), None)) is not None:
+        yield batch
+        number += 1
+
+
+def _compare_batch(
+    store: Store, teacher_fn: TeacherFn, batch: Batch, size: int, head: LastLayer | None
+) -> CacheVerification:
+    """Compare one batch's outputs with the stored ones."""
+    address = LOGITS if head is None else head.address
+    column = store.columns.get(address)
+    if column is None:
+        raise LimbeckError(f"The cache at {store.location.name} holds no logits to compare.")
+    id = batch.id if batch.id is not None else torch.empty(0, dtype=torch.int64)
+    view = torch.full_like(id, -1) if batch.view is None else batch.view
+    rows = store.rows(id.cpu().numpy(), view.cpu().numpy())
+    if len(rows) == 0 or rows.min() < 0:
+        raise LimbeckError(f"The cache at {store.location.name} lacks outputs; complete it with limbeck cache build.")
+    outputs, counted = predict_padded(teacher_fn, batch, size)[address], stored_positions(batch)
+    now, (stored, counts) = (
+        column.encode(outputs, id=id.cpu(), view=view.cpu(), counted=counted),
+        store.spans(rows, address),
+    )
+    if len(now) != len(stored) or (
+        counted is not None and column.positions is None and (counted.sum(1).numpy() != counts).any()
+    ):
+        raise LimbeckError(
+            f"The outputs in the cache at {store.location.name} have other lengths than the examples have now. "
+            "Build another cache."
+        )
+    decoded = [column.decode(records, (len(records),)) for records in (now, stored)]
+    if head is not None:
+        decoded = [head.logits(tensor.float()) if isinstance(tensor, Tensor) else tensor for tensor in decoded]
+    same = now == stored
+    whole = np.logical_and.reduceat(same.all(1), counts.cumsum() - counts)  # all positions of each example
+    return CacheVerification(len(rows), float(whole.mean()), _mean_kl(*decoded), float(same.mean()))
+
+
+def _mean_kl(now: object, stored: object) -> float:
+    dense = [logits.spread() if isinstance(logits, TopKLogits) else logits for logits in (now, stored)]
+    if not (isinstance(dense[0], Tensor) and isinstance(dense[1], Tensor)):
+        return float(np.nan)
+    return float(kl_divergence(dense[1], dense[0]).mean())

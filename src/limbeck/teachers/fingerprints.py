@@ -18,7 +18,7 @@ from limbeck.batch import Batch
 from limbeck.models import fingerprint
 from limbeck.models.size_and_hash import state_fingerprint
 from limbeck.random_seeds import mix
-from limbeck.teachers.teacher import Teacher, describe_preprocess, get_function_name
+from limbeck.teachers.teacher import SharedInputs, Teacher, describe_preprocess, get_function_name
 
 _PLAIN = (bool, int, float, str)
 
@@ -48,6 +48,8 @@ def code_fingerprint(function: Any, *, weights: bool = True) -> str | None:
         >>> code_fingerprint(lambda batch: batch.inputs / 2) == code_fingerprint(lambda batch: batch.inputs / 3)
         False
     """
+    if isinstance(function, SharedInputs):
+        function = function.function
     if function is None or describe_preprocess(function) is None or hasattr(function, "to_dict"):
         return describe_preprocess(function)
     digest = hashlib.sha256(_ContentText(weights).describe(function).encode()).hexdigest()

@@ -3,20 +3,30 @@
 from __future__ import annotations
 
 import copy
+import hashlib
+import json
 from collections.abc import Mapping
-from contextlib import AbstractContextManager
-from typing import Any
+from typing import Any, final
 
 import torch
 from torch import Tensor, nn
 
-from limbeck.errors import ArgumentError, LimbeckError, unknown_name_error
-from limbeck.models import fingerprint
-from limbeck.tap import Adaptor, Tapped
-from limbeck.teachers.model import Mode, checked_mode, teacher_mode
-from limbeck.teachers.teacher import Preprocess, Teacher, TeacherFn, get_adaptor, get_function_name
+from limbeck.batch import Batch, Outputs
+from limbeck.errors import ArgumentError, unknown_name_error
+from limbeck.tap import Tapped
+from limbeck.teachers.model import Mode, ModelSession, check_mode
+from limbeck.teachers.teacher import (
+    Preprocess,
+    Teacher,
+    TeacherCapabilities,
+    TeacherContext,
+    TeacherSession,
+    get_adaptor,
+    get_function_name,
+)
 
 
+@final
 class MovingAverage(Teacher):
     r"""An exponential moving average of the weights of a model that is learning.
 
@@ -39,8 +49,6 @@ class MovingAverage(Teacher):
     Source: Tarvainen and Valpola, Mean teachers are better role models, 2017, arXiv:1703.01780, section 2.
     """
 
-    changes = True
-
     def __init__(
         self,
         *,
@@ -55,58 +63,84 @@ class MovingAverage(Teacher):
         self.decay = decay
         self.of = of
         self.into = into
-        self.mode = checked_mode(mode)
-        self._preprocess = preprocess
-        self._steps = 0
-        self._followed: nn.Module | None = None
-        self._average: nn.Module | None = None
-        self._adaptor: Adaptor | None = None
+        self.mode = check_mode(mode)
+        self.preprocess = preprocess
 
     @property
     def names(self) -> frozenset[str]:
         """The name of the model that is averaged, and of the one that stores the average."""
         return frozenset({self.of} if self.into is None else {self.of, self.into})
 
-    def bind(self, models: Mapping[str, nn.Module]) -> None:
-        """Look up the model, and start again from a copy of it, whatever was averaged in an earlier stage or run."""
-        for name in (self.of, self.into):
-            if name is not None and name not in models:
-                raise unknown_name_error("model", name, models)
-        self._followed = models[self.of]
-        self._adaptor = get_adaptor(models, self.of if self.into is None else self.into)
-        self._average = self._copy() if self.into is None else models[self.into]
-        self._steps = 0
+    @property
+    def capabilities(self) -> TeacherCapabilities:
+        """It changes while the student learns."""
+        return TeacherCapabilities(deterministic=False, changes=True)
 
-    def prepare(
-        self, requires: frozenset[str], *, device: torch.device, preprocess: Preprocess
-    ) -> AbstractContextManager[TeacherFn]:
-        """Prepare the average, as `ModelTeacher` does."""
-        tapped = Tapped(self.model, requires, adaptor=self._adaptor)
-        return teacher_mode(tapped, device=device, preprocess=self._preprocess or preprocess, mode=self.mode)
+    def open(self, context: TeacherContext) -> MovingAverageSession:
+        """Start an average from the model as it is now, whatever was averaged in an earlier stage or run."""
+        for name in (self.of, self.into):
+            if name is not None and name not in context.models:
+                raise unknown_name_error("model", name, context.models)
+        followed = context.models[self.of]
+        average = copy.deepcopy(followed).requires_grad_(False) if self.into is None else context.models[self.into]
+        adaptor = get_adaptor(context.models, self.of if self.into is None else self.into)
+        return MovingAverageSession(
+            Tapped(average, context.requires, adaptor=adaptor), followed, decay=self.decay, mode=self.mode,
+            device=context.device, preprocess=self.preprocess or context.preprocess,
+        )  # fmt: skip
 
     @property
-    def model(self) -> nn.Module:
-        """The average."""
-        if self._average is None:
-            raise LimbeckError("A moving average has no model until a run binds it to the one that it follows.")
-        return self._average
+    def fingerprint(self) -> str:
+        """The hash of its settings; the weights belong to a session."""
+        return hashlib.sha256(json.dumps(self.describe()).encode()).hexdigest()
+
+    def describe(self) -> dict[str, Any]:
+        """The model that it follows, and its settings."""
+        own = {"of": self.of, "into": self.into, "decay": self.decay, "mode": self.mode}
+        return {"teacher": "MovingAverage", **own, "preprocess": get_function_name(self.preprocess)}
+
+
+@final
+class MovingAverageSession(TeacherSession):
+    """A moving average while a stage runs.
+
+    Attributes:
+        model: The average.
+        mode: Its mode.
+    """
+
+    def __init__(
+        self, tapped: Tapped, followed: nn.Module, *, decay: float, mode: Mode, device: torch.device,
+        preprocess: Preprocess,
+    ) -> None:  # fmt: skip
+        self.model = tapped.model
+        self.mode = mode
+        self._followed = followed
+        self._decay = decay
+        self._steps = 0
+        self._forward = ModelSession(tapped, device=device, preprocess=preprocess, mode=mode, frozen=False)
+
+    def __enter__(self) -> MovingAverageSession:
+        self._forward.__enter__()
+        return self
+
+    def __exit__(self, *raised: Any) -> None:
+        self._forward.__exit__(*raised)
+
+    def __call__(self, batch: Batch) -> Outputs:
+        """The average's outputs."""
+        return self._forward(batch)
 
     @torch.no_grad()
     def after_step(self) -> None:
         """Move the average towards the model."""
         self._steps += 1
-        alpha = min(1.0 - 1.0 / (self._steps + 1), self.decay)
-        followed = self._following()
-        for mine, theirs in zip(self.model.parameters(), followed.parameters(), strict=True):
+        alpha = min(1.0 - 1.0 / (self._steps + 1), self._decay)
+        for mine, theirs in zip(self.model.parameters(), self._followed.parameters(), strict=True):
             mine.lerp_(theirs.to(mine.dtype), 1.0 - alpha)
         if self.mode == "eval":
-            for average, current in zip(self.model.buffers(), followed.buffers(), strict=True):
+            for average, current in zip(self.model.buffers(), self._followed.buffers(), strict=True):
                 average.copy_(current)
-
-    @property
-    def fingerprint(self) -> str:
-        """The hash of the current average."""
-        return fingerprint(self.model)
 
     def state_dict(self) -> dict[str, Any]:
         """The average and its number of steps."""
@@ -117,16 +151,3 @@ class MovingAverage(Teacher):
         self._steps = int(state["steps"])
         tensors: Mapping[str, Tensor] = state["model"]
         self.model.load_state_dict(dict(tensors))
-
-    def describe(self) -> dict[str, Any]:
-        """The model that it follows, and its settings."""
-        own = {"of": self.of, "into": self.into, "decay": self.decay, "mode": self.mode}
-        return {"teacher": "MovingAverage", **own, "preprocess": get_function_name(self._preprocess)}
-
-    def _copy(self) -> nn.Module:
-        return copy.deepcopy(self._following()).requires_grad_(False)
-
-    def _following(self) -> nn.Module:
-        if self._followed is None:
-            raise LimbeckError("A moving average has no model until a run binds it to the one that it follows.")
-        return self._followed

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Mapping
 from typing import Any, final
 
 import numpy as np
@@ -15,7 +14,7 @@ from torch import Tensor
 from limbeck.batch import LOGITS, Batch, Outputs, missing_output_error
 from limbeck.errors import LimbeckError
 from limbeck.teachers.fingerprints import Marks, input_marks, marks_differ
-from limbeck.teachers.teacher import Preprocess, Stream, Teacher, TeacherFn
+from limbeck.teachers.teacher import FunctionSession, Teacher, TeacherContext, TeacherSession
 
 
 @final
@@ -37,9 +36,8 @@ class PrecomputedTeacher(Teacher):
     Example:
         >>> teacher = PrecomputedTeacher(torch.tensor([[0.0, 1.0], [2.0, 3.0]]))
         >>> batch = Batch(torch.zeros(1, 4), id=torch.tensor([1]))
-        >>> context = teacher.prepare(frozenset({"logits"}), device=torch.device("cpu"), preprocess=lambda b: b.inputs)
-        >>> with context as compute:
-        ...     compute(batch)["logits"]
+        >>> with teacher.open(TeacherContext()) as session:
+        ...     session(batch)["logits"]
         tensor([[2., 3.]])
     """
 
@@ -59,34 +57,24 @@ class PrecomputedTeacher(Teacher):
             raise LimbeckError("These logits are probabilities: each row sums to 1. Pass their logarithm: p.log().")
         self._outputs = {address: tensor.detach() for address, tensor in outputs.items()}
         self._examples = next(iter(lengths.values()))
-        self._checks_inputs = False
 
-    def attach_loader(self, loader: Stream, preprocess: Preprocess) -> None:
-        """Note whether the loader may return other inputs under the same ids, for which there are no outputs."""
-        del preprocess
-        self._checks_inputs = not getattr(loader, "fixed", False)  # only the loaders of limbeck.data have it
-
-    def prepare(
-        self, requires: frozenset[str], *, device: torch.device, preprocess: Preprocess
-    ) -> AbstractContextManager[TeacherFn]:
+    def open(self, context: TeacherContext) -> TeacherSession:
         """Check that there are outputs at these addresses."""
-        del preprocess  # the outputs are there already
-        for address in requires:
+        for address in context.requires:
             if address not in self._outputs:
                 raise missing_output_error(address, self._outputs, who="the precomputed outputs")
-        return self._open({address: self._outputs[address].to(device) for address in requires})
-
-    @contextmanager
-    def _open(self, outputs: Mapping[str, Tensor]) -> Iterator[TeacherFn]:
-        marks = np.zeros((self._examples if self._checks_inputs else 0, 2), np.int64)
+        outputs = {address: self._outputs[address].to(context.device) for address in context.requires}
+        # Another loader may return other inputs under the same ids, for which there are no outputs.
+        checks_inputs = context.loader is not None and not getattr(context.loader, "fixed", False)
+        marks = np.zeros((self._examples if checks_inputs else 0, 2), np.int64)
 
         def look_up(batch: Batch) -> Outputs:
             rows = self._find_rows(batch)
-            if self._checks_inputs:
+            if checks_inputs:
                 _check_inputs(batch, marks, rows.cpu().numpy())
             return Outputs({address: tensor[rows.to(tensor.device)] for address, tensor in outputs.items()})
 
-        yield look_up
+        return FunctionSession(look_up)
 
     def _find_rows(self, batch: Batch) -> Tensor:
         if batch.id is None:

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import pickle
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
-from typing import Any
+from typing import Any, final
 
 import numpy as np
 import torch
@@ -15,9 +13,17 @@ from torch import Tensor
 from limbeck.batch import LOGITS, Outputs, missing_output_error
 from limbeck.errors import LimbeckError
 from limbeck.teachers.fingerprints import code_fingerprint
-from limbeck.teachers.teacher import Preprocess, Teacher, TeacherFn, get_function_name
+from limbeck.teachers.teacher import (
+    FunctionSession,
+    Preprocess,
+    Teacher,
+    TeacherContext,
+    TeacherSession,
+    get_function_name,
+)
 
 
+@final
 class SklearnTeacher(Teacher):
     """A fitted scikit-learn classifier: a forest, boosted trees, or anything else with ``predict_proba``.
 
@@ -70,17 +76,12 @@ class SklearnTeacher(Teacher):
         """
         self._columns = _class_columns(type(self.estimator).__name__, self.estimator.classes_, self.classes)
 
-    def prepare(
-        self, requires: frozenset[str], *, device: torch.device, preprocess: Preprocess
-    ) -> AbstractContextManager[TeacherFn]:
+    def open(self, context: TeacherContext) -> TeacherSession:
         """Check that only ``logits`` are required."""
-        for address in requires - {LOGITS}:
+        for address in context.requires - {LOGITS}:
             raise missing_output_error(address, [LOGITS], who=f"the estimator {type(self.estimator).__name__}")
-        return self._open(device, self.preprocess or preprocess)
-
-    @contextmanager
-    def _open(self, device: torch.device, preprocess: Preprocess) -> Iterator[TeacherFn]:
-        yield lambda batch: Outputs(logits=self.log_probabilities(preprocess(batch)).to(device))
+        preprocess, device = self.preprocess or context.preprocess, context.device
+        return FunctionSession(lambda batch: Outputs(logits=self.log_probabilities(preprocess(batch)).to(device)))
 
     def log_probabilities(self, rows: Any) -> Tensor:
         """Log-probabilities ``[batch, classes]`` in nats, float32; the floor is applied before scaling."""

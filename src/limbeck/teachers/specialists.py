@@ -5,20 +5,20 @@ from __future__ import annotations
 import hashlib
 import math
 import operator
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from collections.abc import Sequence
+from concurrent.futures import Future
 from typing import Any, final
 
 import torch
 from jaxtyping import Bool, Float
-from torch import Tensor, nn
+from torch import Tensor
 
 from limbeck.batch import LOGITS, Batch, Outputs, missing_output_error
 from limbeck.errors import LimbeckError, unknown_name_error
 from limbeck.functional.closed_form import log_softmax, nonzero_mask
 from limbeck.functional.specialist_pooling import MEANS, Pool
-from limbeck.teachers.conversion import as_teacher
-from limbeck.teachers.teacher import Preprocess, Stream, Teacher, TeacherFn
+from limbeck.teachers.teacher import Teacher, TeacherContext, TeacherSession
+from limbeck.teachers.wrapper import TeacherWrapper, WrapperSession
 
 Groups = tuple[tuple[int, ...], ...]
 
@@ -104,7 +104,7 @@ _SCALE = 1000.0
 
 
 @final
-class Specialists(Teacher):
+class Specialists(TeacherWrapper):
     r"""A generalist, and specialists that are used where its top predictions are among their classes.
 
     For each example, take the generalist's `active` most probable classes and the specialists that have one of them.
@@ -138,10 +138,10 @@ class Specialists(Teacher):
             fits neither the generalist's classes nor its group.
 
     Example:
+        >>> from torch import nn
         >>> teacher = Specialists(nn.Linear(4, 5), [nn.Linear(4, 5), nn.Linear(4, 3)], [[0, 1, 2], [3, 4]])
-        >>> context = teacher.prepare(frozenset({"logits"}), device=torch.device("cpu"), preprocess=lambda b: b.inputs)
-        >>> with context as compute:
-        ...     compute(Batch(torch.zeros(6, 4)))["logits"].shape
+        >>> with teacher.open(TeacherContext()) as session:
+        ...     session(Batch(torch.zeros(6, 4)))["logits"].shape
         torch.Size([6, 5])
 
     Source: Hinton, Vinyals and Dean, Distilling the Knowledge in a Neural Network, 2015, arXiv:1503.02531, section 5.
@@ -161,8 +161,8 @@ class Specialists(Teacher):
             raise unknown_name_error("mean", mean, MEANS)
         if isinstance(active, bool) or not isinstance(active, int) or active < 1:
             raise LimbeckError(f"active must be an integer, 1 or more: the number of top predictions; got {active!r}.")
-        self.generalist = as_teacher(generalist)
-        self.members = tuple(as_teacher(member) for member in members)
+        super().__init__(generalist, *members)
+        self.check_full_logits("Specialists")
         self.groups = check_groups(groups)
         self.active = active
         self.mean = mean
@@ -172,58 +172,74 @@ class Specialists(Teacher):
                 f"Each specialist needs one group and one factor of oversampling; got {len(self.members)} members, "
                 f"{len(self.groups)} groups and {len(self.oversampling)} factors."
             )
-        self.changes = any(teacher.changes for teacher in self._all)
 
     @property
-    def _all(self) -> tuple[Teacher, ...]:
-        return (self.generalist, *self.members)
+    def generalist(self) -> Teacher:
+        """The teacher of all classes."""
+        return self.teachers[0]
 
     @property
-    def names(self) -> frozenset[str]:
-        """The names of the models of all teachers."""
-        return frozenset().union(*(teacher.names for teacher in self._all))
+    def members(self) -> tuple[Teacher, ...]:
+        """The specialists."""
+        return self.teachers[1:]
 
-    def bind(self, models: Mapping[str, nn.Module]) -> None:
-        """Bind the generalist and every specialist."""
-        for teacher in self._all:
-            teacher.bind(models)
-
-    @property
-    def is_deterministic(self) -> bool:
-        """Whether all of them are."""
-        return all(teacher.is_deterministic for teacher in self._all)
-
-    def attach_loader(self, loader: Stream, preprocess: Preprocess) -> None:
-        """Attach the loader to all of them."""
-        for teacher in self._all:
-            teacher.attach_loader(loader, preprocess)
-
-    def prepare(
-        self, requires: frozenset[str], *, device: torch.device, preprocess: Preprocess
-    ) -> AbstractContextManager[TeacherFn]:
-        """Prepare all of them for ``logits``; nothing else can be pooled."""
-        for address in requires - {LOGITS}:
+    def open(self, context: TeacherContext) -> TeacherSession:
+        """Open all of them for ``logits``; nothing else can be pooled."""
+        for address in context.requires - {LOGITS}:
             raise missing_output_error(
                 address, [LOGITS], who="specialists (their hidden layers have nothing in common)"
             )
-        return self._open(
-            [teacher.prepare(frozenset({LOGITS}), device=device, preprocess=preprocess) for teacher in self._all]
-        )
+        return _SpecialistsSession(self, self.open_all(context, requires=frozenset({LOGITS})))
 
-    @contextmanager
-    def _open(self, contexts: list[AbstractContextManager[TeacherFn]]) -> Iterator[TeacherFn]:
-        with ExitStack() as stack:
-            generalist, *members = [stack.enter_context(context) for context in contexts]
-            yield lambda batch: Outputs(logits=self._pooled(generalist(batch)[LOGITS], members, batch))
+    @property
+    def fingerprint(self) -> str:
+        """The hash of the fingerprints of all teachers and of how they are combined."""
+        own = f"{self.mean} {self.active} {self.groups} {self.oversampling}"
+        return hashlib.sha256(f"{own} {[teacher.fingerprint for teacher in self.teachers]}".encode()).hexdigest()
 
-    def _pooled(self, generalist: Tensor, members: Sequence[TeacherFn], batch: Batch) -> Tensor:
+    def describe(self) -> dict[str, Any]:
+        """The generalist, the specialists, and how they are combined."""
+        return {
+            "teacher": "Specialists",
+            "mean": self.mean,
+            "active": self.active,
+            "generalist": self.generalist.describe(),
+            "members": [member.describe() for member in self.members],
+            "groups": [list(group) for group in self.groups],
+            "oversampling": list(self.oversampling),
+        }
+
+
+@final
+class _SpecialistsSession(WrapperSession):
+    def __init__(self, own: Specialists, sessions: Sequence[TeacherSession]) -> None:
+        super().__init__(sessions)
+        self._own = own
+
+    @property
+    def ahead(self) -> int:
+        """0: which specialists get which rows depends on the generalist's outputs."""
+        return 0
+
+    def __call__(self, batch: Batch) -> Outputs:
+        return self.combine(batch, [self.sessions[0](batch)])
+
+    def submit(self, batch: Batch) -> Future[Outputs]:
+        return TeacherSession.submit(self, batch)
+
+    def combine(self, batch: Batch, outputs: Sequence[Outputs]) -> Outputs:
+        """The pooled outputs; a specialist runs only on the rows where it is active."""
+        generalist, members = outputs[0][LOGITS], self.sessions[1:]
+        return Outputs(logits=self._pooled(generalist, members, batch))
+
+    def _pooled(self, generalist: Tensor, members: Sequence[TeacherSession], batch: Batch) -> Tensor:
         exact = generalist.is_floating_point() and generalist.element_size() >= 4
         logits = generalist if exact else generalist.float()
         self._check(logits)
-        special = special_classes(self.groups, logits.shape[-1]).to(logits.device)
-        selected = special.T[logits.topk(self.active, -1).indices].any(1)
+        special = special_classes(self._own.groups, logits.shape[-1]).to(logits.device)
+        selected = special.T[logits.topk(self._own.active, -1).indices].any(1)
         log_p = log_softmax(nonzero_mask(logits))
-        pool = Pool(log_p, special, mean=self.mean)
+        pool = Pool(log_p, special, mean=self._own.mean)
         for number, member in enumerate(members):
             rows = selected[:, number].nonzero()[:, 0]
             if len(rows):
@@ -234,7 +250,7 @@ class Specialists(Teacher):
 
     def _corrected(self, number: int, outputs: Float[Tensor, "rows _"], own: Tensor) -> Float[Tensor, "rows classes"]:
         """A specialist's log-probabilities of all classes, with the true share of the classes outside its own."""
-        classes, group = len(own), list(self.groups[number])
+        classes, group = len(own), list(self._own.groups[number])
         if outputs.ndim != 2:
             raise LimbeckError(f"Specialist {number + 1} has logits of {list(outputs.shape)}, not [batch, classes].")
         logits = outputs.double()
@@ -248,48 +264,16 @@ class Specialists(Teacher):
                 f"Specialist {number + 1} has {logits.shape[-1]} logits. It needs the generalist's {classes}, or "
                 f"{len(group) + 1}: one for each class of its group, and the dustbin's."
             )
-        return log_softmax(nonzero_mask(logits) + (~own).double() * math.log(self.oversampling[number]))
+        return log_softmax(nonzero_mask(logits) + (~own).double() * math.log(self._own.oversampling[number]))
 
     def _check(self, logits: Tensor) -> None:
         if logits.ndim != 2:
             raise LimbeckError(
                 f"Specialists need a generalist with logits [batch, classes]; its logits are {list(logits.shape)}."
             )
-        check_groups(self.groups, classes=logits.shape[-1])
-        if self.active > logits.shape[-1]:
-            raise LimbeckError(f"active={self.active}, and there are {logits.shape[-1]} classes; choose fewer.")
-
-    @property
-    def fingerprint(self) -> str:
-        """The hash of the fingerprints of all teachers and of how they are combined."""
-        own = f"{self.mean} {self.active} {self.groups} {self.oversampling}"
-        return hashlib.sha256(f"{own} {[teacher.fingerprint for teacher in self._all]}".encode()).hexdigest()
-
-    def after_step(self) -> None:
-        """Update all of them."""
-        for teacher in self._all:
-            teacher.after_step()
-
-    def state_dict(self) -> dict[str, Any]:
-        """The states of all of them."""
-        return {str(i): teacher.state_dict() for i, teacher in enumerate(self._all)} if self.changes else {}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore the states of all of them."""
-        for i, teacher in enumerate(self._all):
-            teacher.load_state_dict(state.get(str(i), {}))
-
-    def describe(self) -> dict[str, Any]:
-        """The generalist, the specialists, and how they are combined."""
-        return {
-            "teacher": "Specialists",
-            "mean": self.mean,
-            "active": self.active,
-            "generalist": self.generalist.describe(),
-            "members": [member.describe() for member in self.members],
-            "groups": [list(group) for group in self.groups],
-            "oversampling": list(self.oversampling),
-        }
+        check_groups(self._own.groups, classes=logits.shape[-1])
+        if self._own.active > logits.shape[-1]:
+            raise LimbeckError(f"active={self._own.active}, and there are {logits.shape[-1]} classes; choose fewer.")
 
 
 def _factors(values: Any) -> tuple[float, ...]:

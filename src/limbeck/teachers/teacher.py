@@ -1,21 +1,26 @@
-"""`Teacher`: the interface of everything that computes outputs for a student to learn from."""
+"""`Teacher`, `TeacherContext` and `TeacherSession`: how a stage gets the outputs that a student learns from."""
 
 from __future__ import annotations
 
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
-from typing import Any, Protocol, runtime_checkable
+from concurrent.futures import Future
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, Protocol, final, runtime_checkable
 
 import torch
 from torch import nn
 
-from limbeck.batch import Batch, Inputs, Outputs
+from limbeck.batch import LOGITS, Batch, Inputs, Outputs
 from limbeck.models.user_module import plain_name
 from limbeck.tap import Adaptor
 
+_CPU = torch.device("cpu")
+
 TeacherFn = Callable[[Batch], Outputs]
+"""A function from a batch to outputs; every open `TeacherSession` is one."""
 Preprocess = Callable[[Batch], Inputs]
 """A pure function from the batch to the inputs of the student or the teacher."""
 
@@ -25,9 +30,31 @@ def read_inputs(batch: Batch) -> Inputs:
     return batch.inputs
 
 
+@final
+class SharedInputs:
+    """A preprocessing function that is called once for a batch, although student and teacher both read its result.
+
+    Args:
+        function: The function.
+    """
+
+    def __init__(self, function: Preprocess) -> None:
+        self.function = function
+        self._last: tuple[Batch | None, Inputs] = (None, None)
+
+    def __call__(self, batch: Batch) -> Inputs:
+        """The inputs for this batch."""
+        # Threads of a served teacher may call this too: read the pair once, and replace it as a whole.
+        last, inputs = self._last
+        if last is not batch:
+            inputs = self.function(batch)
+            self._last = (batch, inputs)
+        return inputs
+
+
 @runtime_checkable
 class Stream(Protocol):
-    """What a teacher needs to know about a loader; every `limbeck.data.TorchLoader` is one."""
+    """What a teacher needs to know about a loader; every `limbeck.data.Loader` is one."""
 
     has_ids: bool
 
@@ -40,6 +67,171 @@ class Stream(Protocol):
     def examples_per_epoch(self) -> int | None:
         """The number of examples in an epoch."""
         ...
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class TeacherContext:
+    """What a stage opens a teacher for.
+
+    Attributes:
+        requires: The addresses that the losses read from the teacher.
+        device: The device of the outputs.
+        preprocess: The stage's function from a batch to inputs, for a teacher without its own.
+        loader: The loader of the batches; None where it is not known. Stored outputs belong to one loader's examples.
+        temperatures: The temperatures of the losses.
+        models: The models of the run by name.
+
+    Example:
+        >>> TeacherContext(requires=frozenset({"logits"})).device
+        device(type='cpu')
+    """
+
+    requires: frozenset[str] = frozenset({LOGITS})
+    device: torch.device = _CPU
+    preprocess: Preprocess = read_inputs
+    loader: Stream | None = None
+    temperatures: frozenset[float] = frozenset()
+    models: Mapping[str, nn.Module] = field(default_factory=dict)
+
+
+class TeacherCapabilities(NamedTuple):
+    """What a teacher declares about its outputs.
+
+    Attributes:
+        deterministic: Whether an example always has the same outputs, whatever the batch. Only then can they be cached.
+        changes: Whether it changes while the student learns. Then its session's state is part of every checkpoint.
+        partial: Whether its logits are those of some classes only (`limbeck.partial_logits`). Divergences read them; an
+            average of teachers cannot.
+        tokenizer: A fingerprint of the tokenizer whose vocabulary the logits have; None where there is none, or it is
+            not known. Teachers with different tokenizers are not averaged.
+        gradients: Whether outputs have gradients with respect to the inputs.
+    """
+
+    deterministic: bool = True
+    changes: bool = False
+    partial: bool = False
+    tokenizer: str | None = None
+    gradients: bool = False
+
+
+class TeacherSession(AbstractContextManager["TeacherSession"], ABC):
+    """A teacher that is open for one stage: a context manager, and within it a function from a batch to outputs.
+
+    Hooks and modes begin with the ``with`` block and end with it. Weights, buffers and random generators are never
+    changed, except that a teacher which declares so changes in `after_step`.
+    """
+
+    @property
+    def ahead(self) -> int:
+        """The number of batches that may be submitted before the result of the first one is read.
+
+        0, the default, for a teacher that computes when it is called. A served teacher returns more, so that it
+        computes while the student learns.
+        """
+        return 0
+
+    @abstractmethod
+    def __call__(self, batch: Batch) -> Outputs:
+        """The outputs for a batch, without gradients unless the teacher declares them."""
+
+    def submit(self, batch: Batch) -> Future[Outputs]:
+        """The outputs for a batch as a future; by default they are computed at once."""
+        future: Future[Outputs] = Future()
+        try:
+            future.set_result(self(batch))
+        except Exception as error:
+            future.set_exception(error)
+        return future
+
+    def __exit__(self, *_: object) -> None:
+        """End it; does nothing by default."""
+
+    def after_step(self) -> None:
+        """Update the teacher after a step of the student; does nothing for a frozen one."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Its state for a checkpoint; empty for a frozen teacher."""
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore the state from a checkpoint."""
+
+
+@final
+class FunctionSession(TeacherSession):
+    """A session that calls a function.
+
+    Args:
+        function: The function from a batch to outputs.
+        within: A context that lasts as long as the session.
+
+    Example:
+        >>> with FunctionSession(lambda batch: Outputs(logits=2 * batch.inputs)) as session:
+        ...     session(Batch(torch.ones(1, 2)))["logits"]
+        tensor([[2., 2.]])
+    """
+
+    def __init__(self, function: TeacherFn, *, within: AbstractContextManager[Any] | None = None) -> None:
+        self._function = function
+        self._within = nullcontext() if within is None else within
+
+    def __enter__(self) -> FunctionSession:
+        self._within.__enter__()
+        return self
+
+    def __exit__(self, *raised: Any) -> None:
+        self._within.__exit__(*raised)
+
+    def __call__(self, batch: Batch) -> Outputs:
+        """The function's outputs."""
+        return self._function(batch)
+
+
+class Teacher(ABC):
+    """Provides outputs for a student to learn from: a model, an ensemble, an estimator, a moving average or a peer.
+
+    A teacher is a description. `open` checks it against what a stage needs and returns a session, which computes.
+    Subclasses are final.
+    """
+
+    @property
+    def names(self) -> frozenset[str]:
+        """The names of the models in the run that it uses."""
+        return frozenset()
+
+    @property
+    def capabilities(self) -> TeacherCapabilities:
+        """What it declares about its outputs."""
+        return TeacherCapabilities()
+
+    @abstractmethod
+    def open(self, context: TeacherContext) -> TeacherSession:
+        """Check that the teacher has what a stage needs, and return a session for it, not entered yet.
+
+        Args:
+            context: What it is opened for.
+
+        Raises:
+            MissingOutputError: If it lacks an address; the nearest one that it has is named.
+            LimbeckError: If it has no outputs for this loader, or a model that it names does not exist.
+        """
+
+    def resolve(self, models: Mapping[str, nn.Module]) -> Teacher:
+        """The same teacher with the models of a run in place of their names; itself where it has no names."""
+        return self
+
+    @property
+    @abstractmethod
+    def fingerprint(self) -> str:
+        """A hash of everything that its outputs depend on.
+
+        Raises:
+            LimbeckError: If it depends on a model of a run; `resolve` it first.
+        """
+
+    def describe(self) -> dict[str, Any]:
+        """Its entry in a report."""
+        return {"teacher": type(self).__name__}
 
 
 def get_function_name(function: Callable[..., Any] | None) -> str | None:
@@ -61,6 +253,8 @@ def get_function_name(function: Callable[..., Any] | None) -> str | None:
 
 def describe_preprocess(preprocess: Preprocess | None) -> str | None:
     """The text by which a record tells preprocessing functions apart: their values where they have any, or a name."""
+    if isinstance(preprocess, SharedInputs):
+        preprocess = preprocess.function
     if preprocess is read_inputs:
         preprocess = None
     # Preprocessing with values has `to_dict`; any other function is known by its name.
@@ -70,80 +264,15 @@ def describe_preprocess(preprocess: Preprocess | None) -> str | None:
     return get_function_name(preprocess) if values is None else json.dumps(values(), sort_keys=True)
 
 
-class Teacher(ABC):
-    """Provides outputs for a student to learn from: a model, an ensemble, an estimator, a moving average or a peer.
+@runtime_checkable
+class HasAdaptors(Protocol):
+    """The models of a run, which know how the output of each is read."""
 
-    Subclasses are final. A teacher reports what it lacks before training (`prepare` raises), and it is open only
-    during a stage.
-    """
-
-    changes: bool = False
-    """Whether it changes while the student learns. Then its `state_dict` is part of every checkpoint."""
-
-    @property
-    def names(self) -> frozenset[str]:
-        """The names of the models in the run that it uses."""
-        return frozenset()
-
-    def bind(self, models: Mapping[str, nn.Module]) -> None:  # noqa: B027 - most teachers need nothing
-        """Look up the run's models that it uses; called before `prepare`."""
-
-    @property
-    def is_deterministic(self) -> bool:
-        """Whether the same example always has the same outputs, whatever the batch. Only then can they be cached."""
-        return not self.changes
-
-    def attach_loader(self, loader: Stream, preprocess: Preprocess) -> None:  # noqa: B027
-        """Learn which loader the next batches come from; called before `prepare`. Most teachers do not need it.
-
-        Args:
-            loader: The loader.
-            preprocess: The stage's function from a batch to inputs.
-
-        Raises:
-            LimbeckError: If the teacher has no outputs for this loader.
-        """
-
-    def serve(self, temperatures: frozenset[float]) -> None:  # noqa: B027
-        """Learn the temperatures of the losses; called before `prepare`. Most teachers do not need them."""
-
-    @abstractmethod
-    def prepare(
-        self, requires: frozenset[str], *, device: torch.device, preprocess: Preprocess
-    ) -> AbstractContextManager[TeacherFn]:
-        """Check that the teacher has these addresses; the context that is returned gives the function to call.
-
-        Args:
-            requires: The addresses that the losses read from the teacher.
-            device: The device of the outputs.
-            preprocess: The stage's function from a batch to inputs, for a teacher without its own.
-
-        Raises:
-            MissingOutputError: If it lacks an address; the nearest one that it has is named.
-        """
-
-    @property
-    @abstractmethod
-    def fingerprint(self) -> str:
-        """A hash of everything that its outputs depend on."""
-
-    def after_step(self) -> None:  # noqa: B027
-        """Update it after a step of the student; does nothing for a frozen teacher."""
-
-    def state_dict(self) -> dict[str, Any]:
-        """Its state for a checkpoint; empty for a frozen teacher."""
-        return {}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:  # noqa: B027
-        """Restore the state from a checkpoint."""
-
-    def describe(self) -> dict[str, Any]:
-        """Its entry in a report."""
-        return {"teacher": type(self).__name__}
+    def adaptor(self, name: str) -> Adaptor | None:
+        """The adaptor of the model of this name."""
+        ...
 
 
 def get_adaptor(models: Mapping[str, nn.Module], name: str) -> Adaptor | None:
     """The adaptor that a run has for one of its models; None for a plain mapping of models."""
-    # The models of a run have a method `adaptor`; tests and scripts pass plain dictionaries.
-    lookup: Callable[[str], Adaptor | None] | None = getattr(models, "adaptor", None)
-    return None if lookup is None else lookup(name)
+    return models.adaptor(name) if isinstance(models, HasAdaptors) else None

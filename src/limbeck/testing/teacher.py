@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 
 from limbeck.batch import LOGITS, Batch, Inputs, Outputs
 from limbeck.errors import MissingOutputError
-from limbeck.teachers import Teacher
+from limbeck.teachers import Teacher, TeacherContext, TeacherSession
 from limbeck.testing.law import require, require_close, require_plain, rows, same_weights, traces, weights
 
 _OF = "teachers"
@@ -28,8 +29,9 @@ def check_teacher(
 
     The laws:
 
-    * `prepare` refuses an address that it does not have.
-    * It returns all required outputs, one row per example, without gradients.
+    * `open` refuses an address that it does not have.
+    * It returns all required outputs, one row per example, without gradients unless it declares them.
+    * `submit` gives the same outputs as a call.
     * In eval mode the outputs are repeatable, and do not depend on the other examples of a batch.
     * It leaves no hooks, flags or keys in any model.
     * Its fingerprint does not change.
@@ -51,39 +53,39 @@ def check_teacher(
         >>> check_teacher(ModelTeacher(nn.Linear(2, 3)), Batch(torch.randn(6, 2)))
     """
     named_models = dict(models or {})
-    teacher.bind(named_models)
+    context = TeacherContext(requires=requires, preprocess=preprocess, models=named_models)
+    resolved, is_random = teacher.resolve(named_models), teacher.describe().get("mode", "eval") != "eval"
     seen = [*named_models.values(), *(value for value in vars(teacher).values() if isinstance(value, nn.Module))]
-    before, states, mark = traces(seen), [weights(module) for module in seen], teacher.fingerprint
-    _check_refusal(teacher, preprocess)
-    with teacher.prepare(requires, device=torch.device("cpu"), preprocess=preprocess) as answer:
-        _check_answer(answer(batch), batch, requires)
-        if teacher.describe().get("mode", "eval") == "eval":
-            _check_repeats(answer, batch, requires)
+    before, states, mark = traces(seen), [weights(module) for module in seen], resolved.fingerprint
+    _check_refusal(teacher, context)
+    with teacher.open(context) as session:
+        _check_answer(session(batch), batch, requires, gradients=teacher.capabilities.gradients)
+        if not is_random:
+            _check_repeats(session, batch, requires)
     require(traces(seen) == before, "it leaves hooks, flags or keys in a model", of=_OF)
-    if teacher.describe().get("mode", "eval") == "eval":
+    if not is_random:
         changed = not all(map(same_weights, map(weights, seen), states))
         require(not changed, "computing outputs changes the weights or buffers of a model", of=_OF)
-        require(teacher.fingerprint == mark, "its fingerprint changes when outputs are computed", of=_OF)
-    _check_state(teacher, batch, requires, preprocess)
+        require(resolved.fingerprint == mark, "its fingerprint changes when outputs are computed", of=_OF)
+    _check_state(teacher, batch, context, is_random=is_random)
     require_plain(teacher.describe(), of=_OF)
 
 
-def _check_refusal(teacher: Teacher, preprocess: Callable[[Batch], Inputs]) -> None:
+def _check_refusal(teacher: Teacher, context: TeacherContext) -> None:
     try:
-        teacher.prepare(frozenset({"no such address"}), device=torch.device("cpu"), preprocess=preprocess)
+        teacher.open(replace(context, requires=frozenset({"no such address"})))
     except MissingOutputError:
         return
-    require(False, "prepare() accepts an address that it does not have; raise MissingOutputError there", of=_OF)
+    require(False, "open() accepts an address that it does not have; raise MissingOutputError there", of=_OF)
 
 
-def _check_answer(outputs: Outputs, batch: Batch, requires: frozenset[str]) -> None:
+def _check_answer(outputs: Outputs, batch: Batch, requires: frozenset[str], *, gradients: bool) -> None:
     for address in requires:
         require(address in outputs or address in outputs.partial, f"it does not return {address!r}", of=_OF)
         for tensor in _tensors_at(outputs, address):
             require(len(tensor) == batch.size, f"{address!r} has {len(tensor)} rows for {batch.size} examples", of=_OF)
-            require(
-                not tensor.requires_grad, f"{address!r} requires a gradient; compute it under torch.no_grad()", of=_OF
-            )
+            allowed = gradients or not tensor.requires_grad
+            require(allowed, f"{address!r} requires a gradient; compute it under torch.no_grad()", of=_OF)
             require(not bool(tensor.isnan().any()), f"{address!r} contains NaN", of=_OF)
 
 
@@ -93,28 +95,38 @@ def _tensors_at(outputs: Outputs, address: str) -> tuple[Tensor, ...]:
     return (outputs[address],) if partial is None else partial.tensors
 
 
-def _check_repeats(answer: Callable[[Batch], Outputs], batch: Batch, requires: frozenset[str]) -> None:
-    once, twice = answer(batch), answer(batch)
-    part = answer(rows(batch, slice(max(batch.size // 2, 1))))
+def _check_repeats(session: TeacherSession, batch: Batch, requires: frozenset[str]) -> None:
+    once, twice, submitted = session(batch), session(batch), session.submit(batch).result()
+    part = session(rows(batch, slice(max(batch.size // 2, 1))))
     for address in requires:
-        for first, second, alone in zip(
-            *(_tensors_at(outputs, address) for outputs in (once, twice, part)), strict=True
+        for first, second, future, alone in zip(
+            *(_tensors_at(outputs, address) for outputs in (once, twice, submitted, part)), strict=True
         ):
             require(torch.equal(first, second), f"{address!r} differs in a second call", of=_OF)
+            require(torch.equal(first, future), f"{address!r} differs between submit() and a call", of=_OF)
             broken = f"{address!r} of an example depends on the other examples of the batch"
             require_close(alone, first[: len(alone)], broken, of=_OF, tolerance=1e-4)
 
 
-def _check_state(
-    teacher: Teacher, batch: Batch, requires: frozenset[str], preprocess: Callable[[Batch], Inputs]
-) -> None:
-    if not teacher.changes:
-        require(not teacher.state_dict(), "it has a state and declares that it does not change", of=_OF)
-        return
-    state, mark = _copied(teacher.state_dict()), teacher.fingerprint
-    teacher.after_step()
-    teacher.load_state_dict(state)
-    require(teacher.fingerprint == mark, "loading its state does not restore its outputs", of=_OF)
+def _check_state(teacher: Teacher, batch: Batch, context: TeacherContext, *, is_random: bool) -> None:
+    with teacher.open(context) as session:
+        if not teacher.capabilities.changes:
+            require(not session.state_dict(), "it has a state and declares that it does not change", of=_OF)
+            return
+        state, before = _copied(session.state_dict()), session(batch)
+        session.after_step()
+        session.load_state_dict(state)
+        require(_same_values(state, session.state_dict()), "loading its state does not restore its state", of=_OF)
+        for address in () if is_random else context.requires:
+            same = all(map(torch.equal, _tensors_at(before, address), _tensors_at(session(batch), address)))
+            require(same, "loading its state does not restore its outputs", of=_OF)
+
+
+def _same_values(one: Any, other: Any) -> bool:
+    """Whether two nested states are equal."""
+    if isinstance(one, Mapping):
+        return isinstance(other, Mapping) and [*one] == [*other] and all(_same_values(one[k], other[k]) for k in one)
+    return torch.equal(one, other) if isinstance(one, Tensor) else bool(one == other)
 
 
 def _copied(value: Any) -> Any:

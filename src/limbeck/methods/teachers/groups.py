@@ -15,7 +15,7 @@ from limbeck.batch import LOGITS, Batch, Inputs
 from limbeck.errors import ArgumentError, DataError, LimbeckError
 from limbeck.metrics.predictions import as_batches
 from limbeck.optional_imports import import_optional
-from limbeck.teachers import Groups, Preprocess, as_teacher
+from limbeck.teachers import Groups, Preprocess, TeacherContext, as_teacher
 
 _CPU = torch.device("cpu")
 
@@ -99,7 +99,7 @@ def prediction_covariance(
     """
     teacher = as_teacher(generalist)
     count, first, second = 0, torch.zeros(()), torch.zeros(())
-    with teacher.prepare(frozenset({LOGITS}), device=device, preprocess=preprocess) as answer:
+    with teacher.open(TeacherContext(device=device, preprocess=preprocess)) as answer:
         for batch in as_batches(data):
             logits = answer(batch.to(device))[LOGITS].double()
             if logits.ndim != 2:

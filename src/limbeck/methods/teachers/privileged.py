@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from contextlib import AbstractContextManager
+from dataclasses import replace
 from typing import Any, final
 
-import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
 from limbeck.data import SelectColumn
 from limbeck.functional import check_hyper, cross_entropy, kernel, kl_divergence
@@ -16,7 +14,7 @@ from limbeck.losses import Loss, Objective
 from limbeck.methods.card import MethodCard, SearchRange
 from limbeck.methods.support import check_share
 from limbeck.recipe import Recipe, Stage
-from limbeck.teachers import Preprocess, Stream, Teacher, TeacherFn, as_teacher
+from limbeck.teachers import Preprocess, TeacherContext, TeacherSession, TeacherWrapper
 
 CARD = MethodCard(
     name="privileged",
@@ -93,57 +91,29 @@ def privileged(
     if labels:
         objective = objective + (1 - weight) * Loss(cross_entropy)
     privileged_teacher = PreprocessingTeacher(
-        as_teacher(teacher), SelectColumn(preprocess) if isinstance(preprocess, str) else preprocess
+        teacher, SelectColumn(preprocess) if isinstance(preprocess, str) else preprocess
     )
     return Recipe(Stage(objective, teacher=privileged_teacher, epochs=epochs, name="privileged"))
 
 
 @final
-class PreprocessingTeacher(Teacher):
+class PreprocessingTeacher(TeacherWrapper):
     """A teacher with its own preprocessing, unless the wrapped teacher declares one."""
 
-    def __init__(self, teacher: Teacher, preprocess: Preprocess) -> None:
-        self.teacher = teacher
+    def __init__(self, teacher: Any, preprocess: Preprocess) -> None:
+        super().__init__(teacher)
         self.preprocess = preprocess
-        self.changes = teacher.changes
 
-    def bind(self, models: Mapping[str, nn.Module]) -> None:
-        """Bind the wrapped teacher."""
-        self.teacher.bind(models)
-
-    @property
-    def is_deterministic(self) -> bool:
-        """Whether the wrapped teacher is deterministic."""
-        return self.teacher.is_deterministic
-
-    def attach_loader(self, loader: Stream, preprocess: Preprocess) -> None:
-        """Attach the loader to the wrapped teacher, with this preprocessing."""
-        del preprocess
-        self.teacher.attach_loader(loader, self.preprocess)
-
-    def prepare(
-        self, requires: frozenset[str], *, device: torch.device, preprocess: Preprocess
-    ) -> AbstractContextManager[TeacherFn]:
-        """Prepare the wrapped teacher with this preprocessing."""
-        return self.teacher.prepare(requires, device=device, preprocess=self.preprocess)
+    def open(self, context: TeacherContext) -> TeacherSession:
+        """Open the wrapped teacher with this preprocessing."""
+        return self.teachers[0].open(replace(context, preprocess=self.preprocess))
 
     @property
     def fingerprint(self) -> str:
         """Fingerprint of the wrapped teacher."""
-        return self.teacher.fingerprint
-
-    def after_step(self) -> None:
-        """Call `after_step` of the wrapped teacher."""
-        self.teacher.after_step()
-
-    def state_dict(self) -> dict[str, Any]:
-        """State of the wrapped teacher."""
-        return self.teacher.state_dict()
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Load the state of the wrapped teacher."""
-        self.teacher.load_state_dict(state)
+        return self.teachers[0].fingerprint
 
     def describe(self) -> dict[str, Any]:
         """Describe the wrapped teacher and the preprocessing."""
-        return {**self.teacher.describe(), "preprocess": getattr(self.preprocess, "__name__", repr(self.preprocess))}
+        name = getattr(self.preprocess, "__name__", repr(self.preprocess))
+        return {**self.teachers[0].describe(), "preprocess": name}

@@ -24,6 +24,7 @@ from limbeck.teachers import (
     Preprocess,
     Specialists,
     Teacher,
+    TeacherContext,
     TeacherRef,
     as_teacher,
     check_groups,
@@ -90,7 +91,7 @@ def combined(
 ) -> Specialists:
     """Combine the generalist and the specialists from `training` into one teacher.
 
-    The teacher finds the specialists by their names in the run. Outside the run, call ``bind(run.models)``.
+    The teacher finds the specialists by their names in the run. Outside the run, call ``resolve(run.models)``.
 
     Args:
         teacher: As for `training`.
@@ -151,7 +152,7 @@ def _classes(generalist: Teacher, examples: Dataset, context: RunContext | None)
     preprocess, device = (
         (context.preprocess, context.device) if context is not None else (lambda b: b.inputs, torch.device("cpu"))
     )
-    with generalist.prepare(frozenset({LOGITS}), device=device, preprocess=preprocess) as answer:
+    with generalist.open(TeacherContext(device=device, preprocess=preprocess)) as answer:
         predictions = [answer(batch.to(device))[LOGITS].argmax(-1).cpu() for batch in part.batches(0, 0)]
     classes[unlabeled] = torch.cat(predictions)
     return classes

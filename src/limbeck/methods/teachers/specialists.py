@@ -16,7 +16,7 @@ from limbeck.methods.support import check_count, check_weight
 from limbeck.methods.teachers.groups import confusion_groups
 from limbeck.methods.teachers.specialist_training import combined, generalist_of, training
 from limbeck.recipe import Models, Optimizer, Recipe, RunContext, run_context
-from limbeck.teachers import Groups, Teacher, check_groups
+from limbeck.teachers import Groups, Teacher, TeacherContext, check_groups
 
 CARD = replace(
     HINTON,
@@ -114,13 +114,13 @@ class _Plan:
     def __call__(self, models: Models) -> Recipe:
         """Make the stages of the specialists and of the student."""
         ours = run_context(models)
-        self.generalist.bind(models)
-        groups = self._make_groups(ours)
+        generalist = self.generalist.resolve(models)
+        groups = self._make_groups(generalist, ours)
         apart = training(
-            self.generalist, groups, ours.loader, context=ours, soft=self.soft, optimizer=self.optimizer,
+            generalist, groups, ours.loader, context=ours, soft=self.soft, optimizer=self.optimizer,
             epochs=self.epochs,
         )  # fmt: skip
-        together = combined(self.generalist, groups, ours.loader, context=ours, **self.pooling)
+        together = combined(generalist, groups, ours.loader, context=ours, **self.pooling)
         lessons = [replace(stage, teacher=together, name="distilling specialists") for stage in self.final.stages()]
         return Recipe(*apart.parts, *lessons, makes=apart.makes)
 
@@ -139,15 +139,15 @@ class _Plan:
             "final": [stage.describe() for stage in self.final.stages()],
         }
 
-    def _make_groups(self, ours: RunContext) -> Groups:
+    def _make_groups(self, generalist: Teacher, ours: RunContext) -> Groups:
         if self.groups is None:
             clusters, size = self.cluster_sizes
             groups = confusion_groups(
-                self.generalist, ours.loader, clusters=clusters, size=size, cover=self.cover,
+                generalist, ours.loader, clusters=clusters, size=size, cover=self.cover,
                 preprocess=ours.preprocess,
                 device=ours.device,
             )  # fmt: skip
-        with self.generalist.prepare(frozenset({LOGITS}), device=ours.device, preprocess=ours.preprocess) as answer:
+        with generalist.open(TeacherContext(device=ours.device, preprocess=ours.preprocess)) as answer:
             classes = answer(ours.loader.peek().to(ours.device))[LOGITS].shape[-1]
         names = getattr(getattr(ours.loader, "examples", None), "class_names", None)
         if self.groups is not None:

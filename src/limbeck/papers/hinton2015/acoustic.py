@@ -22,7 +22,7 @@ from limbeck.papers.hinton2015.spoken_digits import COEFFICIENTS
 from limbeck.papers.hinton2015.states import CLASSES, DIGITS, STATES
 from limbeck.papers.hinton2015.windows import AFTER, BEFORE
 from limbeck.recipe import Optimizer, Recipe
-from limbeck.teachers import PrecomputedTeacher, Teacher, as_teacher
+from limbeck.teachers import PrecomputedTeacher, Teacher, TeacherContext, as_teacher
 
 TEMPERATURE = 5.0
 """Temperature. On development data 5 was better than 2, the best of {1, 2, 5, 10} in the paper; 1 and 10 were not
@@ -93,7 +93,7 @@ def soft_targets(model: nn.Module | Teacher, examples: Dataset) -> Float[Tensor,
     """Compute the logits of all examples in order."""
     loader = ShuffledLoader(examples, batch_size=_ASKED, shuffle=False)
     teacher = as_teacher(model)
-    with teacher.prepare(frozenset({LOGITS}), device=torch.device("cpu"), preprocess=lambda b: b.inputs) as answer:
+    with teacher.open(TeacherContext()) as answer:
         return torch.cat([answer(batch)[LOGITS].float() for batch in loader.batches(0, 0)])
 
 

@@ -21,7 +21,7 @@ from limbeck.metrics import predict
 from limbeck.papers.experiment import Experiment, ExperimentScale, Figures, Row, Task, TaskFolder
 from limbeck.papers.hinton2015.images import BATCH, CLASSES, FURTHER, GENERALIST, QUICK, make_loader, network, pictures
 from limbeck.recipe import Optimizer, Recipe
-from limbeck.teachers import Groups, ModelTeacher, Specialists, special_classes
+from limbeck.teachers import Groups, ModelTeacher, Specialists, TeacherContext, special_classes
 
 SPECIALISTS = 10
 SIZE = 20
@@ -71,8 +71,7 @@ def train_specialists(desk: TaskFolder, *, seed: int, epochs: int, quick: bool) 
     )
     recipe = training(generalist, groups, stream, epochs=epochs)
     models = _run(desk, {"generalist": net}, recipe, stream, data, seed=seed, optimizer=FURTHER)
-    together = combined(generalist, groups, stream, active=_ACTIVE)
-    together.bind(models)
+    together = combined(generalist, groups, stream, active=_ACTIVE).resolve(models)
     return _measure(together, groups, data)
 
 
@@ -129,7 +128,7 @@ def _measure(together: Specialists, groups: Groups, data: DataSplits) -> Figures
 
 def _time_logits(teacher: Any, data: DataSplits) -> tuple[Tensor, float]:
     """Compute the logits of the test part, and the milliseconds per example."""
-    with teacher.prepare(frozenset({LOGITS}), device=torch.device("cpu"), preprocess=data.preprocess) as answer:
+    with teacher.open(TeacherContext(preprocess=data.preprocess)) as answer:
         began = time.perf_counter()
         logits = torch.cat([answer(batch)[LOGITS].float() for batch in _whole(data.test)])
         return logits, 1000 * (time.perf_counter() - began) / len(logits)

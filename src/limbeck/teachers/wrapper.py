@@ -1,0 +1,220 @@
+"""`TeacherWrapper`: the base class of teachers around others. `ShuffledTeacher`: the outputs of other examples."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+from abc import abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
+from contextlib import ExitStack
+from dataclasses import replace
+from typing import Any, TypeVar, final
+
+import torch
+from torch import nn
+
+from limbeck.batch import Batch, Outputs
+from limbeck.errors import LimbeckError
+from limbeck.teachers.model import as_teacher
+from limbeck.teachers.teacher import Teacher, TeacherCapabilities, TeacherContext, TeacherSession
+
+Wrapper = TypeVar("Wrapper", bound="TeacherWrapper")
+
+
+class TeacherWrapper(Teacher):
+    """A teacher around others, which are in `teachers`: their names, capabilities and models are its own.
+
+    Subclasses implement `open`, usually with a `WrapperSession` around `open_all`.
+
+    Args:
+        teachers: Each one anything that `as_teacher` accepts.
+    """
+
+    def __init__(self, *teachers: Any) -> None:
+        self.teachers: tuple[Teacher, ...] = tuple(as_teacher(teacher) for teacher in teachers)
+
+    @property
+    def names(self) -> frozenset[str]:
+        """The names of the models of all of them."""
+        return frozenset().union(*(teacher.names for teacher in self.teachers))
+
+    @property
+    def capabilities(self) -> TeacherCapabilities:
+        """What all of them can do together."""
+        every = [teacher.capabilities for teacher in self.teachers]
+        return TeacherCapabilities(
+            deterministic=all(one.deterministic for one in every),
+            changes=any(one.changes for one in every),
+            partial=any(one.partial for one in every),
+            tokenizer=next((one.tokenizer for one in every if one.tokenizer is not None), None),
+            gradients=bool(every) and all(one.gradients for one in every),
+        )
+
+    def resolve(self: Wrapper, models: Mapping[str, nn.Module]) -> Wrapper:
+        """The same teacher around resolved ones; itself where none has names."""
+        if not self.names:
+            return self
+        resolved = copy.copy(self)
+        resolved.teachers = tuple(teacher.resolve(models) for teacher in self.teachers)
+        return resolved
+
+    def open_all(self, context: TeacherContext, *, requires: frozenset[str] | None = None) -> list[TeacherSession]:
+        """A session of each of them, for the addresses of the context or for `requires`."""
+        inner = context if requires is None else replace(context, requires=requires)
+        return [teacher.open(inner) for teacher in self.teachers]
+
+    def check_full_logits(self, who: str) -> None:
+        """Refuse teachers whose logits cannot be combined class by class.
+
+        Raises:
+            LimbeckError: If one has partial logits, or two have different tokenizers.
+        """
+        for number, teacher in enumerate(self.teachers):
+            if teacher.capabilities.partial:
+                raise LimbeckError(
+                    f"{who} needs the logits of all classes, and teacher {number} ({type(teacher).__name__}) has those "
+                    "of some only. Store all of them: encoding 'quantized' (1 byte a class), 'float16' or 'float32'."
+                )
+        tokenizers = {one.capabilities.tokenizer for one in self.teachers} - {None}
+        if len(tokenizers) > 1:
+            raise LimbeckError(f"{who} needs one vocabulary, and its teachers have {len(tokenizers)} tokenizers.")
+
+
+class WrapperSession(TeacherSession):
+    """Open sessions of several teachers, whose outputs are combined.
+
+    Args:
+        sessions: The sessions.
+    """
+
+    def __init__(self, sessions: Sequence[TeacherSession]) -> None:
+        self.sessions = tuple(sessions)
+        self._stack = ExitStack()
+
+    @abstractmethod
+    def combine(self, batch: Batch, outputs: Sequence[Outputs]) -> Outputs:
+        """The outputs for a batch from those of all sessions."""
+
+    def query(self, batch: Batch) -> Batch:
+        """The batch that the sessions get in place of `batch`; by default the same."""
+        return batch
+
+    @property
+    def ahead(self) -> int:
+        """The least of the sessions."""
+        return min((session.ahead for session in self.sessions), default=0)
+
+    def __enter__(self) -> WrapperSession:
+        with ExitStack() as stack:
+            for session in self.sessions:
+                stack.enter_context(session)
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(self, *raised: Any) -> None:
+        self._stack.__exit__(*raised)
+
+    def __call__(self, batch: Batch) -> Outputs:
+        """The combined outputs."""
+        query = self.query(batch)
+        return self.combine(batch, [session(query) for session in self.sessions])
+
+    def submit(self, batch: Batch) -> Future[Outputs]:
+        """Submit the batch to every session; their outputs are combined when the result is read."""
+        query = self.query(batch)
+        futures = [session.submit(query) for session in self.sessions]
+        return _LazyFuture(lambda: self.combine(batch, [future.result() for future in futures]))
+
+    def after_step(self) -> None:
+        """Update all of them."""
+        for session in self.sessions:
+            session.after_step()
+
+    def state_dict(self) -> dict[str, Any]:
+        """The states of those that have one, by number."""
+        states = {str(number): session.state_dict() for number, session in enumerate(self.sessions)}
+        return states if any(states.values()) else {}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore the states of all of them."""
+        for number, session in enumerate(self.sessions):
+            if saved := state.get(str(number)):
+                session.load_state_dict(saved)
+
+
+class _LazyFuture(Future[Outputs]):
+    """A future that computes in the thread that reads it: grad mode and autocast belong to threads."""
+
+    def __init__(self, compute: Callable[[], Outputs]) -> None:
+        super().__init__()
+        self._compute = compute
+
+    def result(self, timeout: float | None = None) -> Outputs:
+        if not self.done():
+            try:
+                self.set_result(self._compute())
+            except Exception as error:
+                self.set_exception(error)
+        return super().result(timeout)
+
+
+@final
+class ShuffledTeacher(TeacherWrapper):
+    """A control: each example gets the teacher's outputs for the next example in its batch; the last gets the first's.
+
+    The outputs have the same softness as the teacher's and no information about the example. As batches are shuffled,
+    an example gets another one's outputs in every epoch. What a student gains from them is regularization. A batch of
+    one gets its own outputs.
+
+    Args:
+        teacher: Anything that `as_teacher` accepts: a module, a teacher, an estimator, ...
+
+    Raises:
+        LimbeckError: When it is opened, if batches have one example each.
+
+    Example:
+        >>> with ShuffledTeacher(nn.Identity()).open(TeacherContext()) as session:
+        ...     session(Batch(torch.eye(3)))["logits"].argmax(1)
+        tensor([1, 2, 0])
+    """
+
+    def __init__(self, teacher: Any) -> None:
+        super().__init__(teacher)
+
+    @property
+    def inner(self) -> Teacher:
+        """The teacher whose outputs are shuffled."""
+        return self.teachers[0]
+
+    @property
+    def capabilities(self) -> TeacherCapabilities:
+        """Those of the teacher, but not deterministic: the outputs of an example depend on its batch."""
+        return super().capabilities._replace(deterministic=False)
+
+    def open(self, context: TeacherContext) -> TeacherSession:
+        """Open the teacher."""
+        # A loader of one's own may have batches of any size.
+        if context.loader is not None and getattr(context.loader, "batch_size", None) == 1:
+            raise LimbeckError(
+                "A ShuffledTeacher uses the outputs of the next example in a batch; batch_size must be 2 or more."
+            )
+        return _ShuffledSession(self.open_all(context))
+
+    @property
+    def fingerprint(self) -> str:
+        """The hash of the teacher's fingerprint."""
+        return hashlib.sha256(f"displaced {self.inner.fingerprint}".encode()).hexdigest()
+
+    def describe(self) -> dict[str, Any]:
+        """The teacher whose outputs are shuffled."""
+        return {"teacher": "ShuffledTeacher", "of": self.inner.describe()}
+
+
+@final
+class _ShuffledSession(WrapperSession):
+    def query(self, batch: Batch) -> Batch:
+        return batch.rows(torch.arange(batch.size).roll(-1))
+
+    def combine(self, batch: Batch, outputs: Sequence[Outputs]) -> Outputs:
+        return outputs[0]
