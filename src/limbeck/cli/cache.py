@@ -64,7 +64,7 @@ def run_verify(
         LimbeckError: If a check fails.
     """
     from limbeck.cache import Store, is_store
-    from limbeck.teachers.output_layer import check_head
+    from limbeck.teachers.cache_request import check_head
 
     is_folder = path is not None and is_store(path)
     if is_folder and sample:
