@@ -45,7 +45,7 @@ def number():
 
 def between():
     x, y = rows(40, 0)
-    return TensorDataset(x, y + 0.7), TensorDataset(*rows(12, 1))
+    return TensorDataset(x, y), TensorDataset(x, y + 0.7)
 
 def lists():
     x, y = rows(40, 0)

@@ -54,7 +54,7 @@ def test_a_placeholder_among_number_classes_is_pointed_at(tmp_path):
 
 def test_a_quantity_is_no_class_and_where_it_is_learnt_is_said(tmp_path):
     with pytest.raises(DataError, match="regression"):
-        load_data(_csv(tmp_path / "a.csv", "x,y", [(1, 1.5), (2, 2.5)]), target="y")
+        load_data(_csv(tmp_path / "a.csv", "x,y", [(1, 1.5), (2, 2.5)]), target="y", task="classification")
 
 
 # --- columns ---------------------------------------------------------------------------------------------------------

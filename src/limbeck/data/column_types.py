@@ -278,8 +278,7 @@ def _whole_texts(raw: RawTable, name: str, values: np.ndarray, missing: Sequence
         row = int(wrong.argmax())
         raise DataError(
             f"{raw.path}: the target {name!r} is {values[row]} in row {row}, which is not a class. Classes are strings "
-            "or whole numbers. For regression use limbeck.distill in Python, with Loss(target_squared_error) on "
-            "(inputs, values); jobs support classification only."
+            "or whole numbers. For numbers, type --task regression."
         )
     return [None if np.isnan(value) else str(int(value)) for value in values]
 

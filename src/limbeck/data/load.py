@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch.utils.data import Dataset as TorchDataset
 from torch.utils.data import IterableDataset
@@ -18,12 +19,14 @@ from limbeck.data.builtin_datasets import IMAGE_DATASETS, load_digits, load_imag
 from limbeck.data.dataset import Dataset
 from limbeck.data.files import PART_NAMES, check_readable
 from limbeck.data.image_folder import load_image_folder
+from limbeck.data.mask_folder import is_mask_folder, load_mask_folder
 from limbeck.data.npz import load_npz
 from limbeck.data.options import DataOptions, parse_data_name, parse_data_options
 from limbeck.data.part_warnings import check_shapes, class_warnings, find_overlap, scale_warnings
 from limbeck.data.preprocess import NormalizeImages, fit_normalization
 from limbeck.data.splits import DataSplits, DataSummary, hold_out, summarize
 from limbeck.data.table import load_table_splits
+from limbeck.data.targets import VECTORS, InferredTask, as_vectors, infer_from_array, infer_from_dataset
 from limbeck.data.text_files import TEXT_DATASETS, load_texts
 from limbeck.data.torch_loader import describe
 from limbeck.errors import DataError, LimbeckError, LimbeckWarning, unknown_name_error
@@ -34,7 +37,7 @@ _BUILTIN = ("digits", *IMAGE_DATASETS, *TEXT_DATASETS)
 """Well-known datasets, whose parts are not checked against each other."""
 _SHARE = 0.01  # of a part's examples: a note is added if at least this share is also in the training part
 _TEXT_OPTIONS = ("tokenizer", "vocabulary", "max_length")
-_TABLE_OPTIONS = ("target", "test", "val", "class_names", "missing", "separator", "charset")
+_TABLE_OPTIONS = ("target", "targets", "delimiter", "test", "val", "class_names", "missing", "separator", "charset")
 _MANY_CLASSES = 10_000
 """Labels are checked for gaps only above this number of classes: a small sample may lack some classes."""
 _USER_PARTS = ("train", "test", "development", "class_names", "preprocess")
@@ -43,9 +46,16 @@ _EXPECTED_PARTS = (
     "part is (inputs, labels), a torch Dataset of such pairs, or lb.ArrayDataset. A limbeck.data.DataSplits works too."
 )
 _Reader = Callable[[str, DataOptions], DataSplits]
+_TASKS_OF: dict[_Reader, tuple[str, ...]] = {
+    load_npz: ("classification", "multi_label", "regression", "segmentation"),
+    load_table_splits: ("classification", "multi_label", "regression"),
+    load_image_folder: ("classification",),
+    load_mask_folder: ("segmentation",),
+}
+"""The tasks for which a kind of data can have targets; classification for all others."""
 
 
-def load_data(name_or_spec: str | Path | Mapping[str, Any], **options: Any) -> DataSplits:
+def load_data(name_or_spec: str | Path | Mapping[str, Any], *, task: str | None = None, **options: Any) -> DataSplits:
     """Load a dataset by name, path, or a mapping of ``name`` and options.
 
     * ``digits``: scikit-learn's 1797 handwritten digits of 8x8 pixels, 797 for training and 1000 for testing;
@@ -81,6 +91,8 @@ def load_data(name_or_spec: str | Path | Mapping[str, Any], **options: Any) -> D
 
     Args:
         name_or_spec: A name, a path, or a mapping such as ``{"name": "rows.csv", "target": "class"}``.
+        task: ``classification``, ``multi_label``, ``regression`` or ``segmentation``; by default it is inferred from
+            the targets, and the summary says why.
         **options: For tables: ``target``, ``test`` and ``val`` (files), ``ignore`` (columns), ``missing`` (values that
             mean missing: "?", -999), ``separator`` and ``charset`` (``cp1252``). For tables and ``.npz`` files:
             ``groups``, the column with the group of each example (in ``.npz`` files NAME, if there is ``NAME_test``).
@@ -107,8 +119,8 @@ def load_data(name_or_spec: str | Path | Mapping[str, Any], **options: Any) -> D
     spec |= options
     name = parse_data_name(spec.pop("name", None))
     if (own := UserFile.parse(name)) is not None:
-        return _add_summary(_load_user_data(name, own, spec))
-    settings = parse_data_options(spec)
+        return _add_summary(_load_user_data(name, own, spec, task))
+    settings = replace(parse_data_options(spec), task=task)
     if (inside := _find_split_files(Path(name), settings)) is not None:
         return replace(_add_summary(_load(*inside)), name=name)
     return _add_summary(_load(name, settings))
@@ -130,6 +142,7 @@ def _find_split_files(folder: Path, options: DataOptions) -> tuple[str, DataOpti
 
 def _load(name: str, options: DataOptions) -> DataSplits:
     load, uses = _find_reader(name, Path(name), options)
+    _check_task(name, load, options.task)
     for option in options.option_names:
         if option not in uses:
             raise LimbeckError(f"{option}= does not apply to {name!r}; its options are {', '.join(uses) or 'none'}.")
@@ -152,11 +165,23 @@ def _find_reader(name: str, path: Path, options: DataOptions) -> tuple[_Reader, 
         if options.text is not None:
             return load_texts, ("text", *_TABLE_OPTIONS, *_TEXT_OPTIONS)
         return load_table_splits, (*_TABLE_OPTIONS, "ignore", "groups", "text")
+    if name and path.is_dir() and (options.masks is not None or is_mask_folder(path)):
+        return load_mask_folder, ("size", "channels", "num_workers", "class_names", "masks")
     if name and path.is_dir():
         return load_image_folder, ("size", "channels", "bit_depth", "num_workers", "class_names", "test", "val")
     check_readable(name, path)
     then = "Or use a .npz, .csv, .parquet or .jsonl file, or a folder."
     raise unknown_name_error("dataset", name, _BUILTIN, then=then)
+
+
+def _check_task(name: str, load: _Reader, task: str | None) -> None:
+    """Refuse a task for which data of this kind have no targets."""
+    possible = _TASKS_OF.get(load, ("classification",))
+    if task is not None and task not in possible:
+        raise DataError(
+            f"The data {name!r} do not fit the task {task}: they have targets for {' or '.join(possible)}. Leave out "
+            "--task to infer it."
+        )
 
 
 def _add_summary(data: DataSplits) -> DataSplits:
@@ -166,6 +191,8 @@ def _add_summary(data: DataSplits) -> DataSplits:
         if examples is not None and data.class_names is None:
             _check_numbers(data.name, examples.labels)
     summary = data.summary or summarize(_data_kind(data), parts)
+    if data.task != "classification":
+        summary = replace(summary, facts={"task": InferredTask(data.task, data.task_reason).text, **summary.facts})
     names = data.class_names
     if names and summary.class_names is None and all(len(part.classes) in (0, len(names)) for part in summary.parts):
         summary = replace(summary, class_names=names)
@@ -214,7 +241,7 @@ def _data_kind(data: DataSplits) -> str:
     return "images" if isinstance(data.preprocess, NormalizeImages) else "arrays"
 
 
-def _load_user_data(name: str, own: UserFile, options: Mapping[str, Any]) -> DataSplits:
+def _load_user_data(name: str, own: UserFile, options: Mapping[str, Any], task: str | None) -> DataSplits:
     """Load data with a user's function; `options` are its arguments.
 
     Raises:
@@ -223,7 +250,7 @@ def _load_user_data(name: str, own: UserFile, options: Mapping[str, Any]) -> Dat
     who = f"{own.file}:{own.function}"
     result = _call_function(who, own.load(), options)
     if isinstance(result, DataSplits):
-        return replace(result, name=name)
+        return replace(result, name=name, task=task or infer_from_dataset(result.train).name)
     if isinstance(result, tuple) and len(result) == 2:
         result = {"train": result[0], "test": result[1]}
     if not isinstance(result, Mapping):
@@ -231,18 +258,22 @@ def _load_user_data(name: str, own: UserFile, options: Mapping[str, Any]) -> Dat
     for key in result:
         if key not in _USER_PARTS:
             raise unknown_name_error(f"part of {who}", str(key), _USER_PARTS)
-    train_part, test_part, development = (
-        _read_user_part(who, part, result.get(part)) for part in ("train", "test", "development")
-    )
+    train_part = _read_user_part(who, "train", result.get("train"), task)
     if train_part is None:
         raise DataError(f"{who} returned no training part. {_EXPECTED_PARTS}")
+    chosen = InferredTask(task) if task is not None else infer_from_dataset(train_part)
+    test_part, development = (
+        _read_user_part(who, part, result.get(part), chosen.name) for part in ("test", "development")
+    )
     names = result.get("class_names")
     class_names = train_part.class_names if names is None else tuple(str(one) for one in names)
     train, test, note = hold_out(train_part, test_part)
     preprocess = result.get("preprocess") or fit_normalization(train, scale=1 / 255)
+    vectors = chosen.name in VECTORS
     return DataSplits(
-        name, train, test, preprocess, class_names or train_part.class_names, note=note, development=development,
-        held_out=test_part is None,
+        name, train, test, preprocess, None if vectors else class_names, note=note, development=development,
+        held_out=test_part is None, task=chosen.name, task_reason=chosen.why,
+        target_names=tuple(class_names or ()) if vectors else (),
     )  # fmt: skip
 
 
@@ -256,11 +287,13 @@ def _call_function(who: str, function: Callable[..., Any], options: Mapping[str,
         raise LimbeckError(f"The data function {who} failed: {type(error).__name__}: {error}") from error
 
 
-def _read_user_part(who: str, part: str, data: Any) -> Dataset | None:
+def _read_user_part(who: str, part: str, data: Any, task: str | None) -> Dataset | None:
     if data is None:
         return None
     if isinstance(data, TorchDataset) and not isinstance(data, IterableDataset):
-        return _stack_items(who, part, data)
+        return _stack_items(who, part, data, task)
+    if (vectors := _read_vectors(data, task)) is not None:
+        return vectors
     examples = as_dataset(data)
     if examples is None:
         raise DataError(
@@ -270,7 +303,18 @@ def _read_user_part(who: str, part: str, data: Any) -> Dataset | None:
     return examples
 
 
-def _stack_items(who: str, part: str, dataset: Any) -> ArrayDataset:
+def _read_vectors(data: Any, task: str | None) -> ArrayDataset | None:
+    """A pair (inputs, targets) of regression or several labels; None for other data."""
+    if not (isinstance(data, tuple) and len(data) == 2) or data[1] is None or isinstance(data[1], (tuple, list)):
+        return None
+    targets = np.asarray(data[1])
+    if targets.dtype.kind not in "biuf" or not targets.size:
+        return None
+    name = task or infer_from_array(targets, data[0]).name
+    return ArrayDataset(data[0], extra={"targets": as_vectors(targets, name)}) if name in VECTORS else None
+
+
+def _stack_items(who: str, part: str, dataset: Any, task: str | None) -> ArrayDataset:
     """Read a map-style dataset once, so that all runs see the same examples with the same ids."""
     rows = [dataset[i] for i in range(len(dataset))]
     if not rows or not all(isinstance(row, (tuple, list)) and len(row) == 2 for row in rows):
@@ -282,4 +326,4 @@ def _stack_items(who: str, part: str, dataset: Any) -> ArrayDataset:
         raise DataError(
             f"The items of the {part} part of {who} are not tensors of one shape with a class index: {error}"
         ) from error
-    return ArrayDataset(inputs, labels)
+    return _read_vectors((inputs, labels), task) or ArrayDataset(inputs, labels)

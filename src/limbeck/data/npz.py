@@ -20,6 +20,7 @@ from limbeck.data.npz_arrays import as_images, number_labels, standardize_names
 from limbeck.data.options import DataOptions
 from limbeck.data.preprocess import fit_normalization
 from limbeck.data.splits import DataSplits, hold_out
+from limbeck.data.targets import VECTORS, read_target_arrays
 from limbeck.errors import DataError, nearest, unknown_name_error
 
 _EXPECTED = "x_train, y_train, x_test, y_test, or x, y"
@@ -59,19 +60,28 @@ def load_npz(name: str, options: DataOptions) -> DataSplits:
     """
     path = Path(name)
     arrays, renamed = standardize_names(read_arrays(path))
-    arrays, matched = number_labels(str(path), arrays, options.class_names)
+    arrays, task, masked = read_target_arrays(str(path), arrays, options.task)
+    vectors = task.name in VECTORS
+    if vectors:
+        names, matched = options.class_names or tuple(map(str, arrays.pop("class_names", ()))), list[str]()
+    else:
+        names = ()
+        arrays, matched = number_labels(str(path), arrays, options.class_names)
     inputs: dict[str, np.ndarray] = {key: arrays[key] for key in ("x", "x_train", "x_val", "x_test") if key in arrays}
     images, converted = as_images(inputs, channels_last=options.channels_last)
     whole = {**arrays, **images}
-    train_part, test_part = split_arrays(path, whole)
+    train_part, test_part = split_arrays(path, whole, vectors=vectors)
     train, test, note = hold_out(train_part, test_part)
-    development = split_arrays(path, whole, inputs="x_val", labels="y_val")[0] if "x_val" in whole else None
-    notes = (*renamed, *matched, *converted, *_unread_arrays(path, arrays))
+    development = None
+    if "x_val" in whole:
+        development = split_arrays(path, whole, inputs="x_val", labels="y_val", vectors=vectors)[0]
+    notes = (*renamed, *matched, *masked, *converted, *_unread_arrays(path, arrays))
     _check_groups(name, test, options.groups)
     return DataSplits(
         name, train, test, fit_normalization(train, scale=1 / 255), train.class_names,
         note=". ".join(filter(None, (note, *(sentence.rstrip(".") for sentence in notes)))),
-        groups=options.groups, development=development, held_out=test_part is None,
+        groups=options.groups, development=development, held_out=test_part is None, task=task.name,
+        task_reason=task.why, target_names=names,
     )  # fmt: skip
 
 
@@ -91,19 +101,26 @@ def _check_groups(name: str, test: Dataset, groups: str | None) -> None:
 
 
 def split_arrays(
-    path: Path, arrays: dict[str, np.ndarray], *, inputs: str | None = None, labels: str | None = None
+    path: Path,
+    arrays: dict[str, np.ndarray],
+    *,
+    inputs: str | None = None,
+    labels: str | None = None,
+    vectors: bool = False,
 ) -> tuple[ArrayDataset, ArrayDataset | None]:
-    """Same as `read_npz`, for arrays that were read from the file `path`."""
+    """Same as `read_npz`, for arrays that were read from the file `path`; `vectors` are targets instead of labels."""
     if inputs is not None:
         required = [inputs] if labels is None else [inputs, labels]
         for name in required:
             _check_named(path, name, arrays)
-        return _examples(path, arrays, inputs, labels, part=""), None
+        return _examples(path, arrays, inputs, labels, part="", vectors=vectors), None
     if "x_train" in arrays:
-        test = _examples(path, arrays, "x_test", "y_test", part="_test") if "x_test" in arrays else None
-        return _examples(path, arrays, "x_train", "y_train", part="_train"), test
+        train = _examples(path, arrays, "x_train", "y_train", part="_train", vectors=vectors)
+        if "x_test" not in arrays:
+            return train, None
+        return train, _examples(path, arrays, "x_test", "y_test", part="_test", vectors=vectors)
     if "x" in arrays:
-        return _examples(path, arrays, "x", "y", part=""), None
+        return _examples(path, arrays, "x", "y", part="", vectors=vectors), None
     raise DataError(f"{path} contains the arrays {_listed(arrays)}; expected {_EXPECTED}.")
 
 
@@ -198,16 +215,21 @@ def _memory() -> int:
         return sys.maxsize
 
 
-def _examples(path: Path, arrays: dict[str, np.ndarray], inputs: str, labels: str | None, *, part: str) -> ArrayDataset:
+def _examples(
+    path: Path, arrays: dict[str, np.ndarray], inputs: str, labels: str | None, *, part: str, vectors: bool = False
+) -> ArrayDataset:
     if labels is not None and labels not in arrays and part == "_test" and "y_train" in arrays:
         raise DataError(f"{path} has y_train but no y_test; it contains {_listed(arrays)}.")
     label_array = arrays.get(labels) if labels is not None else None
     names = arrays.get("class_names")
+    extra = _extra(arrays, {inputs, labels}, part, len(np.atleast_1d(arrays[inputs]))) if part else {}
+    if vectors and label_array is not None:
+        extra["targets"], label_array = label_array, None
     try:
         return ArrayDataset(
             arrays[inputs],
             label_array,
-            extra=_extra(arrays, {inputs, labels}, part, len(np.atleast_1d(arrays[inputs]))) if part else None,
+            extra=extra or None,
             class_names=None if names is None or label_array is None else [str(name) for name in names],
         )
     except DataError as error:

@@ -7,7 +7,7 @@ import datetime
 import operator
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,9 @@ class DataOptions:
     """Parsed options of `load_data`; which of them apply depends on the kind of data.
 
     Attributes:
-        target: The column with the classes.
+        target: The target column.
+        targets: Several target columns; `target` is then the first.
+        delimiter: What separates several labels in the target column.
         test: File (or image folder) of the test part.
         val: File (or image folder) of the development part.
         ignore: Columns to leave out.
@@ -29,6 +31,7 @@ class DataOptions:
         bit_depth: Bits per pixel of images with more than 8 bits.
         num_workers: Number of threads that decode images.
         channels_last: Whether image arrays have the layout ``[n, h, w, c]``.
+        masks: Folder of the masks of a folder of images, for segmentation.
         folder: Folder in which a built-in dataset is searched.
         text: The column with the texts.
         tokenizer: Folder of a saved tokenizer.
@@ -38,6 +41,7 @@ class DataOptions:
         missing: Values of a table that mean missing, in addition to empty fields.
         separator: Column separator of a ``.csv`` or ``.tsv`` file.
         charset: Character encoding of such a file, by its Python name: ``cp1252``.
+        task: The task; None infers it from the targets.
     """
 
     target: str | None = None
@@ -59,11 +63,17 @@ class DataOptions:
     missing: tuple[str, ...] = ()
     separator: str | None = None
     charset: str | None = None
+    targets: tuple[str, ...] = ()
+    delimiter: str | None = None
+    masks: str | None = None
+    task: str | None = None
 
     @property
     def option_names(self) -> tuple[str, ...]:
         """The names of the options that are set."""
-        return tuple(option.name for option in fields(self) if getattr(self, option.name) not in (None, ()))
+        return tuple(
+            one.name for one in fields(self) if getattr(self, one.name) not in (None, ()) and one.name != "task"
+        )
 
 
 def parse_data_options(values: Mapping[str, Any]) -> DataOptions:
@@ -83,7 +93,11 @@ def parse_data_options(values: Mapping[str, Any]) -> DataOptions:
     for option in values:
         if option not in _KINDS:
             raise unknown_name_error("data option", str(option), ["name", *_KINDS])
-    return DataOptions(**{name: _KINDS[name](name, value) for name, value in values.items() if value is not None})
+    values = dict(values)
+    if _is_list(values.get("target")) and "targets" not in values:
+        values["targets"] = values.pop("target")
+    options = DataOptions(**{name: _KINDS[name](name, value) for name, value in values.items() if value is not None})
+    return replace(options, target=options.targets[0]) if options.targets and options.target is None else options
 
 
 def parse_data_name(value: Any) -> str:
@@ -204,7 +218,8 @@ _LARGEST, _WIDEST = 10**8, 16_384  # tokens, and pixels along a side; larger val
 _MOST_WORKERS = 1024
 _EXAMPLES = {"bit_depth": "12", "vocabulary": "8000", "max_length": "128"}
 _KINDS: dict[str, Callable[[str, Any], Any]] = {
-    "target": _text, "test": _path, "val": _path, "ignore": _texts, "groups": _text, "size": _size,
+    "target": _text, "targets": _texts, "delimiter": _text, "masks": _path,
+    "test": _path, "val": _path, "ignore": _texts, "groups": _text, "size": _size,
     "channels": _channels, "bit_depth": _count, "num_workers": _zero_or_more, "channels_last": _yes_or_no,
     "folder": _path, "text": _text, "tokenizer": _path, "vocabulary": _count,
     "max_length": _count, "class_names": _texts, "missing": _words, "separator": _separator, "charset": _charset,

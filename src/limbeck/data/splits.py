@@ -115,6 +115,9 @@ class DataSplits:
         development: The development part; None if the data have none, and it is taken from `train`.
         summary: Summary of all parts and columns; `load_data` always sets it.
         held_out: Whether the test part was taken from the training part, because the data have none.
+        task: The task that the targets are for.
+        task_reason: What was seen in the targets, if the task was inferred.
+        target_names: The names of the target columns, or of several labels.
     """
 
     name: str
@@ -129,6 +132,9 @@ class DataSplits:
     development: Dataset | None = None
     summary: DataSummary | None = None
     held_out: bool = False
+    task: str = "classification"
+    task_reason: str = ""
+    target_names: tuple[str, ...] = ()
 
     @cached_property
     def fingerprint(self) -> str:
@@ -207,11 +213,20 @@ def _largest(part: Dataset) -> int:
 
 def _part(name: str, part: Dataset, classes: int, source: str) -> PartSummary:
     if part.labels is None:
-        return PartSummary(name, len(part), len(part), (), source)
+        return PartSummary(name, len(part), _count_unknown(part), (), source)
     labels = part.labels.flatten()
     labeled = labels[labels != IGNORED]
     counts = labeled.clamp_max(classes).bincount(minlength=classes)[:classes]
     return PartSummary(name, len(part), len(labels) - len(labeled), tuple(counts.tolist()), source)
+
+
+def _count_unknown(part: Dataset) -> int:
+    """Count the examples without a target, of which all targets are unknown."""
+    if part.targets is None:
+        return len(part)
+    rows = part.targets.flatten(1) if part.targets.ndim > 1 else part.targets.unsqueeze(1)
+    unknown = rows.isnan() if rows.is_floating_point() else rows == IGNORED
+    return int(unknown.all(1).sum())
 
 
 def _part_rows(summary: DataSummary) -> Iterator[tuple[str, str]]:

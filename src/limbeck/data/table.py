@@ -18,6 +18,7 @@ from limbeck.data.options import DataOptions
 from limbeck.data.preprocess import Identity
 from limbeck.data.splits import HELD_OUT, DataSplits, held_out_note, held_out_source, summarize
 from limbeck.data.table_encoding import TableEncoding, encode_known, encode_labels, match_labels
+from limbeck.data.targets import TargetRequest, read_targets
 from limbeck.data.training_table import TableForm, TableReport, TrainingTable, make_dataset, read_groups
 from limbeck.errors import DataError, LimbeckError, LimbeckWarning
 
@@ -130,6 +131,7 @@ def load_table_splits(name: str, options: DataOptions) -> DataSplits:
     form = TableForm(
         options.target.strip(), tuple(column.strip() for column in options.ignore), options.missing, options.separator,
         options.charset, options.class_names,
+        TargetRequest(options.task, tuple(column.strip() for column in options.targets), options.delimiter),
     )  # fmt: skip
     groups = None if options.groups is None else options.groups.strip()
     others = {part: file for part, file in (("development", options.val), ("test", options.test)) if file is not None}
@@ -142,9 +144,11 @@ def load_table_splits(name: str, options: DataOptions) -> DataSplits:
         "table", parts, sources=sources, columns=report.columns, notes=report.notes, warnings=report.warnings
     )
     return DataSplits(
-        name, parts["train"], parts["test"], Identity(), encoding.class_names, encoding,
+        name, parts["train"], parts["test"], Identity(), encoding.class_names or None, encoding,
         "" if options.test else held_out_note(len(parts["test"])), groups=None if groups is None else "groups",
         development=parts.get("development"), summary=summary, held_out=options.test is None,
+        task=report.task.name, task_reason=report.task.why,
+        target_names=() if encoding.targets is None else encoding.targets.names,
     )  # fmt: skip
 
 
@@ -184,7 +188,8 @@ def _encode_other_table(
 ) -> ArrayDataset:
     """Encode another table like the training part."""
     # A table for prediction need not have the target column.
-    labeled = form.target in raw.names
+    columns_of_targets = (form.target,) if encoding.targets is None else encoding.targets.columns
+    labeled = all(column in raw.names for column in columns_of_targets)
     check_columns(raw.path, [*([groups] if groups else []), *(one.name for one in encoding.columns)], raw.names)
     if encoding.target != form.target:
         raise DataError(f"target={form.target!r} is not the target of the encoding, {encoding.target!r}.")
@@ -192,7 +197,10 @@ def _encode_other_table(
     report.notes += [*trimmed_note(raw), *_unread_note(raw, form, encoding, groups, report)]
     columns = [encode_known(raw, column, missing, report.notes, report.warnings) for column in encoding.columns]
     labels = np.full(raw.table.num_rows, IGNORED)
-    if labeled:
+    if encoding.targets is not None:
+        unknown = np.full((len(labels), len(encoding.targets.names)), np.nan)
+        labels = read_targets(encoding.targets, raw, missing) if labeled else unknown
+    elif labeled:
         classes, notes = read_target(raw, form.target, missing=missing)
         report.notes += [one for one in notes if one.endswith("counts as no label.")]
         classes, mapped = match_labels(raw, form.target, classes, encoding.class_names)
@@ -207,6 +215,7 @@ def _unread_note(
     """A note about columns that are not in the training table; an empty list if there are none."""
     expected_names = {
         form.target,
+        *form.request.columns,
         groups,
         *form.ignore,
         *(column.name for column in (*encoding.columns, *report.columns)),

@@ -68,6 +68,34 @@ class CategoryColumn:
 
 
 @dataclass(frozen=True)
+class TargetColumns:
+    """The target columns of a table for regression or several labels.
+
+    Attributes:
+        task: ``regression`` or ``multi_label``.
+        columns: The columns.
+        names: The names of the outputs: those of the columns, or the labels in a column of texts.
+        delimiter: What separates the labels in a column of texts; None for columns of numbers.
+    """
+
+    task: str
+    columns: tuple[str, ...]
+    names: tuple[str, ...]
+    delimiter: str | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain values, for JSON."""
+        return {
+            "task": self.task, "columns": list(self.columns), "names": list(self.names), "delimiter": self.delimiter,
+        }  # fmt: skip
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> TargetColumns:
+        """Read the result of `to_dict`."""
+        return cls(values["task"], tuple(values["columns"]), tuple(values["names"]), values.get("delimiter"))
+
+
+@dataclass(frozen=True)
 class TableEncoding:
     """Encoding of a table, which can be applied to other tables.
 
@@ -78,6 +106,7 @@ class TableEncoding:
         missing: Values that mean missing in the training table, in addition to the usual strings.
         separator: Column separator of the training file; None if it was not set.
         charset: Character encoding of the training file; None if it was not set.
+        targets: The target columns of regression or several labels; None for classification.
     """
 
     target: str
@@ -86,6 +115,7 @@ class TableEncoding:
     missing: tuple[str, ...] = ()
     separator: str | None = None
     charset: str | None = None
+    targets: TargetColumns | None = None
 
     @property
     def features(self) -> tuple[str, ...]:
@@ -102,7 +132,8 @@ class TableEncoding:
         columns = [{**asdict(column), "kind": _KINDS[type(column)]} for column in self.columns]
         columns = [{k: list(v) if isinstance(v, tuple) else v for k, v in column.items()} for column in columns]
         values = {"target": self.target, "class_names": list(self.class_names), "columns": columns}
-        more = {"missing": list(self.missing), "separator": self.separator, "charset": self.charset}
+        more: dict[str, Any] = {"missing": list(self.missing), "separator": self.separator, "charset": self.charset}
+        more["targets"] = None if self.targets is None else self.targets.to_dict()
         return {**values, **{name: value for name, value in more.items() if value}}
 
     @classmethod
@@ -116,7 +147,8 @@ class TableEncoding:
             columns = tuple(_column(entry) for entry in values["columns"])
             missing = tuple(values.get("missing", ()))
             layout = (values.get("separator"), values.get("charset"))
-            return cls(values["target"], tuple(values["class_names"]), columns, missing, *layout)
+            targets = TargetColumns.from_dict(values["targets"]) if values.get("targets") else None
+            return cls(values["target"], tuple(values["class_names"]), columns, missing, *layout, targets)
         except (KeyError, TypeError) as error:
             raise LimbeckError(f"Not a valid table encoding: {error}.") from error
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from limbeck.data.column_types import ColumnValues, missing_note, read_column, r
 from limbeck.data.name_matching import find_similar_names, is_number, order_classes, sorted_classes
 from limbeck.data.splits import ColumnSummary
 from limbeck.data.table_encoding import CategoryColumn, NumberColumn, TableEncoding, encode_labels, find_codes
+from limbeck.data.targets import InferredTask, TargetRequest, read_targets
 from limbeck.errors import DataError
 
 _MISSING = "(missing)"
@@ -44,6 +45,7 @@ class TableForm:
         separator: Column separator of a CSV file; by default a comma, for ``.tsv`` a tab.
         charset: Character encoding of a CSV file; UTF-8 by default.
         class_names: The class order; by default sorted, numbers by value.
+        request: The task, further target columns, and what separates several labels.
     """
 
     target: str
@@ -52,6 +54,7 @@ class TableForm:
     separator: str | None = None
     charset: str | None = None
     class_names: Sequence[str] = ()
+    request: TargetRequest = field(default_factory=lambda: TargetRequest("classification"))
 
     def load(self, path: str | Path) -> RawTable:
         """Load a file with these options."""
@@ -66,11 +69,13 @@ class TableReport:
         columns: Summaries of the columns of the training part.
         notes: Notes about what was matched, converted or left out.
         warnings: Likely mistakes.
+        task: The task of the target columns.
     """
 
     columns: list[ColumnSummary] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
+    task: InferredTask = field(default_factory=lambda: InferredTask("classification"))
 
 
 class TrainingTable:
@@ -79,15 +84,13 @@ class TrainingTable:
     def __init__(self, raw: RawTable, form: TableForm, report: TableReport) -> None:
         check_columns(raw.path, [form.target, *form.ignore], raw.names)
         self._raw, self._form = raw, form
-        self._classes, notes = read_target(raw, form.target, missing=form.missing)
-        report.notes += [*trimmed_note(raw), *notes]
-        self.class_names = self._names_of_classes()
-        self.labels = encode_labels(raw, form.target, self._classes, self.class_names)
+        report.notes += trimmed_note(raw)
+        self._read_targets(report)
         self._columns = list[ColumnValues]()
         self._skipped = dict[str, str]()
         for name in raw.names:
-            if name in {form.target, *form.ignore}:
-                self._skipped[name] = "" if name == form.target else "in ignore"
+            if name in {form.target, *form.request.columns, *form.ignore}:
+                self._skipped[name] = "in ignore" if name in form.ignore else ""
             else:
                 self._read(name, report)
         self._leave_counters(report)
@@ -98,6 +101,21 @@ class TrainingTable:
                 f"{raw.path} has no features: its columns are {without}. If one of them has texts to classify, use "
                 "--set data.text=COLUMN."
             )
+
+    def _read_targets(self, report: TableReport) -> None:
+        raw, form = self._raw, self._form
+        request = replace(form.request, columns=form.request.columns or (form.target,))
+        self.target_columns, report.task = request.find_columns(raw, form.missing)
+        self.targets: np.ndarray | None = None
+        self.class_names: tuple[str, ...] = ()
+        if self.target_columns is not None:
+            self.targets = read_targets(self.target_columns, raw, form.missing)
+            self.labels = np.full(len(self.targets), IGNORED)
+            return
+        self._classes, notes = read_target(raw, form.target, missing=form.missing)
+        report.notes += notes
+        self.class_names = self._names_of_classes()
+        self.labels = encode_labels(raw, form.target, self._classes, self.class_names)
 
     def _names_of_classes(self) -> tuple[str, ...]:
         classes = {name for name in self._classes if name is not None}
@@ -156,7 +174,10 @@ class TrainingTable:
         columns = tuple(self._fit(column, rows) for column in self._columns)
         report.columns += self._summaries(rows, columns)
         form = self._form
-        return TableEncoding(form.target, self.class_names, columns, tuple(form.missing), form.separator, form.charset)
+        return TableEncoding(
+            form.target, self.class_names, columns, tuple(form.missing), form.separator, form.charset,
+            self.target_columns,
+        )  # fmt: skip
 
     def count_unknown(self, rows: Any, encoding: TableEncoding, report: TableReport) -> None:
         """Add notes about names in the holdout rows that are not in the training rows."""
@@ -176,7 +197,8 @@ class TrainingTable:
         )
         names = read_groups(self._raw, groups)
         chosen = None if names is None else [str(name) for name in np.array(names, dtype=object)[rows]]
-        return make_dataset(raw, self.labels[rows], encoding, chosen)
+        targets = self.labels if self.targets is None else self.targets
+        return make_dataset(raw, targets[rows], encoding, chosen)
 
     def _fit(self, column: ColumnValues, rows: Any) -> NumberColumn | CategoryColumn:
         if column.numbers is None:
@@ -205,9 +227,8 @@ class TrainingTable:
         fitted = {column.name: (column, kind) for column, kind in zip(self._columns, columns, strict=True)}
         summaries = list[ColumnSummary]()
         for name in self._raw.names:
-            if name == self._form.target:
-                none = int((self.labels[rows] == IGNORED).sum())
-                summaries.append(ColumnSummary(name, "target", none, len(self.class_names)))
+            if name == self._form.target or name in self._form.request.columns:
+                summaries.append(self._target_summary(name, rows))
             elif name in self._skipped:
                 summaries.append(ColumnSummary(name, "left out", note=self._skipped[name]))
             else:
@@ -216,6 +237,15 @@ class TrainingTable:
                 none, note = int(column.missing[rows].sum()), missing_note(self._raw, column)
                 summaries.append(ColumnSummary(name, column.kind, none, values, note))
         return summaries
+
+    def _target_summary(self, name: str, rows: Any) -> ColumnSummary:
+        if self.targets is None or self.target_columns is None:
+            none = int((self.labels[rows] == IGNORED).sum())
+            return ColumnSummary(name, "target", none, len(self.class_names))
+        names = self.target_columns.names
+        unknown = np.isnan(self.targets[rows]) if self.targets.dtype.kind == "f" else self.targets[rows] == IGNORED
+        unknown = unknown[:, names.index(name)] if name in names else unknown.all(1)
+        return ColumnSummary(name, "target", int(unknown.sum()), len(names) if name not in names else None)
 
 
 def _find_reason_to_skip(column: ColumnValues, *, index: bool) -> str:
@@ -282,11 +312,14 @@ def _encode_column(column: ColumnValues, kind: NumberColumn | CategoryColumn) ->
 def make_dataset(
     raw: np.ndarray, labels: np.ndarray, encoding: TableEncoding, groups: list[str] | None
 ) -> ArrayDataset:
-    """The dataset of encoded rows; ``extra["raw"]`` has the values before encoding."""
+    """The dataset of encoded rows, with labels or targets; ``extra["raw"]`` has the values before encoding."""
     extra: dict[str, Any] = {"raw": raw.astype(np.float32)}
     if groups is not None:
         extra["groups"] = groups
-    dataset = ArrayDataset(encoding.encode(raw), labels, extra=extra, class_names=encoding.class_names)
+    if encoding.targets is not None:
+        dataset = ArrayDataset(encoding.encode(raw), extra={**extra, "targets": labels})
+    else:
+        dataset = ArrayDataset(encoding.encode(raw), labels, extra=extra, class_names=encoding.class_names)
     dataset.encoding = encoding
     return dataset
 

@@ -1,0 +1,283 @@
+"""Targets of regression, several labels and segmentation: which task the data have, and their values."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+from limbeck.batch import IGNORED
+from limbeck.data.arrow import RawTable, check_columns
+from limbeck.data.column_types import read_column
+from limbeck.data.dataset import Dataset
+from limbeck.data.table_encoding import TargetColumns
+from limbeck.errors import DataError
+
+VECTORS = ("regression", "multi_label")
+"""Tasks whose targets are a column ``targets``; those of the others are labels."""
+_FEW_NUMBERS = 20
+_LABEL_ARRAYS = ("y_train", "y", "y_val", "y_test")
+_NO_LABEL_BYTE = 255  # of masks, as in PASCAL VOC
+
+
+class InferredTask(NamedTuple):
+    """The task that targets are for, and why.
+
+    Attributes:
+        name: The task.
+        why: What was seen in the data, for the summary; empty if the user named the task.
+    """
+
+    name: str
+    why: str = ""
+
+    @property
+    def text(self) -> str:
+        """The task in the summary of the data, with what to type if it was inferred wrongly."""
+        if not self.why:
+            return self.name
+        other = "classification" if self.name == "regression" else "regression"
+        return f"{self.name}, because {self.why} (for another task, type --task {other})"
+
+
+def read_targets(targets: TargetColumns, raw: RawTable, missing: Sequence[str] = ()) -> np.ndarray:
+    """Read the targets ``[rows, outputs]``: float32 with NaN for unknown, or int64 with -100 for unknown.
+
+    Raises:
+        DataError: If a value is not possible, or a label is not known.
+    """
+    check_columns(raw.path, list(targets.columns), raw.names)
+    if targets.delimiter is not None:
+        return _label_matrix(raw, targets.columns[0], targets.delimiter, targets.names)
+    numbers = np.stack([_numbers(raw, column, missing) for column in targets.columns], 1)
+    if targets.task == "regression":
+        return numbers.astype(np.float32)
+    unknown = np.isnan(numbers)
+    wrong = ~unknown & (numbers != 0) & (numbers != 1)
+    if wrong.any():
+        row, column = (int(index) for index in np.argwhere(wrong)[0])
+        raise DataError(
+            f"{raw.path}: the label {targets.columns[column]!r} is {numbers[row, column]:g} in row {row}; several "
+            "labels are columns of 0 and 1. For numbers, type --task regression."
+        )
+    return np.where(unknown, IGNORED, numbers).astype(np.int64)
+
+
+@dataclass(frozen=True)
+class TargetRequest:
+    """What the user said about the targets of a file.
+
+    Attributes:
+        task: The task; None infers it.
+        columns: The target columns of a table.
+        delimiter: What separates several labels in one column.
+    """
+
+    task: str | None = None
+    columns: tuple[str, ...] = ()
+    delimiter: str | None = None
+
+    def find_columns(self, raw: RawTable, missing: Sequence[str]) -> tuple[TargetColumns | None, InferredTask]:
+        """Find the task of a table; the columns are None for classification.
+
+        Raises:
+            DataError: If the task does not fit the columns.
+        """
+        check_columns(raw.path, list(self.columns), raw.names)
+        task = InferredTask(self.task) if self.task is not None else self._infer(raw, missing)
+        if task.name == "classification" and len(self.columns) == 1:
+            return None, task
+        if task.name not in VECTORS:
+            raise DataError(f"{raw.path}: the task {task.name} does not fit the targets {', '.join(self.columns)}.")
+        if task.name == "multi_label" and len(self.columns) == 1:
+            delimiter = self.delimiter or "|"
+            names = _label_names(raw, self.columns[0], delimiter)
+            return TargetColumns(task.name, self.columns, names, delimiter), task
+        return TargetColumns(task.name, self.columns, self.columns), task
+
+    def _infer(self, raw: RawTable, missing: Sequence[str]) -> InferredTask:
+        if self.delimiter is not None:
+            return InferredTask("multi_label", f"delimiter={self.delimiter!r} separates several labels")
+        if len(self.columns) > 1:
+            values = np.stack([_numbers(raw, column, missing) for column in self.columns])
+            if np.isin(values[~np.isnan(values)], (0, 1)).all():
+                return InferredTask("multi_label", f"{len(self.columns)} target columns have only 0 and 1")
+            return InferredTask("regression", f"{len(self.columns)} target columns have numbers")
+        column = read_column(raw, self.columns[0], missing=missing)
+        return InferredTask("classification") if column.numbers is None else infer_from_numbers(column.numbers)
+
+
+def infer_from_numbers(values: np.ndarray) -> InferredTask:
+    """Infer regression for fractions, and for many different whole numbers that are not class indices.
+
+    Example:
+        >>> infer_from_numbers(np.array([0.5, 1.5, 2.0])).name
+        'regression'
+        >>> infer_from_numbers(np.arange(200) % 5).name
+        'classification'
+    """
+    known = values[~np.isnan(values)] if values.dtype.kind == "f" else values.astype(np.float64)
+    known = known[known != IGNORED]
+    fractions = known != np.round(known)
+    if fractions.any():
+        return InferredTask("regression", f"targets are numbers such as {known[fractions][0]:g}")
+    different = np.unique(known)
+    gaps = len(different) > 0 and different[-1] - different[0] >= len(different)
+    if gaps and len(different) > max(_FEW_NUMBERS, len(known) / 5):
+        return InferredTask(
+            "regression", f"{len(different):,} of {len(known):,} targets are different numbers with gaps between them"
+        )
+    return InferredTask("classification")
+
+
+def read_target_arrays(
+    path: str, arrays: Mapping[str, np.ndarray], task: str | None
+) -> tuple[dict[str, np.ndarray], InferredTask, list[str]]:
+    """Convert the label arrays of an ``.npz`` file for their task; those of classification are not changed.
+
+    Args:
+        path: The file, for messages.
+        arrays: Its arrays, under standard names.
+        task: The task; None infers it from the array of the training part.
+
+    Returns:
+        The arrays, the task, and notes.
+
+    Raises:
+        DataError: If the task does not fit the arrays.
+    """
+    labels = {name: arrays[name] for name in _LABEL_ARRAYS if name in arrays}
+    if not labels:
+        return dict(arrays), InferredTask(task or "classification"), []
+    first = next(iter(labels.values()))
+    inputs = arrays.get("x_train", arrays.get("x"))
+    chosen = InferredTask(task) if task is not None else infer_from_array(first, inputs)
+    converted, notes = dict(arrays), list[str]()
+    for name, array in labels.items():
+        if chosen.name in VECTORS:
+            converted[name] = _vectors(path, name, array, chosen.name)
+        elif chosen.name == "segmentation":
+            converted[name] = _masks(path, name, array, notes)
+    return converted, chosen, notes
+
+
+def as_vectors(array: np.ndarray, task: str) -> np.ndarray:
+    """Convert targets to ``[n, outputs]``: float32 for regression, int64 for several labels."""
+    whole = array if array.ndim == 2 else array.reshape(len(array), -1)
+    if task == "regression":
+        return whole.astype(np.float32)
+    if whole.dtype.kind == "f":
+        whole = np.where(np.isnan(whole), IGNORED, whole)
+    return whole.astype(np.int64) if np.array_equal(whole, np.round(whole)) else whole.astype(np.float32)
+
+
+def infer_from_dataset(train: Dataset) -> InferredTask:
+    """Infer the task of a dataset: that of its column ``targets``, or else that of its labels."""
+    if train.targets is not None:
+        fractions = train.targets.is_floating_point() and not _is_binary(train.targets.cpu().numpy())
+        return InferredTask("regression" if fractions else "multi_label")
+    labels = train.labels
+    if labels is None or labels.ndim != 3:
+        return InferredTask("classification")
+    inputs = train.take(torch.tensor([0])).inputs
+    return infer_from_array(labels[:1].cpu().numpy(), inputs.numpy() if isinstance(inputs, torch.Tensor) else None)
+
+
+def _is_binary(values: np.ndarray) -> bool:
+    return bool(np.isin(values[~np.isnan(values)], (0, 1)).all()) and values.ndim == 2 and values.shape[1] > 1
+
+
+def infer_from_array(labels: np.ndarray, inputs: Any) -> InferredTask:
+    """Infer the task of an array of labels, beside the inputs of the same examples."""
+    shape = tuple(inputs.shape[1:]) if hasattr(inputs, "shape") else ()
+    if labels.dtype.kind not in "biuf" or not labels.size:
+        return InferredTask("classification")
+    if labels.ndim == 1 or (labels.ndim == 2 and labels.shape[1] == 1):
+        return infer_from_numbers(labels.reshape(-1)) if labels.dtype.kind == "f" else InferredTask("classification")
+    if labels.ndim == 2:
+        known = labels[~np.isnan(labels)] if labels.dtype.kind == "f" else labels[labels != IGNORED]
+        if not np.isin(known, (0, 1)).all():
+            if labels.dtype.kind == "f":
+                return InferredTask("regression", f"targets are {labels.shape[1]} numbers a row")
+            return InferredTask("classification")
+        if (labels.sum(1) == 1).all():  # one-hot: the reader of classes says what to do
+            return InferredTask("classification")
+        return InferredTask("multi_label", f"targets are {labels.shape[1]} columns of 0 and 1")
+    pixels = labels.shape[1:]
+    if labels.ndim == 3 and labels.dtype.kind in "biu" and len(shape) in (2, 3) and pixels in (shape[:2], shape[-2:]):
+        return InferredTask("segmentation", f"there is a label for each of {pixels[0]}x{pixels[1]} pixels")
+    return InferredTask("classification")
+
+
+def _vectors(path: str, name: str, array: np.ndarray, task: str) -> np.ndarray:
+    if array.dtype.kind not in "biuf" or array.ndim not in (1, 2):
+        raise DataError(
+            f"{path}: {name} has the shape {list(array.shape)} and the type {array.dtype}; the task {task} needs "
+            "numbers [examples] or [examples, outputs]."
+        )
+    return as_vectors(array, task)
+
+
+def _masks(path: str, name: str, array: np.ndarray, notes: list[str]) -> np.ndarray:
+    if array.dtype.kind not in "biu" or array.ndim != 3:
+        raise DataError(
+            f"{path}: {name} has the shape {list(array.shape)} and the type {array.dtype}; segmentation needs class "
+            "indices [images, height, width]."
+        )
+    if array.dtype == np.uint8 and (array == _NO_LABEL_BYTE).any():
+        notes.append(f"In {name}, the value {_NO_LABEL_BYTE} means no label.")
+        return np.where(array == _NO_LABEL_BYTE, IGNORED, array.astype(np.int64))
+    return array.astype(np.int64)
+
+
+def _numbers(raw: RawTable, column: str, missing: Sequence[str]) -> np.ndarray:
+    values = read_column(raw, column, missing=missing)
+    if values.kind == "empty":
+        return np.full(raw.table.num_rows, np.nan)
+    if values.numbers is None:
+        texts = {text.lower(): text for text in values.names.unique().drop_null().to_pylist()}
+        if set(texts) <= {"true", "false"}:
+            flags = {"true": 1.0, "false": 0.0, None: np.nan}
+            return np.array([flags[text if text is None else text.lower()] for text in values.names.to_pylist()])
+        raise DataError(
+            f"{raw.path}: the target column {column!r} has the text {next(iter(texts.values()))!r}, and this task "
+            "needs numbers. For classes, type --task classification with one target column."
+        )
+    return values.numbers
+
+
+def _split_labels(raw: RawTable, column: str, delimiter: str) -> list[list[str] | None]:
+    texts = raw.table[column].cast("string").to_pylist()
+    return [
+        None if text is None else [part.strip() for part in text.split(delimiter) if part.strip()] for text in texts
+    ]
+
+
+def _label_names(raw: RawTable, column: str, delimiter: str) -> tuple[str, ...]:
+    names = {label for labels in _split_labels(raw, column, delimiter) for label in labels or ()}
+    if len(names) < 2:
+        raise DataError(
+            f"{raw.path}: the column {column!r} has {len(names)} different labels when split at {delimiter!r}; several "
+            "labels need at least two. Set data.delimiter to what separates them."
+        )
+    return tuple(sorted(names))
+
+
+def _label_matrix(raw: RawTable, column: str, delimiter: str, names: Sequence[str]) -> np.ndarray:
+    place = {name: number for number, name in enumerate(names)}
+    rows = _split_labels(raw, column, delimiter)
+    matrix = np.zeros((len(rows), len(names)), dtype=np.int64)
+    for row, labels in enumerate(rows):
+        if labels is None:
+            matrix[row] = IGNORED
+        for label in labels or ():
+            if label not in place:
+                raise DataError(
+                    f"{raw.path}: row {row} has the label {label!r}, which no training row has. Labels are separated "
+                    f"by {delimiter!r}."
+                )
+            matrix[row, place[label]] = 1
+    return matrix

@@ -1,0 +1,170 @@
+"""Targets of regression, several labels and segmentation: the task that is inferred, and the values."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from limbeck.data import load_data
+from limbeck.errors import DataError, LimbeckError
+
+DRAW = np.random.default_rng(0)
+
+
+def table(path, header, rows):
+    path.write_text("\n".join([header, *(",".join(map(str, row)) for row in rows)]) + "\n")
+    return str(path)
+
+
+def test_fractions_are_for_regression_and_the_summary_says_so(tmp_path):
+    name = table(tmp_path / "a.csv", "x,y", [(i % 7, f"{i / 3:.4f}") for i in range(50)])
+    data = load_data(name, target="y")
+    assert (data.task, data.target_names, data.class_names) == ("regression", ("y",), None)
+    assert data.train.labels is None
+    assert (len(data.train), len(data.test)) == (40, 10)
+    values = torch.cat([data.train.targets, data.test.targets])
+    assert values.dtype == torch.float32
+    assert sorted(values[:, 0].tolist()) == pytest.approx([round(i / 3, 4) for i in range(50)])
+    assert "task" in data.summary.facts
+    assert "--task classification" in data.summary.facts["task"]
+
+
+def test_missing_targets_are_nan(tmp_path):
+    name = table(tmp_path / "a.csv", "x,y", [(i % 7, "" if i % 5 == 0 else i + 0.5) for i in range(50)])
+    data = load_data(name, target="y")
+    assert sum(int(part.targets.isnan().sum()) for part in (data.train, data.test)) == 10
+    assert sum(part.unlabeled for part in data.summary.parts) == 10
+
+
+@pytest.mark.parametrize(
+    ("values", "task"),
+    [
+        ([i % 5 for i in range(100)], "classification"),
+        ([7 * i % 211 + 3 * (i % 2) for i in range(100)], "regression"),
+        ([i % 30 for i in range(100)], "classification"),  # every class index occurs
+        (["a", "b"] * 50, "classification"),
+    ],
+)
+def test_whole_numbers_are_classes_unless_most_are_different(tmp_path, values, task):
+    name = table(tmp_path / "a.csv", "x,y", [(DRAW.normal(), value) for value in values])
+    assert load_data(name, target="y").task == task
+
+
+def test_the_user_decides(tmp_path):
+    name = table(tmp_path / "a.csv", "x,y", [(i % 7, i % 4) for i in range(40)])
+    assert load_data(name, target="y", task="regression").train.targets.shape == (32, 1)
+    assert load_data(name, target="y", task="classification").train.labels is not None
+
+
+def test_several_target_columns(tmp_path):
+    rows = [(DRAW.normal(), i % 2, i % 3 == 0, i / 7) for i in range(60)]
+    name = table(tmp_path / "a.csv", "x,a,b,c", [(x, a, int(b), c) for x, a, b, c in rows])
+    data = load_data(name, target=["a", "b"], ignore="c")
+    assert (data.task, data.target_names) == ("multi_label", ("a", "b"))
+    assert data.train.targets.dtype == torch.int64
+    assert [column.name for column in data.encoding.columns] == ["x"]
+    data = load_data(name, target=["a", "c"], ignore="b")
+    assert (data.task, data.target_names) == ("regression", ("a", "c"))
+
+
+def test_labels_in_a_text_column(tmp_path):
+    labels = ["red|blue", "blue", "", "green | red"]
+    train = table(tmp_path / "train.csv", "x,tags", [(i, labels[i % 4] or "none") for i in range(40)])
+    data = load_data(train, target="tags", delimiter="|")
+    assert (data.task, data.target_names) == ("multi_label", ("blue", "green", "none", "red"))
+    assert set(map(tuple, data.train.targets.tolist())) == {(1, 0, 0, 1), (1, 0, 0, 0), (0, 0, 1, 0), (0, 1, 0, 1)}
+    test = table(tmp_path / "test.csv", "x,tags", [(1, "red|violet")])
+    with pytest.raises(DataError, match="violet"):
+        load_data(train, target="tags", delimiter="|", test=test)
+
+
+def test_another_table_has_the_same_targets(tmp_path):
+    train = table(tmp_path / "train.csv", "x,y", [(i % 7, i / 3) for i in range(50)])
+    test = table(tmp_path / "test.csv", "x,y", [(1, 2), (2, 4)])
+    data = load_data(train, target="y", test=test)
+    assert data.test.targets.tolist() == [[2.0], [4.0]]
+    assert data.encoding == type(data.encoding).from_dict(data.encoding.to_dict())
+
+
+def save(path, **arrays):
+    np.savez(path, **arrays)
+    return str(path)
+
+
+@pytest.mark.parametrize(
+    ("targets", "task", "shape"),
+    [
+        (DRAW.normal(size=20), "regression", (1,)),
+        (DRAW.normal(size=(20, 3)), "regression", (3,)),
+        ((DRAW.random((20, 3)) > 0.4).astype(np.uint8), "multi_label", (3,)),
+    ],
+)
+def test_arrays(tmp_path, targets, task, shape):
+    parts = {"x_train": DRAW.normal(size=(20, 4)), "y_train": targets}
+    parts |= {"x_val": parts["x_train"], "y_val": targets, "x_test": parts["x_train"], "y_test": targets}
+    data = load_data(save(tmp_path / "a.npz", **parts))
+    assert data.task == task
+    for part in (data.train, data.development, data.test):
+        assert part.targets.shape == (20, *shape)
+        assert part.labels is None
+
+
+def test_masks_in_an_array(tmp_path):
+    masks = DRAW.integers(0, 3, (12, 8, 9)).astype(np.uint8)
+    masks[0, 0, 0] = 255
+    data = load_data(save(tmp_path / "a.npz", x=DRAW.integers(0, 255, (12, 8, 9, 3)).astype(np.uint8), y=masks))
+    assert data.task == "segmentation"
+    labels = torch.cat([data.train.labels, data.test.labels])
+    assert labels.shape == (12, 8, 9)
+    assert int((labels == -100).sum()) == 1
+
+
+@pytest.mark.parametrize("parts", [("",), ("train/", "test/")])
+def test_a_folder_of_images_and_masks(tmp_path, parts):
+    image = pytest.importorskip("PIL.Image")
+    for part in parts:
+        for kind in ("images", "masks"):
+            (tmp_path / part / kind).mkdir(parents=True)
+        for i in range(10):
+            mask = DRAW.integers(0, 2, (8, 6)).astype(np.uint8)
+            image.fromarray(mask * 200).save(tmp_path / part / "images" / f"{i}.png")
+            image.fromarray(mask).save(tmp_path / part / "masks" / f"{i}.png")
+    data = load_data(str(tmp_path))
+    assert data.task == "segmentation"
+    batch = data.train.take(torch.arange(3))
+    assert torch.equal(batch.labels, (batch.inputs > 100).long())
+    assert data.train.labels.shape[1:] == (8, 6)
+    (tmp_path / parts[0] / "masks" / "3.png").unlink()
+    with pytest.raises(DataError, match=r"3\.png"):
+        load_data(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [("digits", {"task": "regression"}), ("digits", {"task": "segmentation"})],
+)
+def test_data_that_do_not_fit_the_task_are_refused(name, options):
+    with pytest.raises(DataError, match=options["task"]):
+        load_data(name, **options)
+
+
+def test_wrong_values_are_refused(tmp_path):
+    name = table(tmp_path / "a.csv", "x,a,b", [(i, i % 3, "red") for i in range(20)])
+    with pytest.raises(DataError, match="red"):
+        load_data(name, target="b", ignore="a", task="regression")
+    with pytest.raises(DataError, match="2"):
+        load_data(name, target=["a", "x"], ignore="b", task="multi_label")
+    with pytest.raises(DataError, match="'c'"):
+        load_data(name, target=["a", "c"])
+    with pytest.raises(LimbeckError, match="delimiter"):
+        load_data("digits", delimiter="|")
+
+
+def test_a_function_of_the_user(tmp_path):
+    (tmp_path / "own.py").write_text(
+        "import torch\n\ndef load():\n    x = torch.randn(20, 3)\n    return (x, x[:, 0]), (x, x[:, 0])\n"
+    )
+    data = load_data(f"{tmp_path / 'own.py'}:load")
+    assert data.task == "regression"
+    assert data.train.targets.shape == (20, 1)
