@@ -20,7 +20,7 @@ $(USER):
 	@echo "Setting up $(VENV) (once; about a minute) ..."
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@$(INSTALL) torch
-	@$(INSTALL) --editable .
+	@$(INSTALL) --editable '.[cli]'
 	@rm -f $(VENV)/.installed-* && touch $@
 
 $(DEV): | $(USER)

@@ -15,6 +15,9 @@ from typing import NamedTuple
 
 from limbeck.errors import LimbeckError
 
+TRUST = "--trust"
+"""The option of the command line that allows all files."""
+
 _FILE = re.compile(r"[^\s=,:{}\[\]'\"]+\.py(?=:)")
 
 
@@ -82,9 +85,8 @@ def check_consent(file: Path, function: str) -> None:
     if consent is not None and not may_run(file):
         raise LimbeckError(
             f"The job names the Python file {file}:{function}, and {consent.doing} does not run files that only a "
-            "job or a folder names, because they may come from someone else. Read the file, then repeat the "
-            "command with "
-            "--trust (in Python: trust=True)."
+            "job or a folder names, because they may come from someone else. Read the file, then repeat the command "
+            f"with {TRUST} (in Python: trust=True)."
         )
 
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import threading
 import time
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from functools import cache
 from typing import Any
 
-from limbeck.errors import LimbeckError
+from limbeck.errors import LimbeckError, LimbeckWarning
+from limbeck.optional_imports import install_command, is_installed
 
 _POLL_SECONDS = 0.5
 # A task that is sent just when loky's idle processes end is never run, and its result is waited for without end. So
@@ -22,7 +24,8 @@ def run_in_processes(
 ) -> Iterator[Any]:
     """Yield a function's result for each task, computed by several processes with one thread each.
 
-    The processes use the working folder of the parent, and end within a second after it, even if it is killed.
+    The processes use the working folder of the parent, and end within a second after it, even if it is killed. Without
+    joblib the tasks run in this process, one after another, with a warning.
 
     Args:
         function: The function; it and the tasks are pickled.
@@ -33,6 +36,10 @@ def run_in_processes(
     Raises:
         LimbeckError: If a process was killed.
     """
+    if not is_installed("joblib"):
+        _warn_one_process(workers)
+        yield from (function(*task) for task in tasks)
+        return
     from joblib import Parallel, delayed
     from joblib.externals.loky.process_executor import TerminatedWorkerError
 
@@ -50,6 +57,16 @@ def run_in_processes(
             "saved: repeat the command, or run `limbeck resume` on its folder, to continue. Set workers: 1 to use less "
             "memory."
         ) from error
+
+
+@cache  # once a program
+def _warn_one_process(workers: int) -> None:
+    warnings.warn(
+        f"joblib is not installed, so tasks run one after another. For {workers} processes, type: "
+        f"{install_command('cli')}",
+        LimbeckWarning,
+        stacklevel=3,
+    )
 
 
 def _call(function: Callable[..., Any], task: tuple[Any, ...], parent: int, folder: str) -> Any:

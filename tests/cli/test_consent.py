@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from limbeck.cli.options import consent
+from limbeck.cli.entry_point import consent
 from limbeck.consent import allow_all, allow_only, may_run, read_consent
 from limbeck.errors import LimbeckError
 from limbeck.export import cite, export_run

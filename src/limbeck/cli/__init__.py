@@ -1,5 +1,5 @@
 """The command line."""
 
-from limbeck.cli.app import main
+from limbeck.cli.entry_point import main
 
 __all__ = ["main"]

@@ -1,20 +1,16 @@
-"""Entry point: the commands, their options and their exit codes."""
+"""The commands and their options."""
 
 from __future__ import annotations
 
-import logging
-import sys
-import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from limbeck.cli.cache import cache
-from limbeck.cli.options import TRUST, DataName, Json, Out, PrintJob, Settings, TeacherName, consent
+from limbeck.cli.options import DataName, Json, Out, PrintJob, Settings, TeacherName
 from limbeck.cli.terminal import CommandGroup
-from limbeck.errors import LimbeckError, LimbeckWarning, is_out_of_memory, printable
+from limbeck.consent import TRUST
+from limbeck.errors import LimbeckError
 
 app = CommandGroup(
     no_args_is_help=True,
@@ -24,19 +20,12 @@ app = CommandGroup(
     help="Knowledge distillation in PyTorch: train a small student model from a large teacher, and measure the gain.",
 )
 
-_INTERRUPTED = 130
-_OUT_OF_MEMORY = (
-    "Out of memory. Set a smaller budget.batch_size and a larger budget.accumulate: training is the same, with less "
-    "memory. Setting workers: 1, or using fewer or smaller examples, also helps. Finished work is saved; to continue, "
-    "type `limbeck resume RUN`."
-)
-
 
 def _print_version(requested: bool) -> bool:
-    from importlib.metadata import version
+    from limbeck.cli.entry_point import describe_versions
 
     if requested:
-        typer.echo(f"limbeck {version('limbeck')}, torch {version('torch')}, Python {sys.version.split()[0]}")
+        typer.echo(describe_versions())
         raise typer.Exit
     return requested
 
@@ -337,82 +326,3 @@ def papers(
 
 
 app.add_typer(cache, name="cache")
-
-
-def main(arguments: list[str] | None = None) -> None:
-    """Run a command. User errors print one sentence; unexpected errors show a traceback.
-
-    Exit codes: 0 success, 1 error, 2 invalid command line, 3 a check of `limbeck doctor` crashed, 130 interrupted.
-    """
-    arguments = sys.argv[1:] if arguments is None else arguments
-    debug, trust = "--debug" in arguments, TRUST in arguments
-    # These flags may be typed anywhere, but typer accepts common options only before the command.
-    common = [word for word in ("--debug", TRUST) if word in arguments]
-    words = [word for word in arguments if word not in common]
-    try:
-        with warnings.catch_warnings(), consent(words, trust=trust), _show_logged_tracebacks(debug):
-            warnings.showwarning = _print_notes(warnings.showwarning)
-            code: Any = app(args=[*common, *words], prog_name="limbeck", standalone_mode=False)
-    except LimbeckError as error:
-        if debug:
-            raise
-        _say(f"Error: {error}")
-        sys.exit(1)
-    except (KeyboardInterrupt, typer.Abort):
-        _say("Interrupted.")
-        sys.exit(_INTERRUPTED)
-    except Exception as error:
-        _exit_on_usage(error)
-        if debug or not (isinstance(error, OSError) or is_out_of_memory(error)):
-            raise
-        _say(f"Error: {_OUT_OF_MEMORY if is_out_of_memory(error) else error}")
-        sys.exit(1)
-    if code == _INTERRUPTED:
-        _say("Interrupted.")
-    sys.exit(code if isinstance(code, int) else 0)
-
-
-@contextmanager
-def _show_logged_tracebacks(debug: bool) -> Iterator[None]:
-    """With ``--debug`` also print the tracebacks of errors that do not end a command; limbeck logs them."""
-    if not debug:
-        yield
-        return
-    logger, handler = logging.getLogger("limbeck"), logging.StreamHandler()
-    level = logger.level
-    logger.addHandler(handler)
-    logger.setLevel(logging.DEBUG)
-    try:
-        yield
-    finally:
-        logger.removeHandler(handler)
-        logger.setLevel(level)
-
-
-def _exit_on_usage(error: Exception) -> None:
-    """Print typer's own errors (unknown option, missing argument) as one sentence and exit with code 2."""
-    # typer's exceptions come from click or, in newer versions, from a private copy of it: no class fits both.
-    format_message = getattr(error, "format_message", None)
-    if format_message is not None:
-        usage = getattr(getattr(error, "ctx", None), "command_path", "limbeck")
-        # A command group without a subcommand has printed its help already; its message is empty.
-        if sentence := format_message().rstrip("."):
-            _say(f"Error: {sentence}. See `{usage} --help`.")
-        sys.exit(getattr(error, "exit_code", 2))
-
-
-def _print_notes(default: Callable[..., None]) -> Callable[..., None]:
-    """Return a `warnings.showwarning` that prints limbeck's warnings as notes and passes others to `default`."""
-
-    def show(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
-        if issubclass(category, LimbeckWarning):
-            _say(f"Note: {message}")
-        else:
-            default(message, category, *where, **more)
-
-    return show
-
-
-def _say(text: str) -> None:
-    # Messages of other libraries may span several lines; print one line.
-    print(printable(" ".join(text.split())), file=sys.stderr)

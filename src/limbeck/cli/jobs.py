@@ -10,7 +10,9 @@ from shlex import quote
 from typing import TYPE_CHECKING, Any
 
 from limbeck.cli.progress import ProgressCallback, print_message
-from limbeck.errors import LimbeckError
+from limbeck.consent import TRUST
+from limbeck.errors import LimbeckError, printable
+from limbeck.optional_imports import install_command, is_installed
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -190,8 +192,6 @@ def _interrupted_message(job: Job) -> str:
 
 def _trust_flag(job: Job) -> str:
     """Return ` --trust` if the job names Python files, which `resume` runs only with that option."""
-    from limbeck.cli.options import TRUST
-
     return f" {TRUST}" if job.names_files else ""
 
 
@@ -199,6 +199,33 @@ def _show(result: Mapping[str, Any], *, as_json: bool) -> None:
     if as_json:
         print(json.dumps(result, allow_nan=False))
         return
+    if is_installed("rich"):
+        _show_table(result)
+    else:
+        _show_plain_table(result)
+    seconds = result.get("seconds")
+    took = f"{seconds:.0f} s. " if isinstance(seconds, (int, float)) else ""
+    # Plain `print`: rich would wrap paths, which people copy, and read brackets in them as markup.
+    print(f"\n{took}All files are in {result['run']}. Open the report in a browser:")
+    print(f"    {Path(result['run']) / 'report.html'}\nLoad the student in Python:", flush=True)
+    print("\n".join(opening_lines(Path(result["run"]))))
+
+
+def _show_plain_table(result: Mapping[str, Any]) -> None:
+    """Print accuracies and the verdict where rich is not installed."""
+    from limbeck.job import recommend
+
+    width = max(map(len, result["arms"]))
+    print()
+    for name, arm in result["arms"].items():
+        accuracy = arm["accuracy"]
+        spread = f" ± {100 * accuracy['std']:.2f}" if len(accuracy["values"]) > 1 else ""
+        print(printable(f"{name:<{width}}  {100 * accuracy['mean']:.2f}{spread} %, {arm['parameters']:,} parameters"))
+    print(printable(f"\n{result['verdict']['sentence']}\n{recommend(result).sentence}"))
+    print(f"For all commands, metrics and progress bars: {install_command('cli')}.")
+
+
+def _show_table(result: Mapping[str, Any]) -> None:
     from limbeck.cli.terminal import make_console
     from limbeck.job import EXTRA_METRICS, read_suggestions, recommend
     from limbeck.report import arms_tables, table_notes
@@ -216,12 +243,6 @@ def _show(result: Mapping[str, Any], *, as_json: bool) -> None:
         console.print(text, highlight=False, markup=False)  # the name of a group may look like markup, as [b] does
     console.print(recommend(result).sentence, highlight=False, markup=False)
     _show_suggestions(read_suggestions(result, Path(result["run"])), console)
-    # Plain `print`: rich would wrap paths, which people copy, and read brackets in them as markup.
-    seconds = result.get("seconds")
-    took = f"{seconds:.0f} s. " if isinstance(seconds, (int, float)) else ""
-    print(f"\n{took}All files are in {result['run']}. Open the report in a browser:")
-    print(f"    {Path(result['run']) / 'report.html'}\nLoad the student in Python:", flush=True)
-    print("\n".join(opening_lines(Path(result["run"]))))
 
 
 def _show_suggestions(suggestions: Sequence[Mapping[str, str | None]], console: Console) -> None:

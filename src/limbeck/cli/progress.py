@@ -22,6 +22,7 @@ from limbeck.events import (
     TrialFinished,
     TrialsPlanned,
 )
+from limbeck.optional_imports import is_installed
 
 
 class ProgressLines:
@@ -158,7 +159,7 @@ class ProgressCallback(AbstractContextManager["ProgressCallback"]):
         self._arms: Any = None
 
     def __enter__(self) -> ProgressCallback:
-        if sys.stderr.isatty():
+        if sys.stderr.isatty() and is_installed("rich"):
             self._bars = _bars()
             self._bars.start()
         else:

@@ -58,7 +58,7 @@ _TASKS_OF: dict[_Reader, tuple[str, ...]] = {
 def load_data(name_or_spec: str | Path | Mapping[str, Any], *, task: str | None = None, **options: Any) -> DataSplits:
     """Load a dataset by name, path, or a mapping of ``name`` and options.
 
-    * ``digits``: scikit-learn's 1797 handwritten digits of 8x8 pixels, 797 for training and 1000 for testing;
+    * ``digits``: 1797 handwritten digits of 8x8 pixels, 797 for training and 1000 for testing (also in scikit-learn);
     * ``mnist``, ``fashion_mnist``, ``cifar10``, ``cifar100``: searched as ``NAME.npz`` in the folder of the environment
       variable ``LIMBECK_DATA``, then in ``./data``, then on the Hugging Face hub;
     * ``FILE.npz`` with ``x_train, y_train, x_test, y_test``, or ``x, y``; ``x_val, y_val`` are the development part.

@@ -6,6 +6,7 @@ import math
 import os
 import platform
 from collections.abc import Mapping, Sequence
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -125,8 +126,6 @@ class Metrics:
 
 def environment() -> dict[str, Any]:
     """What a result may depend on besides the job: versions, machine, threads."""
-    from importlib.metadata import version
-
     packages = ("limbeck", "torch", "lightning-fabric", "numpy", "scikit-learn")
     return {
         "python": platform.python_version(),
@@ -134,8 +133,15 @@ def environment() -> dict[str, Any]:
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "cuda": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
-        "packages": {name: version(name) for name in packages},
+        "packages": {name: number for name in packages if (number := _package_version(name)) is not None},
     }
+
+
+def _package_version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:  # scikit-learn is optional
+        return None
 
 
 def run_summary(models: Sequence[str], history: Sequence[StepReport], *, finished: bool, path: Path | None) -> str:
