@@ -9,6 +9,7 @@ from limbeck.functional.features import (
     squared_error,
     state_squared_error,
 )
+from limbeck.functional.fused_linear import HiddenLogits, OutputLayer, fused_linear_losses
 from limbeck.functional.kernel import check_hyper, kernel
 from limbeck.functional.labels import cross_entropy, label_smoothing
 from limbeck.functional.mixture import gkd_jensen_shannon, jensen_shannon, skew_kl, skew_reverse_kl
@@ -20,12 +21,15 @@ from limbeck.functional.targets import binary_cross_entropy, binary_kl_divergenc
 
 __all__ = [
     "Head",
+    "HiddenLogits",
+    "OutputLayer",
     "Projector",
     "binary_cross_entropy",
     "binary_kl_divergence",
     "check_hyper",
     "coarse_logits",
     "cross_entropy",
+    "fused_linear_losses",
     "gkd_jensen_shannon",
     "jensen_shannon",
     "kernel",

@@ -33,13 +33,19 @@ _LOGARITHM = tuple((-1) ** n / n for n in range(2, 8))
 
 """Series coefficients of ``w - log(1 + w)``."""
 
+_FEW_OF_ONE = 0.05
+
+"""A share of a mixture below which quotients with it are so near 1 that their logarithm loses too much precision."""
+
+_TINY = 1e-38  # the smallest float32 number that is not denormal
+
 _NEARLY_ALL = 0.9
 
 """A weight above which the other share is lost in rounding."""
 
 
 @final
-class JensenShannon(Form, SeriesTerms):
+class JensenShannon(Form, SeriesTerms, Quick):
     """``weight_p KL(p || m) + weight_q KL(q || m)`` with ``m = b p + (1 - b) q``.
 
     The weights are in proportion b to 1 - b, so the terms in dm cancel and the gradients are short. Weights are applied
@@ -67,6 +73,30 @@ class JensenShannon(Form, SeriesTerms):
         over_p = -_log_mix(self.mixture, 1 - self.mixture, d)
         over_q = -_log_mix(1 - self.mixture, self.mixture, -d)
         return self.weight_p * over_p + self.weight_q * d.exp() * over_q
+
+    def fill(self, rows: Rows) -> None:
+        """Compute the formula directly, with two logarithms for value and gradients.
+
+        An error in the normalizer of q or p has no effect of first order on the value, so none is corrected.
+        """
+        if not _FEW_OF_ONE <= self.mixture <= 1 - _FEW_OF_ONE:
+            rows.value.fill_(torch.nan)
+            return
+        q = softmax_into(rows.student, rows.scale, rows.buffers[0])
+        p = softmax_into(rows.teacher, rows.scale, rows.buffers[1])
+        # Where p or q is 0 its logarithm is multiplied by 0, so any finite number serves.
+        m = torch.lerp(q, p, self.mixture, out=rows.buffers[2]).clamp_min_(_TINY)
+        over_q = torch.div(q, m, out=rows.buffers[3] if rows.by_student is None else rows.by_student)
+        over_p = torch.div(p, m, out=m if rows.by_teacher is None else rows.by_teacher)
+        over_q.clamp_min_(_TINY).log_()
+        over_p.clamp_min_(_TINY).log_()
+        of_q, of_p = torch.linalg.vecdot(q, over_q), torch.linalg.vecdot(p, over_p)
+        torch.add(of_p.mul_(self.weight_p), of_q, alpha=self.weight_q, out=rows.value)
+        rows.value.masked_fill_(rows.value <= self.small, torch.nan)
+        if rows.by_student is not None:
+            through_softmax_into(q, over_q, out=over_q).mul_(self.weight_q)
+        if rows.by_teacher is not None:
+            through_softmax_into(p, over_p, out=over_p).mul_(self.weight_p)
 
 
 @final

@@ -1,0 +1,421 @@
+"""Losses of an output layer's logits, computed from hidden states without holding the logits of all tokens."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from typing import Any, NamedTuple, final
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from limbeck.errors import LimbeckError
+from limbeck.functional.blockwise import AT_ONCE
+
+CHUNK = 256
+"""Tokens whose logits are held at a time. Below it the products are slower, above it they are hardly faster."""
+
+_TILE = 4096  # rows of a weight in half precision that are widened at a time
+
+
+class OutputLayer(NamedTuple):
+    """The last layer of a language model: ``logits = softcap * tanh(scale * (hidden @ weight.T + bias) / softcap)``.
+
+    Attributes:
+        weight: ``[vocabulary, width]``. It may be the embedding itself (tied weights).
+        bias: ``[vocabulary]``; None if the layer has none.
+        softcap: The bound of the logits, as in Gemma 2; None for no bound.
+        scale: A factor of the logits, as in Cohere.
+    """
+
+    weight: Float[Tensor, "vocabulary width"]
+    bias: Float[Tensor, " vocabulary"] | None = None
+    softcap: float | None = None
+    scale: float = 1.0
+
+    def logits(self, hidden: Float[Tensor, "*tokens width"]) -> Float[Tensor, "*tokens vocabulary"]:
+        """Compute all logits at once: the reference of `fused_linear_losses`.
+
+        Example:
+            >>> OutputLayer(torch.eye(2), scale=2.0).logits(torch.tensor([[1.0, 3.0]]))
+            tensor([[2., 6.]])
+        """
+        logits = torch.nn.functional.linear(hidden, self.weight, self.bias) * self.scale
+        return logits if self.softcap is None else self.softcap * torch.tanh(logits / self.softcap)
+
+    def detach(self) -> OutputLayer:
+        """The same layer without gradients."""
+        return self._replace(weight=self.weight.detach(), bias=None if self.bias is None else self.bias.detach())
+
+
+@final
+class HiddenLogits:
+    """Logits that are not multiplied out: hidden states and the output layer that follows them.
+
+    A teacher of width d and V classes is stored in d numbers for each token in place of V, without loss.
+
+    Args:
+        hidden: ``[*leading, width]``.
+        layer: The output layer. No gradient reaches it.
+    """
+
+    def __init__(self, hidden: Float[Tensor, "*leading width"], layer: OutputLayer) -> None:
+        if hidden.shape[-1] != layer.weight.shape[-1]:
+            raise LimbeckError(
+                f"The hidden states have {hidden.shape[-1]} values; the output layer takes {layer.weight.shape[-1]}."
+            )
+        self.hidden, self.layer = hidden.detach(), layer.detach()
+
+    @property
+    def shape(self) -> torch.Size:
+        """Shape of the logits."""
+        return torch.Size([*self.hidden.shape[:-1], self.layer.weight.shape[0]])
+
+    @property
+    def device(self) -> torch.device:
+        """Device of the hidden states."""
+        return self.hidden.device
+
+    def reshape(self, *leading: int) -> HiddenLogits:
+        """Change the leading dimensions, like ``Tensor.reshape``."""
+        return HiddenLogits(self.hidden.reshape(*leading, self.hidden.shape[-1]), self.layer)
+
+    def to_dense(self) -> Tensor:
+        """Multiply the logits out."""
+        return self.layer.logits(self.hidden)
+
+    def __getitem__(self, rows: Any) -> HiddenLogits:
+        """Select along the first dimension."""
+        return HiddenLogits(self.hidden[rows], self.layer)
+
+    def __len__(self) -> int:
+        return len(self.hidden)
+
+
+class TokenRows(NamedTuple):
+    """What a row loss gets for some tokens beside the student's logits.
+
+    Attributes:
+        teacher: The teacher's logits, or partial logits; None without a teacher.
+        labels: The labels; None without labels.
+    """
+
+    teacher: Any
+    labels: Int[Tensor, " rows"] | None
+
+
+RowLoss = Callable[[Tensor, TokenRows], Tensor]
+"""A function of the student's logits ``[rows, vocabulary]`` and `TokenRows`, with one value for each row."""
+
+
+class FusedLoss(NamedTuple):
+    """One loss of `fused_linear_losses`.
+
+    Attributes:
+        total: The sum of the values, times the token weights; differentiable.
+        values: The value of each token that counts, in order, without its weight; not differentiable.
+    """
+
+    total: Float[Tensor, ""]
+    values: Float[Tensor, " tokens"]
+
+
+def fused_linear_losses(
+    hidden: Float[Tensor, "*tokens width"],
+    layer: OutputLayer,
+    losses: Mapping[str, RowLoss],
+    *,
+    teacher: Any = None,
+    labels: Int[Tensor, "*tokens"] | None = None,
+    keep: Bool[Tensor, "*tokens"] | None = None,
+    token_weights: Float[Tensor, "*tokens"] | None = None,
+    weights: Mapping[str, float] | None = None,
+    chunk: int = CHUNK,
+) -> dict[str, FusedLoss]:
+    r"""Compute losses of ``layer.logits(hidden)`` and their gradients, holding the logits of `chunk` tokens at a time.
+
+    For each loss l the result has :math:`\sum_t w_t\, l(z_t)` with :math:`z_t` the logits of token t. It is the same as
+    with all logits at once, up to rounding. All losses share one pass: one product for the logits, one for the gradient
+    of the hidden states, one for that of the weight. A frozen weight costs no product.
+
+    Gradients are computed in the forward pass for the factors `weights`, by which the totals are expected to be
+    multiplied in the loss that is minimized. The backward pass only scales them. If the factors turn out to be in other
+    proportions, as when the gradient of one loss alone is asked for, the pass is repeated.
+
+    Memory beyond the inputs: the gradients of hidden states and weight in float32, and the logits of `chunk` tokens of
+    student and teacher. Tokens without `keep` are dropped before anything is computed. Sums over a row are in float32
+    (float64 for float64 inputs), and sums over tokens in float64. There are no second derivatives.
+
+    Args:
+        hidden: The inputs of the output layer.
+        layer: The output layer of the student.
+        losses: Functions of the logits of some tokens, by name. Their sum over the vocabulary must be complete: each
+            gets whole rows.
+        teacher: Logits, partial logits, or `HiddenLogits`; its leading dimensions are those of `hidden`.
+        labels: The next token of each position.
+        keep: Which tokens count; None means all.
+        token_weights: w; None means 1.
+        weights: The factor of each total in the minimized loss; 1 where not given. It changes the cost, not the result.
+        chunk: The number of tokens whose logits are held.
+
+    Returns:
+        A `FusedLoss` for each loss.
+
+    Raises:
+        LimbeckError: If shapes do not match.
+
+    Example:
+        >>> from limbeck.functional import cross_entropy
+        >>> hidden, layer = torch.tensor([[1.0, 0.0], [0.0, 1.0]]), OutputLayer(torch.eye(2))
+        >>> losses = {"ce": lambda student, rows: cross_entropy(student, labels=rows.labels)}
+        >>> fused_linear_losses(hidden, layer, losses, labels=torch.tensor([0, 0]))["ce"].values
+        tensor([0.3133, 1.3133])
+
+    Source: the gradient in the forward pass as in Hsu et al., Liger Kernel: Efficient Triton Kernels for LLM Training,
+        2024, arXiv:2410.10989; here with closed-form gradients of each divergence, block by block in the CPU's caches.
+    """
+    _check_shapes(hidden, layer, teacher, labels, keep, token_weights)
+    width = hidden.shape[-1]
+    tokens = _Tokens(
+        hidden.reshape(-1, width),
+        None
+        if teacher is None
+        else teacher.reshape(-1, *teacher.shape[hidden.ndim - 1 :])
+        if isinstance(teacher, Tensor)
+        else teacher.reshape(-1),
+        None if labels is None else labels.reshape(-1),
+        None if token_weights is None else token_weights.reshape(-1),
+    )
+    if keep is not None:
+        tokens = tokens.select(keep.reshape(-1).nonzero().squeeze(1))
+    names = tuple(losses)
+    factors = tuple(float((weights or {}).get(name, 1.0)) for name in names)
+    work = _Work(tuple(losses.values()), factors, tokens.detach(), layer.softcap, layer.scale, chunk)
+    totals, values = _FusedLosses.apply(tokens.hidden, layer.weight, layer.bias, work)
+    return {name: FusedLoss(totals[i], values[i]) for i, name in enumerate(names)}
+
+
+class _Tokens(NamedTuple):
+    """The tokens that count, in one dimension."""
+
+    hidden: Tensor
+    teacher: Any
+    labels: Tensor | None
+    weights: Tensor | None
+
+    def select(self, index: Tensor) -> _Tokens:
+        return _Tokens._make(None if part is None else part[index] for part in self)
+
+    def detach(self) -> _Tokens:
+        parts = (part.detach() if isinstance(part, Tensor) else part for part in self)
+        return _Tokens._make(parts)
+
+
+class _Work(NamedTuple):
+    """What the forward pass computes, and what the backward pass needs to repeat it with other factors."""
+
+    losses: tuple[RowLoss, ...]
+    factors: tuple[float, ...]
+    tokens: _Tokens
+    softcap: float | None
+    scale: float
+    chunk: int
+
+
+class _Gradients(NamedTuple):
+    """The gradients of ``sum of factor * total``; None where not needed."""
+
+    hidden: Tensor | None
+    weight: Tensor | None
+    bias: Tensor | None
+
+    def scaled(self, factor: float, dtypes: tuple[torch.dtype, ...]) -> list[Tensor | None]:
+        # Never in place: the graph may be walked again, for the gradient norms of a report.
+        return [
+            None if part is None else (part if factor == 1 else part * factor).to(dtype)
+            for part, dtype in zip(self, dtypes, strict=True)
+        ]
+
+
+class _FusedLosses(torch.autograd.Function):
+    """All totals at once, ``[losses]``, and the values ``[losses, tokens]``."""
+
+    @staticmethod
+    def forward(ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, work: _Work) -> tuple[Tensor, Tensor]:
+        needs = tuple(ctx.needs_input_grad[:3]) if any(work.factors) else (False, False, False)
+        totals, values, gradients = _compute(weight, bias, work, needs)
+        ctx.work, ctx.dtypes = work, (hidden.dtype, weight.dtype, (bias if bias is not None else weight).dtype)
+        ctx.save_for_backward(weight, bias, *gradients)
+        ctx.mark_non_differentiable(values)
+        ctx.set_materialize_grads(False)
+        return totals, values
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, grad: Tensor | None, _: Tensor | None) -> tuple[Tensor | None, ...]:
+        if grad is None:
+            return None, None, None, None
+        weight, bias, *saved = ctx.saved_tensors
+        work: _Work = ctx.work
+        factor = _common_factor(grad.tolist(), work.factors)
+        if factor is None:
+            other = work._replace(factors=tuple(grad.tolist()))
+            gradients, factor = _compute(weight, bias, other, tuple(ctx.needs_input_grad[:3]))[2], 1.0
+        else:
+            gradients = _Gradients(*saved)
+        return (*gradients.scaled(factor, ctx.dtypes), None)
+
+
+def _common_factor(upstream: list[float], expected: tuple[float, ...]) -> float | None:
+    """Return f with ``upstream = f * expected``; None if there is none, so that the pass must be repeated."""
+    if not any(upstream):
+        return 0.0 if any(expected) else None
+    ratios = [up / factor for up, factor in zip(upstream, expected, strict=True) if factor]
+    if not ratios or any(up for up, factor in zip(upstream, expected, strict=True) if not factor):
+        return None
+    # Both come from the same float64 factors, rounded once to float32 by the engine.
+    return ratios[0] if all(math.isclose(ratio, ratios[0], rel_tol=1e-6) for ratio in ratios) else None
+
+
+def _compute(
+    weight: Tensor, bias: Tensor | None, work: _Work, needs: tuple[bool, ...]
+) -> tuple[Tensor, Tensor, _Gradients]:
+    with torch.autocast(weight.device.type, enabled=False), torch.no_grad():
+        return _compute_chunks(weight, bias, work, needs)
+
+
+def _compute_chunks(
+    weight: Tensor, bias: Tensor | None, work: _Work, needs: tuple[bool, ...]
+) -> tuple[Tensor, Tensor, _Gradients]:
+    hidden, vocabulary = work.tokens.hidden, weight.shape[0]
+    dtype = torch.promote_types(torch.promote_types(hidden.dtype, weight.dtype), torch.float32)
+    new = partial(torch.empty, dtype=dtype, device=hidden.device)
+    gradients = _Gradients(
+        new(hidden.shape) if needs[0] else None,
+        new(weight.shape).zero_() if needs[1] else None,
+        new(vocabulary).zero_() if needs[2] and bias is not None else None,
+    )
+    values = new(len(work.losses), len(hidden))
+    held = new(min(work.chunk, len(hidden)), vocabulary)
+    # One buffer for all chunks: new memory pages cost about as much as the arithmetic on them.
+    its = torch.empty_like(held) if isinstance(work.tokens.teacher, HiddenLogits) else None
+    for rows in _slices(len(hidden), work.chunk):
+        inputs = hidden[rows].to(dtype)
+        logits = _logits_into(held[: len(inputs)], inputs, weight, bias, work.scale, work.softcap)
+        teacher = _teacher_rows(work.tokens.teacher, rows, its)
+        _values_and_slopes(logits, teacher, work, rows, values, any(needs))
+        if gradients.hidden is not None:
+            _times_weight_into(gradients.hidden[rows], logits, weight)
+        if gradients.weight is not None:
+            gradients.weight.addmm_(logits.t(), inputs)
+        if gradients.bias is not None:
+            gradients.bias.add_(logits.sum(0))
+    weighted = values if work.tokens.weights is None else values * work.tokens.weights.to(dtype)
+    return weighted.sum(1, dtype=torch.float64).to(dtype), values, gradients
+
+
+def _values_and_slopes(logits: Tensor, teacher: Any, work: _Work, rows: slice, values: Tensor, slopes: bool) -> None:
+    """Write the values of some tokens, and replace their logits by the slopes of the weighted sum.
+
+    On a CPU this is done for a few rows at a time, so that all intermediate results stay in the caches.
+    """
+    size = max(1, AT_ONCE // logits.shape[1]) if logits.device.type == "cpu" else len(logits)
+    for part in _slices(len(logits), size):
+        at = slice(rows.start + part.start, rows.start + part.stop)
+        block = logits[part].requires_grad_(slopes)
+        labels = None if work.tokens.labels is None else work.tokens.labels[at]
+        given = TokenRows(None if teacher is None else teacher[part], labels)
+        outputs, scales = [], []
+        for i, (loss, factor) in enumerate(zip(work.losses, work.factors, strict=True)):
+            learns = slopes and factor != 0
+            with torch.set_grad_enabled(learns):
+                value = loss(block, given)
+            values[i, at] = value.detach()
+            if learns and value.requires_grad:
+                outputs.append(value)
+                scale = torch.full_like(value, factor)
+                scales.append(scale if work.tokens.weights is None else scale.mul_(work.tokens.weights[at]))
+        if outputs:
+            _slope_into(logits[part], torch.autograd.grad(outputs, block, scales)[0], work)
+        elif slopes:
+            logits[part].zero_()
+
+
+def _slope_into(logits: Tensor, slope: Tensor, work: _Work) -> None:
+    """Replace logits by the slope before scale and cap."""
+    if work.softcap is None:
+        logits.copy_(slope)
+    else:
+        # d (c tanh(x / c)) / dx = 1 - tanh(x / c)^2, and the logit is c tanh(x / c).
+        logits.div_(work.softcap).square_().neg_().add_(1.0).mul_(slope)
+    if work.scale != 1:
+        logits.mul_(work.scale)
+
+
+def _teacher_rows(teacher: Any, rows: slice, held: Tensor | None) -> Any:
+    """The teacher's logits of a chunk; those of hidden states are multiplied out into `held`."""
+    if held is None:
+        return None if teacher is None else teacher[rows]
+    hidden, layer = teacher.hidden[rows], teacher.layer
+    out = held[: len(hidden)]
+    return _logits_into(out, hidden.to(out.dtype), layer.weight, layer.bias, layer.scale, layer.softcap)
+
+
+def _logits_into(
+    out: Tensor, hidden: Tensor, weight: Tensor, bias: Tensor | None, scale: float, softcap: float | None
+) -> Tensor:
+    """Compute logits in the dtype of `out`. A weight in half precision is widened tile by tile, never as a whole.
+
+    Rounding each product to bfloat16 would bias what is learned.
+    """
+    if weight.dtype == out.dtype:
+        torch.mm(hidden, weight.t(), out=out)
+    else:
+        for tile in _slices(len(weight), _TILE):
+            out[:, tile] = torch.mm(hidden, weight[tile].to(out.dtype).t())
+    if bias is not None:
+        out.add_(bias)
+    if scale != 1:
+        out.mul_(scale)
+    if softcap is not None:
+        out.div_(softcap).tanh_().mul_(softcap)
+    return out
+
+
+def _times_weight_into(out: Tensor, slopes: Tensor, weight: Tensor) -> None:
+    """Compute ``slopes @ weight``."""
+    if weight.dtype == out.dtype:
+        torch.mm(slopes, weight, out=out)
+        return
+    out.zero_()
+    for tile in _slices(len(weight), _TILE):
+        out.addmm_(slopes[:, tile], weight[tile].to(out.dtype))
+
+
+def _slices(size: int, step: int) -> Iterator[slice]:
+    return (slice(start, min(start + step, size)) for start in range(0, size, step))
+
+
+def _check_shapes(
+    hidden: Tensor,
+    layer: OutputLayer,
+    teacher: Any,
+    labels: Tensor | None,
+    keep: Tensor | None,
+    token_weights: Tensor | None,
+) -> None:
+    leading, (vocabulary, width) = hidden.shape[:-1], layer.weight.shape
+    if hidden.shape[-1] != width:
+        raise LimbeckError(f"The hidden states have {hidden.shape[-1]} values, and the output layer takes {width}.")
+    if layer.bias is not None and layer.bias.shape != (vocabulary,):
+        raise LimbeckError(f"The bias has shape {list(layer.bias.shape)}, and the layer has {vocabulary} outputs.")
+    for name, part in (("labels", labels), ("keep", keep), ("token_weights", token_weights)):
+        if part is not None and part.shape != leading:
+            raise LimbeckError(f"{name} has shape {list(part.shape)}, and the tokens have {list(leading)}.")
+    if teacher is not None and tuple(teacher.shape) != (*leading, vocabulary):
+        raise LimbeckError(
+            f"The teacher's logits have shape {list(teacher.shape)}, and the student's {[*leading, vocabulary]}: both "
+            "need the same tokens and the same vocabulary in the same order."
+        )
