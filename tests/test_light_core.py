@@ -7,10 +7,6 @@ import sys
 import tomllib
 from pathlib import Path
 
-import numpy as np
-import pytest
-
-import limbeck as lb
 from small_jobs import environment
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -63,7 +59,7 @@ def same_weights(one, other):
 assert same_weights(lb.load("student"), run.student)
 once_more = lb.distill(student, stage, data, **options, resume=True).finish()
 assert once_more.finished and same_weights(once_more.student, run.student)
-assert len(lb.load_data("digits").train) == 797
+assert len(lb.load_data("drawn_digits").train) == 797
 
 from limbeck.processes import run_in_processes
 with warnings.catch_warnings(record=True) as notes:
@@ -121,13 +117,3 @@ def test_the_core_has_few_requirements():
     assert names == {
         "torch", "lightning-fabric", "numpy", "safetensors", "pydantic", "PyYAML", "jaxtyping", "scipy",
     }  # fmt: skip
-
-
-def test_the_digits_are_those_of_scikit_learn():
-    datasets = pytest.importorskip("sklearn.datasets")
-    data, truth = lb.load_data("digits"), datasets.load_digits()
-    rows = [(*part.inputs.reshape(len(part), -1).tolist(),) for part in (data.train, data.test)]
-    labels = np.concatenate([part.labels for part in (data.train, data.test)])
-    order = np.lexsort(np.concatenate(rows).T), np.lexsort(truth.data.T)
-    assert np.array_equal(np.concatenate(rows)[order[0]], truth.data[order[1]])
-    assert np.array_equal(labels[order[0]], truth.target[order[1]])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from limbeck.data.arrays import ArrayDataset
 from limbeck.data.dataset import Dataset, Subset, split, subsample
+from limbeck.data.drawn_digits import draw_digits
 from limbeck.data.image_file import verify
 from limbeck.data.image_folder import ImageFolder
 from limbeck.data.load import load_data
@@ -70,6 +71,7 @@ __all__ = [
     "as_loader",
     "counter_order",
     "counter_uniform",
+    "draw_digits",
     "holds_tokenizer",
     "load_data",
     "load_encoding",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -13,16 +12,18 @@ import torch
 
 from limbeck.data.arrays import ArrayDataset
 from limbeck.data.dataset import Dataset, split
+from limbeck.data.drawn_digits import LEVELS, draw_digits
 from limbeck.data.npz import read_arrays, split_arrays
 from limbeck.data.options import DataOptions
 from limbeck.data.preprocess import NormalizeImages, fit_normalization
 from limbeck.data.splits import DataSplits
 from limbeck.errors import DataError
-from limbeck.optional_imports import install_command, is_installed
+from limbeck.optional_imports import import_optional, install_command, is_installed
 
 _FASHION = "T-shirt/top Trouser Pullover Dress Coat Sandal Shirt Sneaker Bag"
 _CIFAR10 = "airplane automobile bird cat deer dog frog horse ship truck"
 _DIGITS = tuple("0123456789")
+DRAWN_DIGITS = "drawn_digits"
 
 
 @dataclass(frozen=True)
@@ -92,15 +93,21 @@ IMAGE_DATASETS = {
 
 
 def load_digits(name: str, options: DataOptions) -> DataSplits:
-    """Load scikit-learn's digits: 797 for training and 1000 for testing, stratified, with seed 0."""
-    # In the package, so that `limbeck demo` needs neither a download nor scikit-learn.
-    with files("limbeck.data").joinpath("digits.npz").open("rb") as file, np.load(file) as arrays:
-        images, labels = arrays["images"], arrays["labels"].astype(np.int64)
-    names = tuple(map(str, range(10)))
-    whole = ArrayDataset(images, labels, class_names=names)
+    """Load scikit-learn's digits, or drawn ones: 797 for training and 1000 for testing, stratified, with seed 0.
+
+    Raises:
+        MissingPackageError: If scikit-learn is needed and not installed.
+    """
+    if name == DRAWN_DIGITS:
+        images, labels = draw_digits(1797)
+        note = "drawn by limbeck.data.draw_digits"
+    else:
+        source = import_optional("sklearn.datasets", extra="sklearn", purpose=f"data={name!r}").load_digits()
+        images, labels = source.images, source.target
+        note = "scikit-learn's digits (UCI, optical recognition of handwritten digits, the test part)"
+    whole = ArrayDataset(images.astype(np.uint8), labels.astype(np.int64), class_names=_DIGITS)
     train, test = (_copy_arrays(part) for part in split(whole, fraction=1000 / 1797, seed=0))
-    note = "UCI, optical recognition of handwritten digits, the test part (Alpaydin and Kaynak, 1998, CC BY 4.0)"
-    return DataSplits(name, train, test, fit_normalization(train, scale=1 / 16), names, note=note)
+    return DataSplits(name, train, test, fit_normalization(train, scale=1 / LEVELS), _DIGITS, note=note)
 
 
 def load_image_dataset(name: str, options: DataOptions) -> DataSplits:

@@ -15,7 +15,7 @@ from torch.utils.data import IterableDataset
 
 from limbeck.data.arrays import ArrayDataset, as_dataset
 from limbeck.data.arrow import is_table
-from limbeck.data.builtin_datasets import IMAGE_DATASETS, load_digits, load_image_dataset
+from limbeck.data.builtin_datasets import DRAWN_DIGITS, IMAGE_DATASETS, load_digits, load_image_dataset
 from limbeck.data.dataset import Dataset
 from limbeck.data.files import PART_NAMES, check_readable
 from limbeck.data.image_folder import load_image_folder
@@ -33,7 +33,7 @@ from limbeck.errors import DataError, LimbeckError, LimbeckWarning, unknown_name
 from limbeck.models import UserFile
 from limbeck.models.arguments import check_arguments
 
-_BUILTIN = ("digits", *IMAGE_DATASETS, *TEXT_DATASETS)
+_BUILTIN = ("digits", DRAWN_DIGITS, *IMAGE_DATASETS, *TEXT_DATASETS)
 """Well-known datasets, whose parts are not checked against each other."""
 _SHARE = 0.01  # of a part's examples: a note is added if at least this share is also in the training part
 _TEXT_OPTIONS = ("tokenizer", "vocabulary", "max_length")
@@ -58,7 +58,8 @@ _TASKS_OF: dict[_Reader, tuple[str, ...]] = {
 def load_data(name_or_spec: str | Path | Mapping[str, Any], *, task: str | None = None, **options: Any) -> DataSplits:
     """Load a dataset by name, path, or a mapping of ``name`` and options.
 
-    * ``digits``: 1797 handwritten digits of 8x8 pixels, 797 for training and 1000 for testing (also in scikit-learn);
+    * ``digits``: scikit-learn's 1797 handwritten digits of 8x8 pixels, 797 for training and 1000 for testing;
+    * ``drawn_digits``: as many images of the same kind, drawn by `limbeck.data.draw_digits`, without scikit-learn;
     * ``mnist``, ``fashion_mnist``, ``cifar10``, ``cifar100``: searched as ``NAME.npz`` in the folder of the environment
       variable ``LIMBECK_DATA``, then in ``./data``, then on the Hugging Face hub;
     * ``FILE.npz`` with ``x_train, y_train, x_test, y_test``, or ``x, y``; ``x_val, y_val`` are the development part.
@@ -151,7 +152,7 @@ def _load(name: str, options: DataOptions) -> DataSplits:
 
 def _find_reader(name: str, path: Path, options: DataOptions) -> tuple[_Reader, tuple[str, ...]]:
     """The function that reads the data, and the options that apply."""
-    if name == "digits":
+    if name in ("digits", DRAWN_DIGITS):
         return load_digits, ()
     if name in IMAGE_DATASETS:
         return load_image_dataset, ("folder",)
