@@ -7,7 +7,6 @@ from limbeck.models.class_names import find_first_moved, get_class_names, match_
 from limbeck.models.cnn import Cnn
 from limbeck.models.description import describe_model, get_description
 from limbeck.models.folder import (
-    NoModuleError,
     OtherModelError,
     is_student_folder,
     load,
@@ -26,7 +25,7 @@ from limbeck.models.reference import build, fit_arguments, get_model_spec, refer
 from limbeck.models.reinitialize import check_fresh, reinitialize
 from limbeck.models.resnet import ResNet
 from limbeck.models.size_and_hash import count_parameters, fingerprint, size_in_bytes
-from limbeck.models.user_file import UserFile
+from limbeck.models.user_file import NoModuleError, UserFile
 from limbeck.models.weights import load_weights
 
 __all__ = [

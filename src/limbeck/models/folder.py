@@ -21,20 +21,9 @@ from limbeck.models.hf_folder import hf_description, hf_outline, is_hf_folder, o
 from limbeck.models.reference import build_on_meta, get_model_spec, reference_names
 from limbeck.models.safetensors_io import read_header, write_weights
 from limbeck.models.size_and_hash import tensors_of, unwrap_compiled
+from limbeck.models.user_file import call_builder
 from limbeck.models.user_module import plain_name
 from limbeck.models.weights import cast_parameters, match_state, open_weights
-
-
-class NoModuleError(LimbeckError):
-    """A user's function did not return a module.
-
-    Attributes:
-        result: What it returned.
-    """
-
-    def __init__(self, message: str, *, result: Any) -> None:
-        super().__init__(message)
-        self.result = result
 
 
 class OtherModelError(LimbeckError):
@@ -176,24 +165,6 @@ def _with_header(path: Path, written: Mapping[str, Any]) -> dict[str, Any]:
     except (KeyError, ValueError, RecursionError) as error:
         raise DataError(f"{path / WEIGHTS} was not written by limbeck.save: its header has no metadata.") from error
     return config
-
-
-def call_builder(build: Any, who: str, **arguments: Any) -> nn.Module:
-    """Call a user's function, and check that it returns a module.
-
-    Raises:
-        LimbeckError: If it returns something else, or is no function.
-    """
-    if not callable(build):
-        raise LimbeckError(f"{who} is no function; pass one that makes the module, such as its class.")
-    model = build(**arguments)
-    if not isinstance(model, nn.Module):
-        estimator = ""
-        if hasattr(model, "predict_proba"):
-            estimator = " An estimator can be a teacher, in a job or as limbeck.SklearnTeacher(it), but no student."
-        message = f"{who} returned a {type(model).__name__}; it has to return a torch.nn.Module.{estimator}"
-        raise NoModuleError(message, result=model)
-    return model
 
 
 def is_student_folder(path: Path) -> bool:

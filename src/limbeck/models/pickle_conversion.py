@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import re
 import warnings
@@ -16,6 +15,7 @@ from torch import Tensor
 
 from limbeck.errors import DataError, LimbeckError, LimbeckWarning, unknown_name_error
 from limbeck.models.safetensors_io import is_safetensors, write_weights
+from limbeck.models.weights import refuse_pickle, sha256
 
 
 class Placeholder:
@@ -73,8 +73,6 @@ HARMLESS: tuple[tuple[Any, str], ...] = (
 """For `torch.serialization.safe_globals`: the class to use, and the name in the file that it replaces."""
 
 
-_SUFFIXES = frozenset({".pt", ".pth", ".bin", ".ckpt", ".pkl", ".pickle", ".tar"})
-
 _WRAPPERS = ("state_dict", "model_state_dict", "model", "module", "net", "network", "weights", "params")
 
 _PREFIXES = ("module.", "_orig_mod.")
@@ -84,31 +82,6 @@ _COUNTERS = ("n_averaged",)
 """Entries that torch's AveragedModel adds to the weights."""
 
 _log = logging.getLogger("limbeck")
-
-
-def is_pickle(path: Path) -> bool:
-    """Whether a file may be a pickle: by its first bytes, or by its suffix where these do not say safetensors."""
-    if is_safetensors(path):
-        return False
-    with path.open("rb") as file:
-        start = file.read(4)
-    # A zip archive (torch.save since 1.6), or a pickle of protocol 2 or later.
-    magic = start == b"PK\x03\x04" or (len(start) > 1 and start[0] == 0x80 and 2 <= start[1] <= 5)
-    return magic or path.suffix.lower() in _SUFFIXES
-
-
-def refuse_pickle(path: Path) -> LimbeckError:
-    """The error for a pickle: why, its SHA-256, and the command that converts it."""
-    return LimbeckError(
-        f"{path} is a pickle, which can run code when it is opened; limbeck does not open it. "
-        f"Its SHA-256 is {sha256(path)}. If that is the file you expect, type: limbeck convert {path} --yes"
-    )
-
-
-def sha256(path: Path) -> str:
-    """The SHA-256 of a file's bytes."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def convert_pickle(

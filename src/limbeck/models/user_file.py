@@ -16,11 +16,22 @@ from torch import nn
 from limbeck.consent import check_consent
 from limbeck.errors import LimbeckError, unknown_name_error
 from limbeck.models.arguments import accepted_arguments, check_arguments
-from limbeck.models.folder import call_builder
 from limbeck.models.user_module import module_name
 from limbeck.models.weights import load_weights
 
 _NAMED = re.compile(r"(?P<file>.+\.py):(?P<function>\w+)(?:@(?P<weights>.+))?")
+
+
+class NoModuleError(LimbeckError):
+    """A user's function did not return a module.
+
+    Attributes:
+        result: What it returned.
+    """
+
+    def __init__(self, message: str, *, result: Any) -> None:
+        super().__init__(message)
+        self.result = result
 
 
 class UserFile(NamedTuple):
@@ -91,6 +102,24 @@ class UserFile(NamedTuple):
             raise unknown_name_error(f"function in {self.file}", self.function, own)
         function: Callable[..., Any] = mine[self.function]
         return function
+
+
+def call_builder(build: Any, who: str, **arguments: Any) -> nn.Module:
+    """Call a user's function, and check that it returns a module.
+
+    Raises:
+        LimbeckError: If it returns something else, or is no function.
+    """
+    if not callable(build):
+        raise LimbeckError(f"{who} is no function; pass one that makes the module, such as its class.")
+    model = build(**arguments)
+    if not isinstance(model, nn.Module):
+        estimator = ""
+        if hasattr(model, "predict_proba"):
+            estimator = " An estimator can be a teacher, in a job or as limbeck.SklearnTeacher(it), but no student."
+        message = f"{who} returned a {type(model).__name__}; it has to return a torch.nn.Module.{estimator}"
+        raise NoModuleError(message, result=model)
+    return model
 
 
 def _run_file(file: Path) -> ModuleType:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,9 +10,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from limbeck.errors import DataError, LimbeckWarning, nearest
-from limbeck.models.pickle_conversion import is_pickle, refuse_pickle
-from limbeck.models.safetensors_io import Weights, read_weights
+from limbeck.errors import DataError, LimbeckError, LimbeckWarning, nearest
+from limbeck.models.safetensors_io import Weights, is_safetensors, read_weights
 from limbeck.models.size_and_hash import untie_state
 
 
@@ -130,3 +130,31 @@ def _absent(verb: str, names: list[str], others: list[str]) -> str:
     hint = f" (it may be {near})" if near else ""
     more = f" and {len(names) - 1} more" if len(names) > 1 else ""
     return f"{verb} {names[0]}{hint}{more}"
+
+
+_SUFFIXES = frozenset({".pt", ".pth", ".bin", ".ckpt", ".pkl", ".pickle", ".tar"})
+
+
+def is_pickle(path: Path) -> bool:
+    """Whether a file may be a pickle: by its first bytes, or by its suffix where these do not say safetensors."""
+    if is_safetensors(path):
+        return False
+    with path.open("rb") as file:
+        start = file.read(4)
+    # A zip archive (torch.save since 1.6), or a pickle of protocol 2 or later.
+    magic = start == b"PK\x03\x04" or (len(start) > 1 and start[0] == 0x80 and 2 <= start[1] <= 5)
+    return magic or path.suffix.lower() in _SUFFIXES
+
+
+def refuse_pickle(path: Path) -> LimbeckError:
+    """The error for a pickle: why, its SHA-256, and the command that converts it."""
+    return LimbeckError(
+        f"{path} is a pickle, which can run code when it is opened; limbeck does not open it. "
+        f"Its SHA-256 is {sha256(path)}. If that is the file you expect, type: limbeck convert {path} --yes"
+    )
+
+
+def sha256(path: Path) -> str:
+    """The SHA-256 of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
