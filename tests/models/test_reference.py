@@ -12,7 +12,7 @@ from torch import nn
 
 from limbeck.errors import ArgumentError, LimbeckError, UnknownNameError
 from limbeck.models import Cnn, Mlp, ModelSpec, build, count_parameters, fit_arguments, get_model_spec, reference_names
-from limbeck.models.resnet import DEPTHS, Block
+from limbeck.models.networks import DEPTHS, Block
 from limbeck.tap import Tapped
 
 SAMPLES = {

@@ -15,7 +15,7 @@ from limbeck.job.run_layout import ARMS, method_arms
 from limbeck.job.validation import as_list, check_extra_metrics
 from limbeck.methods import method
 from limbeck.models import UserFile, shallow
-from limbeck.models.arguments import check_arguments
+from limbeck.models.networks import check_arguments
 
 SHALLOW = "shallow"
 """A student that starts as a subset of the teacher's layers (`limbeck.models.shallow`)."""

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from limbeck.models.arguments import ModelSpec
 from limbeck.models.class_names import find_first_moved, get_class_names, match_order, read_class_names
-from limbeck.models.cnn import Cnn
 from limbeck.models.description import describe_model, get_description
 from limbeck.models.folder import (
     OtherModelError,
@@ -17,13 +15,12 @@ from limbeck.models.folder import (
 from limbeck.models.hf_folder import is_hf_folder, is_transformers, name_classes
 from limbeck.models.hub import open_hf, open_timm
 from limbeck.models.layer_subset import chosen_layers, layer_list, shallow
-from limbeck.models.mlp import Mlp
+from limbeck.models.networks import Cnn, Mlp, ModelSpec, ResNet
 from limbeck.models.open_model import open_model
 from limbeck.models.output_bias import add_bias
 from limbeck.models.pickle_conversion import convert_pickle
 from limbeck.models.reference import build, fit_arguments, get_model_spec, reference_names, seeded
 from limbeck.models.reinitialize import check_fresh, reinitialize
-from limbeck.models.resnet import ResNet
 from limbeck.models.size_and_hash import count_parameters, fingerprint, size_in_bytes
 from limbeck.models.user_file import NoModuleError, UserFile
 from limbeck.models.weights import load_weights

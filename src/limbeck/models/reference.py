@@ -11,10 +11,7 @@ import torch
 from torch import nn
 
 from limbeck.errors import LimbeckError, unknown_name_error
-from limbeck.models.arguments import ModelSpec, check_arguments
-from limbeck.models.cnn import Cnn
-from limbeck.models.mlp import Mlp
-from limbeck.models.resnet import DEPTHS, ResNet
+from limbeck.models.networks import DEPTHS, Cnn, Mlp, ModelSpec, ResNet, check_arguments
 
 
 class _Reference(NamedTuple):

@@ -1,0 +1,363 @@
+"""Reference networks: a multilayer perceptron, a plain convolutional network, residual networks."""
+
+from __future__ import annotations
+
+import inspect
+import math
+import os
+from collections.abc import Callable, Collection, Mapping, Sequence
+from itertools import pairwise
+from typing import Any, NamedTuple, final
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from limbeck.errors import ArgumentError, LimbeckError, nearest
+
+
+class ModelSpec(NamedTuple):
+    """The name of a reference network and the arguments it was built with, all of them JSON values.
+
+    Attributes:
+        name: One of `reference_names()`.
+        arguments: What `build` was called with.
+    """
+
+    name: str
+    arguments: dict[str, Any]
+
+
+_MOST_LAYERS = 1_000
+
+"""An upper bound: a network with more layers takes seconds to build, and cannot be trained."""
+
+_KEYWORD = (inspect.Parameter.KEYWORD_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+
+
+def accepted_arguments(function: Callable[..., Any], *, without: Collection[str] = ()) -> dict[str, inspect.Parameter]:
+    """The arguments that `function` takes by name, leaving out those in `without`."""
+    parameters = inspect.signature(function).parameters
+    return {n: p for n, p in parameters.items() if p.kind in _KEYWORD and n not in without}
+
+
+def check_arguments(
+    who: str, function: Callable[..., Any], arguments: Mapping[str, Any], *, without: Collection[str] = ()
+) -> None:
+    """Check that `function` accepts the arguments, and that no required one is missing.
+
+    Args:
+        who: The name of the function in errors.
+        function: The function to call with `arguments`.
+        arguments: Name to value.
+        without: Names of arguments that the caller fills in.
+
+    Raises:
+        ArgumentError: If not; it names the nearest argument and all that are accepted.
+    """
+    accepted = accepted_arguments(function, without=without)
+    parameters = inspect.signature(function).parameters.values()
+    if not any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters):
+        for name in arguments:
+            if name not in accepted:
+                near = nearest(name, accepted)
+                hint = f" Did you mean {near!r}?" if near else ""
+                message = f"{who} takes no argument {name!r}.{hint} It takes: {_listed(accepted)}."
+                raise ArgumentError(message, argument=near or "", example=_example(accepted[near]) if near else "...")
+    names = [n for n, p in accepted.items() if p.default is p.empty and n not in arguments]
+    if names:
+        missing = ", ".join(f"{n}={_example(accepted[n])}" for n in names)
+        message = f"{who} needs {missing}. It takes: {_listed(accepted)}."
+        raise ArgumentError(message, argument=names[0], example=_example(accepted[names[0]]))
+
+
+def check_positive(who: str, **values: int) -> None:
+    """Refuse a value that is not an integer of at least 1.
+
+    Raises:
+        ArgumentError: If there is one; it names the argument and its value.
+    """
+    for name, value in values.items():
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise ArgumentError(f"{who} needs {name} to be an integer of at least 1; got {value!r}.", argument=name)
+
+
+def check_widths(who: str, name: str, widths: Sequence[int]) -> list[int]:
+    """`widths` as a list, each an integer of at least 1.
+
+    Raises:
+        ArgumentError: If there is one; it names the argument and its value.
+    """
+    if isinstance(widths, str) or not isinstance(widths, Sequence):
+        message = f"{who} needs {name} to be a list of integers, such as [64, 32]; got {widths!r}."
+        raise ArgumentError(message, argument=name, example="[64,32]")
+    if len(widths) > _MOST_LAYERS:
+        raise ArgumentError(f"{who} takes at most {_MOST_LAYERS:,} of {name}; got {len(widths):,}.", argument=name)
+    for width in widths:
+        if isinstance(width, bool) or not isinstance(width, int) or width < 1:
+            message = f"{who} needs each of {name} to be an integer of at least 1; got {width!r}."
+            raise ArgumentError(message, argument=name, example="[64,32]")
+    return list(widths)
+
+
+def check_memory(who: str, numbers: int) -> None:
+    """Refuse a network whose weights alone would not fit into this machine's memory, before any is taken.
+
+    On the meta device there is no check, as networks there take no memory.
+
+    Args:
+        who: The name of the network in errors.
+        numbers: The approximate number of weights; each takes four bytes.
+
+    Raises:
+        ArgumentError: If it does not; it names both sizes.
+    """
+    if torch.get_default_device().type == "meta":
+        return
+    room = _memory()
+    if 4 * numbers > room:
+        raise ArgumentError(
+            f"{who} of these sizes has {numbers:,} weights, which take {4 * numbers / 1e9:,.0f} GB; this machine has "
+            f"{room / 1e9:,.0f} GB of memory. Make it smaller.",
+            argument="",
+        )
+
+
+def _memory() -> int:
+    """Bytes of this machine's memory; 2^40 where the system does not report it."""
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError, OSError):
+        return 2**40
+
+
+def check_dropout(who: str, **rates: float) -> None:
+    """Refuse a dropout rate outside [0, 1).
+
+    Raises:
+        ArgumentError: If there is one; it names the argument and its value.
+    """
+    for name, rate in rates.items():
+        if isinstance(rate, bool) or not isinstance(rate, (int, float)) or not 0.0 <= rate < 1.0:
+            message = f"{who} needs {name} to be a fraction from 0 to below 1; got {rate!r}."
+            raise ArgumentError(message, argument=name, example="0.1")
+
+
+def _listed(accepted: Mapping[str, inspect.Parameter]) -> str:
+    listed = (n if p.default is p.empty else f"{n}={p.default!r}" for n, p in accepted.items())
+    return ", ".join(listed) or "nothing"
+
+
+def _example(parameter: inspect.Parameter) -> str:
+    """An example value of a parameter, as a user types it."""
+    return "[64,32]" if "Sequence" in str(parameter.annotation) or "list" in str(parameter.annotation) else "..."
+
+
+@final
+class Mlp(nn.Module):
+    """A multilayer perceptron: linear layers with ReLU between them, on the flattened input.
+
+    Addresses: ``layer1``, ``layer2``, ... are the hidden layers after their ReLU, ``features`` is the last of them
+    before dropout (the flattened input where there is none), shape ``[batch, hidden[-1]]``, and ``classifier`` gives
+    the logits.
+
+    Hinton et al. used two layers of 1200 units with dropout as teacher, and two of 800 as student, on MNIST.
+
+    Args:
+        inputs: The number of inputs of one example, after flattening.
+        classes: The number of logits.
+        hidden: The units of each hidden layer; an empty list makes a linear classifier.
+        dropout: The fraction of each hidden layer's units that training drops.
+        input_dropout: The fraction of the inputs that training drops.
+
+    Raises:
+        LimbeckError: If a size is below 1 or a rate is outside [0, 1).
+
+    Source: Hinton, Vinyals and Dean, 2015, arXiv:1503.02531, section 3.
+
+    Example:
+        >>> import torch
+        >>> Mlp(inputs=64, classes=10, hidden=[32])(torch.zeros(5, 1, 8, 8)).shape
+        torch.Size([5, 10])
+    """
+
+    def __init__(
+        self, *, inputs: int, classes: int, hidden: list[int], dropout: float = 0.0, input_dropout: float = 0.0
+    ) -> None:
+        super().__init__()
+        check_positive("mlp", inputs=inputs, classes=classes)
+        check_dropout("mlp", dropout=dropout, input_dropout=input_dropout)
+        sizes = [inputs, *check_widths("mlp", "hidden", hidden)]
+        check_memory("mlp", sum(map(math.prod, pairwise([*sizes, classes]))))
+        self.spec = ModelSpec(
+            "mlp",
+            {
+                "inputs": inputs,
+                "classes": classes,
+                "hidden": sizes[1:],
+                "dropout": dropout,
+                "input_dropout": input_dropout,
+            },
+        )
+        self.flatten = nn.Flatten()
+        self.depth = len(hidden)
+        rates = [input_dropout] + [dropout] * self.depth
+        for i in range(self.depth):
+            layer = nn.Sequential(nn.Dropout(rates[i]), nn.Linear(sizes[i], sizes[i + 1]), nn.ReLU())
+            self.add_module(f"layer{i + 1}", layer)
+        self.features = nn.Identity()
+        self.dropout = nn.Dropout(rates[-1])
+        self.classifier = nn.Linear(sizes[-1], classes)
+
+    def forward(self, x: Float[Tensor, "batch ..."]) -> Float[Tensor, "batch classes"]:
+        """The logits."""
+        x = self.flatten(x)
+        for i in range(self.depth):
+            x = self.get_submodule(f"layer{i + 1}")(x)
+        return self.classifier(self.dropout(self.features(x)))
+
+
+@final
+class Cnn(nn.Module):
+    """A plain convolutional network: for each width a 3x3 convolution, ReLU and 2x2 max-pooling, then one linear layer.
+
+    A layer pools only while that leaves a side of at least 2, so that small images keep their layout: with three
+    widths, 8x8 digits end at 2x2 (the third layer does not pool), 28x28 at 3x3 and 32x32 at 4x4.
+
+    Addresses: ``layer1``, ``layer2``, ... are the maps after pooling, ``features`` is the last of them flattened,
+    before dropout, shape ``[batch, widths[-1] * side * side]``, and ``classifier`` gives the logits.
+
+    Args:
+        channels: Channels of the images.
+        classes: The number of logits.
+        widths: Channels of each convolution, at least one.
+        size: Side of the square images, in pixels.
+        dropout: Fraction of the features that training drops before the classifier.
+
+    Raises:
+        LimbeckError: If a size is below 1, a rate is outside [0, 1), or `widths` is empty.
+
+    Example:
+        >>> import torch
+        >>> Cnn(channels=1, classes=10, widths=[16, 32], size=8)(torch.zeros(5, 1, 8, 8)).shape
+        torch.Size([5, 10])
+    """
+
+    def __init__(self, *, channels: int, classes: int, widths: list[int], size: int, dropout: float = 0.0) -> None:
+        super().__init__()
+        check_positive("cnn", channels=channels, classes=classes, size=size)
+        check_dropout("cnn", dropout=dropout)
+        sizes = [channels, *check_widths("cnn", "widths", widths)]
+        if not widths:
+            message = "cnn needs at least one width, such as widths=[32, 64]; got []."
+            raise ArgumentError(message, argument="widths", example="[32,64]")
+        last = min(size, max(size >> len(widths), 3))  # pixels along a side of the last map, at most
+        check_memory("cnn", 9 * sum(map(math.prod, pairwise(sizes))) + sizes[-1] * last**2 * classes)
+        self.spec = ModelSpec(
+            "cnn",
+            {"channels": channels, "classes": classes, "widths": sizes[1:], "size": size, "dropout": dropout},
+        )
+        self.depth = len(widths)
+        side = size
+        for i in range(self.depth):
+            layer = nn.Sequential(nn.Conv2d(sizes[i], sizes[i + 1], 3, padding=1), nn.ReLU())
+            if side >= 4:
+                layer.append(nn.MaxPool2d(2))
+                side //= 2
+            self.add_module(f"layer{i + 1}", layer)
+        self.features = nn.Flatten()
+        self.dropout = nn.Dropout(dropout)
+        self.classifier = nn.Linear(sizes[-1] * side * side, classes)
+
+    def forward(self, x: Float[Tensor, "batch channels side side"]) -> Float[Tensor, "batch classes"]:
+        """The logits."""
+        for i in range(self.depth):
+            x = self.get_submodule(f"layer{i + 1}")(x)
+        return self.classifier(self.dropout(self.features(x)))
+
+
+DEPTHS = (8, 14, 20, 32, 44, 56, 110)
+"""The depths ``6 n + 2`` that have a name: the paper's, and two small ones from the distillation literature."""
+
+
+@final
+class ResNet(nn.Module):
+    """The residual network for small images: ``6 n + 2`` weighted layers in three stages that widen.
+
+    A 3x3 convolution, then three stages of n blocks of two 3x3 convolutions, each with BatchNorm, with `width`, 2 and
+    4 times `width` channels; the second and third stage halve the side; then a global average and one linear layer.
+    Shortcuts are option A of the paper, the one it uses for CIFAR: every second pixel, and zeros for the channels that
+    are new. They have no parameters. Convolutions start as in He et al., 2015, arXiv:1502.01852.
+
+    Addresses: ``stem``, ``layer1``, ``layer2``, ``layer3`` are the maps after each stage, ``features`` is the global
+    average, shape ``[batch, 4 * width]``, and ``classifier`` gives the logits.
+
+    Args:
+        depth: Weighted layers, one of `DEPTHS`.
+        channels: Channels of the images.
+        classes: The number of logits.
+        width: Channels of the first stage; the paper's networks have 16.
+
+    Raises:
+        LimbeckError: If a size is below 1 or `depth` is not in `DEPTHS`.
+
+    Source: He, Zhang, Ren and Sun, 2015, arXiv:1512.03385, section 4.2.
+
+    Example:
+        >>> sum(p.numel() for p in ResNet(depth=20, channels=3, classes=10).parameters())
+        269722
+    """
+
+    def __init__(self, *, depth: int, channels: int, classes: int, width: int = 16) -> None:
+        super().__init__()
+        check_positive(f"resnet{depth}", channels=channels, classes=classes, width=width)
+        if depth not in DEPTHS:
+            raise LimbeckError(
+                f"A residual network has one of the depths {', '.join(map(str, DEPTHS))}; got {depth!r}."
+            )
+        # The last stage alone: the other two are about a third of it.
+        check_memory(f"resnet{depth}", 9 * ((depth - 2) // 3) * (4 * width) ** 2 + width * (channels + 4 * classes))
+        self.spec = ModelSpec(f"resnet{depth}", {"channels": channels, "classes": classes, "width": width})
+        blocks = (depth - 2) // 6
+        self.stem = nn.Sequential(_conv(channels, width), nn.BatchNorm2d(width), nn.ReLU())
+        self.layer1 = _stage(blocks, width, width, stride=1)
+        self.layer2 = _stage(blocks, width, 2 * width, stride=2)
+        self.layer3 = _stage(blocks, 2 * width, 4 * width, stride=2)
+        self.features = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
+        self.classifier = nn.Linear(4 * width, classes)
+
+    def forward(self, x: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "batch classes"]:
+        """The logits."""
+        return self.classifier(self.features(self.layer3(self.layer2(self.layer1(self.stem(x))))))
+
+
+@final
+class Block(nn.Module):
+    """Two 3x3 convolutions beside a shortcut without parameters (option A)."""
+
+    def __init__(self, *, inputs: int, outputs: int, stride: int) -> None:
+        super().__init__()
+        self.conv1, self.norm1 = _conv(inputs, outputs, stride), nn.BatchNorm2d(outputs)
+        self.conv2, self.norm2 = _conv(outputs, outputs), nn.BatchNorm2d(outputs)
+        self.stride, self.new_channels = stride, outputs - inputs
+
+    def forward(self, x: Float[Tensor, "batch inputs height width"]) -> Float[Tensor, "batch outputs h w"]:
+        """The block's maps, after the second ReLU."""
+        y = self.norm2(self.conv2(F.relu(self.norm1(self.conv1(x)))))
+        shortcut = x[:, :, :: self.stride, :: self.stride]
+        before = self.new_channels // 2
+        return F.relu(y + F.pad(shortcut, (0, 0, 0, 0, before, self.new_channels - before)))
+
+
+def _stage(blocks: int, inputs: int, outputs: int, *, stride: int) -> nn.Sequential:
+    first = Block(inputs=inputs, outputs=outputs, stride=stride)
+    return nn.Sequential(first, *(Block(inputs=outputs, outputs=outputs, stride=1) for _ in range(blocks - 1)))
+
+
+def _conv(inputs: int, outputs: int, stride: int = 1) -> nn.Conv2d:
+    conv = nn.Conv2d(inputs, outputs, 3, stride=stride, padding=1, bias=False)
+    # On the meta device there is nothing to initialize, and the call would load PyTorch's compiler: one second.
+    if not conv.weight.is_meta:
+        nn.init.kaiming_normal_(conv.weight, nonlinearity="relu")
+    return conv
