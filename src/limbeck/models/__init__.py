@@ -2,6 +2,15 @@
 
 from __future__ import annotations
 
+from limbeck.models.build import (
+    build,
+    check_fresh,
+    fit_arguments,
+    get_model_spec,
+    reference_names,
+    reinitialize,
+    seeded,
+)
 from limbeck.models.class_names import find_first_moved, get_class_names, match_order, read_class_names
 from limbeck.models.description import describe_model, get_description
 from limbeck.models.folder import (
@@ -19,8 +28,6 @@ from limbeck.models.networks import Cnn, Mlp, ModelSpec, ResNet
 from limbeck.models.open_model import open_model
 from limbeck.models.output_bias import add_bias
 from limbeck.models.pickle_conversion import convert_pickle
-from limbeck.models.reference import build, fit_arguments, get_model_spec, reference_names, seeded
-from limbeck.models.reinitialize import check_fresh, reinitialize
 from limbeck.models.size_and_hash import count_parameters, fingerprint, size_in_bytes
 from limbeck.models.user_file import NoModuleError, UserFile
 from limbeck.models.weights import load_weights
