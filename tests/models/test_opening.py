@@ -18,7 +18,7 @@ from limbeck.errors import DataError, LimbeckError, UnknownNameError
 from limbeck.job import TeacherSettings
 from limbeck.models import build, fingerprint, get_model_spec, load, open_model, read_config, save
 from limbeck.models.hub import LibraryModel
-from limbeck.models.user_module import module_name
+from limbeck.models.user_file import module_name
 
 SOURCE = """
 from __future__ import annotations

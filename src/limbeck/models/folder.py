@@ -21,8 +21,7 @@ from limbeck.models.hf_folder import hf_description, hf_outline, is_hf_folder, o
 from limbeck.models.networks import ModelSpec
 from limbeck.models.safetensors_io import read_header, write_weights
 from limbeck.models.size_and_hash import tensors_of, unwrap_compiled
-from limbeck.models.user_file import call_builder
-from limbeck.models.user_module import plain_name
+from limbeck.models.user_file import call_builder, plain_name
 from limbeck.models.weights import cast_parameters, match_state, open_weights
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
 import re
 import sys
@@ -16,8 +17,23 @@ from torch import nn
 from limbeck.consent import check_consent
 from limbeck.errors import LimbeckError, unknown_name_error
 from limbeck.models.networks import accepted_arguments, check_arguments
-from limbeck.models.user_module import module_name
 from limbeck.models.weights import load_weights
+
+
+def module_name(file: Path) -> str:
+    """The module name of a user's file in ``sys.modules``; no other file or installed module has it."""
+    return f"limbeck_file_{hashlib.sha256(str(file.resolve()).encode()).hexdigest()[:12]}_{file.stem}"
+
+
+def plain_name(name: str) -> str:
+    """A dotted name for users: a file of theirs has its own name, wherever it is.
+
+    Example:
+        >>> plain_name(module_name(Path("folder/my.py")) + ".Net")
+        'my.Net'
+    """
+    return re.sub(r"^limbeck_file_[0-9a-f]{12}_", "", name)
+
 
 _NAMED = re.compile(r"(?P<file>.+\.py):(?P<function>\w+)(?:@(?P<weights>.+))?")
 

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from limbeck.batch import LOGITS, Batch, Inputs, Outputs
-from limbeck.models.user_module import plain_name
+from limbeck.models.user_file import plain_name
 from limbeck.tap import Adaptor
 
 _CPU = torch.device("cpu")
