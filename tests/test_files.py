@@ -21,7 +21,7 @@ from limbeck.atomic_io import (
 )
 from limbeck.errors import DataError
 from limbeck.metrics import save_tensors
-from limbeck.models.safetensors_io import write_weights
+from limbeck.models.weights import write_weights
 
 MINE = "four years of work\n"
 

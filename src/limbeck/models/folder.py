@@ -19,10 +19,9 @@ from limbeck.models.build import build_on_meta, get_model_spec, reference_names
 from limbeck.models.description import describe_model, get_description
 from limbeck.models.hf_folder import hf_description, hf_outline, is_hf_folder, open_hf_folder
 from limbeck.models.networks import ModelSpec
-from limbeck.models.safetensors_io import read_header, write_weights
 from limbeck.models.size_and_hash import tensors_of, unwrap_compiled
 from limbeck.models.user_file import call_builder, plain_name
-from limbeck.models.weights import cast_parameters, match_state, open_weights
+from limbeck.models.weights import cast_parameters, match_state, open_weights, read_header, write_weights
 
 
 class OtherModelError(LimbeckError):

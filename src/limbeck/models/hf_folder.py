@@ -16,7 +16,7 @@ from limbeck.errors import DataError, LimbeckError
 from limbeck.models.adapters import without_adapter
 from limbeck.models.build import seeded
 from limbeck.models.hub import import_library
-from limbeck.models.safetensors_io import read_header, read_shapes
+from limbeck.models.weights import read_header, read_shapes
 
 _COUNTED = re.compile(r"(layer|block|depth|expert|stage|repeat|branch|codebook)s?$")
 

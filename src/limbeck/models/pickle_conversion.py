@@ -14,8 +14,7 @@ import torch
 from torch import Tensor
 
 from limbeck.errors import DataError, LimbeckError, LimbeckWarning, unknown_name_error
-from limbeck.models.safetensors_io import is_safetensors, write_weights
-from limbeck.models.weights import refuse_pickle, sha256
+from limbeck.models.weights import is_safetensors, refuse_pickle, sha256, write_weights
 
 
 class Placeholder:
