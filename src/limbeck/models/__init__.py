@@ -23,10 +23,9 @@ from limbeck.models.folder import (
 )
 from limbeck.models.hf_folder import is_hf_folder, is_transformers, name_classes
 from limbeck.models.hub import open_hf, open_timm
-from limbeck.models.layer_subset import chosen_layers, layer_list, shallow
+from limbeck.models.layers import add_bias, chosen_layers, layer_list, shallow
 from limbeck.models.networks import Cnn, Mlp, ModelSpec, ResNet
 from limbeck.models.open_model import open_model
-from limbeck.models.output_bias import add_bias
 from limbeck.models.pickle_conversion import convert_pickle
 from limbeck.models.size_and_hash import count_parameters, fingerprint, size_in_bytes
 from limbeck.models.user_file import NoModuleError, UserFile
