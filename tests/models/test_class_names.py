@@ -13,7 +13,7 @@ import limbeck as lb
 from limbeck.errors import LimbeckError
 from limbeck.functional import kl_divergence
 from limbeck.models import find_first_moved, get_class_names, match_order, read_class_names
-from limbeck.models.description import describe_model
+from limbeck.models.folder import describe_model
 
 
 def named(*names):

@@ -13,7 +13,7 @@ from limbeck.batch import LOGITS, Inputs, Outputs, Progress
 from limbeck.errors import LimbeckError, LimbeckWarning
 from limbeck.functional.kernel import are_probabilities
 from limbeck.losses import Loss, LossTerm
-from limbeck.models.class_names import find_first_moved, get_class_names
+from limbeck.models.folder import find_first_moved, get_class_names
 from limbeck.recipe import Stage
 from limbeck.tap import FrozenParameters, Tapped, call, logits_of
 

@@ -11,13 +11,17 @@ from limbeck.models.build import (
     reinitialize,
     seeded,
 )
-from limbeck.models.class_names import find_first_moved, get_class_names, match_order, read_class_names
-from limbeck.models.description import describe_model, get_description
 from limbeck.models.folder import (
     OtherModelError,
+    describe_model,
+    find_first_moved,
+    get_class_names,
+    get_description,
     is_student_folder,
     load,
     loads_without_code,
+    match_order,
+    read_class_names,
     read_config,
     save,
 )

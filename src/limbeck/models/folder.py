@@ -1,13 +1,15 @@
-"""Saves a student in a folder, and loads it again."""
+"""Saves a student in a folder, and loads it again, with its metadata and class names."""
 
 from __future__ import annotations
 
 import importlib.metadata
 import json
 import os
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from torch import nn
 
@@ -16,12 +18,29 @@ from limbeck.checksums import digest
 from limbeck.errors import DataError, LimbeckError
 from limbeck.models.adapters import ADAPTER, has_adapter, merge_adapters, write_adapter
 from limbeck.models.build import build_on_meta, get_model_spec, reference_names
-from limbeck.models.description import describe_model, get_description
 from limbeck.models.hf_folder import hf_description, hf_outline, is_hf_folder, open_hf_folder
 from limbeck.models.networks import ModelSpec
 from limbeck.models.size_and_hash import tensors_of, unwrap_compiled
 from limbeck.models.user_file import call_builder, plain_name
 from limbeck.models.weights import cast_parameters, match_state, open_weights, read_header, write_weights
+
+_DESCRIPTIONS: WeakKeyDictionary[nn.Module, dict[str, Any]] = WeakKeyDictionary()
+
+
+def describe_model(model: nn.Module, metadata: Mapping[str, Any]) -> nn.Module:
+    """Attach a student folder's metadata to a model, so that an export of it has the same metadata.
+
+    Example:
+        >>> get_description(describe_model(nn.Linear(2, 2), {"class_names": ["no", "yes"]}))
+        {'class_names': ['no', 'yes']}
+    """
+    _DESCRIPTIONS[model] = dict(metadata)
+    return model
+
+
+def get_description(model: nn.Module) -> dict[str, Any]:
+    """The metadata that `describe_model` attached; empty where there are none."""
+    return dict(_DESCRIPTIONS.get(model, {}))
 
 
 class OtherModelError(LimbeckError):
@@ -243,3 +262,85 @@ def _version() -> str:
         return importlib.metadata.version("limbeck")
     except importlib.metadata.PackageNotFoundError:
         return "unknown"
+
+
+_NAMELESS = re.compile(r"(?i)label[_ ]?\d+|class[_ ]?\d+|\d+")
+
+
+def get_class_names(model: nn.Module) -> tuple[str, ...] | None:
+    """A model's class names, in the order of its outputs; None where it has none, or they are only numbers.
+
+    They come from ``config.id2label`` of a model of transformers, and from the folder's metadata after `limbeck.load`.
+
+    Example:
+        >>> get_class_names(nn.Linear(2, 2)) is None
+        True
+    """
+    plain = unwrap_compiled(model)
+    names = get_description(plain).get("class_names") or _labels(getattr(plain, "config", None))  # transformers only
+    return _drop_numbers(names)
+
+
+def read_class_names(folder: str | Path) -> tuple[str, ...] | None:
+    """The class names of the model in a folder, without loading it; None for a folder without a model."""
+    path = Path(folder)
+    try:
+        if is_student_folder(path):
+            return _drop_numbers(read_config(path)["metadata"].get("class_names") or ())
+        config = json.loads((path / "config.json").read_text(encoding="utf-8"))
+        return _drop_numbers(_labels(config))
+    except (OSError, ValueError, RecursionError):
+        return None
+
+
+def match_order(ours: Sequence[str], theirs: Sequence[str]) -> tuple[str, ...] | None:
+    """Our names in the order of another model's names; None where they cannot be matched one to one.
+
+    Case, ``_``, ``-`` and spaces are ignored.
+
+    Example:
+        >>> match_order(["Refund", "block_card"], ["block card", "refund"])
+        ('block_card', 'Refund')
+    """
+    mine, its = {_normalize(name): name for name in ours}, [_normalize(name) for name in theirs]
+    if len(mine) != len(ours) or len(set(its)) != len(its) or set(mine) != set(its):
+        return None
+    return tuple(mine[name] for name in its)
+
+
+def find_first_moved(ours: Sequence[str], theirs: Sequence[str]) -> tuple[int, str, str] | None:
+    """The first class with different names that also occurs elsewhere in the other list: its index and both names.
+
+    Example:
+        >>> find_first_moved(["negative", "positive"], ["positive", "negative"])
+        (0, 'negative', 'positive')
+    """
+    mine, its = [_normalize(name) for name in ours], [_normalize(name) for name in theirs]
+    for index, (a, b) in enumerate(zip(mine, its, strict=False)):
+        if a != b and (a in its or b in mine):
+            return index, ours[index], theirs[index]
+    return None
+
+
+def _labels(config: Any) -> Iterable[Any]:
+    """The names in ``id2label`` of a configuration, in the order of their numbers."""
+    # Configurations of other libraries may lack it.
+    labels = config.get("id2label") if isinstance(config, Mapping) else getattr(config, "id2label", None)
+    if not isinstance(labels, Mapping):
+        return ()
+    try:
+        numbered = {int(number): name for number, name in labels.items()}
+    except (TypeError, ValueError):
+        return ()
+    return [numbered[i] for i in range(len(numbered))] if set(numbered) == set(range(len(numbered))) else ()
+
+
+def _drop_numbers(names: Iterable[Any]) -> tuple[str, ...] | None:
+    """The names; None where they only repeat the numbers of the classes."""
+    texts = tuple(str(name) for name in names)
+    numbers = all(_NAMELESS.fullmatch(name) and int(re.sub(r"\D", "", name)) == i for i, name in enumerate(texts))
+    return None if len(texts) < 2 or numbers or len(set(texts)) != len(texts) else texts
+
+
+def _normalize(name: str) -> str:
+    return " ".join(re.sub(r"[_-]+", " ", name.casefold()).split())
