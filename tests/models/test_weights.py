@@ -19,8 +19,8 @@ from torch import nn
 
 from limbeck.errors import DataError, LimbeckError, LimbeckWarning, UnknownNameError
 from limbeck.models import convert_pickle, fingerprint, load_weights, save
-from limbeck.models.pickle_conversion import Placeholder, is_pickle
-from limbeck.models.weights import is_safetensors, read_header
+from limbeck.models.pickle_conversion import Placeholder
+from limbeck.models.weights import is_pickle, is_safetensors, read_header
 
 
 def net():

@@ -2,15 +2,6 @@
 
 from __future__ import annotations
 
-from limbeck.models.build import (
-    build,
-    check_fresh,
-    fit_arguments,
-    get_model_spec,
-    reference_names,
-    reinitialize,
-    seeded,
-)
 from limbeck.models.folder import (
     OtherModelError,
     describe_model,
@@ -31,6 +22,15 @@ from limbeck.models.layers import add_bias, chosen_layers, layer_list, shallow
 from limbeck.models.networks import Cnn, Mlp, ModelSpec, ResNet
 from limbeck.models.open_model import open_model
 from limbeck.models.pickle_conversion import convert_pickle
+from limbeck.models.reference import (
+    build,
+    check_fresh,
+    fit_arguments,
+    get_model_spec,
+    reference_names,
+    reinitialize,
+    seeded,
+)
 from limbeck.models.size_and_hash import count_parameters, fingerprint, size_in_bytes
 from limbeck.models.user_file import NoModuleError, UserFile
 from limbeck.models.weights import load_weights

@@ -15,7 +15,7 @@ from torch import nn
 
 from limbeck.atomic_io import atomic_write, remove, sort_header, write_text
 from limbeck.errors import LimbeckError
-from limbeck.models.build import seeded
+from limbeck.models.reference import seeded
 
 ADAPTER = "adapter"
 """The subfolder for the adapter alone. If ``adapter_config.json`` were beside ``config.json``, ``from_pretrained``

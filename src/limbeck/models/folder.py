@@ -17,9 +17,9 @@ from limbeck.atomic_io import new_partial_folder, sync_folder, write_text
 from limbeck.checksums import digest
 from limbeck.errors import DataError, LimbeckError
 from limbeck.models.adapters import ADAPTER, has_adapter, merge_adapters, write_adapter
-from limbeck.models.build import build_on_meta, get_model_spec, reference_names
 from limbeck.models.hf_folder import hf_description, hf_outline, is_hf_folder, open_hf_folder
 from limbeck.models.networks import ModelSpec
+from limbeck.models.reference import build_on_meta, get_model_spec, reference_names
 from limbeck.models.size_and_hash import tensors_of, unwrap_compiled
 from limbeck.models.user_file import call_builder, plain_name
 from limbeck.models.weights import cast_parameters, match_state, open_weights, read_header, write_weights

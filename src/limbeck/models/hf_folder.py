@@ -14,8 +14,8 @@ from torch import nn
 
 from limbeck.errors import DataError, LimbeckError
 from limbeck.models.adapters import without_adapter
-from limbeck.models.build import seeded
 from limbeck.models.hub import import_library
+from limbeck.models.reference import seeded
 from limbeck.models.weights import read_header, read_shapes
 
 _COUNTED = re.compile(r"(layer|block|depth|expert|stage|repeat|branch|codebook)s?$")

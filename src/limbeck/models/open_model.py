@@ -8,10 +8,10 @@ from typing import Any
 from torch import nn
 
 from limbeck.errors import LimbeckError, unknown_name_error
-from limbeck.models.build import build, fit_arguments, reference_names, seeded
 from limbeck.models.folder import is_student_folder, load, loads_without_code, read_config
 from limbeck.models.hf_folder import is_hf_folder
 from limbeck.models.hub import LibraryModel, open_library
+from limbeck.models.reference import build, fit_arguments, reference_names, seeded
 from limbeck.models.user_file import UserFile
 
 

@@ -145,7 +145,6 @@ def _describe_problem(error: Exception) -> str:
     """PyTorch's own message is long, colored for a terminal, and advises to load the file unsafely."""
     if match := re.search(r"GLOBAL ([\w.]+)", str(error)):
         return f"holds more than weights: it names {match[1]}, which would be code to run"
-        return f"holds more than weights: it names {match[1]}, which would be code to run"
     if "zip archive" in str(error) or isinstance(error, EOFError):
         return "is damaged: it ends too early, as after a download that was cut off"
     return "holds more than weights, or is damaged: it is no pickle of tensors by name"
