@@ -5,16 +5,17 @@ from __future__ import annotations
 import inspect
 import math
 import os
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping
 from itertools import pairwise
-from typing import Any, NamedTuple, final
+from typing import Annotated, Any, NamedTuple, final
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
+from pydantic import Field, TypeAdapter, ValidationError
 from torch import Tensor, nn
 
-from limbeck.errors import ArgumentError, LimbeckError, nearest
+from limbeck.errors import ArgumentError, nearest
 
 
 class ModelSpec(NamedTuple):
@@ -28,10 +29,6 @@ class ModelSpec(NamedTuple):
     name: str
     arguments: dict[str, Any]
 
-
-_MOST_LAYERS = 1_000
-
-"""An upper bound: a network with more layers takes seconds to build, and cannot be trained."""
 
 _KEYWORD = (inspect.Parameter.KEYWORD_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
 
@@ -72,36 +69,39 @@ def check_arguments(
         raise ArgumentError(message, argument=names[0], example=_example(accepted[names[0]]))
 
 
-def check_positive(who: str, **values: int) -> None:
-    """Refuse a value that is not an integer of at least 1.
+class _Kind(NamedTuple):
+    adapter: TypeAdapter[Any]
+    text: str
+    example: str
+
+
+_Size = Annotated[int, Field(ge=1, strict=True)]
+_SIZE = _Kind(TypeAdapter(_Size), "an integer of at least 1", "...")
+# A network with more layers takes seconds to build, and cannot be trained.
+_WIDTHS = _Kind(
+    TypeAdapter(Annotated[list[_Size], Field(max_length=1000)]),
+    "a list of at most 1,000 integers of at least 1, such as [64, 32]",
+    "[64,32]",
+)
+_RATE = _Kind(TypeAdapter(Annotated[float, Field(ge=0, lt=1, strict=True)]), "a fraction from 0 to below 1", "0.1")
+
+
+def _check(who: str, kind: _Kind, **values: Any) -> None:
+    """Refuse a value of another kind.
 
     Raises:
         ArgumentError: If there is one; it names the argument and its value.
     """
     for name, value in values.items():
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise ArgumentError(f"{who} needs {name} to be an integer of at least 1; got {value!r}.", argument=name)
+        try:
+            kind.adapter.validate_python(value)
+        except ValidationError as error:
+            shown = repr(value) if len(repr(value)) < 200 else f"{repr(value)[:200]} ..."
+            message = f"{who} needs {name} to be {kind.text}; got {shown}."
+            raise ArgumentError(message, argument=name, example=kind.example) from error
 
 
-def check_widths(who: str, name: str, widths: Sequence[int]) -> list[int]:
-    """`widths` as a list, each an integer of at least 1.
-
-    Raises:
-        ArgumentError: If there is one; it names the argument and its value.
-    """
-    if isinstance(widths, str) or not isinstance(widths, Sequence):
-        message = f"{who} needs {name} to be a list of integers, such as [64, 32]; got {widths!r}."
-        raise ArgumentError(message, argument=name, example="[64,32]")
-    if len(widths) > _MOST_LAYERS:
-        raise ArgumentError(f"{who} takes at most {_MOST_LAYERS:,} of {name}; got {len(widths):,}.", argument=name)
-    for width in widths:
-        if isinstance(width, bool) or not isinstance(width, int) or width < 1:
-            message = f"{who} needs each of {name} to be an integer of at least 1; got {width!r}."
-            raise ArgumentError(message, argument=name, example="[64,32]")
-    return list(widths)
-
-
-def check_memory(who: str, numbers: int) -> None:
+def _check_memory(who: str, numbers: int) -> None:
     """Refuse a network whose weights alone would not fit into this machine's memory, before any is taken.
 
     On the meta device there is no check, as networks there take no memory.
@@ -130,18 +130,6 @@ def _memory() -> int:
         return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     except (AttributeError, ValueError, OSError):
         return 2**40
-
-
-def check_dropout(who: str, **rates: float) -> None:
-    """Refuse a dropout rate outside [0, 1).
-
-    Raises:
-        ArgumentError: If there is one; it names the argument and its value.
-    """
-    for name, rate in rates.items():
-        if isinstance(rate, bool) or not isinstance(rate, (int, float)) or not 0.0 <= rate < 1.0:
-            message = f"{who} needs {name} to be a fraction from 0 to below 1; got {rate!r}."
-            raise ArgumentError(message, argument=name, example="0.1")
 
 
 def _listed(accepted: Mapping[str, inspect.Parameter]) -> str:
@@ -186,10 +174,11 @@ class Mlp(nn.Module):
         self, *, inputs: int, classes: int, hidden: list[int], dropout: float = 0.0, input_dropout: float = 0.0
     ) -> None:
         super().__init__()
-        check_positive("mlp", inputs=inputs, classes=classes)
-        check_dropout("mlp", dropout=dropout, input_dropout=input_dropout)
-        sizes = [inputs, *check_widths("mlp", "hidden", hidden)]
-        check_memory("mlp", sum(map(math.prod, pairwise([*sizes, classes]))))
+        _check("mlp", _SIZE, inputs=inputs, classes=classes)
+        _check("mlp", _RATE, dropout=dropout, input_dropout=input_dropout)
+        _check("mlp", _WIDTHS, hidden=hidden)
+        sizes = [inputs, *hidden]
+        _check_memory("mlp", sum(map(math.prod, pairwise([*sizes, classes]))))
         self.spec = ModelSpec(
             "mlp",
             {
@@ -246,14 +235,15 @@ class Cnn(nn.Module):
 
     def __init__(self, *, channels: int, classes: int, widths: list[int], size: int, dropout: float = 0.0) -> None:
         super().__init__()
-        check_positive("cnn", channels=channels, classes=classes, size=size)
-        check_dropout("cnn", dropout=dropout)
-        sizes = [channels, *check_widths("cnn", "widths", widths)]
+        _check("cnn", _SIZE, channels=channels, classes=classes, size=size)
+        _check("cnn", _RATE, dropout=dropout)
+        _check("cnn", _WIDTHS, widths=widths)
+        sizes = [channels, *widths]
         if not widths:
             message = "cnn needs at least one width, such as widths=[32, 64]; got []."
             raise ArgumentError(message, argument="widths", example="[32,64]")
         last = min(size, max(size >> len(widths), 3))  # pixels along a side of the last map, at most
-        check_memory("cnn", 9 * sum(map(math.prod, pairwise(sizes))) + sizes[-1] * last**2 * classes)
+        _check_memory("cnn", 9 * sum(map(math.prod, pairwise(sizes))) + sizes[-1] * last**2 * classes)
         self.spec = ModelSpec(
             "cnn",
             {"channels": channels, "classes": classes, "widths": sizes[1:], "size": size, "dropout": dropout},
@@ -311,13 +301,12 @@ class ResNet(nn.Module):
 
     def __init__(self, *, depth: int, channels: int, classes: int, width: int = 16) -> None:
         super().__init__()
-        check_positive(f"resnet{depth}", channels=channels, classes=classes, width=width)
+        _check(f"resnet{depth}", _SIZE, channels=channels, classes=classes, width=width)
         if depth not in DEPTHS:
-            raise LimbeckError(
-                f"A residual network has one of the depths {', '.join(map(str, DEPTHS))}; got {depth!r}."
-            )
+            depths = ", ".join(map(str, DEPTHS))
+            raise ArgumentError(f"A residual network has one of the depths {depths}; got {depth!r}.", argument="depth")
         # The last stage alone: the other two are about a third of it.
-        check_memory(f"resnet{depth}", 9 * ((depth - 2) // 3) * (4 * width) ** 2 + width * (channels + 4 * classes))
+        _check_memory(f"resnet{depth}", 9 * ((depth - 2) // 3) * (4 * width) ** 2 + width * (channels + 4 * classes))
         self.spec = ModelSpec(f"resnet{depth}", {"channels": channels, "classes": classes, "width": width})
         blocks = (depth - 2) // 6
         self.stem = nn.Sequential(_conv(channels, width), nn.BatchNorm2d(width), nn.ReLU())
