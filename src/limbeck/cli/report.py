@@ -15,13 +15,15 @@ def run_report(runs: Sequence[str], *, out: str | None, as_json: bool) -> None:
     """Write the report and print its path, the verdicts, and what is not known.
 
     Raises:
-        LimbeckError: If a run cannot be read or the page cannot be written.
+        LimbeckError: If a run cannot be read, the page cannot be written, or matplotlib is not installed.
     """
     if len({Path(run).resolve() for run in runs}) < len(runs):
         raise LimbeckError("The same run is given twice.")
     start = time.perf_counter()
+    from limbeck.optional_imports import import_optional
     from limbeck.report import read_run, write_report
 
+    import_optional("matplotlib", extra="report", purpose="A report")
     loaded_runs = [read_run(run) for run in runs]
     path = write_report(loaded_runs, out)
     summary: dict[str, Any] = {

@@ -57,7 +57,8 @@ from limbeck.events import ArmFinished, ArmsPlanned, Callback, Message, ignore_e
 from limbeck.job import Job, hide_private_paths, plain_name, recommend, shared_path
 from limbeck.metrics import Predictions, load_tensors, save_tensors
 from limbeck.processes import run_in_processes
-from limbeck.report import arms_picture, write_report
+from limbeck.report import result_svg, write_report
+from limbeck.report.svg import NO_FIGURES, has_figures
 from limbeck.teachers import SklearnTeacher, Teacher
 from limbeck.teachers.chance import most_frequent_share
 
@@ -148,6 +149,8 @@ def _done(job: Job, callback: Callback, out: Path | None, stack: ExitStack, chan
         "environment": environment(),
     })  # fmt: skip
     if out is not None and is_rank_zero(job):
+        if not has_figures():
+            tell(Message(NO_FIGURES.replace("`", "")))
         _write(result, out)
     return result
 
@@ -181,7 +184,8 @@ def _share(examples: Dataset) -> float | None:
 def _write(result: dict[str, Any], out: Path) -> None:
     """Write the result, its picture and its page."""
     remove_partial_files(out)
-    write(out / "result.svg", arms_picture(result))
+    if has_figures():
+        write(out / "result.svg", result_svg(result))
     shared = {**result, "run": shared_path(out), "report": shared_path(out / "report.html")}
     shared["shipped"] = {**result["shipped"], "path": shared_path(out / "student")}
     write_json(json.loads(hide_private_paths(json.dumps(shared, allow_nan=False), out)), out / "result.json")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -12,14 +11,12 @@ from typing import Any, Literal
 from limbeck.atomic_io import write_text
 from limbeck.errors import LimbeckError
 from limbeck.job import sort_controls
-from limbeck.report.figures import DifferenceRow, differences_figure
-from limbeck.report.html import figure, section, table
-from limbeck.report.markup import Markup, join, tag
-from limbeck.report.numbers import listed
+from limbeck.report.arms import ScoreFormat
+from limbeck.report.html import Markup, join, listed, section, table, tag
 from limbeck.report.page import page_document
-from limbeck.report.row_layout import wide_and_narrow
-from limbeck.report.sections.headline import banner
-from limbeck.report.summary_text import Headline
+from limbeck.report.scores import DifferenceRow, draw_differences
+from limbeck.report.summary import Headline, banner
+from limbeck.report.svg import figure, page_style
 
 Role = Literal["baseline", "control", "method", "teacher"]
 
@@ -170,6 +167,7 @@ def check_new(folder: Path) -> None:
 _STYLES = {"method": 0, "baseline": 1, "control": 2, "teacher": 3}
 
 
+@page_style()
 def judgment_page(judgment: Judgment) -> str:
     """The page as self-contained HTML, without scripts or external files."""
     top = tag(
@@ -208,27 +206,10 @@ def _differences(judgment: Judgment) -> Markup:
         for name, comparison in judgment.methods.items()
         if name != judgment.arm
     ]
-    factor = 100.0 if judgment.percent else _unit_factor([comparison for _, comparison, _ in rows])
-    bars = [DifferenceRow(name, _STYLES[role], *_scaled(comparison, factor)) for name, comparison, role in rows]
-    metric = judgment.metric.replace("_", " ")
-    unit = f"points of {metric}" if judgment.percent else f"{metric}{'' if factor == 1 else f' x {factor:g}'}"
+    bars = [DifferenceRow(name, _STYLES[role], comparison.gain, comparison.interval) for name, comparison, role in rows]
+    score = ScoreFormat(judgment.metric.replace("_", " "), judgment.percent, judgment.higher_is_better)
     caption = f"Right of zero is better. Bars are 95 % intervals over {judgment.seeds} paired seeds and test examples."
-    drawing = wide_and_narrow(differences_figure, bars, worse="worse", better="better", axis=f"{unit} on test data")
-    return figure(f"{judgment.arm} compared with each arm", drawing, caption, wide=True)
-
-
-def _scaled(comparison: Comparison, factor: float) -> tuple[float, tuple[float, float] | None]:
-    """Gain and interval in the unit of the figure, which itself multiplies by 100 (fractions to points)."""
-    by = factor / 100.0
-    interval = comparison.interval
-    return by * comparison.gain, None if interval is None else (by * interval[0], by * interval[1])
-
-
-def _unit_factor(comparisons: list[Comparison]) -> float:
-    """The power of ten that scales the differences to between 1 and 100, so that two decimals are enough."""
-    ends = [abs(end) for comparison in comparisons for end in (comparison.gain, *(comparison.interval or ()))]
-    largest = max(ends, default=0.0)
-    return 1.0 if not largest else 10.0 ** -math.floor(math.log10(largest) - 0.5)
+    return figure(f"{judgment.arm} compared with each arm", lambda: draw_differences(bars, score), caption)
 
 
 def _arms(judgment: Judgment) -> Markup:

@@ -1,4 +1,4 @@
-"""Arms of a result as the report uses them: role, style, and statistics over seeds."""
+"""Arms of a result as the report uses them: role, style, primary metric, and statistics over seeds."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, TypeGuard
 
 from limbeck.metrics.distributions import t_ppf
+from limbeck.report.axes import Interval, padded_limits
 
 CONTROLS = ("student alone", "label smoothing", "shuffled teacher")
 """Control arms: without a teacher, or with outputs of the teacher for other examples."""
-
 
 MEMBER = "one member"
 """The row of the members of a teacher ensemble: one value per member instead of one per seed."""
@@ -33,6 +33,72 @@ class SeedStat(NamedTuple):
     std: float | None
 
 
+class ScoreFormat(NamedTuple):
+    """How the report names and prints the primary metric of a task.
+
+    Attributes:
+        title: The name in sentences.
+        percent: Whether it is a fraction that is printed in percent, and its differences in points.
+        higher_is_better: Whether higher values are better.
+    """
+
+    title: str = "accuracy"
+    percent: bool = True
+    higher_is_better: bool = True
+
+    @property
+    def label(self) -> str:
+        """Name and unit, for axes and columns."""
+        return f"{self.title}, %" if self.percent else self.title
+
+    @property
+    def points(self) -> str:
+        """The unit of differences in sentences: ``points of accuracy``."""
+        return f"points of {self.title}" if self.percent else self.title
+
+    @property
+    def factor(self) -> float:
+        """The factor from values to the numbers that are printed."""
+        return 100.0 if self.percent else 1.0
+
+    @property
+    def least(self) -> float:
+        """The smallest spread that is worth a scale of its own, in printed numbers."""
+        return 1.0 if self.percent else 1e-6
+
+    def limits(self, values: Sequence[float], *, least: float | None = None, margin: float = 0.08) -> Interval:
+        """Return the limits of a scale for printed numbers. A percentage stays between 0 and 100."""
+        floor, ceiling = (0.0, 100.0) if self.percent else (None, None)
+        return padded_limits(values, least=0.4 * self.least if least is None else least, floor=floor, ceiling=ceiling,
+                             margin=margin)  # fmt: skip
+
+    def number(self, value: float) -> str:
+        """Format a value without its unit."""
+        return f"{100 * value:,.2f}" if self.percent else f"{value:,.4g}"
+
+    def text(self, value: float) -> str:
+        """Format a value with its unit."""
+        return f"{self.number(value)} %" if self.percent else self.number(value)
+
+    def difference(self, value: float) -> str:
+        """Format a difference without its unit, always with a sign."""
+        return f"{100 * value:+.2f}" if self.percent else f"{value:+.3g}"
+
+    def mean_std(self, stat: SeedStat) -> str:
+        """Format a mean ± its standard deviation over seeds, without the unit; a dash if there is none."""
+        if stat.mean is None:
+            return "-"
+        return self.number(stat.mean) + ("" if stat.std is None else f" ± {self.number(stat.std)}")
+
+
+def mean_std_text(stat: SeedStat, digits: int, scale: float = 1.0) -> str:
+    """Format a mean ± its standard deviation over seeds; a dash if there is none."""
+    if stat.mean is None:
+        return "-"
+    text = f"{scale * stat.mean:,.{digits}f}"
+    return text if stat.std is None else f"{text} ± {scale * stat.std:.{digits}f}"
+
+
 class ArmRow(NamedTuple):
     """One arm.
 
@@ -40,15 +106,15 @@ class ArmRow(NamedTuple):
         name: The name of the arm.
         role: ``teacher``, ``member``, ``control`` or ``method``.
         style: Color and shape in every figure.
-        accuracy: Test accuracy.
-        development: Development accuracy; without values if it was not saved.
+        score: The primary metric on the test data.
+        development: The same on the development data; without values if it was not saved.
         row: The entry of the arm in ``result.json``.
     """
 
     name: str
     role: str
     style: int
-    accuracy: SeedStat
+    score: SeedStat
     development: SeedStat
     row: Mapping[str, Any]
 
@@ -75,8 +141,8 @@ def read_arms(rows: Mapping[str, Mapping[str, Any]], *, verdict_arm: Any = None)
         if style is None:
             style = _METHOD_STYLES[methods % len(_METHOD_STYLES)]
         methods += role == "method" and style != _JUDGED
-        accuracy = read_stat(row.get("accuracy") or _mapping(row.get("measures")).get("accuracy"))
-        arms[name] = ArmRow(name, role, style, accuracy, read_stat(row.get("development")), row)
+        score = read_stat(row.get("accuracy") or _mapping(row.get("measures")).get("accuracy"))
+        arms[name] = ArmRow(name, role, style, score, read_stat(row.get("development")), row)
     return arms
 
 

@@ -1,72 +1,204 @@
-"""Axes, ticks, marks and outliers of figures."""
+"""Matplotlib axes in the style of the report: colors, shapes, limits, and values far off the scale."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Collection, Sequence
+from typing import TYPE_CHECKING, Any
 
-from limbeck.report.markup import Markup, join, tag
+import numpy as np
 
-Number = float | int
+from limbeck.optional_imports import import_optional
+from limbeck.report.html import clean_text
+
+if TYPE_CHECKING:
+    from matplotlib.artist import Artist
+    from matplotlib.axes import Axes
+else:
+    Artist = Axes = Any  # matplotlib is imported only when a figure is drawn; type hints still resolve
+
+WIDTH = 520.0
+"""Width of a figure in points. On the page a point is a CSS pixel."""
+ROW = 44.0
+"""Height of a row in a figure with a row for each arm or class."""
+TEXT = 12.0
+"""Font size."""
+
+# The light palette of page.css. On the page these colors become its variables, so that they follow the color scheme.
+INK, QUIET, GRID, CARD = "#1d2330", "#5b6474", "#ebe9e4", "#ffffff"
+WHITE = "#fefefe"  # white in both schemes
+COLORS = ("#c8460d", "#49505d", "#0b67a8", "#00795a", "#a24688", "#a97300", "#3b8fc0", "#6d6a2c", "#6a3fa0", "#1f7a8c",
+          "#8f2d3f", "#4f6b1d")  # fmt: skip
+MARKERS = "soD^vPph<>Xd"
+"""A shape for each color, so that figures can be read without colors."""
+WORSE, BETTER = COLORS[0], COLORS[2]
+
+Interval = tuple[float, float]
 
 
-class AxisScale(NamedTuple):
-    """Maps values to SVG units, from `low` at `start` to `high` at `end`.
+def color(style: int) -> str:
+    """Return the color of a style. Further arms reuse colors."""
+    return COLORS[style % len(COLORS)]
 
-    Attributes:
-        low: The value at `start`.
-        high: The value at `end`.
-        start: The position of `low`.
-        end: The position of `high`.
-        logarithmic: Whether the scale is logarithmic.
-        named: The ticks, if they are not round values.
+
+def marker(style: int) -> str:
+    """Return the shape of a style."""
+    return MARKERS[style % len(MARKERS)]
+
+
+def mark(style: int, size: float, **properties: Any) -> dict[str, Any]:
+    """Return the properties of a mark for `Axes.plot`, with a thin edge that separates marks that overlap."""
+    usual = {"marker": marker(style), "color": color(style), "markersize": size, "markeredgecolor": CARD,
+             "markeredgewidth": 1.0, "linestyle": "none"}  # fmt: skip
+    return {**usual, **properties}
+
+
+def new_axes(
+    ax: Axes | None, *, height: float, left: float = 66.0, right: float = 20.0, top: float = 18.0, bottom: float = 52.0
+) -> Axes:
+    """Return `ax`, or the axes of a new figure that no pyplot state knows. Lengths are in points."""
+    if ax is not None:
+        return ax
+    module = import_optional("matplotlib.figure", extra="report", purpose="A figure")
+    figure = module.Figure(figsize=(WIDTH / 72, height / 72), facecolor=CARD)
+    inside = (left / WIDTH, bottom / height, (WIDTH - left - right) / WIDTH, (height - top - bottom) / height)
+    ax = figure.add_axes(inside, facecolor=CARD)
+    ax.spines[:].set_visible(False)
+    ax.grid(color=GRID, linewidth=1.0)
+    ax.set_axisbelow(True)
+    ax.tick_params(length=0, pad=6, labelsize=TEXT, labelcolor=QUIET)
+    for axis in (ax.xaxis, ax.yaxis):
+        axis.label.set(size=TEXT, color=INK)
+    # Fixed places: text is larger on a narrow page, and measuring it takes a third of the time of a figure.
+    ax.xaxis.set_label_coords(0.5, (16 - bottom) / (height - top - bottom))
+    ax.yaxis.set_label_coords((11 - left) / (WIDTH - left - right), 0.5)
+    return ax
+
+
+def row_axes(ax: Axes | None, names: Sequence[str], values: Sequence[str], *, top: float = 8.0, row: float = ROW
+             ) -> Axes:  # fmt: skip
+    """Return axes with a row for each name, the first on top. Name and value are above the marks of their row."""
+    last = max(len(names), 1) - 0.62
+    ax = new_axes(ax, height=top + row * (last + 0.68) + 48.0, left=14.0, right=14.0, top=top, bottom=48.0)
+    ax.set_ylim(last, -0.68)
+    above = [index - 0.44 for index in range(len(names))]
+    ax.set_yticks(above, [shorten(name, 30) for name in names], ha="left", color=ink(ax), **text_size(ax))
+    ax.tick_params(axis="y", length=0, pad=0)
+    ax.grid(visible=False, axis="y")
+    for y, value in zip(above, values, strict=True):
+        ax.text(1.0, y, literal(value), transform=ax.get_yaxis_transform(), ha="right", va="center", color=ink(ax),
+                **text_size(ax))  # fmt: skip
+    return ax
+
+
+def matrix_axes(ax: Axes | None, rows: Sequence[str], columns: Sequence[str], *, x_label: str, y_label: str,
+                left: float = 112.0) -> Axes:  # fmt: skip
+    """Return axes for a matrix of cells of size 1, the first row on top, with the names of rows and columns."""
+    few = max(len(rows), len(columns)) <= LETTERED
+    leaning = max(map(len, columns), default=0) > 3
+    right = 34.0 if leaning else 20.0
+    top = 96.0 if leaning else 54.0
+    cell = min((WIDTH - left - right) / max(len(columns), 1), 56.0)
+    high = cell if few else cell * len(columns) / max(len(rows), 1)
+    wide = cell * len(columns)
+    ax = new_axes(ax, height=top + high * len(rows) + 12.0, left=left, right=WIDTH - left - wide, top=top, bottom=12.0)
+    ax.set(xlim=(0, len(columns)), ylim=(len(rows), 0), xlabel=x_label, ylabel=y_label)
+    ax.grid(visible=False)
+    shown_rows, shown_columns = _labeled(len(rows)), _labeled(len(columns))
+    ax.set_yticks([i + 0.5 for i in shown_rows], [shorten(rows[i], 13) for i in shown_rows])
+    ax.xaxis.tick_top()
+    ax.xaxis.set_label_position("top")
+    ax.tick_params(length=0, pad=4)
+    turn = {"rotation": 55, "ha": "left", "rotation_mode": "anchor"} if leaning else {}
+    ax.set_xticks([i + 0.5 for i in shown_columns], [shorten(columns[i], 11) for i in shown_columns], **turn)
+    ax.xaxis.set_label_coords(0.5, 1 + (top - 10) / (high * max(len(rows), 1)))
+    ax.yaxis.set_label_coords((10 - left) / wide, 0.5)
+    return ax
+
+
+LETTERED = 24
+"""With more rows or columns than this there is no room for text, and the cells become one image."""
+
+
+def _labeled(count: int) -> list[int]:
+    """Return the rows to label: all, or the first and the last."""
+    return list(range(count)) if count <= LETTERED else [0, count - 1]
+
+
+def fill_cells(ax: Axes, shades: Any, texts: Sequence[Sequence[str]], *, worse: Any = None) -> None:
+    """Fill a matrix with one color whose opacity is the shade, so that it suits any background.
+
+    Args:
+        ax: What `matrix_axes` returns.
+        shades: ``[rows, columns]`` between 0 and 1.
+        texts: The texts of the cells; left out if there is no room.
+        worse: ``[rows, columns]``, where cells have the color of what is worse. By default all have the other color.
     """
-
-    low: Number
-    high: Number
-    start: Number
-    end: Number
-    logarithmic: bool = False
-    named: tuple[float, ...] = ()
-
-    def __call__(self, value: Number) -> Number:
-        """Return the position of a value. Values outside the scale are clipped slightly beyond its ends."""
-        low, high, at = (math.log10(v) for v in (self.low, self.high, max(value, 1e-300))) if self.logarithmic else (
-            self.low, self.high, value)  # fmt: skip
-        share = (at - low) / (high - low)
-        # Slightly beyond the ends, so that a clipped mark is seen to lie outside.
-        return self.start + min(max(share, -0.05), 1.05) * (self.end - self.start)
-
-    @property
-    def ticks(self) -> list[Number]:
-        """The named values, or else round values, inside the scale."""
-        if self.named:
-            return [value for value in self.named if self.low <= value <= self.high]
-        return _decades(self.low, self.high) if self.logarithmic else steps(self.low, self.high)
+    rgba = import_optional("matplotlib.colors", extra="report", purpose="A figure").to_rgba
+    rows, columns = shades.shape
+    colors = np.empty((rows, columns, 4))
+    colors[:] = rgba(BETTER)
+    if worse is not None:
+        colors[worse] = rgba(WORSE)
+    roomy = max(rows, columns) <= LETTERED
+    # In a large matrix a rare error is one pixel: it needs a shade that can be seen.
+    colors[..., 3] = shades if roomy else np.maximum(shades, 0.06 * (shades > 0))
+    ax.imshow(colors, interpolation="none", extent=(0, columns, rows, 0), aspect="auto")
+    for i, j in np.ndindex(rows, columns) if roomy else ():
+        if texts[i][j]:
+            ax.text(j + 0.5, i + 0.5, texts[i][j], ha="center", va="center", fontsize=TEXT - 1,
+                    color=WHITE if shades[i, j] > 0.6 else ink(ax))  # fmt: skip
 
 
-class Plot(NamedTuple):
-    """A pair of scales with a frame around them."""
+# --- text -----------------------------------------------------------------------------------------------------------
 
-    x: AxisScale
-    y: AxisScale
 
-    def at(self, x: Number, y: Number) -> tuple[Number, Number]:
-        """Return the position of a point."""
-        return self.x(x), self.y(y)
+def ink(ax: Axes) -> Any:
+    """Return the color of text on these axes: ours, or that of the user's own figure."""
+    return ax.xaxis.label.get_color()
 
-    def line(self, points: Sequence[tuple[Number, Number]], **attributes: Any) -> Markup:
-        """Draw a line through points."""
-        positions = " ".join(f"{x:.1f},{y:.1f}" for x, y in (self.at(*point) for point in points))
-        return tag("polyline", points=positions, fill="none", **attributes)
+
+def text_size(ax: Axes) -> dict[str, float]:
+    """Return the font size on these axes, as a keyword argument."""
+    return {"fontsize": ax.xaxis.label.get_size()}
+
+
+def literal(text: str) -> str:
+    """Return text that matplotlib prints as it is: no formulas between dollars, no control characters."""
+    return " ".join(clean_text(text).split("\n")).replace("$", r"\$")
+
+
+def shorten(text: str, most: int) -> str:
+    """Shorten a name to `most` characters, as literal text. The tables have the full names.
+
+    Example:
+        >>> shorten("a very long name", 8)
+        'a very …'
+    """
+    return literal(text if len(text) <= most else f"{text[: most - 1]}…")
+
+
+def set_tip(artists: Sequence[Artist] | Artist, text: str) -> None:
+    """Give artists a text that the page shows under the pointer."""
+    for artist in artists if isinstance(artists, Sequence) else [artists]:
+        artist.set_gid(f"tip:{clean_text(text)}")
+
+
+# --- limits ---------------------------------------------------------------------------------------------------------
+
+
+def round_ticks(axis: Any, *, most: int = 5) -> None:
+    """Put ticks at a few round values, written in full."""
+    ticker = import_optional("matplotlib.ticker", extra="report", purpose="A figure")
+    axis.set_major_locator(ticker.MaxNLocator(most, steps=[1, 2, 2.5, 5, 10]))
+    axis.set_major_formatter("{x:g}")
 
 
 def padded_limits(
-    values: Sequence[Number], *, least: Number = 0.004, floor: Number | None = None, ceiling: Number | None = None,
-    margin: Number = 0.08,
-) -> tuple[Number, Number]:  # fmt: skip
-    """Return scale limits that contain all values with a margin, within `floor` and `ceiling`."""
+    values: Sequence[float], *, least: float = 0.004, floor: float | None = None, ceiling: float | None = None,
+    margin: float = 0.08,
+) -> Interval:  # fmt: skip
+    """Return limits that contain all values with a margin, within `floor` and `ceiling`, at least `least` wide."""
     finite = [value for value in values if math.isfinite(value)] or [0.0, 1.0]
     low, high = min(finite), max(finite)
     wide = max(high - low, least)
@@ -77,113 +209,25 @@ def padded_limits(
     return (low, high) if high > low else (low - least, high + least)
 
 
-def log_limits(values: Sequence[Number]) -> tuple[Number, Number]:
+def log_limits(values: Sequence[float]) -> Interval:
     """Return the limits of a logarithmic scale."""
     logarithms = [math.log10(value) for value in values if value > 0 and math.isfinite(value)] or [0.0]
     low, high = padded_limits(logarithms, least=0.6, margin=0.14)
     return 10.0**low, 10.0**high
 
 
-def steps(low: Number, high: Number, *, most: int = 5) -> list[Number]:
-    """Return round values from `low` to `high`, about `most` at most."""
-    wide = max((high - low) / most, 1e-12)
-    power = 10.0 ** math.floor(math.log10(wide))
-    step = next(s * power for s in (1, 2, 2.5, 5, 10) if s * power >= wide * 0.999)
-    # The 1e-9 keeps a limit that is a multiple of the step, which rounding would lose.
-    first = math.ceil(low / step - 1e-9)
-    return [round(step * i, 12) + 0.0 for i in range(first, math.floor(high / step + 1e-9) + 1)]
+def log_ticks(low: float, high: float) -> list[float]:
+    """Return 1, 2 and 5 times powers of ten between two limits, or only the powers if these are more than six."""
+    powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    inside = [m * 10.0**power for power in powers for m in (1, 2, 5) if low <= m * 10.0**power <= high]
+    return inside if len(inside) <= 6 else [value for value in inside if f"{value:.0e}"[0] == "1"]
 
-
-def frame(plot: Plot, *, x_label: str, y_label: str, x_text: Callable[[Number], str], y_text: Callable[[Number], str]
-          ) -> Markup:  # fmt: skip
-    """Draw grid lines, tick labels and axis labels."""
-    start, end, bottom, top = plot.x.start, plot.x.end, plot.y.start, plot.y.end
-    across = [
-        (tag("line", x1=start, x2=end, y1=plot.y(t), y2=plot.y(t), class_="grid"),
-         tag("text", y_text(t), x=start - 8, y=plot.y(t) + 4, class_="tick", text_anchor="end"))
-        for t in plot.y.ticks
-    ]  # fmt: skip
-    along = [
-        (tag("line", x1=plot.x(t), x2=plot.x(t), y1=bottom, y2=top, class_="grid"),
-         tag("text", x_text(t), x=plot.x(t), y=bottom + 18, class_="tick", text_anchor="middle"))
-        for t in plot.x.ticks
-    ]  # fmt: skip
-    words = [
-        tag("text", x_label, x=(start + end) / 2, y=bottom + 38, class_="axis", text_anchor="middle"),
-        tag("text", y_label, x=start, y=top - 12, class_="axis"),
-    ]
-    return join(across, along, words)
-
-
-def mark(
-    style: int, x: Number, y: Number, *, size: Number = 5.0, title: str | None = None, class_: str = "mark"
-) -> Markup:
-    """Draw a mark. Each style has its own shape and color, so figures can be read without colors."""
-    shape = _SHAPES[style % len(_SHAPES)]
-    inside = tag("title", title) if title else None
-    css = f"{class_} s{style % STYLES}"
-    if shape is None:
-        return tag("circle", inside, cx=x, cy=y, r=size, class_=css)
-    points = " ".join(f"{x + size * dx:.1f},{y + size * dy:.1f}" for dx, dy in shape)
-    return tag("polygon", inside, points=points, class_=css)
-
-
-STYLES = 12
-
-"""Number of colors; further arms reuse them."""
-
-_SHAPES: tuple[tuple[tuple[Number, Number], ...] | None, ...] = (
-    ((-0.9, -0.9), (0.9, -0.9), (0.9, 0.9), (-0.9, 0.9)),
-    None,
-    ((0, -1.25), (1.25, 0), (0, 1.25), (-1.25, 0)),
-    ((0, -1.2), (1.15, 0.9), (-1.15, 0.9)),
-    ((0, 1.2), (1.15, -0.9), (-1.15, -0.9)),
-    ((-0.4, -1.2), (0.4, -1.2), (0.4, -0.4), (1.2, -0.4), (1.2, 0.4), (0.4, 0.4), (0.4, 1.2), (-0.4, 1.2),
-     (-0.4, 0.4), (-1.2, 0.4), (-1.2, -0.4), (-0.4, -0.4)),
-    ((0, -1.25), (1.2, -0.35), (0.75, 1.05), (-0.75, 1.05), (-1.2, -0.35)),
-    ((-1.25, 0), (-0.6, -1.1), (0.6, -1.1), (1.25, 0), (0.6, 1.1), (-0.6, 1.1)),
-    ((-1.2, 0), (0.9, -1.15), (0.9, 1.15)),
-    ((1.2, 0), (-0.9, -1.15), (-0.9, 1.15)),
-    ((-0.45, -1.25), (0.45, -1.25), (0.45, 1.25), (-0.45, 1.25)),
-    ((-1.25, -0.45), (1.25, -0.45), (1.25, 0.45), (-1.25, 0.45)),
-)  # fmt: skip
-
-"""Square, circle, diamond, triangles, cross, pentagon, hexagon, triangles, bars; None is the circle."""
-
-
-def percent_grid(x: AxisScale, top: Number, bottom: Number) -> list[Any]:
-    """Draw a grid line and a label for each tick of a percentage scale."""
-    return [
-        (tag("line", x1=x(t), x2=x(t), y1=top, y2=bottom, class_="grid"),
-         tag("text", f"{t:g} %", x=x(t), y=bottom + 17, class_="tick", text_anchor="middle"))
-        for t in x.ticks
-    ]  # fmt: skip
-
-
-def svg(*marks: Any, width: Number, height: Number, label: str, class_: str = "") -> Markup:
-    """Make an SVG element that scales with the page, with a text description for screen readers."""
-    return tag("svg", *marks, viewBox=f"0 0 {width:g} {height:g}", role="img", aria_label=label, class_=class_ or None,
-               style=f"max-width:{width:g}px")  # fmt: skip
-
-
-def _decades(low: Number, high: Number) -> list[Number]:
-    candidates = [
-        m * 10.0**e for e in range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1) for m in (1, 2, 5)
-    ]
-    inside = [value for value in candidates if low <= value <= high]
-    return inside if len(inside) <= 6 else [v for v in inside if f"{v:.0e}"[0] == "1"]
-
-
-Span = tuple[float, float]
-
-"""An interval, or the same value twice."""
 
 FAR = 4.0
-
 """A value is an outlier if the others would have less than a fifth of the scale."""
 
 
-def outliers(spans: Sequence[Span | None], *, least: float, pinned: Collection[int] = ()) -> dict[int, int]:
+def outliers(spans: Sequence[Interval | None], *, least: float, pinned: Collection[int] = ()) -> dict[int, int]:
     """Find spans that are drawn at the edge of a scale. Returns index -> -1 (far below the others) or 1 (far above).
 
     The others are the closest group with more than half of the spans. An outlier is further from them than four times
@@ -220,33 +264,36 @@ def outliers(spans: Sequence[Span | None], *, least: float, pinned: Collection[i
 def axis_values(points: Sequence[float], ends: Sequence[float], *, least: float) -> list[float]:
     """Return the values that determine a scale: all points, and the interval ends that are not outliers.
 
-    Two seeds may give an interval so wide that nothing else could be seen; `clip_interval` draws it up to the edge.
+    Two seeds may give an interval so wide that nothing else could be seen; it is drawn up to the edge.
     """
     every = [*points, *ends]
     cut = outliers([(value, value) for value in every], least=least, pinned=range(len(points)))
     return [value for index, value in enumerate(every) if index not in cut]
 
 
-def clip_interval(scale: AxisScale, low: float, high: float) -> tuple[tuple[float, int], tuple[float, int]]:
-    """Return the positions of an interval's ends, each with -1 or 1 if it lies beyond the edge, else 0."""
-    return (
-        (scale(max(low, scale.low)), -1 if low < scale.low else 0),
-        (scale(min(high, scale.high)), 1 if high > scale.high else 0),
-    )
+def draw_interval(ax: Axes, low: float, high: float, y: float, *, style: int, cap: str = "|") -> None:
+    """Draw a horizontal interval with caps, or with arrows where it continues beyond the limits of the axes."""
+    left, right = ax.get_xlim()
+    ends = [(max(low, left), cap if low >= left else "<"), (min(high, right), cap if high <= right else ">")]
+    ax.plot([end for end, _ in ends], [y, y], color=color(style), linewidth=2.0, solid_capstyle="butt")
+    for end, shape in ends:
+        ax.plot([end], [y], shape, color=color(style), markersize=10.0 if shape == cap else 7.0, markeredgewidth=2.0,
+                clip_on=False)  # fmt: skip
 
 
-def arrow_head(x: float, y: float, side: int) -> Markup:
-    """Draw the head of an arrow for a value or interval that continues beyond the edge."""
-    return tag("polyline", points=f"{x - 6 * side:.1f},{y - 5:.1f} {x:.1f},{y:.1f} {x - 6 * side:.1f},{y + 5:.1f}",
-               fill="none", class_="whisker")  # fmt: skip
-
-
-def edge_marker(side: int, x: AxisScale, y: float, *, title: str) -> Markup:
-    """Draw an arrow at the edge in place of an outlier, whose number is printed beside the row."""
-    text, position, anchor = ("off scale →", x.end, "end") if side > 0 else ("← off scale", x.start, "start")
-    return tag("text", tag("title", title), text, x=position, y=y + 5, text_anchor=anchor, class_="axis")
+def draw_outlier(ax: Axes, side: int, y: float, text: str, *, style: int) -> None:
+    """Draw an arrow with its number at the edge of a row, in place of a value far off the scale."""
+    words = f"{text}, off scale →" if side > 0 else f"← off scale, {text}"
+    ax.text(1.0 if side > 0 else 0.0, y, literal(words), transform=ax.get_yaxis_transform(), color=color(style),
+            ha="right" if side > 0 else "left", va="center", **text_size(ax))  # fmt: skip
 
 
 def outlier_sentence(names: Sequence[str]) -> str:
     """Return the sentence for screen readers that lists the outliers of a figure."""
     return f" Outliers beyond the scale: {', '.join(names)}." if names else ""
+
+
+def describe(ax: Axes, text: str) -> Axes:
+    """Attach the description for screen readers to the axes: their label."""
+    ax.set_label(text)
+    return ax

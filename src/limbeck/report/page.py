@@ -3,33 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from importlib.resources import files
 from pathlib import Path
+
+import torch
 
 from limbeck.atomic_io import write_text
 from limbeck.data import DataSplits
 from limbeck.errors import LimbeckError
-from limbeck.job import EXTRA_METRICS, hide_private_paths
-from limbeck.report.markup import Markup, join, tag
-from limbeck.report.predictions import class_rows
-from limbeck.report.run_data import ALONE, RunData, read_run
-from limbeck.report.sections import (
-    arms_section,
-    classes_section,
-    cost_section,
-    examples_section,
-    extra_metrics_section,
-    fidelity_section,
-    next_section,
-    protocol_section,
-    search_section,
-    several_section,
-    top_section,
-    training_section,
-    unknown_section,
-)
-from limbeck.report.sections.examples import ExampleView
-from limbeck.report.sections.several import check_same_data
+from limbeck.job import EXTRA_METRICS, hide_private_paths, read_interval
+from limbeck.report.arms import ArmRow
+from limbeck.report.axes import COLORS
+from limbeck.report.calibration import calibration_section
+from limbeck.report.classes import class_rows, classes_section
+from limbeck.report.costs import cost_figures, cost_section
+from limbeck.report.examples import ExampleView, examples_section
+from limbeck.report.extra_metrics import extra_metrics_section
+from limbeck.report.html import Markup, join, note, prose, section, sized, table, tag
+from limbeck.report.protocol import next_section, protocol_section, unknown_section
+from limbeck.report.run_data import ALONE, RunData, load_run
+from limbeck.report.scores import DifferenceRow, arms_section, draw_differences
+from limbeck.report.summary import Headline, banner, headline, top_section
+from limbeck.report.svg import NO_FIGURES, figure, has_figures, number_drawings, page_style, style_sheet
+from limbeck.report.training import search_section, training_section
 
 _MADE_BY = "limbeck report"
 _PARTS = (
@@ -56,7 +51,7 @@ def write_report(runs: Sequence[str | Path | RunData], out: str | Path | None = 
     """
     if not runs:
         raise LimbeckError("Give at least one run: `limbeck report RUN`.")
-    loaded_runs = [run if isinstance(run, RunData) else read_run(run) for run in runs]
+    loaded_runs = [load_run(run) for run in runs]
     path = Path(out) if out is not None else (loaded_runs[0].folder if len(runs) == 1 else Path()) / "report.html"
     check_output(path)
     page = report_page(loaded_runs)
@@ -85,6 +80,7 @@ def check_output(path: Path) -> None:
                 raise LimbeckError(f"{path} exists and is not a report; give another --out.")
 
 
+@page_style()
 def report_page(runs: Sequence[RunData]) -> str:
     """Return the HTML of the page.
 
@@ -92,7 +88,6 @@ def report_page(runs: Sequence[RunData]) -> str:
         LimbeckError: If the runs used different test data.
     """
     check_same_data(list(runs))
-    loaded: dict[str, DataSplits | str] = {}
     first = runs[0]
     data = str(first.data.get("name", "unknown data"))
     if len(runs) == 1:
@@ -102,40 +97,34 @@ def report_page(runs: Sequence[RunData]) -> str:
             "extra-metrics": any(name in first.result for name in EXTRA_METRICS),
         }
         parts = [part for part in _PARTS if optional.get(part[0], True)]
-        body = join(_links(parts), tag("main", _run(first, loaded, "")))
+        body = join(_links(parts), tag("main", _run(first, {})))
     else:
         title = f"{data}: {len(runs)} runs"
         names = _names(runs)
-        folded = [_folded(name, run, loaded, i) for i, (name, run) in enumerate(zip(names, runs, strict=True))]
+        folded = [_folded(name, run, i) for i, (name, run) in enumerate(zip(names, runs, strict=True))]
         links = (("runs", "Runs"), ("cost", "Cost"), *((f"run-{i}", name) for i, name in enumerate(names)))
         body = join(_links(links), tag("main", several_section(runs, names), folded))
     return page_document(title, data, body)
 
 
-def _run(run: RunData, loaded: dict[str, DataSplits | str], prefix: str) -> Markup:
-    method_arm = run.method_arm
-    classes = class_rows(run, ALONE, method_arm) if method_arm else []
+def _run(run: RunData, loaded: dict[str, DataSplits | str]) -> Markup:
+    classes = class_rows(run, ALONE, run.method_arm) if run.method_arm else []
     return join(
-        top_section(run, classes, prefix=prefix),
-        arms_section(run, prefix=prefix),
-        cost_section(run, prefix=prefix),
-        fidelity_section(run, prefix=prefix),
-        classes_section(run, classes, prefix=prefix),
-        extra_metrics_section(run, prefix=prefix),
-        training_section(run, prefix=prefix),
-        search_section(run, prefix=prefix),
-        examples_section(run, ExampleView(run, loaded), prefix=prefix),
-        protocol_section(run, prefix=prefix),
-        unknown_section(run, prefix=prefix),
-        next_section(run, prefix=prefix),
-    )
+        top_section(run, classes), arms_section(run), cost_section(run), calibration_section(run),
+        classes_section(run, classes), extra_metrics_section(run), training_section(run), search_section(run),
+        examples_section(run, ExampleView(run, loaded)), protocol_section(run), unknown_section(run), next_section(run),
+    )  # fmt: skip
 
 
-def _folded(name: str, run: RunData, loaded: dict[str, DataSplits | str], number: int) -> Markup:
-    """One run of several: its whole page inside a `details` element."""
+def _folded(name: str, run: RunData, number: int) -> Markup:
+    """One run of several in a `details` element: what is compared between runs. Its own page has everything."""
+    prefix = f"run-{number}-"
+    classes = class_rows(run, ALONE, run.method_arm) if run.method_arm else []
     return tag(
         "details", tag("summary", tag("h2", name), tag("span", str(run.folder))),
-        _run(run, loaded, f"run-{number}-"), id=f"run-{number}", class_="run",
+        note(prose(f"Costs, calibration, classes, curves and examples of this run: `limbeck report {run.folder}`.")),
+        top_section(run, classes, prefix=prefix), arms_section(run, prefix=prefix), search_section(run, prefix=prefix),
+        protocol_section(run, prefix=prefix), unknown_section(run, prefix=prefix), id=f"run-{number}", class_="run",
     )  # fmt: skip
 
 
@@ -152,7 +141,7 @@ def _links(parts: Sequence[tuple[str, str]]) -> Markup:
 
 def page_document(title: str, data: str, body: Markup) -> str:
     """Wrap `body` in an HTML document that loads nothing and runs no script."""
-    style = Markup(files("limbeck.report").joinpath("page.css").read_text(encoding="utf-8"))
+    style = Markup(style_sheet())
     head = tag(
         "head", tag("meta", charset="utf-8"), tag("meta", name="generator", content=_MADE_BY),
         tag("meta", name="viewport", content="width=device-width, initial-scale=1"),
@@ -163,4 +152,126 @@ def page_document(title: str, data: str, body: Markup) -> str:
     heading = tag("header", tag("p", "Distillation report"), tag("h1", title))
     foot = tag("footer", tag("p", "Made with limbeck. This page loads nothing and runs no script."))
     skip = tag("a", "Skip to the verdict", href="#verdict", class_="skip")
-    return f"<!doctype html>\n{tag('html', head, tag('body', skip, heading, body, foot), lang='en')}\n"
+    missing = None if has_figures() else tag("main", note(prose(NO_FIGURES)))
+    page = tag("html", head, tag("body", skip, heading, missing, body, foot), lang="en")
+    return f"<!doctype html>\n{number_drawings(page)}\n"
+
+
+# --- several runs ---------------------------------------------------------------------------------------------------
+
+
+def check_same_data(runs: list[RunData]) -> None:
+    """Refuse to compare runs on different data.
+
+    Raises:
+        LimbeckError: If two runs have different test examples.
+    """
+    first = runs[0]
+    for other in runs[1:]:
+        for key in ("name", "test", "classes"):
+            ours, theirs = first.data.get(key), other.data.get(key)
+            if ours is not None and theirs is not None and ours != theirs:
+                raise _different_data(first, other, f"{key} {ours} and {theirs}")
+        if first.labels is not None and other.labels is not None and not torch.equal(first.labels, other.labels):
+            raise _different_data(first, other, "other labels")
+
+
+def _different_data(first: RunData, other: RunData, how: str) -> LimbeckError:
+    return LimbeckError(
+        f"{first.folder} and {other.folder} have different test data ({how}), so their numbers cannot be compared. "
+        "Give runs on the same data, or write one report for each."
+    )
+
+
+def several_section(runs: Sequence[RunData], names: Sequence[str]) -> Markup:
+    """Return the verdicts of all runs on one scale, a table, and the costs of the students.
+
+    Args:
+        runs: The runs, on the same data.
+        names: A unique name for each run.
+    """
+    order = sorted(range(len(runs)), key=lambda i: -(_development(runs[i]) or -1.0))
+    return join(
+        tag("section", banner(_verdict(runs, names)), _differences(runs, names), id="verdict",
+            aria_label="Verdict", class_="top"),
+        section("runs", "The runs", _table([(i, names[i], runs[i]) for i in order]),
+                note(prose("Each run is compared with its own controls. Differences between runs are not tested. "
+                           "To test them, run one comparison: `limbeck compare JOB --methods a,b`."))),
+        section("cost", "Accuracy against cost", cost_figures(_students(runs, names), runs[0].score)),
+    )  # fmt: skip
+
+
+def _verdict(runs: Sequence[RunData], names: Sequence[str]) -> Headline:
+    heads = [headline(run) for run in runs]
+    helped = [i for i, head in enumerate(heads) if head.kind == "yes"]
+    count = f"{len(helped)} of {len(runs)} runs show that distillation is worth it"
+    scored = [(score, i) for i in helped or range(len(runs)) if (score := _development(runs[i])) is not None]
+    if not scored:
+        return Headline("yes" if helped else "no", count, "The development accuracies were not saved, so no student "
+                        "is selected here.")  # fmt: skip
+    _, best = max(scored, key=lambda pair: pair[0])
+    which = "Best of these on development data" if helped else "None does; best on development data"
+    # The development accuracy is not shown: it was used for the selection and is biased upward.
+    sentence = f"{which}: {names[best]} ({runs[best].method_arm}). {heads[best].sentence}"
+    return Headline("yes" if helped else "no", count, sentence)
+
+
+def _development(run: RunData) -> float | None:
+    return run.arms[run.method_arm].development.mean if run.method_arm else None
+
+
+def _differences(runs: Sequence[RunData], names: Sequence[str]) -> Markup | None:
+    rows = [
+        DifferenceRow(name, run.arms[run.method_arm].style if run.method_arm else 0, float(mean),
+                   read_interval(run.verdict))
+        for name, run in zip(names, runs, strict=True)
+        if isinstance(mean := run.verdict.get("difference"), (int, float))
+    ]  # fmt: skip
+    if not rows:
+        return None
+    title = "Each run's student compared with the same student trained alone"
+    caption = "95 % intervals, as computed by each run; a run with a single seed has none."
+    return figure(title, lambda: draw_differences(rows, runs[0].score), caption)
+
+
+def _table(runs: Sequence[tuple[int, str, RunData]]) -> Markup:
+    head = ("run", "verdict", "arm", f"test {runs[0][2].score.label}", "development",
+            "difference to student alone", "teacher", "MB", "ms/example", "seeds")  # fmt: skip
+    rows = []
+    for number, name, run in runs:
+        arm = run.arms.get(run.method_arm or "")
+        teacher, score = run.teacher_arm, run.score
+        mean, interval = run.verdict.get("difference"), read_interval(run.verdict)
+        difference = "-" if not isinstance(mean, (int, float)) else score.difference(mean)
+        difference += "" if interval is None else f" [{score.difference(interval[0])}, {score.difference(interval[1])}]"
+        rows.append((
+            tag("a", name, href=f"#run-{number}"), headline(run).words, run.method_arm or "-",
+            score.mean_std(arm.score) if arm else "-", score.mean_std(arm.development) if arm else "-",
+            difference,
+            score.mean_std(teacher.score) if teacher else "-",
+            _cost(arm, "megabytes"), _cost(arm, "milliseconds"),
+            run.seeds,
+        ))  # fmt: skip
+    return table("The student of every run, the best on development data first", head, rows, words=3, class_="runs")
+
+
+def _cost(arm: ArmRow | None, key: str) -> str:
+    value = arm.number(key) if arm else None
+    return "-" if value is None else sized(value)
+
+
+def _students(runs: Sequence[RunData], names: Sequence[str]) -> list[ArmRow]:
+    """Return the student of each run, and each teacher once."""
+    students = []
+    for number, (name, run) in enumerate(zip(names, runs, strict=True)):
+        if run.method_arm:
+            students.append(run.arms[run.method_arm]._replace(name=name, style=_STYLES[number % len(_STYLES)]))
+    teachers = {}
+    for run in runs:
+        for arm in run.arms.values():
+            if arm.role == "teacher":
+                teachers[arm.score.mean, arm.number("parameters")] = arm
+    return [*students, *teachers.values()]
+
+
+_STYLES = (0, *range(2, len(COLORS)))

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
@@ -16,8 +17,8 @@ from limbeck.batch import IGNORED
 from limbeck.errors import DataError, LimbeckError
 from limbeck.job import Search, arm_folder, read_run_job, read_search
 from limbeck.job.result import read_result
-from limbeck.metrics import load_tensors
-from limbeck.report.arms import ArmRow, read_arms
+from limbeck.metrics import Predictions, load_tensors
+from limbeck.report.arms import ArmRow, ScoreFormat, read_arms
 from limbeck.report.curves import Curves, counted_reports, read_curves
 
 ALONE = "student alone"
@@ -62,6 +63,33 @@ class RunData:
         return _mapping(self.result.get("verdict"))
 
     @property
+    def score(self) -> ScoreFormat:
+        """Names and formats of the primary metric."""
+        return ScoreFormat()
+
+    @property
+    def teacher_arm(self) -> ArmRow | None:
+        """The arm of the teacher."""
+        return next((arm for arm in self.arms.values() if arm.role == "teacher"), None)
+
+    def style(self, arm: str) -> int:
+        """Color and shape of an arm in all figures. An arm that was tuned but not run has style 7."""
+        return self.arms[arm].style if arm in self.arms else 7
+
+    @property
+    def interval_covers(self) -> str:
+        """Which uncertainty the intervals cover, for sentences."""
+        seeds, tested = f"over {self.seeds} paired seeds", self.data.get("test")
+        examples = f"{tested:,} test examples" if isinstance(tested, int) else "the test examples"
+        covers = {
+            "seeds and test examples": f"{seeds} and {examples}",
+            "seeds and a bound for test examples": f"{seeds} and {examples}, wider because predictions are missing",
+        }
+        text = covers.get(str(self.verdict.get("covers")), f"{seeds}, not over test examples")
+        count = self.verdict.get("comparisons")
+        return f"{text}, for the best of {count} methods" if isinstance(count, int) and count > 1 else text
+
+    @property
     def data(self) -> Mapping[str, Any]:
         """The description of the data."""
         return _mapping(self.result.get("data"))
@@ -77,7 +105,7 @@ class RunData:
     @property
     def seeds(self) -> int:
         """The number of seeds per arm."""
-        counted = [len(arm.accuracy.values) for arm in self.arms.values() if arm.role not in ("teacher", "member")]
+        counted = [len(arm.score.values) for arm in self.arms.values() if arm.role not in ("teacher", "member")]
         return max(counted, default=0)
 
     @property
@@ -145,6 +173,23 @@ def read_run(run: str | Path) -> RunData:
     search = _search(folder, job, unknown)
     name = folder.resolve().name
     return RunData(folder, name, result, job, text, arms, labels, teacher, logits, curves, search, tuple(unknown))
+
+
+def load_run(run: RunData | str | Path) -> RunData:
+    """Return a run as it is, or read it from its folder."""
+    return run if isinstance(run, RunData) else read_run(run)
+
+
+def pooled_predictions(run: RunData, arm: str) -> Predictions | None:
+    """Concatenate the predictions of an arm over its seeds; None if there are none."""
+    if run.labels is None or run.teacher is None:
+        return None
+    if run.arms[arm].role == "teacher":
+        return Predictions(run.teacher, None, run.labels)
+    seeds = run.logits.get(arm)
+    if not seeds:
+        return None
+    return Predictions(torch.cat(list(seeds.values())), None, run.labels.repeat(len(seeds)))
 
 
 def _result(folder: Path) -> Mapping[str, Any]:
@@ -216,7 +261,7 @@ def _predictions(
             unknown.append(f"The predictions of {name} are damaged for {count} seeds, which are left out.")
         if good:
             yield name, good
-        seeds = len(arm.accuracy.values)
+        seeds = len(arm.score.values)
         if not by_seed:
             unknown.append(f"There are no predictions of {name} on disk. It is shown only in the table.")
         elif len(by_seed) < seeds:

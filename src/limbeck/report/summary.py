@@ -1,17 +1,19 @@
-"""Headline and summary answers of the report, as text."""
+"""The top of the report: verdict, six answers, and differences to the controls."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from statistics import fmean
 from typing import NamedTuple
 
-from limbeck.job import read_interval, recommend, sort_controls
+from limbeck.job import arm_folder, read_interval, read_suggestions, recommend, sort_controls
 from limbeck.report.arms import ArmRow, half_width
-from limbeck.report.figures import ClassRow
-from limbeck.report.numbers import duration, listed, share_of, sized, times
-from limbeck.report.predictions import recommended_student
+from limbeck.report.classes import ClassRow
+from limbeck.report.html import Markup, duration, listed, prose, share_of, sized, tag, times
 from limbeck.report.run_data import ALONE, RunData
+from limbeck.report.scores import plot_differences, read_differences
+from limbeck.report.svg import figure
 
 _EQUAL = 0.05  # timings of the same network differ by this much
 
@@ -58,19 +60,6 @@ def _single_unit(run: RunData) -> str:
     return "seed" if run.seeds == 1 else "test example"
 
 
-def interval_covers(run: RunData) -> str:
-    """Describe which uncertainty the intervals of a run cover."""
-    seeds, tested = f"over {run.seeds} paired seeds", run.data.get("test")
-    examples = f"{tested:,} test examples" if isinstance(tested, int) else "the test examples"
-    covers = run.verdict.get("covers")
-    text = {
-        "seeds and test examples": f"{seeds} and {examples}",
-        "seeds and a bound for test examples": f"{seeds} and {examples}, wider because predictions are missing",
-    }.get(str(covers), f"{seeds}, not over test examples")
-    count = run.verdict.get("comparisons")
-    return f"{text}, for the best of {count} methods" if isinstance(count, int) and count > 1 else text
-
-
 def answers(run: RunData, classes: Sequence[ClassRow]) -> list[Answer]:
     """Return the six questions and answers at the top of the report."""
     return [
@@ -86,13 +75,14 @@ def _gain(run: RunData) -> Answer:
         return Answer(question, "Unknown", "There is no arm 'student alone' to compare with.")
     if read_interval(run.verdict) is None:
         sentence = (
-            f"One {_single_unit(run)} gives no interval. The difference is {100 * difference:+.2f} points of accuracy"
+            f"One {_single_unit(run)} gives no interval. The difference is {run.score.difference(difference)} "
+            f"{run.score.points}"
         )
         return Answer(question, "Unknown", f"{sentence} over the same student trained alone. {_gap_closed(run)}")
     return Answer(
         question,
-        f"{_answer_word(run)}: {100 * difference:+.2f} points",
-        f"of accuracy over the same student trained alone. {_gap_closed(run)}",
+        f"{_answer_word(run)}: {run.score.difference(difference)}{' points' if run.score.percent else ''}",
+        f"of {run.score.title} over the same student trained alone. {_gap_closed(run)}",
     )
 
 
@@ -104,9 +94,9 @@ def _answer_word(run: RunData) -> str:
 
 
 def _gap_closed(run: RunData) -> str:
-    teacher = next((arm.accuracy.mean for arm in run.arms.values() if arm.role == "teacher"), None)
-    alone = run.arms[ALONE].accuracy.mean if ALONE in run.arms else None
-    ours = run.arms[run.method_arm].accuracy.mean if run.method_arm else None
+    teacher = run.teacher_arm.score.mean if run.teacher_arm else None
+    alone = run.arms[ALONE].score.mean if ALONE in run.arms else None
+    ours = run.arms[run.method_arm].score.mean if run.method_arm else None
     if teacher is None or alone is None or ours is None:
         return ""
     # Without a gap between teacher and student alone, a share of it is meaningless.
@@ -163,8 +153,8 @@ def _certainty(run: RunData) -> Answer:
     more = (
         f" Beaten by {listed(better)}." if better else f" Not shown to be better than {listed(equal)}." if equal else ""
     )
-    return Answer(question, f"{100 * low:+.2f} to {100 * high:+.2f}",
-                  f"points, the 95 % interval {interval_covers(run)}; {side}.{more}")  # fmt: skip
+    return Answer(question, f"{run.score.difference(low)} to {run.score.difference(high)}",
+                  f"points, the 95 % interval {run.interval_covers}; {side}.{more}")  # fmt: skip
 
 
 def _class_losses(run: RunData, classes: Sequence[ClassRow]) -> Answer:
@@ -199,7 +189,7 @@ def _class(row: ClassRow) -> str:
 def _speed(run: RunData) -> Answer:
     question = "How fast is the student?"
     arm = run.arms.get(run.method_arm or "")
-    teacher = next((other for other in run.arms.values() if other.role == "teacher"), None)
+    teacher = run.teacher_arm
     time = arm.number("milliseconds") if arm else None
     if arm is None or not time:
         return Answer(question, "Not measured", "This result has no timing of it.")
@@ -221,3 +211,88 @@ def _pace(ratio: float) -> str:
 
 def _recommendation(run: RunData) -> Answer:
     return Answer("Which student to ship?", recommend(run.result).answer, recommended_student(run)[1])
+
+
+def recommended_student(run: RunData) -> tuple[str | None, str]:
+    """Return the arm whose student is recommended, and the reason.
+
+    The arm is None if no student is better than guessing.
+    """
+    recommendation = recommend(run.result)
+    if recommendation.arm is None or not recommendation.ready:
+        return None, recommendation.why
+    if not recommendation.others:
+        return recommendation.arm, f"{recommendation.why} Its student is in {student_folder(run, recommendation.arm)}"
+    folders = (f"that of {arm} in {student_folder(run, arm)}" for arm in (recommendation.arm, *recommendation.others))
+    return recommendation.arm, f"{recommendation.why} Their students: {', '.join(folders)}"
+
+
+def student_folder(run: RunData, arm: str) -> Path:
+    """Return the folder of an arm's student."""
+    if arm == run.shipped_arm:
+        return run.folder / "student"
+    return arm_folder(run.folder, arm) / "seed-0" / "student"
+
+
+# --- section --------------------------------------------------------------------------------------------------------
+
+_SIGNS = {"yes": "✓", "no": "✕", "unsure": "?"}
+
+
+def top_section(run: RunData, classes: Sequence[ClassRow], *, prefix: str = "") -> Markup:
+    """Return the verdict, the six answers, and the differences to the controls."""
+    title = f"{run.method_arm} compared with each control"
+    drawn = figure(title, lambda: plot_differences(run), _caption(run)) if read_differences(run) else None
+    return tag(
+        "section", banner(headline(run)), _suggestions(run), _answers(answers(run, classes)), drawn,
+        _controls(run),
+        id=f"{prefix}verdict", aria_label="Verdict", class_="top",
+    )  # fmt: skip
+
+
+def _suggestions(run: RunData) -> Markup | None:
+    """Return likely reasons and commands to try, if the verdict is not a clear yes."""
+    suggestions = read_suggestions(run.result, run.folder)
+    if not suggestions:
+        return None
+    rows = ((tag("dt", tag("strong", prose(item["why"] or "")), " ", prose(item["evidence"] or "")),
+             tag("dd", tag("code", item["type"])) if item["type"] else tag("dd")) for item in suggestions)  # fmt: skip
+    return tag("div", tag("h3", "Possible reasons, and what to try"), tag("dl", rows, class_="commands"), class_="why")
+
+
+def banner(verdict: Headline) -> Markup:
+    """Return the title and the sentence of the verdict."""
+    return tag(
+        "div",
+        tag("span", _SIGNS[verdict.kind], class_="sign", aria_hidden="true"),
+        tag("div", tag("h2", verdict.words), tag("p", verdict.sentence)),
+        class_=f"banner {verdict.kind}",
+    )
+
+
+def _answers(entries: Sequence[Answer]) -> Markup:
+    return tag(
+        "dl",
+        (
+            tag("div", tag("dt", a.question), tag("dd", tag("strong", a.answer), " ", tag("span", prose(a.why))))
+            for a in entries
+        ),
+        class_="answers",
+    )
+
+
+def _caption(run: RunData) -> str:
+    if run.seeds < 2:
+        return "There is a single seed. A difference without an interval may be chance."
+    return (
+        f"Mean difference between arms with the same seeds and examples. Bars are 95 % intervals "
+        f"{run.interval_covers}, for this teacher. An interval that contains zero is no evidence of a difference."
+    )
+
+
+def _controls(run: RunData) -> Markup | None:
+    """Return the sentences of the comparisons with the controls."""
+    against = run.verdict.get("against")
+    sentences = [row.get("sentence") for row in (against.values() if isinstance(against, Mapping) else ())
+            if isinstance(row, Mapping) and row.get("sentence")]  # fmt: skip
+    return tag("ul", (tag("li", str(sentence)) for sentence in sentences), class_="sentences") if sentences else None

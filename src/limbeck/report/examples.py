@@ -4,28 +4,83 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from limbeck.batch import Batch
+from limbeck.batch import IGNORED, Batch
 from limbeck.data import DataSplits, load_data, silenced
 from limbeck.data.builtin_datasets import IMAGE_DATASETS, data_folders
 from limbeck.data.table_encoding import CategoryColumn
 from limbeck.errors import LimbeckError
 from limbeck.job import read_job
-from limbeck.report.html import note, section
-from limbeck.report.markup import Markup, data_uri, tag
-from limbeck.report.predictions import Disagreement, disagreements
-from limbeck.report.run_data import RunData
+from limbeck.report.html import Markup, data_uri, note, section, tag
+from limbeck.report.run_data import ALONE, RunData
 
 _LONGEST = 280
 
 _COLUMNS = 8
 
 _SIDE = 96
+
+
+class Disagreement(NamedTuple):
+    """A test example on which teacher and student disagree.
+
+    Attributes:
+        row: Its index in the test data.
+        label: Its class.
+        predictions: Model -> its predicted class, and the probability of that class.
+    """
+
+    row: int
+    label: int
+    predictions: dict[str, tuple[int, float]]
+
+
+def disagreements(run: RunData, *, most: int) -> dict[str, list[Disagreement]]:
+    """Find the examples on which teacher and student disagree most, grouped by which of them is right.
+
+    They are ordered by the sum of the two probabilities that the models give to their predicted classes.
+    """
+    labels, teacher, student = run.labels, run.teacher, run.student
+    if labels is None or teacher is None or student is None:
+        return {}
+    (by_teacher, sure_teacher), (by_student, sure_student) = _top_class(teacher), _top_class(student)
+    # Unlabeled examples cannot be assigned to a group.
+    labeled = labels != IGNORED
+    groups = {
+        "The teacher is right, the student is not": (by_teacher == labels) & (by_student != labels),
+        "The student is right, the teacher is not": (by_student == labels) & (by_teacher != labels),
+        "Both are wrong, with different classes": (by_student != labels) & (by_teacher != labels),
+    }
+    confidence = (sure_teacher + sure_student) * (by_teacher != by_student)
+    alone = run.logits.get(ALONE, {}).get(run.shown_seed or 0)
+    others = {"teacher": teacher, ALONE: alone, str(run.method_arm): student}
+    known_others = {name: logits for name, logits in others.items() if logits is not None}
+    disagreements_by_title: dict[str, list[Disagreement]] = {}
+    for title, which in groups.items():
+        rows = (which & labeled & (by_teacher != by_student)).nonzero()[:, 0]
+        order = rows[confidence[rows].argsort(descending=True, stable=True)][:most]
+        disagreements_by_title[f"{title} ({len(rows):,})"] = [
+            _disagreement(int(row), labels, known_others) for row in order
+        ]
+    return disagreements_by_title
+
+
+def _disagreement(row: int, labels: Tensor, models: dict[str, Tensor]) -> Disagreement:
+    votes = {}
+    for name, logits in models.items():
+        classes, sure = _top_class(logits[row : row + 1])
+        votes[name] = (int(classes[0]), float(sure[0]))
+    return Disagreement(row, int(labels[row]), votes)
+
+
+def _top_class(logits: Tensor) -> tuple[Tensor, Tensor]:
+    sure, classes = logits.double().softmax(1).max(1)
+    return classes, sure
 
 
 class ExampleView:
@@ -168,17 +223,17 @@ def _needs_download(spec: Any) -> bool:
 _MOST = 8
 
 
-def examples_section(run: RunData, view: ExampleView, *, prefix: str = "") -> Markup:
+def examples_section(run: RunData, view: ExampleView) -> Markup:
     """Show examples on which teacher and student disagree, grouped by which of them is right."""
     title = "Where teacher and student disagree"
     by_title = disagreements(run, most=_MOST)
     if not by_title:
-        return section(f"{prefix}examples", title, note("Not known: this needs the predictions of both."))
+        return section("examples", title, note("Not known: this needs the predictions of both."))
     names = run.classes
     groups = [_group(title, rows, names, view) for title, rows in by_title.items()]
     why = note(view.why) if view.why else None
     heading = f"{run.shown_student}; the examples on which both are most confident come first."
-    return section(f"{prefix}examples", title, tag("p", heading), why, groups)
+    return section("examples", title, tag("p", heading), why, groups)
 
 
 def _group(title: str, rows: list[Disagreement], names: tuple[str, ...], view: ExampleView) -> Markup:

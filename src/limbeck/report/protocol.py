@@ -22,11 +22,10 @@ from limbeck.job import (
 )
 from limbeck.job.result import RESULT
 from limbeck.models import UserFile
-from limbeck.report.html import details, grid, note, prose, section, table
-from limbeck.report.markup import Markup, join, tag
-from limbeck.report.predictions import recommended_student, student_folder
+from limbeck.report.html import Markup, details, join, note, prose, section, table, tag
 from limbeck.report.run_data import RunData
-from limbeck.report.sections.search import chosen_how
+from limbeck.report.summary import recommended_student, student_folder
+from limbeck.report.training import describe_search
 
 _LARGE = 200_000_000
 
@@ -38,15 +37,15 @@ def protocol_section(run: RunData, *, prefix: str = "") -> Markup:
     files = table("Files (SHA-256)", ("file", "SHA-256"), list(_hashes(run.folder)), words=2, class_="facts")
     job = details("The job file (job.yaml)", tag("pre", tag("code", run.job_text), tabindex="0"))
     return section(
-        f"{prefix}protocol", "Protocol and environment", grid(facts, join(surroundings, files)),
+        f"{prefix}protocol", "Protocol and environment", tag("div", facts, join(surroundings, files), class_="grid-2"),
         job if run.job_text else note("The job is not known, because the folder has no job.yaml."),
     )  # fmt: skip
 
 
-def next_section(run: RunData, *, prefix: str = "") -> Markup:
+def next_section(run: RunData) -> Markup:
     """Return commands to type next."""
     rows = list(_commands(run))
-    return section(f"{prefix}next", "Next commands",
+    return section("next", "Next commands",
                    tag("dl", ((tag("dt", why), tag("dd", tag("code", command))) for why, command in rows),
                        class_="commands"))  # fmt: skip
 
@@ -94,7 +93,7 @@ def _facts(run: RunData) -> Iterator[tuple[str, str | Markup]]:
     if isinstance(seen, Mapping):
         yield "teacher's own data", str(seen.get("sentence", "-"))
     yield from _effort(run)
-    yield "settings", prose(chosen_how(run))
+    yield "settings", prose(describe_search(run))
     yield "selection", "settings and method on development data; test data used once; numbers of the last epoch"
     seconds = run.result.get("seconds")
     if isinstance(seconds, (int, float)):

@@ -1,0 +1,223 @@
+"""Score against cost: latency and size, with the Pareto front."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+from limbeck.report.arms import ArmRow, ScoreFormat
+from limbeck.report.axes import (
+    QUIET,
+    axis_values,
+    color,
+    describe,
+    ink,
+    log_limits,
+    log_ticks,
+    mark,
+    new_axes,
+    outlier_sentence,
+    outliers,
+    round_ticks,
+    set_tip,
+    shorten,
+    text_size,
+)
+from limbeck.report.html import Markup, note, section, sized, tag
+from limbeck.report.run_data import RunData, load_run
+from limbeck.report.svg import figure
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+else:
+    Axes = Any  # matplotlib is imported only when a figure is drawn; type hints still resolve
+
+CostName = Literal["milliseconds", "megabytes"]
+
+_LABELS: dict[CostName, str] = {
+    "milliseconds": "milliseconds per example, one CPU thread",
+    "megabytes": "megabytes of weights",
+}
+
+SAME = 1.05
+"""Costs within this ratio count as equal, because timings of the same network differ by as much."""
+
+
+class CostPoint(NamedTuple):
+    """A model: its cost, its score, and the standard deviation of the score over seeds."""
+
+    name: str
+    style: int
+    cost: float
+    value: float
+    std: float | None
+
+
+def cost_points(arms: Sequence[ArmRow], cost: CostName) -> list[CostPoint]:
+    """Return the models whose cost and score are known."""
+    rows = ((arm, arm.number(cost), arm.score.mean) for arm in arms)
+    return [
+        CostPoint(arm.name, arm.style, value, mean, arm.score.std)
+        for arm, value, mean in rows
+        if value is not None and value > 0 and mean is not None
+    ]
+
+
+def pareto_front(points: Sequence[CostPoint], *, higher_is_better: bool = True) -> list[CostPoint]:
+    """Return the points that no other point dominates. Costs within 5 % count as equal."""
+    sign = 1.0 if higher_is_better else -1.0
+
+    def beats(other: CostPoint, point: CostPoint) -> bool:
+        if other.cost <= point.cost * SAME and sign * other.value > sign * point.value:
+            return True
+        return other.cost * SAME < point.cost and sign * other.value >= sign * point.value
+
+    best = [point for point in points if not any(beats(other, point) for other in points)]
+    return sorted(best, key=lambda point: (point.cost, point.value))
+
+
+def plot_pareto(run: RunData | str | Path, *, cost: CostName = "milliseconds", ax: Axes | None = None) -> Axes:
+    """Plot the primary metric on test data against a cost, with the Pareto front as a dotted line.
+
+    Bars are ± one standard deviation over seeds. A model far from the others is an arrow with its number, unless it is
+    on the front. Models of equal cost are drawn side by side.
+
+    Args:
+        run: The folder of a finished run, or what `read_run` returns.
+        cost: ``milliseconds`` per example, or ``megabytes`` of weights.
+        ax: Axes to draw on; by default those of a new figure.
+    """
+    run = load_run(run)
+    return draw_pareto(cost_points(list(run.arms.values()), cost), cost, run.score, ax=ax)
+
+
+def draw_pareto(points: Sequence[CostPoint], cost: CostName, score: ScoreFormat, *, ax: Axes | None = None) -> Axes:
+    """Draw models by cost and score; see `plot_pareto`."""
+    front = pareto_front(points, higher_is_better=score.higher_is_better)
+    values = [score.factor * point.value for point in points]
+    pinned = [i for i, point in enumerate(points) if point in front]
+    sides = outliers([(value, value) for value in values], least=score.least, pinned=pinned)
+    far = {points[i]: side for i, side in sides.items()}
+    near = [point for point in points if point not in far]
+    ends = [score.factor * (p.value + sign * (p.std or 0.0)) for p in near for sign in (-1, 1)]
+    limits = score.limits(axis_values([score.factor * p.value for p in near], ends, least=score.least),
+                          least=score.least)  # fmt: skip
+
+    ax = new_axes(ax, height=340.0, right=118.0)
+    low, high = log_limits([point.cost for point in points])
+    ax.set(xscale="log", xlim=(low, high), ylim=limits, xlabel=_LABELS[cost], ylabel=f"test {score.label}")
+    ax.set_xticks(log_ticks(low, high), minor=False)
+    ax.set_xticks([], minor=True)
+    ax.xaxis.set_major_formatter(lambda value, _: f"{value:g}" if value < 1000 else sized(value))
+    round_ticks(ax.yaxis)
+    places = _places(points, low, high)
+    heights = {p: _height(score.factor * p.value, far.get(p), limits) for p in points}
+    if len(front) > 1:
+        ax.plot([places[p] for p in front], [heights[p] for p in front], ":", color=QUIET, linewidth=1.4, zorder=1.5)
+    for point in points:
+        _draw_point(ax, point, places[point], heights[point], far.get(point), point in front, score)
+    _draw_names(ax, points, places, heights, far, score)
+    outside = outlier_sentence([f"{point.name} {score.text(point.value)}" for point in far])
+    names = ", ".join(point.name for point in front)
+    return describe(ax, f"Test {score.title} against {_LABELS[cost]}. On the front: {names}.{outside}")
+
+
+def _height(value: float, side: int | None, limits: tuple[float, float]) -> float:
+    """Return the height of a mark. An outlier is inside the edge, with room for an arrow."""
+    low, high = limits
+    return value if side is None else high - 0.08 * (high - low) if side > 0 else low + 0.08 * (high - low)
+
+
+def _draw_point(
+    ax: Axes, point: CostPoint, x: float, y: float, side: int | None, is_best: bool, score: ScoreFormat
+) -> None:
+    if side is not None:
+        step = 0.07 * side * (ax.get_ylim()[1] - ax.get_ylim()[0])
+        ax.plot([x, x], [y, y + step], color=color(point.style), linewidth=2.0)
+        ax.plot([x], [y + step], "^" if side > 0 else "v", color=color(point.style), markersize=7.0)
+    elif point.std is not None:
+        ends = [score.factor * (point.value + sign * point.std) for sign in (-1, 1)]
+        low, high = ax.get_ylim()
+        ax.plot([x, x], [max(ends[0], low), min(ends[1], high)], color=color(point.style), linewidth=2.0)
+        for end, shape in ((low, "v"), (high, "^")):
+            if (ends[0] < end) if shape == "v" else (ends[1] > end):  # the bar goes on beyond the edge
+                ax.plot([x], [end], shape, color=color(point.style), markersize=7.0, clip_on=False)
+    hollow = {"markerfacecolor": "none", "markeredgecolor": color(point.style), "markeredgewidth": 1.6}
+    edge = {"markeredgecolor": ink(ax), "markeredgewidth": 1.8} if is_best else {}
+    line = ax.plot([x], [y], label=shorten(point.name, 60),
+                   **mark(point.style, 12.0, **(hollow if side is not None else edge)))  # fmt: skip
+    set_tip(line, f"{point.name}: {score.text(point.value)}, {point.cost:.4g}")
+
+
+def _groups(points: Sequence[CostPoint]) -> list[list[CostPoint]]:
+    """Return the models by cost, those of equal cost together."""
+    groups: list[list[CostPoint]] = []
+    for point in sorted(points, key=lambda p: p.cost):
+        if groups and point.cost <= groups[-1][0].cost * SAME:
+            groups[-1].append(point)
+        else:
+            groups.append([point])
+    return groups
+
+
+def _places(points: Sequence[CostPoint], low: float, high: float) -> dict[CostPoint, float]:
+    """Return horizontal positions. Models of equal cost are side by side, so that their bars do not overlap."""
+    step = 0.026 * math.log10(high / low)
+    return {
+        point: point.cost * 10.0 ** (step * (i - (len(group) - 1) / 2))
+        for group in _groups(points)
+        for i, point in enumerate(sorted(group, key=lambda p: -p.value))
+    }
+
+
+def _draw_names(
+    ax: Axes, points: Sequence[CostPoint], places: dict[CostPoint, float], heights: dict[CostPoint, float],
+    far: dict[CostPoint, int], score: ScoreFormat,
+) -> None:  # fmt: skip
+    """Write names beside the marks, moved apart where marks are close, each with a line to its mark."""
+    (left, right), (low, high) = ax.get_xlim(), ax.get_ylim()
+    edges = {point: max(places[p] for p in group) for group in _groups(points) for point in group}
+    rows, last, named = [], -math.inf, set[str]()
+    # From below, each name at least a line above the previous one; the whole column moves down if it overflows.
+    for point in sorted(points, key=lambda p: (heights[p], edges[p])):
+        if point.name not in named:  # the same name may occur once per run
+            named.add(point.name)
+            last = max(heights[point], last + 0.062 * (high - low))
+            rows.append((point, last))
+    over = max(last - high, 0.0) if rows else 0.0
+    for point, y in rows:
+        side, name = far.get(point), shorten(point.name, 18)
+        text = name if side is None else f"{name} {'↑' if side > 0 else '↓'} {score.text(point.value)}"
+        x = edges[point] * (right / left) ** 0.04
+        ax.plot([places[point], x], [heights[point], y - over], color=QUIET, linewidth=0.8, zorder=1.0)
+        ax.text(x * (right / left) ** 0.008, y - over, text, va="center", color=ink(ax), **text_size(ax))
+
+
+def cost_section(run: RunData) -> Markup:
+    """Return the figures of score against latency and against size."""
+    title = f"{run.score.title[:1].upper()}{run.score.title[1:]} against cost"
+    return section("cost", title, cost_figures(list(run.arms.values()), run.score))
+
+
+def cost_figures(arms: Sequence[ArmRow], score: ScoreFormat) -> Markup:
+    """Return both figures, or notes about what is missing."""
+    drawn = [_figure(arms, "milliseconds", "latency", "time", score), _figure(arms, "megabytes", "size", "size", score)]
+    return tag("div", drawn, class_="grid-2")
+
+
+def _figure(arms: Sequence[ArmRow], cost: CostName, title: str, what: str, score: ScoreFormat) -> Markup:
+    points = cost_points(arms, cost)
+    if len(points) < 2:
+        return note(f"Against {title}: not drawn, because fewer than two models have a cost and a {score.title}.")
+    unknown = [arm.name for arm in arms if arm.number(cost) is None]
+    without = f" Not drawn, because the {what} is not known: {', '.join(unknown)}." if unknown else ""
+    front = pareto_front(points, higher_is_better=score.higher_is_better)
+    best = ", ".join(dict.fromkeys(point.name for point in front))
+    caption = (
+        f"{'Upper' if score.higher_is_better else 'Lower'} left is better; bars are ± one standard deviation over "
+        f"seeds. On the Pareto front: {best}. Costs within 5 % of each other count as equal and are drawn side by "
+        f"side.{without}"
+    )
+    return figure(f"Against {title}", lambda: draw_pareto(points, cost, score), caption)
