@@ -73,6 +73,14 @@ def planted_run(
     return folder
 
 
+def with_result(run: Path, change) -> Path:
+    """Change something in the result of a run."""
+    result = json.loads((run / "result.json").read_text())
+    change(result)
+    (run / "result.json").write_text(json.dumps(result))
+    return run
+
+
 def measures(shown, teacher, labels):
     found = evaluate(Predictions(shown, teacher, labels), ("accuracy", "nll", "agreement", "kl_to_teacher", "ece"))
     return {name: measure.value for name, measure in found.items()}

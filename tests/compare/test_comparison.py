@@ -19,8 +19,8 @@ from limbeck.export import export_run
 from limbeck.job import job_text, make_job, read_job
 from limbeck.metrics import load_tensors
 from limbeck.models import read_config
-from limbeck.report.predictions import recommended_student as shipped_by
 from limbeck.report.run_data import read_run
+from limbeck.report.summary import recommended_student as shipped_by
 from limbeck.teachers import ModelTeacher, ShuffledTeacher
 from small_jobs import blobs, contents, small_job
 

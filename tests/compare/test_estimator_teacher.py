@@ -15,8 +15,8 @@ from limbeck.errors import LimbeckError
 from limbeck.export import export_run
 from limbeck.job import make_job
 from limbeck.report import arms_table, table_notes
-from limbeck.report.arms import read_arms
-from limbeck.report.sections.cost import cost_figures
+from limbeck.report.arms import ScoreFormat, read_arms
+from limbeck.report.costs import cost_figures
 from results import arm
 from small_jobs import blobs, small_job
 
@@ -93,7 +93,7 @@ def test_a_module_without_a_single_tensor_has_no_known_size():
 def test_a_size_front_names_who_is_not_on_it():
     rows = {name: arm([0.9, 0.8]) for name in ("teacher", "student alone", "distilled")}
     rows["teacher"] |= {"parameters": None, "megabytes": None}
-    drawn = cost_figures(list(read_arms(rows).values()))
+    drawn = cost_figures(list(read_arms(rows).values()), ScoreFormat())
     assert "size is not known: teacher" in drawn.split("Against size")[1]
     assert "Not drawn" not in drawn.split("Against size")[0]
 

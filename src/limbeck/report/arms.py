@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, TypeGuard
 
 from limbeck.metrics.distributions import t_ppf
-from limbeck.report.axes import Interval, padded_limits
+from limbeck.report.axes import Interval, Number, padded_limits
 
 CONTROLS = ("student alone", "label smoothing", "shuffled teacher")
 """Control arms: without a teacher, or with outputs of the teacher for other examples."""
@@ -66,7 +66,7 @@ class ScoreFormat(NamedTuple):
         """The smallest spread that is worth a scale of its own, in printed numbers."""
         return 1.0 if self.percent else 1e-6
 
-    def limits(self, values: Sequence[float], *, least: float | None = None, margin: float = 0.08) -> Interval:
+    def limits(self, values: Sequence[Number], *, least: float | None = None, margin: float = 0.08) -> Interval:
         """Return the limits of a scale for printed numbers. A percentage stays between 0 and 100."""
         floor, ceiling = (0.0, 100.0) if self.percent else (None, None)
         return padded_limits(values, least=0.4 * self.least if least is None else least, floor=floor, ceiling=ceiling,
@@ -91,7 +91,7 @@ class ScoreFormat(NamedTuple):
         return self.number(stat.mean) + ("" if stat.std is None else f" ± {self.number(stat.std)}")
 
 
-def mean_std_text(stat: SeedStat, digits: int, scale: float = 1.0) -> str:
+def mean_std_text(stat: SeedStat, digits: int, scale: Number = 1) -> str:
     """Format a mean ± its standard deviation over seeds; a dash if there is none."""
     if stat.mean is None:
         return "-"

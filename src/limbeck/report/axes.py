@@ -33,7 +33,8 @@ MARKERS = "soD^vPph<>Xd"
 """A shape for each color, so that figures can be read without colors."""
 WORSE, BETTER = COLORS[0], COLORS[2]
 
-Interval = tuple[float, float]
+Number = float | int
+Interval = tuple[Number, Number]
 
 
 def color(style: int) -> str:
@@ -195,7 +196,7 @@ def round_ticks(axis: Any, *, most: int = 5) -> None:
 
 
 def padded_limits(
-    values: Sequence[float], *, least: float = 0.004, floor: float | None = None, ceiling: float | None = None,
+    values: Sequence[Number], *, least: Number = 0.004, floor: Number | None = None, ceiling: Number | None = None,
     margin: float = 0.08,
 ) -> Interval:  # fmt: skip
     """Return limits that contain all values with a margin, within `floor` and `ceiling`, at least `least` wide."""
@@ -209,14 +210,14 @@ def padded_limits(
     return (low, high) if high > low else (low - least, high + least)
 
 
-def log_limits(values: Sequence[float]) -> Interval:
+def log_limits(values: Sequence[Number]) -> Interval:
     """Return the limits of a logarithmic scale."""
     logarithms = [math.log10(value) for value in values if value > 0 and math.isfinite(value)] or [0.0]
     low, high = padded_limits(logarithms, least=0.6, margin=0.14)
     return 10.0**low, 10.0**high
 
 
-def log_ticks(low: float, high: float) -> list[float]:
+def log_ticks(low: Number, high: Number) -> list[Number]:
     """Return 1, 2 and 5 times powers of ten between two limits, or only the powers if these are more than six."""
     powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     inside = [m * 10.0**power for power in powers for m in (1, 2, 5) if low <= m * 10.0**power <= high]
@@ -227,7 +228,7 @@ FAR = 4.0
 """A value is an outlier if the others would have less than a fifth of the scale."""
 
 
-def outliers(spans: Sequence[Interval | None], *, least: float, pinned: Collection[int] = ()) -> dict[int, int]:
+def outliers(spans: Sequence[Interval | None], *, least: Number, pinned: Collection[int] = ()) -> dict[int, int]:
     """Find spans that are drawn at the edge of a scale. Returns index -> -1 (far below the others) or 1 (far above).
 
     The others are the closest group with more than half of the spans. An outlier is further from them than four times
@@ -261,7 +262,7 @@ def outliers(spans: Sequence[Interval | None], *, least: float, pinned: Collecti
     return best[1]
 
 
-def axis_values(points: Sequence[float], ends: Sequence[float], *, least: float) -> list[float]:
+def axis_values(points: Sequence[Number], ends: Sequence[Number], *, least: Number) -> list[Number]:
     """Return the values that determine a scale: all points, and the interval ends that are not outliers.
 
     Two seeds may give an interval so wide that nothing else could be seen; it is drawn up to the edge.
@@ -271,7 +272,7 @@ def axis_values(points: Sequence[float], ends: Sequence[float], *, least: float)
     return [value for index, value in enumerate(every) if index not in cut]
 
 
-def draw_interval(ax: Axes, low: float, high: float, y: float, *, style: int, cap: str = "|") -> None:
+def draw_interval(ax: Axes, low: Number, high: Number, y: Number, *, style: int, cap: str = "|") -> None:
     """Draw a horizontal interval with caps, or with arrows where it continues beyond the limits of the axes."""
     left, right = ax.get_xlim()
     ends = [(max(low, left), cap if low >= left else "<"), (min(high, right), cap if high <= right else ">")]
@@ -281,7 +282,7 @@ def draw_interval(ax: Axes, low: float, high: float, y: float, *, style: int, ca
                 clip_on=False)  # fmt: skip
 
 
-def draw_outlier(ax: Axes, side: int, y: float, text: str, *, style: int) -> None:
+def draw_outlier(ax: Axes, side: int, y: Number, text: str, *, style: int) -> None:
     """Draw an arrow with its number at the edge of a row, in place of a value far off the scale."""
     words = f"{text}, off scale →" if side > 0 else f"← off scale, {text}"
     ax.text(1.0 if side > 0 else 0.0, y, literal(words), transform=ax.get_yaxis_transform(), color=color(style),

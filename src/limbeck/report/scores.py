@@ -110,7 +110,7 @@ def result_svg(result: Mapping[str, Any]) -> str:
     return standalone_svg(describe(ax, f"{verdict['sentence']} {ax.get_label()}"))
 
 
-def _draw_arm(ax: Axes, arm: ArmRow, y: float, score: ScoreFormat) -> None:
+def _draw_arm(ax: Axes, arm: ArmRow, y: int, score: ScoreFormat) -> None:
     values = [score.factor * value for value in arm.score.values]
     if (band := _band(arm, score)) is not None:
         ax.barh([y], [band[1] - band[0]], left=band[0], height=0.36, color=color(arm.style), alpha=0.17)

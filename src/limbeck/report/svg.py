@@ -59,7 +59,7 @@ def standalone_svg(ax: Axes) -> str:
     light, dark = re.findall(r":root \{(.*?)\}", style_sheet(), re.S)[:2]
     style = (
         f"svg {{{light} background: var(--card); }} @media (prefers-color-scheme: dark) {{ svg {{{dark}}} }} "
-        "text { font-family: system-ui, sans-serif; fill: var(--ink) } .draw * { stroke-linejoin: round }"
+        "text { font-family: system-ui, sans-serif; fill: var(--ink) } .plot * { stroke-linejoin: round }"
     )
     head, body = drawing.split(">", 1)
     return f'{head} xmlns="http://www.w3.org/2000/svg"><style>{" ".join(style.split())}</style>{body}\n'

@@ -13,16 +13,8 @@ from limbeck.metrics import load_tensors, save_tensors
 from limbeck.report import read_run, report_page
 from limbeck.report.arms import half_width, read_stat
 from limbeck.report.curves import downsample, read_curves
-from limbeck.report.summary_text import answers, headline
-from report_runs import planted_run
-
-
-def changed(run, change):
-    """The run's result with something in it changed."""
-    result = json.loads((run / "result.json").read_text())
-    change(result)
-    (run / "result.json").write_text(json.dumps(result))
-    return run
+from limbeck.report.summary import answers, headline
+from report_runs import planted_run, with_result
 
 
 @pytest.fixture
@@ -39,12 +31,12 @@ def test_what_is_there_is_read(run):
     assert [arm.role for arm in found.arms.values()] == ["teacher", "control", "control", "control", "method", "method"]
     for name, seeds in found.logits.items():
         right = [float((one.argmax(1) == found.labels).double().mean()) for one in seeds.values()]
-        assert right == pytest.approx(found.arms[name].accuracy.values), name
+        assert right == pytest.approx(found.arms[name].score.values), name
     assert len({arm.style for arm in found.arms.values()}) == 6
 
 
 def test_the_arm_of_the_verdict_has_its_own_color(run):
-    changed(run, lambda result: result["verdict"].update(arm="fitnets"))
+    with_result(run, lambda result: result["verdict"].update(arm="fitnets"))
     found = read_run(run)
     assert found.method_arm == "fitnets"
     assert [name for name, arm in found.arms.items() if arm.style == 0] == ["fitnets"]
@@ -60,9 +52,9 @@ def test_seeds_are_told_apart_by_their_number(run):
 
 
 def test_the_shipped_seed_is_the_one_that_the_result_names(run):
-    changed(run, lambda result: result.update(shipped={"arm": "hinton", "seed": 1}))
+    with_result(run, lambda result: result.update(shipped={"arm": "hinton", "seed": 1}))
     assert read_run(run).shown_seed == 1
-    changed(run, lambda result: result.update(shipped={"arm": "hinton", "seed": 7}))
+    with_result(run, lambda result: result.update(shipped={"arm": "hinton", "seed": 7}))
     assert read_run(run).shown_seed == 0
 
 
@@ -181,7 +173,7 @@ def test_how_much_of_the_gap_is_closed(run, teacher, ours, said):
         for name, mean in means.items():
             result["arms"][name]["accuracy"] = {"mean": mean, "std": 0.0, "values": [mean] * 2}
 
-    worth = answers(read_run(changed(run, change)), [])[0]
+    worth = answers(read_run(with_result(run, change)), [])[0]
     assert worth.why.endswith(said)
 
 
@@ -191,7 +183,7 @@ def test_the_table_says_who_learns_without_the_teacher(run):
     def change(result):
         result["arms"]["fitnets"]["method"] = {"name": "mutual"}
 
-    page = report_page([read_run(changed(run, change))])
+    page = report_page([read_run(with_result(run, change))])
     assert page.count("trained without the teacher") == 1
     assert "distilled from the teacher" in page
 
@@ -202,7 +194,7 @@ def test_a_choice_that_the_seeds_do_not_bear_out_is_said_to_be_one(run, second, 
         for name, values in (("hinton", [0.91, 0.92]), ("fitnets", second)):
             result["arms"][name]["development"] = {"mean": sum(values) / 2, "std": 0.0, "values": values}
 
-    which = answers(read_run(changed(run, change)), [])[1]
+    which = answers(read_run(with_result(run, change)), [])[1]
     assert which.why.endswith("may be chance." if lucky else "Second best: fitnets.")
 
 
@@ -210,7 +202,7 @@ def test_a_student_that_is_no_better_than_the_most_frequent_class_is_not_to_be_s
     def change(result):
         result["data"]["most_frequent"] = {"development": 0.99, "test": 0.99}
 
-    evidence = read_run(changed(run, change))
+    evidence = read_run(with_result(run, change))
     ships = answers(evidence, [])[-1]
     assert ships.answer == "Nothing yet"
     assert "99.0 %" in ships.why
@@ -222,7 +214,7 @@ def test_a_student_at_chance_is_not_to_be_shipped(run):
         for name in ("student alone", "hinton"):
             result["arms"][name]["accuracy"] = {"mean": 0.11, "std": 0.0, "values": [0.11, 0.11]}
 
-    evidence = read_run(changed(run, change))
+    evidence = read_run(with_result(run, change))
     ships = answers(evidence, [])[-1]
     assert ships.answer == "Nothing yet"
     assert "limbeck export" not in report_page([evidence])
@@ -233,7 +225,7 @@ def test_one_test_example_is_not_called_one_seed(run):
     def change(result):
         result["verdict"] |= {"interval": None, "helps": None}
 
-    evidence = read_run(changed(run, change))
+    evidence = read_run(with_result(run, change))
     said = [headline(evidence).words, *(f"{one.answer} {one.why}" for one in answers(evidence, []))]
     assert "one test example" in said[0]
     assert not any("ne seed" in one for one in said)

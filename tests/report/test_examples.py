@@ -12,7 +12,7 @@ import torch
 
 from limbeck.batch import Batch
 from limbeck.data import load_data
-from limbeck.report.sections.examples import render_example
+from limbeck.report.examples import render_example
 
 
 @pytest.fixture(scope="module")

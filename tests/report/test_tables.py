@@ -8,8 +8,7 @@ import pytest
 from rich.console import Console
 
 from limbeck.report import arms_table, arms_tables, table_notes
-from limbeck.report.arms import read_stat
-from limbeck.report.sections.arms import mean_std_text
+from limbeck.report.arms import mean_std_text, read_stat
 from results import arm, result
 
 
