@@ -20,7 +20,7 @@ $(USER):
 	@echo "Setting up $(VENV) (once; about a minute) ..."
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@$(INSTALL) torch
-	@$(INSTALL) --editable '.[cli]'
+	@$(INSTALL) --editable '.[cli,report]'
 	@rm -f $(VENV)/.installed-* && touch $@
 
 $(DEV): | $(USER)
