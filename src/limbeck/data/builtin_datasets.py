@@ -198,8 +198,7 @@ def _from_hub(name: str, info: ImageDatasetInfo) -> tuple[ArrayDataset, ArrayDat
 
 def _from_rows(part: Any, image: str, label: str, info: ImageDatasetInfo) -> ArrayDataset:
     images = np.stack([np.asarray(image_data, dtype=np.uint8) for image_data in part[image]])
-    # Only a ClassLabel feature has names.
-    names = info.names or getattr(part.features[label], "names", None)
+    names = info.names or part.features[label].names
     return ArrayDataset(_channels_first(images), np.asarray(part[label]), class_names=names)
 
 

@@ -110,6 +110,11 @@ class Dataset(ABC):
         return type(self).__module__.startswith("limbeck.")
 
     @property
+    def ragged(self) -> bool:
+        """Whether batches may differ in the size of dimensions behind the first, such as the length of texts."""
+        return False
+
+    @property
     def reads_files(self) -> bool:
         """Whether `take` reads and decodes files, which may be damaged and should be prefetched."""
         return False
@@ -168,6 +173,11 @@ class Subset(Dataset):
     def fixed(self) -> bool:
         """Same as for the original dataset."""
         return self.whole.fixed
+
+    @property
+    def ragged(self) -> bool:
+        """Same as for the original dataset."""
+        return self.whole.ragged
 
     @cached_property
     def fingerprint(self) -> str:

@@ -160,8 +160,8 @@ def _as_bytes(path: Path, file: Any, bit_depth: int) -> Any:
 
 
 def _has_frames(file: Any) -> bool:
-    # Pillow defines these attributes only for some formats.
-    return file.format in _FRAMES and bool(getattr(file, "is_animated", False) or getattr(file, "n_frames", 1) > 1)
+    # Pillow defines the attribute only for these formats.
+    return file.format in _FRAMES and bool(file.is_animated)
 
 
 def _is_rotated(file: Any) -> bool:

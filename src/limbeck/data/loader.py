@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from functools import partial
@@ -25,24 +26,74 @@ class Loader(ABC):
     Iterating yields the remaining batches of the current epoch and then moves to the start of the next one. A batch
     counts as used as soon as it is yielded. Use one iterator at a time: a second one continues where the first is.
 
-    Subclasses implement `batches`, which yields the batches of an epoch from a batch number on.
+    Subclasses implement `batches`, which yields the batches of an epoch from a batch number on, and `fingerprint`. The
+    class attributes and properties declare what else a loader can do; a subclass overrides those that do not fit.
+    Everything else in limbeck reads these, never the type of a loader.
     """
 
     has_ids: bool = True
-    """Whether every batch has ids, which the cache, memory banks and exact resume need."""
+    """Whether every batch has ids, which name the same examples in every epoch and run. The cache, memory banks and
+    exact resume need them."""
     resumable: bool = True
     """Whether `load_state_dict` restores the exact remaining batches."""
+    replayable: bool = True
+    """Whether `batches` can be called again for the same epoch, with the same result as long as the models are the
+    same. A loader that is not replayable keeps the batch that `peek` returns, and yields it next."""
     fixed: bool = False
     """Whether an example or view always has the same inputs. If False, the inputs are compared with those for which
     the cached teacher outputs were computed."""
+    ragged: bool = False
+    """Whether batches differ in the size of dimensions behind the first, such as the length of texts."""
+    depends_on_model: bool = False
+    """Whether batches depend on models of the run (rollouts). `bind` is called before the first batch is requested.
+    Teacher outputs for such batches cannot be cached."""
+    batch_size: int | None = None
+    """Number of examples per batch, of which the last one of an epoch may have fewer; None if it varies."""
+    seed: int = 0
+    """Seed of the order."""
+    examples: Dataset | None = None
+    """The dataset of which the batches consist; None if there is none."""
+    augment: Transform | None = None
+    """The transform of every example."""
+    mix: BatchMix | None = None
+    """The mix of two examples."""
+    views: int | None = None
+    """Number of views of each example; None for a new view in every epoch."""
 
     def __init__(self) -> None:
         self._epoch = 0
         self._batch = 0
 
-    @abstractmethod
     def __len__(self) -> int:
-        """Number of batches in a full epoch."""
+        """Number of batches in a full epoch.
+
+        Raises:
+            TypeError: If the subclass does not define it: then an epoch may be of any length, even endless.
+        """
+        raise TypeError(f"An epoch of {self.type_name} has no fixed number of batches; use steps= instead of epochs=.")
+
+    def __bool__(self) -> bool:
+        return True
+
+    @property
+    def has_length(self) -> bool:
+        """Whether the number of batches of an epoch is known, because the subclass defines ``__len__``."""
+        return type(self).__len__ is not Loader.__len__
+
+    @property
+    def type_name(self) -> str:
+        """The type of the loader, for messages."""
+        return type(self).__name__
+
+    @property
+    def labels(self) -> Tensor | None:
+        """The labels of all examples; None if they are not known before the batches."""
+        return None if self.examples is None else self.examples.labels
+
+    @property
+    def class_names(self) -> tuple[str, ...] | None:
+        """The class names of the examples; None if there are none."""
+        return None if self.examples is None else self.examples.class_names
 
     @property
     @abstractmethod
@@ -50,9 +101,9 @@ class Loader(ABC):
         """Identifies the examples and their views, but not the order or the batch size."""
 
     @property
-    @abstractmethod
     def examples_per_epoch(self) -> int | None:
         """Number of examples in a full epoch; None if unknown."""
+        return None
 
     @abstractmethod
     def batches(self, epoch: int, start: int) -> Iterator[Batch]:
@@ -79,25 +130,99 @@ class Loader(ABC):
         return {"epoch": self._epoch, "batch": self._batch}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Move to a position; ``batch == len(self)`` means the end of the epoch.
+        """Move to a position; a batch number of ``len(self)`` means the end of the epoch.
 
         Raises:
             LimbeckError: If the position is not valid for this loader.
         """
         epoch, batch = state.get("epoch"), state.get("batch")
-        if not (isinstance(epoch, int) and isinstance(batch, int) and epoch >= 0 and 0 <= batch <= len(self)):
+        last = len(self) if self.has_length else math.inf
+        if not (isinstance(epoch, int) and isinstance(batch, int) and epoch >= 0 and 0 <= batch <= last):
+            length = f"an epoch has {len(self)} batches" if self.has_length else "both are whole numbers from 0"
             raise LimbeckError(
-                f"epoch={epoch}, batch={batch} is not a valid position: an epoch has {len(self)} batches. Was it saved "
-                "with other data or another batch size?"
+                f"epoch={epoch}, batch={batch} is not a valid position: {length}. Was it saved with other data or "
+                "another batch size?"
             )
         self._epoch, self._batch = epoch, batch
 
     def bind(self, models: Mapping[str, nn.Module]) -> None:  # noqa: B027 - most loaders need no model
-        """Called once before the first batch with the models of the recipe, for loaders that run them (rollouts)."""
+        """Called before the first batch of a stage with the models of the run, for loaders that depend on them."""
+
+
+class DatasetLoader(Loader):
+    """Abstract loader of the examples of a dataset, in an order that a subclass chooses for each epoch.
+
+    With `augment` or `mix`, each epoch has one view of every example.
+    """
+
+    examples: Dataset
+    batch_size: int
+
+    def __init__(
+        self,
+        examples: Dataset,
+        *,
+        batch_size: int,
+        seed: int,
+        augment: Transform | None,
+        mix: BatchMix | None = None,
+        views: int | None,
+        num_workers: int | None = None,
+    ) -> None:
+        super().__init__()
+        if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
+            raise LimbeckError(
+                f"batch_size={batch_size!r} must be a positive whole number, for example batch_size=128."
+            )
+        check_num_workers(num_workers)
+        check_augmentation(examples, augment=augment, mix=mix, views=views)
+        self.examples = examples
+        self.batch_size = batch_size
+        self.seed = seed
+        self.augment = augment
+        self.mix = mix
+        self.views = views
+        self.num_workers = examples.num_workers if num_workers is None else num_workers
+
+    @property
+    @abstractmethod
+    def examples_per_epoch(self) -> int:
+        """Number of examples in a full epoch."""
+
+    @abstractmethod
+    def order(self, epoch: int) -> Int[Tensor, " n"]:
+        """The positions of the examples in the order of `epoch`."""
+
+    def __len__(self) -> int:
+        return -(-self.examples_per_epoch // self.batch_size)
+
+    @property
+    def fixed(self) -> bool:  # type: ignore[override]
+        """Whether the dataset and the transform are limbeck's own, which are deterministic."""
+        return is_repeatable(self.examples, self.augment)
+
+    @property
+    def ragged(self) -> bool:  # type: ignore[override]
+        """As the dataset is."""
+        return self.examples.ragged
+
+    def batches(self, epoch: int, start: int) -> Iterator[Batch]:
+        """Yield the batches of `epoch` from number `start` on."""
+        make = partial(self._take, self.order(epoch), view_number(epoch, self.views))
+        yield from prefetch(make, range(start, len(self)), num_workers=self.num_workers)
+
+    def peek(self) -> Batch:
+        """Return the next batch without moving on; no other batch is prefetched."""
+        epoch, number = (self._epoch, self._batch) if self._batch < len(self) else (self._epoch + 1, 0)
+        return self._take(self.order(epoch), view_number(epoch, self.views), number)
+
+    def _take(self, order: Int[Tensor, " n"], view: int, number: int) -> Batch:
+        index = order[number * self.batch_size : (number + 1) * self.batch_size]
+        return apply_transforms(self.examples, index, self.augment, view, mix=self.mix)
 
 
 @final
-class ShuffledLoader(Loader):
+class ShuffledLoader(DatasetLoader):
     """Yields every example of a dataset once per epoch, in an order that is a pure function of (seed, epoch).
 
     With `augment` or `mix`, each epoch has one view of every example. ``Batch.view`` is the view number, which depends
@@ -142,27 +267,15 @@ class ShuffledLoader(Loader):
         views: int | None = None,
         num_workers: int | None = None,
     ) -> None:
-        super().__init__()
-        check_batch_size(batch_size)
-        check_num_workers(num_workers)
-        check_augmentation(examples, augment=augment, mix=mix, views=views)
+        super().__init__(
+            examples, batch_size=batch_size, seed=seed, augment=augment, mix=mix, views=views, num_workers=num_workers
+        )
         if drop_last and batch_size > len(examples):
             raise LimbeckError(
                 f"drop_last leaves no batch: batch_size={batch_size} is larger than {len(examples)} examples."
             )
-        self.examples = examples
-        self.batch_size = batch_size
-        self.seed = seed
         self.shuffle = shuffle
         self.drop_last = drop_last
-        self.augment = augment
-        self.mix = mix
-        self.views = views
-        self.num_workers = examples.num_workers if num_workers is None else num_workers
-
-    def __len__(self) -> int:
-        whole, part = divmod(len(self.examples), self.batch_size)
-        return whole + (part > 0 and not self.drop_last)
 
     @property
     def fingerprint(self) -> str:
@@ -177,46 +290,16 @@ class ShuffledLoader(Loader):
         return hash_columns(("examples", self.examples.fingerprint), ("view", view), *mix)
 
     @property
-    def fixed(self) -> bool:  # type: ignore[override]
-        """Whether the dataset and the transform are limbeck's own, which are deterministic."""
-        return is_repeatable(self.examples, self.augment)
-
-    @property
     def examples_per_epoch(self) -> int:
         """The size of the dataset, or with `drop_last` the number of examples in full batches."""
-        return len(self) * self.batch_size if self.drop_last else len(self.examples)
+        size = len(self.examples)
+        return size - size % self.batch_size if self.drop_last else size
 
     def order(self, epoch: int) -> Int[Tensor, " n"]:
         """The positions of the examples in the order of `epoch`."""
-        size = len(self.examples)
-        return counter_order(size, seed=self.seed, epoch=epoch) if self.shuffle else torch.arange(size)
-
-    def batches(self, epoch: int, start: int) -> Iterator[Batch]:
-        """Yield the batches of `epoch` from number `start` on."""
-        make = partial(self._batch_of, self.order(epoch), view_number(epoch, self.views))
-        yield from prefetch(make, range(start, len(self)), num_workers=self.num_workers)
-
-    def peek(self) -> Batch:
-        """Return the next batch without moving on; no other batch is prefetched."""
-        state = self.state_dict()
-        epoch, number = state["epoch"], state["batch"]
-        if number == len(self):
-            epoch, number = epoch + 1, 0
-        return self._batch_of(self.order(epoch), view_number(epoch, self.views), number)
-
-    def _batch_of(self, order: Int[Tensor, " n"], view: int, number: int) -> Batch:
-        index = order[number * self.batch_size : (number + 1) * self.batch_size]
-        return apply_transforms(self.examples, index, self.augment, view, mix=self.mix)
-
-
-def check_batch_size(batch_size: int) -> None:
-    """Check a batch size.
-
-    Raises:
-        LimbeckError: If it is not a positive whole number.
-    """
-    if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
-        raise LimbeckError(f"batch_size={batch_size!r} must be a positive whole number, for example batch_size=128.")
+        size = self.examples_per_epoch
+        whole = len(self.examples)
+        return (counter_order(whole, seed=self.seed, epoch=epoch) if self.shuffle else torch.arange(whole))[:size]
 
 
 def shard_batch(batch: Batch, rank: int, world: int) -> Batch:

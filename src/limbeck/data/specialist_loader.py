@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any, final
 
 import torch
@@ -12,14 +12,14 @@ from torch import Tensor
 
 from limbeck.batch import IGNORED, Batch
 from limbeck.data.dataset import Dataset, hash_columns
-from limbeck.data.loader import Loader, check_batch_size
-from limbeck.data.transform import Transform, apply_transforms, check_augmentation, is_repeatable, view_number
+from limbeck.data.loader import DatasetLoader
+from limbeck.data.transform import Transform
 from limbeck.errors import DataError, LimbeckError
 from limbeck.random_seeds import counter_order
 
 
 @final
-class SpecialistLoader(Loader):
+class SpecialistLoader(DatasetLoader):
     """Alternates examples of the special classes with examples of all other classes.
 
     In each epoch, every example of the smaller group is used once, and the same number is drawn from the larger group.
@@ -66,15 +66,8 @@ class SpecialistLoader(Loader):
         views: int | None = None,
         classes: Int[Tensor, " n"] | None = None,
     ) -> None:
-        super().__init__()
-        check_batch_size(batch_size)
-        check_augmentation(examples, augment=augment, views=views)
-        self.examples = examples
+        super().__init__(examples, batch_size=batch_size, seed=seed, augment=augment, views=views)
         self.special = _special(special)
-        self.batch_size = batch_size
-        self.seed = seed
-        self.augment = augment
-        self.views = views
         self.classes = _classes(examples, classes)
         own = torch.isin(self.classes, torch.tensor(self.special, dtype=torch.int64))
         rest = ~own & (self.classes != IGNORED)
@@ -87,13 +80,10 @@ class SpecialistLoader(Loader):
         self._side = min(len(self._own), len(self._rest))
         self.oversampling = len(self._rest) / len(self._own)
 
-    def __len__(self) -> int:
-        return -(-self.examples_per_epoch // self.batch_size)
-
     @property
-    def fixed(self) -> bool:  # type: ignore[override]
-        """Whether the dataset and the transform are limbeck's own, which are deterministic."""
-        return is_repeatable(self.examples, self.augment)
+    def labels(self) -> Tensor:
+        """The class of each example."""
+        return self.classes
 
     @property
     def fingerprint(self) -> str:
@@ -115,12 +105,9 @@ class SpecialistLoader(Loader):
         ]
         return torch.stack(sides, 1).flatten()
 
-    def batches(self, epoch: int, start: int) -> Iterator[Batch]:
-        """Yield the batches of `epoch` from number `start` on."""
-        order, view = self.order(epoch), view_number(epoch, self.views)
-        for number in range(start, len(self)):
-            index = order[number * self.batch_size : (number + 1) * self.batch_size]
-            yield apply_transforms(self.examples, index, self.augment, view)._replace(labels=self.classes[index])
+    def _take(self, order: Int[Tensor, " n"], view: int, number: int) -> Batch:
+        batch = super()._take(order, view, number)
+        return batch._replace(labels=self.classes[order[number * self.batch_size :][: batch.size]])
 
 
 def _classes(examples: Dataset, classes: Tensor | None) -> Tensor:

@@ -98,6 +98,11 @@ class TextDataset(Dataset):
         return len(self.texts)
 
     @property
+    def ragged(self) -> bool:
+        """True."""
+        return True
+
+    @property
     def cut(self) -> int:
         """Number of texts longer than `max_length` tokens, which were truncated."""
         return self._cut
@@ -135,9 +140,7 @@ class TextDataset(Dataset):
 
     def _fill(self, name: str) -> int:
         """The padding value of an input column."""
-        return int(
-            self.tokenizer.pad_token_id if name == "input_ids" else getattr(self.tokenizer, "pad_token_type_id", 0)
-        )
+        return int(self.tokenizer.pad_token_id if name == "input_ids" else self.tokenizer.pad_token_type_id)
 
 
 def _check_texts(what: str, texts: Sequence[str]) -> list[str]:
@@ -189,9 +192,8 @@ def _append_end_tokens(encoding: Any, end: int, most: int) -> None:
 def _count_cut(tokenizer: Any, text_columns: list[list[str]], encoding: Any, max_length: int) -> int:
     """Count the texts that were truncated."""
     full = [i for i, row in enumerate(encoding["input_ids"]) if len(row) >= max_length]
-    encodings = getattr(encoding, "encodings", None)  # fast tokenizers only
-    if encodings is not None:  # a fast tokenizer keeps the truncated tokens
-        return sum(bool(encodings[i].overflowing) for i in full)
+    if tokenizer.is_fast:  # it keeps the truncated tokens
+        return sum(bool(encoding.encodings[i].overflowing) for i in full)
     if not full:
         return 0
     whole = tokenizer(*([texts[i] for i in full] for texts in text_columns), truncation=False, verbose=False)

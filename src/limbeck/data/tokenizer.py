@@ -13,6 +13,7 @@ from torch import Tensor
 
 from limbeck.batch import IGNORED, Batch
 from limbeck.errors import DataError, LimbeckError
+from limbeck.models.size_and_hash import unwrap_compiled
 from limbeck.optional_imports import import_optional
 
 _DO_NOT_SHIFT = ("XLNetLMHeadModel", "XLMWithLMHeadModel", "FlaubertWithLMHeadModel")
@@ -25,11 +26,14 @@ def is_causal_lm(model: Any) -> bool:
         >>> is_causal_lm(torch.nn.Linear(2, 3))
         False
     """
-    inner = getattr(model, "_orig_mod", model)  # set by torch.compile
+    inner: Any = unwrap_compiled(model)
     inner = inner.get_base_model() if hasattr(inner, "get_base_model") else inner
     name = type(inner).__name__
     if name.endswith("ForConditionalGeneration"):
-        return getattr(getattr(inner, "config", None), "is_encoder_decoder", True) is False
+        try:
+            return inner.config.is_encoder_decoder is False
+        except AttributeError:  # not a model of transformers
+            return False
     return name.endswith(("ForCausalLM", "LMHeadModel", "LMHeadsModel", "DoubleHeadsModel")) and (
         name not in _DO_NOT_SHIFT
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
-from typing import Any, final
+from typing import Any, Protocol, final, runtime_checkable
 
 import numpy as np
 import torch
@@ -38,7 +38,7 @@ def batch_from(item: Any) -> Batch:
             return Batch(inputs)
         if (labels := _integers(item[1])) is not None:
             return Batch(inputs, labels=labels)
-        _check_soft(inputs, item[1])
+        _check_soft(item[1], inputs.shape if isinstance(inputs, Tensor) else None)
     raise DataError(
         f"A batch is {describe(item)}; supported are a tensor, (inputs, integer labels), a mapping or a Batch. "
         "Pass adapt=, a function that converts such an item to limbeck.Batch(inputs=..., labels=...)."
@@ -50,7 +50,7 @@ def _from_mapping(item: Mapping[str, Any]) -> Batch:
     label_column = next((columns.pop(name) for name in ("labels", "label") if columns.get(name) is not None), None)
     labels = None if label_column is None else _integers(label_column)
     if label_column is not None and labels is None:
-        _check_soft(None, label_column)
+        _check_soft(label_column)
         raise DataError(
             f"labels must be class indices (whole numbers); this batch has {describe(label_column)}. Pass adapt=."
         )
@@ -62,13 +62,9 @@ def _from_mapping(item: Mapping[str, Any]) -> Batch:
     return Batch(inputs, id, None, labels, None, extra)
 
 
-def _check_soft(inputs: Any, labels: Any) -> None:
+def _check_soft(labels: Any, inputs_shape: torch.Size | None = None) -> None:
     """Raise for labels that are probabilities, unless they have the shape of the inputs (an autoencoder)."""
-    if (
-        not isinstance(labels, (Tensor, np.ndarray))
-        or labels.ndim != 2
-        or getattr(inputs, "shape", None) == labels.shape
-    ):
+    if not isinstance(labels, (Tensor, np.ndarray)) or labels.ndim != 2 or inputs_shape == labels.shape:
         return
     tensor = torch.as_tensor(labels)
     if tensor.is_floating_point() and bool(((tensor >= 0) & (tensor <= 1)).all()):
@@ -110,6 +106,29 @@ def describe(item: Any) -> str:
     return type(item).__name__
 
 
+@runtime_checkable
+class _Sampling(Protocol):
+    """A DataLoader. Some, such as torchdata's StatefulDataLoader, are no subclasses of PyTorch's."""
+
+    batch_size: int | None
+    drop_last: bool
+    sampler: Any
+
+
+@runtime_checkable
+class _Stateful(Protocol):
+    """A DataLoader whose position can be saved."""
+
+    def state_dict(self) -> dict[str, Any]: ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> None: ...
+
+
+@runtime_checkable
+class _HasDataset(Protocol):
+    dataset: Any
+
+
 @final
 class TorchLoader(Loader):
     """Yields the batches of a PyTorch DataLoader, or of any iterable with a length, in its order.
@@ -139,6 +158,9 @@ class TorchLoader(Loader):
         [2]
     """
 
+    replayable = False
+    ragged = True
+
     def __init__(
         self, loader: Any, *, adapt: Callable[[Any], Batch] | None = None, fingerprint: str | None = None
     ) -> None:
@@ -155,8 +177,14 @@ class TorchLoader(Loader):
     def __len__(self) -> int:
         return self._size
 
+    @property
+    def type_name(self) -> str:
+        """The type of the DataLoader, for messages."""
+        return type(self.loader).__name__
+
     def bind(self, models: Mapping[str, nn.Module]) -> None:
         """Check whether one of the models is a causal language model."""
+        # A run's models are made when they are first asked for; only those that exist are looked at.
         self._shifted = any(is_causal_lm(model) for model in getattr(models, "existing", models).values())
 
     @property
@@ -167,12 +195,13 @@ class TorchLoader(Loader):
     @property
     def examples_per_epoch(self) -> int | None:
         """Number of examples per epoch of a DataLoader with a sampler; otherwise None."""
-        # Not isinstance(DataLoader): torchdata's StatefulDataLoader and other loaders are not subclasses.
-        size, sampler = getattr(self.loader, "batch_size", None), getattr(self.loader, "sampler", None)
-        if not isinstance(size, int) or not isinstance(sampler, Sized):
+        loader = self.loader
+        if not (isinstance(loader, _Sampling) and isinstance(loader.sampler, Sized)):
             return None
-        whole = self._size * size
-        return whole if getattr(self.loader, "drop_last", False) else min(whole, len(sampler))
+        if not isinstance(loader.batch_size, int):
+            return None
+        whole = self._size * loader.batch_size
+        return whole if loader.drop_last else min(whole, len(loader.sampler))
 
     @property
     def has_ids(self) -> bool:  # type: ignore[override]
@@ -182,7 +211,7 @@ class TorchLoader(Loader):
     @property
     def resumable(self) -> bool:  # type: ignore[override]
         """Whether the DataLoader has ``state_dict`` and ``load_state_dict``."""
-        return all(callable(getattr(self.loader, name, None)) for name in ("state_dict", "load_state_dict"))
+        return isinstance(self.loader, _Stateful)
 
     def peek(self) -> Batch:
         """Return the next batch without moving on; it is stored, not read twice."""
@@ -277,7 +306,7 @@ def _length(loader: Any) -> int:
 
 
 def _description(loader: Any, size: int) -> str:
-    data = getattr(loader, "dataset", None)  # a list of batches has none
+    data = loader.dataset if isinstance(loader, _HasDataset) else None  # a list of batches has none
     count = len(data) if isinstance(data, Sized) else None
     return hash_columns(("loader", type(loader).__name__), ("data", type(data).__name__), ("sizes", (size, count)))
 

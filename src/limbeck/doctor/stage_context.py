@@ -147,8 +147,7 @@ def open_stage(
         stack.enter_context(FrozenParameters(model, mode="train"))
         called = Tapped(model, stage.objective.requires.student, adaptor=get_adaptor(models, stage.trains))
         tapped = stack.enter_context(called)
-        # only loaders over a `Dataset` have all labels at hand
-        labels = getattr(getattr(loader, "examples", None), "labels", None)
+        labels = loader.labels  # only loaders over a `Dataset` have all labels at hand
         with preserved_buffers([model]), fabric.autocast():
             inputs = preprocess(batch)
             fitted, reached = probe(

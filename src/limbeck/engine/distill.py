@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from limbeck.batch import Batch
-from limbeck.data import Dataset, Identity, Loader, NormalizeImages, Preprocess, as_loader
+from limbeck.data import Identity, Loader, NormalizeImages, Preprocess, as_loader
 from limbeck.engine.run import Run
 from limbeck.engine.train_config import Fabric, TrainConfig, open_fabric
 from limbeck.errors import unknown_name_error
@@ -93,8 +93,8 @@ def distill(
 
 def _describe_data(loader: Loader, preprocess: Any) -> dict[str, Any]:
     """Metadata of a dataset that is needed to use the student; empty for other data."""
-    examples = getattr(loader, "examples", None)
-    if not isinstance(examples, Dataset):
+    examples = loader.examples
+    if examples is None:
         return {}
     transform = Identity() if preprocess is read_inputs else preprocess
     metadata: dict[str, Any] = {"class_names": list(examples.class_names or ()) or None}

@@ -98,7 +98,7 @@ class Run:
         if resume and self._folder.checkpoint is not None and self._folder.checkpoint.exists():
             self._load(read_checkpoint(self._folder.checkpoint))
         elif resume and self._folder.started and not loader.resumable:
-            raise not_resumable_error(self._folder.path, f"a {type(getattr(loader, 'loader', loader)).__name__}")
+            raise not_resumable_error(self._folder.path, f"a {loader.type_name}")
         else:
             self._begin()
 

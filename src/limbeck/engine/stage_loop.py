@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from limbeck.batch import Batch, Progress
-from limbeck.data import Loader, TorchLoader, shard_batch
+from limbeck.data import Loader, shard_batch
 from limbeck.engine.probe import first_line
 from limbeck.engine.rng import fork_rng
 from limbeck.engine.stage_trainer import StageTrainer, check_lengths
@@ -63,14 +63,18 @@ class StageLoop:
         self._part, self._title = part, name if part else ""
         self._fabric = fabric
         self.loader.bind(models)
-        # A run that is taken up looks where the one before did not, so a look may not use random numbers up. What a
-        # loader hands out is kept, and is no look.
-        with nullcontext() if isinstance(self.loader, TorchLoader) else fork_rng():
+        # A resumed run peeks where the first one did not, so peeking may not use random numbers. A loader that is not
+        # replayable keeps the batch, so its random numbers are used only once.
+        with fork_rng() if self.loader.replayable else nullcontext():
             first = self._ours(self.loader.peek())
-        labels = getattr(getattr(self.loader, "examples", None), "labels", None)
         single = 0 < self._last < 2 * fabric.world_size
         options: dict[str, Any] = {"loader": self.loader, "batch": first, "single": single}
-        options |= {"setting": setting, "fabric": fabric, "labels": labels, "group": [stage.trains for stage in stages]}
+        options |= {
+            "setting": setting,
+            "fabric": fabric,
+            "labels": self.loader.labels,
+            "group": [stage.trains for stage in stages],
+        }
         self.learners = [StageTrainer(stage, models, **options) for stage in stages]
 
     def __call__(
@@ -138,8 +142,9 @@ class StageLoop:
 
     def _count_ahead(self) -> int:
         """The number of windows that may be read before the first of them is used."""
-        # Only batches that are a function of epoch and number: others may draw random numbers when they are read.
-        if not self.loader.resumable or isinstance(self.loader, TorchLoader):
+        # Only batches that are a function of epoch and number: others may draw random numbers when they are read, and
+        # those of a loader that depends on a model must be made by the model as the last step left it.
+        if not (self.loader.resumable and self.loader.replayable) or self.loader.depends_on_model:
             return 0
         batches = min((trainer.ahead for trainer in self.learners if trainer.ahead), default=0)
         return max(0, (batches + 1) // self._setting.accumulate - 1)
@@ -161,7 +166,7 @@ class StageLoop:
             self._ahead = 0
         # A resumed run may stand at the very end of an epoch; two that are empty mean that nothing will come.
         self._empty = 0 if any_batch else self._empty + 1
-        if self._empty > 1 or not len(self.loader):
+        if self._empty > 1 or (self.loader.has_length and not len(self.loader)):
             raise LimbeckError(
                 f"{type(self.loader).__name__} gave no batch in epoch {self.epoch}: there is nothing to learn from. "
                 "Can its loader be iterated more than once?"
@@ -183,10 +188,10 @@ class StageLoop:
 
     def _size_of_last(self, length: int) -> int:
         """How many examples the last batch of an epoch holds; 0 where it is a full one, not reached, or not known."""
-        examples, size = self.loader.examples_per_epoch, getattr(self.loader, "batch_size", None)
-        if examples is None or not isinstance(size, int) or length * self._setting.accumulate < len(self.loader):
+        examples, size = self.loader.examples_per_epoch, self.loader.batch_size
+        if examples is None or size is None or not self.loader.has_length:
             return 0
-        return examples % size
+        return 0 if length * self._setting.accumulate < len(self.loader) else examples % size
 
     def _report(self, seconds: float) -> StepReport:
         many = len(self.learners) > 1

@@ -89,6 +89,11 @@ class TrainConfig:
         if stage.steps is not None:
             return stage.steps
         epochs = stage.epochs if stage.epochs is not None else self.epochs
+        if epochs is not None and not loader.has_length:
+            raise LimbeckError(
+                f"epochs={epochs} does not say how long the stage lasts, because an epoch of {loader.type_name} has no "
+                "fixed number of batches; use steps=..."
+            )
         if epochs is not None:
             return epochs * math.ceil(len(loader) / self.accumulate)
         if self.steps is not None:

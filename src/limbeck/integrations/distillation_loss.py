@@ -274,9 +274,12 @@ class DistillationLoss(AbstractContextManager["DistillationLoss"]):
             torch.clear_autocast_cache()  # inside autocast, cached casts would belong to the trial's graph
 
 
-class UnidentifiedLoader:
+class UnidentifiedLoader(Stream):
     """Stands for a loader without ids and fingerprint, which a cached teacher refuses."""
 
     has_ids = False
-    fingerprint = ""
-    examples_per_epoch = None
+
+    @property
+    def fingerprint(self) -> str:
+        """Empty: nothing is known about the examples."""
+        return ""

@@ -13,10 +13,11 @@ from limbeck.data import Dataset
 from limbeck.data.tokenizer import token_batch
 from limbeck.data.torch_loader import batch_from
 from limbeck.errors import DataError
+from limbeck.teachers import Stream
 
 
 @final
-class IdDataset(TorchDataset[dict[str, Any]]):
+class IdDataset(TorchDataset[dict[str, Any]], Stream):
     """A data set of rows with ``id`` and ``labels``, for a Trainer or a DataLoader.
 
     Its fingerprint identifies the data, so `CachedTeacher` can cache outputs for it, here or in a job.
@@ -34,7 +35,12 @@ class IdDataset(TorchDataset[dict[str, Any]]):
     has_ids = True
 
     def __init__(self, examples: Dataset) -> None:
-        self.examples = examples
+        self._examples = examples
+
+    @property
+    def examples(self) -> Dataset:
+        """The examples."""
+        return self._examples
 
     def __len__(self) -> int:
         return len(self.examples)
@@ -79,14 +85,23 @@ def identify_dataset(data: Any) -> Any:
 
 
 @final
-class _Marked:
+class _Marked(Stream):
     """A `datasets.Dataset`, identified by its own fingerprint."""
 
     has_ids = True
 
     def __init__(self, mark: str, size: int) -> None:
-        self.fingerprint = mark
-        self.examples_per_epoch: int | None = size
+        self._mark, self._size = mark, size
+
+    @property
+    def fingerprint(self) -> str:
+        """The data set's own fingerprint."""
+        return self._mark
+
+    @property
+    def examples_per_epoch(self) -> int:
+        """All of them."""
+        return self._size
 
 
 def to_batch(item: Any, *, shifted: bool = False) -> Batch:

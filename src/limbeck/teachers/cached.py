@@ -135,9 +135,7 @@ class CachedTeacher(TeacherWrapper):
             inner.open(replace(context, requires=query_addresses(context.requires, head)))  # raises for an address
         request = CacheRequest(
             context.requires, self._addresses, origin, self._full_encoding(location), self.classes, head,
-            getattr(loader, "batch_size", 1),  # a loader of one's own may have batches of any size
-            _about(loader, description), self.shard_bytes,
-            checks_inputs=not getattr(loader, "fixed", False),
+            loader.batch_size or 1, _about(loader, description), self.shard_bytes, checks_inputs=not loader.fixed,
         )  # fmt: skip
         return CacheSession(inner, location, request, context)
 
@@ -165,6 +163,11 @@ class CachedTeacher(TeacherWrapper):
         self, location: Location, inner: Teacher | None, loader: Stream, preprocess: Preprocess
     ) -> tuple[TeacherProvenance, dict[str, Any] | None]:
         """What the outputs belong to, and the teacher's description; raises if the cache has something else."""
+        if loader.depends_on_model:
+            raise LimbeckError(
+                f"The batches of a {type(loader).__name__} depend on a model that learns, so the teacher's outputs for "
+                "them cannot be cached; use the teacher without a cache."
+            )
         if not loader.has_ids:
             raise LimbeckError(
                 f"A {type(loader).__name__} has no example ids, by which a cache finds outputs. Pass arrays, a data "
@@ -258,8 +261,7 @@ def _preprocessing(preprocess: Preprocess, description: Mapping[str, Any] | None
 def _about(loader: Stream, description: Mapping[str, Any] | None) -> dict[str, Any]:
     return {
         "examples": loader.examples_per_epoch,
-        # Optional attributes: only the loaders of limbeck.data have them.
-        "batch_size": getattr(loader, "batch_size", None),
+        "batch_size": loader.batch_size,
         "views": _describe_views(loader),
         "teacher": description,
         "versions": {name: importlib.metadata.version(name) for name in ("limbeck", "torch")},
@@ -268,13 +270,12 @@ def _about(loader: Stream, description: Mapping[str, Any] | None) -> dict[str, A
 
 def _describe_views(loader: Stream) -> str | None:
     """The fingerprints of the loader's transforms; None where it has none."""
-    names = [getattr(getattr(loader, name, None), "fingerprint", None) for name in ("augment", "mix")]
-    return " > ".join(str(name) for name in names if name is not None) or None
+    return " > ".join(one.fingerprint for one in (loader.augment, loader.mix) if one is not None) or None
 
 
 def loader_fingerprints(loader: Stream) -> tuple[str, str | None]:
     """The fingerprints of a loader's examples and of its transforms; None for the second where there are none."""
-    examples = getattr(loader, "examples", None)
+    examples = loader.examples
     if examples is None or examples.fingerprint == loader.fingerprint:
         return loader.fingerprint, None
     return examples.fingerprint, loader.fingerprint

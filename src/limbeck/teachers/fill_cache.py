@@ -145,7 +145,7 @@ def verify_cache(
     """
     if teacher.inner is None:
         raise LimbeckError("Verifying outputs needs the teacher itself: CachedTeacher(teacher, where).")
-    store, size = Store(teacher.where), getattr(loader, "batch_size", 1)
+    store, size = Store(teacher.where), loader.batch_size or 1
     teacher.check(loader, preprocess)  # raises if the cache belongs to another teacher or data set
     head = None if teacher.through is None else find_last_layer(teacher.inner, teacher.through)
     parts, count = list[CacheVerification](), 0

@@ -65,7 +65,7 @@ class PrecomputedTeacher(Teacher):
                 raise missing_output_error(address, self._outputs, who="the precomputed outputs")
         outputs = {address: self._outputs[address].to(context.device) for address in context.requires}
         # Another loader may return other inputs under the same ids, for which there are no outputs.
-        checks_inputs = context.loader is not None and not getattr(context.loader, "fixed", False)
+        checks_inputs = context.loader is not None and not context.loader.fixed
         marks = np.zeros((self._examples if checks_inputs else 0, 2), np.int64)
 
         def look_up(batch: Batch) -> Outputs:

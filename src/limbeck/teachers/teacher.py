@@ -53,10 +53,36 @@ class SharedInputs:
 
 
 @runtime_checkable
-class Stream(Protocol):
-    """What a teacher needs to know about a loader; every `limbeck.data.Loader` is one."""
+class Fingerprinted(Protocol):
+    """Data or a transform with a fingerprint."""
 
-    has_ids: bool
+    @property
+    def fingerprint(self) -> str:
+        """The same fingerprint means the same content."""
+        ...
+
+
+@runtime_checkable
+class Stream(Protocol):
+    """What a teacher needs to know about a loader; every `limbeck.data.Loader` is one.
+
+    A class that inherits from it gets the values of a loader about which nothing else is known.
+    """
+
+    @property
+    def has_ids(self) -> bool:
+        """Whether every batch has ids that name the same examples in every epoch and run."""
+        return False
+
+    @property
+    def fixed(self) -> bool:
+        """Whether an example or view always has the same inputs."""
+        return False
+
+    @property
+    def depends_on_model(self) -> bool:
+        """Whether batches depend on models of the run."""
+        return False
 
     @property
     def fingerprint(self) -> str:
@@ -66,7 +92,27 @@ class Stream(Protocol):
     @property
     def examples_per_epoch(self) -> int | None:
         """The number of examples in an epoch."""
-        ...
+        return None
+
+    @property
+    def batch_size(self) -> int | None:
+        """The number of examples in a batch; None if it varies."""
+        return None
+
+    @property
+    def examples(self) -> Fingerprinted | None:
+        """The dataset of the examples."""
+        return None
+
+    @property
+    def augment(self) -> Fingerprinted | None:
+        """The transform of every example."""
+        return None
+
+    @property
+    def mix(self) -> Fingerprinted | None:
+        """The mix of two examples."""
+        return None
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -195,7 +195,7 @@ class ShuffledTeacher(TeacherWrapper):
     def open(self, context: TeacherContext) -> TeacherSession:
         """Open the teacher."""
         # A loader of one's own may have batches of any size.
-        if context.loader is not None and getattr(context.loader, "batch_size", None) == 1:
+        if context.loader is not None and context.loader.batch_size == 1:
             raise LimbeckError(
                 "A ShuffledTeacher uses the outputs of the next example in a batch; batch_size must be 2 or more."
             )

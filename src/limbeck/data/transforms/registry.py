@@ -78,8 +78,9 @@ def _separate_seeds(transforms: list[Any]) -> list[Any]:
     seen: dict[tuple[type, int], int] = {}
     seeded = []
     for transform in transforms:
-        seed = getattr(transform, "seed", None)  # optional: not part of the Transform protocol
-        if not is_dataclass(transform) or isinstance(transform, type) or not isinstance(seed, int):
+        # A seed is not part of the Transform protocol.
+        has_seed = is_dataclass(transform) and "seed" in {entry.name for entry in fields(transform)}
+        if not has_seed or not isinstance(seed := transform.seed, int):
             seeded.append(transform)
             continue
         before = seen.get((type(transform), seed), 0)

@@ -76,7 +76,7 @@ class _CheckedStage:
     def __call__(self, models: Models) -> Recipe:
         """Return the stage unchanged."""
         loader = run_context(models).loader
-        if getattr(loader, "augment", None) is None and getattr(loader, "mix", None) is None:
+        if loader.augment is None and loader.mix is None:
             warnings.warn(
                 f"function_matching is about views, and this {type(loader).__name__} yields the examples without "
                 "augmentation, so the student can memorize the teacher's outputs. In Python: ShuffledLoader(..., "

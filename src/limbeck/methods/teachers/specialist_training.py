@@ -117,24 +117,23 @@ def half_special(
     Raises:
         LimbeckError: If the data are not a set of examples, or a group is invalid.
     """
-    examples = getattr(data, "examples", None)
-    if not isinstance(examples, Dataset):
+    examples = data.examples
+    if examples is None:
         raise LimbeckError(
             f"Half of the batches of a specialist are examples of its own classes, and a {type(data).__name__} has no "
             "access to single examples. Give distill() arrays, examples, or ShuffledLoader(examples, batch_size=...)."
         )
-    if getattr(data, "mix", None) is not None:
+    if data.mix is not None:
         raise LimbeckError(
             "A specialist learns from labels, and this loader mixes two examples (mix=), which have no single label. "
             "Use a loader without mix=."
         )
-    size, seed = getattr(data, "batch_size", 128), getattr(data, "seed", 0)
     classes = _classes(generalist, examples, context)
     own = check_groups(groups, class_names=examples.class_names)
     return [
         SpecialistLoader(
-            examples, group, batch_size=size, seed=derive_seed(seed, f"specialist {number}"),
-            augment=getattr(data, "augment", None), views=getattr(data, "views", None), classes=classes,
+            examples, group, batch_size=data.batch_size or 128, seed=derive_seed(data.seed, f"specialist {number}"),
+            augment=data.augment, views=data.views, classes=classes,
         )
         for number, group in enumerate(own, 1)
     ]  # fmt: skip

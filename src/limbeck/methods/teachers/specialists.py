@@ -149,7 +149,7 @@ class _Plan:
             )  # fmt: skip
         with generalist.open(TeacherContext(device=ours.device, preprocess=ours.preprocess)) as answer:
             classes = answer(ours.loader.peek().to(ours.device))[LOGITS].shape[-1]
-        names = getattr(getattr(ours.loader, "examples", None), "class_names", None)
+        names = ours.loader.class_names
         if self.groups is not None:
             groups = check_groups(self.groups, classes=classes, class_names=names)
         missing = sorted(set(range(classes)) - set().union(*groups))
