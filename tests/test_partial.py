@@ -15,7 +15,7 @@ from limbeck.cache.encodings import make_encoding
 from limbeck.engine import distill
 from limbeck.errors import LimbeckError, MissingOutputError
 from limbeck.functional import Projector, coarse_logits, kernel
-from limbeck.losses import Loss
+from limbeck.losses import Loss, LossContext
 from limbeck.partial_logits import PartialLogits
 from limbeck.recipe import Stage
 from limbeck.schedule import ramp
@@ -37,7 +37,7 @@ def sides(*shape: int) -> tuple[Outputs, Tensor]:
 
 
 def total(loss: Loss, student: Outputs, teacher: Outputs, batch: Batch) -> tuple[Tensor, float]:
-    loss = loss.fit(student, teacher, batch)
+    loss = loss.setup(LossContext(student, teacher, batch))
     term = loss.term(student, teacher, batch, Progress())
     assert loss.count(batch) == term.count
     return term.total, term.count
@@ -134,7 +134,7 @@ def test_a_temperature_that_moves(name):
     kept = partial(logits, name)
     loss = Loss(K.kl_divergence, temperature=ramp(4.0, start=1.0))
     teacher, batch = Outputs.of({"logits": kept}), Batch(None, id=torch.arange(5))
-    loss = loss.fit(student, teacher, batch)
+    loss = loss.setup(LossContext(student, teacher, batch))
     for step, temperature in ((0, 1.0), (10, 4.0)):
         found = loss.term(student, teacher, batch, Progress(step=step, steps=11)).total
         assert torch.allclose(found, kept.compare(K.kl_divergence, student["logits"], temperature=temperature).sum())
@@ -171,7 +171,7 @@ def test_a_kernel_that_cannot_be_served_is_refused_at_once(name, refused):
     other = {"top-k": "from the top-k logits", "sampled": "from sampled classes: it is not linear"}[name]
     for one in refused:
         with pytest.raises(LimbeckError, match=rf"{one.__name__} cannot be computed {other}.*'quantized'"):
-            Loss(one).fit(student, teacher, Batch(None, id=torch.arange(5)))
+            Loss(one).setup(LossContext(student, teacher, Batch(None, id=torch.arange(5))))
         assert make_encoding(name, classes=9, **NAMES[name]).invalid_reason(one)
 
 
@@ -200,8 +200,10 @@ def test_other_rows_or_classes(name):
     kept = partial(torch.randn(5, 9), name)
     for shape in ((4, 9), (5, 8), (5, 1, 9)):
         with pytest.raises(LimbeckError, match=r"shape \[5, 9\]"):
-            Loss(K.kl_divergence).fit(
-                Outputs(logits=torch.randn(*shape)), Outputs.of({"logits": kept}), Batch(None, id=torch.arange(5))
+            Loss(K.kl_divergence).setup(
+                LossContext(
+                    Outputs(logits=torch.randn(*shape)), Outputs.of({"logits": kept}), Batch(None, id=torch.arange(5))
+                )
             )
 
 

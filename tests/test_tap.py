@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from limbeck.errors import LimbeckError, MissingOutputError
-from limbeck.tap import Address, FrozenParameters, Tapped, logits_of
+from limbeck.model_call import logits_of
+from limbeck.tap import Address, FrozenParameters, Tapped
 
 
 def hooks(model: nn.Module) -> int:

@@ -17,7 +17,10 @@ IGNORED = -100
 """The label of an example, or position, that has none: PyTorch's own convention."""
 
 LOGITS = "logits"
-"""The address that every model and every teacher can show."""
+"""The address that every model and every teacher has."""
+
+LOGITS_INPUT = "logits:in"
+"""The address of the input of the output layer. If a stage reads it and not `LOGITS`, logits are never computed."""
 
 Inputs = Any
 """What a model is called with: a tensor ``m(x)``, a tuple ``m(*x)`` or a mapping ``m(**x)``."""
@@ -137,11 +140,22 @@ class Term(NamedTuple):
 
 
 class Progress(NamedTuple):
-    """How far a stage has come: `step` of `steps` optimizer steps, in `epoch` (a count from 0)."""
+    """How far a stage has come, and what a loss knows of the step before it is computed.
+
+    Attributes:
+        step: Optimizer steps taken; the first step is 0.
+        steps: Optimizer steps of the stage.
+        epoch: Passes over the data begun, from 0.
+        weight: The weight of the loss at this step.
+        count: The number of values that its mean is over, in all micro-batches and ranks of the step; None if they are
+            those of the batch at hand.
+    """
 
     step: int = 0
     steps: int = 1
     epoch: int = 0
+    weight: float = 1.0
+    count: float | None = None
 
     @property
     def fraction(self) -> float:

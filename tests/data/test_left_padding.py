@@ -13,8 +13,9 @@ from limbeck.engine import distill
 from limbeck.functional import kl_divergence
 from limbeck.losses import Loss
 from limbeck.metrics import predict
+from limbeck.model_call import call
 from limbeck.recipe import Stage
-from limbeck.tap import Tapped, call
+from limbeck.tap import Tapped
 
 transformers = pytest.importorskip("transformers")
 LINES = ["a fine film", "dull", "a long and winding film about a dull road", "fine"]

@@ -13,6 +13,7 @@ from torch import nn
 from limbeck import ArrayDataset, Batch, Loss, Optimizer, Outputs, Progress, ShuffledLoader, Stage, distill
 from limbeck.errors import LimbeckError
 from limbeck.functional import binary_cross_entropy, binary_kl_divergence, squared_error, target_squared_error
+from limbeck.losses import LossContext
 from limbeck.metrics import Estimates, MultiLabelPredictions, predict
 from limbeck.metrics.multi_label import binary_nll
 from limbeck.metrics.regression import mse
@@ -73,7 +74,7 @@ def test_the_mean_that_is_learned_from_is_the_measure(loss, measured):
         found = binary_nll(MultiLabelPredictions(student.detach(), labels=targets))
     batch = Batch(torch.zeros(6, 1), extra={"targets": targets})
     objective = Loss(loss)
-    objective = objective.fit(Outputs(logits=student), Outputs({}), batch)
+    objective = objective.setup(LossContext(Outputs(logits=student), Outputs({}), batch))
     term = objective.term(Outputs(logits=student), Outputs({}), batch, Progress())
     assert term.count == found.count == objective.count(batch) == 14
     assert float(term.mean) == pytest.approx(found.value)
@@ -144,7 +145,7 @@ def test_a_mask_of_a_texts_tokens_masks_no_label_of_it(kernel, tokens):
     shown, taught = Outputs(logits=drawn(3, 3)), Outputs(logits=drawn(3, 3))
     batch = Batch(mask.long(), torch.arange(3), mask=mask, extra={"targets": torch.ones(3, 3).double()})
     loss = Loss(kernel)
-    loss = loss.fit(shown, taught, batch)
+    loss = loss.setup(LossContext(shown, taught, batch))
     term = loss.term(shown, taught, batch, Progress())
     read = {"targets": batch.extra["targets"]} if kernel is binary_cross_entropy else {"teacher": taught["logits"]}
     assert term.count == loss.count(batch) == 3 * int(kept.sum())
@@ -161,7 +162,7 @@ def test_a_mask_of_positions_counts_every_output_there(kernel):
         targets[1, 0, 0] = NAN
         batch = Batch(mask.long(), torch.arange(2), mask=mask, extra={"targets": targets})
         if not fitted:
-            loss = loss.fit(shown, taught, batch)
+            loss = loss.setup(LossContext(shown, taught, batch))
             fitted = True
         term = loss.term(shown, taught, batch, Progress())
         known = kernel is binary_cross_entropy

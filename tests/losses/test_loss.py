@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from limbeck.batch import Batch, Outputs, Progress
 from limbeck.errors import LimbeckError
 from limbeck.functional import Projector, cross_entropy, kernel, kl_divergence, squared_error
-from limbeck.losses import Loss, weighted_loss
+from limbeck.losses import Loss, LossContext, weighted_loss
 
 
 @kernel(per="pair")
@@ -29,7 +29,7 @@ def make_outputs(*shape: int) -> tuple[Outputs, Outputs]:
 
 
 def fitted(loss: Loss, student: Outputs, teacher: Outputs, batch: Batch) -> Loss:
-    return loss.fit(student, teacher, batch)
+    return loss.setup(LossContext(student, teacher, batch))
 
 
 # Masks and labels: brute force over the values that count.
@@ -148,7 +148,7 @@ def test_a_batch_without_what_a_kernel_reads():
 def test_positions_that_vary_without_a_mask_of_positions(mask):
     loss = Loss(kl_divergence)
     student, teacher = make_outputs(2, 6, 3)
-    loss = loss.fit(student, teacher, Batch(torch.zeros(2), mask=mask))
+    loss = loss.setup(LossContext(student, teacher, Batch(torch.zeros(2), mask=mask)))
     student, teacher = make_outputs(2, 4, 3)
     with pytest.raises(LimbeckError, match=r"number of positions changes.*Batch\.mask"):
         loss.term(student, teacher, Batch(torch.zeros(2), mask=mask), Progress())
@@ -159,7 +159,7 @@ def test_positions_that_vary_under_a_mask_are_fine():
     for positions in (6, 4):
         student, teacher = make_outputs(2, positions, 3)
         batch = Batch(torch.zeros(2), mask=torch.ones(2, positions, dtype=torch.bool))
-        loss = loss.fit(student, teacher, batch) if positions == 6 else loss
+        loss = loss.setup(LossContext(student, teacher, batch)) if positions == 6 else loss
         term = loss.term(student, teacher, batch, Progress())
         assert term.count == 2 * positions
 
@@ -168,7 +168,7 @@ def test_a_loss_of_several_stages_has_the_shapes_of_each():
     """What is known of shapes belongs to the stage: none sees another's, in whatever order they are used."""
     loss = Loss(kl_divergence)
     cases = [(*make_outputs(4, *positions, 3), Batch(torch.zeros(4))) for positions in ((), (5,), (2, 3), (2,))]
-    all_fitted = [loss.fit(*case) for case in cases]
+    all_fitted = [loss.setup(LossContext(*case)) for case in cases]
     for case, one in [*zip(cases, all_fitted, strict=True)] * 2:
         student, teacher, batch = case
         values = kl_divergence(student["logits"], teacher["logits"])
@@ -181,7 +181,7 @@ def test_a_fitted_sum_shares_heads_and_names():
     head = nn.Linear(3, 4).double()
     objective = 0.5 * Loss(squared_error, head=head) + Loss(squared_error, head=head)
     student, _ = make_outputs(5, 3)
-    fitted = objective.fit(student, Outputs(logits=torch.zeros(5, 4).double()), Batch(torch.zeros(5)))
+    fitted = objective.setup(LossContext(student, Outputs(logits=torch.zeros(5, 4).double()), Batch(torch.zeros(5))))
     assert {id(parameter) for parameter in fitted.parameters()} == {id(parameter) for parameter in head.parameters()}
     assert list(fitted.state_dict()) == list(objective.state_dict())
     assert repr(fitted) == repr(objective)
@@ -206,7 +206,7 @@ def test_classes_may_be_the_second_dimension():
     labels[0, 0] = -100
     batch = Batch(None, labels=labels)
     objective = Loss(cross_entropy, classes=1) + Loss(kl_divergence, classes=1, temperature=2.0)
-    objective = objective.fit(student, teacher, batch)
+    objective = objective.setup(LossContext(student, teacher, batch))
     terms = objective(student, teacher, batch, Progress())
     assert torch.allclose(
         terms["cross_entropy"].total / terms["cross_entropy"].count, F.cross_entropy(student["logits"], labels)
@@ -224,7 +224,7 @@ def test_a_lazy_head_takes_its_shape_once_and_stands_between():
     loss = Loss(squared_error, head=head)
     assert not list(loss.parameters())
     student, teacher = Outputs(logits=torch.randn(4, 3, requires_grad=True)), Outputs(logits=torch.randn(4, 6))
-    loss = loss.fit(student, teacher, Batch(torch.zeros(4)))
+    loss = loss.setup(LossContext(student, teacher, Batch(torch.zeros(4))))
     assert set(loss.parameters()) == set(head.parameters())
     term = loss.term(student, teacher, Batch(torch.zeros(4)), Progress())
     assert torch.allclose(term.total, squared_error(head(student["logits"]), teacher["logits"]).sum())
@@ -245,7 +245,7 @@ def test_a_plain_module_may_be_a_head():
 def test_different_class_counts_are_one_sentence():
     student, teacher = Outputs(logits=torch.randn(4, 3)), Outputs(logits=torch.randn(4, 6))
     with pytest.raises(LimbeckError, match=r"3 values in the last dimension.*teacher 6"):
-        Loss(kl_divergence).fit(student, teacher, Batch(torch.zeros(4)))
+        Loss(kl_divergence).setup(LossContext(student, teacher, Batch(torch.zeros(4))))
 
 
 @pytest.mark.parametrize("value", [None, 1.5, "0.3"])
@@ -255,8 +255,10 @@ def test_a_kernel_that_returns_no_tensor_is_named(value):
         return value
 
     with pytest.raises(LimbeckError, match=r"(?s)forgotten .*ensor"):
-        Loss(forgotten).fit(
-            Outputs({"logits": torch.randn(2, 3)}), Outputs({"logits": torch.randn(2, 3)}), Batch(torch.zeros(2, 4))
+        Loss(forgotten).setup(
+            LossContext(
+                Outputs({"logits": torch.randn(2, 3)}), Outputs({"logits": torch.randn(2, 3)}), Batch(torch.zeros(2, 4))
+            )
         )
 
 
@@ -267,7 +269,7 @@ def test_a_kernel_that_does_not_yield_what_it_declares():
 
     student, teacher = make_outputs(4, 3)
     with pytest.raises(LimbeckError, match=r"one value per example but returns shape \(\)"):
-        Loss(averaged).fit(student, teacher, Batch(torch.zeros(4)))
+        Loss(averaged).setup(LossContext(student, teacher, Batch(torch.zeros(4))))
 
 
 # Losses that compare examples with each other.
@@ -277,7 +279,7 @@ def test_a_pair_loss_counts_pairs_and_a_batch_loss_one():
     student, teacher = make_outputs(4, 3)
     batch = Batch(torch.zeros(4))
     objective = Loss(gram) + Loss(spread)
-    objective = objective.fit(student, teacher, batch)
+    objective = objective.setup(LossContext(student, teacher, batch))
     terms = objective(student, teacher, batch, Progress())
     assert (terms["gram"].count, terms["spread"].count) == (16.0, 1.0)
     assert torch.allclose(terms["gram"].total, gram(student["logits"], teacher["logits"]).sum())
@@ -288,7 +290,7 @@ def test_a_masked_example_is_in_no_pair():
     mask = torch.tensor([True, False, True, True, False])
     batch = Batch(torch.zeros(5), mask=mask)
     objective = Loss(gram) + Loss(spread)
-    objective = objective.fit(student, teacher, batch)
+    objective = objective.setup(LossContext(student, teacher, batch))
     terms = objective(student, teacher, batch, Progress())
     kept = (student["logits"][mask], teacher["logits"][mask])
     assert terms["gram"].count == 9.0
@@ -316,11 +318,13 @@ def test_classes_that_are_not_last_are_refused_where_labels_tell():
     maps, labels = torch.randn(2, 3, 5, 4), torch.randint(0, 3, (2, 5, 4))
     shown, batch = Outputs(logits=maps), Batch(maps, labels=labels)
     with pytest.raises(LimbeckError, match="classes=1"):
-        Loss(kl_divergence).fit(shown, shown, batch)
-    Loss(kl_divergence, classes=1).fit(shown, shown, batch)
+        Loss(kl_divergence).setup(LossContext(shown, shown, batch))
+    Loss(kl_divergence, classes=1).setup(LossContext(shown, shown, batch))
 
 
 def test_a_feature_of_another_resolution_is_not_held_against_the_labels():
     maps, labels = torch.randn(2, 3, 8, 8), torch.randint(0, 3, (2, 8, 8))
     shown = Outputs(logits=maps, down=torch.randn(2, 3, 4, 4))
-    Loss(kl_divergence, student="down", teacher="down", classes=1).fit(shown, shown, Batch(maps, labels=labels))
+    Loss(kl_divergence, student="down", teacher="down", classes=1).setup(
+        LossContext(shown, shown, Batch(maps, labels=labels))
+    )

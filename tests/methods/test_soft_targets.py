@@ -9,7 +9,7 @@ from torch import nn
 from limbeck.batch import Batch, Outputs, Progress
 from limbeck.engine import distill
 from limbeck.errors import LimbeckError
-from limbeck.losses import weighted_loss
+from limbeck.losses import LossContext, weighted_loss
 from limbeck.methods import make
 from methods.planted import Planted
 
@@ -128,7 +128,7 @@ def test_classes_that_are_not_last_are_the_same_to_hinton():
     for classes, moved in ((-1, (student, teacher)), (1, (student.movedim(-1, 1), teacher.movedim(-1, 1)))):
         (stage,) = make("hinton", teacher=nn.Identity(), classes=classes).stages()
         shown = [Outputs(logits=tensor) for tensor in moved]
-        objective = stage.objective.fit(*shown, batch)
+        objective = stage.objective.setup(LossContext(*shown, batch))
         found.append(weighted_loss(objective(*shown, batch, Progress()), objective.counts(batch)))
     assert torch.equal(*found)
 

@@ -18,6 +18,7 @@ from limbeck.engine import TrainConfig
 from limbeck.errors import DataError, LimbeckError
 from limbeck.job import Budget, Job, ModelSettings, TeacherSettings, add_flag_hint, train_and_development
 from limbeck.metrics import predict
+from limbeck.model_call import call, logits_of
 from limbeck.models import (
     NoModuleError,
     chosen_layers,
@@ -33,7 +34,6 @@ from limbeck.models import (
     shallow,
 )
 from limbeck.models.hub import LibraryModel
-from limbeck.tap import call, logits_of
 from limbeck.teachers import ModelTeacher, Teacher
 
 

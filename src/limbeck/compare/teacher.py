@@ -45,10 +45,11 @@ from limbeck.methods import method
 from limbeck.metrics import Predictions, accuracy
 from limbeck.metrics.class_order import is_misordered, misorder_message, renamed_accuracy
 from limbeck.metrics.memoize import predicted_class
+from limbeck.model_call import call, logits_of
 from limbeck.models import NoModuleError, count_parameters, is_student_folder, read_config, size_in_bytes
 from limbeck.models.hub import LibraryModel
 from limbeck.recipe import Recipe, Stage
-from limbeck.tap import FrozenParameters, call, logits_of
+from limbeck.tap import FrozenParameters
 from limbeck.teachers import Ensemble, ModelTeacher, SklearnTeacher, Teacher, TeacherContext
 from limbeck.teachers.chance import compute_chance, most_frequent_share
 

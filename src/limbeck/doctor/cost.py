@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import ExitStack
 from itertools import islice
 from typing import NamedTuple
 
@@ -17,9 +17,8 @@ from limbeck.data import Loader
 from limbeck.doctor.context import CheckContext, CheckedArm
 from limbeck.doctor.finding import Finding, passed, warn
 from limbeck.doctor.stage_context import OpenGroup, describe_stage
-from limbeck.engine.stage_trainer import StageTrainer, check_lengths
+from limbeck.engine import StageTrainer, check_lengths, open_stage
 from limbeck.models.size_and_hash import size_in_bytes
-from limbeck.recipe import Stage
 
 STEP, JOB = "one step", "whole job"
 _STEPS, _SECONDS = 12, 4.0
@@ -47,13 +46,16 @@ class Pace(NamedTuple):
 def time_steps(group: OpenGroup, arm: CheckedArm, models: Mapping[str, nn.Module], context: CheckContext) -> Pace:
     """Time a few steps of a group of stages, with models that are discarded afterwards."""
     loader = group.stages[0].loader or arm.loader
-    loader.bind(models)
     with ExitStack() as stack:
-        trainers = [stack.enter_context(_trainer(stage, arm, models, context, loader)) for stage in group.stages]
+        fabric = context.fabric
+        trainers = [
+            stack.enter_context(open_stage(stage, models, loader, arm.setting, fabric=fabric)) for stage in group.stages
+        ]
 
         def step(window: list[Batch]) -> None:
             for trainer in trainers:
-                trainer.step([batch.to(context.device) for batch in window], Progress(), measure=False)
+                for _ in range(trainer.stage.times):
+                    trainer.step([batch.to(context.device) for batch in window], Progress())
 
         windows = _windows(loader, arm.setting.accumulate)
         activations = _saved_activations(lambda: step(next(windows)[:1]))
@@ -68,13 +70,6 @@ def time_steps(group: OpenGroup, arm: CheckedArm, models: Mapping[str, nn.Module
     # All runs of the other arms share one queue; a teacher's runs are its members.
     abreast = min(context.side_by_side, arm.runs * group.repeats) if arm.first else context.side_by_side
     return Pace(describe_stage(arm, stage), statistics.median(seconds), step_bytes, total, abreast)
-
-
-def _trainer(
-    stage: Stage, arm: CheckedArm, models: Mapping[str, nn.Module], context: CheckContext, loader: Loader
-) -> AbstractContextManager[StageTrainer]:
-    batch = loader.peek().to(context.device)
-    return StageTrainer(stage, models, setting=arm.setting, fabric=context.fabric, loader=loader, batch=batch)
 
 
 def _saved_activations(step: Callable[[], None]) -> int:

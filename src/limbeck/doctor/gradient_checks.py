@@ -180,17 +180,15 @@ def _compare_with_itself(
     context: StageContext, leaf: object, student_outputs: Outputs
 ) -> tuple[float, float, bool] | None:
     """Loss of the teacher as its own student, its gradient relative to the student's, and whether both must be 0."""
-    if not isinstance(leaf, Loss) or leaf.head is not None or not {"student", "teacher"} <= leaf.kernel.inputs:
+    if not isinstance(leaf, Loss) or leaf.heads or len(leaf.student) != 1 or len(leaf.teacher) != 1:
         return None
-    mine, theirs = leaf.addresses
+    (mine,), (theirs,) = leaf.student.values(), leaf.teacher.values()
     if theirs not in context.teacher_outputs or context.teacher_outputs[theirs].shape != student_outputs[mine].shape:
         return None
     value, slope = _term(context, leaf, mine, context.teacher_outputs[theirs])
     _, usual = _term(context, leaf, mine, student_outputs[mine])
     scale = max(float(usual.norm()), 1e-6)
-    # a user's kernel declares nothing
-    divergence = bool(getattr(leaf.kernel.function, "divergence", False))
-    return value, float(slope.norm()) / scale, divergence
+    return value, float(slope.norm()) / scale, leaf.kernel.divergence
 
 
 def _term(context: StageContext, leaf: Loss, address: str, student: Tensor) -> tuple[float, Tensor]:

@@ -126,8 +126,8 @@ def _formula(leaf: Loss, student_outputs: Outputs, context: StageContext) -> Ten
     formula = REFERENCES.get(leaf.kernel.function)
     if (
         formula is None
-        or leaf.head is not None
-        or leaf.addresses != (LOGITS, LOGITS)
+        or leaf.heads
+        or set(leaf.student.values()) | set(leaf.teacher.values()) != {LOGITS}
         or not _all_count(context, student_outputs)
     ):
         return None

@@ -3,24 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any
 
-import torch
 from torch import Tensor, nn
 
+from limbeck import engine
 from limbeck.batch import Batch, Inputs, Outputs, Progress
 from limbeck.doctor.context import CheckedArm
-from limbeck.engine.probe import check_single, probe
 from limbeck.engine.recipe_runner import RecipeRunner
 from limbeck.engine.run_models import RunModels
 from limbeck.engine.student_module import StepInputs, StudentWithLoss
 from limbeck.engine.train_config import Fabric
 from limbeck.losses import Objective
 from limbeck.recipe import JointStages, ParallelStages, Part, RunContext, Stage
-from limbeck.tap import FrozenParameters, Tapped, preserved_buffers
-from limbeck.teachers import SharedInputs, Teacher, TeacherContext, get_adaptor
+from limbeck.tap import Tapped, preserved_buffers
+from limbeck.teachers import Teacher
 
 
 @dataclass(frozen=True)
@@ -137,45 +135,17 @@ def open_stage(
         fabric: Device and precision.
         teacher_trained: Whether the teacher of the job is trained already.
     """
-    loader, setting = stage.loader or arm.loader, arm.setting
-    loader.bind(models)
-    batch = loader.peek().to(fabric.device)
-    preprocess = SharedInputs(stage.preprocess or setting.preprocess)
-    model = models[stage.trains].to(fabric.device)
-    with ExitStack() as stack:
-        get_teacher_outputs = _open_teacher(stack, stage, models, loader, preprocess, fabric)
-        stack.enter_context(FrozenParameters(model, mode="train"))
-        called = Tapped(model, stage.objective.requires.student, adaptor=get_adaptor(models, stage.trains))
-        tapped = stack.enter_context(called)
-        labels = loader.labels  # only loaders over a `Dataset` have all labels at hand
-        with preserved_buffers([model]), fabric.autocast():
-            inputs = preprocess(batch)
-            fitted, reached = probe(
-                stage, tapped, get_teacher_outputs, batch, inputs, batch.labels if labels is None else labels
-            )
-            teacher_outputs = get_teacher_outputs(batch)
-            if arm.last == 1:  # BatchNorm cannot train on one example
-                check_single(
-                    stage, tapped, preprocess(batch.rows(torch.zeros(1, dtype=torch.int64, device=fabric.device)))
-                )
+    opened = engine.open_stage(stage, models, arm.loader, arm.setting, fabric=fabric, single=arm.last == 1)
+    with preserved_buffers([models[stage.trains]]), opened as trainer:
+        batch = trainer.batch
+        inputs = trainer.preprocess(batch)
+        with fabric.autocast():
+            teacher_outputs = trainer.get_teacher_outputs(batch)
         # A teacher that is itself trained by the recipe has random weights here.
         trained = teacher_trained and isinstance(stage.teacher, Teacher)
         trained = trained and not (stage.teacher.names or stage.teacher.capabilities.changes)
 
         yield StageContext(
-            place, replace(stage, objective=fitted), tapped, batch, inputs, teacher_outputs, Progress(1, 3),
-            frozenset(reached), trained, setting.accumulate, fabric,
+            place, replace(stage, objective=trainer.objective), trainer.tapped, batch, inputs, teacher_outputs,
+            Progress(1, 3), frozenset(trainer.reached), trained, arm.setting.accumulate, fabric,
         )  # fmt: skip
-
-
-def _open_teacher(
-    stack: ExitStack, stage: Stage, models: Mapping[str, nn.Module], loader: Any, preprocess: Any, fabric: Fabric
-) -> Any:
-    teacher, requires = stage.teacher, stage.objective.requires.teacher
-    if teacher is None or not requires:
-        return lambda batch: Outputs()
-    context = TeacherContext(
-        requires=requires, device=fabric.device, preprocess=preprocess, loader=loader,
-        temperatures=stage.objective.temperatures, models=models,
-    )  # fmt: skip
-    return stack.enter_context(teacher.open(context))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
@@ -12,10 +12,11 @@ from torch import Tensor, nn
 from limbeck.batch import LOGITS, Inputs, Outputs, Progress
 from limbeck.errors import LimbeckError, LimbeckWarning
 from limbeck.functional.kernel import are_probabilities
-from limbeck.losses import Loss, LossTerm
+from limbeck.losses import Loss
+from limbeck.model_call import call, logits_of
 from limbeck.models.folder import find_first_moved, get_class_names
 from limbeck.recipe import Stage
-from limbeck.tap import FrozenParameters, Tapped, call, logits_of
+from limbeck.tap import FrozenParameters, Tapped
 
 
 def check_class_order(stage: Stage, student: nn.Module, networks: Iterable[nn.Module]) -> None:
@@ -27,7 +28,7 @@ def check_class_order(stage: Stage, student: nn.Module, networks: Iterable[nn.Mo
         LimbeckError: With the line that gives the student the teacher's order.
     """
     compared = any(
-        LOGITS in leaf.requires.student and LOGITS in leaf.requires.teacher and getattr(leaf, "head", None) is None
+        LOGITS in leaf.requires.student and LOGITS in leaf.requires.teacher and not leaf.heads
         for leaf, _ in stage.objective.leaves()
     )
     ours = get_class_names(student) if compared else None
@@ -66,27 +67,25 @@ def check_outputs(
     """
     for leaf in _softmax_losses(stage):
         _check_one_class(stage, leaf, outputs)
-        if "teacher" in leaf.kernel.inputs and leaf.addresses[1] == LOGITS and LOGITS in teacher_outputs:
+        if LOGITS in leaf.teacher.values() and LOGITS in teacher_outputs:
             _check_probabilities(
                 leaf, teacher_outputs[LOGITS], f"The teacher of {stage.trains!r}", "ModelTeacher(model, "
             )
-        if "student" in leaf.kernel.inputs:
-            _check_probabilities(leaf, outputs[LOGITS], f"The model {stage.trains!r}", "distill(..., ")
-            if check_eval:
-                _check_eval(stage, leaf, tapped, outputs[LOGITS], inputs)
+        _check_probabilities(leaf, outputs[LOGITS], f"The model {stage.trains!r}", "distill(..., ")
+        if check_eval:
+            _check_eval(stage, leaf, tapped, outputs[LOGITS], inputs)
 
 
 def _softmax_losses(stage: Stage) -> Iterator[Loss]:
     """The losses that take the student's answer for logits."""
     for leaf, _ in stage.objective.leaves():
-        if isinstance(leaf, Loss) and leaf.head is None and leaf.addresses[0] == LOGITS and _takes_logits(leaf):
+        if isinstance(leaf, Loss) and leaf.compares_logits and _takes_logits(leaf):
             yield leaf
 
 
-def _takes_logits(leaf: LossTerm) -> bool:
-    function: Callable[..., Any] | None = getattr(getattr(leaf, "kernel", None), "function", None)
-    own = str(getattr(function, "__module__", "")).startswith("limbeck.")
-    return bool(getattr(function, "divergence", False)) or (own and getattr(function, "__name__", "") in _OF_LOGITS)
+def _takes_logits(leaf: Loss) -> bool:
+    own = leaf.kernel.function.__module__.startswith("limbeck.")
+    return leaf.kernel.divergence or (own and leaf.kernel.name in _OF_LOGITS)
 
 
 def _check_one_class(stage: Stage, leaf: Loss, outputs: Outputs) -> None:

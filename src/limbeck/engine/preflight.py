@@ -11,7 +11,7 @@ from limbeck.engine.run_models import RunModels
 from limbeck.engine.shared_weights import check_shared, find_networks
 from limbeck.engine.stage_trainer import check_lengths
 from limbeck.engine.train_config import TrainConfig
-from limbeck.errors import unknown_name_error
+from limbeck.errors import ArgumentError, unknown_name_error
 from limbeck.recipe import JointStages, ParallelStages, Stage
 from limbeck.tap import Tapped
 from limbeck.teachers import TeacherContext
@@ -53,7 +53,10 @@ def _check(
                 raise unknown_name_error(
                     "model", name, models, then="A recipe may make more: Recipe(..., makes={name: function})."
                 )
+        if len(stages) == 1 and stage.every > 1:
+            raise ArgumentError(f"every={stage.every} belongs to a stage joined to another by &.", argument="every")
         if stage.trains in models.existing:
+            stage.parts(models.existing[stage.trains])
             if stage.teacher is not None and not stage.teacher.names:
                 check_shared(stage, models.existing[stage.trains], find_networks(stage.teacher))
             Tapped(models.existing[stage.trains], stage.objective.requires.student)

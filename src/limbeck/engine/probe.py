@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from limbeck.batch import IGNORED, LOGITS, Batch, Inputs, Outputs, Progress, Term
+from limbeck.data import Loader
 from limbeck.data.tokenizer import labels_are_inputs
 from limbeck.engine.output_checks import check_outputs
-from limbeck.engine.shared_weights import statistics_watched
+from limbeck.engine.shared_weights import MemoryCheck, statistics_watched
 from limbeck.errors import LastBatchError, LimbeckError
-from limbeck.losses import Objective, fit, preserved_state
+from limbeck.losses import LossContext, Objective, preserved_state, setup_objective
+from limbeck.model_call import find_output_layer, vocabulary_size
 from limbeck.recipe import Stage
 from limbeck.tap import Tapped
 from limbeck.teachers import TeacherFn
@@ -39,46 +41,61 @@ def probe(
     answer: TeacherFn,
     batch: Batch,
     inputs: Inputs,
-    labels: Tensor | None,
+    loader: Any = None,
     *,
     fixed: Iterable[nn.Module] = (),
-    check_objective: Callable[[Objective], None] | None = None,
+    memory_check: MemoryCheck | None = None,
     check_eval: bool = True,
 ) -> Probe:
-    """Send one batch forward and back; shape lazy heads; find what the stage can move.
+    """Send one batch forward and backward; set up the losses; find the parameters that the stage can change.
 
     Args:
-        stage: The stage about to run.
+        stage: The stage.
         tapped: Its student, open.
-        answer: Its teacher, open; gives empty outputs where there is none.
-        batch: Any batch of its source.
-        inputs: What the student reads from that batch.
-        labels: All labels of the source where it knows them, else the batch's.
-        fixed: The networks that the teacher is made of: the student's forward pass may not move them.
-        check_eval: Whether to look at what the student says in eval mode; a peer is asked there as a teacher.
-        check_objective: Called with the fitted objective when that was, before what it remembers of that is forgotten.
+        answer: Its teacher, open; returns empty outputs if there is none.
+        batch: Any batch of its loader.
+        inputs: The student's inputs of that batch.
+        loader: The loader, if there is one, for ids and labels of all examples.
+        fixed: The modules of the teacher: the student's forward pass must not change them.
+        memory_check: Checks what the losses remember.
+        check_eval: Whether to check the student's outputs in eval mode too; a peer is asked there as a teacher.
 
     Returns:
-        The objective fitted to the batch, and the parameters, of student and heads, that at least one term reaches.
+        The objective for the stage, and the parameters, of student and heads, that at least one term reaches.
 
     Raises:
         LimbeckError: If the student refuses the inputs, the two sides cannot be compared, labels are no classes of
             the student, or a term reaches no parameter.
     """
+    fixed, dataset = list(fixed), loader.examples if isinstance(loader, Loader) else None
     teacher_outputs = _teacher_outputs(stage, answer, batch)
     with statistics_watched(stage, fixed):
         outputs = _student_outputs(stage, tapped, inputs)
     check_outputs(stage, tapped, outputs, teacher_outputs, inputs, check_eval=check_eval)
-    _check_labels(stage, outputs, labels)
+    _check_labels(stage, outputs, batch.labels if dataset is None or dataset.labels is None else dataset.labels)
     _check_copies(stage, outputs, batch, inputs)
-    stage.objective.to(outputs[LOGITS].device)
-    objective = fit(stage.objective, outputs, teacher_outputs, batch)
+    context = LossContext(
+        outputs, teacher_outputs, batch,
+        output_layer=_output_layer(tapped.model),
+        teacher_output_layer=_output_layer(fixed[0]) if len(fixed) == 1 else None,
+        ids=None if dataset is None else dataset.ids,
+        examples=None if loader is None else loader.examples_per_epoch,
+        vocabulary=vocabulary_size(tapped.model),
+    )  # fmt: skip
+    stage.objective.to(context.device)
+    objective = setup_objective(stage.objective, context).to(context.device)
     candidates = [p for p in [*tapped.parameters(), *objective.parameters()] if p.requires_grad]
     with preserved_state(objective):  # also while going back: what it remembers may be in the graph
+        before = {} if memory_check is None else memory_check.remember(objective)
         terms = objective(outputs, teacher_outputs, batch, Progress())
-        if check_objective is not None:
-            check_objective(objective)
+        if memory_check is not None:
+            memory_check.compare(before, objective)
         return Probe(objective, _reached_parameters(stage, terms, candidates))
+
+
+def _output_layer(model: nn.Module) -> nn.Module | None:
+    layer = find_output_layer(model)
+    return None if layer is None else layer[1]
 
 
 def _teacher_outputs(stage: Stage, answer: TeacherFn, batch: Batch) -> Outputs:
@@ -117,14 +134,10 @@ def _bytes_hint(inputs: Inputs) -> str:
 
 def _check_labels(stage: Stage, outputs: Outputs, labels: Tensor | None) -> None:
     for leaf, _ in stage.objective.leaves():
-        own = (
-            "labels" in leaf.requires.batch
-            and leaf.requires.student == {LOGITS}
-            and getattr(leaf, "head", None) is None
-        )
+        own = "labels" in leaf.requires.batch and leaf.requires.student == {LOGITS} and not leaf.heads
         if labels is None or not own or outputs[LOGITS].ndim != labels.ndim + 1:
             continue
-        dimension = getattr(leaf, "classes", -1)
+        dimension = leaf.classes
         # A dimension that there is not is the loss's own to refuse.
         classes = (
             outputs[LOGITS].shape[dimension] if -outputs[LOGITS].ndim <= dimension < outputs[LOGITS].ndim else math.inf
@@ -138,7 +151,8 @@ def _check_labels(stage: Stage, outputs: Outputs, labels: Tensor | None) -> None
 
 def _check_copies(stage: Stage, outputs: Outputs, batch: Batch, inputs: Inputs) -> None:
     """Refuse labels that are the tokens just read: a model copies them, and its loss says that it has learnt."""
-    if not any("labels" in leaf.requires.batch for leaf, _ in stage.objective.leaves()) or outputs[LOGITS].ndim != 3:
+    reads_labels = any("labels" in leaf.requires.batch for leaf, _ in stage.objective.leaves())
+    if not reads_labels or LOGITS not in outputs or outputs[LOGITS].ndim != 3:
         return
     if labels_are_inputs(batch.labels, inputs):
         raise LimbeckError(

@@ -13,7 +13,7 @@ from limbeck.engine.rng import clone_rng_state, fork_rng, seed_all
 from limbeck.engine.run_models import RunModels
 from limbeck.errors import LimbeckError, unknown_name_error
 from limbeck.random_seeds import derive_seed
-from limbeck.recipe import JointStages, ParallelStages, Part, Recipe, Stage
+from limbeck.recipe import JointStages, ParallelStages, Part, Recipe, Stage, TransformModel
 
 States = Mapping[str, Mapping[str, Any]]
 
@@ -41,6 +41,7 @@ class RecipeRunner:
         self._models = models
         self._seed = seed
         self._brought: dict[str, Recipe] = {}
+        self._transformed: set[str] = set()
         self.call_states: dict[str, dict[str, Any]] = {}
         self.open_ended = any(not isinstance(part, Part) for part in recipe.parts)
         """Whether functions may return more parts and more models."""
@@ -82,14 +83,29 @@ class RecipeRunner:
             key = f"{prefix}{number}"
             if isinstance(part, (Stage, JointStages, ParallelStages)):
                 yield key, part
+            elif isinstance(part, TransformModel):
+                if ask or key in self.call_states:
+                    self._transform(key, part)
             elif ask or key in self.call_states:
                 yield from self._walk(self._answer(key, part).parts, f"{key}.", ask=ask)
 
+    def _remember_call(self, key: str) -> None:
+        if key not in self.call_states:
+            states = {name: dict(model.state_dict()) for name, model in self._models.existing.items()}
+            self.call_states[key] = to_device(clone_rng_state(states), torch.device("cpu"))
+
+    def _transform(self, key: str, part: TransformModel) -> None:
+        """Change the structure of a model, once. A resumed run repeats it on the weights that it had at that time."""
+        if key in self._transformed:
+            return
+        self._remember_call(key)
+        with fork_rng(seed_all(derive_seed(self._seed, f"part {key}"))):
+            self._models.replace(part.model, part.apply(self._models[part.model]))
+        self._transformed.add(key)
+
     def _answer(self, key: str, function: Any) -> Recipe:
         if key not in self._brought:
-            if key not in self.call_states:
-                states = {name: dict(model.state_dict()) for name, model in self._models.existing.items()}
-                self.call_states[key] = to_device(clone_rng_state(states), torch.device("cpu"))
+            self._remember_call(key)
             with fork_rng(seed_all(derive_seed(self._seed, f"part {key}"))):
                 part = function(self._models)
             if not isinstance(part, Part):
@@ -130,7 +146,7 @@ class RecipeRunner:
             stages = part.stages if isinstance(part, JointStages) else (part,) if isinstance(part, Stage) else ()
             for index, stage in enumerate(stages):
                 for name, (leaf, _) in stage.objective.named_leaves().items():
-                    head = getattr(leaf, "head", None)
-                    if isinstance(head, nn.Module) and all(head is not other for other in heads.values()):
-                        heads[f"{key} {index} {name}"] = head
+                    for number, head in enumerate(leaf.heads):
+                        if all(head is not other for other in heads.values()):
+                            heads[f"{key} {index} {name} {number}"] = head
         return heads

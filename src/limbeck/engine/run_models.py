@@ -8,10 +8,10 @@ from torch import nn
 
 from limbeck.engine.rng import fork_rng, seed_all
 from limbeck.errors import LimbeckError, unknown_name_error
+from limbeck.model_call import Adaptor
 from limbeck.models.size_and_hash import unwrap_compiled
 from limbeck.random_seeds import derive_seed
 from limbeck.recipe import ModelFactory, RunContext
-from limbeck.tap import Adaptor
 
 
 class RunModels(Mapping[str, nn.Module]):
@@ -53,6 +53,11 @@ class RunModels(Mapping[str, nn.Module]):
         self._makes = dict(makes)
         self._seed = seed
         self._adaptor = adaptor
+
+    @classmethod
+    def of(cls, models: Mapping[str, nn.Module], adaptor: Adaptor | Mapping[str, Adaptor] | None = None) -> RunModels:
+        """The models of a run as they are, or those of a plain mapping."""
+        return models if isinstance(models, cls) else cls(models, {}, seed=0, adaptor=adaptor)
 
     def __getitem__(self, name: str) -> nn.Module:
         if name not in self._existing:
@@ -96,6 +101,11 @@ class RunModels(Mapping[str, nn.Module]):
     def add_factories(self, more: Mapping[str, ModelFactory]) -> None:
         """Learn to make more models: those of a part that the run has just come to."""
         self._makes |= {name: maker for name, maker in more.items() if name not in self._makes}
+
+    def replace(self, name: str, model: nn.Module) -> None:
+        """Put another module in the place of a model."""
+        self._existing[name] = unwrap_compiled(model)
+        self._compiled.pop(name, None)
 
     def get_callable(self, name: str) -> nn.Module:
         """What is called for the model of that name: what ``torch.compile`` made of it, if that was given."""

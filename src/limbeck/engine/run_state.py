@@ -16,6 +16,7 @@ from limbeck.engine.recipe_runner import RecipeRunner
 from limbeck.engine.run_models import RunModels
 from limbeck.engine.train_config import TrainConfig
 from limbeck.errors import LimbeckError
+from limbeck.losses import Loss
 from limbeck.recipe import JointStages, ParallelStages, Recipe
 from limbeck.teachers.fingerprints import code_fingerprint
 from limbeck.teachers.teacher import get_function_name
@@ -79,7 +80,7 @@ def _list_functions(recipe: Recipe, setting: TrainConfig) -> Iterator[tuple[str,
         for name in ("preprocess", "adaptor"):
             yield f"stage {number} teacher {name}", getattr(stage.teacher, name, None)
         for name, (leaf, _) in stage.objective.named_leaves().items():
-            yield f"stage {number} loss {name}", getattr(getattr(leaf, "kernel", None), "function", None)
+            yield f"stage {number} loss {name}", leaf.kernel.function if isinstance(leaf, Loss) else None
 
 
 def _describe_content(function: Any) -> dict[str, Any] | None:

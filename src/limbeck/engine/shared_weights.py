@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import bisect
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -79,7 +79,8 @@ def check_shared(stage: Stage, model: nn.Module, networks: Iterable[nn.Module]) 
             "Give it a copy, copy.deepcopy(model); or, to learn from its own answers, name it: "
             f"Stage(..., teacher={stage.trains!r})."
         )
-    learning = [*model.named_parameters(), *stage.objective.named_parameters()]
+    student = [(name, p) for name, p in model.named_parameters() if stage.only is None or _lies_in(name, stage.only)]
+    learning = [*student, *stage.objective.named_parameters()]
     mine = {name: where for name, p in learning if p.requires_grad and (where := _span(p)) is not None}
     its = _Occupied(where for network in networks for one in _tensors(network) if (where := _span(one)) is not None)
     shared = [name for name, where in mine.items() if its.overlaps(where)]
@@ -89,6 +90,10 @@ def check_shared(stage: Stage, model: nn.Module, networks: Iterable[nn.Module]) 
             "would change the teacher. Build the student of copies, copy.deepcopy(layer); or freeze what is shared: "
             "layer.requires_grad_(False).eval()."
         )
+
+
+def _lies_in(name: str, parts: Iterable[str]) -> bool:
+    return any(name.startswith(f"{part}.") for part in parts)
 
 
 @contextmanager
@@ -155,34 +160,62 @@ def _list_names(names: list[str]) -> str:
     return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
 
 
-def differs_across_ranks(stage: Stage, fabric: Fabric) -> Callable[[Objective], None] | None:
-    """A check for after a stage's objective was tried; None where one process runs.
+class MemoryCheck:
+    """Checks that what losses remember does not depend on how a batch is split.
 
-    Distributed strategies give the first rank's buffers to all before every step. So a memory bank that each rank
-    writes its own examples to would lose all but the first rank's. What is made of the whole batch is alike on all.
+    Distributed strategies give the first rank's buffers to all before every step. So a memory bank to which each rank
+    writes its own examples would lose those of all but the first rank. What is made of the whole batch is equal on all.
 
-    Raises:
-        LimbeckError: When called, on every rank, if a buffer of the objective differs between ranks.
+    Args:
+        stage: The stage of the losses.
+        fabric: The ranks.
+        accumulate: Micro-batches per step.
     """
-    if fabric.world_size == 1:
-        return None
 
-    def check(objective: Objective) -> None:
+    def __init__(self, stage: Stage, fabric: Fabric, *, accumulate: int = 1) -> None:
+        self._name = stage.trains
+        self._fabric = fabric
+        self._accumulate = accumulate
+
+    def remember(self, objective: Objective) -> dict[str, int]:
+        """A mark of every buffer of the objective; empty if a batch is never split."""
+        return {name: _mark(buffer) for name, buffer in _memory(objective).items()} if self._accumulate > 1 else {}
+
+    def compare(self, before: Mapping[str, int], objective: Objective) -> None:
+        """Check an objective after it was called once.
+
+        Raises:
+            LimbeckError: If a buffer has changed and the batch is split in micro-batches, or it differs between ranks.
+        """
         memory = _memory(objective)
-        mine = torch.tensor([_mark(buffer) for buffer in memory.values()], dtype=torch.int64, device=fabric.device)
-        if not len(mine):
+        changed = [name for name, mark in before.items() if name in memory and _mark(memory[name]) != mark]
+        if changed:
+            raise LimbeckError(
+                f"The objective of {self._name!r} changes {_list_names(changed)} when it is computed, so "
+                f"accumulate={self._accumulate} would change it {self._accumulate} times a step. Change it in "
+                "after_step(), once for a step; or use accumulate=1."
+            )
+        self.compare_ranks(objective)
+
+    def compare_ranks(self, objective: Objective) -> None:
+        """Check on every rank that all ranks hold the same.
+
+        Raises:
+            LimbeckError: If a buffer of the objective differs between ranks.
+        """
+        memory, fabric = _memory(objective), self._fabric
+        if fabric.world_size == 1 or not memory:
             return
+        mine = torch.tensor([_mark(buffer) for buffer in memory.values()], dtype=torch.int64, device=fabric.device)
         all_marks: Any = fabric.all_gather(mine)
-        apart = (all_marks != all_marks[0]).any(0).tolist()
-        names = [name for name, differs in zip(memory, apart, strict=True) if differs]
+        differ = (all_marks != all_marks[0]).any(0).tolist()
+        names = [name for name, differs in zip(memory, differ, strict=True) if differs]
         if names:
             raise LimbeckError(
-                f"The objective of {stage.trains!r} remembers {', '.join(names[:3])}, and each of {fabric.world_size} "
-                "processes something else: the first one's would be taken for all. Write it from the whole batch, by "
-                'a kernel with per="batch" or "pair", which sees all processes\' examples; or run on one device.'
+                f"The objective of {self._name!r} remembers {', '.join(names[:3])}, and each of {fabric.world_size} "
+                "processes something else: the first one's would be taken for all. Write it from the rows of all "
+                "processes, limbeck.losses.all_gather(rows), or in a kernel per batch or pair; or run on one device."
             )
-
-    return check
 
 
 def _memory(objective: nn.Module) -> dict[str, Tensor]:

@@ -69,12 +69,7 @@ class StageLoop:
             first = self._ours(self.loader.peek())
         single = 0 < self._last < 2 * fabric.world_size
         options: dict[str, Any] = {"loader": self.loader, "batch": first, "single": single}
-        options |= {
-            "setting": setting,
-            "fabric": fabric,
-            "labels": self.loader.labels,
-            "group": [stage.trains for stage in stages],
-        }
+        options |= {"setting": setting, "fabric": fabric, "group": [stage.trains for stage in stages]}
         self.learners = [StageTrainer(stage, models, **options) for stage in stages]
 
     def __call__(
@@ -116,8 +111,10 @@ class StageLoop:
         logged = (self.step + 1) % self._setting.log_every == 0 or self.step + 1 == self.steps
         last = self._setting.rehearsal and self.step == 1
         for trainer in self.learners:
-            with _explain_last_batch(trainer.stage.trains, window) if last else nullcontext():
-                trainer.step(window, progress, measure=logged)
+            stage = trainer.stage
+            for _ in range(0 if self.step % stage.every else stage.times):
+                with _explain_last_batch(stage.trains, window) if last else nullcontext():
+                    trainer.step(window, progress, measure=logged)
         self.step += 1
         return logged
 
@@ -209,7 +206,7 @@ class StageLoop:
                 [torch.tensor(float(c), dtype=torch.float64) for c in (tally.examples, *tally.counts.values())]
             )
             loss += sums[0] / world / max(tally.steps, 1)
-            examples = counts[0]
+            examples = max(examples, counts[0] / trainer.stage.times)
             means = zip(tally.totals, sums[1:], counts[1:], strict=True)
             terms |= {f"{prefix}{name}": total / (count or 1.0) for name, total, count in means}
             norms |= {prefix + name: value**0.5 / world for name, value in self._named_sums(tally.squares).items()}

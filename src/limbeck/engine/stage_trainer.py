@@ -1,49 +1,110 @@
-"""`StageTrainer`: the training step of one model."""
+"""`StageTrainer`: one stage, open, and its training step."""
 
 from __future__ import annotations
 
 import copy
 import zlib
 from collections import deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
-from contextlib import AbstractContextManager, ExitStack, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from limbeck.batch import Batch, Outputs, Progress
+from limbeck.batch import LOGITS, LOGITS_INPUT, Batch, Outputs, Progress
 from limbeck.data import Loader, shard_batch
 from limbeck.engine.checkpoint import to_device
 from limbeck.engine.distributed import broadcast_buffers, copy_for_sharding, is_sharded, load_whole_state, whole_state
 from limbeck.engine.output_checks import check_class_order
 from limbeck.engine.probe import Probe, check_single, explain_batchnorm_error, freeze_except, objective_check, probe
 from limbeck.engine.rng import fork_rng, seed_all
-from limbeck.engine.shared_weights import check_shared, differs_across_ranks, find_moving_averages, find_networks
+from limbeck.engine.run_models import RunModels
+from limbeck.engine.shared_weights import MemoryCheck, check_shared, find_moving_averages, find_networks
 from limbeck.engine.step_report import Tally
-from limbeck.engine.student_module import StepInputs, StudentWithLoss, unwrap_for_call
-from limbeck.engine.train_config import Fabric, TrainConfig
-from limbeck.engine.train_mode import frozen_eval_modules, has_sparse_gradients
+from limbeck.engine.student_module import (
+    StepInputs,
+    StudentWithLoss,
+    frozen_eval_modules,
+    has_sparse_gradients,
+    losses_with_memory,
+    unwrap_for_call,
+)
+from limbeck.engine.train_config import Fabric, TrainConfig, open_fabric
 from limbeck.errors import LimbeckError
 from limbeck.recipe import Stage
 from limbeck.tap import FrozenParameters, Tapped, preserved_buffers
-from limbeck.teachers import SharedInputs, TeacherContext, TeacherFn, TeacherSession, get_adaptor
+from limbeck.teachers import Preprocess, SharedInputs, TeacherContext, TeacherFn, TeacherSession
+
+
+def open_stage(
+    stage: Stage,
+    models: Mapping[str, nn.Module],
+    loader: Loader,
+    config: TrainConfig | None = None,
+    *,
+    fabric: Fabric | None = None,
+    batch: Batch | None = None,
+    single: bool = False,
+) -> StageTrainer:
+    """Open one stage, for code that looks at it or trains it step by step without a run.
+
+    Use it in a ``with`` block. At its beginning the teacher is opened, one batch is sent forward and backward, heads
+    get their shapes, and the optimizer is made; at its end hooks, modes and gradients are as before.
+
+    Args:
+        stage: The stage.
+        models: Models by name: the one that learns, and those that the teacher names.
+        loader: The loader, unless the stage has its own.
+        config: The settings of a run; by default those of `distill`.
+        fabric: Device and precision; by default one device in 32 bits.
+        batch: The batch to try; by default the next one of the loader.
+        single: Whether to try a batch of one example too, which BatchNorm cannot train on.
+
+    Example:
+        >>> from limbeck.data import ArrayDataset, ShuffledLoader
+        >>> from limbeck.functional import cross_entropy
+        >>> from limbeck.losses import Loss
+        >>> loader = ShuffledLoader(ArrayDataset(torch.randn(8, 4), torch.arange(8) % 3), batch_size=4)
+        >>> with open_stage(Stage(Loss(cross_entropy)), {"student": nn.Linear(4, 3)}, loader) as trainer:
+        ...     for step, batch in enumerate(loader):
+        ...         trainer.step([batch], Progress(step, len(loader)))
+        ...     trainer.tally.steps
+        2
+    """
+    config, loader = config or TrainConfig(), stage.loader or loader
+    fabric = fabric or open_fabric(precision=config.precision)
+    loader.bind(models)
+    first = loader.peek() if batch is None else batch
+    first = first.to(fabric.device)
+    return StageTrainer(stage, models, setting=config, fabric=fabric, loader=loader, batch=first, single=single)
 
 
 class StageTrainer(AbstractContextManager["StageTrainer"]):
-    """One stage's student, teacher, heads and optimizer, open for the length of a block.
+    """One stage's student, teacher, heads and optimizer, open in a ``with`` block (see `open_stage`).
 
     Args:
-        stage: What is learnt, from whom.
+        stage: The stage.
         models: The run's models by name.
-        setting: What the run holds fixed.
+        setting: The settings of the run.
         fabric: Device, precision, strategy.
-        loader: Where the stage's batches come from.
-        batch: Any batch of it, for the probe.
-        labels: All labels of the source, where it knows them.
+        loader: The loader of the stage's batches.
+        batch: Any batch of it, to try.
         single: Whether some batch is known to leave a rank a single example.
         group: The names of all models that learn from the same batches.
+
+    Attributes:
+        stage: The stage.
+        model: The model that learns.
+        tapped: The model, whose outputs at the addresses are read.
+        preprocess: Function from a batch to the student's inputs.
+        get_teacher_outputs: Function from a batch to the teacher's outputs; empty ones without a teacher.
+        objective: The stage's objective after `Objective.setup`.
+        reached: The parameters, of student and heads, that at least one term reaches.
+        optimizer: The optimizer.
+        tally: Sums over the steps since they were last cleared.
+        lr: The learning rate of the last step.
     """
 
     def __init__(
@@ -55,35 +116,34 @@ class StageTrainer(AbstractContextManager["StageTrainer"]):
         fabric: Fabric,
         loader: Loader,
         batch: Batch,
-        labels: Tensor | None = None,
         single: bool = False,
         group: Iterable[str] = (),
     ) -> None:
         objective_check(stage.objective, accumulate=setting.accumulate)
         self.stage = stage
-        self._models = models
+        self.batch = batch
+        self.tally = Tally()
+        self.lr = 0.0
+        self._models = RunModels.of(models, setting.adaptor)
         self._setting = setting
         self._fabric = fabric
         self._loader = loader
-        self._batch = batch
-        self._labels = batch.labels if labels is None else labels
         self._single = single
         self._plan = stage.optimizer or setting.optimizer
-        self._preprocess = SharedInputs(stage.preprocess or setting.preprocess)
+        self.preprocess = SharedInputs(stage.preprocess or setting.preprocess)
         # Before any stage of a group is open: a teacher that copies a model must not copy hooks that listen in it.
-        self._session = self._open_teacher()
+        self._session = open_teacher(stage, self.preprocess, loader, fabric.device, self._models)
         self._alone = len(set(group) | {stage.trains}) == 1
-        self._networks = find_networks(stage.teacher, models=models, learning={stage.trains, *group})
+        self._networks = find_networks(stage.teacher, models=self._models, learning={stage.trains, *group})
         self._averages = find_moving_averages(self._session)
+        student = self._models[stage.trains]
         asleep = {module for network in self._networks for module in network.modules()}
-        self._shares = not asleep.isdisjoint(models[stage.trains].modules())
-        check_shared(stage, models[stage.trains], self._networks)
-        check_class_order(stage, models[stage.trains], self._networks)
+        self._shares = not asleep.isdisjoint(student.modules())
+        check_shared(stage, student, self._networks)
+        check_class_order(stage, student, self._networks)
         self._stack = ExitStack()
         self._learning: list[nn.Parameter] = []
         self._submitted: deque[tuple[Batch, Future[Outputs]]] = deque()
-        self.tally = Tally()
-        self.lr = 0.0
 
     def __enter__(self) -> StageTrainer:
         with ExitStack() as stack:
@@ -101,47 +161,62 @@ class StageTrainer(AbstractContextManager["StageTrainer"]):
         whole = self._models[stage.trains]
         self._sharded = is_sharded(self._fabric)
         self.model = (copy_for_sharding(whole, stage) if self._sharded else whole).to(device)
-        adaptor = get_adaptor(self._models, stage.trains)
-        self._resting = frozen_eval_modules(self.model)
-        self._tapped = Tapped(self._called(), stage.objective.requires.student, adaptor=adaptor)
-        self._answer = self._enter_teacher(stack)
+        learning = {parameter for part in stage.parts(self.model) for parameter in part.parameters()}
+        self._frozen = [p for p in self.model.parameters() if p.requires_grad and p not in learning]
+        self._resting = [*frozen_eval_modules(self.model), *_other_modules(stage, self.model)]
+        called = self.model if self._sharded else self._models.get_callable(stage.trains)
+        requires = stage.objective.requires.student
+        # A sharded module cannot be left in the middle of its forward pass.
+        requires = requires | {LOGITS} if self._sharded and LOGITS_INPUT in requires else requires
+        self.tapped = Tapped(called, requires, adaptor=self._models.adaptor(stage.trains))
+        self.get_teacher_outputs = self._enter_teacher(stack)
         stack.enter_context(FrozenParameters(self.model, mode="train"))
         self._wake()
-        stack.enter_context(self._tapped)
-        self._objective, reached = self._probed()
-        if self._fabric.world_size > 1:
-            stack.enter_context(freeze_except(StudentWithLoss(self._tapped, self._objective), reached))
-        objective = copy.deepcopy(self._objective) if self._sharded else self._objective
-        self._inner = student_with_loss = StudentWithLoss(
-            self._tapped, objective, reached=() if self._sharded else reached
-        )
-        self.student_with_loss: Any = self._fabric.setup_module(student_with_loss)
-        self._ask = unwrap_for_call(self.student_with_loss, self._fabric)
-        self._learning = [p for p in self.student_with_loss.parameters() if p.requires_grad]
-        optimizer = self._plan.make(self._learning, sparse=has_sparse_gradients(self.student_with_loss))
+        stack.enter_context(self.tapped)
+        with self._others_frozen():
+            self.objective, self.reached = self._probed()
+            if self._fabric.world_size > 1:
+                stack.enter_context(freeze_except(StudentWithLoss(self.tapped, self.objective), self.reached))
+            objective = copy.deepcopy(self.objective) if self._sharded else self.objective
+            reached = () if self._sharded else self.reached
+            self._inner = student_with_loss = StudentWithLoss(self.tapped, objective, reached=reached)
+            self.student_with_loss: Any = self._fabric.setup_module(student_with_loss)
+            self._ask = unwrap_for_call(self.student_with_loss, self._fabric)
+            self._memories = losses_with_memory(objective)
+            self._learning = [p for p in self.student_with_loss.parameters() if p.requires_grad]
+            sparse = has_sparse_gradients(self.student_with_loss)
+            optimizer = self._plan.make(self._grouped(self._learning), sparse=sparse)
         self._peaks = [group["lr"] for group in optimizer.param_groups]
         self.optimizer: Any = self._fabric.setup_optimizers(optimizer)
 
-    def _called(self) -> nn.Module:
-        """The model as it is called: compiled, if it was given so and is not taken apart."""
-        find_callable = getattr(self._models, "get_callable", None)
-        return self.model if find_callable is None or self._sharded else find_callable(self.stage.trains)
+    def _grouped(self, parameters: list[nn.Parameter]) -> Any:
+        """The parameters, in groups if some have options of their own."""
+        leaves = self._inner.objective.named_leaves()
+        own = {f"loss.{name}": leaf.optimizer_options for name, (leaf, _) in leaves.items() if leaf.optimizer_options}
+        if not own and not self._plan.groups:
+            return parameters
+        names = {p: name for name, p in self.model.named_parameters()}
+        names |= {p: f"loss.{term}.{name}" for term, (leaf, _) in leaves.items() for name, p in leaf.named_parameters()}
+        return self._plan.group({names.get(p, f"unknown.{i}"): p for i, p in enumerate(parameters)}, own)
+
+    @contextmanager
+    def _others_frozen(self) -> Iterator[None]:
+        """A block in which the parts of the model that do not learn in this stage need no gradient.
+
+        Only for a block: a part may learn in another stage of the group.
+        """
+        for parameter in self._frozen:
+            parameter.requires_grad_(False)
+        try:
+            yield
+        finally:
+            for parameter in () if self._sharded else self._frozen:
+                parameter.requires_grad_(True)
 
     def _wake(self) -> None:
         self.model.train()
         for module in self._resting:
             module.training = False
-
-    def _open_teacher(self) -> TeacherSession | None:
-        """The teacher's session, not entered yet; None where there is nothing to compute or to update."""
-        teacher, objective = self.stage.teacher, self.stage.objective
-        if teacher is None or not (objective.requires.teacher or teacher.capabilities.changes):
-            return None
-        context = TeacherContext(
-            requires=objective.requires.teacher, device=self._fabric.device, preprocess=self._preprocess,
-            loader=self._loader, temperatures=objective.temperatures, models=self._models,
-        )  # fmt: skip
-        return teacher.open(context)
 
     def _enter_teacher(self, stack: ExitStack) -> TeacherFn:
         session = None if self._session is None else stack.enter_context(self._session)
@@ -162,7 +237,7 @@ class StageTrainer(AbstractContextManager["StageTrainer"]):
     def ahead(self) -> int:
         """The number of batches that the teacher takes before it is asked for the outputs of the first one."""
         # A teacher that changes answers for the weights of this step; one that shares layers needs their modes now.
-        if self._session is None or self._shares or not self.stage.objective.requires.teacher:
+        if self._session is None or self._shares or self.stage.every > 1 or not self.stage.objective.requires.teacher:
             return 0
         changes = self.stage.teacher is not None and self.stage.teacher.capabilities.changes
         return 0 if changes else self._session.ahead
@@ -174,31 +249,38 @@ class StageTrainer(AbstractContextManager["StageTrainer"]):
                 self._submitted.extend((batch, self._session.submit(batch)) for batch in window)
 
     def _probed(self) -> Probe:
-        batch = self._batch.to(self._fabric.device)
+        batch = self.batch.to(self._fabric.device)
         before = None if self._session is None else self._session.state_dict()
         copies = {key: value.detach().clone() for key, value in _tensors(before)}
         # Only models that exist: asking for the others would make them before their stage.
-        existing = getattr(self._models, "existing", self._models)
+        looked_at = [*self._models.existing.values(), *self._networks]
         # Heads must begin alike on every rank, whatever else each rank draws.
-        looked_at = [*existing.values(), *self._networks]
         with fork_rng(seed_all(self._head_seed())), preserved_buffers(looked_at), self._fabric.autocast():
             result = probe(
-                self.stage, self._tapped, self._answer, batch, self._preprocess(batch), self._labels,
-                fixed=self._networks, check_objective=differs_across_ranks(self.stage, self._fabric),
-                check_eval=self._alone,
+                self.stage, self.tapped, self.get_teacher_outputs, batch, self.preprocess(batch), self._loader,
+                fixed=self._networks, memory_check=self._memory_check(), check_eval=self._alone,
             )  # fmt: skip
             if self._single:
-                check_single(self.stage, self._tapped, self._preprocess(shard_batch(batch, 0, batch.size)))
+                check_single(self.stage, self.tapped, self.preprocess(shard_batch(batch, 0, batch.size)))
         for key, value in _tensors(before):
             value.copy_(copies[key])
         return result
+
+    def _memory_check(self) -> MemoryCheck:
+        return MemoryCheck(self.stage, self._fabric, accumulate=self._setting.accumulate)
 
     def _head_seed(self) -> int:
         """Alike on every rank, and another one for every model that learns, so that peers' heads differ."""
         return zlib.crc32(f"{self._setting.seed} {self.stage.trains} {self.stage.name}".encode())
 
-    def step(self, window: Sequence[Batch], progress: Progress, *, measure: bool) -> None:
-        """One optimizer step on all the micro-batches of `window`."""
+    def step(self, window: Sequence[Batch], progress: Progress, *, measure: bool = False) -> None:
+        """Take one optimizer step on all the micro-batches of `window`.
+
+        Args:
+            window: The micro-batches.
+            progress: The step.
+            measure: Whether to compute each term's gradient at the student's outputs.
+        """
         if not self.model.training or any(module.training for module in self._resting):
             self._wake()
         # Another stage's graph may pass through this model: what that left there is not this stage's gradient. And
@@ -206,36 +288,50 @@ class StageTrainer(AbstractContextManager["StageTrainer"]):
         self._clear_gradients()
         alone = len(window) == 1 and self._fabric.world_size == 1
         counts = None if alone else self._counts(window)
-        for last, batch in enumerate(window, start=1 - len(window)):
-            with self._unsynchronized(last != 0):
-                self._backward(batch, progress, counts, measure=measure)
+        seen: list[tuple[Outputs, Outputs, Batch]] = []
+        with self._others_frozen() if self._frozen else nullcontext():
+            for last, batch in enumerate(window, start=1 - len(window)):
+                with self._unsynchronized(last != 0):
+                    teacher_outputs = self._backward(batch, progress, counts, measure=measure)
+                if self._memories:
+                    seen.append((self._inner.outputs, teacher_outputs, batch))
         self._set_lr(progress)
         if self._plan.clip is not None:
             self._fabric.clip_gradients(self.student_with_loss, self.optimizer, max_norm=self._plan.clip)
         self.optimizer.step()
-        broadcast_buffers(self._inner, self._fabric)
         self.tally.steps += 1
+        self._update_memories(seen, progress)
+        broadcast_buffers(self._inner, self._fabric)
         if self._session is not None:
             self._session.after_step()
             for average in self._averages:
                 broadcast_buffers(average, self._fabric)
 
+    def _update_memories(self, seen: Sequence[tuple[Outputs, Outputs, Batch]], progress: Progress) -> None:
+        with torch.no_grad():
+            for leaf in self._memories:
+                for outputs, teacher_outputs, batch in seen:
+                    leaf.after_step(outputs, teacher_outputs, batch, progress)
+        if self._memories and progress.step == 0:
+            self._memory_check().compare_ranks(self._inner.objective)
+
     def _clear_gradients(self) -> None:
         for parameter in self._learning:  # what zero_grad does, without its bookkeeping
             parameter.grad = None
 
-    def _backward(self, batch: Batch, progress: Progress, counts: dict[str, float] | None, *, measure: bool) -> None:
+    def _backward(self, batch: Batch, progress: Progress, counts: dict[str, float] | None, *, measure: bool) -> Outputs:
         with self._fabric.autocast():
             is_submitted = bool(self._submitted) and self._submitted[0][0] is batch
-            teacher_outputs = self._submitted.popleft()[1].result() if is_submitted else self._answer(batch)
+            teacher_outputs = self._submitted.popleft()[1].result() if is_submitted else self.get_teacher_outputs(batch)
         parameters = measure and self._setting.parameter_norms
         lesson = StepInputs(teacher_outputs, batch, progress, counts, measure=measure, measure_parameters=parameters)
         with explain_batchnorm_error(self.stage):
-            loss = self._ask(self._preprocess(batch), lesson)
+            loss = self._ask(self.preprocess(batch), lesson)
         self._fabric.backward(loss)
         self.tally.add(loss.detach(), self._inner.terms, batch.size)
         if measure:
             self.tally.add_gradients(self._inner.gradients, self._inner.parameter_gradients)
+        return teacher_outputs
 
     def _counts(self, window: Sequence[Batch]) -> dict[str, float]:
         """How many values each term has in the window, on all ranks, known before the first backward.
@@ -245,14 +341,14 @@ class StageTrainer(AbstractContextManager["StageTrainer"]):
         """
         counts: dict[str, float] = {}
         for batch in window:
-            for name, count in self._objective.counts(batch).items():
+            for name, count in self.objective.counts(batch).items():
                 counts[name] = counts.get(name, 0.0) + count
         world = self._fabric.world_size
         if world == 1:
             return counts
         local = torch.tensor(list(counts.values()), dtype=torch.float64, device=self._fabric.device)
         summed: Any = self._fabric.all_reduce(local, reduce_op="sum")
-        leaves = self._objective.named_leaves()
+        leaves = self.objective.named_leaves()
         shared = {name: leaves[name][0].per in ("pair", "batch") for name in counts}
         return {
             name: counts[name] if shared[name] else total / world
@@ -272,7 +368,7 @@ class StageTrainer(AbstractContextManager["StageTrainer"]):
 
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint needs besides the models: heads, optimizer, and a teacher that changes."""
-        state = {"heads": dict(self._objective.state_dict()), "optimizer": self.optimizer.state_dict()}
+        state = {"heads": dict(self.objective.state_dict()), "optimizer": self.optimizer.state_dict()}
         if self._sharded:
             state = self.gather()
         return {
@@ -287,7 +383,7 @@ class StageTrainer(AbstractContextManager["StageTrainer"]):
             return {}
         state = whole_state(self.student_with_loss, self.optimizer)
         self._models[self.stage.trains].load_state_dict(state["student"])
-        self._objective.load_state_dict(state["heads"])
+        self.objective.load_state_dict(state["heads"])
         return state
 
     def load_heads(self, states: dict[nn.Module, Any]) -> None:
@@ -301,7 +397,7 @@ class StageTrainer(AbstractContextManager["StageTrainer"]):
         if self._sharded:
             load_whole_state(self.student_with_loss, self.optimizer, state)
         else:
-            self._objective.load_state_dict(state["heads"])
+            self.objective.load_state_dict(state["heads"])
             _check_options(self.optimizer.param_groups, state["optimizer"]["param_groups"])
             self.optimizer.load_state_dict(to_device(state["optimizer"], self._fabric.device))
         self.tally.load_state_dict(to_device(state["tally"], self._fabric.device))
@@ -316,9 +412,38 @@ def _check_options(mine: Sequence[Mapping[str, Any]], saved: Sequence[Mapping[st
 
 
 def find_heads(stage: Stage) -> list[nn.Module]:
-    """The modules that stand between student and teacher in a stage's losses."""
-    heads = (getattr(leaf, "head", None) for leaf, _ in stage.objective.leaves())
-    return [head for head in heads if isinstance(head, nn.Module)]
+    """The modules of a stage's losses that other stages may share."""
+    return [head for leaf, _ in stage.objective.leaves() for head in leaf.heads]
+
+
+def open_teacher(
+    stage: Stage, preprocess: Preprocess, loader: Any, device: torch.device, models: Mapping[str, nn.Module]
+) -> TeacherSession | None:
+    """The session of a stage's teacher, not entered yet; None if there is nothing to compute or to update.
+
+    Args:
+        stage: The stage.
+        preprocess: The student's function from a batch to inputs.
+        loader: The loader of its batches.
+        device: The device of the outputs.
+        models: The models of the run by name.
+    """
+    teacher, objective = stage.teacher, stage.objective
+    if teacher is None or not (objective.requires.teacher or teacher.capabilities.changes):
+        return None
+    context = TeacherContext(
+        requires=objective.requires.teacher, device=device, preprocess=preprocess,
+        loader=loader, temperatures=objective.temperatures, models=models,
+    )  # fmt: skip
+    return teacher.open(context)
+
+
+def _other_modules(stage: Stage, model: nn.Module) -> list[nn.Module]:
+    """The modules that neither are in a part that learns nor contain one."""
+    if stage.only is None:
+        return []
+    inside = {module for part in stage.parts(model) for module in part.modules()}
+    return [module for module in model.modules() if inside.isdisjoint(module.modules())]
 
 
 def _tensors(state: Mapping[str, Any] | None, prefix: str = "") -> list[tuple[str, Tensor]]:

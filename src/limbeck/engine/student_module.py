@@ -1,8 +1,8 @@
-"""Student and loss in one module, so that DDP and FSDP see all parameters."""
+"""Student and loss in one module, so that DDP and FSDP see all parameters; which parts of it are in train mode."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
@@ -10,14 +10,20 @@ from torch import Tensor, nn
 
 from limbeck.batch import Batch, Inputs, Outputs, Progress, Term
 from limbeck.engine.train_config import Fabric
-from limbeck.losses import Objective, weighted_loss
+from limbeck.losses import LossTerm, Objective, weighted_loss
 from limbeck.tap import Tapped
 
 
 class StepInputs:
-    """What a pupil is given besides inputs. Not a tuple, so that no strategy casts or copies what is in it.
+    """What `StudentWithLoss` needs besides inputs. Not a tuple, so that no strategy casts or copies what is in it.
 
-    `counts` says over how many values each term is averaged; None where they are those of this batch alone.
+    Args:
+        teacher: The teacher's outputs.
+        batch: The batch.
+        progress: The step.
+        counts: The number of values that each term is averaged over; None if they are those of this batch.
+        measure: Whether to compute each term's gradient at the student's outputs.
+        measure_parameters: Whether to compute it at the parameters too.
     """
 
     __slots__ = ("batch", "counts", "measure", "measure_parameters", "progress", "teacher")
@@ -41,14 +47,17 @@ class StepInputs:
 
 
 class StudentWithLoss(nn.Module):
-    """A student with the objective that it learns by; wrapped as one, because heads learn too.
+    """A student with its objective, wrapped as one module because heads learn too.
 
-    After a lesson, `terms` holds what the objective gave, without its graph: strategies walk through all that a forward
-    pass returns, and this is for the report alone. After one with ``measure``, `gradients` holds for each term its
-    weighted gradient at what the student showed, in one row, and `parameter_gradients` that at its parameters.
+    A term of weight 0 adds nothing, even if it is infinite. The parameters that terms reach then still have a gradient,
+    of 0, so that weights are continuous.
 
-    A term whose weight is 0 takes no part, be it infinite; so that nothing else changes, the parameters that terms
-    reach, `reached`, then still have a gradient, of 0.
+    Attributes:
+        terms: The terms of the last batch, without their graph. They are no output of `forward`, because strategies
+            walk through all outputs.
+        outputs: The student's outputs for the last batch, without their graph, if a loss has an `after_step`.
+        gradients: Each term's weighted gradient at the student's outputs, in one row, if it was measured.
+        parameter_gradients: The same at the parameters.
     """
 
     def __init__(self, tapped: Tapped, objective: Objective, *, reached: Iterable[nn.Parameter] = ()) -> None:
@@ -56,6 +65,8 @@ class StudentWithLoss(nn.Module):
         self.tapped = tapped
         self.objective = objective
         self._reached = tuple(reached)
+        self._updates = bool(losses_with_memory(objective))
+        self.outputs = Outputs()
         self.terms: dict[str, Term] = {}
         self.gradients: dict[str, Tensor] = {}
         self.parameter_gradients: dict[str, Tensor] = {}
@@ -63,21 +74,29 @@ class StudentWithLoss(nn.Module):
     def forward(self, inputs: Inputs, lesson: StepInputs) -> Tensor:
         """The number to minimize for one batch."""
         outputs = self.tapped(inputs)
-        terms = self.objective(outputs, lesson.teacher, lesson.batch, lesson.progress)
+        terms = self.objective(outputs, lesson.teacher, lesson.batch, lesson.progress, lesson.counts)
         counts = lesson.counts or {name: float(term.count) for name, term in terms.items()}
+        skipped = len(terms) < len(self.objective.named_leaves())
         loss = weighted_loss(terms, counts)
-        if any(term.weight == 0 for term in terms.values()):
+        if skipped or any(term.weight == 0 for term in terms.values()):
             loss = loss + sum(parameter.sum() * 0.0 for parameter in self._reached)
         if lesson.measure:
             self.gradients = _gradients(terms, counts, list(outputs.values()))
         if lesson.measure_parameters:
             self.parameter_gradients = _gradients(terms, counts, list(self.parameters()))
+        if self._updates:
+            self.outputs = Outputs({address: tensor.detach() for address, tensor in outputs.items()})
         self.terms = {name: Term(term.total.detach(), term.count, term.weight) for name, term in terms.items()}
         return loss
 
 
+def losses_with_memory(objective: Objective) -> list[LossTerm]:
+    """The losses that are updated after a step."""
+    return [leaf for leaf, _ in objective.leaves() if type(leaf).after_step is not LossTerm.after_step]
+
+
 def unwrap_for_call(student_with_loss: Any, fabric: Fabric) -> Callable[[Inputs, StepInputs], Tensor]:
-    """How a pupil that Fabric has set up is called: past Fabric's wrapper where that would only open autocast.
+    """How a student that Fabric has set up is called: past Fabric's wrapper where that would only open autocast.
 
     The wrapper walks through every argument, which beside a small model costs as much as a layer. And it casts inputs
     to the narrow type before the model sees them, where autocast leaves that to each operation.
@@ -111,3 +130,36 @@ def _gradients(terms: dict[str, Term], counts: dict[str, float], at: list[Any]) 
         gradients = torch.autograd.grad(weighted, at, retain_graph=True, allow_unused=True, materialize_grads=True)
         rows[name] = torch.cat([gradient.flatten() for gradient in gradients]).detach()
     return rows
+
+
+def frozen_eval_modules(model: nn.Module) -> list[nn.Module]:
+    """The modules that stay in eval mode while the model trains: those that were put to rest on purpose.
+
+    That is a part in eval mode, none of whose parameters may learn, inside a whole in train mode: a BatchNorm with its
+    running statistics held, a frozen body. A model that is in eval mode as a whole has only been asked something, or
+    just been loaded, and so has a part whose parameters may learn: they train as a whole.
+
+    Example:
+        >>> model = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2)).train()
+        >>> _ = model[1].requires_grad_(False).eval()
+        >>> frozen_eval_modules(model) == [model[1]]
+        True
+        >>> frozen_eval_modules(model.eval())
+        []
+    """
+    return list(dict.fromkeys(_resting(model))) if model.training else []
+
+
+def _resting(module: nn.Module) -> Iterator[nn.Module]:
+    for child in module.children():
+        if child.training:
+            yield from _resting(child)
+        elif not any(parameter.requires_grad for parameter in child.parameters()):
+            yield from child.modules()
+
+
+def has_sparse_gradients(model: nn.Module) -> bool:
+    """Whether an embedding in it that learns gives gradients of which only the rows that were looked up are there."""
+    kinds = (nn.Embedding, nn.EmbeddingBag)
+    embeddings = [module for module in model.modules() if isinstance(module, kinds) and module.sparse]
+    return any(module.weight.requires_grad for module in embeddings)

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from limbeck.data import Loader
 from limbeck.errors import LimbeckError
+from limbeck.model_call import Adaptor
 from limbeck.recipe import Optimizer, Stage
 from limbeck.recipe.optimizer import check_optimizer
-from limbeck.tap import Adaptor
 from limbeck.teachers import Preprocess, read_inputs
 
 if TYPE_CHECKING:

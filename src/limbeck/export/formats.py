@@ -22,9 +22,10 @@ from limbeck.export.onnx_file import CHECKED, TOLERANCE, to_onnx
 from limbeck.export.onnx_session import count_examples, open_session, run, split_chunks
 from limbeck.export.parity import Parity, max_difference
 from limbeck.export.table_graph import include_encoding, raw_columns
+from limbeck.model_call import call, logits_of
 from limbeck.models import load
 from limbeck.optional_imports import import_optional
-from limbeck.tap import FrozenParameters, call, logits_of
+from limbeck.tap import FrozenParameters
 
 _CALIBRATION = 512
 """Training examples that the ranges of activations are taken from."""

@@ -17,10 +17,10 @@ from limbeck.batch import Batch, Inputs
 from limbeck.errors import LimbeckError
 from limbeck.export.onnx_session import count_examples, silence_logging, slice_inputs, tensor_list
 from limbeck.export.parity import Parity, compare_outputs
+from limbeck.model_call import call, logits_of
 from limbeck.models import get_description, size_in_bytes
 from limbeck.models.size_and_hash import unwrap_compiled
 from limbeck.optional_imports import import_optional
-from limbeck.tap import call, logits_of
 
 TOLERANCE = 1e-4
 """By how much a logit of the file may differ from PyTorch's."""

@@ -17,15 +17,16 @@ from limbeck.engine.output_checks import check_class_order
 from limbeck.engine.probe import objective_check, probe
 from limbeck.engine.rng import fork_rng
 from limbeck.engine.shared_weights import check_shared, find_networks
+from limbeck.engine.stage_trainer import open_teacher
 from limbeck.engine.student_module import StepInputs, StudentWithLoss
 from limbeck.errors import LimbeckError
 from limbeck.integrations.heads import average_gradients, broadcast_heads
 from limbeck.integrations.id_dataset import to_batch
-from limbeck.losses import Objective
-from limbeck.losses.distributed import all_reduce_sum, world_size
+from limbeck.losses import Objective, all_reduce_sum, world_size
+from limbeck.model_call import Adaptor
 from limbeck.recipe import Stage
-from limbeck.tap import Adaptor, FrozenParameters, Tapped, preserved_buffers
-from limbeck.teachers import Preprocess, Stream, TeacherContext, TeacherFn, read_inputs
+from limbeck.tap import FrozenParameters, Tapped, preserved_buffers
+from limbeck.teachers import Preprocess, Stream, TeacherFn, read_inputs
 
 
 class DistillationOutput(NamedTuple):
@@ -113,7 +114,7 @@ class DistillationLoss(AbstractContextManager["DistillationLoss"]):
         if example is not None:
             with self:
                 self._fit(self.batch(example))
-        elif any(getattr(leaf, "head", None) is not None for leaf, _ in objective.leaves()):
+        elif any(leaf.heads for leaf, _ in objective.leaves()):
             raise LimbeckError(
                 "This objective has trainable heads whose shape depends on the data: give example=batch."
             )
@@ -123,6 +124,11 @@ class DistillationLoss(AbstractContextManager["DistillationLoss"]):
     def objective(self) -> Objective:
         """The objective to minimize; its heads are trained too."""
         return self.stage.objective
+
+    @property
+    def _addresses(self) -> frozenset[str]:
+        """What is read in the student: also its logits, which the loop may need."""
+        return self.objective.requires.student | {LOGITS}
 
     @property
     def device(self) -> torch.device:
@@ -213,7 +219,7 @@ class DistillationLoss(AbstractContextManager["DistillationLoss"]):
         taught = self._answer(batch)
         if counts is None and world_size() > 1:
             counts = self.counts([batch])
-        with Tapped(model or self.student, self.objective.requires.student, adaptor=self.adaptor) as tapped:
+        with Tapped(model or self.student, self._addresses, adaptor=self.adaptor) as tapped:
             tapped.changes_inputs = self._changes_inputs
             logits: list[Tensor] = []
             tapped.register_forward_hook(lambda _, __, signal: logits.append(signal[LOGITS]))
@@ -251,23 +257,18 @@ class DistillationLoss(AbstractContextManager["DistillationLoss"]):
             )
 
     def _opened_teacher(self, stack: ExitStack) -> TeacherFn:
-        teacher, requires = self.stage.teacher, self.objective.requires.teacher
-        if teacher is None or not requires:
-            return lambda batch: Outputs()
-        context = TeacherContext(
-            requires=requires, device=self.device, preprocess=self.preprocess,
-            loader=self.loader or UnidentifiedLoader(), temperatures=self.objective.temperatures,
-        )  # fmt: skip
-        return stack.enter_context(teacher.open(context))
+        loader = self.loader or UnidentifiedLoader()
+        session = open_teacher(self.stage, self.preprocess, loader, self.device, {})
+        return (lambda batch: Outputs()) if session is None else stack.enter_context(session)
 
     def _fit(self, batch: Batch) -> None:
         """Run a trial on the batch, and store the objective with heads fitted to it."""
-        tapped = Tapped(self.student, self.objective.requires.student, adaptor=self.adaptor)
+        tapped = Tapped(self.student, self._addresses, adaptor=self.adaptor)
         buffers = preserved_buffers([self.student, *self._networks])
         try:
             with fork_rng(), buffers, FrozenParameters(self.student, mode="train"), tapped:
                 inputs = self.preprocess(batch)
-                fitted = probe(self.stage, tapped, self._answer, batch, inputs, batch.labels, fixed=self._networks)
+                fitted = probe(self.stage, tapped, self._answer, batch, inputs, self.loader, fixed=self._networks)
             self.stage, self._reached = replace(self.stage, objective=fitted.objective), fitted.reached
         finally:
             self._changes_inputs = tapped.changes_inputs

@@ -6,7 +6,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from limbeck.losses.distributed import rank_device, world_size
+from limbeck.losses import rank_device, world_size
 
 
 def broadcast_heads(heads: nn.Module) -> None:

@@ -15,8 +15,8 @@ from limbeck.errors import LimbeckError
 from limbeck.integrations.distillation_loss import DistillationLoss
 from limbeck.integrations.id_dataset import to_batch
 from limbeck.losses import Objective
+from limbeck.model_call import Adaptor, call, logits_of
 from limbeck.recipe import Optimizer
-from limbeck.tap import Adaptor, call, logits_of
 from limbeck.teachers import Preprocess, Stream, read_inputs
 
 

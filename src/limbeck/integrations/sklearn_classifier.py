@@ -23,9 +23,10 @@ from limbeck.engine import Run, TrainConfig, distill, open_fabric
 from limbeck.errors import LimbeckError
 from limbeck.losses import Objective
 from limbeck.methods.logits.hinton import hinton
+from limbeck.model_call import logits_of
 from limbeck.models import build, seeded
 from limbeck.recipe import Optimizer, Part, Recipe, Stage
-from limbeck.tap import FrozenParameters, logits_of
+from limbeck.tap import FrozenParameters
 from limbeck.teachers import CachedTeacher, ModelTeacher, PrecomputedTeacher, SklearnTeacher, Teacher
 
 

@@ -1,7 +1,30 @@
 """Losses between student and teacher, which add and scale."""
 
 from limbeck.losses.loss import Loss
-from limbeck.losses.objective import LossTerm, Objective, Scaled, Sum, fit, weighted_loss
-from limbeck.losses.state import preserved_state
+from limbeck.losses.memory import RowIndex, all_gather, all_reduce_sum, preserved_state, rank_device, world_size
+from limbeck.losses.objective import (
+    LossContext,
+    LossTerm,
+    Objective,
+    Scaled,
+    Sum,
+    setup_objective,
+    weighted_loss,
+)
 
-__all__ = ["Loss", "LossTerm", "Objective", "Scaled", "Sum", "fit", "preserved_state", "weighted_loss"]
+__all__ = [
+    "Loss",
+    "LossContext",
+    "LossTerm",
+    "Objective",
+    "RowIndex",
+    "Scaled",
+    "Sum",
+    "all_gather",
+    "all_reduce_sum",
+    "preserved_state",
+    "rank_device",
+    "setup_objective",
+    "weighted_loss",
+    "world_size",
+]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, cast
 
 from torch import Tensor
@@ -16,8 +16,7 @@ from limbeck.schedule import Schedule
 
 Kernel = Callable[..., Tensor]
 FROM_BATCH = frozenset({"labels", "targets", "mask", "id"})
-_PLACES = 101  # points at which a schedule is evaluated
-TENSORS = FROM_BATCH | {"student", "teacher"}
+_POINTS = 101  # at which a schedule of temperatures is evaluated
 
 
 class BoundKernel:
@@ -26,6 +25,7 @@ class BoundKernel:
     Args:
         kernel: A function declared with ``@kernel(per=...)``.
         hyper: The hyper-parameters, each a value or a `Schedule`.
+        outputs: The names under which it gets outputs of models.
 
     Raises:
         LimbeckError: If the kernel declares no ``per``, has other tensor names, or a hyper-parameter is missing or out
@@ -33,13 +33,15 @@ class BoundKernel:
         UnknownNameError: If the kernel has no such hyper-parameter. The message suggests the nearest name.
     """
 
-    def __init__(self, kernel: Kernel, hyper: Mapping[str, Any]) -> None:
+    def __init__(self, kernel: Kernel, hyper: Mapping[str, Any], outputs: frozenset[str]) -> None:
         self.name = getattr(kernel, "__name__", type(kernel).__name__)
         self.per = self._declared_per(kernel)
-        self.inputs, accepted = self._parameters(kernel)
+        self.inputs, accepted = self._parameters(kernel, FROM_BATCH | outputs)
         self.hyper = dict(hyper)
         self.function = kernel
         """The function of the kernel."""
+        self.divergence: bool = kernel.divergence  # type: ignore[attr-defined]
+        """Whether it declares that it is an f-divergence between softmaxes."""
         for name in hyper:
             if name not in accepted:
                 raise unknown_name_error(f"hyper-parameter of {self.name}()", name, accepted, argument=name)
@@ -61,33 +63,45 @@ class BoundKernel:
         """The temperatures of the kernel: its value, its default, or all values of a schedule; 1 if it has none."""
         temperature = self.hyper.get("temperature", default_temperature(self.function))
         if isinstance(temperature, Schedule):
-            return frozenset(float(temperature(Progress(step, _PLACES))) for step in range(_PLACES))
+            return frozenset(float(temperature(Progress(step, _POINTS))) for step in range(_POINTS))
         return frozenset({float(temperature)})
 
     def __repr__(self) -> str:
         return ", ".join([self.name, *(f"{k}={v!r}" for k, v in self.hyper.items())])
 
     def _declared_per(self, kernel: Kernel) -> str:
-        per = getattr(kernel, "per", None)
-        if per is None:
+        if not hasattr(kernel, "per"):
             raise LimbeckError(
                 f"{self.name}() does not declare what one value belongs to; "
                 'put @kernel(per="example") (or "position", "output", "pair", "batch") above it.'
             )
-        return cast(str, per)
+        return cast(Any, kernel).per
 
-    def _parameters(self, kernel: Kernel) -> tuple[set[str], dict[str, bool]]:
+    def _parameters(self, kernel: Kernel, tensors: frozenset[str]) -> tuple[set[str], dict[str, bool]]:
         """The tensors that it needs, and its hyper-parameters with whether each is required."""
         parameters = inspect.signature(kernel).parameters
-        strange = [n for n, p in parameters.items() if p.kind is not p.KEYWORD_ONLY and n not in TENSORS]
-        if strange or not set(parameters) & TENSORS:
-            near = nearest(strange[0], TENSORS) if strange else None
+        strange = [n for n, p in parameters.items() if p.kind is not p.KEYWORD_ONLY and n not in tensors]
+        if strange or not set(parameters) & tensors:
+            near = nearest(strange[0], tensors) if strange else None
             raise LimbeckError(
-                f"{self.name}({', '.join(parameters)}): the tensors of a kernel are student, teacher, labels, targets, "
-                "mask, id"
+                f"{self.name}({', '.join(parameters)}): the tensors of a kernel are "
+                f"{', '.join(sorted(tensors - FROM_BATCH))}, labels, targets, mask, id"
                 + (f"; {strange[0]!r} is not one of them" if strange else "")
                 + (f" (did you mean {near!r}?)" if near else "")
-                + ", and its hyper-parameters are keyword-only."
+                + ", and its hyper-parameters are keyword-only. Other tensors are named in the loss: "
+                'Loss(kernel, student={"a": "layer1", "b": "layer2"}).'
             )
-        hyper = {n: p.default is p.empty for n, p in parameters.items() if n not in TENSORS}
-        return set(parameters) & TENSORS, hyper
+        hyper = {n: p.default is p.empty for n, p in parameters.items() if n not in tensors}
+        return set(parameters) & tensors, hyper
+
+
+def check_tensor_names(kernel: Kernel, names: Iterable[str], argument: str) -> None:
+    """Check that a kernel has a parameter for each of these names.
+
+    Raises:
+        UnknownNameError: If it has not; the message lists its parameters.
+    """
+    parameters = inspect.signature(kernel).parameters
+    for name in names:
+        if name not in parameters:
+            raise unknown_name_error("tensor of the kernel", name, parameters, argument=argument)

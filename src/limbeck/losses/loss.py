@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from limbeck.batch import IGNORED, LOGITS, Batch, Outputs, Progress, Requirements, Term, zero_where_masked
-from limbeck.errors import LimbeckError, one_hot_labels_error
+from limbeck.errors import ArgumentError, LimbeckError, one_hot_labels_error, unknown_name_error
 from limbeck.functional import Head
 from limbeck.functional.targets import known_targets
-from limbeck.losses.bound_kernel import FROM_BATCH, BoundKernel, Kernel
-from limbeck.losses.distributed import all_gather, all_reduce_sum
-from limbeck.losses.objective import LossTerm
-from limbeck.losses.state import preserved_state
+from limbeck.losses.bound_kernel import FROM_BATCH, BoundKernel, Kernel, check_tensor_names
+from limbeck.losses.memory import all_gather, all_reduce_sum, preserved_state
+from limbeck.losses.objective import LossContext, LossTerm
 from limbeck.partial_logits import PartialLogits
+
+Addresses = str | Mapping[str, str]
 
 
 class Loss(LossTerm):
@@ -29,18 +30,22 @@ class Loss(LossTerm):
     the mean does not depend on how a batch was split. A kernel that compares examples with each other gets the examples
     of all ranks, without masked ones.
 
+    A kernel of several layers has a parameter for each: ``student={"low": "layer1", "high": "layer2"}`` gives it the
+    outputs at these addresses as ``low`` and ``high``. The tensors of both sides need different names.
+
     Args:
         kernel: A function declared with ``@kernel(per=...)``.
-        student: The address of the student's output.
-        teacher: The address of the teacher's output.
-        head: A module applied to the student's tensor. A `Head` gets its shape from the first batch.
+        student: The address of the student's output, or several by the kernel's parameter names.
+        teacher: The address of the teacher's output, or several.
+        head: A module applied to the student's tensor, or several by parameter names. A `Head` gets its shape from
+            the first batch; with several tensors, for the teacher's tensor at the same place of `teacher`.
         classes: The class dimension of the logits. The kernel gets it as the last one.
         name: The name of the term. By default the name of the kernel, with the address if it is not ``logits``.
         **hyper: The hyper-parameters of the kernel, each a value or a `Schedule`.
 
     Raises:
-        LimbeckError: If the kernel declares no ``per``.
-        UnknownNameError: If the kernel has no such hyper-parameter. The message suggests the nearest name.
+        LimbeckError: If the kernel declares no ``per``, or both sides give a tensor of the same name.
+        UnknownNameError: If the kernel has no such tensor or hyper-parameter. The message suggests the nearest name.
 
     Example:
         >>> from limbeck.functional import cross_entropy, kl_divergence
@@ -53,31 +58,50 @@ class Loss(LossTerm):
         self,
         kernel: Kernel,
         *,
-        student: str = LOGITS,
-        teacher: str = LOGITS,
-        head: nn.Module | None = None,
+        student: Addresses = LOGITS,
+        teacher: Addresses = LOGITS,
+        head: nn.Module | Mapping[str, nn.Module] | None = None,
         classes: int = -1,
         name: str | None = None,
         **hyper: Any,
     ) -> None:
         super().__init__()
-        self.kernel = BoundKernel(kernel, hyper)
+        mine, theirs = _by_name("student", student), _by_name("teacher", teacher)
+        if both := sorted(set(mine) & set(theirs)):
+            raise ArgumentError(
+                f"student= and teacher= both name the tensor {both[0]!r} of the kernel.", argument="teacher"
+            )
+        for side, addresses in (("student", student), ("teacher", teacher)):
+            check_tensor_names(kernel, () if isinstance(addresses, str) else addresses, side)
+        self.kernel = BoundKernel(kernel, hyper, frozenset(mine) | frozenset(theirs))
         self.per = self.kernel.per
-        self.head = head
-        self.addresses = (student, teacher)
+        self.student = {tensor: address for tensor, address in mine.items() if tensor in self.kernel.inputs}
+        """The addresses in the student, by the names of the kernel's parameters."""
+        self.teacher = {tensor: address for tensor, address in theirs.items() if tensor in self.kernel.inputs}
+        """The addresses in the teacher, likewise."""
+        modules = head if isinstance(head, Mapping) else {} if head is None else {next(iter(mine)): head}
+        for tensor in modules:
+            if tensor not in mine:
+                raise unknown_name_error("tensor of the student", tensor, mine, argument="head")
+        self.head = nn.ModuleDict(dict(modules)) if isinstance(head, Mapping) else head
         self.classes = classes
-        self.name = name or (self.kernel.name if student == LOGITS else f"{self.kernel.name}@{student}")
-        reads_logits = "teacher" in self.kernel.inputs and teacher == LOGITS
-        self.own_temperatures = self.kernel.temperatures if reads_logits else frozenset()
+        places = "" if mine == {"student": LOGITS} else "@" + ",".join(mine.values())
+        self.name = name or self.kernel.name + places
+        self.own_temperatures = self.kernel.temperatures if LOGITS in self.teacher.values() else frozenset()
         self._positions = self._outputs = self._rank = 1
         self._whole = self.per == "example"
+
+    @property
+    def compares_logits(self) -> bool:
+        """Whether it reads the student's logits and no other tensor of the student, without a head between."""
+        return self.head is None and list(self.student.values()) == [LOGITS]
 
     @property
     def requires(self) -> Requirements:
         """The outputs and batch columns that the kernel needs."""
         return Requirements(
-            frozenset({self.addresses[0]} if "student" in self.kernel.inputs else ()),
-            frozenset({self.addresses[1]} if "teacher" in self.kernel.inputs else ()),
+            frozenset(self.student.values()),
+            frozenset(self.teacher.values()),
             frozenset(self.kernel.inputs & {"labels", "targets", "id"}),
         )
 
@@ -87,8 +111,10 @@ class Loss(LossTerm):
         if self._compares:
             return self._compared(tensors, progress)
         valid = self._valid(batch)
-        if valid is not None and isinstance(taught := tensors.get("teacher"), Tensor):
-            tensors["teacher"] = zero_where_masked(taught, valid)
+        if valid is not None:
+            for name in self.teacher:
+                if isinstance(tensors[name], Tensor):
+                    tensors[name] = zero_where_masked(tensors[name], valid)
         values = self.kernel(tensors, progress)
         expected = self._number(valid, batch)
         where = None if valid is None else self._aligned(valid, values)
@@ -105,13 +131,18 @@ class Loss(LossTerm):
             return self._comparisons(all_reduce_sum(float(batch.size if keep is None else keep.sum())))
         return self._number(self._valid(batch), batch)
 
-    def fit(self, student: Outputs, teacher: Outputs, batch: Batch) -> Loss:
-        """Return a copy for the shapes of this stage. It shares the kernel and the head, which gets its shape."""
-        if isinstance(self.head, Head):
-            self.head.shape(student[self.addresses[0]], self._taught_like(teacher))
+    def setup(self, context: LossContext) -> Loss:
+        """Return a copy for the shapes of this stage. It shares the kernel and the heads, which get their shapes."""
+        student, teacher, batch = context.student, context.teacher, context.batch
+        for (name, address), other in zip(
+            self.student.items(), [*self.teacher.values(), *[None] * len(self.student)], strict=False
+        ):
+            head = self._head(name)
+            if isinstance(head, Head) and other is not None:
+                head.shape(student[address], self._teacher_like(teacher, other))
         with preserved_state(self.head):
             tensors = self._tensors(student, teacher, batch)
-        labels, outputs = tensors.get("labels"), tensors.get("student")
+        labels, outputs = tensors.get("labels"), next((tensors[name] for name in self.student), None)
         if labels is not None and outputs is not None and labels.shape == outputs.shape:
             raise one_hot_labels_error(labels.shape)
         shapes = ", ".join(f"{name} {tuple(tensor.shape)}" for name, tensor in tensors.items())
@@ -131,8 +162,7 @@ class Loss(LossTerm):
             )
         self._check_places(values, batch, shapes)
         # One output for a whole text; the mask marks its padding tokens.
-        fitted = copy.copy(self)  # shallow copy: shares parameters, buffers and modules
-        vars(fitted).pop("_named_leaves", None)  # a cached property of the loss that was copied
+        fitted = copy.copy(self)
         fitted._outputs = values.shape[-1] if self.per == "output" and values.ndim > 1 else 1
         fitted._rank = values.ndim
         fitted._whole = self.per == "example" or values.ndim == 1 or (self.per == "output" and values.ndim == 2)
@@ -143,7 +173,7 @@ class Loss(LossTerm):
     def _check_places(self, values: Tensor, batch: Batch, shapes: str) -> None:
         """Check that values and labels have the same shape; otherwise `classes` is the wrong dimension."""
         labels = batch.labels
-        if labels is None or self.per != "position" or self.addresses[0] != LOGITS:
+        if labels is None or self.per != "position" or list(self.student.values()) != [LOGITS]:
             return
         if values.ndim > 1 and labels.ndim == values.ndim and values.shape != labels.shape:
             raise LimbeckError(
@@ -157,11 +187,11 @@ class Loss(LossTerm):
         return self.per in ("pair", "batch")
 
     def _compared(self, tensors: dict[str, Tensor], progress: Progress) -> Term:
-        first = next(iter(tensors.values()))
+        first = tensors[next(iter(self.student), min(tensors))]
         count = self._comparisons(len(first))
         if not count:
             # The mean over no example would be NaN. An empty sum is a zero that stays connected to the graph.
-            return Term(tensors.get("student", first).sum() * 0.0, 0.0)
+            return Term(first.sum() * 0.0, 0.0)
         values = self.kernel(tensors, progress)
         self._check_number(values, count)
         return Term(values.sum(), count)
@@ -180,11 +210,11 @@ class Loss(LossTerm):
 
     def _tensors(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Any]:
         tensors: dict[str, Any] = {}
-        if "student" in self.kernel.inputs:
-            outputs = student[self.addresses[0]]
-            tensors["student"] = self._moved(outputs if self.head is None else self.head(outputs))
-        if "teacher" in self.kernel.inputs:
-            tensors["teacher"] = self._taught(teacher)
+        for name, address in self.student.items():
+            head = self._head(name)
+            tensors[name] = self._moved(student[address] if head is None else head(student[address]))
+        for name, address in self.teacher.items():
+            tensors[name] = self._teacher_tensor(teacher, address)
         for name in self.kernel.inputs & FROM_BATCH:
             value = batch.extra.get(name) if name == "targets" else getattr(batch, name)
             if value is None and name == "mask":
@@ -198,21 +228,27 @@ class Loss(LossTerm):
         # The same order on all ranks: each gather waits for all of them.
         return {name: all_gather(tensors[name] if keep is None else tensors[name][keep]) for name in sorted(tensors)}
 
-    def _taught(self, teacher: Outputs) -> Tensor | PartialLogits:
+    def _head(self, name: str) -> nn.Module | None:
+        """The head of one of the student's tensors."""
+        if isinstance(self.head, nn.ModuleDict):
+            return dict(self.head.items()).get(name)
+        return self.head
+
+    def _teacher_tensor(self, teacher: Outputs, address: str) -> Tensor | PartialLogits:
         """The teacher's output, or its top-k part (with classes last already) if the kernel accepts it."""
-        partial = teacher.partial.get(self.addresses[1])
+        partial = teacher.partial.get(address)
         if partial is None:
-            return self._moved(teacher[self.addresses[1]])
+            return self._moved(teacher[address])
         why = partial.invalid_reason(self.kernel.function)
         if why:
             raise LimbeckError(why)
         return partial
 
-    def _taught_like(self, teacher: Outputs) -> Tensor:
+    def _teacher_like(self, teacher: Outputs, address: str) -> Tensor:
         """A tensor with the shape of the teacher's output."""
-        partial = teacher.partial.get(self.addresses[1])
+        partial = teacher.partial.get(address)
         if partial is None:
-            return teacher[self.addresses[1]]
+            return teacher[address]
         return torch.zeros((), device=partial.device).expand(partial.shape).movedim(-1, self.classes)
 
     def _moved(self, tensor: Tensor) -> Tensor:
@@ -266,9 +302,29 @@ class Loss(LossTerm):
             )
 
     def __repr__(self) -> str:
-        student, teacher = self.addresses
-        places = "" if student == teacher == LOGITS else f", student={student!r}, teacher={teacher!r}"
+        sides = [
+            _shorten(side, addresses) for side, addresses in (("student", self.student), ("teacher", self.teacher))
+        ]
+        places = "" if all(side in ({}, LOGITS) for side in sides) else f", student={sides[0]!r}, teacher={sides[1]!r}"
         return f"Loss({self.kernel!r}{places})"
+
+
+def _by_name(side: str, addresses: Addresses) -> dict[str, str]:
+    """The addresses of a side by the names of the kernel's parameters."""
+    if isinstance(addresses, str):
+        return {side: addresses}
+    for tensor, address in addresses.items():
+        if tensor in FROM_BATCH:
+            raise ArgumentError(f"{side}= names the tensor {tensor!r}, which comes from the batch.", argument=side)
+        if not isinstance(address, str):
+            raise ArgumentError(f"{side}= maps {tensor!r} to {address!r}, and needs an address.", argument=side)
+    if not addresses:
+        raise ArgumentError(f"{side}= is empty; give an address, or leave it out.", argument=side)
+    return dict(addresses)
+
+
+def _shorten(side: str, addresses: dict[str, str]) -> str | dict[str, str]:
+    return addresses.get(side, LOGITS) if set(addresses) <= {side} else addresses
 
 
 def _lack(name: str, batch: Batch) -> str:

@@ -1,21 +1,62 @@
-"""Objectives: losses that add and scale."""
+"""Objectives: losses that add and scale, and what they know before the first step."""
 
 from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from functools import cached_property
-from typing import cast
+from types import MappingProxyType
+from typing import Any, cast
 
+import torch
 from torch import Tensor, nn
 
-from limbeck.batch import Batch, Outputs, Progress, Requirements, Term
+from limbeck.batch import LOGITS, Batch, Outputs, Progress, Requirements, Term
 from limbeck.errors import LimbeckError
 from limbeck.schedule import Schedule
 
 Weight = float | int | Schedule
 Weigh = Callable[[Progress], float]
+
+
+@dataclass(frozen=True)
+class LossContext:
+    """What a loss knows of its stage before the first step.
+
+    Attributes:
+        student: The student's outputs for the first batch, at all addresses that the stage reads.
+        teacher: The teacher's outputs for the first batch; empty if the stage has no teacher.
+        batch: The first batch.
+        output_layer: The layer that computes the student's logits; None if it cannot be told.
+        teacher_output_layer: The same of the teacher, if it is a single network.
+        ids: The ids of all examples, ``int64 [examples]``, in the order of the data set; None if the loader does not
+            know them. Ids are not positions: those of a subset are any numbers (see `RowIndex`).
+        examples: The number of examples in an epoch; None if unknown.
+        vocabulary: The number of tokens of a language model; None for other models.
+    """
+
+    student: Outputs
+    teacher: Outputs
+    batch: Batch
+    output_layer: nn.Module | None = None
+    teacher_output_layer: nn.Module | None = None
+    ids: Tensor | None = None
+    examples: int | None = None
+    vocabulary: int | None = None
+
+    @property
+    def device(self) -> torch.device:
+        """The device of the student's outputs."""
+        return next((tensor.device for tensor in self.student.values()), torch.device("cpu"))
+
+    @property
+    def classes(self) -> int | None:
+        """The size of the last dimension of the logits, also if they are not computed."""
+        if LOGITS in self.student:
+            return self.student[LOGITS].shape[-1]
+        return None if self.output_layer is None else len(cast(Tensor, self.output_layer.weight))
 
 
 class Objective(nn.Module, ABC):
@@ -29,6 +70,16 @@ class Objective(nn.Module, ABC):
     @abstractmethod
     def leaves(self) -> Iterator[tuple[LossTerm, Weigh]]:
         """All single losses with their weights, in the order written."""
+
+    @abstractmethod
+    def setup(self, context: LossContext) -> Objective:
+        """Return the objective for one stage.
+
+        The engine calls it once for each stage, before the first step.
+
+        Raises:
+            LimbeckError: If student and teacher cannot be compared.
+        """
 
     @property
     def requires(self) -> Requirements:
@@ -58,29 +109,37 @@ class Objective(nn.Module, ABC):
             named[name] = (leaf, weigh)
         return named
 
-    def forward(self, student: Outputs, teacher: Outputs, batch: Batch, progress: Progress) -> dict[str, Term]:
-        """Compute the terms for one batch."""
+    def forward(
+        self,
+        student: Outputs,
+        teacher: Outputs,
+        batch: Batch,
+        progress: Progress,
+        counts: Mapping[str, float] | None = None,
+    ) -> dict[str, Term]:
+        """Compute the terms for one batch.
+
+        Args:
+            student: The student's outputs.
+            teacher: The teacher's outputs.
+            batch: The batch.
+            progress: How far the stage has come.
+            counts: The number of values of each term in the whole step, if it has more than this batch.
+        """
+        step, steps, epoch, _, _ = progress
         terms: dict[str, Term] = {}
         for name, (leaf, weigh) in self.named_leaves().items():
-            total, count, _ = leaf.term(student, teacher, batch, progress)
-            terms[name] = Term(total, count, weigh(progress))
+            weight = weigh(progress)
+            if weight == 0 and leaf.skip_at_zero:
+                continue
+            at = Progress(step, steps, epoch, weight, None if counts is None else counts[name])
+            total, count, _ = leaf.term(student, teacher, batch, at)
+            terms[name] = Term(total, count, weight)
         return terms
 
     def counts(self, batch: Batch) -> dict[str, float]:
         """Count the values of each loss for `batch`, before the forward pass."""
         return {name: leaf.count(batch) for name, (leaf, _) in self.named_leaves().items()}
-
-    @abstractmethod
-    def fit(self, student: Outputs, teacher: Outputs, batch: Batch) -> Objective:
-        """Return the objective for one stage, fitted to the shapes of its first batch.
-
-        The engine calls it once per stage. Heads and other parameters are shared with this objective. State that
-        depends on shapes belongs to the returned objective, so one objective can be used in several stages with data of
-        different shapes. Lazy heads get their shape.
-
-        Raises:
-            LimbeckError: If student and teacher cannot be compared.
-        """
 
     def __add__(self, other: object) -> Objective:
         if not isinstance(other, Objective):
@@ -101,12 +160,32 @@ class Objective(nn.Module, ABC):
 
 
 class LossTerm(Objective, ABC):
-    """A single loss: the part of an objective that returns one term."""
+    """A single loss: the part of an objective that returns one term. Subclass it for a loss with a memory or heads.
+
+    The engine calls `setup` once for a stage, then for every micro-batch `count` and `term`, and after the optimizer
+    step `after_step`. The loss that the user wrote is shared by all stages that contain it, so what depends on one
+    stage (shapes, a memory bank) belongs to the object that `setup` returns. Parameters of that object are trained.
+    Its parameters and buffers are in the checkpoint; other attributes are not.
+
+    Before training, the engine calls `term` once to find errors, and then restores the state of the loss.
+
+    Attributes:
+        name: The name of the term in reports.
+        per: What one value belongs to, as in `limbeck.functional.kernel`. A loss per pair or per batch sees the
+            examples of all ranks, and cannot be accumulated.
+        own_temperatures: The temperatures that it applies to the teacher's logits, if known.
+        classes: The dimension of the logits that holds the classes.
+        optimizer_options: Options of the optimizer for its own parameters, such as ``{"lr": 0.01}``.
+        skip_at_zero: Whether `term` need not be called at steps where the weight is 0: it keeps nothing from one call
+            to the next, and draws no random numbers. Reports then hold its mean over the other steps.
+    """
 
     name: str
     per: str
     own_temperatures: frozenset[float] = frozenset()
-    """The temperatures that it applies to the teacher's logits, if known."""
+    classes: int = -1
+    optimizer_options: Mapping[str, Any] = MappingProxyType({})
+    skip_at_zero: bool = False
 
     @property
     @abstractmethod
@@ -114,20 +193,58 @@ class LossTerm(Objective, ABC):
         """The outputs of student and teacher and the batch columns that it needs."""
 
     @abstractmethod
+    def setup(self, context: LossContext) -> LossTerm:
+        """Return the loss for one stage; itself if nothing depends on the stage."""
+
+    @abstractmethod
     def term(self, student: Outputs, teacher: Outputs, batch: Batch, progress: Progress) -> Term:
-        """Compute the sum of the values that count, and their number, for one batch."""
+        """Compute the sum of the values that count, and their number, for one batch.
+
+        ``progress.weight`` and ``progress.count`` are known before anything is computed, for losses that compute their
+        gradient in the forward pass.
+        """
 
     @abstractmethod
     def count(self, batch: Batch) -> float:
         """Count the values of `batch`."""
 
-    @abstractmethod
-    def fit(self, student: Outputs, teacher: Outputs, batch: Batch) -> LossTerm:
-        """Return the loss for one stage, fitted to the shapes of its first batch. By default the loss itself."""
+    def after_step(self, student: Outputs, teacher: Outputs, batch: Batch, progress: Progress) -> None:
+        """Update a memory after an optimizer step; called without gradients, once for each micro-batch of the step.
+
+        On several ranks each rank is called with its own rows; `limbeck.losses.all_gather` returns those of all. A
+        buffer that then differs between ranks is refused.
+
+        Args:
+            student: The student's outputs for the batch, from before the step.
+            teacher: The teacher's outputs.
+            batch: The batch.
+            progress: The step.
+        """
+
+    @property
+    def heads(self) -> tuple[nn.Module, ...]:
+        """The modules that several stages can share, so their state outlives a stage."""
+        own = (
+            next(self.parameters(recurse=False), None) is not None
+            or next(self.buffers(recurse=False), None) is not None
+        )
+        return (self,) if own else tuple(self.children())
 
     def leaves(self) -> Iterator[tuple[LossTerm, Weigh]]:
         """This loss, with weight one."""
-        yield self, lambda _: 1.0
+        yield self, _one
+
+    def named_leaves(self) -> dict[str, tuple[LossTerm, Weigh]]:
+        """This loss by its name."""
+        return {self.name: (self, _one)}
+
+    def __copy__(self) -> LossTerm:
+        """A copy that shares parameters, buffers and modules, and may get more of its own, for `setup`."""
+        copied = type(self).__new__(type(self))
+        vars(copied).update(vars(self))
+        for kind in ("_parameters", "_buffers", "_modules"):
+            vars(copied)[kind] = dict(vars(self)[kind])
+        return copied
 
 
 class Sum(Objective):
@@ -142,9 +259,9 @@ class Sum(Objective):
         for part in self.parts:
             yield from cast(Objective, part).leaves()
 
-    def fit(self, student: Outputs, teacher: Outputs, batch: Batch) -> Sum:
-        """The sum of the fitted parts."""
-        return Sum(*(fit(cast(Objective, part), student, teacher, batch) for part in self.parts))
+    def setup(self, context: LossContext) -> Sum:
+        """The sum of the parts for one stage."""
+        return Sum(*(setup_objective(cast(Objective, part), context) for part in self.parts))
 
     def __repr__(self) -> str:
         return " + ".join(map(repr, self.parts))
@@ -169,27 +286,27 @@ class Scaled(Objective):
         for leaf, inner in self.objective.leaves():
             yield leaf, _product(self.weight, inner)
 
-    def fit(self, student: Outputs, teacher: Outputs, batch: Batch) -> Scaled:
-        """The fitted objective times the same weight."""
-        return Scaled(fit(self.objective, student, teacher, batch), self.weight)
+    def setup(self, context: LossContext) -> Scaled:
+        """The objective for one stage, times the same weight."""
+        return Scaled(setup_objective(self.objective, context), self.weight)
 
     def __repr__(self) -> str:
         inner = f"({self.objective!r})" if isinstance(self.objective, Sum) else repr(self.objective)
         return f"{self.weight!r} * {inner}"
 
 
-def fit(objective: Objective, student: Outputs, teacher: Outputs, batch: Batch) -> Objective:
-    """Call ``objective.fit(...)`` and check that it returns an objective.
+def setup_objective(objective: Objective, context: LossContext) -> Objective:
+    """Call ``objective.setup(context)`` and check that it returns an objective.
 
     Raises:
         LimbeckError: If it returns anything else, for example None.
     """
-    fitted: object = objective.fit(student, teacher, batch)
-    if isinstance(fitted, Objective):
-        return fitted
+    result: object = objective.setup(context)
+    if isinstance(result, Objective):
+        return result
     raise LimbeckError(
-        f"{type(objective).__name__}.fit returned {fitted!r}, but it must return the fitted loss. Use `return self` "
-        "if nothing depends on shapes."
+        f"{type(objective).__name__}.setup returned {result!r}, but it must return the loss for the stage. Use "
+        "`return self` if nothing depends on the stage."
     )
 
 
@@ -206,9 +323,14 @@ def weighted_loss(terms: Mapping[str, Term], counts: Mapping[str, float]) -> Ten
         A scalar that is connected to the graph even if every count is zero.
     """
     parts = [term.total * (term.weight / (counts[name] or 1.0)) for name, term in terms.items() if term.weight != 0]
-    if not parts:
-        return next(iter(terms.values())).total.new_zeros((), requires_grad=True)
-    return sum(parts[1:], start=parts[0])
+    if parts:
+        return sum(parts[1:], start=parts[0])
+    first = next(iter(terms.values()), None)
+    return torch.zeros((), requires_grad=True) if first is None else first.total.new_zeros((), requires_grad=True)
+
+
+def _one(progress: Progress) -> float:
+    return 1.0
 
 
 def _product(weight: Weight, inner: Weigh) -> Weigh:

@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from limbeck import functional
 from limbeck.errors import ArgumentError, unknown_name_error
 from limbeck.losses import Loss
+from limbeck.model_call import Adaptor
 from limbeck.models import UserFile, check_fresh, reinitialize
 from limbeck.recipe import Models
-from limbeck.tap import Adaptor
 from limbeck.teachers import get_adaptor
 
 

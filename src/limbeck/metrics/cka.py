@@ -14,8 +14,9 @@ from torch import Tensor, nn
 from limbeck.batch import Batch, Inputs
 from limbeck.errors import DataError, LimbeckError
 from limbeck.metrics.predictions import as_batches
+from limbeck.model_call import call
 from limbeck.models.size_and_hash import unwrap_compiled
-from limbeck.tap import FrozenParameters, Tapped, call
+from limbeck.tap import FrozenParameters, Tapped
 
 Reading = Callable[[Batch], Inputs]
 

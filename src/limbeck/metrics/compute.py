@@ -13,8 +13,9 @@ from torch import Tensor, nn
 
 from limbeck.batch import Batch, Inputs
 from limbeck.errors import LimbeckError
+from limbeck.model_call import call
 from limbeck.models.size_and_hash import unwrap_compiled
-from limbeck.tap import FrozenParameters, call
+from limbeck.tap import FrozenParameters
 
 
 def macs(model: nn.Module, inputs: Inputs) -> int:

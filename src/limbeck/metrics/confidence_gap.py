@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from limbeck.errors import DataError, LimbeckError
 from limbeck.metrics.metric import Metric
 from limbeck.metrics.predictions import as_batches
-from limbeck.tap import FrozenParameters, call, logits_of
+from limbeck.model_call import call, logits_of
+from limbeck.tap import FrozenParameters
 
 
 class ConfidenceGap(NamedTuple):

@@ -17,8 +17,8 @@ from limbeck.errors import LimbeckError, unknown_name_error
 from limbeck.metrics.classification import accuracy
 from limbeck.metrics.metric import Metric
 from limbeck.metrics.predictions import as_batches, predict
+from limbeck.model_call import Adaptor
 from limbeck.random_seeds import counter_uniform
-from limbeck.tap import Adaptor
 
 Images = Float[Tensor, "batch c h w"]
 

@@ -16,10 +16,11 @@ from torch import nn
 from limbeck.batch import Batch, Inputs, input_rows
 from limbeck.errors import LimbeckError
 from limbeck.metrics.compute import macs, peak_bytes
+from limbeck.model_call import call
 from limbeck.models import count_parameters, size_in_bytes
 from limbeck.models.size_and_hash import tensors_of
 from limbeck.models.weights import write_weights
-from limbeck.tap import FrozenParameters, call
+from limbeck.tap import FrozenParameters
 from limbeck.teachers import Preprocess, Teacher, TeacherContext
 
 WARM_UP = 3

@@ -16,8 +16,9 @@ from limbeck.data import Loader, TorchLoader, as_loader
 from limbeck.data.tokenizer import is_causal_lm, token_batch
 from limbeck.data.torch_loader import batch_from
 from limbeck.errors import DataError, LimbeckError
+from limbeck.model_call import Adaptor, call, logits_of
 from limbeck.models.weights import read_weights, write_weights
-from limbeck.tap import Adaptor, FrozenParameters, call, logits_of
+from limbeck.tap import FrozenParameters
 from limbeck.teachers import TeacherContext, as_teacher
 
 

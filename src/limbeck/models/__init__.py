@@ -5,6 +5,7 @@ from __future__ import annotations
 from limbeck.models.folder import (
     OtherModelError,
     describe_model,
+    describe_structure,
     find_first_moved,
     get_class_names,
     get_description,
@@ -32,16 +33,19 @@ from limbeck.models.reference import (
     seeded,
 )
 from limbeck.models.size_and_hash import count_parameters, fingerprint, size_in_bytes
+from limbeck.models.transforms import TRANSFORMS, Transform, transform_model, transforms_of
 from limbeck.models.user_file import NoModuleError, UserFile
 from limbeck.models.weights import load_weights
 
 __all__ = [
+    "TRANSFORMS",
     "Cnn",
     "Mlp",
     "ModelSpec",
     "NoModuleError",
     "OtherModelError",
     "ResNet",
+    "Transform",
     "UserFile",
     "add_bias",
     "build",
@@ -50,6 +54,7 @@ __all__ = [
     "convert_pickle",
     "count_parameters",
     "describe_model",
+    "describe_structure",
     "find_first_moved",
     "fingerprint",
     "fit_arguments",
@@ -76,4 +81,6 @@ __all__ = [
     "seeded",
     "shallow",
     "size_in_bytes",
+    "transform_model",
+    "transforms_of",
 ]

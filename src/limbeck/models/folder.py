@@ -19,8 +19,10 @@ from limbeck.errors import DataError, LimbeckError
 from limbeck.models.adapters import ADAPTER, has_adapter, merge_adapters, write_adapter
 from limbeck.models.hf_folder import hf_description, hf_outline, is_hf_folder, open_hf_folder
 from limbeck.models.networks import ModelSpec
+from limbeck.models.reference import build as build_reference
 from limbeck.models.reference import build_on_meta, get_model_spec, reference_names
 from limbeck.models.size_and_hash import tensors_of, unwrap_compiled
+from limbeck.models.transforms import TRANSFORMS, Transform, replay_transforms, transforms_of
 from limbeck.models.user_file import call_builder, plain_name
 from limbeck.models.weights import cast_parameters, match_state, open_weights, read_header, write_weights
 
@@ -88,8 +90,8 @@ def save(model: nn.Module, folder: str | Path, *, metadata: Mapping[str, Any] | 
     original = unwrap_compiled(model)
     metadata = get_description(original) if metadata is None else metadata
     model = merge_adapters(original)
-    folder, spec = Path(folder), get_model_spec(model)
-    recipe = {"class": _class_name(model)} if spec is None else {"name": spec.name, "arguments": spec.arguments}
+    folder = Path(folder)
+    recipe = describe_structure(original if transforms_of(original) else model)
     values = json.loads(_json_text(dict(metadata)))
     config = {"format": FORMAT, "limbeck": _version(), "model": recipe, "metadata": values}
     config |= {key: value for key, value in hf_description(model).items() if key not in config}
@@ -113,7 +115,19 @@ def save(model: nn.Module, folder: str | Path, *, metadata: Mapping[str, Any] | 
     return folder
 
 
-def load(path: str | Path, *, build: Callable[[], nn.Module] | None = None) -> nn.Module:
+def describe_structure(model: nn.Module) -> dict[str, Any]:
+    """What a model is built of: its reference network or class, and how its structure was changed since."""
+    changed = transforms_of(model)
+    if changed is not None:
+        # Adapters are merged into the plain model that is saved.
+        return {**changed[0], "transforms": [record for record in changed[1] if record["function"] != "lora"]}
+    spec = get_model_spec(model)
+    return {"class": _class_name(model)} if spec is None else {"name": spec.name, "arguments": spec.arguments}
+
+
+def load(
+    path: str | Path, *, build: Callable[[], nn.Module] | None = None, transforms: Sequence[Transform] = ()
+) -> nn.Module:
     """Load a model from a student folder: on the CPU, in eval mode, in the dtypes in which it was saved.
 
     A reference network needs nothing else, and a Hugging Face model needs transformers, where its class is looked up by
@@ -121,7 +135,9 @@ def load(path: str | Path, *, build: Callable[[], nn.Module] | None = None) -> n
 
     Args:
         path: A folder that `save` wrote, or ``save_pretrained`` of a model of transformers.
-        build: A function without arguments that makes the module for the weights.
+        build: A function without arguments that makes the module for the weights, as it was before a run transformed
+            it.
+        transforms: The functions of your own with which a run transformed it (see `limbeck.recipe.TransformModel`).
 
     Returns:
         The model.
@@ -136,16 +152,21 @@ def load(path: str | Path, *, build: Callable[[], nn.Module] | None = None) -> n
         return open_hf_folder(path)
     written = _config(path)
     config = _with_header(path, written)
-    model = _load_model(path, config, build)
+    model = _load_model(path, config, build, transforms)
     _check_whole(path, written)
     return describe_model(model, config["metadata"])
 
 
-def _load_model(path: Path, config: Mapping[str, Any], build: Any) -> nn.Module:
+def _load_model(path: Path, config: Mapping[str, Any], build: Any, transforms: Sequence[Transform] = ()) -> nn.Module:
     state = open_weights(path / WEIGHTS).state
-    if build is not None or "architectures" in config:
+    changed = bool(config["model"].get("transforms"))
+    if build is not None or "architectures" in config or changed:
         who = f"build={getattr(build, '__name__', build)}"  # a partial or an object with __call__ has no name
-        model = hf_outline(path, config) if build is None else call_builder(build, who)
+        if build is not None:
+            model = call_builder(build, who)
+        else:
+            model = hf_outline(path, config) if "architectures" in config else _build_whole(path, config["model"])
+        model = replay_transforms(model, config["model"], transforms, source=str(path))
         cast_parameters(model, state)
         model.load_state_dict(match_state(model, state, source=str(path / WEIGHTS), whole=True))
         return model.eval()
@@ -194,8 +215,11 @@ def is_student_folder(path: Path) -> bool:
 
 
 def loads_without_code(config: Mapping[str, Any]) -> bool:
-    """Whether `load` opens a student with this configuration (see `read_config`) without a `build`."""
-    return "name" in config["model"] or "architectures" in config
+    """Whether `load` opens a student with this configuration (see `read_config`) without a function of the user."""
+    own = [
+        record["function"] for record in config["model"].get("transforms", ()) if record["function"] not in TRANSFORMS
+    ]
+    return not own and ("name" in config["model"] or "architectures" in config)
 
 
 def _build_outline(path: Path, recipe: Mapping[str, Any]) -> nn.Module:
@@ -214,6 +238,12 @@ def _build_outline(path: Path, recipe: Mapping[str, Any]) -> nn.Module:
     except (LimbeckError, RuntimeError, TypeError, ValueError, OverflowError) as error:
         reason = str(error).strip().partition("\n")[0]
         raise DataError(f"{path / CONFIG} is damaged: {reason}") from error
+
+
+def _build_whole(path: Path, recipe: Mapping[str, Any]) -> nn.Module:
+    """A reference network with weights, which transforms may read."""
+    _build_outline(path, recipe)
+    return build_reference(recipe["name"], seed=0, **recipe["arguments"])
 
 
 def _config(path: Path) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""A recipe with every stage changed, including those that its functions bring later."""
+"""Recipes made of recipes: every stage changed, and rounds."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from limbeck.errors import ArgumentError
 from limbeck.recipe.stages import JointStages, Models, ParallelStages, Part, Recipe, Stage
 from limbeck.teachers.teacher import get_function_name
 
@@ -45,6 +46,48 @@ def _change_part(
     return part if isinstance(part, Part) else _ChangedFunction(part, change)
 
 
+def rounds(count: int, make: Callable[[int, Models], Part]) -> Recipe:
+    """A recipe of several rounds: generations, federated rounds, a student that teaches its teacher.
+
+    ``make(number, models)`` is called when a round begins, so it may look at the models as they are then. A resumed run
+    calls it again with the same models and random numbers.
+
+    Args:
+        count: The number of rounds.
+        make: A function of the number of the round, from 0, and the models of the run, which returns a part: a stage,
+            ``a >> b``, ``a & b``. It must not keep anything from one call to the next.
+
+    Raises:
+        ArgumentError: If `count` is not a whole number of at least 1.
+
+    Example:
+        >>> from limbeck.functional import cross_entropy
+        >>> from limbeck.losses import Loss
+        >>> recipe = rounds(3, lambda number, models: Stage(Loss(cross_entropy), epochs=1 + number))
+        >>> [part({}).epochs for part in recipe.parts]
+        [1, 2, 3]
+    """
+    if isinstance(count, bool) or not isinstance(count, int) or count < 1:
+        raise ArgumentError(f"rounds() takes a whole number of at least 1; got {count!r}.", argument="count")
+    return Recipe(*(_Round(make, number, count) for number in range(count)))
+
+
+@dataclass(frozen=True)
+class _Round:
+    """One round of a recipe."""
+
+    make: Callable[[int, Models], Part]
+    number: int
+    count: int
+
+    @property
+    def __name__(self) -> str:
+        return f"round {self.number} of {get_function_name(self.make)}"
+
+    def __call__(self, models: Models) -> Part:
+        return self.make(self.number, models)
+
+
 @dataclass(frozen=True)
 class _ChangedFunction:
     """A function in a recipe, and then the change of what it returns."""
@@ -54,7 +97,7 @@ class _ChangedFunction:
 
     @property
     def __name__(self) -> str:
-        return getattr(self.function, "__name__", "function")
+        return str(get_function_name(self.function))
 
     def __call__(self, models: Models) -> Any:
         part = self.function(models)

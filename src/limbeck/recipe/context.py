@@ -1,25 +1,28 @@
-"""What a function in a recipe can ask of the run: loader, preprocessing, device."""
+"""What a function in a recipe can ask of the run: loader, preprocessing, device, the teacher's module, shapes."""
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Iterable
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
+from torch import nn
 
 from limbeck.data import Loader
 from limbeck.errors import LimbeckError
 from limbeck.recipe.stages import Models
-from limbeck.teachers import Preprocess
+from limbeck.tap import FrozenParameters, Tapped, preserved_buffers
+from limbeck.teachers import CachedTeacher, ModelTeacher, Preprocess, Teacher, TeacherRef, as_teacher, get_adaptor
 
 
 class RunContext(NamedTuple):
     """What a run was given.
 
     Attributes:
-        loader: Where its batches come from; only look (``loader.batches(0, 0)``, ``loader.peek()``), for its position
-            is the run's.
-        preprocess: The way from a batch to inputs, for every side that declares none.
-        device: Where its models learn.
+        loader: The loader of its batches. Only look (``loader.batches(0, 0)``, ``loader.peek()``): its position is the
+            run's.
+        preprocess: Function from a batch to inputs, for every model that has none of its own.
+        device: The device of its models.
     """
 
     loader: Loader
@@ -27,16 +30,81 @@ class RunContext(NamedTuple):
     device: torch.device
 
 
+@runtime_checkable
+class _HasContext(Protocol):
+    context: RunContext | None
+
+
 def run_context(models: Models) -> RunContext:
-    """What the run of these models was given, for a function in a recipe that needs more than models: K-means, say.
+    """What the run of these models was given, for a function in a recipe that needs more than models.
 
     Raises:
-        LimbeckError: If they are no run's models.
+        LimbeckError: If they are not the models of a run.
     """
-    context = getattr(models, "context", None)  # any mapping may be passed; only a run's has one
-    if not isinstance(context, RunContext):
+    context = models.context if isinstance(models, _HasContext) else None
+    if context is None:
         raise LimbeckError(
             f"This part of the recipe asks for the data of its run, and a {type(models).__name__} of models has none; "
             "let distill() run the recipe."
         )
     return context
+
+
+def teacher_module(teacher: object, models: Models) -> nn.Module:
+    """The module of a teacher that is a single network, for methods that reuse its layers.
+
+    Args:
+        teacher: A module, a `Teacher`, or the name of a model of the run.
+        models: The models of the run.
+
+    Returns:
+        The module itself, not a copy. Copy what the student gets: ``copy.deepcopy(module.classifier)``.
+
+    Raises:
+        LimbeckError: If the teacher is not a single network.
+
+    Example:
+        >>> network = nn.Linear(2, 3)
+        >>> teacher_module(network, {}) is network
+        True
+    """
+    source: Teacher | None = as_teacher(teacher)
+    while isinstance(source, CachedTeacher):
+        source = source.inner
+    if isinstance(source, ModelTeacher):
+        return source.model
+    if isinstance(source, TeacherRef):
+        return models[source.name]
+    raise LimbeckError(
+        f"This method needs the teacher's module, and a {type(source).__name__} is not a single network."
+    )
+
+
+def output_shapes(
+    models: Models, addresses: Iterable[str], *, model: str | nn.Module = "student"
+) -> dict[str, tuple[int, ...]]:
+    """The shapes of a model's outputs for the run's next batch, without the batch dimension.
+
+    Nothing is changed: neither the model nor the position of the loader.
+
+    Args:
+        models: The models of the run.
+        addresses: Addresses in the model.
+        model: The name of a model of the run, or a module, such as that of `teacher_module`.
+
+    Raises:
+        MissingOutputError: If the model has no module at an address; the nearest is named.
+
+    Example:
+        >>> # output_shapes(models, ["layer3"]) == {"layer3": (256, 8, 8)}
+    """
+    context, addresses = run_context(models), list(addresses)
+    module = models[model] if isinstance(model, str) else model
+    adaptor = get_adaptor(models, model) if isinstance(model, str) else None
+    # A context: buffers on the way may move only if the module is in train mode, which some modules decide themselves.
+    module = module.to(context.device)
+    batch = context.loader.peek().to(context.device)
+    tapped = Tapped(module, addresses, adaptor=adaptor)
+    with torch.no_grad(), FrozenParameters(module), preserved_buffers([module]), tapped:
+        outputs = tapped(context.preprocess(batch))
+    return {address: tuple(outputs[address].shape[1:]) for address in addresses}

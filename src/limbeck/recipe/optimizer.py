@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields
+from fnmatch import fnmatchcase
 from typing import Any, Literal
 
 import torch
@@ -38,6 +39,9 @@ class Optimizer:
         decay: How the learning rate falls after it.
         clip: The greatest norm of the whole gradient; None leaves it as it is.
         options: Further arguments of the optimizer: ``{"weight_decay": 1e-4, "momentum": 0.9}``.
+        groups: Other options for some parameters, by the name of a part of the model or a pattern of parameter names:
+            ``{"backbone": {"lr": 1e-5}, "*.bias": {"weight_decay": 0.0}}``. The first that matches counts. Parameters
+            of losses are called ``loss.TERM.NAME``.
 
     Raises:
         LimbeckError: If a value makes no sense.
@@ -50,6 +54,7 @@ class Optimizer:
     decay: Literal["constant", "cosine", "linear"] = "cosine"
     clip: float | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
+    groups: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.lr) and self.lr > 0):
@@ -72,6 +77,10 @@ class Optimizer:
                 then="Or give a function parameters -> torch optimizer.",
                 argument="name",
             )
+        for pattern, options in self.groups.items():
+            lr = options.get("lr", self.lr)
+            if not (math.isfinite(lr) and lr >= 0):
+                raise ArgumentError(f"lr of the group {pattern!r} must be at least 0; got {lr}.", argument="groups")
         if isinstance(self.name, str):
             self._check_options(self.name)
         elif self.options:
@@ -79,24 +88,59 @@ class Optimizer:
                 "options belong to an optimizer that is named; a function sets its own.", argument="options"
             )
 
-    def make(self, parameters: Iterable[nn.Parameter], *, sparse: bool = False) -> torch.optim.Optimizer:
-        """The torch optimizer for `parameters`; `sparse` says that some have sparse gradients, which few can use.
+    def make(
+        self, parameters: Iterable[nn.Parameter] | Iterable[dict[str, Any]], *, sparse: bool = False
+    ) -> torch.optim.Optimizer:
+        """The torch optimizer for `parameters`, or for groups of them (see `group`).
+
+        Args:
+            parameters: What the optimizer moves.
+            sparse: Whether some parameters have sparse gradients, which few optimizers can use.
 
         Raises:
             LimbeckError: If gradients are sparse and the optimizer, one that is named, cannot use them.
         """
         if not isinstance(self.name, str):
-            return self.name(parameters)
+            return self.name(parameters)  # type: ignore[arg-type]
         if sparse and self.name != "sgd":
             raise LimbeckError(
                 f"An embedding with sparse=True gives sparse gradients, and {self.name} cannot use them. "
                 'Give the embedding sparse=False, or use Optimizer("sgd", lr=...).'
             )
-        moved, options = list(parameters), dict(self.options)
-        sharded = any(hasattr(parameter, "to_local") for parameter in moved)
+        groups: list[Any] = list(parameters)
+        options = dict(self.options)
+        flat = [p for group in groups for p in (group["params"] if isinstance(group, dict) else [group])]
+        sharded = any(hasattr(parameter, "to_local") for parameter in flat)
         if self.name in _FUSED and not sharded and not sparse and not {"fused", "foreach"} & set(options):
             options["fused"] = True
-        return _KNOWN[self.name](moved, lr=self.lr, **options)
+        return _KNOWN[self.name](groups, lr=self.lr, **options)
+
+    def group(
+        self, named: Mapping[str, nn.Parameter], own: Mapping[str, Mapping[str, Any]] | None = None
+    ) -> list[dict[str, Any]]:
+        """Parameters in groups with equal options, for `make`.
+
+        Args:
+            named: The parameters by name.
+            own: Options by the beginning of a name, which count where no pattern of `groups` matches.
+
+        Raises:
+            UnknownNameError: If a pattern matches no parameter.
+
+        Example:
+            >>> layer = torch.nn.Linear(2, 2)
+            >>> plan = Optimizer(groups={"bias": {"lr": 0.1}})
+            >>> [(len(group["params"]), group.get("lr")) for group in plan.group(dict(layer.named_parameters()))]
+            [(1, None), (1, 0.1)]
+        """
+        patterns = {**self.groups, **(own or {})}
+        groups: dict[str | None, list[nn.Parameter]] = {None: [], **{pattern: [] for pattern in patterns}}
+        for name, parameter in named.items():
+            groups[next((pattern for pattern in patterns if _matches(name, pattern)), None)].append(parameter)
+        for pattern in self.groups:
+            if not any(_matches(name, pattern) for name in named):
+                raise unknown_name_error("group of parameters", pattern, named, argument="groups")
+        return [{"params": members, **(patterns[key] if key else {})} for key, members in groups.items() if members]
 
     def scale(self, step: int, steps: int) -> float:
         """What the peak learning rate is multiplied by at `step` (from 0) of `steps`."""
@@ -110,7 +154,8 @@ class Optimizer:
         """What a report says of it."""
         name = self.name if isinstance(self.name, str) else getattr(self.name, "__name__", "function")
         shape = {"lr": self.lr, "warmup": self.warmup, "decay": self.decay, "clip": self.clip}
-        return {"name": name, **shape, "options": dict(self.options)}
+        groups = {"groups": {key: dict(options) for key, options in self.groups.items()}} if self.groups else {}
+        return {"name": name, **shape, "options": dict(self.options), **groups}
 
     def _check_options(self, name: str) -> None:
         import inspect
@@ -119,6 +164,15 @@ class Optimizer:
         for option in self.options:
             if option not in accepted:
                 raise unknown_name_error(f"option of {name}", option, accepted, argument="options")
+        for options in self.groups.values():
+            for option in options:
+                if option not in accepted | {"lr"}:
+                    raise unknown_name_error(f"option of {name}", option, accepted | {"lr"}, argument="groups")
+
+
+def _matches(name: str, pattern: str) -> bool:
+    """Whether a parameter's name is, or lies in, the part of this name, or has this pattern."""
+    return name == pattern or name.startswith(f"{pattern}.") or fnmatchcase(name, pattern)
 
 
 OPTIMIZERS = tuple(_KNOWN)

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from abc import ABC
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from torch import nn
 
 from limbeck.data import Loader
-from limbeck.errors import ArgumentError, LimbeckError
+from limbeck.errors import ArgumentError, LimbeckError, unknown_name_error
 from limbeck.losses import Objective
+from limbeck.models import Transform, UserFile, describe_structure, transform_model
+from limbeck.models.transforms import find_transform
 from limbeck.recipe.optimizer import Optimizer, check_optimizer
 from limbeck.teachers import Preprocess, Teacher, as_teacher
 
@@ -48,23 +50,33 @@ class Part(ABC):  # noqa: B024 - its operators are whole, only its kinds are ope
 
 @dataclass(frozen=True)
 class Stage(Part):
-    """One model learns from one teacher, by one objective, for so long.
+    """One model learns from one teacher, by one objective, for a number of epochs or steps.
 
     Attributes:
-        objective: What is minimized.
+        objective: The loss that is minimized.
         trains: The name of the model that learns.
         teacher: A `Teacher`, or anything that becomes one: a module, an estimator, the name of a model of the run.
-            None where the objective reads no teacher.
-        optimizer: How its parameters move; the run's by default.
-        loader: Where its batches come from; the run's by default.
-        epochs: For how many passes over the source; this or `steps`, or the run's budget.
-        steps: For how many optimizer steps.
-        preprocess: The student's way from a batch to its inputs; the run's by default.
-        name: What the stage is called in progress and metrics.
+            None if the objective reads no teacher.
+        optimizer: The optimizer; the run's by default.
+        loader: The loader of its batches; the run's by default.
+        epochs: Passes over the data; this or `steps`, or the run's budget.
+        steps: Optimizer steps.
+        preprocess: Function from a batch to the student's inputs; the run's by default.
+        only: The part of the model that learns, or several: names of its modules. Gradients flow through the other
+            parts, which are in eval mode, and keep their weights and statistics.
+        every: In ``a & b``: it takes steps on every k-th batch only, beginning with the first.
+        times: How many steps it takes on each of these batches.
+        name: The name of the stage in progress and metrics.
 
     Raises:
         LimbeckError: If it has both epochs and steps, if either is negative, or if its objective reads a teacher
             and there is none.
+
+    Example:
+        >>> from limbeck.functional import cross_entropy
+        >>> from limbeck.losses import Loss
+        >>> Stage(Loss(cross_entropy), only="classifier", epochs=1).only
+        ('classifier',)
     """
 
     objective: Objective
@@ -76,6 +88,9 @@ class Stage(Part):
     steps: int | None = None
     preprocess: Preprocess | None = None
     name: str | None = None
+    only: str | Sequence[str] | None = None
+    every: int = 1
+    times: int = 1
 
     def __post_init__(self) -> None:
         if not isinstance(self.objective, Objective):
@@ -84,13 +99,10 @@ class Stage(Part):
         check_optimizer(self.optimizer)
         if self.epochs is not None and self.steps is not None:
             raise LimbeckError(f"Give a stage epochs or steps, not both (epochs={self.epochs}, steps={self.steps}).")
-        for unit, amount in (("epochs", self.epochs), ("steps", self.steps)):
-            if amount is not None and (isinstance(amount, bool) or not isinstance(amount, int)):
-                raise ArgumentError(
-                    f"A stage lasts a whole number of epochs or steps; got {unit}={amount!r}.", argument=unit
-                )
-            if amount is not None and amount < 1:
-                raise ArgumentError(f"A stage lasts at least one step; got {unit}={amount}.", argument=unit)
+        for unit in ("epochs", "steps", "every", "times"):
+            _check_count(unit, getattr(self, unit))
+        if self.only is not None:
+            object.__setattr__(self, "only", (self.only,) if isinstance(self.only, str) else tuple(self.only))
         if self.teacher is None and self.objective.requires.teacher:
             addresses = ", ".join(sorted(self.objective.requires.teacher))
             raise LimbeckError(
@@ -99,8 +111,26 @@ class Stage(Part):
         if self.teacher is not None and not isinstance(self.teacher, Teacher):
             object.__setattr__(self, "teacher", as_teacher(self.teacher))
 
+    def parts(self, model: nn.Module) -> tuple[nn.Module, ...]:
+        """The modules of `model` that learn: those that `only` names, or the whole model.
+
+        Raises:
+            UnknownNameError: If the model has no module of that name.
+        """
+        if self.only is None:
+            return (model,)
+        modules = dict(model.named_modules())
+        for name in self.only:
+            if name not in modules or not name:
+                raise unknown_name_error(
+                    f"part of the model {self.trains!r}", name, filter(None, modules), argument="only"
+                )
+        return tuple(modules[name] for name in self.only)
+
     def describe(self) -> dict[str, Any]:
-        """What a report says of it."""
+        """Its entry in a report."""
+        rare = {"only": list(self.only or ()), "every": self.every, "times": self.times}
+        usual: dict[str, Any] = {"only": [], "every": 1, "times": 1}
         return {
             "stage": self.name,
             "objective": repr(self.objective),
@@ -110,16 +140,31 @@ class Stage(Part):
             "source": self.loader.fingerprint if self.loader is not None else None,
             "epochs": self.epochs,
             "steps": self.steps,
+            **{name: value for name, value in rare.items() if value != usual[name]},
         }
+
+
+def _check_count(unit: str, amount: Any) -> None:
+    if amount is not None and (isinstance(amount, bool) or not isinstance(amount, int)):
+        raise ArgumentError(f"{unit} of a stage is a whole number; got {unit}={amount!r}.", argument=unit)
+    if amount is not None and amount < 1:
+        raise ArgumentError(f"{unit} of a stage is at least 1; got {unit}={amount}.", argument=unit)
 
 
 @dataclass(frozen=True)
 class JointStages(Part):
-    """Stages that alternate on one batch, each with its own optimizer: peers, discriminators."""
+    """Stages that alternate on one batch, each with its own optimizer: peers, discriminators.
+
+    ``Stage(..., every=10) & Stage(...)`` takes one step of the first to ten of the second.
+    """
 
     stages: tuple[Stage, ...]
 
     def __post_init__(self) -> None:
+        if all(stage.every > 1 for stage in self.stages):
+            raise ArgumentError(
+                "One of the stages joined by & needs every=1, or batches are not used.", argument="every"
+            )
         if any(stage.loader is not None for stage in self.stages[1:]):
             raise LimbeckError("Stages joined by & see the same batches; give the source to the first of them.")
         lengths = {(stage.epochs, stage.steps) for stage in self.stages} - {(None, None)}
@@ -134,6 +179,49 @@ class ParallelStages(Part):
     """Recipes that have nothing to do with each other: the members of an ensemble, specialists."""
 
     branches: tuple[Recipe, ...]
+
+
+@dataclass(frozen=True, init=False)
+class TransformModel(Part):
+    """A part of a recipe that changes the structure of a model: LoRA, pruning, fewer layers.
+
+    ``first >> TransformModel("student", "prune", amount=0.5) >> second``. The change is recorded in the
+    ``config.json`` of the saved model, so that `limbeck.load` and exports build it again. For that, the shapes of the
+    new model may depend on the arguments alone, not on the weights.
+
+    Args:
+        model: The name of the model in the run.
+        function: A function of the model and the arguments, which returns the new model, or None if it has changed the
+            model itself; the name of one (``keep_layers``, ``lora``, ``prune``); or ``my.py:function``.
+        **arguments: Its arguments: JSON values.
+
+    Raises:
+        UnknownNameError: If there is no transform of that name.
+
+    Example:
+        >>> TransformModel("student", "prune", amount=0.5).describe()
+        {'transform': 'prune', 'model': 'student', 'arguments': {'amount': 0.5}}
+    """
+
+    model: str
+    function: Transform
+    arguments: Mapping[str, Any]
+
+    def __init__(self, model: str, function: Transform | str, **arguments: Any) -> None:
+        own = UserFile.parse(function) if isinstance(function, str) else None
+        call = own.load() if own is not None else find_transform(function)[1]
+        object.__setattr__(self, "model", model)
+        object.__setattr__(self, "function", call)
+        object.__setattr__(self, "arguments", arguments)
+
+    def apply(self, model: nn.Module) -> nn.Module:
+        """The changed model, with the record of its change."""
+        return transform_model(model, self.function, self.arguments, origin=describe_structure(model))
+
+    def describe(self) -> dict[str, Any]:
+        """Its entry in a report."""
+        name, _ = find_transform(self.function)
+        return {"transform": name, "model": self.model, "arguments": dict(self.arguments)}
 
 
 @dataclass(frozen=True, init=False)

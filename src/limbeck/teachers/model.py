@@ -13,8 +13,9 @@ from torch import nn
 
 from limbeck.batch import Batch, Inputs, Outputs
 from limbeck.errors import LimbeckError, unknown_name_error
+from limbeck.model_call import Adaptor
 from limbeck.models import fingerprint
-from limbeck.tap import Adaptor, FrozenParameters, Tapped, preserved_buffers
+from limbeck.tap import FrozenParameters, Tapped, preserved_buffers
 from limbeck.teachers.fingerprints import code_fingerprint, hash_layers
 from limbeck.teachers.sklearn_teacher import SklearnTeacher
 from limbeck.teachers.teacher import (

@@ -14,8 +14,8 @@ import torch
 from torch import nn
 
 from limbeck.batch import LOGITS, Batch, Inputs, Outputs
+from limbeck.model_call import Adaptor
 from limbeck.models.user_file import plain_name
-from limbeck.tap import Adaptor
 
 _CPU = torch.device("cpu")
 

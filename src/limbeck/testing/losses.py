@@ -10,7 +10,7 @@ from torch import Tensor
 from limbeck.batch import IGNORED, LOGITS, Batch, Outputs, Progress, Term
 from limbeck.errors import LimbeckError
 from limbeck.functional import Head
-from limbeck.losses import Objective, fit, weighted_loss
+from limbeck.losses import LossContext, Objective, setup_objective, weighted_loss
 from limbeck.testing.law import require, require_close, rows, same_weights, weights
 
 _OF = "objectives"
@@ -54,7 +54,7 @@ def check_objective(
     teacher = teacher if teacher is not None else _signal(requires.teacher, draw)
     batch = batch if batch is not None else _batch(draw)
     with torch.random.fork_rng(devices=[]):
-        objective = fit(objective, student, teacher, batch)
+        objective = setup_objective(objective, LossContext(student, teacher, batch))
     for law in OBJECTIVE_LAWS:
         law((objective, student, teacher, batch))
 

@@ -15,9 +15,9 @@ from limbeck.errors import LimbeckError
 from limbeck.losses import Loss, Objective
 from limbeck.methods.support import check_weight
 from limbeck.methods.teachers.dustbin import dustbin_cross_entropy, rest_kl
+from limbeck.model_call import Adaptor
 from limbeck.random_seeds import derive_seed
 from limbeck.recipe import Models, Optimizer, Recipe, RunContext, Stage
-from limbeck.tap import Adaptor
 from limbeck.teachers import (
     CachedTeacher,
     ModelTeacher,

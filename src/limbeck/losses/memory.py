@@ -1,4 +1,4 @@
-"""State of losses between steps (buffers, counters, queues), saved and restored around a probe."""
+"""Memory of losses: rows by id, rows of all ranks, and state that is restored after a trial."""
 
 from __future__ import annotations
 
@@ -8,17 +8,105 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FunctionType, MethodType, ModuleType
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
+
+from limbeck.errors import LimbeckError
 
 _OF_TORCH = frozenset(vars(nn.Module()))
 """Attributes of every module (hooks, parameters, parts), which are not state between steps."""
 
 _LARGEST = 2**28  # bytes; a larger tensor is data of a kernel, and a copy would double the memory
+
+
+class RowIndex(nn.Module):
+    """Maps ids of examples to rows of a memory bank with one row for each example.
+
+    Ids are not positions: a subset of 717 examples may have ids up to 796.
+
+    Args:
+        ids: The ids of all examples, ``int64 [examples]``, all different: ``context.ids`` in `LossTerm.setup`.
+
+    Raises:
+        LimbeckError: If there are none, because the loader does not know the ids of its examples, or two are equal.
+
+    Example:
+        >>> RowIndex(torch.tensor([40, 7, 796]))(torch.tensor([7, 796]))
+        tensor([1, 2])
+    """
+
+    def __init__(self, ids: Tensor | None) -> None:
+        super().__init__()
+        if ids is None:
+            raise LimbeckError(
+                "A memory bank has one row for each example, and this loader does not know the ids of its examples. "
+                "Use ShuffledLoader(ArrayDataset(inputs, labels), batch_size=...)."
+            )
+        ordered, rows = ids.sort()
+        if len(ids) > 1 and bool((ordered[1:] == ordered[:-1]).any()):
+            raise LimbeckError("Two examples have the same id, so they cannot have a row each.")
+        self.register_buffer("ids", ordered, persistent=False)
+        self.register_buffer("rows", rows, persistent=False)
+
+    def __len__(self) -> int:
+        """The number of examples."""
+        return len(cast(Tensor, self.ids))
+
+    def forward(self, ids: Tensor | None) -> Tensor:
+        """The row of each id, ``int64 [batch]``.
+
+        Raises:
+            LimbeckError: If the batch has no ids, or an id is not one of the examples.
+        """
+        if ids is None:
+            raise LimbeckError("The batches of this loader have no ids, so no row of a memory bank belongs to them.")
+        known = cast(Tensor, self.ids)
+        places = torch.searchsorted(known, ids.to(known.device)).clamp_max(len(known) - 1)
+        wrong = ids.to(known.device) != known[places]
+        if bool(wrong.any()):
+            raise LimbeckError(f"Example {int(ids[wrong.to(ids.device)][0])} is none of the {len(known)} examples.")
+        return cast(Tensor, self.rows)[places]
+
+
+def world_size() -> int:
+    """The number of ranks that share the batch; 1 without distributed training."""
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def all_reduce_sum(number: float) -> float:
+    """Sum `number` over all ranks."""
+    if world_size() == 1:
+        return number
+    total = torch.tensor(number, dtype=torch.float64, device=rank_device())
+    dist.all_reduce(total)
+    return float(total)
+
+
+def all_gather(tensor: Tensor) -> Tensor:
+    """Gather the rows of all ranks in rank order, with gradients. Ranks may have different numbers of rows."""
+    if world_size() == 1:
+        return tensor
+    from torch.distributed.nn.functional import all_gather as gather
+
+    sizes = [torch.zeros(1, dtype=torch.int64, device=tensor.device) for _ in range(world_size())]
+    dist.all_gather(sizes, torch.tensor([len(tensor)], device=tensor.device))
+    rows = [int(size) for size in sizes]
+    # all_gather needs tensors of equal shape, so shorter ones are padded.
+    filled = torch.cat([tensor, tensor.new_zeros(max(rows) - len(tensor), *tensor.shape[1:])])
+    parts = cast(Any, gather(filled.contiguous()))
+    return torch.cat([part[:size] for part, size in zip(parts, rows, strict=True)])
+
+
+def rank_device() -> torch.device:
+    """The device that the communication backend can send from."""
+    if dist.get_backend() == "nccl":
+        return torch.device("cuda", torch.cuda.current_device())
+    return torch.device("cpu")
 
 
 @contextmanager
@@ -67,7 +155,7 @@ class _Memory:
             if isinstance(value, kinds):
                 keep(self, value)
                 return
-        if isinstance(getattr(value, "__dict__", None), dict):
+        if hasattr(value, "__dict__") and isinstance(vars(value), dict):
             self._attributes(vars(value))
 
     def _module(self, module: nn.Module) -> None:
@@ -115,7 +203,7 @@ class _Memory:
         self.restores.append(lambda: _refill(items, items.update, before))
 
     def _function(self, function: FunctionType) -> None:
-        self.add(getattr(function, "__wrapped__", None))
+        self.add(vars(function).get("__wrapped__"))
         self.add(function.__defaults__)
         for cell in function.__closure__ or ():
             try:

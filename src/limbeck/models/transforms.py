@@ -1,0 +1,169 @@
+"""Changes of a model's structure between two stages, recorded so that a saved model can be built again."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import nn
+
+from limbeck.errors import ArgumentError, LimbeckError, unknown_name_error
+from limbeck.models.user_file import plain_name
+from limbeck.optional_imports import import_optional
+
+Transform = Callable[..., nn.Module | None]
+"""A function of a model and keyword arguments. It returns the new model, or None if it has changed the model itself."""
+
+_RECORDS: WeakKeyDictionary[nn.Module, tuple[dict[str, Any], list[dict[str, Any]]]] = WeakKeyDictionary()
+
+
+def keep_layers(model: nn.Module, *, at: str, layers: Sequence[int]) -> None:
+    """Keep some modules of an `torch.nn.Sequential` or `torch.nn.ModuleList`, in this order.
+
+    Args:
+        model: The model; it is changed.
+        at: The name of the list of layers.
+        layers: The numbers of the layers that stay, from 0.
+
+    Raises:
+        LimbeckError: If there is no list of that name, or no layer of that number.
+    """
+    named = {name: part for name, part in model.named_modules() if isinstance(part, (nn.Sequential, nn.ModuleList))}
+    if at not in named:
+        raise unknown_name_error("list of layers", at, named, argument="at")
+    whole = named[at]
+    if wrong := [number for number in layers if not 0 <= number < len(whole)]:
+        raise ArgumentError(f"{at!r} has {len(whole)} layers, numbered from 0; got {wrong[0]}.", argument="layers")
+    parent, _, name = at.rpartition(".")
+    setattr(model.get_submodule(parent), name, type(whole)(*_listed(whole, layers)))
+
+
+def _listed(whole: nn.Sequential | nn.ModuleList, layers: Sequence[int]) -> list[Any]:
+    chosen = [whole[number] for number in layers]
+    return [chosen] if isinstance(whole, nn.ModuleList) else chosen
+
+
+def prune(model: nn.Module, *, amount: float, at: Sequence[str] | None = None) -> None:
+    """Mask the weights of smallest absolute value, over all layers together; the masked ones stay 0 while it learns.
+
+    Args:
+        model: The model; its linear and convolutional layers get the buffers ``weight_mask``.
+        amount: The share of weights that are masked, from 0 to 1.
+        at: The names of the layers; by default all linear and convolutional ones.
+
+    Source: Han et al., Learning both Weights and Connections, 2015, arXiv:1506.02626, by `torch.nn.utils.prune`.
+    """
+    from torch.nn.utils import prune as torch_prune
+
+    kinds = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
+    named = {name: module for name, module in model.named_modules() if isinstance(module, kinds)}
+    for name in at or ():
+        if name not in named:
+            raise unknown_name_error("layer to prune", name, named, argument="at")
+    if not 0 <= amount <= 1:
+        raise ArgumentError(f"amount is a share from 0 to 1; got {amount}.", argument="amount")
+    layers = [(named[name], "weight") for name in at or named]
+    torch_prune.global_unstructured(layers, pruning_method=torch_prune.L1Unstructured, amount=amount)
+
+
+def lora(model: nn.Module, **config: Any) -> nn.Module:
+    """Freeze a model and add trainable low-rank adapters, with peft (extra ``peft``).
+
+    Saved and exported is the plain model, with the adapters merged.
+
+    Args:
+        model: The model.
+        **config: Arguments of ``peft.LoraConfig``, such as ``r=8, target_modules=["query", "value"]``.
+
+    Source: Hu et al., LoRA, 2021, arXiv:2106.09685.
+    """
+    peft = import_optional("peft", extra="peft", purpose="the transform 'lora'")
+    adapted: nn.Module = peft.get_peft_model(model, peft.LoraConfig(**config))
+    return adapted
+
+
+TRANSFORMS: Mapping[str, Transform] = {"keep_layers": keep_layers, "lora": lora, "prune": prune}
+"""The transforms that have a name."""
+
+
+def find_transform(function: Transform | str) -> tuple[str, Transform]:
+    """The recorded name and the function of a transform.
+
+    Args:
+        function: A function, or one of `TRANSFORMS`.
+
+    Raises:
+        UnknownNameError: If there is no transform of that name.
+    """
+    if callable(function):
+        named = next((name for name, own in TRANSFORMS.items() if own is function), None)
+        return named or plain_name(f"{function.__module__}.{function.__qualname__}"), function
+    if function not in TRANSFORMS:
+        raise unknown_name_error("transform", function, TRANSFORMS, then="Or give a function of the model.")
+    return function, TRANSFORMS[function]
+
+
+def transform_model(
+    model: nn.Module, function: Transform | str, arguments: Mapping[str, Any], *, origin: Mapping[str, Any]
+) -> nn.Module:
+    """Change a model's structure, and record how.
+
+    Args:
+        model: The model; it may be changed.
+        function: A function, or one of `TRANSFORMS`.
+        arguments: Its keyword arguments: JSON values, as they are saved with the model.
+        origin: What the unchanged model is, for its ``config.json``.
+
+    Raises:
+        LimbeckError: If the function does not return a module, or an argument is no JSON value.
+    """
+    name, call = find_transform(function)
+    try:
+        values = json.loads(json.dumps(dict(arguments)))
+    except TypeError as error:
+        raise LimbeckError(
+            f"The arguments of the transform {name} are saved with the model, so they must be JSON values: {error}."
+        ) from error
+    start, records = _RECORDS.get(model, (dict(origin), []))
+    result: object = call(model, **arguments)
+    changed = model if result is None else result
+    if not isinstance(changed, nn.Module):
+        raise LimbeckError(f"The transform {name} returned a {type(changed).__name__}, not a module or None.")
+    _RECORDS[changed] = (start, [*records, {"function": name, "arguments": values}])
+    return changed
+
+
+def transforms_of(model: nn.Module) -> tuple[dict[str, Any], list[dict[str, Any]]] | None:
+    """What a model was before it was transformed, and how it was; None for a model that was not."""
+    return _RECORDS.get(model)
+
+
+def replay_transforms(
+    model: nn.Module, config: Mapping[str, Any], functions: Sequence[Transform] = (), *, source: str = "The model"
+) -> nn.Module:
+    """Transform a newly built model as a saved one was.
+
+    Args:
+        model: The model as it was before.
+        config: The entry ``model`` of its ``config.json``.
+        functions: Functions of your own that are among them. Code that a file names is never imported.
+        source: What the model is, for messages.
+
+    Raises:
+        LimbeckError: If a function of your own is needed and not given.
+    """
+    known = dict(find_transform(function) for function in functions)
+    origin = {key: value for key, value in config.items() if key != "transforms"}
+    for record in config.get("transforms", ()):
+        name = record["function"]
+        if name not in known and name not in TRANSFORMS:
+            raise LimbeckError(
+                f"{source} was changed by {name}, a function of your own; limbeck imports no code that a folder names. "
+                "Type: limbeck.load(folder, transforms=[function])."
+            )
+        with torch.random.fork_rng(devices=[]):
+            model = transform_model(model, known.get(name, name), record["arguments"], origin=origin)
+    return model
