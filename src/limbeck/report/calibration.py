@@ -142,14 +142,14 @@ def draw_deviation(
     rows = range(0, len(x), max(1, -(-len(x) // _MOST)))
     across, along = ([min(max(values[i], -_EDGE), _EDGE) for i in rows] for values in (x, y))
     limits = (min([*across, *along, -1.0]) - 0.5, max([*across, *along, 3.0]) + 0.5)
-    ax = new_axes(ax, height=380.0)
+    ax = new_axes(ax, height=380.0, left=82.0)
     ticks = {math.log(p / (1 - p)): f"{100 * p:g}" for p in _TICKS}
     inside = [tick for tick in ticks if limits[0] <= tick <= limits[1]]
     labels = [ticks[tick] for tick in inside]
     ax.set_xticks(inside, labels)
     ax.set_yticks(inside, labels)
-    ax.set(xlim=limits, ylim=limits, xlabel="teacher's probability for its own class, % (log-odds scale)",
-           ylabel="student's probability for the same class, %")  # fmt: skip
+    ax.set(xlim=limits, ylim=limits, xlabel="teacher's probability, % (log-odds scale)",
+           ylabel="student's probability, %")  # fmt: skip
     ax.plot(limits, limits, "--", color=QUIET, linewidth=1.0)
     for name, which, properties in _DOTS:
         at = [i for i, row in enumerate(rows) if right[row] == which]

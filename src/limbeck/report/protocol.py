@@ -135,16 +135,15 @@ def _commands(run: RunData) -> Iterator[tuple[str, str]]:
     folder = quote(str(run.folder))
     arm, _ = recommended_student(run)
     command = "compare" if run.job.get("methods") else "distill"
-    suggested = [item for item in read_suggestions(run.result, run.folder) if item["type"]]
-    yield from ((item["why"] or "", item["type"] or "") for item in suggested)
-    if run.seeds < 2 and not suggested:
-        yield "get intervals", f"limbeck {command} {folder}/job.yaml --seeds 5 --out NEW"
+    # The commands of the suggestions are at the top of the page.
+    if run.seeds < 2 and not read_suggestions(run.result, run.folder):
+        yield "get intervals", f"limbeck {command} {folder}/job.yaml --seeds 5 --out {folder}-5-seeds"
     if arm is not None and (student := student_folder(run, arm)).is_dir():
         whose = "" if arm == run.shipped_arm else f" --arm {quote(arm)}"
         yield "export the student", f"limbeck export {folder}{whose} --to onnx"
         yield "open it in Python", _loading_code(run, student)
     yield "cite what was used", f"limbeck cite {folder}"
-    yield "repeat the run", f"limbeck {command} {folder}/job.yaml --out NEW"
+    yield "repeat the run", f"limbeck {command} {folder}/job.yaml --out {folder}-again"
     yield "write this page again", f"limbeck report {folder}"
 
 

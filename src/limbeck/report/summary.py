@@ -257,7 +257,13 @@ def _suggestions(run: RunData) -> Markup | None:
         return None
     rows = ((tag("dt", tag("strong", prose(item["why"] or "")), " ", prose(item["evidence"] or "")),
              tag("dd", tag("code", item["type"])) if item["type"] else tag("dd")) for item in suggestions)  # fmt: skip
-    return tag("div", tag("h3", "Possible reasons, and what to try"), tag("dl", rows, class_="commands"), class_="why")
+    new = (
+        tag("p", "NEW is a folder that does not exist yet.")
+        if any("NEW" in str(i["type"]) for i in suggestions)
+        else None
+    )
+    title = tag("h3", "Possible reasons, and what to try")
+    return tag("div", title, tag("dl", rows, class_="commands"), new, class_="why")
 
 
 def banner(verdict: Headline) -> Markup:
