@@ -9,8 +9,10 @@ import pytest
 import torch
 from torch import nn
 
+from limbeck import report
 from limbeck.data import load_data
 from limbeck.data.transforms.registry import make_transform
+from report_runs import planted_run
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 
@@ -25,6 +27,19 @@ def test_the_page_s_python_runs(page, tmp_path, monkeypatch):
     scope = {"network": nn.Linear(4, 3), "torch": torch}
     for block in blocks(page):
         exec(compile(block, page, "exec"), scope)
+
+
+def test_the_figures_of_the_page_about_reports_are_drawn(tmp_path, monkeypatch):
+    planted_run(tmp_path / "runs" / "demo", test=100, seeds=2)
+    monkeypatch.chdir(tmp_path)
+    (block,) = blocks("report.md")
+    exec(compile(block, "report.md", "exec"), {})
+    assert (tmp_path / "demo.pdf").read_bytes()[:5] == b"%PDF-"
+
+
+def test_every_figure_is_on_the_page_about_reports():
+    figures = {name for name in report.__all__ if name.startswith("plot_")}
+    assert figures == set(re.findall(r"`(plot_\w+)\(run", (DOCS / "report.md").read_text(encoding="utf-8")))
 
 
 def test_the_functions_of_the_page_about_data_are_taken_by_a_job(tmp_path):

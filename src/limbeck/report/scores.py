@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
+from textwrap import wrap
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from limbeck.job import list_custom_metrics, read_interval, read_size_notes
@@ -12,6 +13,7 @@ from limbeck.metrics import METRICS
 from limbeck.report.arms import MEMBER, ArmRow, ScoreFormat, SeedStat, mean_std_text, read_arms
 from limbeck.report.axes import (
     QUIET,
+    TEXT,
     Interval,
     axis_values,
     color,
@@ -105,8 +107,10 @@ def result_svg(result: Mapping[str, Any]) -> str:
     verdict = result["verdict"]
     arms = read_arms(result["arms"], verdict_arm=verdict.get("arm"))
     score = ScoreFormat()
-    ax = draw_scores(list(arms.values()), score, pinned=[ALONE, str(verdict.get("arm"))], top=36.0)
-    ax.set_title(literal(f"Test {score.title}, {result['data']['name']}"), loc="left", color=ink(ax), fontsize=14)
+    lines = [f"Test {score.title}, {result['data']['name']}", *wrap(verdict["sentence"], 78)]
+    pinned = [ALONE, str(verdict.get("arm"))]
+    ax = draw_scores(list(arms.values()), score, pinned=pinned, top=16.0 + 17.0 * len(lines))
+    ax.set_title("\n".join(map(literal, lines)), loc="left", color=ink(ax), fontsize=TEXT)
     return standalone_svg(describe(ax, f"{verdict['sentence']} {ax.get_label()}"))
 
 
