@@ -4,6 +4,7 @@ from benchmarks.agreement import Apart, check_agreement, distance
 from benchmarks.cache import bench_cache
 from benchmarks.coverage import bench_coverage
 from benchmarks.engine_loop import engine_blocks
+from benchmarks.head import bench_head
 from benchmarks.images import ImageSizes, bench_images
 from benchmarks.interleave import Times, interleave
 from benchmarks.judging import bench_judging
@@ -22,6 +23,7 @@ __all__ = [
     "Work",
     "bench_cache",
     "bench_coverage",
+    "bench_head",
     "bench_images",
     "bench_judging",
     "bench_kernels",

@@ -48,6 +48,11 @@ def run_kernels(options: argparse.Namespace, say: Say) -> dict[str, Any]:
     return benchmarks.bench_kernels(shapes=[parse_shape(text) for text in options.shape], features=(), say=say)
 
 
+def run_head(options: argparse.Namespace, say: Say) -> dict[str, Any]:
+    """Losses of an output layer without all its logits, beside dense PyTorch and other toolkits."""
+    return benchmarks.bench_head(rounds=options.rounds, say=say)
+
+
 BENCHMARKS: Mapping[str, Callable[[argparse.Namespace, Say], dict[str, Any]]] = {
     "loop": run_loop,
     "cache": run_cache,
@@ -55,6 +60,7 @@ BENCHMARKS: Mapping[str, Callable[[argparse.Namespace, Say], dict[str, Any]]] = 
     "coverage": run_coverage,
     "images": run_images,
     "kernels": run_kernels,
+    "head": run_head,
 }
 
 
@@ -80,6 +86,7 @@ def make_parser() -> argparse.ArgumentParser:
     parsers["kernels"].add_argument(
         "--shape", action="append", help="Rows and classes instead of the usual ones, 2048x32000; may be repeated."
     )
+    parsers["head"].add_argument("--rounds", type=int, default=3, help="How often each is measured.")
     return parser
 
 

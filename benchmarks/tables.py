@@ -30,6 +30,7 @@ BARS: Mapping[str, Mapping[str, tuple[str, float]]] = {
         "same_bits": ("at least", 1.0),
     },
     "kernels": {},  # each row has bars of its own
+    "head": {},
 }
 """Benchmark -> figure -> the bar that it should meet."""
 
