@@ -219,7 +219,7 @@ def _measure(
         yield {
             "shape": shape.name, "loss": loss, "bar": bar, **ratios,
             "seconds": {name: round(value, 3) for name, value in seconds.items()},
-            "memory_mib": round(memory / 2**20, 1), "memory_bar_mib": round(allowed / 2**20, 1),
+            "memory_mib": round(memory / 2**20, 4), "memory_bar_mib": round(allowed / 2**20, 4),
         }  # fmt: skip
 
 
