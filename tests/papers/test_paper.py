@@ -11,13 +11,12 @@ import pytest
 
 from limbeck.cli import main
 from limbeck.errors import LimbeckError, UnknownNameError
-from limbeck.papers import Experiment, ExperimentScale, Reproduction, Row, Task
+from limbeck.papers import Experiment, ExperimentScale, Reproduction, Row
 from limbeck.papers import paper as paper_of
-from limbeck.papers.experiment import merged
 from limbeck.papers.reproduction import PAPERS
-from limbeck.papers.task_hash import task_hash
 from limbeck.report import paper_markdown
-from papers.floor_tasks import count
+from limbeck.task_runner import Task, hash_tasks, sort_tasks
+from papers.queue_tasks import count
 
 
 def tasks(scale: ExperimentScale) -> list[Task]:
@@ -112,6 +111,6 @@ def test_what_is_unknown_is_named_with_the_nearest(tmp_path):
 def test_every_experiment_of_the_paper_has_tasks_and_none_is_there_under_two_names():
     scale = ExperimentScale("full", (0, 1, 2))
     for experiment in paper_of("hinton2015").experiments.values():
-        planned = merged(experiment.tasks(scale))
-        assert all(task.seconds > 0 for task in planned.values()), experiment.name
-        assert len(planned) == len(set(task_hash(planned).values())), experiment.name
+        planned = sort_tasks(experiment.tasks(scale))
+        assert all(task.seconds > 0 for task in planned), experiment.name
+        assert len(planned) == len(set(hash_tasks(planned).values())), experiment.name

@@ -86,9 +86,12 @@ class _PaperProgress(AbstractContextManager[Any]):
             self._bar.stop()
 
     def __call__(self, event: Event) -> None:
-        if event.kind == "begun":
+        from limbeck.papers import TaskFinished, TaskStarted
+
+        if isinstance(event, TaskStarted):
             self._running.append(event.task)
-        if event.kind == "done":
+            return
+        if isinstance(event, TaskFinished):
             self._running.remove(event.task)
             line = (
                 f"{event.task}: {_brief(event.figures)} ({duration(event.seconds)}; {duration(event.remaining)} left)"

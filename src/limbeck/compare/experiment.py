@@ -56,9 +56,9 @@ from limbeck.errors import LimbeckError
 from limbeck.events import ArmFinished, ArmsPlanned, Callback, Message, ignore_events
 from limbeck.job import Job, hide_private_paths, plain_name, recommend, shared_path
 from limbeck.metrics import Predictions, load_tensors, save_tensors
-from limbeck.processes import run_in_processes
 from limbeck.report import result_svg, write_report
 from limbeck.report.svg import NO_FIGURES, has_figures
+from limbeck.task_runner import Task, check_backend, run_tasks
 from limbeck.teachers import SklearnTeacher, Teacher
 from limbeck.teachers.chance import most_frequent_share
 
@@ -96,6 +96,7 @@ def _done(job: Job, callback: Callback, out: Path | None, stack: ExitStack, chan
         stack.enter_context(lock_folder(job, out))
     job.check_user_methods()
     check_tracker(job)
+    check_backend(job.workers)
     open_fabric(precision=job.precision, devices=job.devices, strategy=job.strategy)
     tell: Callback = callback if is_rank_zero(job) else ignore_events
     material = load_comparison_data(job)
@@ -264,11 +265,14 @@ def _runs(job: Job, teacher: Teacher, out: Path | None, smoothing: float) -> lis
 def _run_all(
     runs: list[ArmRun], workers: int, material: ComparisonData, teacher: Teacher, answers: Tensor, callback: Callback
 ) -> Iterator[Outcome]:
-    if workers == 1 or len(runs) < 2:
-        for run in runs:
-            yield run_arm(run, material, teacher, answers, partial(_report_steps, callback, run))
-        return
-    yield from run_in_processes(run_arm, [(run, material, teacher, answers) for run in runs], workers=workers)
+    # Only in this process can a run report its steps.
+    reports = [partial(_report_steps, callback, run) if workers == 1 else None for run in runs]
+    tasks = [
+        Task(f"{run.arm}, seed {run.seed}", partial(run_arm, run, material, teacher, answers, report))
+        for run, report in zip(runs, reports, strict=True)
+    ]
+    for _, outcome in run_tasks(tasks, workers=workers):
+        yield outcome
 
 
 def _report_steps(callback: Callback, run: ArmRun, report: StepReport) -> None:

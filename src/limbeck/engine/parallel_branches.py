@@ -6,6 +6,7 @@ import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +22,9 @@ from limbeck.engine.run_models import RunModels
 from limbeck.engine.step_report import StepReport
 from limbeck.engine.train_config import Fabric, TrainConfig, open_fabric
 from limbeck.errors import LimbeckError
-from limbeck.processes import run_in_processes
 from limbeck.random_seeds import derive_seed
 from limbeck.recipe import ParallelStages, Part, Recipe
+from limbeck.task_runner import Task, check_backend, run_tasks
 
 CPU = torch.device("cpu")
 States = dict[str, dict[str, Tensor]]
@@ -105,8 +106,11 @@ class ParallelBranches:
             for task in tasks:
                 yield _in_place(task, models, self._loader, setting)
             return
-        each = [(task, models, self._loader, setting) for task in tasks]
-        yield from run_in_processes(_in_process, each, workers=workers, ordered=True)
+        check_backend(workers)
+        each = [Task(str(one.number), partial(one.run, models, self._loader, setting)) for one in tasks]
+        branches = {str(one.number): one for one in tasks}
+        for finished, (states, last) in run_tasks(each, workers=workers, ordered=True):
+            yield branches[finished.name], states, last
 
 
 class _Task:
@@ -155,13 +159,6 @@ def _in_place(
         _load(models, before)
         if position is not None:
             loader.load_state_dict(position)
-    return task, states, last
-
-
-def _in_process(
-    task: _Task, models: dict[str, nn.Module], loader: Loader, setting: TrainConfig
-) -> tuple[_Task, States, StepReport]:
-    states, last = task.run(models, loader, setting)
     return task, states, last
 
 

@@ -1,8 +1,8 @@
 """Reproductions of published experiments, with the numbers of the papers."""
 
-from limbeck.papers.experiment import Experiment, ExperimentScale, Row, Task, TaskFolder
+from limbeck.papers.experiment import Experiment, ExperimentScale, Row, TaskFolder
 from limbeck.papers.reproduction import PAPERS, Paper, Reproduction, paper
-from limbeck.papers.scheduler import Event
+from limbeck.papers.task_queue import Event, TaskFinished, TaskStarted, TimeEstimated
 
 __all__ = [
     "PAPERS",
@@ -12,7 +12,9 @@ __all__ = [
     "Paper",
     "Reproduction",
     "Row",
-    "Task",
+    "TaskFinished",
     "TaskFolder",
+    "TaskStarted",
+    "TimeEstimated",
     "paper",
 ]

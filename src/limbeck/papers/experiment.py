@@ -1,4 +1,4 @@
-"""Experiments of a paper: tasks and rows."""
+"""Experiments of a paper: scales, rows of the table, folders of tasks, and subsets of data."""
 
 from __future__ import annotations
 
@@ -8,7 +8,10 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any, NamedTuple
 
-from limbeck.errors import LimbeckError
+import torch
+
+from limbeck.data import ArrayDataset, Dataset, DataSplits, subsample
+from limbeck.task_runner import Task
 
 Figures = Mapping[str, Any]
 """The results of a task by name: numbers, or other JSON values."""
@@ -102,31 +105,15 @@ class TaskFolder:
 
 
 @dataclass(frozen=True)
-class Task:
-    """A unit of work that runs once, in a process of one thread.
-
-    Attributes:
-        name: A unique name that is a path, such as ``mnist/teacher/seed-0``. Experiments can share a task.
-        work: A function of a `TaskFolder` that can be pickled (a module function or a partial of one). It saves what
-            other tasks need in its folder.
-        requires: The names of tasks that must finish first.
-        seconds: The estimated time on the reference machine of `limbeck.papers.machine_speed`.
-    """
-
-    name: str
-    work: Callable[[TaskFolder], Figures]
-    requires: tuple[str, ...] = ()
-    seconds: float | int = 1.0
-
-
-@dataclass(frozen=True)
 class Experiment:
     """An experiment of a paper.
 
     Attributes:
         name: The name for ``--only``.
         title: The question of the experiment, in one line.
-        tasks: Maps a scale to the tasks.
+        tasks: Maps a scale to the tasks. The function of a task takes a `TaskFolder`, saves there what other tasks
+            need, and returns `Figures`. The name of a task is its folder, such as ``mnist/teacher/seed-0``; its seconds
+            are those on the reference machine. Experiments can share a task.
         rows: Maps the scale and the results of all tasks to the rows of the table.
     """
 
@@ -136,26 +123,13 @@ class Experiment:
     rows: Callable[[ExperimentScale, Mapping[str, Figures]], Sequence[Row]]
 
 
-def merged(tasks: Sequence[Task]) -> dict[str, Task]:
-    """Merge tasks by name, in an order in which required tasks come first.
+def fewer(data: DataSplits, *, train: int, test: int) -> DataSplits:
+    """Take a fixed subset of a data set, in memory and numbered from 0."""
+    first, second = renumbered(subsample(data.train, train, seed=0)), renumbered(subsample(data.test, test, seed=0))
+    return DataSplits(data.name, first, second, data.preprocess, data.class_names)
 
-    Raises:
-        LimbeckError: If a required task does not exist, or tasks need each other in a cycle.
-    """
-    by_name = {task.name: task for task in tasks}
-    done: dict[str, Task] = {}
 
-    def add(name: str, above: tuple[str, ...]) -> None:
-        if name in above:
-            raise LimbeckError(f"The tasks {' -> '.join((*above, name))} need each other.")
-        if name not in by_name:
-            raise LimbeckError(f"The task {above[-1]!r} needs {name!r}, which is not a task.")
-        for need in by_name[name].requires:
-            if need not in done:
-                add(need, (*above, name))
-        done[name] = by_name[name]
-
-    for name in by_name:
-        if name not in done:
-            add(name, ())
-    return done
+def renumbered(part: Dataset) -> ArrayDataset:
+    """Copy some examples of a data set into memory, numbered from 0."""
+    batch = part.take(torch.arange(len(part)))
+    return ArrayDataset(batch.inputs, batch.labels, class_names=part.class_names)

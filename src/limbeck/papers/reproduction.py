@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from limbeck.atomic_io import write_text
 from limbeck.errors import LimbeckError, unknown_name_error
-from limbeck.papers.experiment import Experiment, ExperimentScale, Figures, Row, Task, merged
-from limbeck.papers.machine_speed import slowness
-from limbeck.papers.scheduler import Event, Scheduler
+from limbeck.papers.experiment import Experiment, ExperimentScale, Figures, Row
+from limbeck.papers.task_queue import Callback, TaskQueue, machine_slowness
+from limbeck.task_runner import sort_tasks
 
 PAPERS = ("hinton2015", "beyer2021")
-"""Packages in this folder with EXPERIMENTS and a TITLE."""
+"""Modules in this folder with EXPERIMENTS and a TITLE."""
 _SEEDS = {"quick": 1, "full": 3}
 
 
@@ -86,16 +87,18 @@ class Reproduction:
         self.scale = ExperimentScale(scale, tuple(range(count)))
         self.experiments = {n: e for n, e in self.paper.experiments.items() if not only or n in only}
         self.folder = Path(out) if out is not None else Path("runs") / name / scale
-        self.tasks = merged([task for experiment in self.experiments.values() for task in experiment.tasks(self.scale)])
+        self.tasks = sort_tasks(
+            [task for experiment in self.experiments.values() for task in experiment.tasks(self.scale)]
+        )
         _check_folder(self.folder, scale)
-        self._floor = Scheduler(self.folder, workers=min(cores, len(self.tasks)), slowness=slowness)
+        self._queue = TaskQueue(self.folder, workers=min(cores, len(self.tasks)), slowness=machine_slowness)
 
     @property
     def seconds(self) -> float:
         """Estimate the remaining time on this machine."""
-        return self._floor.estimate(self.tasks)
+        return self._queue.estimate(self.tasks)
 
-    def run(self, callback: Callable[[Event], None] = lambda _: None) -> dict[str, Any]:
+    def run(self, callback: Callback = lambda _: None) -> dict[str, Any]:
         """Run the remaining tasks and make the table.
 
         Args:
@@ -104,7 +107,7 @@ class Reproduction:
         Returns:
             ``{"paper", "scale", "experiments": {name: {"title", "rows": [...]}}}``, with rows from `Row.as_json`.
         """
-        results = self._floor.run(self.tasks, callback)
+        results = self._queue.run(self.tasks, callback)
         rows = {
             name: {"title": experiment.title, "rows": [row.as_json() for row in _rows(experiment, self.scale, results)]}
             for name, experiment in self.experiments.items()
@@ -137,7 +140,4 @@ def _check_folder(folder: Path, scale: str) -> None:
     if folder.is_dir() and any(folder.iterdir()):
         raise LimbeckError(f"{folder} is not empty and holds no reproduction; give another folder: --out.")
     folder.mkdir(parents=True, exist_ok=True)
-    file.write_text(json.dumps({"scale": scale}), encoding="utf-8")
-
-
-__all__ = ["PAPERS", "Event", "Paper", "Reproduction", "Task", "paper"]
+    write_text(json.dumps({"scale": scale}), file)

@@ -40,6 +40,7 @@ from limbeck.errors import LimbeckError
 from limbeck.events import Callback, Message, ignore_events
 from limbeck.job import Job, shared_path
 from limbeck.methods.card import SearchRange
+from limbeck.task_runner import check_backend
 from limbeck.teachers import Teacher
 
 
@@ -117,6 +118,7 @@ def _check(job: Job, trials: int) -> None:
         )
     job.check_user_methods()
     check_tracker(job)
+    check_backend(job.workers)
     open_fabric(precision=job.precision, devices=1)
 
 

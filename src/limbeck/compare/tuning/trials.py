@@ -8,7 +8,7 @@ import math
 import shutil
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,13 +24,13 @@ from limbeck.compare.teacher import steps_taken
 from limbeck.compare.trackers import with_trackers
 from limbeck.compare.tuning.search_space import Space, Values, with_values
 from limbeck.engine import StepReport
-from limbeck.errors import DivergedError, LimbeckWarning
+from limbeck.errors import DataError, DivergedError, LimbeckWarning
 from limbeck.events import Callback, TrialFinished, TrialsPlanned
 from limbeck.job import Job, arm_folder
 from limbeck.methods.card import SearchRange
 from limbeck.metrics import predict
 from limbeck.optional_imports import import_optional
-from limbeck.processes import run_in_processes
+from limbeck.task_runner import Task, run_tasks
 from limbeck.teachers import Teacher
 
 SEED = 1_000_000
@@ -118,16 +118,21 @@ def append_trial(place: Path, trial: Trial) -> None:
 
 def load_trials(place: Path) -> list[Trial]:
     """The arm's trials so far, in order; a line that a kill cut short does not count."""
+    trials, damaged = _read_trials(place)
+    if damaged:
+        message = f"{damaged} lines of {place / TRIALS} are damaged: these trials are run again."
+        warnings.warn(message, LimbeckWarning, stacklevel=2)
+    return trials
+
+
+def _read_trials(place: Path) -> tuple[list[Trial], int]:
     trials: list[Trial] = []
     lines = read_lines(place / TRIALS)
     for line in lines.values:
         trial = _trial(line)
         if trial is not None and trial.number == len(trials):
             trials.append(trial)
-    if lines.damaged:
-        message = f"{lines.damaged} lines of {place / TRIALS} are damaged: these trials are run again."
-        warnings.warn(message, LimbeckWarning, stacklevel=2)
-    return trials
+    return trials, lines.damaged
 
 
 def _trial(line: Mapping[str, Any]) -> Trial | None:
@@ -250,66 +255,49 @@ def all_trials(
     job: Job, spaces: Mapping[str, Space], starts: Mapping[str, Values], trials: int, out: Path,
     material: ComparisonData, teacher: Teacher, callback: Callback,
 ) -> dict[str, list[Trial]]:  # fmt: skip
-    """Every arm's trials, those that an earlier go has kept among them.
+    """Run every arm's trials that are not in its folder yet, and return all.
+
+    The trials of an arm follow each other, as a trial's values depend on the results before it. The arms take turns, so
+    that every arm of a search that was stopped has had as many.
 
     Args:
-        job: What is asked.
-        spaces: What is searched for each arm.
-        starts: Each arm's first values.
-        trials: How many for each.
-        out: The search's folder.
+        job: The job.
+        spaces: The search space of each arm.
+        starts: The first values of each arm.
+        trials: The number of trials of each arm.
+        out: The folder of the search.
         material: The data, without their test part.
-        teacher: Who teaches.
+        teacher: The teacher.
         callback: A function that receives each event.
     """
-    searches = {
-        arm: partial(_next, job, arm, spaces[arm], starts[arm], place_of(out, arm), material, teacher) for arm in spaces
-    }
     trials_by_arm = {arm: load_trials(place_of(out, arm))[:trials] for arm in spaces}
     callback(TrialsPlanned(trials * len(spaces)))
     for arm, done in trials_by_arm.items():
         for trial in done:
             callback(TrialFinished(arm, trial.number, trial.accuracy))
-    for arm, trial in _run_all(job, searches, trials_by_arm, trials, callback):
+    tasks: list[Task] = []
+    for arm, done in trials_by_arm.items():
+        for number in range(len(done), trials):
+            report = partial(_report_steps, callback, arm, number) if job.workers == 1 else None
+            function = partial(
+                _run_next, job, arm, number, spaces[arm], starts[arm], place_of(out, arm), material, teacher, report
+            )
+            requires = (f"{arm}, trial {number - 1}",) if number > len(done) else ()
+            tasks.append(Task(f"{arm}, trial {number}", function, requires))
+    for _, (arm, trial) in run_tasks(tasks, workers=job.workers):
         trials_by_arm[arm].append(trial)
         callback(TrialFinished(arm, trial.number, trial.accuracy))
     return trials_by_arm
 
 
-def _run_all(
-    job: Job,
-    searches: Mapping[str, Callable[..., Trial]],
-    trials_by_arm: Mapping[str, list[Trial]],
-    trials: int,
-    callback: Callback,
-) -> Iterator[tuple[str, Trial]]:
-    if job.workers == 1:
-        # Trial by trial, so that every arm of a search that was stopped has had as many.
-        for number in range(trials):
-            for arm, search in searches.items():
-                if len(trials_by_arm[arm]) == number:
-                    yield arm, search(trials_by_arm[arm], partial(_report_steps, callback, arm, number))
-        return
-    each = [(arm, search, trials_by_arm[arm], trials) for arm, search in searches.items()]
-    for arm, more in run_in_processes(_rest, each, workers=job.workers):
-        for trial in more:
-            yield arm, trial
-
-
-def _rest(arm: str, search: Callable[..., Trial], done: list[Trial], trials: int) -> tuple[str, list[Trial]]:
-    """All that is left of one arm's search, for a process beside others."""
-    more: list[Trial] = []
-    while len(done) + len(more) < trials:
-        more.append(search([*done, *more], None))
-    return arm, more
-
-
-def _next(
-    job: Job, arm: str, space: Space, start: Values, place: Path, material: ComparisonData, teacher: Teacher,
-    done: list[Trial], callback: Callable[[StepReport], None] | None,
-) -> Trial:  # fmt: skip
-    values = propose(arm, space, start, done)
-    return run_trial(job, arm, len(done), values, place, material, teacher, callback)
+def _run_next(
+    job: Job, arm: str, number: int, space: Space, start: Values, place: Path, material: ComparisonData,
+    teacher: Teacher, callback: Callable[[StepReport], None] | None,
+) -> tuple[str, Trial]:  # fmt: skip
+    done = _read_trials(place)[0][:number]
+    if len(done) < number:
+        raise DataError(f"{place / TRIALS} lost trial {len(done)} while the search ran: repeat the command.")
+    return arm, run_trial(job, arm, number, propose(arm, space, start, done), place, material, teacher, callback)
 
 
 def _report_steps(callback: Callback, arm: str, number: int, report: StepReport) -> None:

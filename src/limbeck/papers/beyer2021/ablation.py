@@ -16,9 +16,9 @@ from limbeck.methods import make
 from limbeck.metrics import predict
 from limbeck.models import Cnn, seeded
 from limbeck.papers.beyer2021.teacher_views import PIXELS, WAYS, stream, teacher_preprocess
-from limbeck.papers.experiment import Experiment, ExperimentScale, Figures, Row, Task, TaskFolder
-from limbeck.papers.subset import fewer, renumbered
+from limbeck.papers.experiment import Experiment, ExperimentScale, Figures, Row, TaskFolder, fewer, renumbered
 from limbeck.recipe import Optimizer, Recipe
+from limbeck.task_runner import Task
 from limbeck.teachers import ModelTeacher
 
 TRANSFER = 1000

@@ -18,9 +18,10 @@ from limbeck.methods import make
 from limbeck.methods.teachers.groups import confusion_groups
 from limbeck.methods.teachers.specialist_training import combined, training
 from limbeck.metrics import predict
-from limbeck.papers.experiment import Experiment, ExperimentScale, Figures, Row, Task, TaskFolder
+from limbeck.papers.experiment import Experiment, ExperimentScale, Figures, Row, TaskFolder
 from limbeck.papers.hinton2015.images import BATCH, CLASSES, FURTHER, GENERALIST, QUICK, make_loader, network, pictures
 from limbeck.recipe import Optimizer, Recipe
+from limbeck.task_runner import Task
 from limbeck.teachers import Groups, ModelTeacher, Specialists, TeacherContext, special_classes
 
 SPECIALISTS = 10
@@ -32,7 +33,7 @@ _EPOCHS, _OWN_EPOCHS = 40, 8
 _QUICK_EPOCHS = 2
 _EXAMPLES = 16_000
 _PER_SECOND = 4000
-"""Training examples per second and thread, on the reference machine of `limbeck.papers.machine_speed`."""
+"""Training examples per second and thread, on the reference machine of `limbeck.papers.task_queue.machine_slowness`."""
 _WEIGHTS, _SHOWN = "weights.safetensors", "shown.safetensors"
 
 

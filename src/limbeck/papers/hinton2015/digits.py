@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from limbeck.data import Dataset, DataSplits, NormalizeImages, ShuffledLoader, load_data
 from limbeck.metrics import predict
 from limbeck.models import Mlp, seeded
-from limbeck.papers.subset import fewer
+from limbeck.papers.experiment import fewer
 from limbeck.recipe import Optimizer
 
 CLASSES = 10

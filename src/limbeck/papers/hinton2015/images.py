@@ -10,7 +10,7 @@ from torch import nn
 
 from limbeck.data import Chain, Dataset, DataSplits, Flip, RandomShift, ShuffledLoader, load_data
 from limbeck.models import Cnn, seeded
-from limbeck.papers.subset import fewer
+from limbeck.papers.experiment import fewer
 from limbeck.recipe import Optimizer
 
 CLASSES = 100

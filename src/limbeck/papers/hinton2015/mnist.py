@@ -7,15 +7,16 @@ from dataclasses import replace
 from functools import partial
 from statistics import fmean
 
-from limbeck.papers.experiment import Experiment, ExperimentScale, Figures, Row, Task
+from limbeck.papers.experiment import Experiment, ExperimentScale, Figures, Row
 from limbeck.papers.hinton2015.training import MnistTraining, study, teach
+from limbeck.task_runner import Task
 
 TEMPERATURES = (1.0, 2.5, 4.0, 8.0, 20.0)
 WIDTHS = (8, 30, 100, 300, 800)
 _EPOCHS = {"alone": 40, "distilled": 60, "omit3": 60, "only78": 160, "temperature": 15}
 _QUICK_EPOCHS = 5
 _SECONDS_PER_EPOCH = {8: 1.0, 30: 1.2, 100: 1.4, 300: 2.4, 800: 5.5}
-"""Seconds per epoch of 60,000 images, on one thread of the reference machine of `limbeck.papers.machine_speed`."""
+"""Seconds per epoch of 60,000 images, on one thread of the reference machine (`task_queue.machine_slowness`)."""
 _TEACHER_SECONDS = 150 * 9.5
 
 

@@ -1,4 +1,4 @@
-"""Is a task another one when its code, its settings or what it needs are others?"""
+"""Tests of the hashes of tasks."""
 
 from __future__ import annotations
 
@@ -8,9 +8,7 @@ from functools import partial
 
 import pytest
 
-from limbeck.papers import Task
-from limbeck.papers.experiment import merged
-from limbeck.papers.task_hash import code, task_hash
+from limbeck.task_runner import Task, hash_code, hash_tasks, sort_tasks
 
 FILES = {
     "__init__": "",
@@ -36,7 +34,7 @@ def package(tmp_path, monkeypatch):
 def stamp(seed: int = 0, before: int = 0) -> str:
     do = importlib.import_module("papers2015.work").do
     tasks = [Task("first", partial(do, seed=before)), Task("second", partial(do, seed=seed), requires=("first",))]
-    return task_hash(merged(tasks))["second"]
+    return hash_tasks(sort_tasks(tasks))["second"]
 
 
 def test_settings_and_needs_are_part_of_it(package):
@@ -62,4 +60,4 @@ def test_the_code_of_others_is_not(package):
 def test_the_digits_are_those_of_the_digits_alone():
     from limbeck.papers.hinton2015 import speech, training
 
-    assert code(training.__name__) != code(speech.__name__)
+    assert hash_code(training.__name__) != hash_code(speech.__name__)
