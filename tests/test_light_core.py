@@ -61,10 +61,10 @@ once_more = lb.distill(student, stage, data, **options, resume=True).finish()
 assert once_more.finished and same_weights(once_more.student, run.student)
 assert len(lb.load_data("drawn_digits").train) == 797
 
-from limbeck.processes import run_in_processes
+from limbeck.task_runner import Task, run_tasks
 with warnings.catch_warnings(record=True) as notes:
     warnings.simplefilter("always")
-    assert list(run_in_processes(abs, [(-1,), (-2,)], workers=2)) == [1, 2]
+    assert [result for _, result in run_tasks([Task("a", int), Task("b", int)], workers=2)] == [0, 0]
 assert [note.category for note in notes] == [lb.LimbeckWarning]
 """
 
