@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from small_jobs import contents, refused
@@ -11,7 +13,8 @@ def test_export_speaks_json(limbeck, done, here):
     ended = limbeck("export", done[0] / "run", "--to", "onnx", "--out", here / "out", "--json")
     assert ended.code == 0, ended.err
     found = ended.result
-    assert list(found) == ["path", "bytes", "max_difference", "accuracy_before", "accuracy_after"]
+    assert list(found) == ["path", "arm", "bytes", "max_difference", "accuracy_before", "accuracy_after"]
+    assert found["arm"] == "distilled"
     assert found["path"] == str(here / "out" / "model.onnx")
     assert found["max_difference"] < 1e-4
     assert found["accuracy_before"] == found["accuracy_after"]
@@ -27,6 +30,7 @@ def test_export_is_read_in_a_terminal(limbeck, done, here):
     assert ended.code == 0, ended.err
     assert "out/model_int8.onnx" in ended.out
     assert "on 60 test examples" in ended.out
+    assert re.search(r"^  arm +distilled$", ended.out, re.M)
     assert "license: mit" in (here / "out" / "README.md").read_text()
     assert ended.err.startswith("Note: In 8 bits this student has ")
 
@@ -35,7 +39,7 @@ def test_8_bits_say_what_was_tried_and_how_fast_they_are(limbeck, done, here):
     ended = limbeck("export", done[0] / "run", "--to", "int8", "--out", here / "out", "--json")
     assert ended.code == 0, ended.err
     found = ended.result
-    assert list(found)[:5] == ["path", "bytes", "max_difference", "accuracy_before", "accuracy_after"]
+    assert list(found)[:6] == ["path", "arm", "bytes", "max_difference", "accuracy_before", "accuracy_after"]
     assert len(found["tried"]) == 6
     best = next(one for one in found["tried"] if one["method"] == found["calibration"]
                 and one["symmetric"] == found["symmetric"])  # fmt: skip
@@ -63,13 +67,23 @@ def test_cite(limbeck, done):
     assert found["entries"][0]["bibtex"] in ended.out
 
 
+def test_an_export_from_before_a_change_is_said_to_be_old(limbeck, job, here):
+    assert limbeck("distill", job, "--out", "run").code == 0
+    assert limbeck("export", "run", "--to", "folder").code == 0
+    same = limbeck("resume", "run", "--set", "seeds=1")
+    assert "run/export/folder" not in same.err
+    changed = limbeck("resume", "run", "--set", "budget.epochs=1")
+    assert changed.code == 0, changed.err
+    assert re.search(r"^Note: .*before this change.*run/export/folder", changed.err, re.M)
+
+
 class TestRefused:
     @pytest.mark.parametrize("command", [("cite",), ("export", "--to", "onnx")])
     def test_what_is_no_finished_run(self, limbeck, done, here, command):
         name, *rest = command
         refused(limbeck(name, "none", *rest), "no run at 'none'")
         (here / "some").mkdir()
-        refused(limbeck(name, "some", *rest), "not a run's folder")
+        refused(limbeck(name, "some", *rest), "not the folder of a run")
         (here / "some" / "run.json").write_text("{}")
         refused(limbeck(name, "some", *rest), "limbeck.export.to_onnx")
         refused(limbeck(name, done[0] / "run" / "arms", *rest), f"part of the run {done[0] / 'run'}")
@@ -90,9 +104,11 @@ class TestRefused:
     def test_a_place_that_is_taken(self, limbeck, done, here):
         (here / "mine").write_text("mine")
         before = contents(done[0] / "run")
-        refused(limbeck("export", done[0] / "run", "--to", "folder", "--out", here), "already holds something", "--out")
+        refused(limbeck("export", done[0] / "run", "--to", "folder", "--out", here), "--out: ", "not empty")
+        refused(limbeck("export", done[0] / "run", "--to", "folder", "--out", here / "mine"), "--out: ", "is a file")
+        refused(limbeck("export", done[0] / "run", "--to", "folder", "--raw", "--out", "x"), "--raw: ", "onnx and int8")
         refused(limbeck("export", done[0] / "run", "--to", "onxx"), "Did you mean 'onnx'")
-        refused(limbeck("export", done[0] / "run", "--to", "hf"), "no Hugging Face model", "--to onnx")
+        refused(limbeck("export", done[0] / "run", "--to", "hf"), "not a Hugging Face model", "--to onnx")
         assert contents(done[0] / "run") == before
         assert contents(here) == {"mine": b"mine"}
 

@@ -7,7 +7,7 @@ from typing import get_args
 
 import pytest
 
-from limbeck.cli.progress import ProgressCallback, ProgressLines
+from limbeck.cli.terminal import ProgressCallback, ProgressLines
 from limbeck.events import (
     ArmFinished,
     ArmsPlanned,

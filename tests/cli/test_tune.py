@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from limbeck.cli.tune import sparkline
+from limbeck.cli.experiments import sparkline
 from limbeck.compare.tuning import read_ranges
 from limbeck.job import make_job
 from small_jobs import refused, small_job, stopped

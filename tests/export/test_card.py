@@ -14,7 +14,7 @@ from export_runs import finished, front
 from limbeck.compare import run_job
 from limbeck.errors import LimbeckError
 from limbeck.export import export_run
-from limbeck.export.card import _column
+from limbeck.export.model_card import _column
 from limbeck.export.usage_snippet import _transformers
 from limbeck.job import make_job
 from searches import planted_search
@@ -38,7 +38,7 @@ def test_verdict_teacher_and_protocol(done, exports):
     verdict = json.loads((done / "result.json").read_text())["verdict"]["sentence"]
     assert f"**{verdict}**" in text
     assert "Teacher: mlp (hidden=[32])" in text.replace("\\", "")
-    assert "60 to test" in text
+    assert "60 test examples" in text
     assert "| **distilled** (this one) |" in text
     assert "@article{hinton2015distilling" in text
     assert "jacob2018" not in text
@@ -53,7 +53,7 @@ def test_no_path_of_this_machine(done, exports):
 def test_a_license(done, tmp_path):
     told, text = front(export_run(done, to="folder", out=tmp_path / "licensed", license="apache-2.0"))
     assert told["license"] == "apache-2.0"
-    assert "apache-2.0, as whoever exported it said" in text
+    assert "apache-2.0, as given at export" in text
 
 
 def test_budget_and_steps_where_all_arms_have_the_same(exports):
@@ -69,13 +69,13 @@ def test_budgets_steps_and_a_search_where_arms_differ(tmp_path):
     run = finished(tmp_path, arms=["student alone", "distilled"], budgets={"distilled": {"epochs": 1}})
     planted_search(run, tried={"student alone": 3, "distilled": 3}, used=False)
     _, text = front(export_run(run, to="folder"))
-    assert re.search(r"\n\* Budget: 2 epochs, .*; in place of that, distilled: epochs 1\.", text)
+    assert re.search(r"\n\* Budget: 2 epochs, .*; different for distilled: epochs 1\.", text)
     steps = re.search(r"\n\* Optimizer steps: student alone (\d+); distilled (\d+)\.", text)
     assert int(steps[1]) == 2 * int(steps[2])
     assert "* Settings: Equal effort: 3 settings tried for every arm, the baselines too" in text
-    assert "Not all that was found was used: student alone ran with lr 0.01 in place of 0.00" in text
+    assert "Some were not used: student alone ran with lr 0.01 in place of 0.00" in text
     (run / "tuned.json").write_text("[")
-    assert "a search whose record is damaged" in front(export_run(run, to="folder", out=tmp_path / "again"))[1]
+    assert "a search whose file is damaged" in front(export_run(run, to="folder", out=tmp_path / "again"))[1]
 
 
 def test_an_old_result_that_lacks_almost_everything(tmp_path):
@@ -86,12 +86,11 @@ def test_an_old_result_that_lacks_almost_everything(tmp_path):
 
 
 def test_a_tables_columns_are_told():
-    assert _column({"kind": "category", "name": "c", "values": ["x", "z"]}).startswith(
-        '"c", one of "x", "z", other (any other or none): a 1'
-    )
+    category = {"kind": "category", "name": "c", "values": ["x", "z"]}
+    assert _column(category) == '"c" one-hot, as one of "x", "z", other (also if missing)'
     number = {"kind": "number", "name": "a", "mean": 0.5, "std": 2.0}
-    assert _column({**number, "missing": False}) == '("a" - 0.5) / 2 or, without a number, 0'
-    assert _column({**number, "missing": True}).endswith('then 1 where "a" is missing, else 0')
+    assert _column({**number, "missing": False}) == '("a" - 0.5) / 2, or 0 if missing'
+    assert _column({**number, "missing": True}).endswith('then 1 if "a" is missing, else 0')
 
 
 def test_a_text_model_is_opened_with_its_tokenizer():
@@ -139,7 +138,7 @@ def test_hostile_names_command_nothing_anywhere_in_a_card(tmp_path):
     told = yaml.safe_load(first)
     assert set(told) <= {"license", "library_name", "pipeline_tag", "tags", "metrics", "model-index"}
     assert told["model-index"][0]["results"][0]["dataset"]["name"].endswith(".npz")
-    assert re.search(r"^% data x\\u202e ``` --- # <b>.*: cite whoever made it", text, flags=re.M)
+    assert re.search(r"^% data x\\u202e ``` --- # <b>.*: limbeck has no entry", text, flags=re.M)
 
 
 def test_other_labels_than_those_it_was_judged_on_are_no_check(tmp_path):

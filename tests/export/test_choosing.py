@@ -7,9 +7,8 @@ import torch
 
 import limbeck as lb
 from limbeck.errors import LimbeckError
-from limbeck.export import choose_int8, int8_search, predict_onnx, to_onnx
-from limbeck.export.int8 import Quantizer
-from limbeck.export.int8_search import QuantizationTrial, _best
+from limbeck.export import choose_int8, int8, predict_onnx, to_onnx
+from limbeck.export.int8 import QuantizationTrial, Quantizer, _best
 
 
 @pytest.fixture(scope="module")
@@ -91,13 +90,13 @@ def test_a_way_that_fails_does_not_stop_the_others(network, tmp_path, monkeypatc
 
 def test_a_way_that_answers_with_nan_is_right_about_nothing(network, tmp_path, monkeypatch):
     model, calibration, held_out, _ = network
-    real = int8_search.predict_onnx
+    real = int8.predict_onnx
 
     def predicted(path, inputs):
         found = real(path, inputs)
         return found if path == model else found * torch.nan
 
-    monkeypatch.setattr(int8_search, "predict_onnx", predicted)
+    monkeypatch.setattr(int8, "predict_onnx", predicted)
     zeros = torch.zeros(len(held_out), dtype=torch.int64)
     found = choose_int8(model, calibration, held_out, tmp_path / "a.onnx", labels=zeros, methods=["minmax"])
     assert [one.accuracy for one in found.tried] == [0.0, 0.0]
@@ -105,7 +104,7 @@ def test_a_way_that_answers_with_nan_is_right_about_nothing(network, tmp_path, m
 
 def test_no_way_at_all(network, tmp_path):
     model, calibration, held_out, _ = network
-    with pytest.raises(LimbeckError, match="No calibration"):
+    with pytest.raises(LimbeckError, match="methods is empty"):
         choose_int8(model, calibration, held_out, tmp_path / "int8.onnx", methods=[])
     with pytest.raises(LimbeckError, match="Did you mean 'entropy'"):
         choose_int8(model, calibration, held_out, tmp_path / "int8.onnx", methods=["entropi"])

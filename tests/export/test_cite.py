@@ -9,10 +9,11 @@ import torch
 import yaml
 
 import limbeck as lb
-from limbeck.cli.export import run_cite
+from limbeck.cli.results import run_cite
 from limbeck.errors import LimbeckError
-from limbeck.export import bibtex, bibtex_entries, cite
-from limbeck.export.cite import citations
+from limbeck.export import bibtex, cite
+from limbeck.export import citations as tables_of
+from limbeck.export.citations import _METRICS, _network, _papers, citations, read_entries
 from limbeck.export.finished_run import open_finished
 from limbeck.functional import kl_divergence
 from limbeck.job import MethodSettings, make_job
@@ -46,7 +47,7 @@ def test_a_run_as_it_is(done):
     assert not {"szegedy2016rethinking", "he2016deep", "lecun1998gradient"} & set(used(found))
     # Data of one's own have no entry that limbeck knows; it says so, and makes none up.
     assert [one.used for one in found if one.bibtex is None] == ["data blobs.npz"]
-    assert "% data blobs.npz: cite whoever made it" in bibtex(found)
+    assert "% data blobs.npz: limbeck has no entry" in bibtex(found)
 
 
 def test_what_was_used_is_cited_once(done):
@@ -86,16 +87,11 @@ def test_a_method_that_is_gone_is_no_error(done):
 
 
 def test_every_entry_is_whole():
-    tables = (
-        bibtex_entries.DATA,
-        bibtex_entries.VIEWS,
-        bibtex_entries.METRICS,
-        bibtex_entries.ALSO,
-        bibtex_entries.ENCODINGS,
-    )
-    entries = [entry for table in tables for entry in table.values()]
-    entries += [bibtex_entries.INT8, bibtex_entries.network("resnet8")]
-    for entry in (one for several in entries for one in re.split(r"\n(?=@)", several)):
+    tables = (tables_of.__dict__[name] for name in ("_DATA", "_TRANSFORMS", "_METRICS", "_EXTRA_METRICS", "_ENCODINGS"))
+    keys = {key for table in tables for keys in table.values() for key in keys.split()}
+    keys |= {tables_of._INT8, "he2016deep", "sanh2019distilbert"}
+    assert keys == set(_papers())
+    for entry in _papers().values():
         assert ENTRY.fullmatch(entry), entry
         assert entry.count("{") == entry.count("}")
         assert "year = {" in entry
@@ -109,7 +105,7 @@ def test_the_entry_of_every_card_is_whole():
 @pytest.mark.parametrize("name", METRICS)
 def test_a_measure_cites_whom_it_names_as_its_source(name):
     named = re.findall(r"(?:Source: |; )([A-Z][a-z]+)(?:,| et al)", " ".join((METRICS[name].__doc__ or "").split()))
-    cited = re.findall(r"author = \{(\w+)", bibtex_entries.METRICS.get(name, ""))
+    cited = re.findall(r"author = \{(\w+)", read_entries(_METRICS.get(name, "")))
     assert cited == named
 
 
@@ -117,15 +113,15 @@ def test_what_was_measured_besides_is_cited(done):
     run = open_finished(done)
     assert "hendrycks2019benchmarking" not in used(citations(run))
     found = used(citations(run._replace(result={**run.result, "cka": {}, "corruptions": {}})))
-    assert found["kornblith2019similarity"] == found["nguyen2021wide"] == "measure cka"
-    assert found["hendrycks2019benchmarking"] == "measure corruptions"
-    assert found["lukasik2022teachers"] == "measure agreement_where_teacher_wrong, measure worst_class_accuracy"
+    assert found["kornblith2019similarity"] == found["nguyen2021wide"] == "metric cka"
+    assert found["hendrycks2019benchmarking"] == "metric corruptions"
+    assert found["lukasik2022teachers"] == "metric agreement_where_teacher_wrong, metric worst_class_accuracy"
 
 
 @pytest.mark.parametrize("name", ["resnet8", "resnet110"])
 def test_networks(name):
-    assert "he2016deep" in (bibtex_entries.network(name) or "")
-    assert bibtex_entries.network("resnetish") is None
+    assert "he2016deep" in (_network(name) or "")
+    assert _network("resnetish") is None
 
 
 def test_no_run(tmp_path):

@@ -9,8 +9,8 @@ import torch
 
 from export_runs import front
 from limbeck.export import export_run, formats
+from limbeck.export.int8 import QuantizationChoice, QuantizationTrial
 from limbeck.export.int8_report import LatencyPair, QuantizationReport, benchmark_pair
-from limbeck.export.int8_search import QuantizationChoice, QuantizationTrial
 
 BEST = QuantizationTrial("entropy", True, 0.9, 0.01)
 CHOICE = QuantizationChoice(BEST, (QuantizationTrial("minmax", True, 0.88, 0.02), BEST), 512, 2000)
@@ -48,7 +48,7 @@ def notes(done, tmp_path):
     assert {note for note in found.notes if "To ship" not in note} <= set(
         front(found)[1].replace("\n* ", "\n").splitlines()
     )
-    return found, [note for note in found.notes if "times fewer" not in note and "To ship" not in note]
+    return found, [note for note in found.notes if "times smaller" not in note and "To ship" not in note]
 
 
 def test_a_slower_file_is_said_to_be_slower(done, tmp_path, monkeypatch):
@@ -73,7 +73,7 @@ def test_a_file_that_is_worse_is_said_to_be_worse(done, tmp_path, monkeypatch):
     found, (note,) = notes(done, tmp_path)
     lost = 100 * (found.accuracy_before - found.accuracy_after)
     assert lost > 20
-    assert note == f"8 bits cost {lost:.1f} points of accuracy on 60 test examples, more than 1: ship the float32 file (--to onnx)."  # fmt: skip # noqa: E501
+    assert note == f"8 bits cost {lost:.1f} points of accuracy on 60 test examples, which is more than 1; the float32 file (--to onnx) is better."  # fmt: skip # noqa: E501
 
 
 @pytest.mark.parametrize(
@@ -83,7 +83,7 @@ def test_a_file_that_is_worse_is_said_to_be_worse(done, tmp_path, monkeypatch):
         (1999, 0.9, 1.0, ["1,000 bytes instead of 1,999"]),
         (2000, 0.889, 1.0, ["1.1 points of accuracy on 500"]),
         (2000, 0.9, 1.06, ["1.06 times as long for one example"]),
-        (1000, 0.5, 3.0, ["not 2 times fewer", "40.0 points", "slower"]),
+        (1000, 0.5, 3.0, ["less than 2 times smaller", "40.0 points", "slower"]),
     ],
 )
 def test_from_where_on_it_is_said(full, after, ratio, said):
@@ -124,7 +124,7 @@ def test_what_was_tried_is_in_json_and_on_the_card(done, tmp_path):
     assert told["judged_on"] == 15
     for trial in found.eight.choice.tried:
         assert f"{trial}: {100 * trial.accuracy:.2f} %, KL {trial.kl:.2g} nats" in text
-    assert f"Calibration: {found.eight.choice.best}, on 135 training examples; weights by channel. Chosen of 6 ways on 15 " in text  # fmt: skip # noqa: E501
+    assert f"Calibration: {found.eight.choice.best}, on 135 training examples; weights per channel. Best of 6 on 15 " in text  # fmt: skip # noqa: E501
     assert "Median time on one CPU thread" in text
 
 

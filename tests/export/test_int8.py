@@ -100,7 +100,7 @@ def test_what_the_file_says_of_itself_stays(wide):
 
 def test_too_few_examples(wide):
     folder, inputs = wide
-    with pytest.raises(LimbeckError, match="16 real examples or more; got 3"):
+    with pytest.raises(LimbeckError, match="at least 16 real examples; got 3"):
         to_int8(folder / "model.onnx", inputs[:3], folder / "few.onnx")
     assert not (folder / "few.onnx").exists()
 

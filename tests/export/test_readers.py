@@ -247,7 +247,7 @@ def test_texts(tmp_path, to):
 
 def test_what_cannot_be_read_is_refused(tmp_path, done):
     lb.save(torch.nn.Linear(2, 2), tmp_path / "own", metadata={"input_shape": [2]})
-    with pytest.raises(LimbeckError, match="class of your own"):
+    with pytest.raises(LimbeckError, match="your own class"):
         write_reader(tmp_path / "own")
     with pytest.raises(LimbeckError, match="student has no table encoding"):
         lb.load_encoding(done / "student")

@@ -7,8 +7,7 @@ from typing import Annotated
 import typer
 
 from limbeck.cli.cache import cache
-from limbeck.cli.options import DataName, Json, Out, PrintJob, Settings, TeacherName
-from limbeck.cli.terminal import CommandGroup
+from limbeck.cli.options import CommandGroup, DataName, Json, Out, PrintJob, Settings, TeacherName
 from limbeck.consent import TRUST
 from limbeck.errors import LimbeckError
 
@@ -152,7 +151,7 @@ def tune(
 
     If it is interrupted, the same command continues.
     """
-    from limbeck.cli.tune import run_tune
+    from limbeck.cli.experiments import run_tune
 
     flags = {"methods": methods, "teacher": teacher, "student": student, "data": data, "out": out}
     run_tune(job, flags, settings or [], ranges or [], trials=trials, as_json=as_json)
@@ -215,7 +214,7 @@ def export(
 
     Add --trust if the job uses Python files of yours.
     """
-    from limbeck.cli.export import run_export
+    from limbeck.cli.results import run_export
 
     run_export(run, to=to, arm=arm, out=out, raw=raw, license=license, calibration=calibration, as_json=as_json)
 
@@ -226,7 +225,7 @@ def cite(run: Annotated[str, typer.Argument(help="The folder of a finished run."
 
     Add --trust if the job uses Python files of yours.
     """
-    from limbeck.cli.export import run_cite
+    from limbeck.cli.results import run_cite
 
     run_cite(run, as_json=as_json)
 
@@ -245,7 +244,7 @@ def report(
     as_json: Json = False,
 ) -> None:
     """Write an HTML report about one run, or about several runs on the same data."""
-    from limbeck.cli.report import run_report
+    from limbeck.cli.results import run_report
 
     run_report(runs, out=out, as_json=as_json)
 
@@ -320,7 +319,7 @@ def papers(
 
     If it is interrupted, the same command continues.
     """
-    from limbeck.cli.papers import run_papers
+    from limbeck.cli.experiments import run_papers
 
     run_papers(paper, only=only or [], scale=scale, seeds=seeds, out=out, workers=workers, as_json=as_json)
 

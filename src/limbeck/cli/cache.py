@@ -12,9 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from limbeck.cli.options import DataName, Json, Settings, TeacherName
-from limbeck.cli.progress import ProgressCallback, duration, print_message
-from limbeck.cli.terminal import CommandGroup
+from limbeck.cli.options import CommandGroup, DataName, Json, Settings, TeacherName
+from limbeck.cli.terminal import ProgressCallback, duration, print_message
 from limbeck.errors import LimbeckError
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from limbeck.cli.progress import print_message
+from limbeck.cli.terminal import print_message
 
 if TYPE_CHECKING:
     from limbeck.doctor import Finding

@@ -9,7 +9,7 @@ from pathlib import Path
 from shlex import quote
 from typing import TYPE_CHECKING, Any
 
-from limbeck.cli.progress import ProgressCallback, print_message
+from limbeck.cli.terminal import ProgressCallback, print_message
 from limbeck.consent import TRUST
 from limbeck.errors import LimbeckError, printable
 from limbeck.optional_imports import install_command, is_installed
@@ -113,7 +113,29 @@ def run_resume(run: str, settings: Sequence[str] = (), *, as_json: bool) -> None
     changed = with_settings(dict(read_run_job(folder)), settings)
     if any(setting.partition("=")[0].strip() == "out" for setting in settings):
         raise LimbeckError(f"A resumed run stays in its folder. Move the folder {run} and type its new path.")
+    before = _student_hash(folder)
     _run(make_job({**changed, "out": run}), as_json=as_json, resume=True, change=bool(settings))
+    if settings and before not in (None, _student_hash(folder)):
+        _note_stale_exports(folder)
+
+
+def _student_hash(run: Path) -> str | None:
+    """The hash of the weights that the run recommends; None if there are none yet."""
+    from limbeck.models import is_student_folder, read_config
+
+    return str(read_config(run / "student")["sha256"]) if is_student_folder(run / "student") else None
+
+
+def _note_stale_exports(run: Path) -> None:
+    """Say which exports were made from the student before the change."""
+    exports = sorted(path for path in (run / "export").glob("*") if path.is_dir() and not path.name.startswith("."))
+    if exports:
+        old = ", ".join(map(str, exports))
+        print_message(
+            f"Note: exported before this change, so not from the present student: {old}. Delete what you want to "
+            "replace, and repeat `limbeck export`.",
+            to_error=True,
+        )
 
 
 def _read_finished(folder: Path) -> dict[str, Any]:

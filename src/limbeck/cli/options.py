@@ -1,10 +1,13 @@
-"""Options shared by several commands."""
+"""Options and classes shared by the commands of typer."""
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperCommand
+
+from limbeck.cli.terminal import printable_output
 
 Json = Annotated[
     bool, typer.Option("--json", help="Print one JSON object to standard output; messages go to standard error.")
@@ -28,3 +31,20 @@ Settings = Annotated[
 ]
 
 PrintJob = Annotated[bool, typer.Option("--print-job", help="Print the resulting job file and exit.")]
+
+
+class PrintableCommand(TyperCommand):
+    """A command whose output is escaped. Its help text needs no escaping and is printed before."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command."""
+        with printable_output():
+            return super().invoke(ctx)
+
+
+class CommandGroup(typer.Typer):
+    """A group of commands whose output is escaped."""
+
+    def command(self, name: str | None = None, **options: Any) -> Any:
+        """Register a `PrintableCommand`; otherwise as `typer.Typer.command`."""
+        return super().command(name, **{"cls": PrintableCommand, **options})

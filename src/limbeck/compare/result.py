@@ -19,7 +19,7 @@ from limbeck.compare.run_storage import seed_folder
 from limbeck.compare.teacher import unknown_sizes
 from limbeck.compare.verdict import Results, compare_results, judge, set_beside
 from limbeck.engine import open_fabric
-from limbeck.export.finished_run import FinishedRun, rebuild_combined_student
+from limbeck.export.finished_run import FinishedRun, rebuild_student
 from limbeck.job import Job, MethodSettings, plain_name
 from limbeck.methods import method
 from limbeck.metrics import Cost, Predictions, cost_in_full, cost_of, predict
@@ -283,7 +283,7 @@ def load_student(job: Job, material: ComparisonData, arm: str, seed: int) -> nn.
     student = folder / "student"
     config, result = read_config(student), {"data": {"classes": material.classes}}
     run = FinishedRun(folder, job, result, student, config["model"], config["metadata"])
-    return rebuild_combined_student(run, material.data).to(first_device(job)).eval()
+    return rebuild_student(run, material.data).to(first_device(job)).eval()
 
 
 def first_device(job: Job) -> torch.device:

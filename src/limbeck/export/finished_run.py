@@ -1,4 +1,4 @@
-"""A finished run opened, and the module that it ships."""
+"""A finished run, and the module that is exported from it."""
 
 from __future__ import annotations
 
@@ -34,15 +34,15 @@ from limbeck.teachers import Ensemble, ModelTeacher, Teacher
 
 
 class FinishedRun(NamedTuple):
-    """A job that is done.
+    """A finished run.
 
     Attributes:
-        folder: Where it lies.
-        job: What was asked.
-        result: What came of it; old results lack keys.
+        folder: Its folder.
+        job: Its job.
+        result: Its result; results of earlier versions lack keys.
         student: The folder of the student that is exported.
-        model_config: What that folder says that it is: a reference network, or a class.
-        metadata: What it says besides: class names, reads, arm, method.
+        model_config: The description of the model in that folder: a reference network, or a class.
+        metadata: The other entries there: class names, preprocessing, arm, method.
     """
 
     folder: Path
@@ -54,33 +54,33 @@ class FinishedRun(NamedTuple):
 
     @property
     def method(self) -> MethodSettings | None:
-        """The method that the student learnt by."""
+        """The method that trained the student; None for a student that was trained without a method."""
         return self.job.method_arms.get(str(self.metadata.get("arm")))
 
     def data(self) -> DataSplits:
-        """The job's data.
+        """Load the job's data.
 
         Raises:
-            LimbeckError: If they are gone, or no longer those that the run was judged on.
+            LimbeckError: If they are missing, or are not the data on which the run was judged.
         """
         with silenced():
             data = load_data(self.job.data)
         before = self.result.get("data", {}).get("test")
         if before is not None and before != len(data.test):
             raise DataError(
-                f"{data.name} has {len(data.test)} test examples, and had {before} when {self.folder} was judged on "
-                "it: an export would be checked on other data."
+                f"{data.name} has {len(data.test)} test examples, but had {before} when {self.folder} was judged, so "
+                "an export would be checked on other data."
             )
         labels, saved = data.test.labels, self._saved_labels()
         if labels is not None and saved is not None and not torch.equal(labels.flatten().long(), saved):
             raise DataError(
-                f"{data.name} has other test labels than when {self.folder} was judged on it: an export would be "
-                "checked on other data."
+                f"{data.name} has other test labels than when {self.folder} was judged, so an export would be checked "
+                "on other data."
             )
         return data
 
     def _saved_labels(self) -> Tensor | None:
-        """The test labels that the run was judged on; None where its file of them is gone, damaged, or an old one."""
+        """The test labels of the run; None if the file is missing, damaged, or of an earlier version."""
         try:
             labels = load_tensors(self.folder / "teacher" / "answers.safetensors").get("test_labels")
         except DataError:
@@ -89,14 +89,14 @@ class FinishedRun(NamedTuple):
 
 
 def open_finished(run: str | Path, *, arm: str | None = None) -> FinishedRun:
-    """A finished run's folder.
+    """Open the folder of a finished run.
 
     Args:
-        run: Where it lies.
-        arm: Whose student is meant, that of its first seed; if None, the one that the run ships.
+        run: The folder.
+        arm: The arm whose student (of the first seed) is meant; if None, the one that the run recommends.
 
     Raises:
-        LimbeckError: If there is none, it is not finished, or it holds no such student; with what to type.
+        LimbeckError: If there is no run, it is not finished, or has no such student. The message says what to type.
     """
     folder = Path(run)
     if not folder.is_dir():
@@ -106,11 +106,11 @@ def open_finished(run: str | Path, *, arm: str | None = None) -> FinishedRun:
         raise LimbeckError(_no_job(folder))
     job = make_job({**read_run_job(folder), "out": str(folder)})
     if not (folder / "result.json").is_file():
-        raise LimbeckError(f"{folder} is not finished: `limbeck resume {quote(str(folder))}` goes on.")
+        raise LimbeckError(f"{folder} is not finished. To continue: `limbeck resume {quote(str(folder))}`.")
     if not is_student_folder(folder / "student"):
         raise LimbeckError(
-            f"{folder} holds no student that could be shipped: {folder / 'student'} is missing or damaged. Run "
-            f"`limbeck distill {quote(str(folder / 'job.yaml'))} --out NEW` again."
+            f"{folder} has no student to export: {folder / 'student'} is missing or damaged. Run the job again: "
+            f"`limbeck distill {quote(str(folder / 'job.yaml'))} --out NEW`."
         )
     result = read_result(folder, arms=False)
     student = folder / "student" if arm is None else _student_of(folder, arm, result)
@@ -124,40 +124,40 @@ def _student_of(folder: Path, arm: str, result: dict[str, Any]) -> Path:
         return folder / "student"
     arms = [name for name, row in result["arms"].items() if row.get("role") not in ("teacher", "member")]
     if arm not in arms:
-        raise unknown_name_error(f"arm of {folder}", arm, arms)
-    folders = arm_folder(folder, arm) / "seed-0" / "student"
-    if not is_student_folder(folders):
-        raise LimbeckError(f"{folder} keeps no student of its arm {arm!r}: {folders} is missing or damaged.")
-    return folders
+        raise unknown_name_error(f"arm of {folder}", arm, arms, argument="arm")
+    student = arm_folder(folder, arm) / "seed-0" / "student"
+    if not is_student_folder(student):
+        raise LimbeckError(f"{folder} has no student of the arm {arm!r}: {student} is missing or damaged.")
+    return student
 
 
 def open_student(run: str | Path, *, arm: str | None = None) -> nn.Module:
-    """The student of a finished run, as its job builds it: also one that a method has put together of several modules.
+    """Load the student of a finished run, also one that a method combines from several modules.
 
-    Files that the job names are run, as `limbeck resume` runs them.
+    Python files that the job names are run, as by `limbeck resume`.
 
     Args:
-        run: The run's folder.
-        arm: Whose student, of its first seed; by default the one that the run ships.
+        run: The folder of the run.
+        arm: The arm whose student (of the first seed) is loaded; by default the one that the run recommends.
 
     Raises:
-        LimbeckError: If it is no finished run, its data are gone, or it cannot be made again.
+        LimbeckError: If the run is not finished, its data are missing, or the student cannot be built again.
 
     Example:
         >>> # open_student("runs/hinton")
     """
     done = open_finished(run, arm=arm)
-    return rebuild_combined_student(done, done.data())
+    return rebuild_student(done, done.data())
 
 
-def rebuild_combined_student(run: FinishedRun, data: DataSplits) -> nn.Module:
-    """The module that is exported, plain and with its weights, on the CPU in eval mode.
+def rebuild_student(run: FinishedRun, data: DataSplits) -> nn.Module:
+    """Build the module that is exported, with its weights, on the CPU in eval mode.
 
-    What the method's recipe ships is made again as the run made it, learned heads included, and takes the weights of
-    the student's folder. Files that the job names (``my.py:build``) are run, as `limbeck resume` runs them.
+    The module that the method's recipe ships is built as the run built it, learned heads included, and gets the weights
+    of the student's folder. Files that the job names (``my.py:build``) are run, as by `limbeck resume`.
 
     Raises:
-        LimbeckError: If it cannot be made again, with the line to type in Python.
+        LimbeckError: If it cannot be built again. The message has the lines to type in Python.
     """
     if loads_without_code(read_config(run.student)):
         return load(run.student)
@@ -169,7 +169,7 @@ def rebuild_combined_student(run: FinishedRun, data: DataSplits) -> nn.Module:
         if named.is_shallow:
             model: nn.Module = shallow(open_settings(run.job.teacher), **named.arguments)
             return model
-        # Its weights come from the run's folder: none are fetched for it.
+        # The weights come from the run's folder, so pretrained ones need not be downloaded.
         plain = {"pretrained": False} if named.model.startswith("timm:") else {}
         return open_model(named.model, input_shape=shape, classes=classes, seed=0, **{**named.arguments, **plain})
 
@@ -180,9 +180,8 @@ def rebuild_combined_student(run: FinishedRun, data: DataSplits) -> nn.Module:
         whole = _build_combined(run, data, student, open_settings)
         if whole is None:
             raise LimbeckError(
-                f"{run.student} contains a {run.model_config.get('class')}, and {run.job.student.model} builds another "
-                f"module: {error} "
-                f"In Python: model = limbeck.load({str(run.student)!r}, build=build), then "
+                f"{run.student} contains a {run.model_config.get('class')}, but {run.job.student.model} builds another "
+                f"module: {error} In Python, type model = limbeck.load({str(run.student)!r}, build=build), then "
                 "limbeck.export.to_onnx(model, inputs, 'model.onnx')."
             ) from error
     return load(run.student, build=lambda: whole)
@@ -191,7 +190,7 @@ def rebuild_combined_student(run: FinishedRun, data: DataSplits) -> nn.Module:
 def _build_combined(
     run: FinishedRun, data: DataSplits, student: nn.Module, open_settings: Callable[[ModelSettings], nn.Module]
 ) -> nn.Module | None:
-    """What the recipe of the run's method builds to be shipped, without its weights; None if that is a plain name."""
+    """Build the module that the method's recipe ships, without its weights; None if it ships the plain student."""
     job, arm = run.job, str(run.metadata.get("arm"))
     settings = job.method if arm == "shuffled teacher" else run.method
     if settings is None:
@@ -202,7 +201,7 @@ def _build_combined(
         return None
     models = RunModels({"student": student}, recipe.makes, seed=0)
     train, _ = train_and_development(job, data)
-    # A maker may look at the run's data, for the shapes of what it builds.
+    # A function in `makes` may look at the run's data, for the shapes of what it builds.
     loader = train_loader(train, job.budget_of(arm), seed=0, cache=job.cache, mixed=True)
     models.context = RunContext(loader, data.preprocess, torch.device("cpu"))
     if isinstance(recipe.ship, str):
@@ -211,7 +210,7 @@ def _build_combined(
 
 
 def _teacher(job: Job, open_settings: Callable[[ModelSettings], nn.Module]) -> Teacher:
-    """The job's teacher, without the weights that it has learnt in the run."""
+    """The job's teacher, without trained weights."""
     folder = Path(job.teacher.model.rpartition("@")[2])
     settings = read_config(folder)["metadata"].get("preprocess") if is_student_folder(folder) else None
     members = [
@@ -222,18 +221,18 @@ def _teacher(job: Job, open_settings: Callable[[ModelSettings], nn.Module]) -> T
 
 
 def _no_job(folder: Path) -> str:
-    """What a folder without a job is, and what to type then."""
+    """Say what a folder without a job is, and what to type."""
     whole = next((one for one in folder.resolve().parents if is_run(one)), None)
     if whole is not None:
-        return f"{folder} is a part of the run {whole}; give that: {quote(str(whole))}."
+        return f"{folder} is a part of the run {whole}. Type the path of the run: {quote(str(whole))}."
     if (folder / "run.json").is_file():
         return (
-            f"{folder} was made in Python, and only your script knows its data: there, type "
+            f"{folder} was written by a Python script, and only that script knows the data. Add to it: "
             "limbeck.export.to_onnx(run.student, inputs, 'model.onnx'), or to_int8, to_folder or to_hf."
         )
     if is_student_folder(folder):
         return (
-            f"{folder} is a student's folder, not a run's: in Python, type limbeck.export.to_onnx(limbeck.load("
+            f"{folder} is the folder of a student, not of a run. In Python, type limbeck.export.to_onnx(limbeck.load("
             f"{str(folder)!r}), inputs, 'model.onnx')."
         )
-    return f"{folder} is not a run's folder: it holds no job.yaml."
+    return f"{folder} is not the folder of a run: it has no job.yaml."

@@ -1,4 +1,4 @@
-"""A student as a folder for limbeck or for transformers."""
+"""A student as a folder for `limbeck.load` or for transformers."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any
 from torch import nn
 
 from limbeck.atomic_io import new_partial_folder
-from limbeck.errors import LimbeckError
+from limbeck.errors import ArgumentError, LimbeckError
 from limbeck.export.onnx_session import silence_logging
 from limbeck.models import fingerprint, get_description, read_config, save
 from limbeck.models.adapters import merge_adapters
@@ -24,15 +24,15 @@ def to_folder(model: nn.Module, path: str | Path, *, metadata: Mapping[str, Any]
     """Write a module as a folder that `limbeck.load` opens: safetensors and a description, no code.
 
     Args:
-        model: The plain module: what it is, not what it was trained in.
+        model: The plain module, without wrappers of a training loop.
         path: A folder that is new or empty.
-        metadata: JSON values to keep with it, such as the class names; by default as for `limbeck.save`.
+        metadata: JSON values that are saved with it, such as the class names; by default as for `limbeck.save`.
 
     Returns:
         The folder.
 
     Raises:
-        LimbeckError: If the folder holds something, or what was written is not what the module holds.
+        LimbeckError: If the folder is not empty, or the written weights differ from the module's.
 
     Example:
         >>> import tempfile
@@ -43,28 +43,27 @@ def to_folder(model: nn.Module, path: str | Path, *, metadata: Mapping[str, Any]
     plain = merge_adapters(unwrap_compiled(model))
     save(model, path, metadata=metadata)
     if read_config(path)["sha256"] != fingerprint(plain):
-        raise LimbeckError(f"{path} does not hold the weights that were written to it: is the disk sound?")
+        raise LimbeckError(f"The weights in {path} differ from those that were written. The disk may be damaged.")
     return path
 
 
 def to_hf(
     model: nn.Module, path: str | Path, *, class_names: Sequence[str] | None = None, tokenizer: Any = None
 ) -> Path:
-    """Write a Hugging Face model as the folder that its own ``from_pretrained`` opens.
+    """Write a Hugging Face model as a folder that its own ``from_pretrained`` opens.
 
     Args:
-        model: A model of transformers, such as a ``BertForSequenceClassification``; it is left as it was. An adapter
-            of peft is merged into the weights that are written.
+        model: A model of transformers, such as a ``BertForSequenceClassification``; it is not changed. The adapter of
+            a peft model is merged into the written weights.
         path: A folder that is new or empty.
-        class_names: What its outputs are called, for ``config.id2label``.
-        tokenizer: Anything with ``save_pretrained``, to be put beside it: a tokenizer, an image processor.
+        class_names: The names of its outputs, for ``config.id2label``.
+        tokenizer: An object with ``save_pretrained`` that is saved too: a tokenizer, an image processor.
 
     Returns:
         The folder.
 
     Raises:
-        LimbeckError: If the model is none of transformers (the sentence says what to use), or the folder holds
-            something.
+        LimbeckError: If it is not a model of transformers (the message says what to use), or the folder is not empty.
 
     Example:
         >>> # to_hf(student, "student-hf"); AutoModelForSequenceClassification.from_pretrained("student-hf")
@@ -92,57 +91,61 @@ def to_hf(
 
 
 def check_hf(model: nn.Module) -> None:
-    """Refuse what stock ``from_pretrained`` could not open.
+    """Check that ``from_pretrained`` of transformers can open the model.
 
     Raises:
-        LimbeckError: Saying why, and what to use instead.
+        LimbeckError: With the reason, and what to use instead.
     """
     kind = type(unwrap_compiled(model))
-    instead = "Type --to onnx, which opens anywhere, or --to folder, for limbeck.load."
+    instead = "Use --to onnx, which runs anywhere, or --to folder, for limbeck.load."
     if not any(base.__module__ == "transformers.modeling_utils" for base in kind.__mro__):
         raise LimbeckError(
-            f"{kind.__name__} is no Hugging Face model, so transformers has no class to open it with and "
-            f"from_pretrained would fail. {instead}"
+            f"{kind.__name__} is not a Hugging Face model, so from_pretrained has no class to open it with. {instead}"
         )
     if not kind.__module__.startswith("transformers."):
         raise LimbeckError(
-            f"{kind.__name__} is a class of your own that derives from a Hugging Face model; stock from_pretrained has "
-            f"no code for it. {instead}"
+            f"{kind.__name__} is your own subclass of a Hugging Face model, whose code from_pretrained does not have. "
+            f"{instead}"
         )
 
 
 def reopen_hf(path: Path) -> nn.Module:
-    """The model in a folder that `to_hf` wrote, opened as a stranger would, by the class that its config names.
+    """Open a folder that `to_hf` wrote, with the class that its ``config.json`` names.
 
     Raises:
-        LimbeckError: If stock ``from_pretrained`` does not open it, or leaves weights out.
+        LimbeckError: If ``from_pretrained`` cannot open it, or leaves weights out.
     """
     import transformers
 
-    named = json.loads((path / "config.json").read_text(encoding="utf-8")).get("architectures") or [None]
-    kind = getattr(transformers, str(named[0]), None)
+    names = json.loads((path / "config.json").read_text(encoding="utf-8")).get("architectures") or [None]
+    kind = getattr(transformers, str(names[0]), None)  # versions of transformers have different classes
     if kind is None:
-        raise LimbeckError(f"{path / 'config.json'} names {named[0]!r}, which transformers does not have.")
+        raise LimbeckError(f"{path / 'config.json'} names {names[0]!r}, which transformers does not have.")
     with silence_logging():  # its progress bars
         model, info = kind.from_pretrained(path, output_loading_info=True)
     lacking = sorted({*info["missing_keys"], *info["unexpected_keys"]})
     if lacking:
-        raise LimbeckError(f"{path} was opened by from_pretrained with other weights: {', '.join(lacking[:5])}.")
+        raise LimbeckError(f"from_pretrained opened {path} with other weights: {', '.join(lacking[:5])}.")
     reopened: nn.Module = model.eval()
     return reopened
 
 
-def check_free_path(path: str | Path) -> Path:
-    """A path that nothing is at, or an empty folder.
+def check_free_path(path: str | Path, *, argument: str = "path") -> Path:
+    """Return the path if nothing is there, or an empty folder.
+
+    Args:
+        path: The path of a folder to write.
+        argument: The name of the caller's argument, for the message.
 
     Raises:
-        LimbeckError: If there is something, which is left alone.
+        ArgumentError: If there is something, which is not changed.
     """
     path = Path(path)
     if path.exists() and not path.is_dir():
-        raise LimbeckError(f"{path} is a file, and an export is a folder; choose another with --out (path=...).")
+        raise ArgumentError(f"{path} is a file, but an export is a folder. Choose another folder.", argument=argument)
     if path.exists() and any(path.iterdir()):
-        raise LimbeckError(
-            f"{path} already holds something, which is left alone; choose another with --out (path=...)."
+        raise ArgumentError(
+            f"{path} is not empty, and nothing in it is changed. Choose another folder, or delete it.",
+            argument=argument,
         )
     return path

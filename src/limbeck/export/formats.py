@@ -1,4 +1,4 @@
-"""The export formats, and the outputs of each."""
+"""The export formats: how each is written, opened again and compared."""
 
 from __future__ import annotations
 
@@ -13,14 +13,12 @@ from torch import Tensor, nn
 
 from limbeck.batch import Batch, Inputs
 from limbeck.data import Dataset, Identity, NormalizeImages, TableEncoding, subsample
-from limbeck.errors import LimbeckError, unknown_name_error
+from limbeck.errors import ArgumentError, LimbeckError, unknown_name_error
 from limbeck.export.folder import check_hf, reopen_hf, to_folder, to_hf
-from limbeck.export.int8 import CALIBRATIONS
+from limbeck.export.int8 import CALIBRATIONS, choose_int8
 from limbeck.export.int8_report import QuantizationReport, benchmark_pair
-from limbeck.export.int8_search import choose_int8
-from limbeck.export.onnx_file import CHECKED, TOLERANCE, to_onnx
+from limbeck.export.onnx_file import CHECKED, TOLERANCE, Parity, max_difference, to_onnx
 from limbeck.export.onnx_session import count_examples, open_session, run, split_chunks
-from limbeck.export.parity import Parity, max_difference
 from limbeck.export.table_graph import include_encoding, raw_columns
 from limbeck.model_call import call, logits_of
 from limbeck.models import load
@@ -28,26 +26,26 @@ from limbeck.optional_imports import import_optional
 from limbeck.tap import FrozenParameters
 
 _CALIBRATION = 512
-"""Training examples that the ranges of activations are taken from."""
+"""Number of training examples from which the ranges of activations are measured."""
 _JUDGED = 2000
-"""Development examples on which the ways to 8 bits are compared."""
+"""Number of development examples on which quantizations are compared."""
 _TIMED = 64
 
 
 class ExportRequest(NamedTuple):
-    """What is to be exported, and on what it is checked.
+    """A student to export, and the data that it is checked on.
 
     Attributes:
         student: The plain module.
-        test: The test examples; the first thousand are compared, all are judged.
+        test: The test examples: outputs are compared on the first thousand, accuracy is computed on all.
         train: Training examples, for calibration.
-        development: Examples carved from the training data, for choosing how to calibrate.
-        preprocess: The student's way from a batch to its inputs.
-        raw: Whether that way is to be a part of an ONNX file.
-        metadata: What is written beside or into it.
-        tokenizer: What a folder needs besides to read texts.
-        calibrations: Which ways to 8 bits are tried.
-        encoding: How a table was turned into numbers; with `raw` it becomes a part of an ONNX file.
+        development: Examples held out of the training data, for the choice of a calibration.
+        preprocess: Function from a batch to the student's inputs.
+        raw: Whether an ONNX file contains the preprocessing.
+        metadata: JSON values that are written into or beside the export.
+        tokenizer: A tokenizer that is saved with the export.
+        calibrations: The calibrations for 8 bits that are tried.
+        encoding: How a table is turned into numbers; with `raw` it becomes a part of an ONNX file.
     """
 
     student: nn.Module
@@ -62,119 +60,155 @@ class ExportRequest(NamedTuple):
     encoding: TableEncoding | None = None
 
     def inputs(self, examples: Dataset, count: int) -> Inputs:
-        """The first `count` examples as the exported file reads them; of a table, encoded."""
+        """The first `count` examples as inputs of the exported file (rows of a table are encoded)."""
         return self.read(examples.take(torch.arange(min(count, len(examples)))))
 
     def read(self, batch: Batch) -> Inputs:
-        """What a file is given for a batch; of a table, encoded."""
+        """The inputs of the exported file for a batch (rows of a table are encoded)."""
         return batch.inputs if self.reads_in_file else self.preprocess(batch)
 
     @property
     def reads_in_file(self) -> bool:
-        """Whether normalization is exported together with the network; a table's encoding is put before it later."""
+        """Whether the network is exported with its normalization; the encoding of a table is added later."""
         return self.raw and self.encoding is None
 
 
 class ExportedFile(NamedTuple):
-    """What was written.
+    """A file or folder that was written.
 
     Attributes:
-        path: The file, or the folder.
-        parity: How far its logits are from the student's.
-        answer: Batch -> its logits.
-        eight: How it was brought down to 8 bits, if it was.
+        path: The file or folder.
+        parity: How much its logits differ from the student's.
+        predict: Function from a batch to its logits.
+        eight: The report of the quantization to 8 bits, if there was one.
     """
 
     path: Path
     parity: Parity
-    answer: Callable[[Batch], Tensor]
+    predict: Callable[[Batch], Tensor]
     eight: QuantizationReport | None = None
 
 
+class ExportedRun(NamedTuple):
+    """The result of an export.
+
+    Attributes:
+        path: The exported file or folder; ``README.md`` is beside or in it.
+        bytes: Its size, without the card.
+        parity: The largest difference of its logits from the student's, and the number of test examples compared.
+        accuracy_before: The student's accuracy on all test data, in PyTorch.
+        accuracy_after: The accuracy of the export, opened again.
+        notes: What you should know before you ship it.
+        eight: The report of the quantization to 8 bits; None in float32.
+        arm: The arm of the run whose student it is; None in runs of earlier versions, which did not store it.
+    """
+
+    path: Path
+    bytes: int
+    parity: Parity
+    accuracy_before: float
+    accuracy_after: float
+    notes: tuple[str, ...] = ()
+    eight: QuantizationReport | None = None
+    arm: str | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values, for JSON."""
+        return {
+            "path": str(self.path),
+            "arm": self.arm,
+            "bytes": self.bytes,
+            "max_difference": self.parity.max_difference,
+            "accuracy_before": self.accuracy_before,
+            "accuracy_after": self.accuracy_after,
+            **(self.eight.to_dict() if self.eight else {}),
+        }
+
+
 def write_folder(request: ExportRequest, out: Path) -> ExportedFile:
-    """A limbeck folder, opened again and compared."""
+    """Write a folder for `limbeck.load`, open it again and compare."""
     to_folder(request.student, out, metadata=request.metadata)
     if request.tokenizer is not None:
         request.tokenizer.save_pretrained(out)
     try:
         again = load(out)
-    except LimbeckError:  # a class of the person's own
+    except LimbeckError:  # a user's own class, which cannot be built from the folder alone
         again = load(out, build=lambda: copy.deepcopy(request.student))
-    return _modules(request, again, out)
+    return _compare_modules(request, again, out)
 
 
 def write_hf(request: ExportRequest, out: Path) -> ExportedFile:
-    """A Hugging Face folder, opened by stock ``from_pretrained`` and compared."""
+    """Write a folder of transformers, open it with ``from_pretrained`` and compare."""
     to_hf(request.student, out, class_names=request.metadata.get("class_names"), tokenizer=request.tokenizer)
-    return _modules(request, reopen_hf(out), out)
+    return _compare_modules(request, reopen_hf(out), out)
 
 
 def write_onnx(request: ExportRequest, out: Path) -> ExportedFile:
-    """An ONNX file."""
+    """Write an ONNX file."""
     file = out / "model.onnx"
-    return _finished_onnx(request, file, _plain_onnx(request, file))
+    return _finish_onnx(request, file, _plain_onnx(request, file))
 
 
 def write_int8(request: ExportRequest, out: Path) -> ExportedFile:
-    """An ONNX file of 8-bit integers; the float32 one that it is made of is checked as ever, and not kept."""
+    """Write an ONNX file of 8-bit integers; the float32 file that it is made from is checked and deleted."""
     full, file = out / "model.onnx", out / "model_int8.onnx"
     _plain_onnx(request, full)
-    calibration, held_out = (
+    calibration, development = (
         subsample(examples, min(count, len(examples)), 0)
         for examples, count in ((request.train, _CALIBRATION), (request.development, _JUDGED))
     )
     choice = choose_int8(
-        full, request.inputs(calibration, _CALIBRATION), request.inputs(held_out, _JUDGED), file,
-        labels=held_out.labels,
+        full, request.inputs(calibration, _CALIBRATION), request.inputs(development, _JUDGED), file,
+        labels=development.labels,
         methods=request.calibrations,
     )  # fmt: skip
     inputs = request.inputs(request.test, CHECKED)
-    whole, small = open_session(full, threads=1), open_session(file, threads=1)
-    apart = max(max_difference(run(whole, some)[0], run(small, some)[0]) for some in split_chunks(inputs))
+    float32, int8 = open_session(full, threads=1), open_session(file, threads=1)
+    difference = max(max_difference(run(float32, part)[0], run(int8, part)[0]) for part in split_chunks(inputs))
     eight = QuantizationReport(
-        full.stat().st_size, choice, benchmark_pair(whole, small, request.inputs(request.test, _TIMED))
+        full.stat().st_size, choice, benchmark_pair(float32, int8, request.inputs(request.test, _TIMED))
     )
     full.unlink()
-    return _finished_onnx(request, file, Parity(apart, count_examples(inputs)), eight)
+    return _finish_onnx(request, file, Parity(difference, count_examples(inputs)), eight)
 
 
 def _plain_onnx(request: ExportRequest, file: Path) -> Parity:
-    """The network, with the normalization of pixels where that is asked for."""
+    """Write the network, with the normalization of pixels if `raw` asks for it."""
     preprocess = request.preprocess if request.reads_in_file else None
     return to_onnx(
         request.student, request.inputs(request.test, CHECKED), file, preprocess=preprocess, metadata=request.metadata
     )
 
 
-def _finished_onnx(
+def _finish_onnx(
     request: ExportRequest, file: Path, parity: Parity, eight: QuantizationReport | None = None
 ) -> ExportedFile:
-    """What was written; with a table's encoding in it where that is asked for, and a tokenizer beside it."""
+    """Save the tokenizer beside an ONNX file, or add the encoding of a table if `raw` asks for it."""
     if request.tokenizer is not None:
         request.tokenizer.save_pretrained(file.parent)
     if not request.raw or request.encoding is None:
         return ExportedFile(file, parity, _session(request, file), eight)
     plain, inputs = open_session(file), request.inputs(request.test, CHECKED)
-    before = np.concatenate([run(plain, some)[0] for some in split_chunks(inputs)])
+    before = np.concatenate([run(plain, part)[0] for part in split_chunks(inputs)])
     include_encoding(file, request.encoding)
-    answer = _raw_session(request.encoding, file)
-    after = torch.cat([answer(some) for some in split_chunks(inputs)]).numpy()
-    if (apart := max_difference(before, after)) > TOLERANCE and eight is None:
+    predict = _open_raw(request.encoding, file)
+    after = torch.cat([predict(part) for part in split_chunks(inputs)]).numpy()
+    if (difference := max_difference(before, after)) > TOLERANCE and eight is None:
         raise LimbeckError(
-            f"The table's encoding in {file.name} is not the one of the data: logits differ by {apart:.3g}."
+            f"The encoding of the table in {file.name} is not that of the data: logits differ by {difference:.3g}."
         )
-    worst = parity._replace(max_difference=max(parity.max_difference, apart))
-    return ExportedFile(file, worst, lambda batch: answer(request.preprocess(batch)), eight)
+    worst = parity._replace(max_difference=max(parity.max_difference, difference))
+    return ExportedFile(file, worst, lambda batch: predict(request.preprocess(batch)), eight)
 
 
-def _raw_session(encoding: TableEncoding, file: Path) -> Callable[[Inputs], Tensor]:
-    """Encoded features -> the answer of a file that takes the table's own columns."""
+def _open_raw(encoding: TableEncoding, file: Path) -> Callable[[Inputs], Tensor]:
+    """Function from encoded features to the logits of a file that takes the table's own columns."""
     session = open_session(file)
 
-    def answer(features: Inputs) -> Tensor:
+    def predict(features: Inputs) -> Tensor:
         return torch.from_numpy(session.run(None, raw_columns(encoding, features.numpy()))[0])
 
-    return answer
+    return predict
 
 
 FORMATS: dict[str, Callable[[ExportRequest, Path], ExportedFile]] = {
@@ -187,68 +221,73 @@ FORMATS: dict[str, Callable[[ExportRequest, Path], ExportedFile]] = {
 
 
 def check_calibration(calibration: str | None, to: str) -> None:
-    """Refuse a calibration that there is not, or that a format has no use for.
+    """Check that the calibration exists, and that the format uses one.
 
     Raises:
-        LimbeckError: Saying which there are, or which format it is for.
+        UnknownNameError: If there is no such calibration.
+        ArgumentError: If the format does not use one.
     """
     if calibration is not None and calibration not in CALIBRATIONS:
-        raise unknown_name_error("calibration", calibration, CALIBRATIONS)
+        raise unknown_name_error("calibration", calibration, CALIBRATIONS, argument="calibration")
     if calibration is not None and to != "int8":
-        raise LimbeckError(
-            f"--calibration is for --to int8; --to {to} keeps float32, so there is nothing to calibrate."
+        raise ArgumentError(
+            f"A calibration is for the format int8; {to} stays in float32. Leave out calibration.",
+            argument="calibration",
         )
 
 
 def check_format(
     to: str, student: nn.Module, *, raw: bool, preprocess: Callable[[Batch], Inputs], texts: bool = False
 ) -> None:
-    """Refuse early what a format cannot be.
+    """Check before any work whether the student can be exported in the format.
 
     Raises:
-        LimbeckError: If the student is none that the format takes, an extra is missing, or `raw` does not apply.
+        LimbeckError: If the student does not fit the format, an extra is missing, or `raw` does not apply.
     """
     if to == "hf":
         check_hf(student)
     if to in ("onnx", "int8"):
         for module in ("onnx", "onnxscript", "onnxruntime"):
-            _ = import_optional(module, extra="export", purpose=f"--to {to}")
+            import_optional(module, extra="export", purpose=f"The format {to}")
         if raw and texts:
-            raise LimbeckError(
-                "--raw cannot put the cutting of texts into tokens into an ONNX file; without it, read.py beside the "
-                "file reads texts by tokenizer.json."
+            raise ArgumentError(
+                "No ONNX operation splits texts into tokens, so raw does not work for texts. Leave it out: read.py "
+                "beside the file reads texts with tokenizer.json.",
+                argument="raw",
             )
         if raw and not isinstance(preprocess, (NormalizeImages, Identity)):
-            raise LimbeckError(
-                f"--raw puts the way that pixels or a table are read into the file; these data are read by "
-                f"{preprocess}."
+            raise ArgumentError(
+                f"raw includes the normalization of pixels or the encoding of a table; these data are preprocessed by "
+                f"{preprocess}. Leave it out.",
+                argument="raw",
             )
     elif raw:
-        raise LimbeckError(f"--raw is for --to onnx and int8; a {to} holds the module alone.")
+        raise ArgumentError(
+            f"raw is for the formats onnx and int8; {to} contains only the module. Leave it out.", argument="raw"
+        )
 
 
 def _session(request: ExportRequest, file: Path) -> Callable[[Batch], Tensor]:
     session = open_session(file)
 
-    def answer(batch: Batch) -> Tensor:
-        return torch.cat([torch.from_numpy(run(session, some)[0]) for some in split_chunks(request.read(batch))])
+    def predict(batch: Batch) -> Tensor:
+        return torch.cat([torch.from_numpy(run(session, part)[0]) for part in split_chunks(request.read(batch))])
 
-    return answer
+    return predict
 
 
-def _modules(request: ExportRequest, again: nn.Module, out: Path) -> ExportedFile:
+def _compare_modules(request: ExportRequest, again: nn.Module, out: Path) -> ExportedFile:
+    """Check that a module that was opened again has the same outputs to the bit."""
     worst, inputs = 0.0, request.inputs(request.test, CHECKED)
     with torch.no_grad(), FrozenParameters(request.student), FrozenParameters(again):
-        for some in split_chunks(inputs):
-            mine, other = (logits_of(call(model, some)).float() for model in (request.student, again))
-            worst = max(worst, max_difference(mine.numpy(), other.numpy()))
+        for part in split_chunks(inputs):
+            before, after = (logits_of(call(model, part)).float() for model in (request.student, again))
+            worst = max(worst, max_difference(before.numpy(), after.numpy()))
     if worst > 0:
-        raise LimbeckError(
-            f"The student in {out} answers otherwise than the one that was written, by up to {worst:.3g}."
-        )
+        raise LimbeckError(f"The logits of the student in {out} differ from the written one's by up to {worst:.3g}.")
 
-    def answer(batch: Batch) -> Tensor:
+    def predict(batch: Batch) -> Tensor:
         with torch.no_grad(), FrozenParameters(again):
             return logits_of(call(again, request.preprocess(batch))).float()
 
-    return ExportedFile(out, Parity(worst, count_examples(inputs)), answer)
+    return ExportedFile(out, Parity(worst, count_examples(inputs)), predict)

@@ -1,4 +1,4 @@
-"""What int8 brings and costs: size, speed, accuracy."""
+"""The report of a quantization to 8 bits: size, speed, accuracy."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import torch
 
 from limbeck.batch import Batch, Inputs, input_rows
-from limbeck.export.int8_search import QuantizationChoice, QuantizationTrial
+from limbeck.export.int8 import QuantizationChoice, QuantizationTrial
 from limbeck.export.onnx_session import input_feed
 from limbeck.metrics.cost import BATCHES
 
@@ -18,17 +18,17 @@ _WARM_UP = 3
 
 _FEWEST, _MOST, _ENOUGH = 15, 300, 1.5
 
-"""Rounds at least and at most, and seconds after which they are enough."""
+"""The smallest and largest number of rounds, and the seconds after which no more are started."""
 
 
 class LatencyPair(NamedTuple):
-    """Milliseconds until a whole batch is answered on one thread: the median over passes, of processor time.
+    """Milliseconds for a batch on one thread: the median processor time of all passes.
 
-    That is what the clock says where nothing else runs; by the clock, the slower file would lose its turn more often.
+    Processor time, because wall time on a busy machine is longer for whichever file is interrupted more often.
 
     Attributes:
-        float32: Of the float32 file.
-        int8: Of the 8-bit one.
+        float32: The time of the float32 file.
+        int8: The time of the 8-bit file.
     """
 
     float32: float
@@ -36,30 +36,30 @@ class LatencyPair(NamedTuple):
 
     @property
     def ratio(self) -> float:
-        """The 8-bit file's time over the other's: below 1 it is faster."""
+        """The time of the 8-bit file divided by that of the float32 file: below 1, 8 bits are faster."""
         return self.int8 / self.float32
 
     def to_dict(self) -> dict[str, float]:
-        """As plain values, for JSON."""
+        """Return plain values, for JSON."""
         return {"float32": round(self.float32, 6), "int8": round(self.int8, 6), "ratio": round(self.ratio, 4)}
 
 
 def benchmark_pair(
     full: Any, small: Any, inputs: Inputs, *, batches: Sequence[int] = BATCHES
 ) -> dict[int, LatencyPair]:
-    """The times of two sessions by batch size, pass by pass in turn, so that what the machine does falls on both.
+    """Measure two sessions by batch size. Their passes alternate, so that other load affects both.
 
     Args:
-        full: The float32 file's session, of one thread.
-        small: The 8-bit file's, too.
-        inputs: Real examples; their rows are repeated or left out to make each batch.
-        batches: Its sizes.
+        full: The session of the float32 file, with one thread.
+        small: The session of the 8-bit file, with one thread.
+        inputs: Real examples; rows are repeated or left out to fill each batch.
+        batches: The batch sizes.
     """
     have = Batch(inputs).size
-    return {size: _beside(full, small, input_rows(inputs, torch.arange(size) % have)) for size in batches}
+    return {size: _benchmark(full, small, input_rows(inputs, torch.arange(size) % have)) for size in batches}
 
 
-def _beside(full: Any, small: Any, inputs: Inputs) -> LatencyPair:
+def _benchmark(full: Any, small: Any, inputs: Inputs) -> LatencyPair:
     calls = [_call(session, inputs) for session in (full, small)]
     for call in calls * _WARM_UP:
         call()
@@ -87,16 +87,16 @@ _WORSE = 0.01
 
 _SLOWER = 1.05
 
-"""What is slower by less may be as fast: times on a machine that does other things move so far."""
+"""Ratios below this are noise on a busy machine."""
 
 
 class QuantizationReport(NamedTuple):
-    """A student in 8 bits beside its float32 file.
+    """A student in 8 bits compared with its float32 file.
 
     Attributes:
-        full: Bytes of the float32 file.
-        choice: Which ways were tried, and which one was taken.
-        latency: Both files' times on one CPU thread, by batch size.
+        full: The size of the float32 file in bytes.
+        choice: The quantizations that were tried, and the one that was chosen.
+        latency: The times of both files on one CPU thread, by batch size.
     """
 
     full: int
@@ -104,41 +104,41 @@ class QuantizationReport(NamedTuple):
     latency: Mapping[int, LatencyPair]
 
     def to_dict(self) -> dict[str, Any]:
-        """As plain values, for JSON."""
+        """Return plain values, for JSON."""
         times = {f"batch_{size}": one.to_dict() for size, one in self.latency.items()}
         return {**self.choice.to_dict(), "float32_bytes": self.full, "milliseconds": times}
 
     def lines(self) -> Iterator[str]:
-        """What the card says of it, a sentence each."""
+        """Yield the sentences of the model card."""
         choice = self.choice
         yield (
-            f"Calibration: {choice.best}, on {choice.calibrated_on:,} training examples; weights by channel. "
+            f"Calibration: {choice.best}, on {choice.calibrated_on:,} training examples; weights per channel. "
             f"{_why(choice)}"
         )
         if len(choice.tried) > 1:
             yield f"Tried: {'; '.join(_describe_trial(trial) for trial in choice.tried)}."
-        times = (f"{_ms(one.int8)} for {_batch(size)} ({one.ratio:.2f} times float32's {_ms(one.float32)})"
+        times = (f"{_ms(one.int8)} for {_batch(size)} ({one.ratio:.2f} times the {_ms(one.float32)} of float32)"
                  for size, one in self.latency.items())  # fmt: skip
         yield f"Median time on one CPU thread of the machine that exported it: {', '.join(times)}."
 
     def notes(self, *, size: int, before: float, after: float, examples: int) -> Iterator[str]:
-        """What is to be said where 8 bits bring less, or cost more, than they should: a sentence each.
+        """Yield a sentence for each disadvantage of the 8-bit file.
 
         Args:
-            size: Bytes of the 8-bit file.
+            size: The size of the 8-bit file in bytes.
             before: The accuracy in float32.
-            after: That in 8 bits.
-            examples: On how many test examples.
+            after: The accuracy in 8 bits.
+            examples: The number of test examples.
         """
         if self.full < _SMALLER * size:
             yield (
-                f"In 8 bits this student has {size:,} bytes instead of {self.full:,}, not {_SMALLER:.0f} times fewer: "
-                "so small a network is mostly its graph, not its weights."
+                f"In 8 bits this student has {size:,} bytes instead of {self.full:,}, less than {_SMALLER:.0f} times "
+                "smaller: the file of so small a network is mostly its graph, not its weights."
             )
         if before - after > _WORSE:
             yield (
-                f"8 bits cost {100 * (before - after):.1f} points of accuracy on {examples:,} test examples, more than "
-                f"{100 * _WORSE:.0f}: ship the float32 file (--to onnx)."
+                f"8 bits cost {100 * (before - after):.1f} points of accuracy on {examples:,} test examples, which is "
+                f"more than {100 * _WORSE:.0f}; the float32 file (--to onnx) is better."
             )
         slow = [
             f"{one.ratio:.2f} times as long for {_batch(number)} ({_ms(one.int8)}, {_ms(one.float32)} in float32)"
@@ -152,14 +152,14 @@ def _why(choice: QuantizationChoice) -> str:
     examples, ways = f"{choice.judged_on:,} development examples", sum(one.failed is None for one in choice.tried)
     by = "KL divergence from float32" if choice.best.accuracy is None else (
         "accuracy; among equals, KL divergence from float32")  # fmt: skip
-    return f"Chosen of {ways} ways on {examples} by {by}." if ways > 1 else f"The only way that worked, on {examples}."
+    return f"Best of {ways} on {examples} by {by}." if ways > 1 else f"The only one that worked, on {examples}."
 
 
 def _describe_trial(trial: QuantizationTrial) -> str:
     if trial.failed is not None:
         return f"{trial}: failed ({trial.failed.rstrip('.')})"
     right = "" if trial.accuracy is None else f"{100 * trial.accuracy:.2f} %, "
-    return f"{trial}: {right}KL {'no number' if trial.kl is None else f'{trial.kl:.2g} nats'}"
+    return f"{trial}: {right}KL {'not finite' if trial.kl is None else f'{trial.kl:.2g} nats'}"
 
 
 def _batch(size: int) -> str:

@@ -1,4 +1,4 @@
-"""A model as an ONNX file."""
+"""A model as an ONNX file, compared with PyTorch output by output and node by node."""
 
 from __future__ import annotations
 
@@ -7,29 +7,170 @@ import json
 import traceback
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from limbeck.atomic_io import atomic_write
 from limbeck.batch import Batch, Inputs
 from limbeck.errors import LimbeckError
-from limbeck.export.onnx_session import count_examples, silence_logging, slice_inputs, tensor_list
-from limbeck.export.parity import Parity, compare_outputs
+from limbeck.export.onnx_session import (
+    count_examples,
+    open_session,
+    run,
+    silence_logging,
+    slice_inputs,
+    split_chunks,
+    tensor_list,
+)
 from limbeck.model_call import call, logits_of
 from limbeck.models import get_description, size_in_bytes
 from limbeck.models.size_and_hash import unwrap_compiled
 from limbeck.optional_imports import import_optional
 
+_NODE_EXAMPLES = 100
+"""Number of examples on which nodes are compared: the values of all nodes are in memory."""
+_UNITS = 16 * 2.0**-23
+"""16 units in the last place of float32: large logits cannot agree better."""
+
+
+class Parity(NamedTuple):
+    """The agreement of an exported file with its model.
+
+    Attributes:
+        max_difference: The largest absolute difference of a logit, in nats.
+        examples: The number of real examples compared.
+        nodes: The number of inner nodes of the graph that were compared too.
+        of: The number of nodes in the graph.
+    """
+
+    max_difference: float
+    examples: int
+    nodes: int = 0
+    of: int = 0
+
+
+def compare_outputs(proto: Any, program: Any, model: nn.Module, inputs: Inputs, *, tolerance: float) -> Parity:
+    """Compare an ONNX model with its module.
+
+    Args:
+        proto: The ONNX model.
+        program: PyTorch's exported program of the same module, whose nodes have the same names.
+        model: The module, called with its inputs in order.
+        inputs: Real examples, any number.
+        tolerance: The largest allowed difference of a logit.
+
+    Raises:
+        LimbeckError: If an output differs (the message names the first node that does), or the model returns NaN.
+    """
+    session = open_session(proto.SerializeToString())
+    worst, allowed = 0.0, tolerance
+    for part in split_chunks(inputs):
+        with torch.no_grad():
+            logits = model(*tensor_list(part)).numpy()
+        _check_not_nan(logits)
+        finite = np.abs(logits[np.isfinite(logits)])
+        allowed = max(allowed, _UNITS * float(finite.max(initial=0.0)))
+        worst = max(worst, max_difference(logits, run(session, part)[0]))
+    first, compared = find_difference(
+        proto, program, slice_inputs(inputs, slice(0, _NODE_EXAMPLES)), tolerance=tolerance
+    )
+    if worst > allowed or first is not None:
+        where = first or "no inner node that can be compared by name, only the output"
+        raise LimbeckError(
+            f"Outputs of the ONNX model differ from PyTorch's by up to {worst:.3g} on {count_examples(inputs)} real "
+            f"examples; {allowed:.1g} is allowed. The first difference is in {where}."
+        )
+    return Parity(worst, count_examples(inputs), compared, len(proto.graph.node))
+
+
+def _check_not_nan(logits: np.ndarray) -> None:
+    wrong = int(np.isnan(logits).reshape(len(logits), -1).any(1).sum())
+    if wrong:
+        raise LimbeckError(
+            f"The student returns NaN for {wrong} of {len(logits)} real examples, so no file can be compared with it. "
+            "Check its outputs in eval mode."
+        )
+
+
+def find_difference(proto: Any, program: Any, inputs: Inputs, *, tolerance: float) -> tuple[str | None, int]:
+    """Find the first node in the graph whose value differs. Returns its description or None, and the number compared.
+
+    Nodes are compared if the file has floating-point values of the same name and shape. They differ if the difference
+    is above `tolerance` times the largest absolute value, or times 1 if that is smaller.
+    """
+    values = _node_values(program, inputs)
+    order = [(node.op_type, name) for node in proto.graph.node for name in node.output if name in values]
+    onnx_values = _onnx_node_values(proto, [name for _, name in order], inputs)
+    compared = 0
+    for kind, name in order:
+        ours, theirs = values[name].numpy(), onnx_values[name]
+        if ours.shape != theirs.shape or ours.dtype.kind != "f" or theirs.dtype.kind != "f":
+            continue
+        compared += 1
+        scale = max(1.0, float(np.abs(ours[np.isfinite(ours)]).max(initial=0.0)))
+        if (difference := max_difference(ours, theirs)) > tolerance * scale:
+            return f"the {kind} node {name!r} (by {difference:.3g}; its values reach {scale:.3g})", compared
+    return None, compared
+
+
+def max_difference(ours: np.ndarray, theirs: np.ndarray) -> float:
+    """The largest absolute difference; infinite if shapes differ, or only one of two values is NaN or infinite.
+
+    Example:
+        >>> max_difference(np.array([1.0, np.inf]), np.array([1.5, np.inf]))
+        0.5
+    """
+    if ours.shape != theirs.shape:
+        return float("inf")
+    same = (ours == theirs) | (np.isnan(ours) & np.isnan(theirs))
+    with np.errstate(invalid="ignore"):
+        apart = np.where(same, 0.0, np.abs(ours.astype(np.float64) - theirs.astype(np.float64)))
+    return float(np.nan_to_num(apart, nan=np.inf, posinf=np.inf).max(initial=0.0))
+
+
+def _node_values(program: Any, inputs: Inputs) -> dict[str, Tensor]:
+    """The values of all nodes of an exported program, by name."""
+    module = program.module()
+    values: dict[str, Tensor] = {}
+
+    class NodeRecorder(torch.fx.Interpreter):
+        """Runs a graph and stores the values of its nodes."""
+
+        def run_node(self, n: torch.fx.Node) -> Any:
+            value = super().run_node(n)
+            if isinstance(value, Tensor) and n.op == "call_function":
+                values[n.name] = value.detach().clone()
+            return value
+
+    with torch.no_grad():
+        NodeRecorder(module).run(*tensor_list(inputs))
+    return values
+
+
+def _onnx_node_values(proto: Any, names: list[str], inputs: Inputs) -> dict[str, np.ndarray]:
+    """The values of inner nodes of an ONNX model, from a copy that has them as outputs."""
+    onnx = import_optional("onnx", extra="export", purpose="Comparing an ONNX model")
+    copied = onnx.ModelProto()
+    copied.CopyFrom(proto)
+    already = {output.name for output in proto.graph.output}
+    inner = [name for name in dict.fromkeys(names) if name not in already]
+    copied.graph.output.extend(onnx.ValueInfoProto(name=name) for name in inner)
+    session = open_session(copied.SerializeToString())
+    outputs = run(session, inputs)
+    return dict(zip([output.name for output in session.get_outputs()], outputs, strict=True))
+
+
 TOLERANCE = 1e-4
-"""By how much a logit of the file may differ from PyTorch's."""
+"""The largest allowed difference of a logit from PyTorch's."""
 CHECKED = 1000
-"""On how many real examples that is looked at."""
+"""Number of real examples on which outputs are compared."""
 _LIBRARIES = (str(Path(torch.__file__).parent), str(Path(__file__).parent), str(Path(copy.__file__).parent))
-"""Where code lies that is not a person's own."""
+"""Folders of code that is not the user's."""
 _LARGEST = 1_900_000_000
-"""Bytes: one file of protocol buffers holds no more than 2 GB."""
+"""Bytes; a file of protocol buffers is limited to 2 GB."""
 
 
 def to_onnx(
@@ -41,29 +182,28 @@ def to_onnx(
     metadata: Mapping[str, Any] | None = None,
     tolerance: float = TOLERANCE,
 ) -> Parity:
-    """Write a model as ONNX, with any number of examples to a batch, and compare the file with PyTorch on real inputs.
+    """Write a model as ONNX with a variable batch size, and compare the file with PyTorch on real inputs.
 
-    The file is compared output by output on all inputs, and node by node on the first hundred of them, wherever a node
-    of the file has the name of one in PyTorch's graph. It appears only when it agrees. The model is left as it was; it
-    is exported in eval mode, and one in half precision in float32, which is what processors compute in.
+    Outputs are compared on all inputs, and nodes of the same name on the first hundred. The file is written only if it
+    agrees. The model is not changed. It is exported in eval mode, and models in half precision in float32.
 
     Args:
-        model: Any module whose output has logits, and whose code has no branch that depends on values.
-        inputs: Real examples, a tensor, a tuple, or tensors by name, as the model is called: a thousand are enough.
-        path: The file; its folder is made.
-        preprocess: The way from a batch to the model's inputs, to be a part of the file: `inputs` are then those of
-            the data (raw pixels). Without it, whoever runs the file has to read examples in the same way.
-        metadata: JSON values that are written into the file, such as the class names; by default what is known of a
-            model that was loaded, or trained by `limbeck.distill`.
-        tolerance: The greatest difference of a logit, in nats; where logits are so large that float32 cannot hold it,
+        model: Any module with logits in its output and no branch that depends on the values of tensors.
+        inputs: Real inputs of the model: a tensor, a tuple, or tensors by name. A thousand examples are enough.
+        path: The file; missing folders are created.
+        preprocess: Function from a batch to the model's inputs that becomes a part of the file; `inputs` are then those
+            of the data (raw pixels). Without it, inputs of the file must be preprocessed as in training.
+        metadata: JSON values that are written into the file, such as the class names; by default those of a model that
+            was loaded, or trained by `limbeck.distill`.
+        tolerance: The largest allowed difference of a logit, in nats; for logits that are too large for it in float32,
             16 units in the last place.
 
     Returns:
-        How well the file agrees, and on what that is known.
+        The agreement of the file with the model.
 
     Raises:
-        LimbeckError: If the extra ``export`` is missing, the model cannot be exported (the reason is given), or the
-            file differs (the first node that does is named).
+        LimbeckError: If the extra ``export`` is missing, the model cannot be exported (with the reason), or the file
+            differs (with the first node that does).
 
     Example:
         >>> import limbeck as lb
@@ -74,11 +214,11 @@ def to_onnx(
     if path.is_dir():
         raise LimbeckError(f"{path} is a folder; an ONNX model is one file, such as {path / 'model.onnx'}.")
     if size_in_bytes(unwrap_compiled(model)) > _LARGEST:
-        raise LimbeckError("A model of more than 1.9 GB does not fit into one ONNX file; use a folder.")
+        raise LimbeckError("A model of more than 1.9 GB does not fit into one ONNX file. Use to_folder (--to folder).")
     plain = prepare_module(
         model, preprocess, names=tuple(inputs) if isinstance(inputs, Mapping) else (), double=_are_double(inputs)
     )
-    program = _exported(plain, inputs)
+    program = _run_exporter(plain, inputs)
     proto = strip_debug(program.model_proto)
     metadata_values = get_description(unwrap_compiled(model)) if metadata is None else metadata
     write_metadata(proto, {"limbeck": {**metadata_values, "reads_included": preprocess is not None}})
@@ -96,16 +236,16 @@ def prepare_module(
     names: tuple[str, ...] = (),
     double: bool = False,
 ) -> nn.Module:
-    """A copy of a model on the CPU, in eval mode and in float32, that returns its logits alone.
+    """Copy a model to the CPU, in eval mode and in float32, as a module that returns only logits.
 
-    It takes its inputs in order, also those that the model wants by `names`. Where these are `double`, one in float64
-    stays so.
+    The module takes its inputs in order, also if the model takes them by `names`. For `double` inputs, a model in
+    float64 stays in float64.
     """
     plain = copy.deepcopy(unwrap_compiled(model)).cpu().eval()
     other = {torch.float16, torch.bfloat16} | (set() if double else {torch.float64})
     if any(p.dtype in other for p in plain.parameters()):
         plain = plain.float()
-    return _Reading(plain, preprocess) if preprocess is not None else _Logits(plain, names)
+    return _PreprocessedLogits(plain, preprocess) if preprocess is not None else _Logits(plain, names)
 
 
 def _are_double(inputs: Inputs) -> bool:
@@ -116,10 +256,7 @@ def _are_double(inputs: Inputs) -> bool:
 
 
 def strip_debug(proto: Any) -> Any:
-    """The same model without what only a debugger reads: stack traces, names of Python scopes, inferred shapes.
-
-    The shapes have to go: they contradict what the quantizer writes.
-    """
+    """Remove stack traces, names of Python scopes and inferred shapes, which would contradict the quantizer's."""
     for function in (proto, proto.graph, *proto.graph.node, *proto.graph.input, *proto.graph.output):
         del function.metadata_props[:]
         function.doc_string = ""
@@ -138,7 +275,7 @@ def write_metadata(proto: Any, metadata: Mapping[str, Any]) -> None:
 
 
 class _Logits(nn.Module):
-    """A model's logits, whatever else it returns, for inputs in order; in a file this leaves no trace."""
+    """Returns only the logits of a model, and takes inputs in order. The file does not show it."""
 
     def __init__(self, model: nn.Module, names: tuple[str, ...]) -> None:
         super().__init__()
@@ -150,8 +287,8 @@ class _Logits(nn.Module):
         )
 
 
-class _Reading(nn.Module):
-    """A model's logits for examples as the data hold them."""
+class _PreprocessedLogits(nn.Module):
+    """Returns the logits of a model for raw examples of the data."""
 
     def __init__(self, model: nn.Module, preprocess: Callable[[Batch], Inputs]) -> None:
         super().__init__()
@@ -161,9 +298,9 @@ class _Reading(nn.Module):
         return logits_of(call(self.model, self.preprocess(Batch(inputs[0]))))
 
 
-def _exported(plain: nn.Module, inputs: Inputs) -> Any:
+def _run_exporter(plain: nn.Module, inputs: Inputs) -> Any:
     if count_examples(inputs) < 2:
-        raise LimbeckError("A model is exported from two real examples at least, so that its batch may be of any size.")
+        raise LimbeckError("At least two real examples are needed, so that the batch size of the file is variable.")
     sample = slice_inputs(inputs, slice(0, 2))
     arguments = tensor_list(sample)
     several = [f"inputs_{i}" for i in range(len(arguments))] if len(arguments) > 1 else ["inputs"]
@@ -176,15 +313,15 @@ def _exported(plain: nn.Module, inputs: Inputs) -> Any:
                 plain, arguments, dynamo=True, input_names=names, output_names=["logits"], verbose=False,
                 dynamic_shapes=(tuple(free),),
             )  # fmt: skip
-    except Exception as error:  # whatever its code does under the exporter, the sentence is the same
+    except Exception as error:  # user code may raise anything under the exporter
         raise LimbeckError(
             f"{type(plain.model).__name__} cannot be exported to ONNX: {_reason(error)} "
-            "--to folder (to_folder) ships its weights."
+            "to_folder (--to folder) exports it for PyTorch."
         ) from error
 
 
 def _reason(error: BaseException) -> str:
-    """What made an export fail: where its code decides by values, or the innermost cause's first line."""
+    """Why an export failed: the line whose branch depends on values, or the first line of the innermost error."""
     places: list[str] = []
     while True:
         frames = traceback.extract_tb(error.__traceback__)
@@ -194,6 +331,6 @@ def _reason(error: BaseException) -> str:
         error = error.__cause__
     if "data-dependent" in str(error):
         where = f" at {places[-1]}" if places else ""
-        return f"its code decides by the values of a tensor{where}, and a graph has one way only."
+        return f"its code has a branch that depends on the values of a tensor{where}, which a graph cannot have."
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return (lines[0] if lines else type(error).__name__)[:300].rstrip(".") + "."

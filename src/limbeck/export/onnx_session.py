@@ -21,7 +21,7 @@ from limbeck.optional_imports import import_optional
 
 @contextmanager
 def silence_logging() -> Iterator[None]:
-    """A block in which nothing is logged, warned of or printed by Python code: exporters dump whole graphs."""
+    """Context manager that suppresses logs, warnings and output: exporters print whole graphs."""
     before = logging.root.manager.disable
     logging.disable(logging.CRITICAL)
     try:
@@ -33,35 +33,34 @@ def silence_logging() -> Iterator[None]:
 
 
 CHUNK = 250
-
-"""How many examples are asked at a time."""
+"""Number of examples in one call of a model."""
 
 
 def open_session(model: str | Path | bytes, *, threads: int | None = None) -> Any:
-    """An onnxruntime session on the CPU, of one thread for each of PyTorch's unless you say how many.
+    """Open an onnxruntime session on the CPU, by default with as many threads as PyTorch uses.
 
     Raises:
-        DataError: If there is no such file, or it is no ONNX model.
+        DataError: If the file does not exist, or is not an ONNX model.
     """
     runtime = import_optional("onnxruntime", extra="export", purpose="Running an ONNX file")
     settings = runtime.SessionOptions()
     settings.intra_op_num_threads = torch.get_num_threads() if threads is None else threads
-    settings.log_severity_level = 3  # warnings about the graph are not for whoever reads the terminal
+    settings.log_severity_level = 3  # warnings about the graph do not help users
     try:
         return runtime.InferenceSession(
             model if isinstance(model, bytes) else str(model), settings, providers=["CPUExecutionProvider"]
         )
-    except Exception as error:  # its exceptions share no type but this one
+    except Exception as error:  # its exceptions have no other common type
         what = "The model" if isinstance(model, bytes) else str(model)
         raise DataError(f"{what} cannot be opened by onnxruntime: {_line(error)}") from error
 
 
 def predict_onnx(model: str | Path, inputs: Inputs | Iterable[Inputs]) -> Tensor:
-    """The logits that an ONNX file gives, on the CPU, a few hundred examples at a time.
+    """Compute the logits of an ONNX file, on the CPU, a few hundred examples at a time.
 
     Args:
         model: The file.
-        inputs: A tensor, a tuple of tensors, or tensors by name, each with the examples first; or batches of these.
+        inputs: A tensor, a tuple of tensors, or tensors by name, with examples first; or batches of these.
 
     Raises:
         LimbeckError: If onnxruntime is not installed (extra ``export``), or the file does not take these inputs.
@@ -75,7 +74,7 @@ def predict_onnx(model: str | Path, inputs: Inputs | Iterable[Inputs]) -> Tensor
 
 
 def run(session: Any, inputs: Inputs) -> list[np.ndarray]:
-    """Every output of a session for one batch."""
+    """Compute all outputs of a session for one batch."""
     try:
         return session.run(None, input_feed(session, inputs))
     except Exception as error:
@@ -83,23 +82,23 @@ def run(session: Any, inputs: Inputs) -> list[np.ndarray]:
 
 
 def input_feed(session: Any, inputs: Inputs) -> dict[str, np.ndarray]:
-    """The inputs of a session by name: a mapping by its keys, anything else in order."""
+    """The inputs of a session by name: mappings by key, others in order."""
     names = [feed.name for feed in session.get_inputs()]
     values = _values(inputs)
     tensors = values if isinstance(values, Mapping) else dict(zip(names, values, strict=False))
     if set(names) - set(tensors):
-        raise LimbeckError(f"The ONNX model reads {', '.join(names)}; it was given {', '.join(tensors) or 'nothing'}.")
+        raise LimbeckError(f"The ONNX model has the inputs {', '.join(names)}; got {', '.join(tensors) or 'none'}.")
     return {name: tensors[name].detach().cpu().contiguous().numpy() for name in names}
 
 
 def split_chunks(inputs: Inputs, size: int = CHUNK) -> list[Any]:
-    """The same inputs, so many examples at a time."""
+    """Split inputs into parts of at most `size` examples."""
     count = count_examples(inputs)
     return [slice_inputs(inputs, slice(start, start + size)) for start in range(0, count, size)]
 
 
 def slice_inputs(inputs: Inputs, rows: slice) -> Any:
-    """Some of the examples."""
+    """Select some of the examples."""
     if isinstance(inputs, Tensor):
         return inputs[rows]
     if isinstance(inputs, Mapping):
@@ -108,21 +107,21 @@ def slice_inputs(inputs: Inputs, rows: slice) -> Any:
 
 
 def count_examples(inputs: Inputs) -> int:
-    """How many examples there are.
+    """Count the examples.
 
     Raises:
-        DataError: If there are none, or the inputs are no tensors.
+        DataError: If there are none, or the inputs are not tensors.
     """
     tensors = tensor_list(inputs)
     if not tensors or not all(isinstance(one, Tensor) and one.ndim for one in tensors):
-        raise DataError("The inputs of a model that is exported are tensors with the examples first.")
+        raise DataError("The inputs of an exported model must be tensors with examples in the first dimension.")
     if not len(tensors[0]):
-        raise DataError("There is no example among the inputs, so nothing can be checked on them.")
+        raise DataError("The inputs have no examples, so nothing can be checked.")
     return len(tensors[0])
 
 
 def tensor_list(inputs: Inputs) -> tuple[Tensor, ...]:
-    """The tensors of which inputs are made, in their order."""
+    """The tensors of inputs, in order."""
     return tuple(inputs.values()) if isinstance(inputs, Mapping) else tuple(_values(inputs))
 
 
@@ -131,6 +130,6 @@ def _values(inputs: Inputs) -> Any:
 
 
 def _line(error: Exception) -> str:
-    """A library's error as one line of bearable length."""
+    """The message of a library's error as one line of at most 300 characters."""
     message = " ".join(str(error).split())
     return (message if len(message) < 300 else message[:297] + "...").rstrip(".") + "."

@@ -16,16 +16,28 @@ from limbeck.optional_imports import import_optional
 
 _STUDENT = "student/"
 _FAR = 100.0
-"""A column whose mean is so many deviations from 0 is read in double precision: float32 would lose its digits."""
+"""Columns whose mean is further from 0, in standard deviations, are float64: float32 would lose digits."""
+
+
+def _onnx() -> Any:
+    return import_optional("onnx", extra="export", purpose="Writing ONNX")
 
 
 def include_encoding(path: Path, encoding: TableEncoding) -> None:
-    """Put a table's encoding before an ONNX file whose one input are the encoded features, in place.
+    """Add the encoding of a table to an ONNX file that takes encoded features, in place.
 
-    Each column becomes an input of its name, ``[batch, 1]`` as scikit-learn's converter has it: numbers as ``float``
-    (``double`` where float32 would lose digits), NaN where there is none; names as ``string``, any other being "other".
+    Each column becomes an input of its name, ``[batch, 1]`` as in scikit-learn's converter: numbers as ``float``
+    (``double`` where float32 would lose digits) with NaN for missing values, names as ``string``. Unknown names become
+    "other".
+
+    Args:
+        path: The file; its one input are the encoded features.
+        encoding: The encoding; see `limbeck.load_encoding`.
+
+    Raises:
+        LimbeckError: If the extra ``export`` is missing.
     """
-    onnx = import_optional("onnx", extra="export", purpose="Writing ONNX")
+    onnx = _onnx()
     proto = onnx.load(str(path))
     old = proto.graph.input[0].name
     onnx.compose.add_prefix(proto, _STUDENT, rename_outputs=False, inplace=True)
@@ -53,12 +65,12 @@ def include_encoding(path: Path, encoding: TableEncoding) -> None:
 
 
 def input_names(encoding: TableEncoding) -> list[str]:
-    """What each column's input is called: as the column, save one that is called as the output is."""
+    """The name of the input of each column: that of the column, except for the name of the output."""
     return ["column logits" if column.name == "logits" else column.name for column in encoding.columns]
 
 
 def raw_columns(encoding: TableEncoding, features: Float32[np.ndarray, "n features"]) -> dict[str, np.ndarray]:
-    """The columns, by input, that `TableEncoding.encode` makes these features of; a name that is none is empty."""
+    """The inverse of `TableEncoding.encode`: columns by input name; the name of "other" is empty."""
     columns: dict[str, np.ndarray] = {}
     start = 0
     for column, name in zip(encoding.columns, input_names(encoding), strict=True):
@@ -78,7 +90,7 @@ def _is_far(column: NumberColumn) -> bool:
 
 
 def _kind(column: NumberColumn | CategoryColumn) -> int:
-    kinds = import_optional("onnx", extra="export", purpose="Writing ONNX").TensorProto
+    kinds = _onnx().TensorProto
     if isinstance(column, CategoryColumn):
         return int(kinds.STRING)
     return int(kinds.DOUBLE if _is_far(column) else kinds.FLOAT)
@@ -89,13 +101,13 @@ def _end(name: str) -> str:
 
 
 def _constant(name: str, value: np.ndarray) -> Any:
-    onnx = import_optional("onnx", extra="export", purpose="Writing ONNX")
+    onnx = _onnx()
     return onnx.helper.make_node("Constant", [], [name], value=onnx.numpy_helper.from_array(value, name))
 
 
 def _number(column: NumberColumn, name: str) -> Iterator[Any]:
-    """(value - mean) / std in double precision, 0 where there is none; and, if the column has one, the indicator."""
-    onnx = import_optional("onnx", extra="export", purpose="Writing ONNX")
+    """``(value - mean) / std`` in float64, 0 for missing values; and their indicator, if the column has one."""
+    onnx = _onnx()
     node, kinds = onnx.helper.make_node, onnx.TensorProto
 
     def at(step: str) -> str:
@@ -119,8 +131,8 @@ def _number(column: NumberColumn, name: str) -> Iterator[Any]:
 
 
 def _category(column: CategoryColumn, name: str) -> Iterator[Any]:
-    """A 1 at a name's place, at the last for any other."""
-    node = import_optional("onnx", extra="export", purpose="Writing ONNX").helper.make_node
+    """One-hot names; unknown names are in the last place."""
+    node = _onnx().helper.make_node
 
     def at(step: str) -> str:
         return f"encoding/{name}/{step}"
@@ -138,7 +150,7 @@ def _category(column: CategoryColumn, name: str) -> Iterator[Any]:
 
 
 def _spellings(values: Sequence[str]) -> dict[str, int]:
-    """Each name, and what `limbeck.read_table` takes for it, as far as a table of texts can say: spaces, and case."""
+    """Spellings of each name that `limbeck.read_table` accepts (other spaces and case), and its place."""
     spellings: dict[str, int] = {}
     for variant in (str, str.lower, str.upper, str.title):
         forms = [variant(value) for value in values]

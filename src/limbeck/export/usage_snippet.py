@@ -1,4 +1,4 @@
-"""The lines that open an exported student."""
+"""Python code that opens an exported student."""
 
 from __future__ import annotations
 
@@ -10,24 +10,25 @@ from limbeck.job import opening_code
 from limbeck.models import UserFile
 
 _TABLE = (
-    "# columns: name -> values as they stand in the table, without spaces around them; NaN or '' for none",
+    "# columns: name -> values as in the table, without spaces around them; NaN or '' if missing",
     "types = {'tensor(float)': np.float32, 'tensor(double)': np.float64, 'tensor(string)': object}",
     "inputs = {",
     "    i.name: np.array(columns[i.name], dtype=types[i.type]).reshape(-1, 1) for i in session.get_inputs()",
     "}",
     "(logits,) = session.run(None, inputs)",
 )
-_ASKED = "logits = student(reads(limbeck.Batch(examples)))"
+_LOAD_PREPROCESS = "preprocess = limbeck.load_preprocess('.')"
+_PREDICT = "logits = student(preprocess(limbeck.Batch(examples)))"
 
 
 def usage_snippet(done: FinishedRun, *, to: str, raw: bool, file: str) -> str:
-    """A few lines of Python that open an export and ask it one question; they run in its folder.
+    """Return a few lines of Python that open an export and compute logits. They run in the folder of the export.
 
     Args:
         done: The run.
         to: The format.
-        raw: Whether an ONNX file reads the data's own examples.
-        file: The ONNX file's name.
+        raw: Whether an ONNX file contains the preprocessing.
+        file: The name of the ONNX file.
     """
     if to == "folder":
         return _limbeck(done)
@@ -40,18 +41,27 @@ def _limbeck(done: FinishedRun) -> str:
     own = UserFile.parse(done.job.student.model)
     if own is not None:
         model["model"], file = f"{own.file.name}:{own.function}", own.file
-    opened = opening_code(done.student, model, path=".", place=done.folder, file=file)
-    lines = [opened[0], *opened[1:-1], *([""] if len(opened) < 3 else []), opened[-1]]
+    opening = opening_code(done.student, model, path=".", place=done.folder, file=file)
+    lines = [*opening[:-1], *([""] if len(opening) < 3 else []), opening[-1]]
     kind = (done.metadata.get("preprocess") or {}).get("preprocess")
-    if str(done.model_config.get("class")).startswith("transformers."):
-        if "ForSequenceClassification" in str(done.model_config["class"]):
-            call = "logits = student(**reads(limbeck.Batch(texts))).logits  # a list of texts"
-            return "\n".join([*lines, "reads = limbeck.load_preprocess('.')", call])
-        if kind != "pixels":
-            return "\n".join([*lines, "logits = student(**inputs).logits"])
-        return "\n".join([*lines, "reads = limbeck.load_preprocess('.')", f"{_ASKED}.logits"])
-    asks = ["reads = limbeck.load_preprocess('.')", _ASKED] if kind else ["logits = student(inputs)"]
-    return "\n".join([*lines, *asks])
+    class_name = str(done.model_config.get("class"))
+    if done.metadata.get("encoding"):
+        # Rows of a new table are encoded as those of the training table were.
+        lines += [
+            "encoding = limbeck.load_encoding('.')",
+            "rows, _ = limbeck.read_table('new.csv', encoding=encoding)  # the column with the classes may be missing",
+            "logits = student(rows.inputs)",
+        ]
+    elif class_name.startswith("transformers.") and "ForSequenceClassification" in class_name:
+        call = "logits = student(**preprocess(limbeck.Batch(texts))).logits  # texts: a list"
+        lines += [_LOAD_PREPROCESS, call]
+    elif class_name.startswith("transformers.") and kind != "pixels":
+        lines += ["logits = student(**inputs).logits"]
+    elif class_name.startswith("transformers."):
+        lines += [_LOAD_PREPROCESS, f"{_PREDICT}.logits"]
+    else:
+        lines += [_LOAD_PREPROCESS, _PREDICT] if kind else ["logits = student(inputs)"]
+    return "\n".join(lines)
 
 
 def _transformers(kind: str) -> str:
@@ -67,18 +77,18 @@ def _onnx(done: FinishedRun, *, raw: bool, file: str) -> str:
     preprocess = done.metadata.get("preprocess") or {}
     lines = ["import numpy as np", "import onnxruntime", "", f"session = onnxruntime.InferenceSession({file!r})"]
     if raw and done.metadata.get("encoding"):
-        return "\n".join([*lines, *_TABLE, *_answers(done)])
+        return "\n".join([*lines, *_TABLE, *_class_names(done)])
     if raw:
-        lines.append("inputs = examples  # as the data hold them: no normalization, it is in the file")
+        lines.append("inputs = examples  # raw examples: the file normalizes them")
     elif preprocess.get("preprocess") == "pixels":
         lines += _pixels(preprocess)
     else:
-        lines.append("inputs = examples.astype(np.float32)  # as the network reads them")
+        lines.append("inputs = examples.astype(np.float32)  # preprocessed as in training")
     lines.append("(logits,) = session.run(None, {session.get_inputs()[0].name: inputs})")
-    return "\n".join([*lines, *_answers(done)])
+    return "\n".join([*lines, *_class_names(done)])
 
 
-def _answers(done: FinishedRun) -> list[str]:
+def _class_names(done: FinishedRun) -> list[str]:
     names = done.metadata.get("class_names")
     if not names or len(names) > 20:
         return []
@@ -86,8 +96,8 @@ def _answers(done: FinishedRun) -> list[str]:
 
 
 def _pixels(preprocess: dict[str, Any]) -> list[str]:
-    """The normalization in numpy, for whoever has no limbeck."""
-    lines = ["pixels = images.astype(np.float32)  # [n, h, w] or with a channel axis"]
+    """The normalization in NumPy, without limbeck."""
+    lines = ["pixels = images.astype(np.float32)  # [n, h, w], or with channels"]
     if preprocess.get("channels_last"):
         lines.append("pixels = pixels.transpose(0, 3, 1, 2) if pixels.ndim == 4 else pixels")
     if preprocess.get("channel", True):

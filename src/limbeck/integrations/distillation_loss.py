@@ -9,6 +9,7 @@ from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
 from limbeck.batch import LOGITS, Batch, Outputs, Progress
@@ -20,13 +21,33 @@ from limbeck.engine.shared_weights import check_shared, find_networks
 from limbeck.engine.stage_trainer import open_teacher
 from limbeck.engine.student_module import StepInputs, StudentWithLoss
 from limbeck.errors import LimbeckError
-from limbeck.integrations.heads import average_gradients, broadcast_heads
 from limbeck.integrations.id_dataset import to_batch
-from limbeck.losses import Objective, all_reduce_sum, world_size
+from limbeck.losses import Objective, all_reduce_sum, rank_device, world_size
 from limbeck.model_call import Adaptor
 from limbeck.recipe import Stage
 from limbeck.tap import FrozenParameters, Tapped, preserved_buffers
 from limbeck.teachers import Preprocess, Stream, TeacherFn, read_inputs
+
+
+def broadcast_heads(heads: nn.Module) -> None:
+    """Copy the heads of the first process to all others."""
+    if world_size() > 1:
+        for tensor in heads.state_dict().values():
+            sent = tensor.to(rank_device())
+            dist.broadcast(sent, src=0)
+            tensor.copy_(sent)
+
+
+def average_gradients(heads: nn.Module) -> None:
+    """Average the heads' gradients over all processes, as strategies do for the model that they wrap."""
+    if world_size() == 1:
+        return
+    for parameter in heads.parameters():
+        if parameter.requires_grad:
+            own = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+            total = own.to(rank_device())
+            dist.all_reduce(total)
+            parameter.grad = (total / world_size()).to(parameter.device)
 
 
 class DistillationOutput(NamedTuple):
@@ -59,8 +80,7 @@ class DistillationLoss(AbstractContextManager["DistillationLoss"]):
         teacher: A `Teacher`, or a module or fitted scikit-learn classifier. None if the objective uses none.
         example: Any batch of the data. It is needed if the objective has trainable heads: it determines their shape
             before the optimizer gets their parameters (``distillation.objective.parameters()``).
-        loader: Where batches come from, for a teacher whose answers are kept (`CachedTeacher`): it has ids and a
-            fingerprint.
+        loader: The source of the batches, for a `CachedTeacher`, which needs its ids and fingerprint.
         preprocess: Function from a batch to the student's inputs.
         adaptor: Function from the student's raw output to logits, for unusual outputs.
         adapt: Function from an item of the loader to a `Batch`, for items that `__call__` does not support.

@@ -27,7 +27,7 @@ class IdDataset(TorchDataset[dict[str, Any]], Stream):
 
     Example:
         >>> from limbeck.data import ArrayDataset
-        >>> row = Rows(ArrayDataset({"x": torch.zeros(3, 2)}, torch.tensor([0, 1, 1])))[2]
+        >>> row = IdDataset(ArrayDataset({"x": torch.zeros(3, 2)}, torch.tensor([0, 1, 1])))[2]
         >>> sorted(row), row["id"]
         (['id', 'labels', 'x'], 2)
     """
@@ -55,17 +55,17 @@ class IdDataset(TorchDataset[dict[str, Any]], Stream):
 
     @property
     def fixed(self) -> bool:
-        """As the examples are."""
+        """Whether the examples are the same in every epoch."""
         return self.examples.fixed
 
     @property
     def fingerprint(self) -> str:
-        """That of the examples."""
+        """The fingerprint of the examples."""
         return self.examples.fingerprint
 
     @property
     def examples_per_epoch(self) -> int:
-        """All of them."""
+        """The number of examples."""
         return len(self.examples)
 
 
@@ -76,31 +76,30 @@ def collate(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 def identify_dataset(data: Any) -> Any:
     """The data set if it has ids and a fingerprint, or a `datasets.Dataset` with a column ``id``; else None."""
-    if getattr(data, "has_ids", False):
+    if isinstance(data, IdDataset):
         return data
-    mark = getattr(data, "_fingerprint", None)
-    if isinstance(mark, str) and "id" in (getattr(data, "column_names", None) or ()):
-        return _Marked(mark, len(data))
+    if type(data).__module__.partition(".")[0] == "datasets" and "id" in data.column_names:
+        return _HubDataset(data._fingerprint, len(data))
     return None
 
 
 @final
-class _Marked(Stream):
+class _HubDataset(Stream):
     """A `datasets.Dataset`, identified by its own fingerprint."""
 
     has_ids = True
 
-    def __init__(self, mark: str, size: int) -> None:
-        self._mark, self._size = mark, size
+    def __init__(self, fingerprint: str, size: int) -> None:
+        self._fingerprint, self._size = fingerprint, size
 
     @property
     def fingerprint(self) -> str:
         """The data set's own fingerprint."""
-        return self._mark
+        return self._fingerprint
 
     @property
     def examples_per_epoch(self) -> int:
-        """All of them."""
+        """The number of examples."""
         return self._size
 
 

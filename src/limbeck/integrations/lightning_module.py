@@ -36,7 +36,7 @@ class DistillModule(LightningModule):
         example: Any batch of the data, as the loader returns it.
         optimizer: The optimizer and its schedule; override ``configure_optimizers`` to use another one.
         accumulate: The number of batches in one optimizer step.
-        loader: What a teacher whose answers are kept must know of the data: ``Rows(examples)``.
+        loader: The ids and the fingerprint of the data, for a `CachedTeacher`: ``IdDataset(examples)``.
         preprocess: Function from a batch to the student's inputs.
         adaptor: Function from the student's raw output to logits, for unusual outputs.
 

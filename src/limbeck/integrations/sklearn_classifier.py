@@ -108,7 +108,7 @@ def _seeded(estimator: Any, random: np.random.RandomState) -> Any:
 
 
 def _check(estimator: Any, name: str, features: int, classes: np.ndarray) -> None:
-    read = getattr(estimator, "n_features_in_", features)
+    read = getattr(estimator, "n_features_in_", features)  # optional in the protocol of scikit-learn
     if read != features:
         raise LimbeckError(
             f"The teacher {name} was fitted on {read} columns, and X has {features}; fit it on these columns, or give "

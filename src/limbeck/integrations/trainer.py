@@ -16,8 +16,7 @@ from limbeck.batch import Batch, Progress
 from limbeck.data.tokenizer import is_causal_lm
 from limbeck.engine.rng import fork_rng
 from limbeck.errors import LimbeckError
-from limbeck.integrations.distillation_loss import DistillationLoss
-from limbeck.integrations.heads import broadcast_heads
+from limbeck.integrations.distillation_loss import DistillationLoss, broadcast_heads
 from limbeck.integrations.id_dataset import identify_dataset, to_batch
 from limbeck.losses import Objective
 
@@ -37,13 +36,13 @@ class DistillTrainer(Trainer):
     Args:
         *args: Arguments of the Trainer.
         objective: The objective to minimize.
-        teacher: A `Teacher`, or what becomes one: a module, a fitted scikit-learn classifier. `CachedTeacher` needs
-            rows with an ``id``: ``train_dataset=Rows(texts)``, or a ``datasets.Dataset`` with such a column.
+        teacher: A `Teacher`, a module, or a fitted scikit-learn classifier. `CachedTeacher` needs
+            rows with an ``id``: ``train_dataset=IdDataset(texts)``, or a ``datasets.Dataset`` with such a column.
         **kwargs: Arguments of the Trainer.
 
     Raises:
-        LimbeckError: If what `DistillationLoss` says is wrong, there is no training data, or the arguments ask for a
-            loss of the Trainer's own (``label_smoothing_factor``, ``compute_loss_func``).
+        LimbeckError: As `DistillationLoss`; if there are no training data; or if the arguments set a loss of the
+            Trainer (``label_smoothing_factor``, ``compute_loss_func``).
 
     Example:
         >>> # objective = 0.1 * Loss(cross_entropy) + 0.9 * Loss(kl_divergence, temperature=2.0)
@@ -145,7 +144,7 @@ class DistillTrainer(Trainer):
         """The first batch of the Trainer's loader."""
         if self.train_dataset is None:
             raise LimbeckError(
-                "A DistillTrainer needs train_dataset=: its first batch shows whether teacher and student fit."
+                "A DistillTrainer needs train_dataset=, because it checks teacher and student on the first batch."
             )
         loader = self.get_train_dataloader()
         inputs: Any = self._prepare_inputs(next(iter(loader)))

@@ -1,24 +1,69 @@
-"""`limbeck export` and `cite`."""
+"""`limbeck report`, `export` and `cite`: what is made of a finished run."""
 
 from __future__ import annotations
 
 import json
 import sys
-from typing import TYPE_CHECKING
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from limbeck.errors import ArgumentError, LimbeckError, UnknownNameError, printable
+from limbeck.optional_imports import import_optional
 
 if TYPE_CHECKING:
     from limbeck.export import ExportedRun
     from limbeck.export.int8_report import QuantizationReport
 
 
+def run_report(runs: Sequence[str], *, out: str | None, as_json: bool) -> None:
+    """Write the report and print its path, the verdicts, and what is not known.
+
+    Raises:
+        LimbeckError: If a run cannot be read, the page cannot be written, or matplotlib is not installed.
+    """
+    if len({Path(run).resolve() for run in runs}) < len(runs):
+        raise LimbeckError("The same run is given twice.")
+    start = time.perf_counter()
+    from limbeck.report import read_run, write_report
+
+    import_optional("matplotlib", extra="report", purpose="A report")
+    loaded_runs = [read_run(run) for run in runs]
+    path = write_report(loaded_runs, out)
+    summary: dict[str, Any] = {
+        "report": str(path), "runs": list(runs), "bytes": path.stat().st_size,
+        "seconds": round(time.perf_counter() - start, 3),
+        "verdicts": [run.verdict.get("sentence") for run in loaded_runs],
+        "unknown": [sentence for run in loaded_runs for sentence in run.unknown],
+    }  # fmt: skip
+    if as_json:
+        print(json.dumps(summary, allow_nan=False))
+        return
+    for run, verdict in zip(runs, summary["verdicts"], strict=True):
+        print(f"{run}: {verdict}" if len(runs) > 1 else verdict)
+    for sentence in summary["unknown"]:
+        print(f"Not known: {sentence}")
+    print(f"\n{summary['bytes'] / 1e3:,.0f} kB in {summary['seconds']:.1f} s. Open the page in a browser:\n    {path}")
+
+
 def run_export(
     run: str, *, to: str, arm: str | None, out: str | None, raw: bool, license: str | None, calibration: str | None,
     as_json: bool,
 ) -> None:  # fmt: skip
-    """Export the student of a run; notes go to standard error."""
+    """Export the student of a run; notes go to standard error.
+
+    Raises:
+        LimbeckError: As `limbeck.export.export_run`. If an option is wrong, the message begins with it.
+    """
     from limbeck.export import export_run
 
-    exported = export_run(run, to=to, arm=arm, out=out, raw=raw, license=license, calibration=calibration)
+    try:
+        exported = export_run(run, to=to, arm=arm, out=out, raw=raw, license=license, calibration=calibration)
+    except (ArgumentError, UnknownNameError) as error:
+        if error.argument not in ("to", "arm", "out", "raw", "calibration"):
+            raise
+        raise LimbeckError(f"--{error.argument}: {error}") from error
     if as_json:
         print(json.dumps(exported.to_dict(), allow_nan=False))
     else:
@@ -44,6 +89,8 @@ def _show(exported: ExportedRun) -> None:
     nodes = f"; {parity.nodes} of {parity.of} nodes compared one by one" if parity.nodes else ""
     # Plain `print`: rich would wrap paths, which people copy.
     print(f"{exported.path}  {_size(exported.bytes)}")
+    if exported.arm is not None:
+        print(f"  arm        {printable(exported.arm)}")
     largest = parity.max_difference
     match = f"differ by at most {largest:.2g} from the student's" if largest else "equal the student's"
     before, after = (f"{100 * share:.2f} %" for share in (exported.accuracy_before, exported.accuracy_after))

@@ -1,0 +1,163 @@
+"""`export_run`: export a student, check the result, and write its model card."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from shlex import quote
+from typing import Any
+
+import torch
+
+from limbeck.atomic_io import new_partial_folder, sync_folder, write_text
+from limbeck.batch import IGNORED
+from limbeck.consent import read_consent
+from limbeck.data import DataSplits
+from limbeck.errors import ArgumentError, unknown_name_error
+from limbeck.export.finished_run import FinishedRun, open_finished, rebuild_student
+from limbeck.export.folder import check_free_path
+from limbeck.export.formats import FORMATS, ExportedFile, ExportedRun, ExportRequest, check_calibration, check_format
+from limbeck.export.int8 import CALIBRATIONS
+from limbeck.export.model_card import make_card
+from limbeck.export.read_script import choose_reader, write_script
+from limbeck.job import hide_private_paths, recommend, train_and_development
+from limbeck.metrics import Predictions, accuracy, predict
+from limbeck.metrics.predictions import as_batches
+from limbeck.models.hub import LibraryModel
+
+
+def export_run(
+    run: str | Path,
+    *,
+    to: str,
+    arm: str | None = None,
+    out: str | Path | None = None,
+    raw: bool = False,
+    license: str | None = None,
+    calibration: str | None = None,
+    trust: bool = False,
+) -> ExportedRun:
+    """Export the student of a finished run, check it on the run's test data, and write its model card.
+
+    Args:
+        run: The folder of the run.
+        to: ``folder`` (for `limbeck.load`), ``hf`` (for transformers), ``onnx``, or ``int8`` (8-bit ONNX).
+        arm: The arm whose student is exported, such as ``student alone``; by default the one that the run recommends.
+        out: A folder that is new or empty; by default ``RUN/export/TO``, or ``RUN/export/TO-ARM`` if an arm is given.
+            It appears complete or not at all.
+        raw: Whether an ONNX file contains the preprocessing: the normalization of pixels, or the encoding of a table,
+            whose columns then are inputs.
+        license: The license of the weights for the card, such as ``apache-2.0``.
+        calibration: The calibration for 8 bits, ``minmax``, ``entropy`` or ``percentile``; if None, the best of them on
+            the run's development data.
+        trust: Whether Python files that the run's job names (``my.py:build``) may be run to build the student. A run's
+            folder may come from someone else.
+
+    Returns:
+        Where the export is, its size, how much its outputs differ from the student's, and its accuracy.
+
+    Raises:
+        LimbeckError: If the folder holds no finished run, the output folder is in use, an extra is missing, the student
+            cannot be exported, a file would have to be run and `trust` is False, or the export fails its check.
+
+    Example:
+        >>> # export_run("runs/hinton", to="onnx").parity.max_difference
+    """
+    if to not in FORMATS:
+        raise unknown_name_error("format", to, FORMATS, argument="to")
+    check_calibration(calibration, to)
+    with read_consent("export_run", trust=trust):
+        return _export(open_finished(run, arm=arm), to, arm, out, raw, license, calibration)
+
+
+def _export(
+    done: FinishedRun,
+    to: str,
+    arm: str | None,
+    out: str | Path | None,
+    raw: bool,
+    license: str | None,
+    calibration: str | None,
+) -> ExportedRun:
+    place = to if arm is None else f"{to}-{arm.replace(' ', '-')}"
+    target = check_free_path(done.folder / "export" / place if out is None else out, argument="out")
+    if target.suffix == ".onnx":
+        raise ArgumentError(
+            f"out must be a folder, in which the file is called model.onnx; got {target}.", argument="out"
+        )
+    data = done.data()
+    student = rebuild_student(done, data)
+    check_format(to, student, raw=raw, preprocess=data.preprocess, texts=data.tokenizer is not None)
+    train, development = train_and_development(done.job, data)
+    metadata = {name: value for name, value in done.metadata.items() if value is not None}
+    request = ExportRequest(
+        student, data.test, train, development, data.preprocess, raw, metadata,
+        _tokenizer(done, data) if to == "hf" else data.tokenizer,
+        tuple(CALIBRATIONS) if calibration is None else (calibration,), data.encoding,
+    )  # fmt: skip
+    before = accuracy(predict(student, data.test, preprocess=data.preprocess)).value
+    work = new_partial_folder(target)
+    try:
+        written = FORMATS[to](request, work)
+        exported = _evaluate(written, data, before)
+        reader = choose_reader(to, done.model_config, done.metadata, texts=data.tokenizer is not None)
+        if reader is not None:
+            write_script(reader, work, done.metadata)
+        card, card_notes = make_card(done, data, exported, to=to, raw=raw, license=license, reader=reader)
+        write_text(hide_private_paths(card, done.folder), work / "README.md")
+        os.replace(work, target)
+    except BaseException:
+        shutil.rmtree(work, ignore_errors=True)
+        raise
+    sync_folder(target.parent)
+    notes = (*exported.notes, *card_notes, *_doubts(done, arm))
+    name = done.metadata.get("arm")
+    return exported._replace(
+        path=target / written.path.relative_to(work), notes=notes, arm=None if name is None else str(name)
+    )
+
+
+def _doubts(done: FinishedRun, arm: str | None) -> Iterator[str]:
+    """What to know before shipping a student that was not chosen by name."""
+    if arm is not None or not done.result["arms"]:
+        return
+    advice = recommend(done.result)
+    if not advice.ready:
+        yield f"This student should not be shipped yet. {advice.why}"
+    elif advice.arm != done.metadata.get("arm"):  # a run of an earlier version always shipped the arm of its verdict
+        yield f"To ship: {advice.answer}. {advice.why} To ship that one: --arm {quote(str(advice.arm))}."
+    elif advice.others:
+        options = " or ".join(f"--arm {quote(arm)}" for arm in advice.others)
+        yield f"This is the student of {advice.arm}. {advice.sentence} To ship another: {options}."
+
+
+def _evaluate(written: ExportedFile, data: DataSplits, before: float) -> ExportedRun:
+    """Compute the accuracy of what was written on all test data, and its size."""
+    logits = torch.cat([written.predict(batch).float() for batch in as_batches(data.test)])
+    labels = data.test.labels
+    after = accuracy(Predictions(logits.flatten(0, -2), None, None if labels is None else labels.flatten())).value
+    files = [written.path] if written.path.is_file() else [p for p in written.path.rglob("*") if p.is_file()]
+    size = sum(file.stat().st_size for file in files)
+    labeled = 0 if labels is None else int((labels != IGNORED).sum())
+    eight = written.eight
+    notes = eight.notes(size=size, before=before, after=after, examples=labeled) if eight else ()
+    return ExportedRun(written.path, size, written.parity, before, after, tuple(notes), eight)
+
+
+def _tokenizer(done: FinishedRun, data: DataSplits) -> Any:
+    """The data's tokenizer, or the tokenizer or image processor of the student's name, if it is on this machine."""
+    if data.tokenizer is not None:
+        return data.tokenizer
+    model = LibraryModel.parse(done.job.student.model)
+    if model is None or model.library != "hf":
+        return None
+    from transformers import AutoImageProcessor, AutoTokenizer
+
+    for kind in (AutoTokenizer, AutoImageProcessor):
+        try:
+            return kind.from_pretrained(model.name, local_files_only=True, trust_remote_code=False)
+        except Exception:  # transformers has no error of its own for "there is none"
+            continue
+    return None

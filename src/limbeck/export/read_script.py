@@ -1,0 +1,161 @@
+"""``read.py``: a script beside an export that predicts raw rows, images or texts without limbeck."""
+
+from __future__ import annotations
+
+import ast
+import json
+from collections.abc import Mapping, Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from limbeck.atomic_io import write_text
+from limbeck.errors import LimbeckError
+from limbeck.export.onnx_session import open_session
+from limbeck.models import read_config
+
+READER = "read.py"
+# The modules whose functions are copied into read.py.
+_TEMPLATES = ("read_script_inputs", "read_script_models")
+_BACKENDS = {"onnx": "numpy and onnxruntime", "reference": "torch and safetensors", "huggingface": "transformers"}
+_EXAMPLES = {"table": "rows.csv", "images": "picture.png", "texts": "texts.csv"}
+
+
+class ReadScript(NamedTuple):
+    """The parts of a ``read.py``.
+
+    Attributes:
+        kind: What it reads: ``table``, ``images`` (also arrays) or ``texts``.
+        backend: What runs the student: ``onnx``, ``reference`` (limbeck's own networks in plain PyTorch) or
+            ``huggingface``.
+    """
+
+    kind: str
+    backend: str
+
+    @property
+    def requires(self) -> str:
+        """The packages that it needs, in words."""
+        more = {"images": ", and Pillow for image files", "texts": ", and tokenizers"}
+        return _BACKENDS[self.backend] + more.get(self.kind, "")
+
+    @property
+    def command(self) -> str:
+        """An example of its use."""
+        return f"python {READER} {_EXAMPLES[self.kind]}"
+
+
+def choose_reader(to: str, model: Mapping[str, Any], metadata: Mapping[str, Any], *, texts: bool) -> ReadScript | None:
+    """The script for an export; None for a user's own class in a folder, because the folder does not have its code.
+
+    Args:
+        to: The format.
+        model: The description of the model in the student's folder.
+        metadata: The other entries there: encoding, preprocessing, shape.
+        texts: Whether the student reads texts.
+    """
+    kind = backend = ""
+    if texts:
+        kind = "texts"
+    elif metadata.get("encoding"):
+        kind = "table"
+    elif metadata.get("input_shape"):
+        kind = "images"
+    if to in ("onnx", "int8"):
+        backend = "onnx"
+    elif str(model.get("class")).startswith("transformers."):
+        backend = "huggingface"
+    elif "name" in model:
+        backend = "reference"
+    return ReadScript(kind, backend) if kind and backend else None
+
+
+def write_reader(path: str | Path) -> Path:
+    """Write ``read.py`` beside an ONNX file that `to_onnx` wrote, or into the folder of a student.
+
+    The script predicts raw rows of a table, images or texts from the command line, without limbeck.
+
+    Args:
+        path: The file or folder. For a student of texts, ``tokenizer.json`` must be beside the file.
+
+    Returns:
+        The path of ``read.py``.
+
+    Raises:
+        LimbeckError: If the student in the folder is of your own class, or it is not known what it reads.
+
+    Example:
+        >>> # to_onnx(run.student, rows, "adult/model.onnx")
+        >>> # write_reader("adult/model.onnx")  # python adult/read.py new.csv
+    """
+    path = Path(path)
+    folder = path if path.is_dir() else path.parent
+    if path.is_dir():
+        config = read_config(path)
+        to, model, metadata = "folder", config["model"], config.get("metadata") or {}
+    else:
+        properties = open_session(path).get_modelmeta().custom_metadata_map
+        to, model, metadata = "onnx", {}, json.loads(properties.get("limbeck", "{}"))
+    script = choose_reader(to, model, metadata, texts=(folder / "tokenizer.json").is_file())
+    if script is None:
+        raise LimbeckError(
+            f"{path} does not say what its student reads, or the student is of your own class, whose code is not in "
+            "the folder. Export it as ONNX from run.student or limbeck.load(...), which know class names, encoding and "
+            "preprocessing."
+        )
+    write_script(script, folder, metadata)
+    return folder / READER
+
+
+def write_script(script: ReadScript, folder: Path, metadata: Mapping[str, Any]) -> None:
+    """Write ``read.py`` into the folder of an export.
+
+    Args:
+        script: Its parts.
+        folder: The folder with the weights.
+        metadata: What the script cannot read from files: for a folder of transformers, how images are normalized.
+    """
+    docstring = (
+        f'"""Predicts raw examples with the student in this folder. Needs {script.requires}, but not limbeck.\n\n'
+        f'    {script.command}\n\nprints the class of each example and its probability; --all prints all classes.\n"""'
+    )
+    imports, body = _collect(["main", f"read_{script.kind}", f"open_{script.backend}"])
+    if script.backend == "huggingface":
+        values = {name: metadata[name] for name in ("preprocess", "input_shape") if metadata.get(name)}
+        body = body.replace("METADATA: dict[str, Any] = {}", f"METADATA: dict[str, Any] = {values!r}")
+    layout = "" if script.kind == "images" else ", text_files=True"
+    last = f'if __name__ == "__main__":\n    main(open_{script.backend}, read_{script.kind}{layout})\n'
+    head = "from __future__ import annotations\n\n" + "\n".join(imports)
+    write_text(f"{docstring}\n\n{head}\n\n{body}\n\n\n{last}", folder / READER)
+
+
+def _collect(functions: Sequence[str]) -> tuple[list[str], str]:
+    """The source of some functions of the templates with all that they use, and the imports that this needs."""
+    imports: dict[str, str] = {}
+    definitions: dict[str, tuple[ast.stmt, str]] = {}
+    for name in _TEMPLATES:
+        text = files("limbeck.export").joinpath(f"{name}.py").read_text(encoding="utf-8")
+        for node in ast.parse(text).body[2:]:  # after the docstring and the import of annotations
+            if isinstance(node, (ast.Import, ast.ImportFrom)):
+                for alias in node.names:
+                    module = f"from {node.module} " if isinstance(node, ast.ImportFrom) else ""
+                    imports[alias.asname or alias.name] = f"{module}import {ast.unparse(alias)}"
+            else:
+                source = ast.get_source_segment(text, node) or ""
+                definitions.update(dict.fromkeys(_defined_names(node), (node, source)))
+    needed, todo = set[str](), list(functions)
+    while todo:
+        if (name := todo.pop()) not in needed:
+            needed.add(name)
+            if name in definitions:
+                todo += [one.id for one in ast.walk(definitions[name][0]) if isinstance(one, ast.Name)]
+    lines = sorted({imports[name] for name in needed & imports.keys()}, key=lambda line: (line[0] == "f", line))
+    sources = dict.fromkeys(source for name, (_, source) in definitions.items() if name in needed)
+    return lines, "\n\n\n".join(sources)
+
+
+def _defined_names(node: ast.stmt) -> list[str]:
+    """The names that a statement at the top of a module defines."""
+    if isinstance(node, ast.FunctionDef):
+        return [node.name]
+    return [one.id for one in ast.walk(node) if isinstance(one, ast.Name) and isinstance(one.ctx, ast.Store)]

@@ -1,0 +1,165 @@
+"""Parts of ``read.py`` that run a student, and its command line.
+
+These functions are copied into ``read.py``, so they import nothing of limbeck, and each imports what only it needs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+# An opened student: its metadata, the shape of its first input if it is known, and a function from inputs to logits.
+Student = tuple[dict[str, Any], list[Any] | None, Callable[[Any], np.ndarray]]
+
+
+def main(
+    open_student: Callable[[Path], Student],
+    read_inputs: Callable[[list[Path], Any, Any], Any],
+    *,
+    text_files: bool = False,
+) -> None:
+    """Read the files named on the command line, and print a line of CSV for each example."""
+    parser = argparse.ArgumentParser(description="Predict raw examples with the student in this folder.")
+    parser.add_argument("files", nargs="+", type=Path, help="the files to read")
+    parser.add_argument("--all", action="store_true", help="print the probabilities of all classes")
+    parser.add_argument("--logits", action="store_true", help="print the logits of all classes")
+    if text_files:
+        parser.add_argument("--charset", help="the character encoding of the files, such as cp1252")
+        parser.add_argument("--separator", help="the column separator of .csv and .tsv files; tab for a tab")
+    options = parser.parse_args()
+    metadata, shape, predict = open_student(Path(__file__).parent)
+    if text_files:
+        separator = "\t" if options.separator == "tab" else options.separator
+        metadata = {**metadata, "charset": options.charset, "separator": separator}
+    inputs = read_inputs(options.files, metadata, shape)
+    count = len(next(iter(inputs.values())) if isinstance(inputs, dict) else inputs)
+    parts = [
+        predict({n: v[i : i + 250] for n, v in inputs.items()} if isinstance(inputs, dict) else inputs[i : i + 250])
+        for i in range(0, count, 250)
+    ]
+    logits = np.concatenate(parts).astype(np.float64) if parts else np.zeros((0, 0))
+    names = metadata.get("class_names") or [str(number) for number in range(logits.shape[1])]
+    exponentials = np.exp(logits - logits.max(axis=1, keepdims=True, initial=-np.inf))
+    columns = logits if options.logits else exponentials / exponentials.sum(axis=1, keepdims=True)
+    every = options.all or options.logits
+    rows = csv.writer(sys.stdout, lineterminator="\n")
+    rows.writerow(["answer", *names] if every else ["answer", "probability"])
+    for row, best in zip(columns, logits.argmax(axis=1) if count else [], strict=True):
+        rows.writerow([names[best], *(f"{x:.9g}" for x in (row if every else [row[best]]))])
+
+
+KINDS = {"tensor(float)": np.float32, "tensor(double)": np.float64, "tensor(int64)": np.int64, "tensor(string)": object}
+
+
+def open_onnx(folder: Path) -> Student:
+    """Open an ONNX file."""
+    import onnxruntime
+
+    file = next(iter(sorted(folder.glob("*.onnx"))))
+    session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
+    expected = session.get_inputs()
+
+    def predict(inputs: Any) -> np.ndarray:
+        tensors = list(inputs.values()) if isinstance(inputs, dict) else [inputs]
+        named = inputs if isinstance(inputs, dict) and expected[0].name in inputs else {}
+        feed = {one.name: named.get(one.name, value) for one, value in zip(expected, tensors, strict=False)}
+        feed = {one.name: feed[one.name].astype(KINDS.get(one.type, feed[one.name].dtype)) for one in expected}
+        feed = {one.name: feed[one.name].reshape(-1, 1) if one.shape[1:] == [1] else feed[one.name] for one in expected}
+        return session.run(None, feed)[0]
+
+    return json.loads(session.get_modelmeta().custom_metadata_map["limbeck"]), expected[0].shape, predict
+
+
+METADATA: dict[str, Any] = {}
+
+
+def open_huggingface(folder: Path) -> Student:
+    """Open a folder of transformers."""
+    import torch
+    import transformers
+
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    model = getattr(transformers, config["architectures"][0]).from_pretrained(str(folder)).eval()
+    names = [model.config.id2label[number] for number in range(model.config.num_labels)]
+
+    def predict(inputs: Any) -> np.ndarray:
+        tensors = inputs if isinstance(inputs, dict) else {"pixel_values": inputs}
+        tensors = {name: torch.from_numpy(value) for name, value in tensors.items() if name != "token_type_ids"}
+        with torch.no_grad():
+            logits: np.ndarray = model(**tensors).logits.float().numpy()
+            return logits
+
+    return {**METADATA, "class_names": names}, None, predict
+
+
+def open_reference(folder: Path) -> Student:
+    """Open one of limbeck's own networks, from its weights, in plain PyTorch."""
+    import torch
+    from safetensors.torch import load_file
+
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    weights, model = load_file(str(folder / "model.safetensors")), config["model"]
+    network: Any = {"mlp": mlp, "cnn": cnn}.get(model["name"], resnet)
+
+    def predict(inputs: Any) -> np.ndarray:
+        with torch.no_grad():
+            features = network(torch.from_numpy(inputs), weights, model["arguments"])
+            logits: np.ndarray = torch.nn.functional.linear(features, *pair(weights, "classifier")).numpy()
+            return logits
+
+    return config["metadata"], None, predict
+
+
+def pair(weights: dict[str, Any], name: str) -> tuple[Any, Any]:
+    """The weight and the bias of a layer."""
+    return weights[f"{name}.weight"], weights[f"{name}.bias"]
+
+
+def mlp(x: Any, weights: dict[str, Any], arguments: dict[str, Any]) -> Any:
+    """Linear layers with ReLU between them."""
+    from torch.nn import functional as F
+
+    x = x.flatten(1)
+    for number in range(1, len(arguments["hidden"]) + 1):
+        x = F.relu(F.linear(x, *pair(weights, f"layer{number}.1")))
+    return x
+
+
+def cnn(x: Any, weights: dict[str, Any], arguments: dict[str, Any]) -> Any:
+    """Convolutions with ReLU, and pooling while a side of at least 2 is left."""
+    from torch.nn import functional as F
+
+    side = arguments["size"]
+    for number in range(1, len(arguments["widths"]) + 1):
+        x = F.relu(F.conv2d(x, *pair(weights, f"layer{number}.0"), padding=1))
+        if side >= 4:
+            x, side = F.max_pool2d(x, 2), side // 2
+    return x.flatten(1)
+
+
+def resnet(x: Any, weights: dict[str, Any], arguments: dict[str, Any]) -> Any:
+    """Residual blocks in three stages (He et al., 2015, section 4.2) with shortcuts that have no parameters."""
+    from torch.nn import functional as F
+
+    def norm(x: Any, name: str) -> Any:
+        mean, variance = weights[f"{name}.running_mean"], weights[f"{name}.running_var"]
+        return F.batch_norm(x, mean, variance, *pair(weights, name))
+
+    x = F.relu(norm(F.conv2d(x, weights["stem.0.weight"], padding=1), "stem.1"))
+    for stage in (1, 2, 3):
+        block = 0
+        while f"layer{stage}.{block}.conv1.weight" in weights:
+            name, stride = f"layer{stage}.{block}", 2 if stage > 1 and block == 0 else 1
+            y = F.relu(norm(F.conv2d(x, weights[f"{name}.conv1.weight"], stride=stride, padding=1), f"{name}.norm1"))
+            y = norm(F.conv2d(y, weights[f"{name}.conv2.weight"], padding=1), f"{name}.norm2")
+            more = y.shape[1] - x.shape[1]
+            x = F.relu(y + F.pad(x[:, :, ::stride, ::stride], (0, 0, 0, 0, more // 2, more - more // 2)))
+            block += 1
+    return x.mean((2, 3))
