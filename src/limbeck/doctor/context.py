@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from limbeck.batch import Batch
-from limbeck.data import Dataset, Loader, ShuffledLoader, counter_order
+from limbeck.data import Dataset, Loader, counter_order
 from limbeck.engine.train_config import Fabric, TrainConfig
 from limbeck.recipe import Recipe
 from limbeck.teachers import CachedTeacher, Preprocess, Teacher
@@ -75,7 +75,7 @@ class CheckContext:
     preprocess: Preprocess
     fabric: Fabric
     side_by_side: int = 1
-    stored: tuple[CachedTeacher, ShuffledLoader] | None = None
+    stored: tuple[CachedTeacher, Loader] | None = None
     views: int = 1
 
     @property

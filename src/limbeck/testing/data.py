@@ -2,55 +2,72 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from itertools import islice
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from limbeck.batch import Batch, Inputs, input_rows
 from limbeck.data import Loader, Transform
+from limbeck.errors import LimbeckError
 from limbeck.testing.law import require
 
 _LOADERS = "loaders"
+_UNBOUNDED = 16
+"""Batches that are read of an epoch without a fixed length."""
 
 
-def check_loader(loader: Loader) -> None:
-    """Check a loader against all laws of loaders, over two epochs.
+def check_loader(loader: Loader, *, models: Mapping[str, nn.Module] | None = None) -> None:
+    """Check a loader against all laws of loaders, over two epochs, or 16 batches if epochs have no fixed length.
 
     The laws:
 
-    * An epoch has the announced number of batches and examples.
+    * An epoch has the announced number of batches and examples, and batches have the announced size.
+    * Inputs have one shape, unless the loader is ragged.
     * The columns of a batch have the same length; ids, views and labels are whole numbers.
     * Ids are unique within an epoch.
     * `peek` does not consume the next batch.
+    * A replayable loader yields the same batches when an epoch is requested again.
+    * A loader that depends on a model is not fixed.
     * The fingerprint does not change.
     * A loader resumed in the middle of an epoch yields the same remaining batches, or raises an error.
 
     Args:
         loader: The loader.
+        models: The models that a loader which depends on a model is bound to.
 
     Raises:
+        LimbeckError: If the loader depends on a model and there are no `models`.
         AssertionError: If a law is broken; the message names it.
 
     Example:
         >>> from limbeck.data import ArrayDataset, ShuffledLoader
         >>> check_loader(ShuffledLoader(ArrayDataset(torch.randn(10, 2)), batch_size=4))
     """
+    if loader.depends_on_model and models is None:
+        raise LimbeckError(f"A {loader.type_name} depends on a model: check_loader(loader, models={{'student': ...}}).")
+    if models is not None:
+        loader.bind(models)
     mark = loader.fingerprint
     require(isinstance(mark, str) and bool(mark), "it has no fingerprint", of=_LOADERS)
     for number in range(2):
-        peeked = loader.peek() if loader.resumable else None
-        epoch = list(loader)
-        if peeked is not None:
-            require(_same(peeked, epoch[0]), "peek() is not the next batch, or consumes it", of=_LOADERS)
+        with _separate_random(loader):
+            peeked = loader.peek()
+        epoch = _read_epoch(loader)
+        require(_same(peeked, epoch[0]), "peek() is not the next batch, or consumes it", of=_LOADERS)
         _check_epoch(loader, epoch, number)
+    _check_declared(loader)
     require(loader.fingerprint == mark, "its fingerprint changes during an epoch", of=_LOADERS)
     if loader.resumable:
         _check_resumed(loader)
 
 
 def _check_epoch(loader: Loader, epoch: list[Batch], number: int) -> None:
-    require(len(epoch) == len(loader), f"epoch {number} has {len(epoch)} batches, not {len(loader)}", of=_LOADERS)
+    if loader.has_length:
+        require(len(epoch) == len(loader), f"epoch {number} has {len(epoch)} batches, not {len(loader)}", of=_LOADERS)
     for batch in epoch:
         for name in ("id", "view", "labels", "mask"):
             column = getattr(batch, name)
@@ -58,28 +75,60 @@ def _check_epoch(loader: Loader, epoch: list[Batch], number: int) -> None:
                 require(len(column) == batch.size, f"{name} has {len(column)} rows, not {batch.size}", of=_LOADERS)
                 dtype = torch.bool if name == "mask" else torch.int64
                 require(column.dtype == dtype, f"{name} is {column.dtype}, not {dtype}", of=_LOADERS)
-    announced, total = loader.examples_per_epoch, sum(batch.size for batch in epoch)
+    sizes, size = [batch.size for batch in epoch], loader.batch_size
+    announced, total = loader.examples_per_epoch, sum(sizes)
     require(announced in (None, total), f"epoch {number} has {total} examples, not {announced}", of=_LOADERS)
+    regular = size is None or ({*sizes[:-1]} <= {size} and sizes[-1] <= size)
+    require(regular, f"it declares batch_size={size}, and its batches have {sizes[:8]} examples", of=_LOADERS)
+    shapes = {tuple(part.shape[1:] for part in _parts(batch.inputs) if isinstance(part, Tensor)) for batch in epoch}
+    require(loader.ragged or len(shapes) == 1, "it is not ragged, but the shapes of its inputs differ", of=_LOADERS)
     if loader.has_ids:
         require(all(batch.id is not None for batch in epoch), "it declares ids, and a batch has none", of=_LOADERS)
         ids = torch.cat([batch.id for batch in epoch if batch.id is not None])
         require(len(ids.unique()) == len(ids), f"an id occurs twice in epoch {number}", of=_LOADERS)
 
 
+def _check_declared(loader: Loader) -> None:
+    require(not (loader.depends_on_model and loader.fixed), "it depends on a model and declares fixed", of=_LOADERS)
+    if not loader.replayable:
+        return
+    twice = []
+    for _ in range(2):
+        with _separate_random(loader):
+            twice.append(list(islice(loader.batches(0, 0), _UNBOUNDED)))
+    require(_same(*twice), "it declares replayable, but an epoch yields other batches when read again", of=_LOADERS)
+
+
+def _read_epoch(loader: Loader) -> list[Batch]:
+    """The rest of the epoch; the next batches if an epoch may be endless."""
+    return list(loader) if loader.has_length else list(islice(loader, _UNBOUNDED))
+
+
+@contextmanager
+def _separate_random(loader: Loader) -> Iterator[None]:
+    """Put PyTorch's random generator back afterwards, as a run does when it only looks at a batch."""
+    with torch.random.fork_rng(devices=[]) if loader.replayable else nullcontext():
+        yield
+
+
 def _check_resumed(loader: Loader) -> None:
     whole = iter(loader)
     require(next(whole, None) is not None, "it has no batches", of=_LOADERS)
     position = dict(loader.state_dict())
-    rest = list(whole)
-    later = list(loader)
+    state = torch.get_rng_state()
+    rest = list(whole if loader.has_length else islice(whole, _UNBOUNDED))
+    later = _read_epoch(loader)
     loader.load_state_dict(position)
-    again = list(loader)
+    torch.set_rng_state(state)
+    again = _read_epoch(loader)
     require(
         len(rest) == len(again) and all(map(_same, rest, again)),
         "resumed from a position in an epoch, the remaining batches differ",
         of=_LOADERS,
     )
-    require(all(map(_same, later, list(loader))), "after a position is restored, the next epoch differs", of=_LOADERS)
+    require(
+        all(map(_same, later, _read_epoch(loader))), "after a position is restored, the next epoch differs", of=_LOADERS
+    )
 
 
 def _same(mine: Any, theirs: Any) -> bool:
