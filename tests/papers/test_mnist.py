@@ -13,8 +13,7 @@ from limbeck.data import ArrayDataset, DataSplits, NormalizeImages
 from limbeck.papers import ExperimentScale, TaskFolder
 from limbeck.papers.experiment import RESULT
 from limbeck.papers.hinton2015 import mnist, training
-from limbeck.papers.hinton2015.digits import constrained_sgd
-from limbeck.papers.hinton2015.training import MnistTraining, study, teach
+from limbeck.papers.hinton2015.mnist import MnistTraining, constrained_sgd, study, teach
 
 QUICK = ExperimentScale("quick", (0,))
 FULL = ExperimentScale("full", (0, 1, 2))
