@@ -13,7 +13,7 @@ import torch
 from limbeck.errors import DataError, LimbeckError
 from limbeck.papers.experiment import ExperimentScale, Figures, Task, TaskFolder, merged
 from limbeck.papers.hinton2015 import acoustic, frames, regularizer, speech, spoken_digits, states
-from limbeck.papers.hinton2015.windows import Windows
+from limbeck.papers.hinton2015.states import Windows
 
 QUICK = ExperimentScale("quick", (0,))
 

@@ -14,8 +14,7 @@ from torch import Tensor
 from limbeck.errors import DataError
 from limbeck.papers.experiment import Figures, TaskFolder
 from limbeck.papers.hinton2015.spoken_digits import Spoken, log_mel, read_spoken, spoken_faster
-from limbeck.papers.hinton2015.states import aligned, segmented
-from limbeck.papers.hinton2015.windows import Windows
+from limbeck.papers.hinton2015.states import Windows, aligned, segmented
 
 PARTS = ("train", "dev", "test")
 SPEEDS = (10, 9, 11)
