@@ -16,9 +16,8 @@ from limbeck.engine import Run, distill
 from limbeck.methods import make
 from limbeck.models import Mlp, seeded
 from limbeck.papers.experiment import TaskFolder
-from limbeck.papers.hinton2015.frames import FramePart, read_part
 from limbeck.papers.hinton2015.mnist import labels_of
-from limbeck.papers.hinton2015.spoken_digits import COEFFICIENTS
+from limbeck.papers.hinton2015.spoken_digits import COEFFICIENTS, FramePart, read_part
 from limbeck.papers.hinton2015.states import AFTER, BEFORE, CLASSES, DIGITS, STATES
 from limbeck.recipe import Optimizer, Recipe
 from limbeck.teachers import PrecomputedTeacher, Teacher, TeacherContext, as_teacher

@@ -12,7 +12,7 @@ from limbeck.methods import make
 from limbeck.models import load, save
 from limbeck.papers.experiment import Experiment, ExperimentScale, Figures, Row, TaskFolder
 from limbeck.papers.hinton2015.acoustic import STUDENT_LR, TEMPERATURE, judge_model, network, soft, soft_targets, train
-from limbeck.papers.hinton2015.frames import keep_frames, read_part
+from limbeck.papers.hinton2015.spoken_digits import keep_frames, read_part
 from limbeck.task_runner import Task
 from limbeck.teachers import Ensemble
 
