@@ -16,8 +16,20 @@ from limbeck.engine import Run
 from limbeck.methods import make
 from limbeck.models import load, read_config, save
 from limbeck.papers.experiment import Experiment, ExperimentScale, Figures, Row, TaskFolder
-from limbeck.papers.hinton2015.acoustic import RUN, frame_accuracy, judge_model, network, soft, soft_targets, train
-from limbeck.papers.hinton2015.speech import FRAMES, NET, frames_task, member, member_task
+from limbeck.papers.hinton2015.speech import (
+    FRAMES,
+    NET,
+    RUN,
+    frame_accuracy,
+    frames_task,
+    judge_model,
+    member,
+    member_task,
+    network,
+    soft,
+    soft_targets,
+    train,
+)
 from limbeck.papers.hinton2015.spoken_digits import FramePart, read_part
 from limbeck.papers.hinton2015.states import CLASSES
 from limbeck.task_runner import Task
