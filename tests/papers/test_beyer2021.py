@@ -8,9 +8,8 @@ import pytest
 import torch
 
 from limbeck.data import ArrayDataset, DataSplits
-from limbeck.papers import ExperimentScale, TaskFolder
-from limbeck.papers.beyer2021 import ablation
-from limbeck.papers.beyer2021.teacher_views import PIXELS, WAYS, stream, teacher_preprocess, views
+from limbeck.papers import ExperimentScale, TaskFolder, beyer2021
+from limbeck.papers.beyer2021 import PIXELS, WAYS, stream, teacher_preprocess, views
 
 QUICK = ExperimentScale("quick", (0,))
 
@@ -48,16 +47,16 @@ def test_independent_noise_is_another_crop_of_the_same_picture():
 @pytest.mark.slow
 def test_teacher_and_students_run_and_their_rows_come_of_it(monkeypatch, tmp_path):
     data = DataSplits("small", examples(120), examples(40), PIXELS, None)
-    monkeypatch.setattr(ablation, "fashion", lambda quick: data)
-    monkeypatch.setattr(ablation, "transfer", lambda quick: examples(60))
+    monkeypatch.setattr(beyer2021, "fashion", lambda quick: data)
+    monkeypatch.setattr(beyer2021, "transfer", lambda quick: examples(60))
     found = {}
-    for task in ablation.MATCHING.tasks(QUICK):
+    for task in beyer2021.MATCHING.tasks(QUICK):
         desk = TaskFolder(tmp_path, task.name)
         desk.folder.mkdir(parents=True)
-        found[task.name] = json.loads(json.dumps(task.work(desk)))
+        found[task.name] = json.loads(json.dumps(task.function(desk)))
         assert 0 <= found[task.name]["accuracy"] <= 100
-    assert len(found) == 1 + len(WAYS) * len(ablation.LENGTHS)
-    rows = {row.name: row for row in ablation.MATCHING.rows(QUICK, found)}
+    assert len(found) == 1 + len(WAYS) * len(beyer2021.LENGTHS)
+    rows = {row.name: row for row in beyer2021.MATCHING.rows(QUICK, found)}
     ahead = rows["function matching over consistent, when trained for long"]
     long = [found[f"matching/{way}/long/seed-0"]["accuracy"] for way in ("function-matching", "consistent")]
     assert ahead.values == [long[0] - long[1]]

@@ -12,7 +12,7 @@ from sklearn.datasets import load_digits
 from limbeck.data import ArrayDataset, DataSplits, NormalizeImages
 from limbeck.papers import ExperimentScale, TaskFolder
 from limbeck.papers.experiment import RESULT
-from limbeck.papers.hinton2015 import mnist, training
+from limbeck.papers.hinton2015 import mnist
 from limbeck.papers.hinton2015.mnist import MnistTraining, constrained_sgd, study, teach
 
 QUICK = ExperimentScale("quick", (0,))
@@ -30,7 +30,7 @@ def small(monkeypatch):
         ArrayDataset(images[part], labels[part], class_names=names) for part in (slice(600), slice(600, 1000))
     )
     data = DataSplits("small", train, test, NormalizeImages((0.0,), (1.0,)), names)
-    monkeypatch.setattr(training, "digits", lambda quick: data)
+    monkeypatch.setattr(mnist, "digits", lambda quick: data)
     return data
 
 

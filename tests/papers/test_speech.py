@@ -11,9 +11,10 @@ import pytest
 import torch
 
 from limbeck.errors import DataError, LimbeckError
-from limbeck.papers.experiment import ExperimentScale, Figures, Task, TaskFolder, merged
-from limbeck.papers.hinton2015 import acoustic, frames, regularizer, speech, spoken_digits, states
+from limbeck.papers.experiment import ExperimentScale, Figures, TaskFolder
+from limbeck.papers.hinton2015 import regularizer, speech, spoken_digits, states
 from limbeck.papers.hinton2015.states import Windows
+from limbeck.task_runner import Task, sort_tasks
 
 QUICK = ExperimentScale("quick", (0,))
 
@@ -142,11 +143,11 @@ def test_a_slower_clip_is_longer_and_lower(data):
 def test_parts_share_no_clip_and_training_alone_sets_the_scale(data, tmp_path):
     desk = TaskFolder(tmp_path / "out", speech.FRAMES)
     desk.folder.mkdir(parents=True)
-    frames.keep_frames(desk, quick=False)
-    train, dev, test = (frames.read_part(desk.folder, part) for part in frames.PARTS)
+    spoken_digits.keep_frames(desk, quick=False)
+    train, dev, test = (spoken_digits.read_part(desk.folder, part) for part in spoken_digits.PARTS)
     assert [len(part.digits) for part in (train, dev, test)] == [3 * 40, 100, 20]
     assert train.copies == 3
-    clips = frames.parts_of(spoken_digits.read_spoken(data))
+    clips = spoken_digits.parts_of(spoken_digits.read_spoken(data))
     assert sorted(np.concatenate(list(clips.values()))) == list(range(160))
     torch.testing.assert_close(train.windows.frames.mean(0), torch.zeros(40), atol=1e-3, rtol=0)
     torch.testing.assert_close(train.windows.frames.std(0), torch.ones(40), atol=1e-3, rtol=0)
@@ -175,7 +176,7 @@ def test_a_file_of_something_else_is_refused(data):
     ):
         np.savez(data / spoken_digits.FILE, **(held | change))
         with pytest.raises(DataError, match=told):
-            frames.parts_of(spoken_digits.read_spoken())
+            spoken_digits.parts_of(spoken_digits.read_spoken())
     np.savez(data / spoken_digits.FILE, **{name: array for name, array in held.items() if name != "offsets"})
     with pytest.raises(DataError, match="no array 'offsets'"):
         spoken_digits.read_spoken()
@@ -192,21 +193,21 @@ def test_without_the_library_it_says_what_to_install(monkeypatch):
 
 def test_a_clip_is_the_digit_that_its_frames_find_likeliest_together():
     windows = Windows(torch.zeros(5, 40), torch.zeros(5, dtype=torch.int64), torch.tensor([3, 2]))
-    part = frames.FramePart(windows, torch.tensor([2, 7]))
+    part = spoken_digits.FramePart(windows, torch.tensor([2, 7]))
     p = torch.full((5, 30), 1e-6)
     p[0, 6] = p[1, 12] = p[1, 13] = 0.45  # two frames weakly for one digit, one frame wholly against the other
     p[1, 6], p[2, 7], p[2, 12] = 0.1, 0.9, 1e-9
     p[3:, 0], p[3:, 21], p[3:, 22] = 0.4, 0.3, 0.3  # digit 0's state is likeliest, digit 7's states are together
-    assert acoustic.clip_error(p.log(), part) == 0.0
-    assert acoustic.clip_error(p.log(), part._replace(digits=torch.tensor([4, 7]))) == 50.0
-    assert acoustic.frame_accuracy(p.log(), windows) == pytest.approx(40.0)
+    assert speech.clip_error(p.log(), part) == 0.0
+    assert speech.clip_error(p.log(), part._replace(digits=torch.tensor([4, 7]))) == 50.0
+    assert speech.frame_accuracy(p.log(), windows) == pytest.approx(40.0)
 
 
 def test_three_per_cent_are_whole_clips_at_all_speeds():
     lengths = torch.randint(5, 9, (600,))
     total = int(lengths.sum())
     windows = Windows(torch.zeros(total, 40), torch.zeros(total, dtype=torch.int64), lengths)
-    part = frames.FramePart(windows, (torch.arange(600) % 300) % 10, copies=2)
+    part = spoken_digits.FramePart(windows, (torch.arange(600) % 300) % 10, copies=2)
     found = regularizer.few(part, seed=3)
     chosen = windows.clip[found.ids].unique()
     assert len(chosen) == 18
@@ -223,19 +224,20 @@ def do(root: Path, task: Task) -> Figures:
     """What the task finds, in its own folder."""
     desk = TaskFolder(root, task.name)
     desk.folder.mkdir(parents=True, exist_ok=True)
-    return task.work(desk)
+    return task.function(desk)
 
 
 @pytest.fixture
 def small(monkeypatch):
-    monkeypatch.setattr(acoustic, "_HIDDEN", [16, 16])
+    monkeypatch.setattr(speech, "_HIDDEN", [16, 16])
     monkeypatch.setattr(speech, "_members", lambda scale: 2)
 
 
 @pytest.mark.filterwarnings("ignore:.*does not have many workers.*")
 @pytest.mark.usefixtures("data", "small")
 def test_both_experiments_from_frames_to_rows(tmp_path):
-    tasks = merged([*speech.SPEECH.tasks(QUICK), *regularizer.REGULARIZER.tasks(QUICK)])
+    planned = [*speech.SPEECH.tasks(QUICK), *regularizer.REGULARIZER.tasks(QUICK)]
+    tasks = {task.name: task for task in sort_tasks(planned)}
     assert sum(name.startswith("speech/member") for name in tasks) == 2
     root = tmp_path / "out"
     found = {name: do(root, task) for name, task in tasks.items()}
@@ -280,7 +282,7 @@ def test_soft_targets_must_win_in_every_seed():
 
 def test_a_task_that_was_stopped_comes_to_the_same_answer(data, small, tmp_path):
     del data, small
-    tasks = merged(regularizer.REGULARIZER.tasks(QUICK))
+    tasks = {task.name: task for task in sort_tasks(regularizer.REGULARIZER.tasks(QUICK))}
     hard = tasks["regularizer/hard/seed-0"]
     root = tmp_path / "out"
     do(root, tasks[speech.FRAMES])
@@ -288,7 +290,7 @@ def test_a_task_that_was_stopped_comes_to_the_same_answer(data, small, tmp_path)
     other = tmp_path / "again"
     do(other, tasks[speech.FRAMES])
 
-    kept = acoustic.soft_targets
+    kept = speech.soft_targets
     calls = [0]
 
     def stops(*given):

@@ -1,8 +1,9 @@
-"""Ablation of teacher views and training length."""
+"""Beyer et al., 2021, arXiv:2106.05237: which view the teacher gets, and how long the student learns."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import cache, partial
 from typing import Any
 
@@ -10,16 +11,95 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from limbeck.data import Dataset, DataSplits, ShuffledLoader, load_data, subsample
+from limbeck.batch import Batch, Inputs
+from limbeck.data import (
+    Chain,
+    Crop,
+    Dataset,
+    DataSplits,
+    Flip,
+    Mixup,
+    NormalizeImages,
+    ShuffledLoader,
+    Transform,
+    load_data,
+    subsample,
+)
 from limbeck.engine import distill
+from limbeck.errors import DataError
 from limbeck.methods import make
 from limbeck.metrics import predict
 from limbeck.models import Cnn, seeded
-from limbeck.papers.beyer2021.teacher_views import PIXELS, WAYS, stream, teacher_preprocess
 from limbeck.papers.experiment import Experiment, ExperimentScale, Figures, Row, TaskFolder, fewer, renumbered
 from limbeck.recipe import Optimizer, Recipe
 from limbeck.task_runner import Task
-from limbeck.teachers import ModelTeacher
+from limbeck.teachers import ModelTeacher, Preprocess
+
+BATCH = 64
+PIXELS = NormalizeImages((0.286,), (0.353,))
+"""Mean and standard deviation of the training images of Fashion-MNIST."""
+WAYS = ("fixed targets", "independent noise", "consistent", "function matching")
+"""The ways to compute the teacher's inputs, in the order of the paper."""
+
+
+def views(seed: int) -> Transform:
+    """Crops of images with a border of four pixels, flipped with probability one half."""
+    return Chain(Crop(padding=4, seed=seed), Flip(seed=seed))
+
+
+def stream(examples: Dataset, way: str, seed: int) -> ShuffledLoader:
+    """Make the views of the student: crops, and for function matching mixtures of them."""
+    mix = Mixup(alpha=1.0, seed=seed) if way == "function matching" else None
+    return ShuffledLoader(examples, batch_size=BATCH, seed=seed, augment=views(seed), mix=mix)
+
+
+def teacher_preprocess(examples: Dataset, way: str, seed: int) -> Preprocess:
+    """Make the preprocessing of the teacher."""
+    if way == "fixed targets":
+        return Original(examples)
+    if way == "independent noise":
+        return Another(examples, views(seed + 1000))
+    return PIXELS
+
+
+@dataclass(frozen=True)
+class Original:
+    """Preprocessing that takes the original example instead of the student's view.
+
+    Attributes:
+        examples: The dataset; ids are indices.
+    """
+
+    examples: Dataset
+
+    def __call__(self, batch: Batch) -> Inputs:
+        """Take the examples of the batch."""
+        return PIXELS(batch._replace(inputs=self.examples.take(_ids_and_views(batch)[0]).inputs))
+
+
+@dataclass(frozen=True)
+class Another:
+    """Preprocessing that makes a view different from the student's.
+
+    Attributes:
+        examples: The dataset; ids are indices.
+        views: The transform.
+    """
+
+    examples: Dataset
+    views: Transform
+
+    def __call__(self, batch: Batch) -> Inputs:
+        """Make views of the examples of the batch, with the same view numbers."""
+        id, view = _ids_and_views(batch)
+        return PIXELS(batch._replace(inputs=self.views(self.examples.take(id).inputs, id, view)))
+
+
+def _ids_and_views(batch: Batch) -> tuple[Tensor, Tensor]:
+    if batch.id is None or batch.view is None:
+        raise DataError("A batch of views needs ids and view numbers; this batch has none.")
+    return batch.id.cpu(), batch.view.cpu()
+
 
 TRANSFER = 1000
 """The number of training images of the students, as few as the paper's flowers. The teacher is trained on all
@@ -145,3 +225,8 @@ def _order(scale: ExperimentScale, results: Mapping[str, Figures]) -> list[Row]:
 MATCHING = Experiment(
     "matching", "Which way of asking a teacher is best, and does it depend on patience?", _tasks, _rows
 )
+TITLE = (
+    "Beyer, Zhai, Royer, Markeeva, Anil and Kolesnikov, Knowledge distillation: A good teacher is patient and "
+    "consistent, 2021, arXiv:2106.05237"
+)
+EXPERIMENTS = (MATCHING,)
