@@ -20,7 +20,7 @@ $(USER):
 	@echo "Setting up $(VENV) (once; about a minute) ..."
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@$(INSTALL) torch
-	@$(INSTALL) --editable '.[cli,report]'
+	@$(INSTALL) --editable '.[cli,report,sklearn]'
 	@rm -f $(VENV)/.installed-* && touch $@
 
 $(DEV): | $(USER)
@@ -31,7 +31,7 @@ $(DEV): | $(USER)
 demo: $(USER)   ## the whole story on data that is already on the machine
 	@$(BIN)/limbeck demo
 
-test: $(DEV)   ## every test, under ten minutes on two cores
+test: $(DEV)   ## every test, seven minutes on two cores
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m 'not soak' tests
 
 test-fast: $(DEV)   ## no jobs, commands, processes or training: under a minute on two cores

@@ -52,7 +52,7 @@ def demo(
     as_json: Json = False,
     seeds: Annotated[int, typer.Option(min=1, help="Number of runs per arm.")] = 5,
 ) -> None:
-    """Distill an ensemble of five networks into one on scikit-learn's digits (about two minutes on two cores)."""
+    """Distill an ensemble of five networks into one on small images of digits (about two minutes on two cores)."""
     from limbeck.cli.jobs import run_demo
 
     run_demo(out, as_json=as_json, seeds=seeds)
@@ -87,7 +87,10 @@ def distill(
     print_job: PrintJob = False,
     as_json: Json = False,
 ) -> None:
-    """Distill a teacher into a student, train control arms for comparison, and report whether distillation helped."""
+    """Distill a teacher into a student, and report whether this helped.
+
+    For comparison, the same student is trained without the teacher, alone and with label smoothing (control arms).
+    """
     from limbeck.cli.jobs import job_from_flags, print_job_file, run_distill
 
     flags = {"teacher": teacher, "student": student, "data": data, "method": method, "seeds": seeds, "out": out}
@@ -108,7 +111,8 @@ def compare(
     ] = None,
     teacher: TeacherName = None,
     student: Annotated[
-        str | None, typer.Option("--student", help="resnet20, cnn with --set student.widths=[16,32], ...")
+        str | None,
+        typer.Option("--student", help="As in `limbeck distill`: resnet20, cnn with --set student.widths=[16,32], ..."),
     ] = None,
     data: DataName = None,
     settings: Settings = None,
@@ -116,7 +120,7 @@ def compare(
     print_job: PrintJob = False,
     as_json: Json = False,
 ) -> None:
-    """Compare several methods and all control arms over several seeds, with confidence intervals and a report page."""
+    """Compare several methods and all control arms (students without the teacher) over several seeds, with a report."""
     from limbeck.cli.jobs import comparison, print_job_file, run_compare
 
     flags = {"methods": methods, "teacher": teacher, "student": student, "data": data, "seeds": seeds, "out": out}
@@ -140,7 +144,8 @@ def tune(
     methods: Annotated[str | None, typer.Option(help="Method names, separated by commas.")] = None,
     teacher: TeacherName = None,
     student: Annotated[
-        str | None, typer.Option("--student", help="resnet20, cnn with --set student.widths=[16,32], ...")
+        str | None,
+        typer.Option("--student", help="As in `limbeck distill`: resnet20, cnn with --set student.widths=[16,32], ..."),
     ] = None,
     data: DataName = None,
     settings: Settings = None,
@@ -161,7 +166,7 @@ def tune(
 def doctor(
     job: Annotated[str | None, typer.Argument(help="A job file (YAML). Options override its values.")] = None,
     teacher: TeacherName = None,
-    student: Annotated[str | None, typer.Option(help="mlp with --set student.hidden=[64], ...")] = None,
+    student: Annotated[str | None, typer.Option(help="As in `limbeck distill`.")] = None,
     data: DataName = None,
     method: Annotated[str | None, typer.Option(help="As in `limbeck distill`.")] = None,
     methods: Annotated[str | None, typer.Option(help="As in `limbeck compare`: names, separated by commas.")] = None,
@@ -194,7 +199,8 @@ def export(
     run: Annotated[str, typer.Argument(help="The folder of a finished run.")],
     to: Annotated[str, typer.Option("--to", help="Format: folder, hf, onnx or int8.")],
     arm: Annotated[
-        str | None, typer.Option(help="Export the student of this arm, such as 'student alone'. Default: the best.")
+        str | None,
+        typer.Option(help="Export the student of this arm, such as 'student alone'. Default: the recommended one."),
     ] = None,
     out: Annotated[str | None, typer.Option("--out", help="A new folder. Default: RUN/export/TO.")] = None,
     raw: Annotated[

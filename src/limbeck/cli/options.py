@@ -13,7 +13,7 @@ Json = Annotated[
     bool, typer.Option("--json", help="Print one JSON object to standard output; messages go to standard error.")
 ]
 
-Out = Annotated[str | None, typer.Option("--out", help="The output folder.")]
+Out = Annotated[str | None, typer.Option("--out", help="The output folder. Default: a new one in runs/.")]
 
 TeacherName = Annotated[
     str | None,
