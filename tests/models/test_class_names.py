@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -17,9 +16,7 @@ from limbeck.models.folder import describe_model
 
 
 def named(*names):
-    net = nn.Linear(3, len(names))
-    net.config = SimpleNamespace(id2label=dict(enumerate(names)))
-    return net
+    return describe_model(nn.Linear(3, len(names)), {"class_names": list(names)})
 
 
 @pytest.mark.parametrize(

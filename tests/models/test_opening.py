@@ -200,7 +200,7 @@ def timm(monkeypatch):
         module.calls.append((name, arguments))
         return nn.Linear(1, 1)
 
-    module.create_model = create_model
+    module.create_model, module.get_pretrained_cfg = create_model, lambda name: None
     monkeypatch.setitem(sys.modules, "timm", module)
     return module
 
@@ -321,6 +321,7 @@ def test_the_real_libraries_beside_such_a_torchvision(torchvision, name):
 @pytest.fixture
 def transformers(monkeypatch):
     module = ModuleType("transformers")
+    module.CONFIG_MAPPING = {}
     module.calls = []
     known = {
         "bert": (["BertForSequenceClassification"], 2),

@@ -35,7 +35,8 @@ def has_adapter(model: nn.Module) -> bool:
         return False
     if isinstance(model, (peft.PeftModel, peft.PeftMixedModel)):
         return True
-    return bool(getattr(model, "_hf_peft_config_loaded", False))  # set by transformers' add_adapter
+    mixin = sys.modules.get("transformers.integrations.peft")  # its add_adapter sets the flag
+    return mixin is not None and isinstance(model, mixin.PeftAdapterMixin) and model._hf_peft_config_loaded
 
 
 def without_adapter(model: nn.Module) -> nn.Module:
@@ -57,7 +58,8 @@ def merge_adapters(model: nn.Module) -> nn.Module:
     if not has_adapter(model):
         return model
     kind = type(model).__name__
-    if getattr(getattr(model, "active_peft_config", None), "is_prompt_learning", False):
+    peft = sys.modules["peft"]
+    if isinstance(model, peft.PeftModel) and model.active_peft_config.is_prompt_learning:
         raise _unmerged(kind, "a learned prompt is no change of weights")
     try:
         with seeded(0):

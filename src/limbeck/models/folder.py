@@ -8,6 +8,7 @@ import os
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from types import FunctionType
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -17,7 +18,7 @@ from limbeck.atomic_io import new_partial_folder, sync_folder, write_text
 from limbeck.checksums import digest
 from limbeck.errors import DataError, LimbeckError
 from limbeck.models.adapters import ADAPTER, has_adapter, merge_adapters, write_adapter
-from limbeck.models.hf_folder import hf_description, hf_outline, is_hf_folder, open_hf_folder
+from limbeck.models.hf_folder import find_hf_config, hf_description, hf_outline, is_hf_folder, open_hf_folder
 from limbeck.models.networks import ModelSpec
 from limbeck.models.reference import build as build_reference
 from limbeck.models.reference import build_on_meta, get_model_spec, reference_names
@@ -161,7 +162,7 @@ def _load_model(path: Path, config: Mapping[str, Any], build: Any, transforms: S
     state = open_weights(path / WEIGHTS).state
     changed = bool(config["model"].get("transforms"))
     if build is not None or "architectures" in config or changed:
-        who = f"build={getattr(build, '__name__', build)}"  # a partial or an object with __call__ has no name
+        who = f"build={build.__name__ if isinstance(build, (FunctionType, type)) else build}"
         if build is not None:
             model = call_builder(build, who)
         else:
@@ -307,7 +308,7 @@ def get_class_names(model: nn.Module) -> tuple[str, ...] | None:
         True
     """
     plain = unwrap_compiled(model)
-    names = get_description(plain).get("class_names") or _labels(getattr(plain, "config", None))  # transformers only
+    names = get_description(plain).get("class_names") or _labels(find_hf_config(plain))
     return _drop_numbers(names)
 
 
@@ -354,8 +355,7 @@ def find_first_moved(ours: Sequence[str], theirs: Sequence[str]) -> tuple[int, s
 
 def _labels(config: Any) -> Iterable[Any]:
     """The names in ``id2label`` of a configuration, in the order of their numbers."""
-    # Configurations of other libraries may lack it.
-    labels = config.get("id2label") if isinstance(config, Mapping) else getattr(config, "id2label", None)
+    labels = config.get("id2label") if isinstance(config, Mapping) else config and config.id2label
     if not isinstance(labels, Mapping):
         return ()
     try:

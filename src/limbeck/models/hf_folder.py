@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -122,6 +123,13 @@ def is_transformers(model: nn.Module) -> bool:
     return own and any(base.__module__ == "transformers.modeling_utils" for base in bases)
 
 
+def find_hf_config(model: nn.Module) -> Any:
+    """The configuration of a model of transformers, also inside an adapter of peft; None for any other module."""
+    modeling = sys.modules.get("transformers.modeling_utils")  # without it, there can be no such model
+    plain = without_adapter(model)
+    return plain.config if modeling is not None and isinstance(plain, modeling.PreTrainedModel) else None
+
+
 def hf_description(model: nn.Module) -> dict[str, Any]:
     """The ``config.json`` that ``from_pretrained`` needs; empty for a model whose class is not part of transformers."""
     if not is_transformers(model):
@@ -141,9 +149,8 @@ def name_classes(model: nn.Module, names: Sequence[str] | None) -> nn.Module:
     Returns:
         The same model.
     """
-    # Any module may be passed here, and only models of transformers have these attributes.
-    config: Any = getattr(model, "config", None)
-    if names and is_transformers(without_adapter(model)) and getattr(config, "num_labels", None) == len(names):
+    config = find_hf_config(model)
+    if names and config is not None and is_transformers(without_adapter(model)) and config.num_labels == len(names):
         config.id2label = dict(enumerate(names))
         config.label2id = {name: number for number, name in enumerate(names)}
     return model
@@ -221,7 +228,7 @@ def _class(path: Path, config: Mapping[str, Any], weights: TensorBudget) -> Any:
     is_model = isinstance(kind, type) and issubclass(kind, hf.PreTrainedModel)
     if not is_model or kind.config_class is None:
         raise DataError(f"{path / 'config.json'} names {name!r}, which is no model of transformers {hf.__version__}.")
-    own = getattr(kind.config_class, "model_type", None)
+    own = kind.config_class.model_type
     if config.get("model_type", own) != own:
         raise DataError(
             f"{path / 'config.json'} is damaged: a {name} is of the kind {own!r}, not {config['model_type']!r}."

@@ -222,9 +222,8 @@ def _unknown_in_timm(name: str, names: list[str]) -> UnknownNameError:
 
 def _check_trained_classes(timm: Any, name: str, classes: int) -> None:
     """Refuse a trained classifier with other classes, as timm would replace it by an untrained one."""
-    # Old versions of timm lack the function, and some models have no configuration.
-    find = getattr(timm, "get_pretrained_cfg", None)
-    trained = getattr(find(name) if find is not None else None, "num_classes", None)
+    pretrained = timm.get_pretrained_cfg(name)
+    trained = None if pretrained is None else pretrained.num_classes
     if isinstance(trained, int) and trained not in (0, classes):
         raise LimbeckError(
             f"timm:{name} was trained for {trained} classes; the data have {classes}. Pass num_classes={classes} for a "
@@ -284,7 +283,7 @@ def open_hf(
 
 
 def _config(hf: Any, name: str, *, pretrained: bool) -> Any:
-    if not pretrained and name in getattr(hf, "CONFIG_MAPPING", ()) and not Path(name).exists():
+    if not pretrained and name in hf.CONFIG_MAPPING and not Path(name).exists():
         config = hf.AutoConfig.for_model(name)
         config.architectures = ["ForSequenceClassification"]
         return config
@@ -316,7 +315,7 @@ def _values(value: Any) -> Iterable[Any]:
 
 
 def _head_of(config: Any) -> str | None:
-    for architecture in getattr(config, "architectures", None) or []:  # a configuration may lack the key
+    for architecture in config.architectures or []:
         for ending, head in _ENDINGS.items():
             if architecture.endswith(ending):
                 return head
@@ -326,7 +325,7 @@ def _head_of(config: Any) -> str | None:
 def _no_head(name: str, chosen: str | None, config: Any) -> LimbeckError:
     if chosen is not None:
         return unknown_name_error("head", chosen, _HEADS)
-    names = ", ".join(getattr(config, "architectures", None) or []) or "no architecture"
+    names = ", ".join(config.architectures or []) or "no architecture"
     return LimbeckError(
         f"hf:{name} names {names}, which gives no class or token logits; pass head={' | '.join(_HEADS)}."
     )

@@ -11,6 +11,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from limbeck.errors import ArgumentError, LimbeckError, unknown_name_error
+from limbeck.models.hf_folder import find_hf_config
 
 
 def shallow(teacher: Any, layers: int | Sequence[int], *, embeddings: bool = True, head: bool = True) -> Any:
@@ -65,8 +66,9 @@ def layer_list(model: Any) -> tuple[str, int]:
     Raises:
         LimbeckError: If it is no such model, or has no such list.
     """
-    # Users may pass anything here; only models of transformers have these attributes.
-    depth = getattr(getattr(model, "config", None), "num_hidden_layers", None)
+    config = find_hf_config(model) if isinstance(model, nn.Module) else None
+    # A configuration may have another name for it, or none, as those of vision models in stages.
+    depth = getattr(config, "num_hidden_layers", None)
     who = type(model).__name__
     if not isinstance(model, nn.Module) or not isinstance(depth, int):
         raise LimbeckError(

@@ -6,7 +6,7 @@ import copy
 import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import nn
@@ -200,7 +200,12 @@ def check_fresh(model: nn.Module) -> None:
             )
 
 
+@runtime_checkable
+class _Resettable(Protocol):
+    def reset_parameters(self) -> None: ...
+
+
 def _reset(module: nn.Module) -> Callable[[], None] | None:
-    # Only some layers have it; nn.MultiheadAttention and nn.Transformer spell it with an underscore.
-    reset = getattr(module, "reset_parameters", None) or getattr(module, "_reset_parameters", None)
-    return reset if callable(reset) else None
+    if isinstance(module, (nn.MultiheadAttention, nn.Transformer)):  # these spell it with an underscore
+        return module._reset_parameters
+    return module.reset_parameters if isinstance(module, _Resettable) else None

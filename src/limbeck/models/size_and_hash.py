@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -70,8 +71,10 @@ def _add_to_digest(digest: Any, name: str, value: Any) -> None:
 
 def _vars_of(value: Any) -> dict[str, Any] | None:
     """The attributes of an object; None where it has no ``__dict__``."""
-    attributes = getattr(value, "__dict__", None)  # objects of C libraries may lack it
-    return dict(attributes) if isinstance(attributes, dict) and not callable(value) else None
+    try:
+        return None if callable(value) else dict(vars(value))
+    except TypeError:  # an object of a C library
+        return None
 
 
 def _scales(tensor: Tensor) -> list[Any]:
@@ -126,8 +129,10 @@ def unwrap_compiled(model: nn.Module) -> nn.Module:
         >>> unwrap_compiled(torch.compile(plain)) is unwrap_compiled(plain) is plain
         True
     """
-    inner = getattr(model, "_orig_mod", model)  # only the wrapper has the attribute
-    return inner if isinstance(inner, nn.Module) else model
+    compiler = sys.modules.get("torch._dynamo.eval_frame")  # without it, nothing was compiled; importing it takes long
+    is_wrapper = compiler is not None and isinstance(model, compiler.OptimizedModule)
+    inner: nn.Module = model._orig_mod if is_wrapper else model  # type: ignore[assignment]
+    return inner
 
 
 def untie_state(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, str]]:

@@ -9,7 +9,7 @@ import sys
 import traceback
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
+from types import FunctionType, ModuleType
 from typing import Any, NamedTuple
 
 from torch import nn
@@ -114,7 +114,8 @@ class UserFile(NamedTuple):
         module = _run_file(self.file)
         mine = {n: v for n, v in vars(module).items() if callable(v) and not n.startswith("_")}
         if self.function not in mine:
-            own = [n for n, v in mine.items() if getattr(v, "__module__", None) == module.__name__]
+            definitions = {n: v for n, v in mine.items() if isinstance(v, (FunctionType, type))}
+            own = [n for n, v in definitions.items() if v.__module__ == module.__name__]
             raise unknown_name_error(f"function in {self.file}", self.function, own)
         function: Callable[..., Any] = mine[self.function]
         return function
@@ -170,7 +171,7 @@ def _let_import_neighbors(file: Path) -> None:
     folder = str(file.resolve().parent)
     others = [path for path in _FOLDERS if path != folder]
     for name, module in list(sys.modules.items()):
-        path = getattr(module, "__file__", None)  # builtin modules have none
+        path = vars(module).get("__file__")  # builtin modules have none
         if path and str(Path(path).parent) in others and (Path(folder) / f"{name}.py").is_file():
             del sys.modules[name]
     sys.path[:] = [path for path in sys.path if path not in _FOLDERS]

@@ -6,7 +6,7 @@ import functools
 import hashlib
 import zlib
 from collections.abc import Iterator, Mapping
-from types import CodeType
+from types import CodeType, FunctionType, MethodType
 from typing import Any
 
 import numpy as np
@@ -16,9 +16,9 @@ from torch import Tensor, nn
 
 from limbeck.batch import Batch
 from limbeck.models import fingerprint
-from limbeck.models.size_and_hash import state_fingerprint
+from limbeck.models.size_and_hash import state_fingerprint, unwrap_compiled
 from limbeck.random_seeds import mix
-from limbeck.teachers.teacher import SharedInputs, Teacher, describe_preprocess, get_function_name
+from limbeck.teachers.teacher import HasValues, SharedInputs, Teacher, describe_preprocess, get_function_name
 
 _PLAIN = (bool, int, float, str)
 
@@ -28,8 +28,8 @@ def hash_layers(model: nn.Module) -> str:
 
     Two networks with the same weights may differ in layers without weights, such as a ``ReLU`` and a ``Tanh``.
     """
-    whole = getattr(model, "_orig_mod", model)  # only a compiled module has the attribute: the module inside
-    lines = (f"{name} {type(part).__name__} {part.extra_repr()}" for name, part in whole.named_modules())
+    modules = unwrap_compiled(model).named_modules()
+    lines = (f"{name} {type(part).__name__} {part.extra_repr()}" for name, part in modules)
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
@@ -50,7 +50,7 @@ def code_fingerprint(function: Any, *, weights: bool = True) -> str | None:
     """
     if isinstance(function, SharedInputs):
         function = function.function
-    if function is None or describe_preprocess(function) is None or hasattr(function, "to_dict"):
+    if function is None or describe_preprocess(function) is None or isinstance(function, HasValues):
         return describe_preprocess(function)
     digest = hashlib.sha256(_ContentText(weights).describe(function).encode()).hexdigest()
     return f"{get_function_name(function)} {digest[:16]}"
@@ -81,7 +81,7 @@ class _ContentText:
         if isinstance(value, functools.partial):
             parts = (value.func, value.args, value.keywords)
             return f"partial {' '.join(self.describe(part) for part in parts)}"
-        if getattr(value, "__code__", None) is not None:  # any object may lack it, and a class may set it to None
+        if isinstance(value, (FunctionType, MethodType)):
             return self._describe_function(value)
         return self._describe_object(value)
 
@@ -94,10 +94,9 @@ class _ContentText:
     def _describe_function(self, function: Any) -> str:
         cells = (_read_cell(cell) for cell in function.__closure__ or ())
         inside = (function.__defaults__, function.__kwdefaults__, *cells)
-        # Builtins and callables of C libraries may lack these attributes.
-        own = getattr(function, "__self__", None)
+        own = function.__self__ if isinstance(function, MethodType) else None
         # A run may be resumed with another version of limbeck, whose code differs.
-        library = not self._weights and str(getattr(function, "__module__", "")).startswith("limbeck.")
+        library = not self._weights and str(function.__module__).startswith("limbeck.")
         if library and "<locals>" not in function.__qualname__:
             # Its closure belongs to the version too: a decorator, such as one that checks types.
             return f"code {function.__module__}.{function.__qualname__}"
@@ -109,7 +108,10 @@ class _ContentText:
     def _describe_object(self, value: Any) -> str:
         if not self._weights and isinstance(value, Teacher):
             return f"{type(value).__name__} {self.describe(value.describe())}"
-        attributes = getattr(value, "__dict__", {})  # objects with __slots__ have none
+        try:
+            attributes = vars(value)
+        except TypeError:  # an object with __slots__
+            attributes = {}
         public = {name: item for name, item in attributes.items() if not name.startswith("_")}
         if not self._weights:  # a class may keep its settings in private attributes
             public |= {name: item for name, item in attributes.items() if isinstance(item, _PLAIN)}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
@@ -292,9 +293,18 @@ def get_function_name(function: Callable[..., Any] | None) -> str | None:
     """
     if function is None:
         return None
-    inner = getattr(function, "func", function)  # of a functools.partial
+    inner = function.func if isinstance(function, functools.partial) else function
     target = inner if hasattr(inner, "__qualname__") else type(inner)
     return plain_name(f"{target.__module__}.{target.__qualname__}")
+
+
+@runtime_checkable
+class HasValues(Protocol):
+    """Preprocessing that is known by its values, as `limbeck.data.NormalizeImages` is."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """The values."""
+        ...
 
 
 def describe_preprocess(preprocess: Preprocess | None) -> str | None:
@@ -303,11 +313,11 @@ def describe_preprocess(preprocess: Preprocess | None) -> str | None:
         preprocess = preprocess.function
     if preprocess is read_inputs:
         preprocess = None
-    # Preprocessing with values has `to_dict`; any other function is known by its name.
-    values: Callable[[], Any] | None = getattr(preprocess, "to_dict", None)
-    if values is not None and values() == {"preprocess": "unchanged"}:  # the same as no preprocessing
-        return None
-    return get_function_name(preprocess) if values is None else json.dumps(values(), sort_keys=True)
+    if not isinstance(preprocess, HasValues):
+        return get_function_name(preprocess)
+    values = preprocess.to_dict()
+    # The first is the same as no preprocessing.
+    return None if values == {"preprocess": "unchanged"} else json.dumps(values, sort_keys=True)
 
 
 @runtime_checkable
