@@ -176,17 +176,21 @@ class Tapped(nn.Module):
             raise _StopForward
 
     def _check_output_layer(self, inputs: Inputs) -> None:
-        """Call the whole model once on one example: the logits have to be the output of the output layer."""
-        layer = dict(unwrap(self.model).named_modules())[self._read[LOGITS_INPUT].path]
+        """Call the whole model once on a few positions: the logits have to be the output of the output layer."""
+        model = unwrap(self.model)
+        layer = dict(model.named_modules())[self._read[LOGITS_INPUT].path]
         results: list[Any] = []
-        handle = layer.register_forward_hook(lambda module, _, output: results.append(output))
+        # Of a text a few positions are enough; all of them may need more memory than there is.
+        handles = [
+            layer.register_forward_pre_hook(lambda _, seen: (seen[0][:, :8], *seen[1:]) if seen[0].ndim == 3 else None),
+            layer.register_forward_hook(lambda _, __, output: results.append(output)),
+        ]
         try:
             with torch.no_grad(), FrozenParameters(self.model), preserved_buffers([self.model]):
-                logits = logits_of(
-                    call(unwrap(self.model), input_rows(inputs, torch.zeros(1, dtype=torch.long))), self.adaptor
-                )
+                logits = logits_of(call(model, input_rows(inputs, torch.zeros(1, dtype=torch.int64))), self.adaptor)
         finally:
-            handle.remove()
+            for handle in handles:
+                handle.remove()
         self._checked = self.skips_logits
         if not results or not torch.equal(results[-1].to(logits.dtype), logits):
             raise MissingOutputError(

@@ -280,7 +280,7 @@ class Run:
         model = next(iter(self.models.existing.values()), None) if shipped is None else shipped
         # A lazy model has no weights before its first batch.
         if model is not None and not any(is_lazy(tensor) for tensor in model.parameters()):
-            self._folder.save_student(model, self._metadata, stand_in=shipped is None)
+            self._folder.save_student(model, self._metadata)
 
     def _snapshot(self) -> dict[str, Any]:
         """The complete state of the run between two steps."""

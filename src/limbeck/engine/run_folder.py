@@ -40,7 +40,7 @@ class RunFolder:
         self._student = student
         self._writes = writes and self.path is not None
         self.started = self.path is not None and (self.path / "run.json").exists()
-        self._stand_in = False
+        self._own_student = False
         self._files_at_exit: list[tuple[int, int, int]] | None = None
         if self.path is None:
             return
@@ -153,23 +153,23 @@ class RunFolder:
                     "Resume it as it was begun, or start again in a new folder."
                 )
 
-    def save_student(self, model: nn.Module, metadata: Mapping[str, Any], *, stand_in: bool = False) -> None:
+    def save_student(self, model: nn.Module, metadata: Mapping[str, Any]) -> None:
         """Replace the student, atomically.
 
         Args:
             model: What is shipped.
-            metadata: What is kept with it.
-            stand_in: Whether it stands there until the shipped model exists, which may be of another kind.
+            metadata: What is saved with it.
         """
         if not self._writes or self.student is None:
             return
         try:
             save(model, self.student, metadata=dict(metadata))
         except OtherModelError:
-            if not (self.started or self._stand_in):
+            # A recipe may change the structure of the student; a folder of another run is never replaced.
+            if not (self.started or self._own_student):
                 raise
             _swap_folder(self.student, model, metadata)
-        self._stand_in = stand_in
+        self._own_student = True
 
 
 def _swap_folder(folder: Path, model: nn.Module, metadata: Mapping[str, Any]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import nn
@@ -17,7 +17,8 @@ from limbeck.engine.run_models import RunModels
 from limbeck.engine.train_config import TrainConfig
 from limbeck.errors import LimbeckError
 from limbeck.losses import Loss
-from limbeck.recipe import JointStages, ParallelStages, Recipe
+from limbeck.recipe import JointStages, ParallelStages, Recipe, Stage
+from limbeck.recipe.change import WrappedFunction
 from limbeck.teachers.fingerprints import code_fingerprint
 from limbeck.teachers.teacher import get_function_name
 
@@ -56,13 +57,22 @@ def _map_functions(recipe: Recipe, describe: Callable[[Callable[..., Any]], Any]
         elif isinstance(part, JointStages):
             values.append(len(part.stages))
         else:
-            values.append(describe(part) if callable(part) else 1)
+            values.append(1 if isinstance(part, Stage) else describe(part))
     return values
 
 
-def _describe_function(part: Callable[..., Any]) -> Any:
-    says: Callable[[], Any] | None = getattr(part, "describe", None)
-    return get_function_name(part) if says is None else says()
+@runtime_checkable
+class Describes(Protocol):
+    """A function that describes itself, such as an object with settings."""
+
+    def describe(self) -> Any:
+        """Its entry in ``run.json``."""
+        ...
+
+
+def _describe_function(part: Any) -> Any:
+    inner = part.inner if isinstance(part, WrappedFunction) else part
+    return inner.describe() if isinstance(inner, Describes) else get_function_name(inner)
 
 
 def _list_functions(recipe: Recipe, setting: TrainConfig) -> Iterator[tuple[str, Any]]:
@@ -85,7 +95,8 @@ def _list_functions(recipe: Recipe, setting: TrainConfig) -> Iterator[tuple[str,
 
 def _describe_content(function: Any) -> dict[str, Any] | None:
     """A partial's arguments, and a hash of what a function is made of and holds; None where it describes itself."""
-    if not callable(function) or hasattr(function, "describe"):
+    function = function.inner if isinstance(function, WrappedFunction) else function
+    if not callable(function) or isinstance(function, Describes):
         return None
     description: dict[str, Any] = {}
     if isinstance(function, functools.partial):

@@ -31,7 +31,8 @@ def keep_layers(model: nn.Module, *, at: str, layers: Sequence[int]) -> None:
     Raises:
         LimbeckError: If there is no list of that name, or no layer of that number.
     """
-    named = {name: part for name, part in model.named_modules() if isinstance(part, (nn.Sequential, nn.ModuleList))}
+    lists = (nn.Sequential, nn.ModuleList)
+    named = {name: part for name, part in model.named_modules() if name and isinstance(part, lists)}
     if at not in named:
         raise unknown_name_error("list of layers", at, named, argument="at")
     whole = named[at]

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, final
 
 from limbeck.errors import ArgumentError
 from limbeck.recipe.stages import JointStages, Models, ParallelStages, Part, Recipe, Stage
@@ -69,42 +69,44 @@ def rounds(count: int, make: Callable[[int, Models], Part]) -> Recipe:
     """
     if isinstance(count, bool) or not isinstance(count, int) or count < 1:
         raise ArgumentError(f"rounds() takes a whole number of at least 1; got {count!r}.", argument="count")
-    return Recipe(*(_Round(make, number, count) for number in range(count)))
+    return Recipe(*(_Round(make, number) for number in range(count)))
 
 
-@dataclass(frozen=True)
-class _Round:
+class WrappedFunction(ABC):
+    """A function in a recipe that calls another one, `inner`, which is described in its place."""
+
+    inner: Callable[..., Part]
+
+    @property
+    def __name__(self) -> str:
+        return str(get_function_name(self.inner))
+
+    @abstractmethod
+    def __call__(self, models: Models) -> Any:
+        """The part that the function returns."""
+
+
+@final
+class _Round(WrappedFunction):
     """One round of a recipe."""
 
-    make: Callable[[int, Models], Part]
-    number: int
-    count: int
-
-    @property
-    def __name__(self) -> str:
-        return f"round {self.number} of {get_function_name(self.make)}"
+    def __init__(self, make: Callable[[int, Models], Part], number: int) -> None:
+        self.inner = make
+        self.number = number
 
     def __call__(self, models: Models) -> Part:
-        return self.make(self.number, models)
+        return self.inner(self.number, models)
 
 
-@dataclass(frozen=True)
-class _ChangedFunction:
+@final
+class _ChangedFunction(WrappedFunction):
     """A function in a recipe, and then the change of what it returns."""
 
-    function: Callable[[Models], Part]
-    change: Callable[[Stage], Stage]
-
-    @property
-    def __name__(self) -> str:
-        return str(get_function_name(self.function))
+    def __init__(self, function: Callable[[Models], Part], change: Callable[[Stage], Stage]) -> None:
+        self.inner = function
+        self.change = change
 
     def __call__(self, models: Models) -> Any:
-        part = self.function(models)
-        # What is no part is refused, by the function's name, where it is asked.
+        part = self.inner(models)
+        # What is no part is refused, by the function's name, where it is called.
         return change_stages(Recipe(part), self.change) if isinstance(part, Part) else part
-
-    def describe(self) -> Any:
-        """What the function says of itself, or its name."""
-        says: Callable[[], Any] | None = getattr(self.function, "describe", None)
-        return get_function_name(self.function) if says is None else says()
