@@ -96,7 +96,7 @@ def test_the_four_synthetic_worlds(kind, helps):
 
 
 def test_the_kernel_keeps_the_laws():
-    check_kernel(one_sided_kl, divergence=True)
+    check_kernel(one_sided_kl, zero_at_equality=True)
     check_kernel(one_sided_kl, hyper={"temperature": 3.0})
 
 

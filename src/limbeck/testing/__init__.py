@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from limbeck.testing.data import check_loader, check_transform
 from limbeck.testing.kernel import LAWS, Claim, check_kernel
+from limbeck.testing.law import LawError
 from limbeck.testing.losses import OBJECTIVE_LAWS, check_head, check_objective
 from limbeck.testing.method import check_method
 from limbeck.testing.teacher import check_teacher
@@ -12,6 +13,7 @@ __all__ = [
     "LAWS",
     "OBJECTIVE_LAWS",
     "Claim",
+    "LawError",
     "check_head",
     "check_kernel",
     "check_loader",
