@@ -24,11 +24,11 @@ from limbeck.teachers import (
     TeacherRef,
     TeacherSession,
 )
-from limbeck.testing import check_objective, check_teacher
+from limbeck.testing import LawError, check_objective, check_teacher
 
 
 def breaks(sentence):
-    return pytest.raises(AssertionError, match=rf"A law of \w+ is broken: .*{sentence}.*")
+    return pytest.raises(LawError, match=rf"laws? of \w+ (is|are) broken:(?s:.*)({sentence})")
 
 
 # --- objectives
@@ -241,6 +241,12 @@ def test_an_own_teacher_passes():
 def test_broken_teachers_are_caught(broken, sentence):
     with breaks(sentence):
         check_teacher(Own(**broken), BATCH)
+
+
+def test_all_broken_laws_of_a_teacher_are_listed():
+    with pytest.raises(LawError) as error:
+        check_teacher(Own(accepts=1, nan=1, still=1), BATCH)
+    assert len(error.value.broken) >= 3
 
 
 def test_a_moving_average_passes():

@@ -15,11 +15,11 @@ from limbeck.functional import Head, Projector, cross_entropy, kl_divergence, sq
 from limbeck.losses import Loss
 from limbeck.models import seeded
 from limbeck.recipe import Recipe, Stage
-from limbeck.testing import check_head, check_loader, check_method
+from limbeck.testing import LawError, check_head, check_loader, check_method
 
 
 def breaks(sentence):
-    return pytest.raises(AssertionError, match=rf"A law of \w+ is broken: .*{sentence}.*")
+    return pytest.raises(LawError, match=rf"laws? of \w+ (is|are) broken:(?s:.*)({sentence})")
 
 
 # --- objectives

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from numbers import Real
@@ -52,6 +53,9 @@ class SearchRange:
         )
 
 
+_LABELS = ("required", "few", "optional", "unused")
+
+
 @dataclass(frozen=True)
 class MethodCard:
     """Description of a published method: what it claims, when to use it, and what to cite.
@@ -67,6 +71,13 @@ class MethodCard:
         when: When to use the method, and when not.
         bibtex: The BibTeX entry.
         ranges: The search ranges of `limbeck tune` by hyper-parameter. Other hyper-parameters are not tuned.
+        reads: The outputs of the teacher, or of a peer, that the method uses: ``logits``, ``features``; empty for none.
+        labels: ``required``, ``few`` (most examples may be unlabeled), ``optional``, or ``unused``.
+        needs: What else the method needs, as a short phrase, such as ``two models that train at once``.
+        example: Arguments with which the method runs on the networks of `limbeck.testing.check_method`, for arguments
+            without a default. The tests and the page of the method use them.
+        trials: The networks and data of the tests: names of `limbeck.testing.trials`, or functions without arguments
+            that return a student, a teacher and data.
     """
 
     name: str
@@ -79,12 +90,21 @@ class MethodCard:
     when: str
     bibtex: str
     ranges: Mapping[str, SearchRange] = field(default_factory=dict)
+    reads: tuple[str, ...] = ("logits",)
+    labels: str = "optional"
+    needs: str = ""
+    example: Mapping[str, Any] = field(default_factory=dict)
+    trials: tuple[str | Callable[[], Any], ...] = ("mlp", "resnet")
+
+    def __post_init__(self) -> None:
+        if self.labels not in _LABELS:
+            raise unknown_name_error("labels on a card", self.labels, _LABELS)
 
     @classmethod
     def unpublished(cls, name: str, text: str | None) -> MethodCard:
         """Make a card from the name of a function and the first line of its docstring."""
         claim = next(iter((text or "").strip().splitlines()), "")
-        return cls(name, name, "", 0, None, "", claim, "", "")
+        return cls(name, "", "", 0, None, "", claim, "", "")
 
 
 _KINDS: dict[Any, str] = {
@@ -125,6 +145,21 @@ class MethodCall:
     def defaults(self) -> dict[str, Any]:
         """The default of each hyper-parameter that has one, without ``epochs``, which is the budget of the run."""
         return {name: p.default for name, p in self.parameters.items() if p.default is not p.empty and name != "epochs"}
+
+    @property
+    def argument_help(self) -> dict[str, str]:
+        """What the docstring says about each parameter, under ``Args:``."""
+        lines = inspect.cleandoc(self.make.__doc__ or "").partition("\nArgs:\n")[2].splitlines()
+        help: dict[str, str] = {}
+        name = ""
+        for line in lines:
+            if not line.startswith("    "):
+                break
+            if match := re.fullmatch(r"    (\w+): (.*)", line):
+                name, help[match[1]] = match[1], match[2]
+            elif name:
+                help[name] += f" {line.strip()}"
+        return help
 
     @property
     def required(self) -> tuple[str, ...]:

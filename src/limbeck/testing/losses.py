@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -11,7 +12,7 @@ from limbeck.batch import IGNORED, LOGITS, Batch, Outputs, Progress, Term
 from limbeck.errors import LimbeckError
 from limbeck.functional import Head
 from limbeck.losses import LossContext, Objective, setup_objective, weighted_loss
-from limbeck.testing.law import require, require_close, rows, same_weights, weights
+from limbeck.testing.law import check_laws, require, require_close, rows, same_weights, weights
 
 _OF = "objectives"
 _SIZE, _CLASSES, _FEATURES = 12, 5, 7
@@ -41,7 +42,7 @@ def check_objective(
         batch: The batch; by default random labels, targets, ids and inputs of 12 examples.
 
     Raises:
-        AssertionError: If a law is broken; the message names it.
+        LawError: If laws are broken; the message lists them.
 
     Example:
         >>> from limbeck.functional import cross_entropy, kl_divergence
@@ -55,8 +56,7 @@ def check_objective(
     batch = batch if batch is not None else _batch(draw)
     with torch.random.fork_rng(devices=[]):
         objective = setup_objective(objective, LossContext(student, teacher, batch))
-    for law in OBJECTIVE_LAWS:
-        law((objective, student, teacher, batch))
+    check_laws([partial(law, (objective, student, teacher, batch)) for law in OBJECTIVE_LAWS], of=_OF)
 
 
 def check_needs(case: Case) -> None:
@@ -200,14 +200,27 @@ def check_head(make: Callable[[], Head], student: Tensor, teacher: Tensor) -> No
         teacher: An output of the teacher.
 
     Raises:
-        AssertionError: If a law is broken; the message names it.
+        LawError: If laws are broken; the message lists them.
 
     Example:
         >>> from limbeck.functional import Projector
         >>> check_head(Projector, torch.randn(4, 8), torch.randn(4, 3))
     """
+    check_laws([partial(law, make, student, teacher) for law in HEAD_LAWS], of=_HEADS)
+
+
+def check_unshaped(make: Callable[[], Head], student: Tensor, teacher: Tensor) -> None:
+    """A call before `shape` raises a `LimbeckError`."""
+    try:
+        make()(student)
+    except LimbeckError:
+        return
+    require(False, "it can be called before shape(); raise a LimbeckError there", of=_HEADS)
+
+
+def check_projection(make: Callable[[], Head], student: Tensor, teacher: Tensor) -> None:
+    """The result has the teacher's shape, is finite, and passes gradients to the student and all parameters."""
     head = make()
-    _check_unshaped(head, student)
     head.shape(student, teacher)
     features = student.detach().clone().requires_grad_()
     projected = head(features)
@@ -220,18 +233,12 @@ def check_head(make: Callable[[], Head], student: Tensor, teacher: Tensor) -> No
     require(
         all(slope is not None for slope in gradients), "a gradient does not reach all of it, or the student", of=_HEADS
     )
-    _check_head_state(make, head, student, teacher)
 
 
-def _check_unshaped(head: Head, student: Tensor) -> None:
-    try:
-        head(student)
-    except LimbeckError:
-        return
-    require(False, "it can be called before shape(); raise a LimbeckError there", of=_HEADS)
-
-
-def _check_head_state(make: Callable[[], Head], head: Head, student: Tensor, teacher: Tensor) -> None:
+def check_head_state(make: Callable[[], Head], student: Tensor, teacher: Tensor) -> None:
+    """A second call of `shape` changes nothing, and its state loads into another head."""
+    head = make()
+    head.shape(student, teacher)
     before = weights(head)
     head.shape(student, teacher)
     require(
@@ -243,3 +250,7 @@ def _check_head_state(make: Callable[[], Head], head: Head, student: Tensor, tea
     other.shape(student, teacher)
     other.load_state_dict(before)
     require(torch.equal(other(student), head(student)), "its state does not load into another head", of=_HEADS)
+
+
+HEAD_LAWS = (check_unshaped, check_projection, check_head_state)
+"""All laws of heads."""

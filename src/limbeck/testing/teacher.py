@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 from limbeck.batch import LOGITS, Batch, Inputs, Outputs
 from limbeck.errors import MissingOutputError
 from limbeck.teachers import Teacher, TeacherContext, TeacherSession
-from limbeck.testing.law import require, require_close, require_plain, rows, same_weights, traces, weights
+from limbeck.testing.law import check_laws, require, require_close, require_plain, rows, same_weights, traces, weights
 
 _OF = "teachers"
 
@@ -46,7 +47,7 @@ def check_teacher(
         preprocess: Maps the batch to inputs, for a teacher that declares no preprocessing.
 
     Raises:
-        AssertionError: If a law is broken; the message names it.
+        LawError: If laws are broken; the message lists them.
 
     Example:
         >>> from limbeck.teachers import ModelTeacher
@@ -55,23 +56,37 @@ def check_teacher(
     named_models = dict(models or {})
     context = TeacherContext(requires=requires, preprocess=preprocess, models=named_models)
     resolved, is_random = teacher.resolve(named_models), teacher.describe().get("mode", "eval") != "eval"
-    seen = [*named_models.values(), *(value for value in vars(teacher).values() if isinstance(value, nn.Module))]
-    before, states, mark = traces(seen), [weights(module) for module in seen], resolved.fingerprint
-    _check_refusal(teacher, context)
-    with teacher.open(context) as session:
-        _check_answer(session(batch), batch, requires, gradients=teacher.capabilities.gradients)
-        if not is_random:
+    modules = [*named_models.values(), *(value for value in vars(teacher).values() if isinstance(value, nn.Module))]
+    before, states, mark = traces(modules), [weights(module) for module in modules], resolved.fingerprint
+
+    def outputs() -> None:
+        """It returns all required outputs."""
+        with teacher.open(context) as session:
+            _check_answer(session(batch), batch, requires, gradients=teacher.capabilities.gradients)
+
+    def repeats() -> None:
+        """Its outputs are repeatable."""
+        with teacher.open(context) as session:
             _check_repeats(session, batch, requires)
-    require(traces(seen) == before, "it leaves hooks, flags or keys in a model", of=_OF)
-    if not is_random:
-        changed = not all(map(same_weights, map(weights, seen), states))
+
+    def no_traces() -> None:
+        require(traces(modules) == before, "it leaves hooks, flags or keys in a model", of=_OF)
+
+    def models_unchanged() -> None:
+        changed = not all(map(same_weights, map(weights, modules), states))
         require(not changed, "computing outputs changes the weights or buffers of a model", of=_OF)
+
+    def same_fingerprint() -> None:
         require(resolved.fingerprint == mark, "its fingerprint changes when outputs are computed", of=_OF)
-    _check_state(teacher, batch, context, is_random=is_random)
-    require_plain(teacher.describe(), of=_OF)
+
+    laws: list[Callable[[], None]] = [partial(_check_refusal, teacher, context), outputs]
+    laws += [no_traces] if is_random else [repeats, no_traces, models_unchanged, same_fingerprint]
+    laws.append(partial(_check_state, teacher, batch, context, is_random=is_random))
+    check_laws([*laws, partial(require_plain, teacher.describe(), of=_OF)], of=_OF)
 
 
 def _check_refusal(teacher: Teacher, context: TeacherContext) -> None:
+    """It refuses an address that it does not have."""
     try:
         teacher.open(replace(context, requires=frozenset({"no such address"})))
     except MissingOutputError:
@@ -109,6 +124,7 @@ def _check_repeats(session: TeacherSession, batch: Batch, requires: frozenset[st
 
 
 def _check_state(teacher: Teacher, batch: Batch, context: TeacherContext, *, is_random: bool) -> None:
+    """Its state restores its outputs."""
     with teacher.open(context) as session:
         if not teacher.capabilities.changes:
             require(not session.state_dict(), "it has a state and declares that it does not change", of=_OF)

@@ -25,6 +25,8 @@ CARD = MethodCard(
   eprint = {1512.00567},
   archivePrefix = {arXiv}
 }""",
+    reads=(),
+    labels="required",
     ranges={"smoothing": SearchRange(0.0, 0.5)},
 )
 

@@ -26,6 +26,8 @@ CARD = MethodCard(
   pages = {211--217},
   year = {1990}
 }""",
+    reads=(),
+    labels="required",
 )
 
 

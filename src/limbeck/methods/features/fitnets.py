@@ -30,6 +30,8 @@ CARD = MethodCard(
   eprint = {1412.6550},
   archivePrefix = {arXiv}
 }""",
+    reads=("logits", "features"),
+    example={"hint": "layer1", "guided": "layer1"},
     ranges={
         "temperature": SearchRange(1.0, 20.0, log=True),
         "weight": SearchRange(0.5, 20.0, log=True),

@@ -32,6 +32,8 @@ CARD = MethodCard(
   eprint = {2106.05237},
   archivePrefix = {arXiv}
 }""",
+    labels="unused",
+    needs="augmentation or mixing in the loader, and long training",
     ranges={"temperature": SearchRange(1.0, 20.0, log=True)},
 )
 

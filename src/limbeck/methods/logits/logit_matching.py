@@ -35,6 +35,7 @@ CARD = MethodCard(
   pages = {535--541},
   year = {2006}
 }""",
+    labels="unused",
 )
 
 

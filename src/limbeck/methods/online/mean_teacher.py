@@ -35,6 +35,8 @@ CARD = MethodCard(
   eprint = {1703.01780},
   archivePrefix = {arXiv}
 }""",
+    labels="few",
+    needs="noise in the model, such as dropout",
     ranges={"decay": SearchRange(0.9, 0.999), "weight": SearchRange(0.1, 300.0, log=True)},
 )
 

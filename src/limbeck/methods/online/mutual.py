@@ -27,6 +27,8 @@ CARD = MethodCard(
   eprint = {1706.00384},
   archivePrefix = {arXiv}
 }""",
+    labels="required",
+    needs="two models that train at once",
     ranges={"temperature": SearchRange(1.0, 20.0, log=True), "weight": SearchRange(0.1, 10.0, log=True)},
 )
 

@@ -29,6 +29,8 @@ CARD = MethodCard(
   eprint = {1805.04770},
   archivePrefix = {arXiv}
 }""",
+    needs="a full training for each generation",
+    example={"generations": 2},
     ranges={"temperature": SearchRange(1.0, 20.0, log=True), "weight": SearchRange(0.0, 1.0)},
 )
 

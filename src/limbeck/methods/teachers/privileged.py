@@ -35,6 +35,7 @@ CARD = MethodCard(
   eprint = {1511.03643},
   archivePrefix = {arXiv}
 }""",
+    needs="inputs that only the teacher has, as an extra column",
     ranges={"temperature": SearchRange(1.0, 20.0, log=True), "weight": SearchRange(0.0, 1.0)},
 )
 

@@ -25,6 +25,8 @@ CARD = replace(
     when="For many classes, where an ensemble of large models is too expensive. Each specialist trains separately on a "
     "small part of the data. Compare with the generalist trained for as many additional steps and with an ensemble "
     "of equal cost. With few classes there is little to gain.",
+    needs="a teacher that is one network, and many classes",
+    example={"groups": [[0, 1], [1, 2]]},
 )
 
 
