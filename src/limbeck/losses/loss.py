@@ -306,7 +306,9 @@ class Loss(LossTerm):
             _shorten(side, addresses) for side, addresses in (("student", self.student), ("teacher", self.teacher))
         ]
         places = "" if all(side in ({}, LOGITS) for side in sides) else f", student={sides[0]!r}, teacher={sides[1]!r}"
-        return f"Loss({self.kernel!r}{places})"
+        # A run compares these texts when it is resumed, so every setting must be in it.
+        dimension = "" if self.classes == -1 else f", classes={self.classes}"
+        return f"Loss({self.kernel!r}{places}{dimension})"
 
 
 def _by_name(side: str, addresses: Addresses) -> dict[str, str]:

@@ -200,7 +200,7 @@ def check_finite(claim: Claim) -> None:
         _finite(claim, _masked(claim.sample(4), columns=2), "columns that are -inf in both")
         value = _finite(claim, _masked(claim.sample(4), rows=2), "rows of nothing but -inf in both")
         if claim.per == "position":
-            _require(bool((value[:2] == 0).all()), f"rows of nothing but -inf in both give {value[:2].tolist()}, not 0")
+            _require(bool((value[:2] == 0).all()), f"rows of nothing but -inf in both give {_format(value[:2])}, not 0")
 
 
 def check_masked_columns(claim: Claim) -> None:
@@ -258,7 +258,7 @@ def check_merging(claim: Claim) -> None:
     whole, part = claim(sample), claim(merged)
     _require(
         bool((part <= whole * (1 + 1e-4) + 1e-6).all()),
-        f"it increases from {whole.tolist()} to {part.tolist()} when classes are merged, so it is no f-divergence "
+        f"it increases from {_format(whole)} to {_format(part)} when classes are merged, so it is no f-divergence "
         "of softmax(. / temperature); leave out @kernel(divergence=True)",
     )
 
@@ -294,16 +294,21 @@ def _masked(sample: Mapping[str, Tensor], *, columns: int = 0, rows: int = 0) ->
 def _finite(claim: Claim, sample: Mapping[str, Tensor], where: str) -> Tensor:
     leaves = {name: sample[name].clone().requires_grad_() for name in ("student", "teacher") if name in sample}
     value = claim({**sample, **leaves})
-    _require(bool(value.isfinite().all()), f"its value for {where} is {value.detach().tolist()}, and must be finite")
+    _require(bool(value.isfinite().all()), f"its value for {where} is {_format(value)}, and must be finite")
     for (name, _), slope in zip(leaves.items(), torch.autograd.grad(value.sum(), list(leaves.values())), strict=True):
-        message = f"its gradient in the {name} for {where} is {slope.tolist()}, and must be finite"
+        message = f"its gradient in the {name} for {where} is {_format(slope)}, and must be finite"
         _require(bool(slope.isfinite().all()), message)
     return value.detach()
 
 
 def _close(value: Tensor, expected: Tensor, broken: str, *, tolerance: float = 1e-5) -> None:
     same = value.shape == expected.shape and torch.allclose(value, expected, rtol=tolerance, atol=tolerance)
-    _require(same, f"{broken}: {value.tolist()}, where {expected.tolist()} is expected")
+    _require(same, f"{broken}: {_format(value)}, where {_format(expected)} is expected")
+
+
+def _format(values: Tensor) -> str:
+    """Format a tensor for a message, with four digits."""
+    return f"[{', '.join(map(_format, values))}]" if values.ndim else f"{values.item():.4g}"
 
 
 def _require(condition: bool, broken: str) -> None:

@@ -77,9 +77,9 @@ def check_method(
     call = _method(function)
     settings = {**call.card.example, **arguments}
     checks = [partial(check_card, call), partial(check_arguments, call, settings)]
-    for name, trial in _trials(call, student, teacher, data).items():
-        check = MethodCheck(call, settings, name, trial)
-        checks += [partial(law, check) for law in METHOD_LAWS]
+    for number, (name, trial) in enumerate(_trials(call, student, teacher, data).items()):
+        laws = METHOD_LAWS if number == 0 else tuple(law for law in METHOD_LAWS if law not in _ONCE)
+        checks += [partial(law, MethodCheck(call, settings, name, trial)) for law in laws]
     check_laws(checks, of=_OF, subject=call.card.name)
 
 
@@ -225,21 +225,28 @@ def check_training(check: MethodCheck) -> None:
 
 
 def check_resume(check: MethodCheck) -> None:
-    """A run that is killed and resumed gives the same bits, and refuses other hyper-parameters."""
+    """A run that is killed and resumed gives the same bits."""
     with tempfile.TemporaryDirectory() as folder:
         out, killed = Path(folder, "run"), Path(folder, "killed")
         whole = check.run(out=out)
-        middle = max(len(check.run().finish().history) // 2, 1)
         for number, _ in enumerate(whole, 1):
-            if number == middle:
+            if number > 1 and not killed.exists() and (out / "checkpoint.safetensors").exists():
                 # What a SIGKILL leaves at this moment: nothing after this copy is written into it.
                 shutil.copytree(out, killed)
+        check.require(killed.exists(), "a run writes no checkpoint before its end")
         resumed = check.run(out=killed, resume=True).finish()
         for name, model in whole.models.items():
             same = name in resumed.models and same_weights(weights(resumed.models[name]), weights(model))
             check.require(same, f"the model {name!r} differs after a kill and a resume")
+
+
+def check_settings(check: MethodCheck) -> None:
+    """A resumed run refuses other hyper-parameters."""
+    with tempfile.TemporaryDirectory() as folder:
+        check.run(out=folder).finish()
         for name, value in _other_settings(check):
-            check.require(not _resumes(check, killed, name, value), f"a run is resumed with another {name} ({value!r})")
+            same = _resumes(check, Path(folder), name, value)
+            check.require(not same, f"a run is resumed with another {name} ({value!r})")
 
 
 def _other_settings(check: MethodCheck) -> list[tuple[str, Any]]:
@@ -315,10 +322,13 @@ METHOD_LAWS: tuple[Callable[[MethodCheck], None], ...] = (
     check_stages,
     check_training,
     check_resume,
+    check_settings,
     check_accumulation,
     check_export,
 )
 """The laws that need networks and data."""
+
+_ONCE = (check_stages, check_settings)  # they do not depend on the networks
 
 
 def _modules(student: nn.Module | Mapping[str, nn.Module]) -> dict[str, nn.Module]:
