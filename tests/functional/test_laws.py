@@ -133,6 +133,22 @@ def test_a_kernel_of_maps_is_checked_on_its_own_shape():
 
 
 @kernel(per="example")
+def flow(low, high, teacher_low, teacher_high):
+    """Yim et al., 2017: squared distance of the inner products of two layers."""
+    mine, its = (
+        a.flatten(1)[:, :, None] * b.flatten(1)[:, None] for a, b in ((low, high), (teacher_low, teacher_high))
+    )
+    return (mine - its).square().flatten(1).mean(1)
+
+
+def test_a_kernel_of_several_layers_is_checked():
+    names = {"student": ("low", "high"), "teacher": ("teacher_low", "teacher_high")}
+    check_kernel(flow, **names, logits=False, largest=1e7, zero_at_equality=True)
+    with pytest.raises(LawError, match="low must be keyword-only"):
+        check_kernel(flow, logits=False)
+
+
+@kernel(per="example")
 def positional_id(student, id):
     return student.square().flatten(1).mean(1) + 0 * id
 

@@ -15,7 +15,7 @@ from torch.autograd.gradcheck import GradcheckError
 from limbeck.errors import callable_name
 from limbeck.functional import coarse_logits
 from limbeck.functional.kernel import Per, declaration
-from limbeck.losses.bound_kernel import TENSORS
+from limbeck.losses.bound_kernel import FROM_BATCH
 from limbeck.partial_logits import default_temperature
 from limbeck.testing.law import check_laws, require
 
@@ -34,6 +34,8 @@ class Claim:
         classes: The number of classes or features of the samples; 4 or more.
         shape: The shape of one example, without the batch dimension, for kernels that need more dimensions than
             ``[classes]``: ``(8, 4, 4)`` for feature maps of 8 channels. It replaces `classes`.
+        student: The names of the student's tensors, for a kernel of several layers (``Loss(..., student={...})``).
+        teacher: The names of the teacher's tensors, in the same order.
         hyper: The hyper-parameters of the calls.
         zero_at_equality: Whether the value is 0 where student and teacher are equal, and positive where they differ. By
             default as declared: a ``@kernel(divergence=True)`` is.
@@ -45,6 +47,8 @@ class Claim:
     kernel: Callable[..., Tensor]
     classes: int = 5
     shape: tuple[int, ...] = ()
+    student: tuple[str, ...] = ("student",)
+    teacher: tuple[str, ...] = ("teacher",)
     hyper: Mapping[str, Any] = field(default_factory=dict)
     zero_at_equality: bool | None = None
     tolerance: float = 1e-6
@@ -57,6 +61,11 @@ class Claim:
 
     def __str__(self) -> str:
         return f"{callable_name(self.kernel)}({', '.join(f'{key}={value!r}' for key, value in self.hyper.items())})"
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """The names of all outputs of models that the kernel takes."""
+        return tuple(name for name in (*self.student, *self.teacher) if self.takes(name))
 
     @property
     def per(self) -> str:
@@ -77,10 +86,11 @@ class Claim:
         shape = shape or (4,)
         each = (*self.shape[:-1], classes or (self.shape[-1] if self.shape else self.classes))
         draw = torch.Generator().manual_seed(0)
-        logits = [(3 * torch.randn(*shape, *each, generator=draw)).to(dtype) for _ in range(2)]
         arguments = {
-            "student": logits[0],
-            "teacher": logits[1],
+            **{
+                name: (3 * torch.randn(*shape, *each, generator=draw)).to(dtype)
+                for name in (*self.student, *self.teacher)
+            },
             # The last two columns have no labels, because some laws mask them.
             "labels": torch.randint(max(each[-1] - 2, 1), shape, generator=draw),
             # From 0 to 1: valid for regression and as probabilities.
@@ -129,7 +139,7 @@ def check_declaration(claim: Claim) -> None:
     _require(claim.per in get_args(Per), f"per is {claim.per}; decorate the function with @kernel(per=...)")
     for name, parameter in inspect.signature(claim.kernel).parameters.items():
         keyword_only = parameter.kind in (parameter.KEYWORD_ONLY, parameter.VAR_KEYWORD)
-        _require(keyword_only or name in TENSORS, f"{name} must be keyword-only")
+        _require(keyword_only or name in {*FROM_BATCH, *claim.outputs}, f"{name} must be keyword-only")
 
 
 def check_shape(claim: Claim) -> None:
@@ -137,7 +147,7 @@ def check_shape(claim: Claim) -> None:
     positions = claim.per in ("example", "position", "output") and not claim.shape
     for shape in ((4,), (1,)) + (((3, 2),) if positions else ()):
         sample = claim.sample(*shape)
-        value, each = claim(sample), tuple(sample["student"].shape)
+        value, each = claim(sample), tuple(sample[claim.student[0]].shape)
         pairs = (shape[0], shape[0])
         expected = {"example": shape[:1], "position": each[:-1], "output": each, "pair": pairs, "batch": ()}[claim.per]
         broken = f"it returns shape {tuple(value.shape)} per {claim.per} for a student of shape {each}, not {expected}"
@@ -157,8 +167,8 @@ def check_classes(claim: Claim) -> None:
     if not claim.logits:
         return
     sample = claim.sample(4)
-    order = torch.arange(sample["student"].shape[-1]).roll(1)
-    moved = {name: tensor[..., order] for name, tensor in sample.items() if name in ("student", "teacher")}
+    order = torch.arange(sample[claim.student[0]].shape[-1]).roll(1)
+    moved = {name: tensor[..., order] for name, tensor in sample.items() if name in claim.outputs}
     labels = {"labels": order.argsort()[sample["labels"]]} if "labels" in sample else {}
     _close(claim({**sample, **moved, **labels}), claim(sample), "its values change when the classes are permuted")
 
@@ -190,15 +200,14 @@ def check_finite(claim: Claim) -> None:
     """Values and gradients are finite for huge logits, masked columns, masked rows, two classes and one example."""
     for scale in (claim.largest, -claim.largest):
         sample = claim.sample(4)
-        _finite(claim, {**sample, "student": scale * sample["student"].sign()}, f"a student's logits of {scale:g}")
-        if claim.takes("teacher"):
-            both = {"student": scale * sample["student"].sign(), "teacher": scale * sample["teacher"].sign()}
-            _finite(claim, {**sample, **both}, f"logits of {scale:g}")
+        huge = {name: scale * sample[name].sign() for name in claim.outputs}
+        _finite(claim, {**sample, **{name: huge[name] for name in claim.student}}, f"a student's logits of {scale:g}")
+        _finite(claim, {**sample, **huge}, f"logits of {scale:g}")
     _finite(claim, claim.sample(4, classes=2), "two classes")
     _finite(claim, claim.sample(1), "one example")
     if claim.logits:
-        _finite(claim, _masked(claim.sample(4), columns=2), "columns that are -inf in both")
-        value = _finite(claim, _masked(claim.sample(4), rows=2), "rows of nothing but -inf in both")
+        _finite(claim, _masked(claim, claim.sample(4), columns=2), "columns that are -inf in both")
+        value = _finite(claim, _masked(claim, claim.sample(4), rows=2), "rows of nothing but -inf in both")
         if claim.per == "position":
             _require(bool((value[:2] == 0).all()), f"rows of nothing but -inf in both give {_format(value[:2])}, not 0")
 
@@ -207,16 +216,16 @@ def check_masked_columns(claim: Claim) -> None:
     """A column that is -inf in both is equivalent to no column."""
     if claim.logits:
         sample = claim.sample(4)
-        fewer = {
-            name: tensor[..., :-2] if name in ("student", "teacher") else tensor for name, tensor in sample.items()
-        }
-        _close(claim(_masked(sample, columns=2)), claim(fewer), "a column that is -inf in both changes its values")
+        fewer = {name: tensor[..., :-2] if name in claim.outputs else tensor for name, tensor in sample.items()}
+        _close(
+            claim(_masked(claim, sample, columns=2)), claim(fewer), "a column that is -inf in both changes its values"
+        )
 
 
 def check_gradient(claim: Claim) -> None:
     """Its first and second derivatives agree with finite differences."""
     sample = claim.sample(3, dtype=torch.float64)
-    names = [name for name in ("student", "teacher") if name in sample]
+    names = claim.outputs
     leaves = tuple(sample[name].requires_grad_() for name in names)
 
     def value(*tensors: Tensor) -> Tensor:
@@ -235,14 +244,17 @@ def check_equality(claim: Claim) -> None:
     if not (claim.is_divergence if claim.zero_at_equality is None else claim.zero_at_equality):
         return
     sample = claim.sample(4)
-    masked = [_masked(sample, columns=2)["teacher"]] if claim.logits else []
-    for teacher in (sample["teacher"], claim.largest * sample["teacher"].sign(), *masked):
-        student = teacher.clone().requires_grad_()
-        value = claim({**sample, "student": student, "teacher": teacher})
+    masked = [_masked(claim, sample, columns=2)] if claim.logits else []
+    huge = {**sample, **{name: claim.largest * sample[name].sign() for name in claim.teacher}}
+    for equal in (sample, huge, *masked):
+        mine = {
+            name: equal[its].clone().requires_grad_() for name, its in zip(claim.student, claim.teacher, strict=True)
+        }
+        value = claim({**equal, **mine})
         largest = value.abs().max().item()
         _require(largest <= claim.tolerance, f"it is {largest:g} where student and teacher are equal, not 0")
-        (slope,) = torch.autograd.grad(value.sum(), student)
-        steepest = slope.abs().max().item()
+        slopes = torch.autograd.grad(value.sum(), list(mine.values()))
+        steepest = max(slope.abs().max().item() for slope in slopes)
         _require(steepest <= claim.tolerance, f"its gradient at equality is {steepest:g}, not 0")
     _require(bool((claim(sample) > 0).all()), "it is not positive where student and teacher differ")
 
@@ -279,20 +291,19 @@ LAWS: tuple[Callable[[Claim], None], ...] = (
 """All laws of kernels."""
 
 
-def _masked(sample: Mapping[str, Tensor], *, columns: int = 0, rows: int = 0) -> dict[str, Tensor]:
+def _masked(claim: Claim, sample: Mapping[str, Tensor], *, columns: int = 0, rows: int = 0) -> dict[str, Tensor]:
     """Set the last `columns` columns, or the first `rows` rows, to -inf in both. A masked row has no label."""
     masked = {name: tensor.clone() for name, tensor in sample.items()}
-    for name in ("student", "teacher"):
-        if name in masked:
-            masked[name][..., masked[name].shape[-1] - columns :] = -_INF
-            masked[name][:rows] = -_INF
+    for name in claim.outputs:
+        masked[name][..., masked[name].shape[-1] - columns :] = -_INF
+        masked[name][:rows] = -_INF
     if "labels" in masked:
         masked["labels"][:rows] = -100
     return masked
 
 
 def _finite(claim: Claim, sample: Mapping[str, Tensor], where: str) -> Tensor:
-    leaves = {name: sample[name].clone().requires_grad_() for name in ("student", "teacher") if name in sample}
+    leaves = {name: sample[name].clone().requires_grad_() for name in claim.outputs}
     value = claim({**sample, **leaves})
     _require(bool(value.isfinite().all()), f"its value for {where} is {_format(value)}, and must be finite")
     for (name, _), slope in zip(leaves.items(), torch.autograd.grad(value.sum(), list(leaves.values())), strict=True):
