@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
+from functools import partial
 from itertools import islice
 from typing import Any
 
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 from limbeck.batch import Batch, Inputs, input_rows
 from limbeck.data import Loader, Transform
 from limbeck.errors import LimbeckError
-from limbeck.testing.law import require
+from limbeck.testing.law import check_laws, require
 
 _LOADERS = "loaders"
 _UNBOUNDED = 16
@@ -41,7 +42,7 @@ def check_loader(loader: Loader, *, models: Mapping[str, nn.Module] | None = Non
 
     Raises:
         LimbeckError: If the loader depends on a model and there are no `models`.
-        AssertionError: If a law is broken; the message names it.
+        LawError: If laws are broken; the message lists them.
 
     Example:
         >>> from limbeck.data import ArrayDataset, ShuffledLoader
@@ -51,6 +52,14 @@ def check_loader(loader: Loader, *, models: Mapping[str, nn.Module] | None = Non
         raise LimbeckError(f"A {loader.type_name} depends on a model: check_loader(loader, models={{'student': ...}}).")
     if models is not None:
         loader.bind(models)
+    laws = [partial(_check_epochs, loader), partial(_check_declared, loader)]
+    if loader.resumable:
+        laws.append(partial(_check_resumed, loader))
+    check_laws(laws, of=_LOADERS)
+
+
+def _check_epochs(loader: Loader) -> None:
+    """Its epochs are as declared."""
     mark = loader.fingerprint
     require(isinstance(mark, str) and bool(mark), "it has no fingerprint", of=_LOADERS)
     for number in range(2):
@@ -59,10 +68,7 @@ def check_loader(loader: Loader, *, models: Mapping[str, nn.Module] | None = Non
         epoch = _read_epoch(loader)
         require(_same(peeked, epoch[0]), "peek() is not the next batch, or consumes it", of=_LOADERS)
         _check_epoch(loader, epoch, number)
-    _check_declared(loader)
     require(loader.fingerprint == mark, "its fingerprint changes during an epoch", of=_LOADERS)
-    if loader.resumable:
-        _check_resumed(loader)
 
 
 def _check_epoch(loader: Loader, epoch: list[Batch], number: int) -> None:
@@ -89,6 +95,7 @@ def _check_epoch(loader: Loader, epoch: list[Batch], number: int) -> None:
 
 
 def _check_declared(loader: Loader) -> None:
+    """It behaves as it declares."""
     require(not (loader.depends_on_model and loader.fixed), "it depends on a model and declares fixed", of=_LOADERS)
     if not loader.replayable:
         return
@@ -112,6 +119,7 @@ def _separate_random(loader: Loader) -> Iterator[None]:
 
 
 def _check_resumed(loader: Loader) -> None:
+    """A loader that is resumed in the middle of an epoch yields the same remaining batches."""
     whole = iter(loader)
     require(next(whole, None) is not None, "it has no batches", of=_LOADERS)
     position = dict(loader.state_dict())
@@ -159,7 +167,7 @@ def check_transform(view: Transform, inputs: Inputs) -> None:
         inputs: Inputs of a model, for at least two examples.
 
     Raises:
-        AssertionError: If a law is broken; the message names it.
+        LawError: If laws are broken; the message lists them.
 
     Example:
         >>> from limbeck.data import Crop
