@@ -24,6 +24,8 @@ from limbeck.data.splits import ColumnSummary, DataSplits, DataSummary, PartSumm
 from limbeck.data.table import read_split_table, read_table
 from limbeck.data.table_encoding import CategoryColumn, NumberColumn, TableEncoding
 from limbeck.data.texts import TextDataset, TokenizeOnRead
+from limbeck.data.token_dataset import TokenDataset
+from limbeck.data.tokenized_texts import TokenizedTexts, hash_tokenizer, tokenize_texts
 from limbeck.data.tokenizer import holds_tokenizer, open_tokenizer, train_tokenizer
 from limbeck.data.torch_loader import TorchLoader, as_loader
 from limbeck.data.transform import BatchMix, Transform
@@ -65,13 +67,16 @@ __all__ = [
     "Subset",
     "TableEncoding",
     "TextDataset",
+    "TokenDataset",
     "TokenizeOnRead",
+    "TokenizedTexts",
     "TorchLoader",
     "Transform",
     "as_loader",
     "counter_order",
     "counter_uniform",
     "draw_digits",
+    "hash_tokenizer",
     "holds_tokenizer",
     "load_data",
     "load_encoding",
@@ -88,6 +93,7 @@ __all__ = [
     "split",
     "subsample",
     "summarize",
+    "tokenize_texts",
     "train_tokenizer",
     "verify",
 ]

@@ -1,0 +1,235 @@
+"""`TokenDataset`: windows of tokens with the next token as label, for language models."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NamedTuple, final
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from limbeck.batch import IGNORED, Batch
+from limbeck.data.dataset import Dataset, hash_columns
+from limbeck.data.tokenized_texts import TokenizedTexts, tokenize_texts
+from limbeck.errors import ArgumentError, DataError
+
+_TOO_LONG = ("error", "drop", "window")
+_SIDES = ("right", "left")
+
+
+class _Windows(NamedTuple):
+    """Windows of the texts, each within one text.
+
+    Attributes:
+        text: Which text it is of.
+        start: Its first token, among all tokens.
+        length: The number of tokens that a model reads; the label of the last one is the token behind it.
+        repeated: The number of tokens in front that the window before has had already, as context.
+    """
+
+    text: Tensor
+    start: Tensor
+    length: Tensor
+    repeated: Tensor
+
+
+@final
+class TokenDataset(Dataset):
+    """Dataset for language models: each example is a window of tokens, and its labels are the next tokens.
+
+    The labels are shifted here and nowhere else: ``Batch.labels[i, t]`` is the token behind ``input_ids[i, t]``, and
+    -100 where that is given (a prompt), repeated, or padding. ``Batch.mask`` is true where there is a label, so
+    divergences count these positions alone; ``Batch.extra["masks"]["text"]`` is true for all tokens, for losses on
+    hidden states. ``Batch.extra["text"]`` has the number of the text of each position, -1 for padding.
+
+    A text that is longer than `max_length` becomes several windows, and each of its tokens is a label once. With
+    `overlap`, a window begins with that many tokens of the one before, as context without labels.
+
+    With `packing`, several windows share a row. ``position_ids`` begin at 0 for each, and there is no attention mask:
+    models of transformers then keep the windows apart, if they are called with ``use_cache=False``, as the inputs say.
+
+    Args:
+        texts: What `limbeck.data.tokenize_texts` takes, or its result.
+        tokenizer: The tokenizer; not needed if `texts` are tokenized.
+        max_length: The largest number of tokens that a model reads at a time.
+        overlap: Tokens of context from the window before.
+        packing: Whether short windows share rows of `max_length` tokens.
+        padding_side: ``right``, or ``left``. Position ids count from the first token of the text on either side.
+        too_long: What happens to a text with a prompt that does not fit into one window: ``error``; ``drop``; or
+            ``window``, whose later windows do not see the prompt. Plain texts always become windows.
+        add_eos_token: Whether texts end with the tokenizer's end token.
+        folder: Where tokens are stored, so that a text is tokenized once.
+
+    Raises:
+        LimbeckError: If an argument is out of range, or the tokenizer does not fit.
+        DataError: If a text is wrong or too long, or no window has a label.
+
+    Example:
+        >>> from limbeck.data import train_tokenizer
+        >>> tokenizer = train_tokenizer(["a b c d e f"], vocabulary=30)
+        >>> data = TokenDataset(["a b c d e f"], tokenizer=tokenizer, max_length=4, add_eos_token=False)
+        >>> batch = data.take(torch.arange(2))
+        >>> tokenizer.batch_decode(batch.inputs["input_ids"])
+        ['[CLS] a b c', 'd e f[PAD]']
+        >>> tokenizer.batch_decode(batch.labels.clamp_min(0))
+        ['a b c d', 'e f[SEP][PAD]']
+    """
+
+    def __init__(
+        self,
+        texts: TokenizedTexts | Iterable[Any],
+        *,
+        tokenizer: Any = None,
+        max_length: int = 512,
+        overlap: int = 0,
+        packing: bool = False,
+        padding_side: str = "right",
+        too_long: str = "error",
+        add_eos_token: bool = True,
+        folder: str | Path | None = None,
+    ) -> None:
+        _check_arguments(max_length, overlap, packing, padding_side, too_long)
+        if not isinstance(texts, TokenizedTexts):
+            texts = tokenize_texts(texts, tokenizer, add_eos_token=add_eos_token, folder=folder)
+        self.texts = texts
+        self.max_length, self.overlap, self.padding_side = max_length, overlap, padding_side
+        self.packing = packing
+        self._windows = _keep_labeled(_make_windows(texts, max_length, overlap, too_long), texts)
+        self._rows = _pack(self._windows.length, max_length) if packing else torch.arange(len(self._windows.length))
+        # The windows of row r are those from _bounds[r] to _bounds[r + 1].
+        changes = torch.nn.functional.pad(self._rows.diff(), (1, 0), value=1).nonzero().squeeze(1)
+        self._bounds = torch.cat([changes, torch.tensor([len(self._rows)])])
+
+    def __len__(self) -> int:
+        return len(self._bounds) - 1
+
+    @property
+    def tokenizer(self) -> Any:
+        """The tokenizer."""
+        return self.texts.tokenizer
+
+    @property
+    def ragged(self) -> bool:
+        """True: rows differ in their number of tokens."""
+        return True
+
+    @property
+    def labeled_tokens(self) -> int:
+        """The number of labels in all rows."""
+        batches = (self.take(part) for part in torch.arange(len(self)).split(256))
+        return sum(int(batch.mask.sum()) for batch in batches if batch.mask is not None)
+
+    @property
+    def labels(self) -> None:
+        """None: the labels are tokens, see `take`."""
+        return None
+
+    @property
+    def class_names(self) -> None:
+        """None: the classes are tokens."""
+        return None
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 of the tokens and of how they are cut into rows."""
+        how = (self.max_length, self.overlap, self.packing, self.padding_side, int(self.tokenizer.pad_token_id))
+        return hash_columns(("tokens", self.texts.fingerprint), ("windows", how), *self._windows._asdict().items())
+
+    def take(self, index: Int[Tensor, " n"]) -> Batch:
+        """Return rows of tokens, padded to the longest of them."""
+        first, last = self._bounds[index], self._bounds[index + 1]
+        windows = torch.cat([torch.arange(a, b) for a, b in zip(first.tolist(), last.tolist(), strict=True)])
+        row = torch.repeat_interleave(torch.arange(len(index)), last - first)
+        length = self._windows.length[windows]
+        sizes = torch.zeros(len(index), dtype=torch.int64).index_add_(0, row, length)
+        width = int(sizes.max())
+        # Where each window begins in its row: the tokens before it in the row, and the padding on the left.
+        before = length.cumsum(0) - length
+        offset = before - (sizes.cumsum(0) - sizes)[row]
+        if self.padding_side == "left":
+            offset = offset + (width - sizes)[row]
+        position = torch.arange(int(length.sum())) - torch.repeat_interleave(before, length)
+        window = torch.repeat_interleave(windows, length)
+        at = torch.repeat_interleave(row * width + offset, length) + position
+        source = self._windows.start[window] + position
+        given = (position < self._windows.repeated[window]) | ~self.texts.learned[source + 1]
+        labels = self.texts.ids[source + 1].long().masked_fill(given, IGNORED)
+
+        def fill(value: int, column: Tensor) -> Tensor:
+            return torch.full((len(index) * width,), value).scatter_(0, at, column).view(len(index), width)
+
+        mask = fill(0, torch.ones_like(position)).bool()
+        inputs: dict[str, Any] = {
+            "input_ids": fill(int(self.tokenizer.pad_token_id), self.texts.ids[source].long()),
+            "position_ids": fill(0, position),
+        }
+        inputs |= {"use_cache": False} if self.packing else {"attention_mask": mask.long()}
+        labels = fill(IGNORED, labels)
+        extra = {"masks": {"text": mask}, "text": fill(-1, self._windows.text[window])}
+        return Batch(inputs, self.ids[index], None, labels, labels != IGNORED, extra)
+
+
+def _check_arguments(max_length: int, overlap: int, packing: bool, padding_side: str, too_long: str) -> None:
+    if isinstance(max_length, bool) or not isinstance(max_length, int) or max_length < 1:
+        raise ArgumentError(f"max_length is a number of tokens, at least 1; got {max_length!r}.", argument="max_length")
+    if isinstance(overlap, bool) or not isinstance(overlap, int) or not 0 <= overlap < max_length:
+        raise ArgumentError(
+            f"overlap is a number of tokens from 0 to max_length - 1 = {max_length - 1}; got {overlap!r}.",
+            argument="overlap",
+        )
+    for name, value, choices in (
+        ("padding_side", padding_side, _SIDES),
+        ("too_long", too_long, _TOO_LONG),
+    ):
+        if value not in choices:
+            raise ArgumentError(f"{name} is {' or '.join(choices)}; got {value!r}.", argument=name)
+    if packing and padding_side == "left":
+        raise ArgumentError("Packed rows are padded on the right: leave padding_side out.", argument="padding_side")
+
+
+def _make_windows(texts: TokenizedTexts, max_length: int, overlap: int, too_long: str) -> _Windows:
+    """Cut each text into windows. The last token of a text is a label only."""
+    readable = texts.lengths - 1
+    long = (readable > max_length) & texts.prompted
+    if bool(long.any()) and too_long == "error":
+        i = int(long.nonzero()[0])
+        raise DataError(
+            f"Row {i} has {int(texts.lengths[i]):,} tokens with its prompt, and max_length={max_length}: "
+            f"{int(long.sum())} rows are too long. Raise max_length to {int(readable[long].max())}, or pass "
+            "too_long='drop' or too_long='window'."
+        )
+    # A window that begins later reads `step` new tokens.
+    step = max_length - overlap
+    count = 1 + (readable - max_length).clamp_min(0).add(step - 1).div(step, rounding_mode="floor")
+    count[readable < 1] = 0
+    if too_long == "drop":
+        count[long] = 0
+    text = torch.repeat_interleave(torch.arange(len(texts)), count)
+    number = torch.arange(len(text)) - torch.repeat_interleave(count.cumsum(0) - count, count)
+    begin = number * step
+    length = torch.minimum(readable[text] - begin, torch.tensor(max_length))
+    return _Windows(text, texts.starts[:-1][text] + begin, length, torch.where(number > 0, overlap, 0))
+
+
+def _keep_labeled(windows: _Windows, texts: TokenizedTexts) -> _Windows:
+    """Leave out windows without a label, such as those within a prompt."""
+    learned = torch.cat([torch.zeros(1, dtype=torch.int64), texts.learned.long().cumsum(0)])
+    first, last = windows.start + windows.repeated + 1, windows.start + windows.length + 1
+    kept = learned[last] > learned[first]
+    if not bool(kept.any()):
+        raise DataError("No window has a token to learn. Is every text too long, or a prompt without an answer?")
+    return _Windows(*(part[kept] for part in windows))
+
+
+def _pack(lengths: Tensor, max_length: int) -> Tensor:
+    """Give each window a row, in order: the next window joins the row if it fits."""
+    rows, row, size = [], 0, 0
+    for length in lengths.tolist():
+        if size and size + length > max_length:
+            row, size = row + 1, 0
+        rows.append(row)
+        size += length
+    return torch.tensor(rows)

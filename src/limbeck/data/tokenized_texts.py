@@ -1,0 +1,304 @@
+"""`TokenizedTexts`: texts, prompts with completions, or chats, tokenized once and read from a memory map."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NamedTuple, final
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor
+
+from limbeck.atomic_io import new_partial_folder, replace_folder, write_bytes, write_text
+from limbeck.data.tokenizer import check_tokenizer
+from limbeck.errors import DataError, LimbeckError
+
+_SUMMARY = "tokens.json"
+_COLUMNS = {"ids": torch.int32, "learned": torch.bool, "starts": torch.int64}
+_ROWS = 10_000  # texts for each call of the tokenizer, which bounds memory
+
+
+class _Parts(NamedTuple):
+    """A text and the ranges of its characters that a model has to learn."""
+
+    text: str
+    learned: tuple[tuple[int, int], ...]
+    special: bool  # whether the tokenizer adds its special tokens; a chat template has written them already
+
+
+@final
+class TokenizedTexts:
+    """The tokens of texts, one after the other, and which of them a model has to predict.
+
+    Args:
+        ids: The tokens of all texts, int32.
+        learned: Which tokens a model has to predict: all of a plain text, those of the completion after a prompt, those
+            of the assistant in a chat.
+        starts: Where each text begins, with the end of the last one: ``[texts + 1]``.
+        tokenizer: The tokenizer.
+
+    """
+
+    def __init__(
+        self,
+        ids: Int[Tensor, " tokens"],
+        learned: Bool[Tensor, " tokens"],
+        starts: Int[Tensor, " n"],
+        *,
+        tokenizer: Any,
+    ) -> None:
+        self.ids, self.learned, self.starts, self.tokenizer = ids, learned, starts, tokenizer
+
+    def __len__(self) -> int:
+        return len(self.starts) - 1
+
+    @property
+    def lengths(self) -> Int[Tensor, " texts"]:
+        """The number of tokens of each text."""
+        return self.starts.diff()
+
+    @property
+    def prompted(self) -> Bool[Tensor, " texts"]:
+        """Which texts have tokens that are given and not learned, beside a special token in front."""
+        given = torch.cat([torch.zeros(1, dtype=torch.int64), (~self.learned).long().cumsum(0)])
+        return given[self.starts].diff() > (~self.learned[self.starts[:-1]]).long()
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 of the tokens and of what has to be learned."""
+        total = hashlib.sha256()
+        for part in (self.ids, self.learned, self.starts):
+            total.update(part.numpy().tobytes())
+        return total.hexdigest()
+
+
+def tokenize_texts(
+    texts: Iterable[Any], tokenizer: Any, *, add_eos_token: bool = True, folder: str | Path | None = None
+) -> TokenizedTexts:
+    """Tokenize texts once.
+
+    A token belongs to the part that its last character belongs to, so a token that spans the end of the prompt is
+    learned, and one that spans the end of an answer is not. Special tokens in front are given, and the end token is
+    learned: a model that never sees it never stops.
+
+    Args:
+        texts: Plain texts, ``{"text"}``, ``{"prompt", "completion"}`` or ``{"messages"}``. A chat is written by the
+            tokenizer's chat template, and the answers of the assistant are learned.
+        tokenizer: A fast tokenizer of transformers.
+        add_eos_token: Whether to end each text with the tokenizer's ``eos_token``, if it does not end so already.
+        folder: Where the tokens are stored and read from by a memory map. The folder is filled once for these texts and
+            this tokenizer; another text or tokenizer fills another file.
+
+    Raises:
+        LimbeckError: If the tokenizer is not a fast one, or has no ``eos_token`` that `add_eos_token` needs.
+        DataError: If there is no text, a text is not one of the forms above, or has nothing to learn.
+
+    Example:
+        >>> from limbeck.data import train_tokenizer
+        >>> tokenizer = train_tokenizer(["add 1 and 2", "3"], vocabulary=40)
+        >>> one = tokenize_texts([{"prompt": "1 and 2", "completion": " 3"}], tokenizer, add_eos_token=False)
+        >>> tokenizer.decode(one.ids[one.learned])
+        '3[SEP]'
+    """
+    _check(tokenizer, add_eos_token)
+    rows = [texts] if isinstance(texts, str) else list(texts)
+    if not rows:
+        raise DataError("There are no texts; a dataset needs at least one.")
+    if folder is None:
+        return _tokenize(rows, tokenizer, add_eos_token)
+    place = Path(folder) / f"tokens-{_hash_request(rows, tokenizer, add_eos_token)[:16]}"
+    if not (place / _SUMMARY).is_file():
+        _write(place, _tokenize(rows, tokenizer, add_eos_token))
+    return _read(place, tokenizer)
+
+
+def hash_tokenizer(tokenizer: Any) -> str:
+    """SHA-256 of a tokenizer's vocabulary and rules: two tokenizers with the same hash make the same tokens.
+
+    Example:
+        >>> from limbeck.data import train_tokenizer
+        >>> one, other = (train_tokenizer(["a b", text], vocabulary=20) for text in ("c", "d"))
+        >>> hash_tokenizer(one) == hash_tokenizer(one), hash_tokenizer(one) == hash_tokenizer(other)
+        (True, False)
+    """
+    rules = tokenizer.backend_tokenizer.to_str() if tokenizer.is_fast else json.dumps(sorted(tokenizer.get_vocab()))
+    template = tokenizer.chat_template or ""
+    return hashlib.sha256(f"{rules}|{tokenizer.eos_token}|{template}".encode()).hexdigest()
+
+
+def _check(tokenizer: Any, add_eos_token: bool) -> None:
+    check_tokenizer(tokenizer)
+    if not tokenizer.is_fast:
+        raise LimbeckError(
+            f"{type(tokenizer).__name__} is a slow tokenizer, which does not say where a token begins in the text. "
+            "Use AutoTokenizer.from_pretrained(..., use_fast=True)."
+        )
+    if add_eos_token and tokenizer.eos_token_id is None:
+        raise LimbeckError(
+            f"This {type(tokenizer).__name__} has no eos_token, so a student would never learn to stop. Set "
+            "tokenizer.eos_token, or pass add_eos_token=False."
+        )
+
+
+def _tokenize(rows: Sequence[Any], tokenizer: Any, add_eos_token: bool) -> TokenizedTexts:
+    ids: list[np.ndarray] = []
+    learned: list[np.ndarray] = []
+    for start in range(0, len(rows), _ROWS):
+        parts = [_split(row, start + i, tokenizer) for i, row in enumerate(rows[start : start + _ROWS])]
+        for i, (row, learns) in enumerate(_encode(parts, tokenizer, add_eos_token), start=start):
+            if not learns[1:].any():  # nothing predicts the first token
+                raise DataError(f"Row {i} has no token to learn: {_shorten(rows[i])}. Leave it out.")
+            ids.append(np.asarray(row, dtype=np.int32))
+            learned.append(learns)
+    starts = np.cumsum([0, *map(len, ids)])
+    tokens, marks = torch.from_numpy(np.concatenate(ids)), torch.from_numpy(np.concatenate(learned))
+    return TokenizedTexts(tokens, marks, torch.from_numpy(starts), tokenizer=tokenizer)
+
+
+def _encode(parts: Sequence[_Parts], tokenizer: Any, add_eos_token: bool) -> Iterator[tuple[list[int], np.ndarray]]:
+    """Yield the tokens of each text and which of them are learned."""
+    for special in (True, False):
+        if all(part.special != special for part in parts):
+            continue
+        if any(part.special != special for part in parts):  # chats and other texts in one file
+            for part in parts:
+                yield from _encode([part], tokenizer, add_eos_token)
+            return
+        encoding = tokenizer(
+            [part.text for part in parts],
+            add_special_tokens=special,
+            return_offsets_mapping=True,
+            return_special_tokens_mask=True,
+            verbose=False,
+        )
+        for i, part in enumerate(parts):
+            yield _mark(
+                encoding["input_ids"][i],
+                np.asarray(encoding["offset_mapping"][i]).reshape(-1, 2),
+                np.asarray(encoding["special_tokens_mask"][i], dtype=bool) & special,
+                part.learned,
+                tokenizer.eos_token_id if add_eos_token else None,
+            )
+
+
+def _mark(
+    tokens: list[int],
+    offsets: np.ndarray,
+    special: np.ndarray,
+    learned: tuple[tuple[int, int], ...],
+    end: int | None,
+) -> tuple[list[int], np.ndarray]:
+    """Mark the tokens of the learned ranges of characters, and the special tokens behind the last of them."""
+    marks = np.zeros(len(tokens), dtype=bool)
+    for first, last in learned:
+        marks |= (offsets[:, 1] > first) & (offsets[:, 1] <= last) & ~special
+    inner = np.flatnonzero(~special)
+    if len(inner) and learned and marks[inner[-1]]:
+        marks[inner[-1] + 1 :] = True
+        if end is not None and tokens[-1] != end:
+            return [*tokens, end], np.append(marks, True)
+    return tokens, marks
+
+
+def _split(row: Any, number: int, tokenizer: Any) -> _Parts:
+    """The text of a row and what of it is learned."""
+    if isinstance(row, str):
+        return _Parts(row, ((0, len(row)),), True)
+    if not isinstance(row, Mapping):
+        raise DataError(f"Row {number} is a {type(row).__name__}; a text is a string or a mapping.")
+    if "messages" in row:
+        return _split_chat(row["messages"], number, tokenizer)
+    names = ("prompt", "completion") if "prompt" in row or "completion" in row else ("text",)
+    for name in names:
+        if not isinstance(row.get(name), str):
+            raise DataError(
+                f"Row {number} has no string {name!r}; it has {', '.join(map(repr, row)) or 'nothing'}. A row is "
+                "{'text'}, {'prompt', 'completion'} or {'messages'}."
+            )
+    if names == ("text",):
+        return _Parts(row["text"], ((0, len(row["text"])),), True)
+    prompt, completion = row["prompt"], row["completion"]
+    if not completion:
+        raise DataError(f"Row {number} has an empty completion: {_shorten(row)}. Leave it out.")
+    return _Parts(prompt + completion, ((len(prompt), len(prompt) + len(completion)),), True)
+
+
+def _split_chat(messages: Any, number: int, tokenizer: Any) -> _Parts:
+    """Write a chat by the tokenizer's template; the answers are what it adds behind the call for an answer."""
+    if not tokenizer.chat_template:
+        raise DataError(
+            f"Row {number} has messages, and this {type(tokenizer).__name__} has no chat template. Set "
+            "tokenizer.chat_template, or write prompt and completion."
+        )
+    if not isinstance(messages, Sequence) or not all(isinstance(one, Mapping) and "role" in one for one in messages):
+        raise DataError(
+            f"Row {number}: messages is a list of {{'role': ..., 'content': ...}}; got {_shorten(messages)}."
+        )
+    write = tokenizer.apply_chat_template
+    whole: str = write(messages, tokenize=False)
+    learned = []
+    for i, message in enumerate(messages):
+        if message["role"] != "assistant":
+            continue
+        before = write(messages[:i], tokenize=False, add_generation_prompt=True) if i else ""
+        until = write(messages[: i + 1], tokenize=False)
+        if not (until.startswith(before) and whole.startswith(until)):
+            raise DataError(
+                f"Row {number}: the chat template writes message {i} in another way once others follow, so the answers "
+                "cannot be located. Split the chat into rows with one answer each."
+            )
+        learned.append((len(before), len(until)))
+    if not learned:
+        raise DataError(f"Row {number} has no message of the role 'assistant', so there is nothing to learn.")
+    return _Parts(whole, tuple(learned), False)
+
+
+def _hash_request(rows: Sequence[Any], tokenizer: Any, add_eos_token: bool) -> str:
+    total = hashlib.sha256(f"{hash_tokenizer(tokenizer)}|{add_eos_token}|1".encode())
+    for row in rows:
+        text = json.dumps(row, sort_keys=True, ensure_ascii=False, default=str).encode()
+        total.update(len(text).to_bytes(8, "little") + text)
+    return total.hexdigest()
+
+
+def _write(folder: Path, texts: TokenizedTexts) -> None:
+    """Write the columns as plain numbers, as they are mapped; the folder appears as a whole."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    partial = new_partial_folder(folder)
+    for name, column in zip(_COLUMNS, (texts.ids, texts.learned, texts.starts), strict=True):
+        write_bytes(column.numpy().tobytes(), partial / f"{name}.bin")
+    summary = {"texts": len(texts), "tokens": len(texts.ids), "fingerprint": texts.fingerprint}
+    write_text(json.dumps(summary), partial / _SUMMARY)
+    replace_folder(partial, folder)
+
+
+def _read(folder: Path, tokenizer: Any) -> TokenizedTexts:
+    """Map the columns into memory; nothing is loaded before it is used.
+
+    Raises:
+        DataError: If a file is missing or damaged.
+    """
+    try:
+        summary = json.loads((folder / _SUMMARY).read_text(encoding="utf-8"))
+        sizes = {"ids": summary["tokens"], "learned": summary["tokens"], "starts": summary["texts"] + 1}
+        columns = {
+            name: torch.from_file(str(folder / f"{name}.bin"), shared=False, size=sizes[name], dtype=dtype)
+            for name, dtype in _COLUMNS.items()
+        }
+        texts = TokenizedTexts(**columns, tokenizer=tokenizer)
+        damaged = texts.fingerprint != summary["fingerprint"]
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
+        raise DataError(f"The tokens in {folder} cannot be read: {error}. Delete the folder.") from error
+    if damaged:
+        raise DataError(f"The tokens in {folder} are damaged. Delete the folder, and they are made again.")
+    return texts
+
+
+def _shorten(row: Any) -> str:
+    text = repr(row)
+    return text if len(text) <= 80 else f"{text[:77]}..."
