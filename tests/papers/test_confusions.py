@@ -75,7 +75,7 @@ def test_conditional_accuracy_looks_at_a_specialists_own_classes():
 
 def test_the_control_is_shown_as_many_examples_as_all_specialists():
     scale = ExperimentScale("full", (0, 1))
-    tasks = {task.name: task.work.keywords for task in confusions.CONFUSIONS.tasks(scale)}
+    tasks = {task.name: task.function.keywords for task in confusions.CONFUSIONS.tasks(scale)}
     own = 16_000 * confusions.SIZE // 100
     further = confusions.SPECIALISTS * 2 * own * tasks["specialists/pooled/seed-0"]["epochs"]
     for kind in ("trained-on", "another"):
