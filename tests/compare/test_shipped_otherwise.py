@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 import pytest
 
@@ -11,7 +10,7 @@ import limbeck as lb
 from limbeck.compare.arms import Outcome
 from limbeck.compare.result import verdict_of
 from limbeck.export import export_run
-from limbeck.job import arm_folder
+from limbeck.job import RunLayout
 from limbeck.metrics import load_tensors
 from small_jobs import blobs, small_job
 
@@ -67,7 +66,7 @@ def run(tmp_path_factory):
 def test_its_size_is_that_of_what_it_ships(run):
     _, result, folder = run
     arms = result["arms"]
-    shipped = kept_weights(folder / "run" / "arms" / arm_folder(Path(), SIMKD).name / "seed-0" / "student")
+    shipped = kept_weights(RunLayout(folder / "run").seed(SIMKD, 0) / "student")
     assert arms[SIMKD]["parameters"] == shipped > arms["hinton"]["parameters"] == arms["student alone"]["parameters"]
     assert arms["shuffled teacher"]["parameters"] == shipped, "the first method's control ships the same"
     assert arms[SIMKD]["cost"]["parameters"] == shipped

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from limbeck.cli.terminal import ProgressCallback, print_message
 from limbeck.consent import TRUST
 from limbeck.errors import LimbeckError, printable
+from limbeck.job import RunLayout
 from limbeck.optional_imports import install_command, is_installed
 
 if TYPE_CHECKING:
@@ -103,9 +104,9 @@ def run_resume(run: str, settings: Sequence[str] = (), *, as_json: bool) -> None
     folder = Path(run)
     if not folder.is_dir():
         raise LimbeckError(f"There is no run at {run!r}.")
-    if not (folder / "job.yaml").is_file():
+    if not RunLayout(folder).job.is_file():
         raise LimbeckError(f"{run} contains no job.yaml to resume from; {_describe_folder(folder)}.")
-    if (folder / "result.json").is_file() and not settings:
+    if RunLayout(folder).result.is_file() and not settings:
         result = _read_finished(folder)
         print_message(f"{run} is finished. Its result:", to_error=True)
         _show(result, as_json=as_json)
@@ -123,7 +124,7 @@ def _student_hash(run: Path) -> str | None:
     """The hash of the weights that the run recommends; None if there are none yet."""
     from limbeck.models import is_student_folder, read_config
 
-    return str(read_config(run / "student")["sha256"]) if is_student_folder(run / "student") else None
+    return str(read_config(RunLayout(run).student)["sha256"]) if is_student_folder(RunLayout(run).student) else None
 
 
 def _note_stale_exports(run: Path) -> None:
@@ -145,18 +146,18 @@ def _read_finished(folder: Path) -> dict[str, Any]:
     from limbeck.report import write_report
 
     result = read_result(folder)
-    if not (folder / "report.html").is_file():  # the run was killed between writing the result and the page
+    if not RunLayout(folder).report.is_file():  # the run was killed between writing the result and the page
         write_report([folder])
     if isinstance(result.get("verdict"), dict):
         result["verdict"]["advice"] = read_suggestions(result, folder)
     if isinstance(result.get("shipped"), dict):
-        result["shipped"]["path"] = str(folder / "student")
-    return {**result, "run": str(folder), "report": str(folder / "report.html")}
+        result["shipped"]["path"] = str(RunLayout(folder).student)
+    return {**result, "run": str(folder), "report": str(RunLayout(folder).report)}
 
 
 def _describe_folder(folder: Path) -> str:
     """Say what kind of folder this is, if it is no run of a job, and what to type."""
-    if (folder / "search.json").is_file():
+    if RunLayout(folder).search.is_file():
         return (
             f"it is a search: to continue, repeat `limbeck tune JOB --out {quote(str(folder))}` with the same options"
         )
@@ -193,7 +194,7 @@ def _run(job: Job, *, as_json: bool, resume: bool, change: bool = False) -> None
 def _resume_hint(job: Job) -> str:
     """Return the sentence to add to the error of a run whose finished work can be reused."""
     out = Path(job.out or "")
-    if not (out / "teacher").is_dir() or not (out / "job.yaml").is_file() or (out / "result.json").is_file():
+    if not RunLayout(out).teacher.is_dir() or not RunLayout(out).job.is_file() or RunLayout(out).result.is_file():
         return ""
     return (
         f" Finished work is saved: `limbeck resume {quote(str(out))} --set KEY=VALUE` continues with a changed setting."
@@ -202,9 +203,9 @@ def _resume_hint(job: Job) -> str:
 
 def _interrupted_message(job: Job) -> str:
     out = Path(job.out or "")
-    if not (out / "job.yaml").is_file():
+    if not RunLayout(out).job.is_file():
         return "Interrupted before anything was written. Run the same command to start again."
-    has_weights = not job.methods and (out / "arms" / "distilled" / "seed-0").is_dir()
+    has_weights = not job.methods and RunLayout(out).seed("distilled", 0).is_dir()
     what = "the student trained so far" if has_weights else "an untrained student; its training had not started"
     return (
         f"Interrupted. {out / 'student'} contains {what}. "
@@ -288,10 +289,10 @@ def opening_lines(run: Path) -> list[str]:
     """Return the Python lines that load a run's student, short enough for a terminal of 80 columns."""
     from limbeck.job import opening_code, read_job, wrap_statements
 
-    student = read_job(run / "job.yaml").get("student")
+    student = read_job(RunLayout(run).job).get("student")
     model = {"model": student} if isinstance(student, str) else student or {}
     return wrap_statements(
-        opening_code(run / "student", _relative_to_here(model), path=str(run / "student"), place=run)
+        opening_code(RunLayout(run).student, _relative_to_here(model), path=str(RunLayout(run).student), place=run)
     )
 
 

@@ -20,6 +20,8 @@ from limbeck.compare.trackers import is_rank_zero, with_trackers
 from limbeck.data import Preprocess
 from limbeck.engine import Run, StepReport, open_fabric
 from limbeck.job import Job, plain_name, train_loader
+from limbeck.job.run_layout import METRICS as METRICS_FILE
+from limbeck.job.run_layout import PREDICTIONS, arm_folder_name, seed_folder_name
 from limbeck.metrics import (
     METRICS,
     Predictions,
@@ -32,8 +34,6 @@ from limbeck.metrics import (
 )
 from limbeck.models import count_parameters
 from limbeck.teachers import Teacher
-
-PREDICTIONS = "predictions.safetensors"
 
 
 class ArmRun(NamedTuple):
@@ -139,7 +139,7 @@ def run_arm(
     run = start(arm, material, teacher)
     plain = structure_of(run.models["student"])
     stage_steps: dict[str, int] = {}
-    for report in with_trackers(run, arm.job, f"{arm.arm.replace(' ', '-')}/seed-{arm.seed}"):
+    for report in with_trackers(run, arm.job, f"{arm_folder_name(arm.arm)}/{seed_folder_name(arm.seed)}"):
         stage_steps[report.stage] = report.step
         if callback is not None:
             callback(report)
@@ -164,7 +164,7 @@ def run_arm(
 
 def _noted(arm: ArmRun) -> list[dict[str, Any]]:
     """The reports on disk, those of an interrupted go among them."""
-    return [] if arm.out is None else read_lines(arm.out / "metrics.jsonl").values
+    return [] if arm.out is None else read_lines(arm.out / METRICS_FILE).values
 
 
 def _steps(noted: list[dict[str, Any]], stage_steps: dict[str, int]) -> int:

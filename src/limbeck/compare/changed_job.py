@@ -13,7 +13,7 @@ from limbeck.compare.comparison_data import has_weights
 from limbeck.compare.run_storage import without_workers, write
 from limbeck.engine.checkpoint import read_checkpoint
 from limbeck.errors import LimbeckError
-from limbeck.job import Job, arm_folder, make_job, read_run_job, with_absolute_paths
+from limbeck.job import Job, RunLayout, make_job, read_run_job, with_absolute_paths
 
 _FREE = frozenset({"out", "workers", "track", "search", "seeds", "arms", "also"})
 """What changes no run of an arm: how many there are, what is measured besides, where reports go."""
@@ -55,7 +55,7 @@ def changed_job(job: Job) -> tuple[Job, Changes]:
             run that was judged would be done again.
     """
     out = Path(job.out or "")
-    if job.out is None or not (out / "job.yaml").is_file():
+    if job.out is None or not RunLayout(out).job.is_file():
         raise LimbeckError(f"{job.out} holds no job whose settings could be changed; start one with limbeck distill.")
     before = with_absolute_paths(make_job(read_run_job(out)))
     job = _with_trained_teacher(with_absolute_paths(job), before, out).model_copy(update={"out": job.out})
@@ -70,15 +70,15 @@ def changed_job(job: Job) -> tuple[Job, Changes]:
         )
     arms = [arm for arm in before.all_arms if arm != "teacher"]
     unchanged = [arm for arm in job.all_arms if arm in arms and _asked_of(job, arm) == _asked_of(before, arm)]
-    again = tuple(arm for arm in arms if arm not in unchanged and arm_folder(out, arm).is_dir())
-    if (out / "result.json").is_file() and again:
+    again = tuple(arm for arm in arms if arm not in unchanged and RunLayout(out).arm(arm).is_dir())
+    if RunLayout(out).result.is_file() and again:
         raise LimbeckError(
             f"{out} is finished and judged, and with another {keys[0]} its arms {', '.join(again)} would be others: "
             "give another --out. More seeds, arms or methods can be added to it."
         )
     first, other = next(iter(job.method_arms)), next(iter(before.method_arms))
     student = first != other or first not in unchanged
-    return job, Changes(keys, again, another and (out / "teacher").is_dir(), student)
+    return job, Changes(keys, again, another and RunLayout(out).teacher.is_dir(), student)
 
 
 def forget(changes: Changes, out: Path) -> None:
@@ -88,17 +88,17 @@ def forget(changes: Changes, out: Path) -> None:
         LimbeckError: If the trained teacher, which is kept, is damaged; the folder with its result stays as it is.
     """
     if not changes.teacher:
-        for checkpoint in sorted((out / "teacher").rglob("checkpoint.safetensors")):
+        for checkpoint in sorted(RunLayout(out).teacher.rglob("checkpoint.safetensors")):
             read_checkpoint(checkpoint)
     for name in ("result.json", "report.html"):
         (out / name).unlink(missing_ok=True)
-    path = out / "metrics.jsonl"
+    path = RunLayout(out).outcomes
     if changes.again and path.is_file():
         lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
         write(path, "".join(f"{line}\n" for line in lines if _arm_in(line) not in changes.again))
-    folders = [arm_folder(out, arm) for arm in changes.again]
-    folders += [out / "teacher"] if changes.teacher else []
-    folders += [out / "student"] if changes.student else []
+    folders = [RunLayout(out).arm(arm) for arm in changes.again]
+    folders += [RunLayout(out).teacher] if changes.teacher else []
+    folders += [RunLayout(out).student] if changes.student else []
     for folder in folders:
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -113,12 +113,12 @@ def _with_trained_teacher(job: Job, before: Job, out: Path) -> Job:
 
 def _is_trained(out: Path) -> bool:
     """Whether the teacher's training was over: its answers are written after that."""
-    return (out / "teacher" / "answers.safetensors").is_file()
+    return RunLayout(out).teacher_outputs.is_file()
 
 
 def _has_begun_arms(out: Path) -> bool:
     """Whether an arm may have learnt from the teacher."""
-    return (out / "arms").is_dir() and any((out / "arms").iterdir())
+    return RunLayout(out).arms.is_dir() and any(RunLayout(out).arms.iterdir())
 
 
 def _teacher_of(job: Job) -> dict[str, Any]:

@@ -54,15 +54,13 @@ from limbeck.data import Dataset
 from limbeck.engine import StepReport, environment, open_fabric
 from limbeck.errors import LimbeckError
 from limbeck.events import ArmFinished, ArmsPlanned, Callback, Message, ignore_events
-from limbeck.job import Job, hide_private_paths, plain_name, recommend, shared_path
+from limbeck.job import Job, RunLayout, hide_private_paths, plain_name, recommend, shared_path
 from limbeck.metrics import Predictions, load_tensors, save_tensors
 from limbeck.report import result_svg, write_report
 from limbeck.report.svg import NO_FIGURES, has_figures
 from limbeck.task_runner import Task, check_backend, run_tasks
 from limbeck.teachers import SklearnTeacher, Teacher
 from limbeck.teachers.chance import most_frequent_share
-
-_ANSWERS = "teacher/answers.safetensors"
 
 
 def run_job(
@@ -138,7 +136,7 @@ def _done(job: Job, callback: Callback, out: Path | None, stack: ExitStack, chan
         "arms": rows,
         "verdict": verdict,
         "shipped": shipped,
-        "report": str(out / "report.html") if out else None,
+        "report": str(RunLayout(out).report) if out else None,
         "seconds": round(time.perf_counter() - began, 3),
         "run": str(out) if out else None,
         "method": method_settings(job.method),
@@ -186,10 +184,10 @@ def _write(result: dict[str, Any], out: Path) -> None:
     """Write the result, its picture and its page."""
     remove_partial_files(out)
     if has_figures():
-        write(out / "result.svg", result_svg(result))
-    shared = {**result, "run": shared_path(out), "report": shared_path(out / "report.html")}
-    shared["shipped"] = {**result["shipped"], "path": shared_path(out / "student")}
-    write_json(json.loads(hide_private_paths(json.dumps(shared, allow_nan=False), out)), out / "result.json")
+        write(RunLayout(out).figure, result_svg(result))
+    shared = {**result, "run": shared_path(out), "report": shared_path(RunLayout(out).report)}
+    shared["shipped"] = {**result["shipped"], "path": shared_path(RunLayout(out).student)}
+    write_json(json.loads(hide_private_paths(json.dumps(shared, allow_nan=False), out)), RunLayout(out).result)
     write_report([out])
 
 
@@ -212,9 +210,9 @@ def _judge_teacher(
 
 def _check_same_answers(answers: Tensor, out: Path) -> None:
     """Check that an estimator that a resumed job has fitted again has the same outputs as before."""
-    if not (out / _ANSWERS).is_file():
+    if not RunLayout(out).teacher_outputs.is_file():
         return
-    before = load_tensors(out / _ANSWERS).get("test")
+    before = load_tensors(RunLayout(out).teacher_outputs).get("test")
     if before is None or before.shape != answers.shape or not torch.allclose(before, answers, atol=1e-5):
         raise LimbeckError(
             f"The teacher's estimator was fitted again, and its outputs differ from those saved in {out}, so the arms "
@@ -225,7 +223,7 @@ def _check_same_answers(answers: Tensor, out: Path) -> None:
 def _keep_answers(logits: Mapping[str, Tensor], material: ComparisonData, out: Path) -> None:
     labels = {"test": material.data.test.labels, "development": material.development.labels}
     part_labels = {f"{part}_labels": values for part, values in labels.items() if values is not None}
-    save_tensors({**logits, **part_labels}, out / _ANSWERS)
+    save_tensors({**logits, **part_labels}, RunLayout(out).teacher_outputs)
 
 
 def _outcomes(
@@ -256,7 +254,9 @@ def _runs(job: Job, teacher: Teacher, out: Path | None, smoothing: float) -> lis
             # The only method's first student is shipped, and is in its place from the first step on, unless it is
             # another kind of model than the untrained one that was left there.
             first = out is not None and arm == "distilled" and seed == 0
-            shipped = out / "student" if out and first and recipe_of(job, arm, teacher).ship == "student" else None
+            shipped = (
+                RunLayout(out).student if out and first and recipe_of(job, arm, teacher).ship == "student" else None
+            )
             if arm != "teacher":
                 runs.append(ArmRun(job, arm, seed, seed_folder(out, arm, seed), shipped, smoothing))
     return runs

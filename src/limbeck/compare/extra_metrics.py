@@ -12,7 +12,6 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from limbeck.batch import Batch
-from limbeck.compare.arms import PREDICTIONS
 from limbeck.compare.comparison_data import ComparisonData, eval_batches, student_of
 from limbeck.compare.corruptions import check_corruptions, measure_corruptions
 from limbeck.compare.result import (
@@ -29,6 +28,7 @@ from limbeck.data import DataSplits, ShuffledLoader, subsample
 from limbeck.errors import DataError, LimbeckError
 from limbeck.events import Callback, Message
 from limbeck.job import Job
+from limbeck.job.run_layout import PREDICTIONS
 from limbeck.metrics import LayerCKA, Predictions, group_accuracy, layer_cka, load_tensors
 from limbeck.metrics.cka import Reading, named_layers
 

@@ -20,7 +20,7 @@ from limbeck.compare.teacher import unknown_sizes
 from limbeck.compare.verdict import Results, compare_results, judge, set_beside
 from limbeck.engine import open_fabric
 from limbeck.export.finished_run import FinishedRun, rebuild_student
-from limbeck.job import Job, MethodSettings, plain_name
+from limbeck.job import Job, MethodSettings, RunLayout, plain_name
 from limbeck.methods import method
 from limbeck.metrics import Cost, Predictions, cost_in_full, cost_of, predict
 from limbeck.models import read_config
@@ -279,8 +279,8 @@ def load_student(job: Job, material: ComparisonData, arm: str, seed: int) -> nn.
     """
     run_folder = seed_folder(Path(job.out or ""), arm, seed)
     # With one method, the first student is saved only in the shipped place.
-    folder = run_folder if run_folder is not None and (run_folder / "student").is_dir() else Path(job.out or "")
-    student = folder / "student"
+    folder = run_folder if run_folder is not None and RunLayout(run_folder).student.is_dir() else Path(job.out or "")
+    student = RunLayout(folder).student
     config, result = read_config(student), {"data": {"classes": material.classes}}
     run = FinishedRun(folder, job, result, student, config["model"], config["metadata"])
     return rebuild_student(run, material.data).to(first_device(job)).eval()

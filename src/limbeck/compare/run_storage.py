@@ -14,7 +14,7 @@ from torch import Tensor
 
 from limbeck.atomic_io import folder_lock, remove, replace_folder, write_bytes, write_text
 from limbeck.checksums import append_line, read_lines
-from limbeck.compare.arms import PREDICTIONS, Outcome, metadata_of
+from limbeck.compare.arms import Outcome, metadata_of
 from limbeck.compare.comparison_data import ComparisonData, student_of
 from limbeck.compare.costs import Combined, ShippedCost
 from limbeck.compare.trackers import is_rank_zero
@@ -22,13 +22,14 @@ from limbeck.errors import LimbeckError
 from limbeck.job import (
     Job,
     Recommendation,
-    arm_folder,
+    RunLayout,
     copy_search,
     make_job,
     read_run_job,
     run_job_texts,
     with_absolute_paths,
 )
+from limbeck.job.run_layout import PREDICTIONS
 from limbeck.metrics import Predictions, correctness, load_tensors
 from limbeck.models import save
 from limbeck.teachers import Teacher
@@ -52,7 +53,7 @@ def checked_folder(job: Job, *, resume: bool, changed: bool = False) -> Path | N
     out = Path(job.out)
     if out.exists() and not out.is_dir():
         raise LimbeckError(f"{out} is a file; a run needs a folder: give another --out.")
-    if (out / "job.yaml").is_file() and resume:
+    if RunLayout(out).job.is_file() and resume:
         if not changed:
             _check_same_job(job, out)
     elif out.is_dir() and any(out.iterdir()) and not _died_early(out) and is_rank_zero(job):
@@ -71,19 +72,19 @@ def initialize_folder(job: Job, out: Path, leave_student: Callable[[], None], *,
     """
     if not is_rank_zero(job):
         return
-    new = not (out / "job.yaml").exists()
+    new = not RunLayout(out).job.exists()
     try:
         if new:
             _clear(out)
         leave_student()
-        if changed or not (out / "job.yaml").exists():
+        if changed or not RunLayout(out).job.exists():
             # So that it can be taken up from any working folder.
             copy_search(job, out)
             for name, text in run_job_texts(job, out).items():
                 write(out / name, text)
     except BaseException as error:
         # Without its job nobody could take the folder up: it is left as free as it was.
-        if new and not (out / "job.yaml").exists():
+        if new and not RunLayout(out).job.exists():
             with suppress(OSError):
                 _clear(out)
         if isinstance(error, OSError) and not isinstance(error, LimbeckError):
@@ -132,20 +133,18 @@ def create_and_lock(job: Job, out: Path) -> Iterator[None]:
 
 def remove_partial_files(out: Path) -> None:
     """Remove the parts of files that kills have left in a job whose arms are all done."""
-    parts = [*out.glob(".*.partial")]
-    parts += [one for name in ("arms", "teacher", "student") for one in (out / name).rglob(".*.partial")]
-    for part in parts:
+    for part in RunLayout(out).partial_files():
         remove(part)
 
 
 def seed_folder(out: Path | None, arm: str, seed: int) -> Path | None:
     """The run's folder of one arm with one seed."""
-    return arm_folder(out, arm) / f"seed-{seed}" if out is not None else None
+    return RunLayout(out).seed(arm, seed) if out is not None else None
 
 
 def load_outcomes(out: Path | None) -> Iterator[Outcome]:
     """The outcomes that an earlier, interrupted go has written."""
-    path = out / "metrics.jsonl" if out is not None else None
+    path = RunLayout(out).outcomes if out is not None else None
     for line in [] if path is None else read_lines(path).values:
         # A line that is damaged, or was being written when the run was killed, is not there: its arm is run again.
         with suppress(ValueError, TypeError, KeyError, AttributeError):
@@ -174,7 +173,7 @@ def append_outcome(job: Job, out: Path | None, outcome: Outcome) -> None:
     """Add an outcome to ``metrics.jsonl``."""
     if out is None or not is_rank_zero(job):
         return
-    append_line(to_json_safe(_outcome_as_dict(outcome)), out / "metrics.jsonl")
+    append_line(to_json_safe(_outcome_as_dict(outcome)), RunLayout(out).outcomes)
 
 
 def write(path: Path, text: str) -> None:
@@ -263,9 +262,9 @@ def _check_same_job(job: Job, out: Path) -> None:
 
 def leave_student(job: Job, material: ComparisonData, teacher: Teacher, out: Path) -> None:
     """Leave an untrained student, so that the folder holds one that opens from the first moment on."""
-    if not (out / "student").exists():
+    if not RunLayout(out).student.exists():
         student = student_of(job, material, seed=0, teacher=teacher)
-        save(student, out / "student", metadata=metadata_of(job, next(iter(job.method_arms)), material))
+        save(student, RunLayout(out).student, metadata=metadata_of(job, next(iter(job.method_arms)), material))
 
 
 def ship(
@@ -289,15 +288,15 @@ def ship(
     student_folder = seed_folder(out, arm, chosen.seed)
     if out is not None and student_folder is not None and is_rank_zero(job):
         _keep_first(job, arm, out)
-        if (student_folder / "student").is_dir():
-            _replace(student_folder / "student", out / "student")
+        if RunLayout(student_folder).student.is_dir():
+            _replace(RunLayout(student_folder).student, RunLayout(out).student)
         if material.data.tokenizer is not None:
-            _add_tokenizer(material.data.tokenizer, out / "student")
+            _add_tokenizer(material.data.tokenizer, RunLayout(out).student)
     return {
         "arm": arm,
         "seed": chosen.seed,
         "accuracy": chosen.measures["accuracy"],
-        "path": None if out is None else str(out / "student"),
+        "path": None if out is None else str(RunLayout(out).student),
         "ready": advice.ready,
         "why": advice.why,
         "others": list(advice.others),
@@ -313,9 +312,9 @@ def _keep_first(job: Job, arm: str, out: Path) -> None:
     """Move the only method's first student from the shipped one's place to its own, where another is to be shipped."""
     first = next(iter(job.method_arms))
     home = seed_folder(out, first, 0)
-    if job.methods or arm == first or home is None or (home / "student").exists():
+    if job.methods or arm == first or home is None or RunLayout(home).student.exists():
         return
-    _replace(out / "student", home / "student")
+    _replace(RunLayout(out).student, RunLayout(home).student)
 
 
 def _add_tokenizer(tokenizer: Any, student: Path) -> None:

@@ -15,7 +15,7 @@ from limbeck.compare.arm_recipes import ALONE, SMOOTHED
 from limbeck.compare.arms import Outcome
 from limbeck.compare.comparison_data import has_weights
 from limbeck.compare.result import results_of
-from limbeck.job import Job, arm_folder, read_interval, sort_controls
+from limbeck.job import Job, RunLayout, read_interval, sort_controls
 from limbeck.methods import method
 from limbeck.metrics import interval_parts
 from limbeck.report.curves import read_curves, read_losses
@@ -158,7 +158,7 @@ def _teacher(run: JudgedRun) -> Iterator[Suggestion]:
 
 
 def _falling(run: JudgedRun) -> Iterator[Suggestion]:
-    fall = find_fall(arm_folder(run.out, run.verdict["arm"])) if run.out is not None else None
+    fall = find_fall(RunLayout(run.out).arm(run.verdict["arm"])) if run.out is not None else None
     if fall is not None:
         yield Suggestion(
             "The student was still learning when its training ended.",
@@ -230,7 +230,7 @@ def _fit(run: JudgedRun) -> Iterator[Suggestion]:
     """Whether the student alone learnt its training data by heart, or the distilled one cannot learn them."""
     if run.out is None:
         return
-    if (trained := last_values(arm_folder(run.out, ALONE), "cross_entropy")) is not None and ALONE in run.rows:
+    if (trained := last_values(RunLayout(run.out).arm(ALONE), "cross_entropy")) is not None and ALONE in run.rows:
         tested = run.rows[ALONE]["nll"]
         if tested is not None and tested > 3 * trained and tested - trained > 0.2:
             epochs = run.job.budget_of(ALONE).epochs
@@ -246,7 +246,7 @@ def _fit(run: JudgedRun) -> Iterator[Suggestion]:
 
 def _too_small(run: JudgedRun) -> Iterator[Suggestion]:
     arm = run.verdict["arm"]
-    trained = last_values(arm_folder(run.out, arm), "cross_entropy") if run.out is not None else None
+    trained = last_values(RunLayout(run.out).arm(arm), "cross_entropy") if run.out is not None else None
     teacher, ours = run.accuracy("teacher"), run.accuracy(arm)
     if trained is None or teacher is None or ours is None or teacher - ours < 0.05:
         return

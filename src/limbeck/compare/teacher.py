@@ -39,7 +39,7 @@ from limbeck.engine import Run, StepReport, open_fabric
 from limbeck.errors import LimbeckError
 from limbeck.events import Callback, EnsemblePlanned, Message, StepsTaken
 from limbeck.functional import cross_entropy
-from limbeck.job import Job, TeacherSettings, train_loader
+from limbeck.job import Job, RunLayout, TeacherSettings, train_loader
 from limbeck.losses import Loss
 from limbeck.methods import method
 from limbeck.metrics import Predictions, accuracy
@@ -235,7 +235,7 @@ def train_teacher(
         models, teachers_recipe(tuple(models)), train_loader(material.train, budget, seed=0),
         setting=setting_of(job, budget, material, seed=0, workers=job.workers),
         fabric=open_fabric(precision=job.precision, devices=job.devices, strategy=job.strategy),
-        out=out / "teacher" if out else None, resume=True,
+        out=RunLayout(out).teacher if out else None, resume=True,
     )  # fmt: skip
     done = "Teacher already trained" if run.finished else "Training the teacher"
     callback(Message(f"{done}: {len(models)} x {job.teacher.model}, {budget.epochs} epochs."))

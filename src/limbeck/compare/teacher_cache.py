@@ -21,13 +21,11 @@ from limbeck.data import ShuffledLoader
 from limbeck.engine import open_fabric
 from limbeck.errors import LimbeckError
 from limbeck.events import Callback, Message, OutputsCached
-from limbeck.job import CacheSettings, Job, add_flag_hint, train_loader
+from limbeck.job import CacheSettings, Job, RunLayout, add_flag_hint, train_loader
 from limbeck.losses import Objective
 from limbeck.methods import make, method
 from limbeck.recipe import Recipe
 from limbeck.teachers import CachedTeacher, CacheVerification, Teacher, TeacherContext, fill_cache, verify_cache
-
-FOLDER = "answers"
 
 
 def folder_of(job: Job) -> str:
@@ -39,7 +37,7 @@ def folder_of(job: Job) -> str:
     cache = job.cache or CacheSettings()
     if cache.folder is None and job.out is None:
         raise LimbeckError("Nobody said where the answers are to be kept: --set cache.folder=answers/my-teacher.")
-    return cache.folder if cache.folder is not None else str(Path(job.out or "") / FOLDER)
+    return cache.folder if cache.folder is not None else str(RunLayout(Path(job.out or "")).cache)
 
 
 def with_cache(job: Job, teacher: Teacher, where: str | None = None) -> Teacher:

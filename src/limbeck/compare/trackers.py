@@ -9,16 +9,13 @@ from typing import final
 
 from limbeck.engine import Run, StepReport, TensorBoard, Tracker, is_first_rank, track
 from limbeck.errors import LimbeckError, unknown_name_error
-from limbeck.job import Job
+from limbeck.job import Job, RunLayout
 from limbeck.models import UserFile
 
 
 def is_rank_zero(job: Job) -> bool:
     """Whether this process is the first of those that a job's distributed strategy launches: it alone writes."""
     return is_first_rank(devices=job.devices, strategy=job.strategy)
-
-
-FOLDER = "tracked"
 
 
 def check_tracker(job: Job) -> None:
@@ -34,7 +31,7 @@ def check_tracker(job: Job) -> None:
     if (own := _own(job.track)) is not None:
         own.load()
     else:
-        _ = TensorBoard(Path(job.out) / FOLDER, resume=True)
+        _ = TensorBoard(RunLayout(Path(job.out)).tracked, resume=True)
 
 
 def with_trackers(run: Run, job: Job, name: str) -> Iterator[StepReport]:
@@ -42,7 +39,7 @@ def with_trackers(run: Run, job: Job, name: str) -> Iterator[StepReport]:
     reports = iter(run)  # begun: a tracker that cannot be made is to blame, and not a run that was never iterated
     if job.track is None or job.out is None:
         return reports
-    return track(run, _opened(job.track, Path(job.out) / FOLDER / name))
+    return track(run, _opened(job.track, RunLayout(Path(job.out)).tracked / name))
 
 
 def _opened(name: str, folder: Path) -> Tracker:

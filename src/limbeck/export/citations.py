@@ -13,7 +13,7 @@ from limbeck.checksums import read_json
 from limbeck.consent import read_consent
 from limbeck.errors import DataError, LimbeckError, printable
 from limbeck.export.finished_run import FinishedRun, open_finished
-from limbeck.job import plain_name
+from limbeck.job import RunLayout, plain_name
 from limbeck.methods import method, names
 from limbeck.models import is_student_folder, read_config
 
@@ -115,8 +115,8 @@ def cite(run: str | Path, *, trust: bool = False) -> list[Citation]:
     folder = Path(run)
     if (
         (folder / "run.json").is_file()
-        and not (folder / "job.yaml").is_file()
-        and is_student_folder(folder / "student")
+        and not RunLayout(folder).job.is_file()
+        and is_student_folder(RunLayout(folder).student)
     ):
         return _merge(_used_in_python(folder))
     with read_consent("cite", trust=trust):
@@ -194,7 +194,7 @@ def _used_in_python(folder: Path) -> Iterator[Citation]:
         for name in [str(stage["stage"])] if stage.get("stage") in names() else losses:
             yield _of_method(name)
     yield Citation("data, student and teacher of your script", None)
-    yield Citation("limbeck", _limbeck(folder / "student"))
+    yield Citation("limbeck", _limbeck(RunLayout(folder).student))
 
 
 def _split(one: Citation) -> list[Citation]:

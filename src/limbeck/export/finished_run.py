@@ -19,7 +19,7 @@ from limbeck.job import (
     Job,
     MethodSettings,
     ModelSettings,
-    arm_folder,
+    RunLayout,
     make_job,
     read_run_job,
     train_and_development,
@@ -82,7 +82,7 @@ class FinishedRun(NamedTuple):
     def _saved_labels(self) -> Tensor | None:
         """The test labels of the run; None if the file is missing, damaged, or of an earlier version."""
         try:
-            labels = load_tensors(self.folder / "teacher" / "answers.safetensors").get("test_labels")
+            labels = load_tensors(RunLayout(self.folder).teacher_outputs).get("test_labels")
         except DataError:
             return None
         return None if labels is None else labels.flatten().long()
@@ -102,30 +102,30 @@ def open_finished(run: str | Path, *, arm: str | None = None) -> FinishedRun:
     if not folder.is_dir():
         raise LimbeckError(f"There is no run at {str(run)!r}.")
     check_no_folder_links(folder)
-    if not (folder / "job.yaml").is_file():
+    if not RunLayout(folder).job.is_file():
         raise LimbeckError(_no_job(folder))
     job = make_job({**read_run_job(folder), "out": str(folder)})
-    if not (folder / "result.json").is_file():
+    if not RunLayout(folder).result.is_file():
         raise LimbeckError(f"{folder} is not finished. To continue: `limbeck resume {quote(str(folder))}`.")
-    if not is_student_folder(folder / "student"):
+    if not is_student_folder(RunLayout(folder).student):
         raise LimbeckError(
             f"{folder} has no student to export: {folder / 'student'} is missing or damaged. Run the job again: "
             f"`limbeck distill {quote(str(folder / 'job.yaml'))} --out NEW`."
         )
     result = read_result(folder, arms=False)
-    student = folder / "student" if arm is None else _student_of(folder, arm, result)
+    student = RunLayout(folder).student if arm is None else _student_of(folder, arm, result)
     config = read_config(student)
     return FinishedRun(folder, job, result, student, config["model"], config.get("metadata") or {})
 
 
 def _student_of(folder: Path, arm: str, result: dict[str, Any]) -> Path:
     """The folder of an arm's student."""
-    if (read_config(folder / "student").get("metadata") or {}).get("arm") == arm:
-        return folder / "student"
+    if (read_config(RunLayout(folder).student).get("metadata") or {}).get("arm") == arm:
+        return RunLayout(folder).student
     arms = [name for name, row in result["arms"].items() if row.get("role") not in ("teacher", "member")]
     if arm not in arms:
         raise unknown_name_error(f"arm of {folder}", arm, arms, argument="arm")
-    student = arm_folder(folder, arm) / "seed-0" / "student"
+    student = RunLayout(folder).seed_student(arm, 0)
     if not is_student_folder(student):
         raise LimbeckError(f"{folder} has no student of the arm {arm!r}: {student} is missing or damaged.")
     return student

@@ -15,7 +15,7 @@ from limbeck.job.opening_code import join_statements, opening_code, wrap_stateme
 from limbeck.job.paths import hide_private_paths, with_absolute_paths
 from limbeck.job.recommendation import Recommendation, read_interval, read_suggestions, recommend, sort_controls
 from limbeck.job.result import list_custom_metrics, read_size_notes
-from limbeck.job.run_layout import arm_folder, plain_name, shared_path
+from limbeck.job.run_layout import RunLayout, plain_name, shared_path
 from limbeck.job.schema import ARMS, SHALLOW, CacheSettings, Job, MethodSettings, ModelSettings, TeacherSettings
 from limbeck.job.search import ArmSearch, Search, collect_settings, copy_search, read_search
 from limbeck.job.splits import train_and_development, train_loader
@@ -33,10 +33,10 @@ __all__ = [
     "MethodSettings",
     "ModelSettings",
     "Recommendation",
+    "RunLayout",
     "Search",
     "TeacherSettings",
     "add_flag_hint",
-    "arm_folder",
     "collect_settings",
     "copy_search",
     "describe_arm_budgets",

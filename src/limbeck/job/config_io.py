@@ -20,7 +20,7 @@ from limbeck.job.paths import (
     split_private_paths,
     with_absolute_paths,
 )
-from limbeck.job.run_layout import method_arms
+from limbeck.job.run_layout import RunLayout, method_arms
 from limbeck.job.schema import CacheSettings, Job, TeacherSettings
 from limbeck.job.validation import MAX_BYTES, check_bounds
 
@@ -78,7 +78,7 @@ def read_run_job(folder: Path, *, as_shown: bool = False) -> dict[str, Any]:
     Raises:
         LimbeckError: If the file is missing, was edited, or is damaged.
     """
-    file = folder / "job.yaml"
+    file = RunLayout(folder).job
     job = read_job(file, as_shown=as_shown, edited=True)
     if is_unchanged(file.read_text(encoding="utf-8")) is False:
         raise DataError(

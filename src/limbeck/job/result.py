@@ -10,9 +10,9 @@ from typing import Any
 
 from limbeck.checksums import read_json
 from limbeck.errors import DataError
+from limbeck.job.run_layout import RunLayout
 from limbeck.metrics import METRICS
 
-RESULT = "result.json"
 _LARGEST = 2**63
 """Larger integers are no measured values and are read as None."""
 
@@ -31,7 +31,7 @@ def read_result(folder: Path, *, arms: bool = True) -> dict[str, Any]:
     Raises:
         DataError: If the file cannot be read, is not a mapping, or lacks the arms.
     """
-    path = folder / RESULT
+    path = RunLayout(folder).result
     try:
         result = _plain(read_json(path))
     except DataError as error:
@@ -71,12 +71,12 @@ def read_size_notes(result: Mapping[str, Any]) -> list[str]:
 
 def is_run(folder: Path) -> bool:
     """Whether the folder is a run of a job. A job file alone is not enough: it may lie beside the runs."""
-    return (folder / "job.yaml").is_file() and (folder / "student").is_dir()
+    return RunLayout(folder).job.is_file() and RunLayout(folder).student.is_dir()
 
 
 def _then(folder: Path) -> str:
     """What to do about an unreadable result: `limbeck resume` writes it again from the arms' own files."""
-    if (folder / "job.yaml").is_file() and (folder / "metrics.jsonl").is_file():
+    if RunLayout(folder).job.is_file() and RunLayout(folder).outcomes.is_file():
         return f"Remove it and type `limbeck resume {folder}`, which writes it again from the results of the arms."
     return "Run the job again into another folder."
 

@@ -1,9 +1,11 @@
-"""Names and folders of arms in a run folder."""
+"""Names of arms, and the files and folders of a job (`RunLayout`)."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import final
 
 ARMS = ("teacher", "student alone", "label smoothing", "shuffled teacher", "distilled")
 """The arms that a comparison can have, in the order of its table; "distilled" stands for every method."""
@@ -56,12 +58,149 @@ def shared_path(path: str | Path, *, at: Path | None = None) -> str:
     return str(path.relative_to(at)) if path.is_relative_to(at) else path.name
 
 
-def arm_folder(out: Path, arm: str) -> Path:
-    """The folder of an arm, always inside the run's folder: the name of an arm may come from a stranger's file.
+METRICS = "metrics.jsonl"
+"""The outcomes of a job's arms, in its folder; the reports of one training run, in the run's folder."""
+PREDICTIONS = "predictions.safetensors"
+STUDENT = "student"
+
+
+@final
+@dataclass(frozen=True)
+class RunLayout:
+    """The files and folders of a job, or of a search, in its folder.
+
+    Attributes:
+        folder: The folder.
 
     Example:
-        >>> arm_folder(Path("runs/mine"), "student alone").as_posix()
-        'runs/mine/arms/student-alone'
+        >>> RunLayout(Path("runs/mine")).seed("student alone", 2).as_posix()
+        'runs/mine/arms/student-alone/seed-2'
     """
-    plain = arm.replace(" ", "-").replace("/", "-")[:200] if arm not in (".", "..") else "-"
-    return out / "arms" / plain
+
+    folder: Path
+
+    @property
+    def job(self) -> Path:
+        """The job file, written first: a folder without it is no job."""
+        return self.folder / "job.yaml"
+
+    @property
+    def result(self) -> Path:
+        """The result, written last."""
+        return self.folder / "result.json"
+
+    @property
+    def report(self) -> Path:
+        """The page."""
+        return self.folder / "report.html"
+
+    @property
+    def figure(self) -> Path:
+        """The picture of the arms."""
+        return self.folder / "result.svg"
+
+    @property
+    def outcomes(self) -> Path:
+        """One line for each arm and seed that is finished."""
+        return self.folder / METRICS
+
+    @property
+    def student(self) -> Path:
+        """The student that is shipped."""
+        return self.folder / STUDENT
+
+    @property
+    def teacher(self) -> Path:
+        """The training run of the teacher, and its outputs."""
+        return self.folder / "teacher"
+
+    @property
+    def teacher_outputs(self) -> Path:
+        """The teacher's logits for test and development data, with the labels."""
+        return self.teacher / "answers.safetensors"
+
+    @property
+    def trained_teacher(self) -> Path:
+        """The model folder of a teacher that the job trained."""
+        return self.teacher / STUDENT
+
+    @property
+    def cache(self) -> Path:
+        """The teacher cache, where the job names no other folder."""
+        return self.folder / "answers"
+
+    @property
+    def tracked(self) -> Path:
+        """What trackers write."""
+        return self.folder / "tracked"
+
+    @property
+    def arms(self) -> Path:
+        """The folders of all arms."""
+        return self.folder / "arms"
+
+    @property
+    def search(self) -> Path:
+        """What a search searches."""
+        return self.folder / "search.json"
+
+    @property
+    def tuned(self) -> Path:
+        """The result of a search."""
+        return self.folder / "tuned.json"
+
+    @property
+    def best(self) -> Path:
+        """The job with the values that a search found."""
+        return self.folder / "best.yaml"
+
+    def arm(self, arm: str) -> Path:
+        """The folder of an arm, always inside the job's folder: its name may come from a stranger's file.
+
+        Example:
+            >>> RunLayout(Path("runs/mine")).arm("../../etc").as_posix()
+            'runs/mine/arms/..-..-etc'
+        """
+        return self.arms / arm_folder_name(arm)
+
+    def seed(self, arm: str, seed: int) -> Path:
+        """The folder of one arm with one seed: a training run, and the predictions of its student."""
+        return self.arm(arm) / seed_folder_name(seed)
+
+    def seed_student(self, arm: str, seed: int) -> Path:
+        """The student of one arm with one seed."""
+        return self.seed(arm, seed) / STUDENT
+
+    def predictions(self, arm: str) -> dict[int, Path]:
+        """The files of an arm's predictions by seed, in the order of the seeds."""
+        return {
+            seed: folder / PREDICTIONS
+            for seed, folder in seed_folders(self.arm(arm)).items()
+            if (folder / PREDICTIONS).exists()
+        }
+
+    def partial_files(self) -> list[Path]:
+        """The parts of files that a killed process left."""
+        places = (self.arms, self.teacher, self.student)
+        return [*self.folder.glob(".*.partial"), *(path for place in places for path in place.rglob(".*.partial"))]
+
+
+def arm_folder_name(arm: str) -> str:
+    """The name of an arm's folder.
+
+    Example:
+        >>> arm_folder_name("student alone")
+        'student-alone'
+    """
+    return arm.replace(" ", "-").replace("/", "-")[:200] if arm not in (".", "..") else "-"
+
+
+def seed_folder_name(seed: int) -> str:
+    """The name of a seed's folder in that of its arm."""
+    return f"seed-{seed}"
+
+
+def seed_folders(arm: Path) -> dict[int, Path]:
+    """The folders of an arm's seeds by seed, in the order of the seeds."""
+    numbered = [(path.name.removeprefix("seed-"), path) for path in arm.glob("seed-*")]
+    return dict(sorted((int(seed), path) for seed, path in numbered if seed.isdecimal()))

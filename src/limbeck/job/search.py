@@ -10,9 +10,9 @@ from typing import Any, NamedTuple
 from limbeck.atomic_io import write_text
 from limbeck.checksums import read_json
 from limbeck.errors import DataError
+from limbeck.job.run_layout import RunLayout
 from limbeck.job.schema import Job
 
-TUNED = "tuned.json"
 """The results file of `limbeck tune`; a run with the settings copies it."""
 
 
@@ -91,10 +91,10 @@ def copy_search(job: Job, out: Path) -> None:
 
     A missing or damaged file is ignored, because the job has the chosen settings.
     """
-    if job.search is None or (out / TUNED).exists():
+    if job.search is None or RunLayout(out).tuned.exists():
         return
     try:
-        write_text((Path(job.search) / TUNED).read_text(encoding="utf-8"), out / TUNED)
+        write_text(RunLayout(Path(job.search)).tuned.read_text(encoding="utf-8"), RunLayout(out).tuned)
     except (FileNotFoundError, NotADirectoryError, UnicodeDecodeError):
         return
 
@@ -105,7 +105,7 @@ def read_search(folder: Path) -> Search | None:
     Raises:
         DataError: If the file is damaged.
     """
-    path = folder / TUNED
+    path = RunLayout(folder).tuned
     if not path.is_file():
         return None
     try:

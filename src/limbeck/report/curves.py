@@ -11,6 +11,7 @@ from typing import Any
 
 from limbeck.checksums import read_lines
 from limbeck.errors import DataError
+from limbeck.job.run_layout import METRICS, seed_folder_name, seed_folders
 
 Curve = list[tuple[float, float]]
 Curves = Mapping[str, list[Curve]]
@@ -24,7 +25,7 @@ def counted_reports(run: Path) -> dict[str, dict[int, int]]:
     """Return arm -> seed -> number of lines of its ``metrics.jsonl``, as the run recorded them, or an empty dict."""
     counts: dict[str, dict[int, int]] = {}
     try:
-        lines = read_lines(run / "metrics.jsonl").values
+        lines = read_lines(run / METRICS).values
     except DataError:
         return counts
     for line in lines:
@@ -46,14 +47,15 @@ def read_curves(
     """
     curves: dict[str, list[Curve]] = {}
     unknown = [] if unknown is None else unknown
-    for folder in sorted({*arm.glob("seed-*"), *(arm / f"seed-{seed}" for seed in counted)}):
-        file = folder / "metrics.jsonl"
+    folders = {**{seed: arm / seed_folder_name(seed) for seed in counted}, **seed_folders(arm)}
+    for seed, folder in sorted(folders.items()):
+        file = folder / METRICS
         try:
             lines = read_lines(file)
         except DataError as error:
             unknown.append(str(error))
             continue
-        lines_read, count = len(lines.values), counted.get(_number(folder))
+        lines_read, count = len(lines.values), counted.get(seed)
         if lines.damaged:
             unknown.append(f"{lines.damaged} lines of {file} are damaged and missing in the curves.")
         elif count is not None and lines_read != count:
@@ -68,19 +70,14 @@ def read_curves(
 def read_losses(arm: Path) -> list[Curve]:
     """Read the total loss in the last stage of an arm's seeds, as (optimizer step, value); skip damaged files."""
     losses = []
-    for folder in sorted(arm.glob("seed-*")):
+    for folder in seed_folders(arm).values():
         try:
-            lines = [line for line in read_lines(folder / "metrics.jsonl").values if isinstance(line.get("step"), int)]
+            lines = [line for line in read_lines(folder / METRICS).values if isinstance(line.get("step"), int)]
         except DataError:
             continue
         last = [line for line in lines if line.get("stage") == lines[-1].get("stage")]
         losses.append([(float(line["step"]), float(line["loss"])) for line in last if _is_finite(line.get("loss"))])
     return losses
-
-
-def _number(folder: Path) -> int:
-    seed = folder.name.removeprefix("seed-")
-    return int(seed) if seed.isdecimal() else -1
 
 
 def _is_finite(value: Any) -> bool:

@@ -15,7 +15,7 @@ from limbeck.data import DataSplits, load_data, silenced
 from limbeck.data.builtin_datasets import IMAGE_DATASETS, data_folders
 from limbeck.data.table_encoding import CategoryColumn
 from limbeck.errors import LimbeckError
-from limbeck.job import read_job
+from limbeck.job import RunLayout, read_job
 from limbeck.report.html import Markup, data_uri, note, section, tag
 from limbeck.report.run_data import ALONE, RunData
 
@@ -190,7 +190,7 @@ def _data_of(run: RunData, loaded: dict[str, DataSplits | str]) -> DataSplits | 
     """Return the data set of a run, loaded once per page, or the reason why there is none."""
     spec = run.job.get("data")
     if spec:
-        spec = read_job(run.folder / "job.yaml").get(
+        spec = read_job(RunLayout(run.folder).job).get(
             "data"
         )  # the file has the real paths; `run.job` has them shortened
     if not spec:

@@ -12,6 +12,7 @@ from typing import Any
 from limbeck.checksums import has_checksum
 from limbeck.errors import LimbeckError
 from limbeck.job import (
+    RunLayout,
     describe_arm_budgets,
     format_steps,
     join_statements,
@@ -20,7 +21,6 @@ from limbeck.job import (
     read_suggestions,
     shared_path,
 )
-from limbeck.job.result import RESULT
 from limbeck.models import UserFile
 from limbeck.report.html import Markup, details, join, note, prose, section, table, tag
 from limbeck.report.run_data import RunData
@@ -123,7 +123,7 @@ def _environment(run: RunData) -> Iterator[tuple[str, str]]:
 
 
 def _hashes(folder: Path) -> Iterator[tuple[str, Markup | str]]:
-    if not has_checksum(folder / RESULT):
+    if not has_checksum(RunLayout(folder).result):
         yield "checksums", "none: this run is from an earlier version, so damage to its files is not detected"
     for name in ("job.yaml", "result.json", "student/model.safetensors", "teacher/answers.safetensors"):
         path = folder / name
@@ -149,7 +149,7 @@ def _commands(run: RunData) -> Iterator[tuple[str, str]]:
 
 def _loading_code(run: RunData, student: Path) -> str:
     """Return the line of Python that opens a student, with the user's function if the job names one."""
-    entry = read_job(run.folder / "job.yaml").get("student")
+    entry = read_job(RunLayout(run.folder).job).get("student")
     model = dict(entry) if isinstance(entry, Mapping) else {"model": entry}
     try:
         own, file = UserFile.parse(str(model.get("model"))), None

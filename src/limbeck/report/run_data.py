@@ -15,7 +15,7 @@ from torch import Tensor
 from limbeck.atomic_io import check_no_folder_links
 from limbeck.batch import IGNORED
 from limbeck.errors import DataError, LimbeckError
-from limbeck.job import Search, arm_folder, read_run_job, read_search
+from limbeck.job import RunLayout, Search, read_run_job, read_search
 from limbeck.job.result import read_result
 from limbeck.metrics import Predictions, load_tensors
 from limbeck.report.arms import ArmRow, ScoreFormat, read_arms
@@ -163,10 +163,12 @@ def read_run(run: str | Path) -> RunData:
     logits = dict(_predictions(folder, arms, labels, unknown))
     counted = counted_reports(folder)
     curves = {
-        name: read for name in arms if (read := read_curves(arm_folder(folder, name), unknown, counted.get(name, {})))
+        name: read
+        for name in arms
+        if (read := read_curves(RunLayout(folder).arm(name), unknown, counted.get(name, {})))
     }
     try:
-        job, text = read_run_job(folder, as_shown=True), (folder / "job.yaml").read_text(encoding="utf-8")
+        job, text = read_run_job(folder, as_shown=True), RunLayout(folder).job.read_text(encoding="utf-8")
     except LimbeckError as error:
         job, text = {}, ""
         unknown.append(f"The job is not known: {error}")
@@ -197,11 +199,11 @@ def _result(folder: Path) -> Mapping[str, Any]:
         raise LimbeckError(
             f"The run folder {str(folder)!r} does not exist. `limbeck distill ... --out DIR` creates one."
         )
-    path = folder / "result.json"
+    path = RunLayout(folder).result
     if not path.is_file():
-        hint = f"the run is not finished: type `limbeck resume {folder}`" if (folder / "job.yaml").is_file() else (
+        hint = f"the run is not finished: type `limbeck resume {folder}`" if RunLayout(folder).job.is_file() else (
             "it is not the folder of a finished run")  # fmt: skip
-        if (folder / "search.json").is_file():
+        if RunLayout(folder).search.is_file():
             hint = (
                 f"it is a search: `limbeck compare {folder / 'best.yaml'}` runs the best settings and reports on them"
             )
@@ -224,7 +226,7 @@ def _search(folder: Path, job: Mapping[str, Any], unknown: list[str]) -> Search 
 
 
 def _teacher_outputs(folder: Path, unknown: list[str]) -> tuple[Tensor | None, Tensor | None]:
-    path = folder / "teacher" / "answers.safetensors"
+    path = RunLayout(folder).teacher_outputs
     if not path.is_file():
         unknown.append(
             "This run has no predictions (it is from an earlier version, or the files were removed). Reliability, "
@@ -295,9 +297,7 @@ def _fits(logits: Tensor, labels: Tensor) -> bool:
 
 def _seeds(folder: Path, arm: str) -> list[tuple[int, Path]]:
     """Return the prediction files of an arm in the order of the seeds."""
-    paths = arm_folder(folder, arm).glob("seed-*/predictions.safetensors")
-    numbered = [(path.parent.name.removeprefix("seed-"), path) for path in paths]
-    return sorted((int(number), path) for number, path in numbered if number.isdecimal())
+    return list(RunLayout(folder).predictions(arm).items())
 
 
 def _mapping(value: Any) -> Mapping[str, Any]:

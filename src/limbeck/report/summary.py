@@ -7,7 +7,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import NamedTuple
 
-from limbeck.job import arm_folder, read_interval, read_suggestions, recommend, sort_controls
+from limbeck.job import RunLayout, read_interval, read_suggestions, recommend, sort_controls
 from limbeck.report.arms import ArmRow, half_width
 from limbeck.report.classes import ClassRow
 from limbeck.report.html import Markup, duration, listed, prose, share_of, sized, tag, times
@@ -230,8 +230,8 @@ def recommended_student(run: RunData) -> tuple[str | None, str]:
 def student_folder(run: RunData, arm: str) -> Path:
     """Return the folder of an arm's student."""
     if arm == run.shipped_arm:
-        return run.folder / "student"
-    return arm_folder(run.folder, arm) / "seed-0" / "student"
+        return RunLayout(run.folder).student
+    return RunLayout(run.folder).seed_student(arm, 0)
 
 
 # --- section --------------------------------------------------------------------------------------------------------

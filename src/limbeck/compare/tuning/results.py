@@ -15,11 +15,9 @@ from limbeck.compare.teacher_cache import folder_of
 from limbeck.compare.tuning.search_space import Space, with_values
 from limbeck.compare.tuning.trials import Trial, best_of
 from limbeck.errors import DataError, LimbeckError
-from limbeck.job import Job, TeacherSettings, plain_name, search_job_texts, with_absolute_paths
+from limbeck.job import Job, RunLayout, TeacherSettings, plain_name, search_job_texts, with_absolute_paths
 from limbeck.job.paths import path_exists, restore_private_paths, split_private_paths
 from limbeck.models import read_config
-
-_SEARCH = "search.json"
 
 _MAY_DIFFER = ("out", "workers", "track", "seeds", "search")
 
@@ -29,7 +27,7 @@ SEARCH_PLACES = ".search.places.json"
 
 """Private, as ``.places.json`` is: where what `search.json` names lies on this machine."""
 
-_BEFORE = (".lock", f".{_SEARCH}.partial", SEARCH_PLACES, f".{SEARCH_PLACES}.partial", "teacher", "answers", "tracked")
+_BEFORE = (".lock", ".search.json.partial", SEARCH_PLACES, f".{SEARCH_PLACES}.partial", "teacher", "answers", "tracked")
 
 """What a search leaves that is stopped before it has written down whose it is."""
 
@@ -43,7 +41,7 @@ def checked_place(job: Job) -> Path:
     out = Path(job.out or "")
     if out.exists() and not out.is_dir():
         raise LimbeckError(f"{out} is a file; a search needs a folder: give another --out.")
-    if (out / _SEARCH).is_file():
+    if RunLayout(out).search.is_file():
         stored, (current, _) = _read_search(out)["job"], _describe_job(job)
         for key in _other_keys(job, stored, out):
             raise LimbeckError(
@@ -67,8 +65,8 @@ def claim_place(job: Job, spaces: Mapping[str, Space], out: Path) -> None:
     }
     description, places = _describe_job(job)
     write_json(places, out / SEARCH_PLACES)
-    if not (out / _SEARCH).is_file():
-        write_json({"job": description, "spaces": ranges}, out / _SEARCH)
+    if not RunLayout(out).search.is_file():
+        write_json({"job": description, "spaces": ranges}, RunLayout(out).search)
         return
     stored = _read_search(out)["spaces"]
     for arm, space in ranges.items():
@@ -125,10 +123,12 @@ def _is_there(places: Mapping[str, Any], key: str) -> bool:
 
 
 def _read_search(out: Path) -> dict[str, Any]:
-    search = read_json(out / _SEARCH)
+    search = read_json(RunLayout(out).search)
     for key in ("job", "spaces"):
         if not isinstance(search.get(key), dict) or not all(isinstance(one, dict) for one in _parts(search[key], key)):
-            raise DataError(f"{out / _SEARCH} is damaged: it does not say which {key} it is of. Give another --out.")
+            raise DataError(
+                f"{RunLayout(out).search} is damaged: its {key} cannot be read. Choose another folder: --out."
+            )
     return search
 
 
@@ -147,9 +147,9 @@ def best_job(job: Job, trials_by_arm: Mapping[str, list[Trial]], out: Path) -> J
     for arm, trials in trials_by_arm.items():
         job = with_values(job, arm, best_of(trials).values)
     update: dict[str, Any] = {"out": None, "search": str(out)}
-    trained = out / "teacher" / "student"
+    trained = RunLayout(out).trained_teacher
     # A fitted classifier leaves no run.
-    if not has_weights(job.teacher) and job.teacher.members == 1 and (out / "teacher" / "run.json").exists():
+    if not has_weights(job.teacher) and job.teacher.members == 1 and (RunLayout(out).teacher / "run.json").exists():
         _check_whole(trained)
         update["teacher"] = TeacherSettings(model=str(trained), check=job.teacher.check)
     if job.cache is not None:
@@ -192,7 +192,7 @@ def result_of(
     return {
         "arms": arms,
         "trials": len(next(iter(trials_by_arm.values()))),
-        "best": str(out / "best.yaml"),
+        "best": str(RunLayout(out).best),
         "run": str(out),
         "teacher": dict(teacher),
         "development": {"examples": count, "luck": _luck(top, count)},

@@ -38,7 +38,7 @@ from limbeck.compare.tuning.trials import all_trials, import_optuna
 from limbeck.engine import open_fabric
 from limbeck.errors import LimbeckError
 from limbeck.events import Callback, Message, ignore_events
-from limbeck.job import Job, shared_path
+from limbeck.job import Job, RunLayout, shared_path
 from limbeck.methods.card import SearchRange
 from limbeck.task_runner import check_backend
 from limbeck.teachers import Teacher
@@ -101,7 +101,7 @@ def tune(
         result = to_json_safe(result_of(job, material, spaces, trials_by_arm, taught, out))
         result["seconds"] = round(time.perf_counter() - start, 3)
         shared = {key: shared_path(result[key]) for key in ("run", "best")}
-        write_json({**result, **shared}, out / "tuned.json")
+        write_json({**result, **shared}, RunLayout(out).tuned)
         remove_partial_files(out)
     return dict(result)
 

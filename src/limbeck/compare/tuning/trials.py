@@ -26,7 +26,8 @@ from limbeck.compare.tuning.search_space import Space, Values, with_values
 from limbeck.engine import StepReport
 from limbeck.errors import DataError, DivergedError, LimbeckWarning
 from limbeck.events import Callback, TrialFinished, TrialsPlanned
-from limbeck.job import Job, arm_folder
+from limbeck.job import Job, RunLayout
+from limbeck.job.run_layout import arm_folder_name
 from limbeck.methods.card import SearchRange
 from limbeck.metrics import predict
 from limbeck.optional_imports import import_optional
@@ -84,7 +85,7 @@ def run_trial(
     run = start(ArmRun(trial_job, arm, SEED, folder, None, smoothing), material, teacher)
     measures: dict[str, float | None] = {"accuracy": 0.0, "nll": None}
     try:
-        for report in with_trackers(run, trial_job, f"{arm.replace(' ', '-')}/trial-{number}"):
+        for report in with_trackers(run, trial_job, f"{arm_folder_name(arm)}/trial-{number}"):
             if callback is not None:
                 callback(report)
         answers = predict(run.student, eval_batches(material.development), preprocess=material.data.preprocess)
@@ -106,7 +107,7 @@ def run_trial(
 
 def place_of(out: Path, arm: str) -> Path:
     """The folder of one arm's trials."""
-    place = arm_folder(out, arm)
+    place = RunLayout(out).arm(arm)
     place.mkdir(parents=True, exist_ok=True)
     return place
 
