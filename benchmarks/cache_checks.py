@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.workload import Sizes, make_work
-from limbeck.cache import Column, Keys, Location, Store, TeacherProvenance, make_encoding, writing
+from limbeck.cache import CacheReader, Column, Keys, Location, TeacherProvenance, make_encoding, open_writer
 from limbeck.data import ShuffledLoader
 from limbeck.engine import distill
 from limbeck.errors import LimbeckError
@@ -41,11 +41,11 @@ def gather_over_memmap(folder: Path, *, rows: int, preprocess: int) -> float:
     origin = TeacherProvenance("bench", "bench", None, None, "float32", {"logits": column.spec})
     rng = np.random.default_rng(0)
     records = rng.integers(0, 256, (rows, encoding.width), dtype=np.uint8)
-    with writing(Location(folder / "gather"), origin) as writer:
+    with open_writer(Location(folder / "gather"), origin) as writer:
         writer.append(Keys(np.arange(rows), np.full(rows, -1)), {"logits": records})
     records.tofile(folder / "plain.bin")
     plain = np.memmap(folder / "plain.bin", dtype=np.uint8, mode="r", shape=records.shape)
-    store = Store(folder / "gather")
+    store = CacheReader(folder / "gather")
     id_batches = [rng.integers(0, rows, 256) for _ in range(preprocess)]
     for ids in islice(id_batches, 200):  # the shard is checked at its first touch; and both are in the page cache
         store.records(store.rows(ids, -1), "logits"), plain[ids]
@@ -65,7 +65,7 @@ def corruptions_read_as_good(folder: Path, *, flips: int) -> int:
     column = Column(make_encoding("float16", classes=10))
     origin = TeacherProvenance("bench", "bench", None, None, "float32", {"logits": column.spec})
     ids, place = torch.arange(30), folder / "flips"
-    with writing(Location(place), origin, shard_bytes=200) as writer:
+    with open_writer(Location(place), origin, shard_bytes=200) as writer:
         for part in ids.split(10):
             views = torch.full_like(part, -1)
             rows = column.encode(torch.randn(len(part), 10), id=part, view=views)
@@ -85,7 +85,7 @@ def corruptions_read_as_good(folder: Path, *, flips: int) -> int:
 
 def _preprocess(place: Path, ids: np.ndarray) -> bool:
     try:
-        store = Store(place)
+        store = CacheReader(place)
         store.read(store.rows(ids, -1), "logits")
         return True
     except LimbeckError:

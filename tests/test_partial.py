@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from cache.encodings.records import again
+from cache.records import again
 from limbeck import functional as K
 from limbeck.batch import Batch, Outputs, Progress, missing_output_error
 from limbeck.cache.encodings import make_encoding

@@ -110,8 +110,8 @@ class TopKLogits(PartialLogits):
         grid: ``limbeck.functional.sparse.COARSE`` and further values, or ``DENSE``, which serves every T from 0.5.
 
     Example:
-        >>> from limbeck.cache.encodings import make
-        >>> encoding, logits = make("top-k", classes=4, k=2), torch.tensor([[3.0, 0.0, 2.0, 1.0]])
+        >>> from limbeck.cache.encodings import make_encoding
+        >>> encoding, logits = make_encoding("top-k", classes=4, k=2), torch.tensor([[3.0, 0.0, 2.0, 1.0]])
         >>> one = torch.zeros(1, dtype=torch.int64)
         >>> encoding.decode(encoding.encode(logits, id=one, view=one, position=one)).ids
         tensor([[0, 2]])

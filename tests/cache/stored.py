@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from limbeck.cache import Column, Keys, Location, Store, TeacherProvenance, make_encoding, writing
+from limbeck.cache import CacheReader, Column, Keys, Location, TeacherProvenance, make_encoding, open_writer
 
 CLASSES = 5
 COLUMN = Column(make_encoding("float32", classes=CLASSES))
@@ -34,7 +34,7 @@ def read(store, ids, view=-1):
 
 
 def filled(folder, batches=((3, 0), (1, 4), (2, 5)), *, shard_bytes=1, view=-1):
-    with writing(Location(folder), ORIGIN, shard_bytes=shard_bytes) as writer:
+    with open_writer(Location(folder), ORIGIN, shard_bytes=shard_bytes) as writer:
         for batch in batches:
             add(writer, batch, view)
-    return Store(folder)
+    return CacheReader(folder)

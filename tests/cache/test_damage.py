@@ -17,7 +17,7 @@ import torch
 
 from cache.stored import CLASSES, ORIGIN, add, answers, filled, read
 from limbeck import atomic_io
-from limbeck.cache import Column, Location, Manifest, Shard, Store, make_encoding, repair, writing
+from limbeck.cache import CacheReader, Column, Location, Manifest, Shard, make_encoding, open_writer, repair
 from limbeck.errors import DataError, LimbeckError
 
 # --- kills ----------------------------------------------------------------------------------------------------------
@@ -64,7 +64,7 @@ def _check_whole(folder):
     """What is there is right; what is not there is nothing."""
     if not (folder / "manifest.json").is_file():
         return
-    store = Store(folder)
+    store = CacheReader(folder)
     assert store.verify() == []
     held = [i for i in range(6) if store.rows(np.array([i]), -1)[0] >= 0]
     assert len(held) == len(store)
@@ -75,9 +75,9 @@ def _check_whole(folder):
 WRITER = """
 import sys
 sys.path.insert(0, sys.argv[2])
-from limbeck.cache import Location, writing
+from limbeck.cache import Location, open_writer
 from cache.stored import ORIGIN, add
-with writing(Location(sys.argv[1]), ORIGIN, shard_bytes=200) as writer:
+with open_writer(Location(sys.argv[1]), ORIGIN, shard_bytes=200) as writer:
     for first in range(0, 10**6, 3):
         add(writer, range(first, first + 3))
         print(first, flush=True)
@@ -100,7 +100,7 @@ def test_a_killed_process_leaves_a_whole_store_that_goes_on(tmp_path):
     process.send_signal(signal.SIGKILL)
     process.wait()
     process.stdout.close()
-    store = Store(folder)
+    store = CacheReader(folder)
     count = len(store)
     assert count >= 60
     assert store.verify() == []
@@ -119,7 +119,7 @@ def _flip(path, rng):
 
 
 def read_all(folder):
-    return read(Store(folder), range(6))
+    return read(CacheReader(folder), range(6))
 
 
 def test_no_flipped_bit_is_read_as_good(tmp_path):
@@ -133,7 +133,7 @@ def test_no_flipped_bit_is_read_as_good(tmp_path):
         with pytest.raises(DataError, match=path.name):
             read_all(folder)
         path.write_bytes(kept)
-    assert torch.equal(read(Store(folder), range(6)), answers(range(6)))
+    assert torch.equal(read(CacheReader(folder), range(6)), answers(range(6)))
 
 
 @pytest.mark.parametrize("harm", ["cut", "gone", "longer", "empty"])
@@ -146,14 +146,14 @@ def test_a_damaged_shard_is_refused_and_the_others_are_kept(tmp_path, harm):
     if harm == "gone":
         path.unlink()
     with pytest.raises(DataError, match=r"000001\.safetensors"):
-        read(Store(folder), [4])
-    assert ["000001" in str(error) for error in Store(folder).verify()] == [True]
+        read(CacheReader(folder), [4])
+    assert ["000001" in str(error) for error in CacheReader(folder).verify()] == [True]
     with (
         pytest.warns(UserWarning, match="computed again"),
-        writing(Location(folder), ORIGIN, shard_bytes=1) as writer,
+        open_writer(Location(folder), ORIGIN, shard_bytes=1) as writer,
     ):
         add(writer, [1, 4])
-    store = Store(folder)
+    store = CacheReader(folder)
     assert torch.equal(read(store, range(6)), answers(range(6)))
     assert store.verify() == []
 
@@ -167,7 +167,7 @@ def test_an_edited_manifest_is_refused(tmp_path, edit):
     path = folder / "manifest.json"
     path.write_bytes(path.read_bytes().replace(*edit, 1))
     with pytest.raises(DataError, match=r"manifest\.json was edited or is damaged"):
-        Store(folder)
+        CacheReader(folder)
     with pytest.raises(DataError, match=r"manifest\.json was edited or is damaged"):
         filled(folder)
 
@@ -178,7 +178,7 @@ def test_another_version_of_the_layout_is_named(tmp_path, monkeypatch):
     filled(folder)
     monkeypatch.undo()
     with pytest.raises(DataError, match=r"format 'limbeck answers 2', and this version reads 'limbeck answers 1'"):
-        Store(folder)
+        CacheReader(folder)
 
 
 @pytest.mark.parametrize("file", ["../../elsewhere/000000.safetensors", "/etc/passwd", "shards/../x", "shards/x"])
@@ -199,12 +199,16 @@ def test_what_cannot_be_fetched_now_is_not_dropped(tmp_path, monkeypatch):
         raise OSError("timed out")
 
     monkeypatch.setattr(fsspec.get_filesystem_class("memory"), "get_file", refusing)
-    for look in (lambda: filled(address, [[0]]), lambda: repair(Location(address)), lambda: Store(address).verify()):
+    for look in (
+        lambda: filled(address, [[0]]),
+        lambda: repair(Location(address)),
+        lambda: CacheReader(address).verify(),
+    ):
         with pytest.raises(LimbeckError, match=r"cannot be fetched: timed out"):
             look()
     monkeypatch.undo()
     monkeypatch.setenv("LIMBECK_CACHE", str(tmp_path))
-    assert torch.equal(read(Store(address), range(6)), answers(range(6)))
+    assert torch.equal(read(CacheReader(address), range(6)), answers(range(6)))
 
 
 def test_what_cannot_be_read_now_is_not_dropped(tmp_path, monkeypatch):
@@ -215,11 +219,15 @@ def test_what_cannot_be_read_now_is_not_dropped(tmp_path, monkeypatch):
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
 
     monkeypatch.setattr("limbeck.cache.shard._sha256", refusing)
-    for look in (lambda: filled(folder, [[0]]), lambda: repair(Location(folder)), lambda: read(Store(folder), [0])):
+    for look in (
+        lambda: filled(folder, [[0]]),
+        lambda: repair(Location(folder)),
+        lambda: read(CacheReader(folder), [0]),
+    ):
         with pytest.raises(LimbeckError, match=r"safetensors cannot be read now: Permission denied"):
             look()
     monkeypatch.undo()
-    assert torch.equal(read(Store(folder), range(6)), answers(range(6)))
+    assert torch.equal(read(CacheReader(folder), range(6)), answers(range(6)))
 
 
 # --- what a store is not for ----------------------------------------------------------------------------------------
@@ -231,7 +239,7 @@ def test_another_origin_is_refused_by_its_field(tmp_path, field):
     other = replace(ORIGIN, **{field: "other"})
     with (
         pytest.raises(LimbeckError, match=r"it has .*, and this run has .*other"),
-        writing(Location(tmp_path / "s"), other),
+        open_writer(Location(tmp_path / "s"), other),
     ):
         pass
 
@@ -239,32 +247,34 @@ def test_another_origin_is_refused_by_its_field(tmp_path, field):
 def test_another_encoding_or_address_is_refused(tmp_path):
     filled(tmp_path / "s")
     narrow = Column(make_encoding("float16", classes=CLASSES)).spec
-    for told, said in (({"logits": narrow}, "encoding of logits"), ({"layer3": narrow}, r"\(answers\)")):
+    for told, said in (({"logits": narrow}, "encoding of logits"), ({"layer3": narrow}, r"\(outputs\)")):
         with (
             pytest.raises(LimbeckError, match=said),
-            writing(Location(tmp_path / "s"), replace(ORIGIN, answers=told)),
+            open_writer(Location(tmp_path / "s"), replace(ORIGIN, outputs=told)),
         ):
             pass
 
 
 def test_two_writers_of_one_process_are_refused(tmp_path):
     with (
-        writing(Location(tmp_path / "s"), ORIGIN),
+        open_writer(Location(tmp_path / "s"), ORIGIN),
         pytest.raises(LimbeckError, match="is being written already"),
-        writing(Location(tmp_path / "s"), ORIGIN),
+        open_writer(Location(tmp_path / "s"), ORIGIN),
     ):
         pass
 
 
 def test_who_may_not_write_leaves_no_file(tmp_path):
     with (
-        writing(Location(tmp_path / "s"), ORIGIN, files={"head": b"first"}),
+        open_writer(Location(tmp_path / "s"), ORIGIN, files={"head": b"first"}),
         pytest.raises(LimbeckError, match="is being written already"),
-        writing(Location(tmp_path / "s"), ORIGIN, files={"head": b"second"}),
+        open_writer(Location(tmp_path / "s"), ORIGIN, files={"head": b"second"}),
     ):
         pass
     assert (tmp_path / "s" / "head").read_bytes() == b"first"
-    with writing(Location(tmp_path / "s"), ORIGIN, files={"head": b"third"}):  # it belongs to the store that is there
+    with open_writer(
+        Location(tmp_path / "s"), ORIGIN, files={"head": b"third"}
+    ):  # it belongs to the store that is there
         pass
     assert (tmp_path / "s" / "head").read_bytes() == b"first"
 
@@ -279,14 +289,14 @@ def test_what_the_disk_refuses_is_a_sentence_and_what_was_kept_stays(tmp_path, m
         raise OSError(code, os.strerror(code))
 
     said = "The disk is full" if code == errno.ENOSPC else "cannot be written to"
-    with writing(Location(folder), ORIGIN, shard_bytes=10**9) as writer:
+    with open_writer(Location(folder), ORIGIN, shard_bytes=10**9) as writer:
         add(writer, [2])
         monkeypatch.setattr(*what, refusing)
         with pytest.raises(LimbeckError, match=said):
             writer.seal()
         monkeypatch.undo()
-    assert torch.equal(read(Store(folder), [0, 1]), answers([0, 1]))
-    assert len(Store(folder)) == 2
+    assert torch.equal(read(CacheReader(folder), [0, 1]), answers([0, 1]))
+    assert len(CacheReader(folder)) == 2
     assert not list(folder.rglob("*.partial"))
 
 
@@ -300,18 +310,18 @@ def test_a_disk_that_was_full_before_is_a_sentence(tmp_path, monkeypatch):
         filled(tmp_path / "s")
     monkeypatch.undo()
     filled(tmp_path / "s")
-    assert torch.equal(read(Store(tmp_path / "s"), range(6)), answers(range(6)))
+    assert torch.equal(read(CacheReader(tmp_path / "s"), range(6)), answers(range(6)))
 
 
 def test_a_place_that_cannot_be_made_is_a_sentence(tmp_path):
     (tmp_path / "file").write_text("x")
     with (
         pytest.raises(LimbeckError, match="cannot be written to"),
-        writing(Location(tmp_path / "file" / "s"), ORIGIN),
+        open_writer(Location(tmp_path / "file" / "s"), ORIGIN),
     ):
         pass
     with pytest.raises(DataError, match=r"manifest\.json"):
-        Store(tmp_path)
+        CacheReader(tmp_path)
 
 
 def test_a_reader_sees_what_was_added_after_it_looks_again(tmp_path):
@@ -325,7 +335,7 @@ def test_a_reader_sees_what_was_added_after_it_looks_again(tmp_path):
 def test_a_reader_does_not_take_another_store_for_its_own(tmp_path):
     store = filled(tmp_path / "s", [[0, 1]])
     shutil.rmtree(tmp_path / "s")
-    with writing(Location(tmp_path / "s"), replace(ORIGIN, teacher="another")) as writer:
+    with open_writer(Location(tmp_path / "s"), replace(ORIGIN, teacher="another")) as writer:
         add(writer, [2])
     with pytest.raises(DataError, match="was replaced by another one while it was read"):
         store.refresh()

@@ -8,9 +8,9 @@ import tracemalloc
 import numpy as np
 import pytest
 
-from limbeck.cache import Column, Keys, Location, TeacherProvenance, writing
+from limbeck.cache import Column, Keys, Location, TeacherProvenance, open_writer
 from limbeck.cache.encodings import make_encoding
-from limbeck.cache.index import Index
+from limbeck.cache.shard import Index
 
 RANDOM = np.random.default_rng(0)
 IDS = {
@@ -70,7 +70,7 @@ def test_a_writer_knows_what_it_holds_in_a_few_bytes_a_row(tmp_path):
     column = Column(make_encoding("float16", classes=1))
     origin = TeacherProvenance("t", "d", None, None, "float32", {"logits": column.spec})
     rows, batch = 100_000, 1_000
-    with writing(Location(str(tmp_path)), origin) as writer:
+    with open_writer(Location(str(tmp_path)), origin) as writer:
         tracemalloc.start()
         for start in range(0, rows, batch):
             id = np.arange(start, start + batch) * 3 + 2**40

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from cache.stored import CLASSES, COLUMN, ORIGIN, add, answers, filled, read
-from limbeck.cache import Column, Keys, Location, Store, make_encoding, writing
-from limbeck.cache.index import Index
+from limbeck.cache import CacheReader, Column, Keys, Location, make_encoding, open_writer
+from limbeck.cache.shard import Index
 from limbeck.errors import LimbeckError
 
 # --- what was put in comes back -------------------------------------------------------------------------------------
@@ -30,10 +30,10 @@ def test_answers_are_found_by_example_in_any_order(tmp_path, shard_bytes):
 
 def test_every_view_has_an_answer_of_its_own(tmp_path):
     folder = tmp_path / "s"
-    with writing(Location(folder), ORIGIN, shard_bytes=50) as writer:
+    with open_writer(Location(folder), ORIGIN, shard_bytes=50) as writer:
         for view in (0, 1, 7):
             add(writer, [0, 1, 2], view)
-    store = Store(folder)
+    store = CacheReader(folder)
     for view in (0, 1, 7):
         assert torch.equal(read(store, [2, 0], view), answers([2, 0], view))
     mixed = store.rows(np.array([0, 1, 2, 2]), np.array([7, 0, 1, 5]))
@@ -63,17 +63,17 @@ def test_of_an_answer_that_is_there_twice_the_first_counts(far):
 
 def test_texts_of_different_lengths_take_no_room_beyond_their_own(tmp_path):
     column = Column(make_encoding("float32", classes=3), None)
-    origin = replace(ORIGIN, answers={"logits": column.spec})
+    origin = replace(ORIGIN, outputs={"logits": column.spec})
     lengths = torch.tensor([2, 5, 1, 4])
     whole = torch.randn(4, 5, 3, generator=torch.Generator().manual_seed(0))
     counted = torch.arange(5) < lengths[:, None]
-    with writing(Location(tmp_path / "s"), origin, shard_bytes=1) as writer:
+    with open_writer(Location(tmp_path / "s"), origin, shard_bytes=1) as writer:
         for batch in ([2, 0], [1, 3]):
             id = torch.tensor(batch)
             found = column.encode(whole[id], id=id, view=torch.full_like(id, -1), counted=counted[id])
             assert len(found) == lengths[id].sum()
             writer.append(Keys(id.numpy(), np.full(2, -1), lengths[id].numpy()), {"logits": found})
-    store = Store(tmp_path / "s")
+    store = CacheReader(tmp_path / "s")
     for wanted in ([0, 1, 2, 3], [3, 2], [1, 1, 0]):
         rows = store.rows(np.array(wanted), -1)
         right = np.arange(6) < lengths[wanted].numpy()[:, None]
@@ -108,20 +108,20 @@ def test_an_address_that_fsspec_opens_is_as_good(tmp_path, monkeypatch):
     address = f"memory://{tmp_path.name}/answers"
     store = filled(address)
     assert torch.equal(read(store, [5, 0]), answers([5, 0]))
-    with writing(Location(address), ORIGIN, shard_bytes=1) as writer:
+    with open_writer(Location(address), ORIGIN, shard_bytes=1) as writer:
         add(writer, [6])
     (tmp_path / "mirror").rename(tmp_path / "gone")  # another machine, which has fetched nothing yet
-    store = Store(address)
+    store = CacheReader(address)
     assert torch.equal(read(store, [6, 1]), answers([6, 1]))
     fetched = next((tmp_path / "mirror").rglob("000000.safetensors"))
     fetched.write_bytes(fetched.read_bytes()[:-1] + b"x")
-    assert torch.equal(read(Store(address), [3]), answers([3]))  # fetched again
+    assert torch.equal(read(CacheReader(address), [3]), answers([3]))  # fetched again
     with pytest.raises(LimbeckError, match="no address that fsspec can open"):
         Location("nosuch://bucket/answers")
 
 
 def test_what_was_waited_for_too_long_becomes_a_file(tmp_path):
-    with writing(Location(tmp_path / "s"), ORIGIN, patience=0.0) as writer:
+    with open_writer(Location(tmp_path / "s"), ORIGIN, patience=0.0) as writer:
         for first in (0, 2):
             add(writer, [first, first + 1])
-            assert len(Store(tmp_path / "s")) == first + 2
+            assert len(CacheReader(tmp_path / "s")) == first + 2

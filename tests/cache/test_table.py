@@ -6,7 +6,16 @@ import numpy as np
 import pytest
 import torch
 
-from limbeck.cache import Column, DecodedTable, Keys, Location, Store, TeacherProvenance, make_encoding, writing
+from limbeck.cache import (
+    CacheReader,
+    Column,
+    DecodedTable,
+    Keys,
+    Location,
+    TeacherProvenance,
+    make_encoding,
+    open_writer,
+)
 from limbeck.errors import DataError
 
 
@@ -14,13 +23,13 @@ def build(folder, ids, views=-1, column=None, shard_bytes=1 << 20):
     column = Column(make_encoding("float16", classes=5)) if column is None else column
     origin = TeacherProvenance("teacher", "data", None, None, "float32", {"logits": column.spec})
     torch.manual_seed(0)
-    with writing(Location(folder), origin, shard_bytes=shard_bytes) as writer:
+    with open_writer(Location(folder), origin, shard_bytes=shard_bytes) as writer:
         for part in torch.as_tensor(ids, dtype=torch.int64).split(4):
             views_ = torch.full_like(part, views)
             shape = column.shape or (*column.positions, column.encoding.classes)
             rows = column.encode(torch.randn(len(part), *shape), id=part, view=views_)
             writer.append(Keys(part.numpy(), views_.numpy()), {"logits": rows})
-    return Store(folder)
+    return CacheReader(folder)
 
 
 @pytest.mark.parametrize("encoding", ["float32", "float16", "bfloat16", "quantized"])
@@ -67,4 +76,4 @@ def test_its_bytes_are_checked_before_they_are_believed(tmp_path):
     harmed[-3] ^= 1
     file.write_bytes(harmed)
     with pytest.raises(DataError, match="SHA-256"):
-        DecodedTable.of(Store(tmp_path / "s"), "logits")
+        DecodedTable.of(CacheReader(tmp_path / "s"), "logits")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from limbeck.cache import Store
+from limbeck.cache import CacheReader
 from small_jobs import blobs, job_file, small_job
 
 BUDGET = {"epochs": 3, "lr": 0.02, "batch_size": 32, "augment": [{"crop": {"padding": 1}}], "mix": "mixup"}
@@ -18,7 +18,7 @@ def test_the_distilled_arm_learns_from_mixtures_that_were_asked_about_once(here,
     )  # fmt: skip
     ended = limbeck("distill", job_file(Path("job.yaml"), job), "--json")
     assert ended.code == 0, ended.err
-    store = Store(here / ended.result["run"] / "answers")
+    store = CacheReader(here / ended.result["run"] / "answers")
     assert len(store) == 2 * ended.result["data"]["train"]
     assert set(ended.result["arms"]) == {"teacher", "student alone", "label smoothing", "distilled"}
 

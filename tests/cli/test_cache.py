@@ -9,7 +9,7 @@ import torch
 import yaml
 
 import limbeck as lb
-from limbeck.cache import Store
+from limbeck.cache import CacheReader
 from limbeck.job import read_run_job
 from small_jobs import blobs, job_file, small_job, taught_network
 
@@ -61,10 +61,10 @@ def test_answers_are_built_once_checked_and_shared(here, limbeck, taught):
     seed = str(again.result["recheck"]["seed"])
     repeated = limbeck("cache", "verify", *taught, *FOLDER, "--sample", "40", "--seed", seed, "--json")
     assert repeated.result["recheck"] == again.result["recheck"]
-    before = Store("answers").manifest
+    before = CacheReader("answers").manifest
     ended = limbeck("distill", *taught, *STUDENT, *FOLDER, "--set", "budget.epochs=2", "--seeds", "2", "--json")
     assert ended.code == 0, ended.err
-    assert Store("answers").manifest == before
+    assert CacheReader("answers").manifest == before
     run = here / ended.result["run"]
     assert yaml.safe_load((run / "job.yaml").read_text())["cache"]["folder"] == "answers"
     assert read_run_job(run)["cache"]["folder"] == str(here / "answers")
@@ -75,7 +75,7 @@ def test_arms_side_by_side_are_built_for_first(here, limbeck, taught):
     job = small_job(here / "data.npz", teacher={"model": "teacher"}, workers=2, cache={"folder": "answers"}, out="run")
     ended = limbeck("distill", job_file(here / "job.yaml", job), "--json")
     assert ended.code == 0, ended.err
-    assert len(Store("answers")) == ended.result["data"]["train"]
+    assert len(CacheReader("answers")) == ended.result["data"]["train"]
 
 
 @pytest.mark.parametrize("workers", [1, 2])
@@ -86,7 +86,7 @@ def test_a_method_with_hints_has_all_its_addresses_kept(here, limbeck, taught, w
     job = small_job(here / "data.npz", teacher={"model": "teacher"}, workers=workers, methods=methods, cache=where)
     ended = limbeck("distill", job_file(here / "job.yaml", {**job, "out": "run"}), "--json")
     assert ended.code == 0, ended.err
-    store = Store("answers")
+    store = CacheReader("answers")
     assert len(store) == ended.result["data"]["train"]
     assert {*store.columns} == {"logits", "layer1"}
 
@@ -97,7 +97,7 @@ def test_a_store_that_does_not_serve_an_arm_is_refused_before_any_arm_learns(her
     ended = limbeck("distill", *taught, *STUDENT, *FOLDER, *hints, "--out", "run")
     assert ended.code == 1
     assert "cache at answers was made" in ended.err
-    assert "(answers): it has logits, and this run has layer1" in ended.err
+    assert "(outputs): it has logits, and this run has layer1" in ended.err
     assert not (here / "run" / "arms").exists()
 
 
@@ -105,7 +105,7 @@ def test_a_teacher_that_the_job_trains_is_asked_as_it_goes(here, limbeck):
     job = small_job(blobs(here / "data.npz"), cache={"encoding": {"name": "top-k", "k": 2}}, out="run")
     ended = limbeck("distill", job_file(here / "job.yaml", job), "--json")
     assert ended.code == 0, ended.err
-    assert len(Store("run/answers")) == ended.result["data"]["train"]
+    assert len(CacheReader("run/answers")) == ended.result["data"]["train"]
     ended = limbeck("cache", "build", "job.yaml")
     assert ended.code == 1
     assert "has no weights yet" in ended.err

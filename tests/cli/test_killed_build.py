@@ -10,7 +10,7 @@ import sys
 import pytest
 
 import limbeck as lb
-from limbeck.cache import Store, find_manifest
+from limbeck.cache import CacheReader, find_manifest
 from limbeck.cache.location import Location
 from limbeck.models import build
 from small_jobs import blobs, environment
@@ -51,7 +51,7 @@ def test_a_killed_build_goes_on_to_the_store_that_nobody_stopped(here, limbeck):
         ended = subprocess.run(words, cwd=here, env=environment(), capture_output=True, timeout=120, check=False)
         assert ended.returncode == -signal.SIGKILL, ended.stderr
         found = find_manifest(Location("answers"))
-        assert (None if found is None else len(Store("answers"))) == kept
+        assert (None if found is None else len(CacheReader("answers"))) == kept
         if kept is not None:
             assert limbeck("cache", "verify", "answers").code == 0
     for folder in ("answers", "whole"):
@@ -59,7 +59,7 @@ def test_a_killed_build_goes_on_to_the_store_that_nobody_stopped(here, limbeck):
         assert ended.code == 0, ended.err
         assert ended.result["answers"] == ended.result["examples"] == 135
     assert limbeck("cache", "verify", "answers").code == 0
-    one, other = Store("answers"), Store("whole")
+    one, other = CacheReader("answers"), CacheReader("whole")
     assert (one.keys.id == other.keys.id).all()
     rows = one.rows(other.keys.id, -1)
     assert (one.records(rows, "logits") == other.records(rows, "logits")).all()

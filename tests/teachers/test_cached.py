@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from limbeck import ArrayDataset, Ensemble, ModelTeacher, RandomShift, ShuffledLoader, distill
-from limbeck.cache import Store
+from limbeck.cache import CacheReader
 from limbeck.errors import DataError, LimbeckError
 from limbeck.functional import kl_divergence, logit_squared_error
 from limbeck.losses import Loss
@@ -52,7 +52,7 @@ def test_examples_that_come_several_times_are_kept_once_and_in_few_files(tmp_pat
     net = Counting()
     stream = Changed(ShuffledLoader(examples(), batch_size=8), repeated)
     found = ask(CachedTeacher(net, tmp_path / "s", encoding="float32"), stream, epochs=(0, 1, 2))
-    store = Store(tmp_path / "s")
+    store = CacheReader(tmp_path / "s")
     assert len(store) == 24
     assert len(store.manifest.shards) == 1
     assert net.asked == [8, 8, 8]
@@ -96,7 +96,7 @@ def test_several_answer_as_one_and_other_addresses_are_kept_too(tmp_path):
         assert shown[None, 3]["body"].shape == (8,)
     hint = ask(ModelTeacher(nets[0]), make_loader(), requires=("body",))[None, 3]
     torch.testing.assert_close(shown[None, 3]["body"], hint["body"], atol=2e-3, rtol=2e-3)
-    with pytest.raises(LimbeckError, match=r"another set of addresses \(answers\)"):
+    with pytest.raises(LimbeckError, match=r"another set of addresses \(outputs\)"):
         ask(CachedTeacher(nets[0], tmp_path / "hints"), make_loader(), requires=("out:in",))
 
 
@@ -113,7 +113,7 @@ def test_all_stages_addresses_are_asked_at_once(tmp_path):
     net = Counting()
     first = hinted(CachedTeacher(net, tmp_path / "s", encoding="float32"), make_loader())
     assert net.asked == [8, 8, 8]
-    store = Store(tmp_path / "s")
+    store = CacheReader(tmp_path / "s")
     assert {address: column.encoding.name for address, column in store.columns.items()} == {
         "logits": "float32", "body": "float16",
     }  # fmt: skip
@@ -138,7 +138,7 @@ def test_a_hint_that_was_not_kept_is_refused_before_anything_is_trained(tmp_path
     stage = Stage(Loss(kl_divergence), teacher=Counting(), epochs=1)
     hint = make("fitnets", teacher=CachedTeacher(Counting(), tmp_path / "s"), hint="body", guided="1")
     student = nn.Sequential(nn.Flatten(), nn.Linear(16, 6), nn.Linear(6, 4))
-    with pytest.raises(LimbeckError, match=r"\(answers\): it has logits, and this run has body\."):
+    with pytest.raises(LimbeckError, match=r"\(outputs\): it has logits, and this run has body\."):
         distill(student, stage >> hint, make_loader(), epochs=1)
 
 
@@ -152,7 +152,7 @@ def test_the_inputs_of_the_last_layer_are_kept_in_place_of_the_logits(tmp_path):
     ):
         for key, answer in ask(teacher, make_loader()).items():
             assert torch.equal(answer["logits"], live[key]["logits"])
-    assert Store(tmp_path / "s").columns["out:in"].encoding.classes == 8
+    assert CacheReader(tmp_path / "s").columns["out:in"].encoding.classes == 8
     with pytest.raises(LimbeckError, match=r"last layer \(through\)"):
         ask(CachedTeacher(net, tmp_path / "s", encoding="float32"), make_loader())
     with pytest.raises(LimbeckError, match="'body'"):
@@ -164,13 +164,13 @@ def test_the_inputs_of_the_last_layer_are_kept_in_place_of_the_logits(tmp_path):
     (tmp_path / "s" / "head.safetensors").write_bytes(b"x")
     with pytest.raises(DataError, match=r"head\.safetensors is damaged"):
         ask(CachedTeacher(None, tmp_path / "s"), make_loader())
-    assert "head.safetensors is damaged" in str(check_head(Store(tmp_path / "s")))
+    assert "head.safetensors is damaged" in str(check_head(CacheReader(tmp_path / "s")))
     list(
         fill_cache(
             CachedTeacher(net, tmp_path / "s", encoding="float32", through="out"), make_loader(), preprocess=unchanged
         )
     )
-    assert check_head(Store(tmp_path / "s")) is None
+    assert check_head(CacheReader(tmp_path / "s")) is None
     assert ask(CachedTeacher(None, tmp_path / "s"), make_loader()).keys() == live.keys()
 
 
@@ -205,7 +205,7 @@ def test_what_another_adds_meanwhile_is_seen_and_not_kept_twice(tmp_path, who):
     teacher = CachedTeacher(net if who == "asks" else None, tmp_path / "all")
     assert len(ask(teacher, AtOnce(stream, finish))) == 24
     assert sum(net.asked) == 16
-    assert len(Store(tmp_path / "all")) == 24
+    assert len(CacheReader(tmp_path / "all")) == 24
 
 
 def test_of_two_that_begin_at_once_each_answer_is_kept_once(tmp_path):
@@ -218,7 +218,7 @@ def test_of_two_that_begin_at_once_each_answer_is_kept_once(tmp_path):
     with opened as answer:
         for batch in stream.batches(0, 0):
             assert answer(batch)["logits"].shape == (8, 4)
-    assert len(Store(tmp_path / "s")) == 24
+    assert len(CacheReader(tmp_path / "s")) == 24
 
 
 def test_one_number_for_each_example_is_refused(tmp_path):
@@ -291,11 +291,11 @@ def test_what_was_asked_before_an_interruption_is_kept(tmp_path):
     opened = teacher.open(TeacherContext(preprocess=unchanged, loader=stream))
     with pytest.raises(KeyboardInterrupt), opened as answer:
         interrupted(answer, stream)
-    assert len(Store(tmp_path / "s")) == 16
+    assert len(CacheReader(tmp_path / "s")) == 16
     net.asked.clear()
     assert list(fill_cache(CachedTeacher(net, tmp_path / "s"), stream, preprocess=unchanged)) == [8, 16, 24]
     assert len(net.asked) == 1
-    assert len(Store(tmp_path / "s")) == 24
+    assert len(CacheReader(tmp_path / "s")) == 24
 
 
 def test_a_teacher_that_cannot_read_the_examples_says_what_to_give(tmp_path):

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from limbeck import RandomShift, ShuffledLoader
-from limbeck.cache import Store
+from limbeck.cache import CacheReader
 from limbeck.errors import LimbeckError
 from limbeck.teachers import CachedTeacher, fill_cache, verify_cache
 from teachers.asked import CPU, Counting, examples, make_loader, unchanged
@@ -16,7 +16,7 @@ from teachers.asked import CPU, Counting, examples, make_loader, unchanged
 def test_filled_answers_are_in_the_order_of_the_source_and_can_be_asked_again(tmp_path):
     net, stream = Counting(), make_loader(augment=RandomShift(1), shuffle=False)
     assert list(fill_cache(CachedTeacher(net, tmp_path / "s"), stream, preprocess=unchanged, views=2))[-1] == 48
-    keys = Store(tmp_path / "s").keys
+    keys = CacheReader(tmp_path / "s").keys
     assert (keys.id == np.tile(np.arange(24), 2)).all()
     assert (keys.view == np.repeat([0, 1], 24)).all()
     again = verify_cache(

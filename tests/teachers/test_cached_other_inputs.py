@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from limbeck.batch import Batch
-from limbeck.cache import Store
+from limbeck.cache import CacheReader
 from limbeck.data import ArrayDataset, Loader, ShuffledLoader, TorchLoader
 from limbeck.engine import distill
 from limbeck.errors import LimbeckError, LimbeckWarning
@@ -65,7 +65,7 @@ def test_other_inputs_are_asked_about_and_said(kind, tmp_path):
     with pytest.warns(LimbeckWarning, match="4 of 4 examples have other inputs"):
         found = losses(CachedTeacher(Words(kind=kind), tmp_path, encoding="float32"), Written(kind=kind), kind)
     assert found == pytest.approx(live, rel=1e-5)
-    assert len(Store(tmp_path)) == 12
+    assert len(CacheReader(tmp_path)) == 12
 
 
 @pytest.mark.parametrize("kind", ["tokens", "fractions", "mapping"])
@@ -75,7 +75,7 @@ def test_the_same_inputs_are_asked_about_once(kind, tmp_path):
         for _ in range(2):
             teacher = CachedTeacher(Words(kind=kind), tmp_path, encoding="float32")
             losses(teacher, Written(still=True, kind=kind), kind)
-    assert len(Store(tmp_path)) == 12
+    assert len(CacheReader(tmp_path)) == 12
 
 
 def test_without_a_teacher_they_are_refused(tmp_path):

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from limbeck.cache import Store, make_encoding
+from limbeck.cache import CacheReader, make_encoding
 from limbeck.data import ArrayDataset, ShuffledLoader
 from limbeck.engine import distill
 from limbeck.errors import LimbeckError
@@ -35,7 +35,7 @@ def network(seed: int = 0) -> nn.Module:
 
 
 def powers(folder) -> set[float]:
-    return {column.encoding.parameters["power"] for column in Store(folder).columns.values()}
+    return {column.encoding.parameters["power"] for column in CacheReader(folder).columns.values()}
 
 
 @pytest.mark.parametrize(
@@ -117,7 +117,7 @@ TOP = {"name": "top-k", "k": 5}
 
 
 def kept(folder) -> list[dict]:
-    return [column.encoding.parameters for column in Store(folder).columns.values()]
+    return [column.encoding.parameters for column in CacheReader(folder).columns.values()]
 
 
 @pytest.mark.parametrize(("temperatures", "also"), [((1.0, 4.0), None), ((2.0,), [2.0]), ((3.0, 1.0, 0.5), [0.5, 3.0])])

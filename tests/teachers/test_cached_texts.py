@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from limbeck import ArrayDataset, ShuffledLoader
-from limbeck.cache import Store
+from limbeck.cache import CacheReader
 from limbeck.errors import LimbeckError
 from limbeck.teachers import CachedTeacher, TeacherContext, fill_cache, verify_cache
 from teachers.asked import Changed, unchanged
@@ -78,7 +78,7 @@ def test_texts_are_kept_without_their_padding(tmp_path):
                 assert shown.shape[:2] == batch.mask.shape
                 with torch.no_grad():
                     torch.testing.assert_close(shown[batch.mask], net(batch.inputs)[batch.mask])
-    assert sum(Store(tmp_path / "s").keys.positions) == lengths.clamp_min(1).sum()
+    assert sum(CacheReader(tmp_path / "s").keys.positions) == lengths.clamp_min(1).sum()
 
 
 @pytest.mark.parametrize("side", ["left", "right", "scattered"])
@@ -115,7 +115,7 @@ def test_it_does_not_matter_where_the_padding_is(side, encoding, tmp_path):
                 else:
                     found = shown.partial["logits"].spread()[batch.mask]
                     torch.testing.assert_close(found.softmax(-1), wanted.softmax(-1), rtol=1e-4, atol=1e-5)
-    assert sum(Store(tmp_path / "s").keys.positions) == lengths.clamp_min(1).sum()
+    assert sum(CacheReader(tmp_path / "s").keys.positions) == lengths.clamp_min(1).sum()
 
 
 def test_a_text_that_is_all_padding_may_be_answered_with_nan(tmp_path):
@@ -136,4 +136,4 @@ def test_a_text_that_is_all_padding_may_be_answered_with_nan(tmp_path):
     teacher = CachedTeacher(Nothing(), tmp_path / "s")
     with pytest.raises(LimbeckError, match="NaN"):  # text 4 is one word long, and counts
         list(fill_cache(teacher, stream, preprocess=unchanged))
-    assert 3 in Store(tmp_path / "s").keys.id
+    assert 3 in CacheReader(tmp_path / "s").keys.id

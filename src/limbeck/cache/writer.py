@@ -1,4 +1,4 @@
-"""`Writer`: adds outputs so that a kill at any moment leaves a valid cache."""
+"""`CacheWriter`: adds outputs so that a kill at any moment leaves a valid cache."""
 
 from __future__ import annotations
 
@@ -12,11 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from limbeck.atomic_io import folder_lock
-from limbeck.cache.compatibility import find_mismatch
 from limbeck.cache.location import Location
-from limbeck.cache.manifest import FILE, Manifest, TeacherProvenance
+from limbeck.cache.manifest import FILE, Manifest, TeacherProvenance, find_mismatch
+from limbeck.cache.reader import CacheReader, find_manifest
 from limbeck.cache.shard import FOLDER, Keys, MappedShard, Records, write_shard
-from limbeck.cache.store import Store, find_manifest
 from limbeck.errors import DataError, LimbeckWarning
 
 SHARD_BYTES = 256 * 2**20
@@ -25,7 +24,7 @@ _PATIENCE = 120.0
 
 
 @contextmanager
-def writing(
+def open_writer(
     location: Location,
     origin: TeacherProvenance,
     *,
@@ -33,7 +32,7 @@ def writing(
     files: Mapping[str, bytes] | None = None,
     shard_bytes: int = SHARD_BYTES,
     patience: float = _PATIENCE,
-) -> Iterator[Writer]:
+) -> Iterator[CacheWriter]:
     """A context in which this process folder_lock adds outputs to the cache at a location.
 
     An existing cache is continued: complete shards stay, damaged ones are dropped with a warning, and files that the
@@ -62,7 +61,7 @@ def writing(
             location.put(FILE, manifest.to_bytes())
         elif (difference := manifest.origin.difference(origin)) is not None:
             raise find_mismatch(location, manifest, difference, about=about)
-        writer = Writer(location, _drop_damaged(location, manifest), shard_bytes, patience)
+        writer = CacheWriter(location, _drop_damaged(location, manifest), shard_bytes, patience)
         try:
             yield writer
         finally:
@@ -76,7 +75,7 @@ def repair(location: Location) -> None:
         LimbeckError: If there are damaged shards, and another process is writing or the location cannot be written to.
         DataError: If the manifest is damaged.
     """
-    if find_manifest(location) is None or not Store(location).verify():
+    if find_manifest(location) is None or not CacheReader(location).verify():
         return
     with folder_lock(location.local, doing="written"):
         manifest = find_manifest(location)
@@ -85,10 +84,10 @@ def repair(location: Location) -> None:
 
 
 @final
-class Writer:
+class CacheWriter:
     """Adds outputs to a cache: they are collected in memory and written as a shard when there are enough.
 
-    Made by `writing`.
+    Made by `open_writer`.
     """
 
     def __init__(self, location: Location, manifest: Manifest, shard_bytes: int, patience: float) -> None:
@@ -122,7 +121,7 @@ class Writer:
         return result
 
     def seal(self) -> None:
-        """Write the outputs in memory to a file. A reader gets them after `Store.refresh`.
+        """Write the outputs in memory to a file. A reader gets them after `CacheReader.refresh`.
 
         Raises:
             LimbeckError: If the disk is full, or cannot be written to.

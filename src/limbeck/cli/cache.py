@@ -17,7 +17,7 @@ from limbeck.cli.terminal import ProgressCallback, duration, print_message
 from limbeck.errors import LimbeckError
 
 if TYPE_CHECKING:
-    from limbeck.cache import Store
+    from limbeck.cache import CacheReader
     from limbeck.compare.teacher_cache import CachePlan
     from limbeck.job import Job
 
@@ -40,17 +40,17 @@ def run_build(path: str | None, flags: Flags, settings: Sequence[str], *, as_jso
 
 def run_info(path: str | None, flags: Flags, settings: Sequence[str], *, as_json: bool) -> None:
     """Show the content of a cache. For a job, show the cost of each encoding, and its cache if there is one."""
-    from limbeck.cache import Store, is_store
+    from limbeck.cache import CacheReader, is_cache
 
-    if path is not None and is_store(path):
-        _show_store(Store(path), as_json=as_json)
+    if path is not None and is_cache(path):
+        _show_store(CacheReader(path), as_json=as_json)
         return
     _check_path(path)
     from limbeck.compare.teacher_cache import plan
 
     job = _job(path, flags, settings)
     folder = None if job.cache is None or (job.cache.folder is None and job.out is None) else _folder(job)
-    store = Store(folder) if folder is not None and is_store(folder) else None
+    store = CacheReader(folder) if folder is not None and is_cache(folder) else None
     _show_plan(plan(job), store, as_json=as_json)
 
 
@@ -62,10 +62,10 @@ def run_verify(
     Raises:
         LimbeckError: If a check fails.
     """
-    from limbeck.cache import Store, is_store
+    from limbeck.cache import CacheReader, is_cache
     from limbeck.teachers.cache_request import check_head
 
-    is_folder = path is not None and is_store(path)
+    is_folder = path is not None and is_cache(path)
     if is_folder and sample:
         raise LimbeckError(
             "--sample needs the teacher: type limbeck cache verify JOB --sample 100, or limbeck cache verify "
@@ -74,7 +74,7 @@ def run_verify(
     if not is_folder:
         _check_path(path)
     job = None if is_folder else _job(path, flags, settings)
-    store = Store(path if job is None and path is not None else _folder(job))
+    store = CacheReader(path if job is None and path is not None else _folder(job))
     head = check_head(store)
     errors = [str(error) for error in (*store.verify(), *([] if head is None else [head]))]
     for sentence in errors:
@@ -145,7 +145,7 @@ def _folder(job: Job | None) -> str:
     return folder_of(job)
 
 
-def _facts(store: Store) -> dict[str, Any]:
+def _facts(store: CacheReader) -> dict[str, Any]:
     origin = store.manifest.origin
     return {
         "store": store.location.name,
@@ -153,7 +153,7 @@ def _facts(store: Store) -> dict[str, Any]:
         "examples": store.manifest.about.get("examples"),
         "shards": len(store.manifest.shards),
         "bytes": store.bytes,
-        "encodings": {address: column["encoding"] for address, column in origin.answers.items()},
+        "encodings": {address: column["encoding"] for address, column in origin.outputs.items()},
         "teacher": origin.teacher,
         "data": origin.data,
         "views": origin.views,
@@ -161,7 +161,7 @@ def _facts(store: Store) -> dict[str, Any]:
     }
 
 
-def _show_store(store: Store, *, as_json: bool) -> None:
+def _show_store(store: CacheReader, *, as_json: bool) -> None:
     facts = _facts(store)
     if as_json:
         print(json.dumps(facts))
@@ -173,7 +173,7 @@ def _show_store(store: Store, *, as_json: bool) -> None:
     )
 
 
-def _show_plan(plan: CachePlan, store: Store | None, *, as_json: bool) -> None:
+def _show_plan(plan: CachePlan, store: CacheReader | None, *, as_json: bool) -> None:
     if as_json:
         facts = None if store is None else _facts(store)
         estimates = [_as_json(estimate) for estimate in plan.estimates]

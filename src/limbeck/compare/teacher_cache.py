@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from limbeck.batch import LOGITS
-from limbeck.cache import Encoding, Location, Store, encoding, is_store, kl_error, make_encoding, repair
+from limbeck.cache import CacheReader, Encoding, Location, encoding, is_cache, kl_error, make_encoding, repair
 from limbeck.compare.arm_recipes import recipe_of
 from limbeck.compare.comparison_data import ComparisonData, load_comparison_data
 from limbeck.compare.teacher import EstimatorModule, has_weights, open_teacher
@@ -87,7 +87,7 @@ def views_of(job: Job) -> int:
     return 1
 
 
-def build(job: Job, *, callback: Callback) -> Store:
+def build(job: Job, *, callback: Callback) -> CacheReader:
     """Ask the job's teacher about all its training data, in every view that its arms will see.
 
     Stopped at any time, it goes on where it was.
@@ -101,7 +101,7 @@ def build(job: Job, *, callback: Callback) -> Store:
     """
     material, teacher = load_data_and_teacher(job)
     ask_all(job, material, teacher, callback)
-    return Store(folder_of(job))
+    return CacheReader(folder_of(job))
 
 
 def ask_all(job: Job, material: ComparisonData, teacher: Teacher, callback: Callback) -> None:
@@ -134,9 +134,9 @@ def _lacking(job: Job, material: ComparisonData, where: str) -> int:
     """How many answers are not in a store, or in a shard that is damaged."""
     views = range(views_of(job)) if job.budget.has_views else [-1]
     repair(Location(where))
-    if not is_store(where):
+    if not is_cache(where):
         return len(views) * len(material.train)
-    store, ids = Store(where), material.train.ids.numpy()
+    store, ids = CacheReader(where), material.train.ids.numpy()
     return sum(int((store.rows(ids, view) < 0).sum()) for view in views)
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from limbeck.batch import IGNORED, LOGITS
-from limbeck.cache import Store, is_store
+from limbeck.cache import CacheReader, is_cache
 from limbeck.data import ShuffledLoader
 from limbeck.doctor.context import CheckContext, draw_examples
 from limbeck.doctor.finding import Finding, fail, passed, warn
@@ -170,7 +170,7 @@ def check_stored_outputs(context: CheckContext) -> Finding | None:
     if context.stored is None:
         return None
     cached, loader = context.stored
-    if not is_store(cached.where):
+    if not is_cache(cached.where):
         return passed(STORED_OUTPUTS, None, f"There is no cache in {cached.where} yet; the job creates it.")
     if not context.trained:
         return warn(
@@ -215,6 +215,6 @@ def _compare_cached(cached: CachedTeacher, loader: ShuffledLoader, context: Chec
 
 
 def _count_missing(cached: CachedTeacher, context: CheckContext) -> int:
-    store, ids = Store(cached.where), context.train.ids.numpy()
+    store, ids = CacheReader(cached.where), context.train.ids.numpy()
     views = range(context.views) if store.manifest.origin.views is not None else (-1,)
     return sum(int((store.rows(ids, view) < 0).sum()) for view in views)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from limbeck.batch import LOGITS, Batch, Outputs
-from limbeck.cache import Column, Encoding, Keys, Location, Store, TeacherProvenance, encoding, find_manifest
+from limbeck.cache import CacheReader, Column, Encoding, Keys, Location, TeacherProvenance, encoding, find_manifest
 from limbeck.errors import DataError, LimbeckError, unknown_name_error
 from limbeck.teachers.model import ModelTeacher
 from limbeck.teachers.teacher import Teacher, TeacherFn
@@ -253,7 +253,7 @@ def describe_head(head: LastLayer) -> tuple[dict[str, Any], bytes]:
     return {"address": head.address, "sha256": hashlib.sha256(data).hexdigest()}, data
 
 
-def check_head(store: Store) -> DataError | None:
+def check_head(store: CacheReader) -> DataError | None:
     """The error of a cache whose last layer is missing or damaged; None where it is fine, or there is none."""
     description = store.manifest.about.get("head")
     try:
@@ -269,7 +269,7 @@ def repair_head(location: Location, head: LastLayer) -> None:
     Raises:
         LimbeckError: If the location cannot be written to.
     """
-    if find_manifest(location) is not None and check_head(Store(location)) is not None:
+    if find_manifest(location) is not None and check_head(CacheReader(location)) is not None:
         location.put(HEAD_FILE, _to_bytes(head))
 
 

@@ -15,16 +15,16 @@ from torch import Tensor
 
 from limbeck.batch import LOGITS, Batch, Outputs, zero_where_masked
 from limbeck.cache import (
+    CacheReader,
+    CacheWriter,
     Column,
     DecodedTable,
     Keys,
     Location,
     ManifestDifference,
-    Store,
-    Writer,
     find_manifest,
     find_mismatch,
-    writing,
+    open_writer,
 )
 from limbeck.errors import LimbeckError, LimbeckWarning
 from limbeck.teachers.cache_request import (
@@ -64,10 +64,10 @@ class CacheSession(TeacherSession):
         self._context, self._device = context, context.device
         self._stack = ExitStack()
         self._teacher_fn: TeacherFn | None = None
-        self._writer: Writer | None = None
+        self._writer: CacheWriter | None = None
         self._checked = self._warned = False
         self._tables: dict[str, DecodedTable] | None = None
-        self._store = Store(location) if find_manifest(location) is not None else None
+        self._store = CacheReader(location) if find_manifest(location) is not None else None
         if self._store is not None:
             self._check_contents(self._store)
 
@@ -103,7 +103,7 @@ class CacheSession(TeacherSession):
 
     # --- stored outputs ---------------------------------------------------------------------------------------------
 
-    def _look_up(self, store: Store, id: Tensor) -> dict[str, Tensor] | None:
+    def _look_up(self, store: CacheReader, id: Tensor) -> dict[str, Tensor] | None:
         """The outputs for these examples; None unless all of them are decoded in memory."""
         if self._tables is None:
             tables = {address: DecodedTable.of(store, address) for address in self._request.read}
@@ -114,7 +114,7 @@ class CacheSession(TeacherSession):
         complete = {address: outputs for address, outputs in results.items() if outputs is not None}
         return complete if len(complete) == len(results) else None
 
-    def _read(self, store: Store, rows: Rows, batch: Batch) -> Outputs:
+    def _read(self, store: CacheReader, rows: Rows, batch: Batch) -> Outputs:
         counted = _array(stored_positions(batch))
         return self._to_outputs({a: store.read(rows, a, counted=counted) for a in self._request.read})
 
@@ -125,7 +125,7 @@ class CacheSession(TeacherSession):
             moved[LOGITS] = head.logits(moved[head.address].float())
         return Outputs.of({address: moved[address] for address in self._request.requires})
 
-    def _check_contents(self, store: Store) -> None:
+    def _check_contents(self, store: CacheReader) -> None:
         """Check that the cache holds what the run needs, in the same encodings."""
         description, head = store.manifest.about.get("head"), self._request.head
         if self._teacher is None:
@@ -136,25 +136,25 @@ class CacheSession(TeacherSession):
         if not self._request.read <= {*store.columns}:
             available = {*store.columns} | ({LOGITS} if description is not None else set())
             required = ", ".join(sorted(self._request.requires))
-            raise self._mismatch(store, "answers", ", ".join(sorted(available)), required)
+            raise self._mismatch(store, "outputs", ", ".join(sorted(available)), required)
         for address in self._request.read if self._teacher is not None else ():
             encoding = store.columns[address].encoding
             requested = self._request.encoding_at(address, encoding.classes)
             if encoding.spec != requested.spec:
                 raise self._mismatch(store, f"encoding of {address}", encoding.spec, requested.spec)
 
-    def _check_precision(self, store: Store) -> None:
+    def _check_precision(self, store: CacheReader) -> None:
         """Check the precision, which is known only within the training loop, where autocast is active."""
         precision = store.manifest.origin.precision
         if self._teacher is not None and precision != self._precision():
             raise self._mismatch(store, "precision", precision, self._precision())
         self._checked = True
 
-    def _mismatch(self, store: Store, field: str, stored: Any, requested: Any) -> LimbeckError:
+    def _mismatch(self, store: CacheReader, field: str, stored: Any, requested: Any) -> LimbeckError:
         difference = ManifestDifference(field, stored, requested)
         return find_mismatch(self._location, store.manifest, difference, about=self._request.about)
 
-    def _changed_inputs(self, store: Store, rows: Rows, batch: Batch) -> NDArray[np.bool_]:
+    def _changed_inputs(self, store: CacheReader, rows: Rows, batch: Batch) -> NDArray[np.bool_]:
         """Which examples have other inputs than when their outputs were stored."""
         before = store.keys.marked()[np.maximum(rows, 0)] if len(store) else np.zeros((len(rows), 2), np.int64)
         return marks_differ(input_marks(batch), before) & (rows >= 0)
@@ -254,16 +254,16 @@ class CacheSession(TeacherSession):
         """Open the cache for writing; the first outputs decide the layout."""
         if self._request.head is not None:
             self._request.head.check(outputs)
-        origin = replace(self._request.origin, precision=self._precision(), answers=self._layout(outputs, counted))
+        origin = replace(self._request.origin, precision=self._precision(), outputs=self._layout(outputs, counted))
         about, files = dict(self._request.about), dict[str, bytes]()
         if self._request.head is not None:
             about["head"], files[HEAD_FILE] = describe_head(self._request.head)
-        context = writing(self._location, origin, about=about, files=files, shard_bytes=self._request.shard_bytes)
+        context = open_writer(self._location, origin, about=about, files=files, shard_bytes=self._request.shard_bytes)
         self._writer = self._stack.enter_context(context)
-        self._store, self._tables = Store(self._location), None
+        self._store, self._tables = CacheReader(self._location), None
         if not {*self._store.columns} <= {*outputs}:  # another process may have begun it with more addresses
             raise self._mismatch(
-                self._store, "answers", ", ".join(sorted(self._store.columns)), ", ".join(sorted(outputs))
+                self._store, "outputs", ", ".join(sorted(self._store.columns)), ", ".join(sorted(outputs))
             )
 
     @property
@@ -282,18 +282,18 @@ class CacheSession(TeacherSession):
         narrow = torch.is_autocast_enabled(kind)
         return str(torch.get_autocast_dtype(kind) if narrow else torch.float32).removeprefix("torch.")
 
-    def _refresh(self) -> Store:
+    def _refresh(self) -> CacheReader:
         """The cache as it is now."""
         store, self._tables = self._require_store(), None
         store.refresh()
         return store
 
-    def _require_store(self) -> Store:
+    def _require_store(self) -> CacheReader:
         if self._store is None:
             raise LimbeckError(f"There is no cache at {self._location.name}.")
         return self._store
 
-    def _require_writer(self) -> Writer:
+    def _require_writer(self) -> CacheWriter:
         if self._writer is None:
             raise LimbeckError(f"The cache at {self._location.name} is not open for writing.")
         return self._writer

@@ -200,7 +200,7 @@ class CachedTeacher(TeacherWrapper):
         if name not in _OPEN:
             return self.encoding
         manifest = find_manifest(location)
-        answers = {} if manifest is None else manifest.origin.answers
+        answers = {} if manifest is None else manifest.origin.outputs
         stored = [spec["encoding"] for spec in answers.values() if spec["encoding"]["name"] == name]
         if name == "top-k":
             return _with_rest(self.encoding, stored, self._temperatures)

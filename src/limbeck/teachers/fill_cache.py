@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from limbeck.batch import LOGITS, Batch
-from limbeck.cache import Location, Store, repair
+from limbeck.cache import CacheReader, Location, repair
 from limbeck.errors import LimbeckError
 from limbeck.functional import kl_divergence
 from limbeck.partial_logits import TopKLogits
@@ -145,7 +145,7 @@ def verify_cache(
     """
     if teacher.inner is None:
         raise LimbeckError("Verifying outputs needs the teacher itself: CachedTeacher(teacher, where).")
-    store, size = Store(teacher.where), loader.batch_size or 1
+    store, size = CacheReader(teacher.where), loader.batch_size or 1
     teacher.check(loader, preprocess)  # raises if the cache belongs to another teacher or data set
     head = None if teacher.through is None else find_last_layer(teacher.inner, teacher.through)
     parts, count = list[CacheVerification](), 0
@@ -174,7 +174,7 @@ def _random_view_batches(loader: Epochs, views: Sequence[int], seed: int) -> Ite
 
 
 def _compare_batch(
-    store: Store, teacher_fn: TeacherFn, batch: Batch, size: int, head: LastLayer | None
+    store: CacheReader, teacher_fn: TeacherFn, batch: Batch, size: int, head: LastLayer | None
 ) -> CacheVerification:
     """Compare one batch's outputs with the stored ones."""
     address = LOGITS if head is None else head.address

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from cache.encodings.records import encoded
+from cache.records import encoded
 from limbeck.cache.encodings import make_encoding
 from limbeck.errors import LimbeckError
 from limbeck.functional import kl_divergence
@@ -73,7 +73,7 @@ def test_weights_sum_to_one_where_draws_are_from_the_teacher():
 
 
 def test_a_temperature_at_which_weights_would_be_guessed():
-    with pytest.raises(LimbeckError, match=r"at temperatures of 0\.5 and above; got 0\.4"):
+    with pytest.raises(LimbeckError, match=r"temperatures of 0\.5 and above; got 0\.4"):
         drawn(row(), draws=3, keys=2, temperature=0.4)
 
 

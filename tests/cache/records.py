@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from limbeck.cache.encodings import Encoding
+from limbeck.cache import Encoding
 
 
 def encoded(encoding: Encoding, logits: Tensor, *, id: int = 0) -> np.ndarray:

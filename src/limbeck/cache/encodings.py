@@ -1,19 +1,96 @@
-"""Measures the error of an encoding against its bytes, on synthetic logits."""
+"""Encodings by name, and the error that they make."""
 
 from __future__ import annotations
 
+import inspect
 import math
-from collections.abc import Iterable
-from typing import NamedTuple
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from limbeck.cache.encodings.encoding import Encoding
-from limbeck.cache.encodings.registry import make_encoding
-from limbeck.cache.encodings.top_k import TopClasses
+from limbeck.cache.dense import BFloat16, Float16, Float32, Quantized
+from limbeck.cache.encoding import Encoding
+from limbeck.cache.partial import SampledClasses, TopClasses
+from limbeck.errors import ArgumentError, unknown_name_error
 from limbeck.partial_logits import SampledLogits, TopKLogits
+
+_KNOWN: dict[str, type[Encoding]] = {
+    kind.name: kind for kind in (Float32, Float16, BFloat16, Quantized, TopClasses, SampledClasses)
+}
+
+_MANY = 2**31  # an upper bound for the number of classes; making an encoding allocates nothing
+
+
+def encoding_names() -> list[str]:
+    """The names of all encodings."""
+    return sorted(_KNOWN)
+
+
+def make_encoding(name: str, *, classes: int, **parameters: Any) -> Encoding:
+    """Make an encoding by name.
+
+    Args:
+        name: ``float32``, ``float16``, ``bfloat16``, ``quantized``, ``top-k`` or ``sampled``.
+        classes: The number of logits in a row.
+        **parameters: The encoding's parameters: ``k=`` and ``bits=`` of ``top-k``, ``draws=`` of ``sampled``, ...
+
+    Raises:
+        UnknownNameError: If the name or a parameter is unknown; the nearest one is named.
+        LimbeckError: If a parameter is missing or out of its range.
+
+    Example:
+        >>> make_encoding("top-k", classes=1000, k=100).width
+        213
+    """
+    if name not in _KNOWN:
+        raise unknown_name_error("encoding", str(name), _KNOWN, argument="encoding")
+    accepted = {key: value for key, value in inspect.signature(_KNOWN[name]).parameters.items() if key != "classes"}
+    for parameter in parameters:
+        if parameter not in accepted:
+            raise unknown_name_error(f"parameter of the encoding {name!r}:", parameter, accepted, argument=parameter)
+    absent = [key for key, value in accepted.items() if value.default is value.empty and key not in parameters]
+    if absent:
+        raise ArgumentError(
+            f"The encoding {name!r} needs {absent[0]}: {absent[0]}=50, for example.", argument=absent[0], example="50"
+        )
+    return _KNOWN[name](classes=classes, **parameters)
+
+
+def encoding(spec: Mapping[str, Any] | str, *, classes: int) -> Encoding:
+    """Make an encoding from a name, or from a mapping with ``name`` and parameters.
+
+    Raises:
+        LimbeckError: As for `make_encoding`, or if there is no name.
+
+    Example:
+        >>> encoding({"name": "top-k", "k": 100, "bits": 10}, classes=1000).spec
+        {'name': 'top-k', 'k': 100, 'bits': 10}
+    """
+    if isinstance(spec, str):
+        return make_encoding(spec, classes=classes)
+    if not isinstance(spec, Mapping) or not isinstance(spec.get("name"), str):
+        raise ArgumentError(
+            f"An encoding is a name, or a mapping with one: {{'name': 'top-k', 'k': 100}}; got {spec!r}. "
+            f"Names: {', '.join(encoding_names())}.",
+            argument="encoding",
+        )
+    return make_encoding(spec["name"], classes=classes, **{key: value for key, value in spec.items() if key != "name"})
+
+
+def validate_encoding(spec: Mapping[str, Any] | str) -> dict[str, Any]:
+    """Validate an encoding and return it with all parameters, before the number of classes is known.
+
+    Raises:
+        LimbeckError: As for `encoding`. Whether there are enough classes is checked at the first batch.
+
+    Example:
+        >>> validate_encoding({"name": "top-k", "k": 100})
+        {'name': 'top-k', 'k': 100, 'bits': 10}
+    """
+    return encoding(spec, classes=_MANY).spec
 
 
 def posterior_logits(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple, final
 
 import numpy as np
 import torch
@@ -18,6 +18,24 @@ Decoded = Tensor | TopKLogits | SampledLogits
 Records = UInt8[np.ndarray, "rows width"]
 
 _AT_ONCE = 1 << 18
+
+
+class Rows(NamedTuple):
+    """Rows of logits.
+
+    Attributes:
+        logits: In float32.
+        top: The largest logit of each row.
+        id: The example of each row.
+        view: The view of the example.
+        position: The position in the example.
+    """
+
+    logits: Float[Tensor, "rows classes"]
+    top: Float[Tensor, " rows"]
+    id: Int[Tensor, " rows"]
+    view: Int[Tensor, " rows"]
+    position: Int[Tensor, " rows"]
 
 
 class Encoding(ABC):
@@ -43,7 +61,7 @@ class Encoding(ABC):
     def __init__(self, *, classes: int) -> None:
         self.classes = check_integer("classes", classes, 1)
 
-    @abstractmethod
+    @final
     def encode(
         self,
         logits: Float[Tensor, "rows classes"],
@@ -64,6 +82,15 @@ class Encoding(ABC):
         Raises:
             DataError: If a logit is NaN or +inf.
         """
+        records = [np.zeros((0, self.width), np.uint8)]
+        for rows in _chunks(logits):
+            own = Rows(*_read(logits[rows], self.classes), id[rows], view[rows], position[rows])
+            records.append(self._encode(own))
+        return np.concatenate(records)
+
+    @abstractmethod
+    def _encode(self, rows: Rows) -> Records:
+        """The records of some rows."""
 
     @abstractmethod
     def decode(self, records: Records) -> Decoded:
@@ -99,7 +126,7 @@ class Encoding(ABC):
         return np.ascontiguousarray(records)
 
 
-def read(
+def _read(
     logits: Float[Tensor, "rows classes"], classes: int
 ) -> tuple[Float[Tensor, "rows classes"], Float[Tensor, " rows"]]:
     """Logits in float32 and the largest of each row; values beyond float32 are clipped.
@@ -133,7 +160,7 @@ def check_integer(name: str, value: Any, least: int, most: int | None = None) ->
     return value
 
 
-def chunks(logits: Float[Tensor, "rows classes"]) -> list[slice]:
+def _chunks(logits: Float[Tensor, "rows classes"]) -> list[slice]:
     """Slices of rows, small enough for the intermediate results to stay in the processor's cache."""
     each = max(_AT_ONCE // max(logits.shape[1], 1), 1)
     if logits.device.type != "cpu":

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from cache.encodings.records import again, encoded
+from cache.records import again, encoded
 from limbeck.cache.encodings import encoding, encoding_names, kl_error, make_encoding, posterior_logits
 from limbeck.errors import DataError, LimbeckError, UnknownNameError
 from limbeck.functional import logit_squared_error, reverse_kl

@@ -2,45 +2,22 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from typing import Any, ClassVar, final
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
-from limbeck.cache.encodings.encoding import Encoding, Records, chunks, read
-from limbeck.cache.encodings.log_quantization import Depths, floats, log_depths, values
-from limbeck.cache.encodings.top_k import checked_bits
+from limbeck.cache.encoding import Encoding, Records, Rows
+from limbeck.cache.packing import Depths, check_bits, floats, log_depths, values
 
 _HALF_MAX = 65504.0
 _GIANT = 2.0**30  # float32 numbers of that size are 128 apart, so distances up to 16,384 are still represented
 
 
-class _Dense(Encoding, ABC):
-    """All classes; a record depends only on its row of logits."""
-
-    def encode(
-        self,
-        logits: Float[Tensor, "rows classes"],
-        *,
-        id: Int[Tensor, " rows"],
-        view: Int[Tensor, " rows"],
-        position: Int[Tensor, " rows"],
-    ) -> Records:
-        """One record for each row."""
-        del id, view, position  # nothing is drawn
-        parts = (self._encoded(*read(logits[s], self.classes)) for s in chunks(logits))
-        return np.concatenate([np.zeros((0, self.width), np.uint8), *parts])
-
-    @abstractmethod
-    def _encoded(self, logits: Float[Tensor, "rows classes"], top: Float[Tensor, " rows"]) -> Records:
-        """The records of float32 logits, with the largest of each row."""
-
-
 @final
-class Float32(_Dense):
+class Float32(Encoding):
     """Every logit unchanged: 4 bytes a class, exact for a teacher with outputs in float32 or less."""
 
     name: ClassVar[str] = "float32"
@@ -49,8 +26,8 @@ class Float32(_Dense):
         super().__init__(classes=classes)
         self.width = 4 * classes
 
-    def _encoded(self, logits: Float[Tensor, "rows classes"], top: Float[Tensor, " rows"]) -> Records:
-        return floats(logits)
+    def _encode(self, rows: Rows) -> Records:
+        return floats(rows.logits)
 
     def decode(self, records: Records) -> Tensor:
         """The logits."""
@@ -58,7 +35,7 @@ class Float32(_Dense):
 
 
 @final
-class Float16(_Dense):
+class Float16(Encoding):
     r"""Two bytes a class and four more: exact for a teacher with outputs in float16, close for any other.
 
     A row that float16 represents exactly is stored as it is. For any other row the largest logit is stored in float32,
@@ -73,7 +50,8 @@ class Float16(_Dense):
         super().__init__(classes=classes)
         self.width = 4 + 2 * classes
 
-    def _encoded(self, logits: Float[Tensor, "rows classes"], top: Float[Tensor, " rows"]) -> Records:
+    def _encode(self, rows: Rows) -> Records:
+        logits, top = rows.logits, rows.top
         # The level is 0 for an exact row, and for a row of only -inf.
         exact = (logits.half().float() == logits).all(-1)
         level = top.masked_fill(exact | (top == -torch.inf), 0.0)
@@ -88,7 +66,7 @@ class Float16(_Dense):
 
 
 @final
-class BFloat16(_Dense):
+class BFloat16(Encoding):
     """Two bytes a class: exact for a teacher with outputs in bfloat16; others are rounded to 8 significant bits.
 
     A value that would round to infinity is stored as the largest finite one.
@@ -100,8 +78,8 @@ class BFloat16(_Dense):
         super().__init__(classes=classes)
         self.width = 2 * classes
 
-    def _encoded(self, logits: Float[Tensor, "rows classes"], top: Float[Tensor, " rows"]) -> Records:
-        largest = torch.finfo(torch.bfloat16).max
+    def _encode(self, rows: Rows) -> Records:
+        logits, largest = rows.logits, torch.finfo(torch.bfloat16).max
         narrow = logits.clamp(-largest, largest).masked_fill(logits == -torch.inf, -torch.inf).bfloat16()
         return narrow.view(torch.int16).cpu().numpy().astype("<i2").view(np.uint8)
 
@@ -112,7 +90,7 @@ class BFloat16(_Dense):
 
 
 @final
-class Quantized(_Dense):
+class Quantized(Encoding):
     """Every logit in `bits` bits, by its depth below the largest: about a byte a class, for any divergence.
 
     A record holds the largest logit (float32), the deepest and a code for each class (`Depths`). If the largest is
@@ -127,7 +105,7 @@ class Quantized(_Dense):
 
     def __init__(self, *, classes: int, bits: int = 8) -> None:
         super().__init__(classes=classes)
-        self.bits = checked_bits(bits)
+        self.bits = check_bits(bits)
         self._depths = Depths(classes, bits)
         self.width = 4 + self._depths.width
 
@@ -136,7 +114,8 @@ class Quantized(_Dense):
         """The parameters."""
         return {"bits": self.bits}
 
-    def _encoded(self, logits: Float[Tensor, "rows classes"], top: Float[Tensor, " rows"]) -> Records:
+    def _encode(self, rows: Rows) -> Records:
+        logits, top = rows.logits, rows.top
         level = _small(top.masked_fill(top == -torch.inf, 0.0))
         return np.concatenate([floats(level), self._depths.pack(log_depths(logits, top))], axis=1)
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from limbeck.cache.encodings.class_subset import ClassSubset, pack, packed_bytes, unpack
+from limbeck.cache.packing import ClassSubset, pack, packed_bytes, unpack
 from limbeck.errors import DataError
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from cache.encodings.records import encoded
+from cache.records import encoded
 from limbeck.cache.encodings import (
     error_table,
     float16_record_bytes,

@@ -1,4 +1,4 @@
-"""`Store`: reads the outputs of a teacher for given examples and views."""
+"""`CacheReader`: reads the outputs of a teacher for given examples and views."""
 
 from __future__ import annotations
 
@@ -14,17 +14,16 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from limbeck.cache.column import Column, record_indices
-from limbeck.cache.index import Index
 from limbeck.cache.location import Location
 from limbeck.cache.manifest import FILE, Manifest, Shard
-from limbeck.cache.shard import Keys, MappedShard
+from limbeck.cache.shard import Index, Keys, MappedShard
 from limbeck.errors import DataError, LimbeckError
 
 Ids = NDArray[np.int64]
 
 
 @final
-class Store:
+class CacheReader:
     """Reads a cache of teacher outputs by example and view; shards are verified before they are used.
 
     Any number of processes may read a cache at the same time, also while one process adds to it. `refresh` makes new
@@ -74,7 +73,7 @@ class Store:
     def columns(self) -> dict[str, Column]:
         """The layout of the outputs at each address."""
         try:
-            return {address: Column.from_spec(spec) for address, spec in self.manifest.origin.answers.items()}
+            return {address: Column.from_spec(spec) for address, spec in self.manifest.origin.outputs.items()}
         except LimbeckError as error:  # the checksum is right: written by a later version, or edited
             raise DataError(f"{self.location.name}/{FILE} is damaged: {error}") from error
 
@@ -198,7 +197,7 @@ def find_manifest(location: Location) -> Manifest | None:
     return None if data is None else Manifest.from_bytes(data, name=location.name)
 
 
-def is_store(where: str | os.PathLike[str]) -> bool:
+def is_cache(where: str | os.PathLike[str]) -> bool:
     """Whether there is a cache at `where`."""
     return (Path(where) / FILE).is_file() if "://" not in os.fspath(where) else Location(where).read(FILE) is not None
 
@@ -219,7 +218,7 @@ class DecodedTable:
         self._lines, self._present = lines, present
 
     @staticmethod
-    def of(store: Store, address: str) -> DecodedTable | None:
+    def of(store: CacheReader, address: str) -> DecodedTable | None:
         """The table of an address; None where it would be large, or its outputs are no tensors of one shape.
 
         Raises:

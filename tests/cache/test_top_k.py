@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cache.encodings.records import again, encoded
+from cache.records import again, encoded
 from limbeck.cache.encodings import kl_error, make_encoding, posterior_logits
 from limbeck.errors import LimbeckError
 from limbeck.functional import coarse_logits, kl_divergence, reverse_kl
