@@ -2,10 +2,10 @@
 
 from limbeck.engine.distill import distill
 from limbeck.engine.run import Run
-from limbeck.engine.stage_trainer import StageTrainer, check_lengths, open_stage, open_teacher
+from limbeck.engine.stage_trainer import StageTrainer, open_stage, open_teacher
 from limbeck.engine.step_report import StepReport, environment
 from limbeck.engine.trackers import TensorBoard, Tracker, track
-from limbeck.engine.train_config import TrainConfig, is_first_rank, open_fabric
+from limbeck.engine.train_config import TrainConfig, check_lengths, is_first_rank, open_fabric
 
 __all__ = [
     "Run",

@@ -23,7 +23,7 @@ from limbeck.engine.step_report import StepReport
 from limbeck.engine.train_config import Fabric, TrainConfig, open_fabric
 from limbeck.errors import LimbeckError
 from limbeck.random_seeds import derive_seed
-from limbeck.recipe import ParallelStages, Part, Recipe
+from limbeck.recipe import ParallelStages, Part, Recipe, TransformModel
 from limbeck.task_runner import Task, check_backend, run_tasks
 
 CPU = torch.device("cpu")
@@ -173,6 +173,11 @@ def _trained_models(branch: Recipe) -> frozenset[str]:
             "A branch joined by | contains a function, so the models it trains are not known in advance. Put "
             "the function "
             "before the branches: function >> (a | b), or let it return them."
+        )
+    if any(isinstance(part, TransformModel) for part in branch.parts):
+        raise LimbeckError(
+            "A branch joined by | changes the structure of a model, whose weights must fit it when the branch is done. "
+            "Put TransformModel before or after the branches."
         )
     return frozenset(stage.trains for stage in branch.stages())
 

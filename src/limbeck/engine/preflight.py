@@ -9,8 +9,7 @@ from limbeck.engine.probe import objective_check
 from limbeck.engine.recipe_runner import RecipeRunner
 from limbeck.engine.run_models import RunModels
 from limbeck.engine.shared_weights import check_shared, find_networks
-from limbeck.engine.stage_trainer import check_lengths
-from limbeck.engine.train_config import TrainConfig
+from limbeck.engine.train_config import TrainConfig, check_lengths
 from limbeck.errors import ArgumentError, unknown_name_error
 from limbeck.recipe import JointStages, ParallelStages, Stage
 from limbeck.tap import Tapped
@@ -55,7 +54,7 @@ def _check(
                 )
         if len(stages) == 1 and stage.every > 1:
             raise ArgumentError(f"every={stage.every} belongs to a stage joined to another by &.", argument="every")
-        if stage.trains in models.existing:
+        if stage.trains in models.existing and stage.trains not in course.transformed_models:
             stage.parts(models.existing[stage.trains])
             if stage.teacher is not None and not stage.teacher.names:
                 check_shared(stage, models.existing[stage.trains], find_networks(stage.teacher))

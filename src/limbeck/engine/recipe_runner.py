@@ -49,6 +49,11 @@ class RecipeRunner:
         if shipped is not None and shipped not in models and not self.open_ended:
             raise unknown_name_error("model to ship", shipped, models)
 
+    @property
+    def transformed_models(self) -> frozenset[str]:
+        """The names of the models whose structure the recipe changes, so that their layers are not known before."""
+        return frozenset(part.model for part in self._recipe.parts if isinstance(part, TransformModel))
+
     def check_makers(self) -> None:
         """Call the `check` of every model factory that has one.
 

@@ -48,7 +48,7 @@ def _functions(recipe: Recipe) -> dict[str, Any]:
     return {"parts": _map_functions(recipe, _describe_function), "makes": makes, "ship": ship}
 
 
-def _map_functions(recipe: Recipe, describe: Callable[[Callable[..., Any]], Any]) -> list[Any]:
+def _map_functions(recipe: Recipe, describe: Callable[[Any], Any]) -> list[Any]:
     """For each part, what `describe` says of a function; what its branches hold; or how many stages it has."""
     values: list[Any] = []
     for part in recipe.parts:

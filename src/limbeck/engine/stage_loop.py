@@ -15,9 +15,9 @@ from limbeck.batch import Batch, Progress
 from limbeck.data import Loader, shard_batch
 from limbeck.engine.probe import first_line
 from limbeck.engine.rng import fork_rng
-from limbeck.engine.stage_trainer import StageTrainer, check_lengths
+from limbeck.engine.stage_trainer import StageTrainer
 from limbeck.engine.step_report import StepReport
-from limbeck.engine.train_config import Fabric, TrainConfig
+from limbeck.engine.train_config import Fabric, TrainConfig, check_lengths
 from limbeck.errors import LastBatchError, LimbeckError, is_out_of_memory
 from limbeck.recipe import Stage
 

@@ -32,7 +32,6 @@ from limbeck.engine.student_module import (
     unwrap_for_call,
 )
 from limbeck.engine.train_config import Fabric, TrainConfig, open_fabric
-from limbeck.errors import LimbeckError
 from limbeck.recipe import Stage
 from limbeck.tap import FrozenParameters, Tapped, preserved_buffers
 from limbeck.teachers import Preprocess, SharedInputs, TeacherContext, TeacherFn, TeacherSession
@@ -454,11 +453,3 @@ def _tensors(state: Mapping[str, Any] | None, prefix: str = "") -> list[tuple[st
         elif isinstance(value, Mapping):
             tensors.extend(_tensors(value, f"{prefix}{key}."))
     return tensors
-
-
-def check_lengths(stages: Sequence[Stage]) -> Stage:
-    """The stage of a group that says how long it lasts; the first if none does."""
-    timed = [stage for stage in stages if stage.epochs is not None or stage.steps is not None]
-    if not stages:
-        raise LimbeckError("A group of stages needs at least one stage.")
-    return timed[0] if timed else stages[0]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -106,6 +106,14 @@ class TrainConfig:
         """What a report says of it."""
         names = ("epochs", "steps", "accumulate", "seed", "precision")
         return {"optimizer": self.optimizer.describe(), **{name: getattr(self, name) for name in names}}
+
+
+def check_lengths(stages: Sequence[Stage]) -> Stage:
+    """The stage of a group that says how long it lasts; the first if none does."""
+    timed = [stage for stage in stages if stage.epochs is not None or stage.steps is not None]
+    if not stages:
+        raise LimbeckError("A group of stages needs at least one stage.")
+    return timed[0] if timed else stages[0]
 
 
 def open_fabric(
