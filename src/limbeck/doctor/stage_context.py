@@ -11,8 +11,7 @@ from torch import Tensor, nn
 from limbeck import engine
 from limbeck.batch import Batch, Inputs, Outputs, Progress
 from limbeck.doctor.context import CheckedArm
-from limbeck.engine.recipe_runner import RecipeRunner
-from limbeck.engine.run_models import RunModels
+from limbeck.engine.recipe_runner import RecipeRunner, RunModels
 from limbeck.engine.student_module import StepInputs, StudentWithLoss
 from limbeck.engine.train_config import Fabric
 from limbeck.losses import Objective

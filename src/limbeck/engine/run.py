@@ -19,11 +19,9 @@ from limbeck.data import Loader
 from limbeck.engine.checkpoint import read_checkpoint, write_checkpoint
 from limbeck.engine.distributed import gather_states, lost_rank_explained, random_of_rank, seed_of_rank
 from limbeck.engine.parallel_branches import ParallelBranches
-from limbeck.engine.preflight import preflight_check
-from limbeck.engine.recipe_runner import RecipeRunner
+from limbeck.engine.recipe_runner import RecipeRunner, RunModels, preflight_check
 from limbeck.engine.rng import capture, clone_rng_state, restore, seed_all
 from limbeck.engine.run_folder import RunFolder
-from limbeck.engine.run_models import RunModels
 from limbeck.engine.run_state import describe_run, load_state_dict, not_resumable_error, state_dict
 from limbeck.engine.stage_factory import start_stage
 from limbeck.engine.stage_loop import StageLoop, reset_to_epoch_start

@@ -12,8 +12,7 @@ from torch import nn
 from limbeck.data import Loader
 from limbeck.engine.checkpoint import to_device
 from limbeck.engine.probe import first_line
-from limbeck.engine.recipe_runner import RecipeRunner
-from limbeck.engine.run_models import RunModels
+from limbeck.engine.recipe_runner import RecipeRunner, RunModels
 from limbeck.engine.train_config import TrainConfig
 from limbeck.errors import LimbeckError
 from limbeck.losses import Loss

@@ -7,8 +7,8 @@ from typing import Any
 
 from limbeck.data import Loader
 from limbeck.engine.parallel_branches import ParallelBranches
+from limbeck.engine.recipe_runner import RunModels
 from limbeck.engine.run_folder import RunFolder
-from limbeck.engine.run_models import RunModels
 from limbeck.engine.stage_loop import StageLoop, reset_to_epoch_start
 from limbeck.engine.train_config import Fabric, TrainConfig
 from limbeck.recipe import JointStages, ParallelStages, Stage

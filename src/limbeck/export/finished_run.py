@@ -12,8 +12,7 @@ from torch import Tensor, nn
 
 from limbeck.atomic_io import check_no_folder_links
 from limbeck.data import DataSplits, load_data, preprocess_from_dict, silenced
-from limbeck.engine.recipe_runner import RecipeRunner
-from limbeck.engine.run_models import RunModels
+from limbeck.engine.recipe_runner import RecipeRunner, RunModels
 from limbeck.errors import DataError, LimbeckError, unknown_name_error
 from limbeck.job import (
     Job,
