@@ -23,8 +23,7 @@ from limbeck.engine.recipe_runner import RecipeRunner, RunModels, preflight_chec
 from limbeck.engine.rng import capture, clone_rng_state, restore, seed_all
 from limbeck.engine.run_folder import RunFolder
 from limbeck.engine.run_state import describe_run, load_state_dict, not_resumable_error, state_dict
-from limbeck.engine.stage_factory import start_stage
-from limbeck.engine.stage_loop import StageLoop, reset_to_epoch_start
+from limbeck.engine.stage_loop import StageLoop, reset_to_epoch_start, start_stage
 from limbeck.engine.step_report import Metrics, StepReport, check_finite, check_weights, environment, run_summary
 from limbeck.engine.train_config import Fabric, TrainConfig
 from limbeck.errors import DivergedError, LimbeckError
