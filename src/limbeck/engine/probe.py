@@ -13,8 +13,7 @@ from torch import Tensor, nn
 from limbeck.batch import IGNORED, LOGITS, Batch, Inputs, Outputs, Progress, Term
 from limbeck.data import Loader
 from limbeck.data.tokenizer import labels_are_inputs
-from limbeck.engine.output_checks import check_outputs
-from limbeck.engine.shared_weights import MemoryCheck, statistics_watched
+from limbeck.engine.model_checks import MemoryCheck, check_outputs, statistics_watched
 from limbeck.errors import LastBatchError, LimbeckError
 from limbeck.losses import LossContext, Objective, preserved_state, setup_objective
 from limbeck.model_call import find_output_layer, vocabulary_size

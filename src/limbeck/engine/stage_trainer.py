@@ -17,11 +17,16 @@ from limbeck.batch import LOGITS, LOGITS_INPUT, Batch, Outputs, Progress
 from limbeck.data import Loader, shard_batch
 from limbeck.engine.checkpoint import to_device
 from limbeck.engine.distributed import broadcast_buffers, copy_for_sharding, is_sharded, load_whole_state, whole_state
-from limbeck.engine.output_checks import check_class_order
+from limbeck.engine.model_checks import (
+    MemoryCheck,
+    check_class_order,
+    check_shared,
+    find_moving_averages,
+    find_networks,
+)
 from limbeck.engine.probe import Probe, check_single, explain_batchnorm_error, freeze_except, objective_check, probe
 from limbeck.engine.recipe_runner import RunModels
 from limbeck.engine.rng import fork_rng, seed_all
-from limbeck.engine.shared_weights import MemoryCheck, check_shared, find_moving_averages, find_networks
 from limbeck.engine.step_report import Tally
 from limbeck.engine.student_module import (
     StepInputs,
