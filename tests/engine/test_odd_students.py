@@ -12,8 +12,7 @@ from engine.stories import SGD, arrays, hint, make_loader, network, weights
 from limbeck.batch import Batch
 from limbeck.data import ShuffledLoader, shard_batch
 from limbeck.engine import distill
-from limbeck.engine.checkpoint import to_device
-from limbeck.engine.rng import clone_rng_state
+from limbeck.engine.checkpoint import clone_rng_state, to_device
 from limbeck.errors import LimbeckError
 from limbeck.functional import cross_entropy, kl_divergence
 from limbeck.integrations import DistillationLoss

@@ -18,7 +18,7 @@ from limbeck.doctor.stage_context import (
     open_stage,
     stage_groups,
 )
-from limbeck.engine.rng import fork_rng, seed_all
+from limbeck.engine.checkpoint import fork_rng, seed_all
 
 OF_JOB: Mapping[str, Callable[[CheckContext], Finding | None]] = {
     data_checks.LABELS: data_checks.check_labels,

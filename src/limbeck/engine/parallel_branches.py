@@ -15,9 +15,8 @@ from torch import Tensor, nn
 
 from limbeck.checksums import read_lines
 from limbeck.data import Loader
-from limbeck.engine.checkpoint import to_device
+from limbeck.engine.checkpoint import clone_rng_state, to_device
 from limbeck.engine.recipe_runner import RunModels
-from limbeck.engine.rng import clone_rng_state
 from limbeck.engine.run_folder import RunFolder
 from limbeck.engine.step_report import StepReport
 from limbeck.engine.train_config import Fabric, TrainConfig, open_fabric

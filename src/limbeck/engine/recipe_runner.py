@@ -9,10 +9,9 @@ import torch
 from torch import nn
 
 from limbeck.data import Loader
-from limbeck.engine.checkpoint import to_device
+from limbeck.engine.checkpoint import clone_rng_state, fork_rng, seed_all, to_device
 from limbeck.engine.model_checks import check_shared, find_networks
 from limbeck.engine.probe import objective_check
-from limbeck.engine.rng import clone_rng_state, fork_rng, seed_all
 from limbeck.engine.train_config import TrainConfig, check_lengths
 from limbeck.errors import ArgumentError, LimbeckError, unknown_name_error
 from limbeck.model_call import Adaptor

@@ -16,11 +16,10 @@ from torch import nn
 from torch.nn.parameter import is_lazy
 
 from limbeck.data import Loader
-from limbeck.engine.checkpoint import read_checkpoint, write_checkpoint
+from limbeck.engine.checkpoint import capture, clone_rng_state, read_checkpoint, restore, seed_all, write_checkpoint
 from limbeck.engine.distributed import gather_states, lost_rank_explained, random_of_rank, seed_of_rank
 from limbeck.engine.parallel_branches import ParallelBranches
 from limbeck.engine.recipe_runner import RecipeRunner, RunModels, preflight_check
-from limbeck.engine.rng import capture, clone_rng_state, restore, seed_all
 from limbeck.engine.run_folder import RunFolder
 from limbeck.engine.run_state import describe_run, load_state_dict, not_resumable_error, state_dict
 from limbeck.engine.stage_loop import StageLoop, reset_to_epoch_start, start_stage

@@ -13,10 +13,10 @@ from torch import nn
 
 from limbeck.batch import Batch, Progress
 from limbeck.data import Loader, shard_batch
+from limbeck.engine.checkpoint import fork_rng
 from limbeck.engine.parallel_branches import ParallelBranches
 from limbeck.engine.probe import first_line
 from limbeck.engine.recipe_runner import RunModels
-from limbeck.engine.rng import fork_rng
 from limbeck.engine.run_folder import RunFolder
 from limbeck.engine.stage_trainer import StageTrainer
 from limbeck.engine.step_report import StepReport

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from limbeck.batch import LOGITS, LOGITS_INPUT, Batch, Outputs, Progress
 from limbeck.data import Loader, shard_batch
-from limbeck.engine.checkpoint import to_device
+from limbeck.engine.checkpoint import fork_rng, seed_all, to_device
 from limbeck.engine.distributed import broadcast_buffers, copy_for_sharding, is_sharded, load_whole_state, whole_state
 from limbeck.engine.model_checks import (
     MemoryCheck,
@@ -26,7 +26,6 @@ from limbeck.engine.model_checks import (
 )
 from limbeck.engine.probe import Probe, check_single, explain_batchnorm_error, freeze_except, objective_check, probe
 from limbeck.engine.recipe_runner import RunModels
-from limbeck.engine.rng import fork_rng, seed_all
 from limbeck.engine.step_report import Tally
 from limbeck.engine.student_module import (
     StepInputs,
