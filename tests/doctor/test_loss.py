@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 from limbeck.doctor import fail, merged, passed, warn
+from limbeck.doctor.context import create_models, stage_groups
 from limbeck.doctor.cost import Pace, estimate_total, time_steps
-from limbeck.doctor.stage_context import create_models, stage_groups
 from limbeck.engine import TrainConfig, open_fabric
 from limbeck.functional import Projector, cross_entropy, kernel, kl_divergence, squared_error
 from limbeck.losses import Loss

@@ -1,7 +1,16 @@
 """Checks of a job before training."""
 
-from limbeck.doctor.context import CheckContext, CheckedArm
-from limbeck.doctor.finding import Finding, crash, fail, finding_from_job_error, merged, passed, warn
+from limbeck.doctor.context import (
+    CheckContext,
+    CheckedArm,
+    Finding,
+    crash,
+    fail,
+    finding_from_job_error,
+    merged,
+    passed,
+    warn,
+)
 from limbeck.doctor.run_checks import OF_JOB, OF_STAGE, examine
 from limbeck.doctor.teacher_checks import ACCURACY as ACCURACY
 

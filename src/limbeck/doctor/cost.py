@@ -14,9 +14,7 @@ from torch import Tensor, nn
 
 from limbeck.batch import Batch, Progress
 from limbeck.data import Loader
-from limbeck.doctor.context import CheckContext, CheckedArm
-from limbeck.doctor.finding import Finding, passed, warn
-from limbeck.doctor.stage_context import OpenGroup, describe_stage
+from limbeck.doctor.context import CheckContext, CheckedArm, Finding, OpenGroup, describe_stage, passed, warn
 from limbeck.engine import StageTrainer, check_lengths, open_stage
 from limbeck.models.size_and_hash import size_in_bytes
 

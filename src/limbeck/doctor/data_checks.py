@@ -9,8 +9,7 @@ import torch
 from torch import Tensor
 
 from limbeck.batch import IGNORED
-from limbeck.doctor.context import CheckContext, draw_examples
-from limbeck.doctor.finding import Finding, fail, passed, warn
+from limbeck.doctor.context import CheckContext, Finding, draw_examples, fail, passed, warn
 
 LABELS = "labels"
 

@@ -8,8 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from limbeck.batch import Batch, Outputs, input_rows
-from limbeck.doctor.finding import Finding, fail, passed, warn
-from limbeck.doctor.stage_context import StageContext
+from limbeck.doctor.context import Finding, StageContext, fail, passed, warn
 from limbeck.errors import LimbeckError
 from limbeck.losses import Loss, weighted_loss
 from limbeck.tap import FrozenParameters

@@ -12,8 +12,7 @@ from torch import Tensor
 
 from limbeck import functional
 from limbeck.batch import IGNORED, LOGITS, Outputs
-from limbeck.doctor.finding import Finding, fail, passed, warn
-from limbeck.doctor.stage_context import StageContext
+from limbeck.doctor.context import Finding, StageContext, fail, passed, warn
 from limbeck.losses import Loss
 from limbeck.schedule import Schedule
 

@@ -8,15 +8,20 @@ from collections.abc import Callable, Iterator, Mapping
 from torch import nn
 
 from limbeck.doctor import cost, data_checks, gradient_checks, loss_checks, teacher_checks
-from limbeck.doctor.context import CheckContext, CheckedArm
-from limbeck.doctor.finding import Finding, finding_from_check_error, finding_from_job_error, merged, warn
-from limbeck.doctor.stage_context import (
+from limbeck.doctor.context import (
+    CheckContext,
+    CheckedArm,
+    Finding,
     OpenGroup,
     StageContext,
     create_models,
     describe_stage,
+    finding_from_check_error,
+    finding_from_job_error,
+    merged,
     open_stage,
     stage_groups,
+    warn,
 )
 from limbeck.engine.checkpoint import fork_rng, seed_all
 

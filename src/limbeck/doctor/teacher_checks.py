@@ -13,8 +13,7 @@ from torch import Tensor, nn
 from limbeck.batch import IGNORED, LOGITS
 from limbeck.cache import CacheReader, is_cache
 from limbeck.data import ShuffledLoader
-from limbeck.doctor.context import CheckContext, draw_examples
-from limbeck.doctor.finding import Finding, fail, passed, warn
+from limbeck.doctor.context import CheckContext, Finding, draw_examples, fail, passed, warn
 from limbeck.errors import LimbeckError
 from limbeck.metrics.class_order import is_misordered, misorder_message, renamed_accuracy
 from limbeck.metrics.memoize import predicted_class
