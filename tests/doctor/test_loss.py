@@ -10,7 +10,7 @@ from torch import nn
 
 from limbeck.doctor import fail, merged, passed, warn
 from limbeck.doctor.context import create_models, stage_groups
-from limbeck.doctor.cost import Pace, estimate_total, time_steps
+from limbeck.doctor.run_checks import Pace, estimate_total, time_steps
 from limbeck.engine import TrainConfig, open_fabric
 from limbeck.functional import Projector, cross_entropy, kernel, kl_divergence, squared_error
 from limbeck.losses import Loss

@@ -1,12 +1,19 @@
-"""The order of the checks, and the time limit."""
+"""The order of the checks, the time limit, and the time per step of each arm."""
 
 from __future__ import annotations
 
+import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
+from itertools import islice
+from typing import NamedTuple
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
+from limbeck.batch import Batch, Progress
+from limbeck.data import Loader
 from limbeck.doctor import cost, data_checks, gradient_checks, loss_checks, teacher_checks
 from limbeck.doctor.context import (
     CheckContext,
@@ -20,10 +27,142 @@ from limbeck.doctor.context import (
     finding_from_job_error,
     merged,
     open_stage,
+    passed,
     stage_groups,
     warn,
 )
+from limbeck.engine import StageTrainer, check_lengths, open_stage
 from limbeck.engine.checkpoint import fork_rng, seed_all
+from limbeck.models.size_and_hash import size_in_bytes
+
+STEP, JOB = "one step", "whole job"
+_STEPS, _SECONDS = 12, 4.0
+_DAY = 86_400.0
+
+
+class Pace(NamedTuple):
+    """Time, memory and number of steps of a part of an arm.
+
+    Attributes:
+        place: The arm, and the part of its recipe.
+        seconds: The time of one step.
+        bytes: The memory of a step: weights, gradients, optimizer state, and activations saved for backward.
+        steps: The number of steps in all runs of the job.
+        abreast: The number of these runs at a time.
+    """
+
+    place: str
+    seconds: float
+    bytes: int
+    steps: int
+    abreast: int = 1
+
+
+def time_steps(group: OpenGroup, arm: CheckedArm, models: Mapping[str, nn.Module], context: CheckContext) -> Pace:
+    """Time a few steps of a group of stages, with models that are discarded afterwards."""
+    loader = group.stages[0].loader or arm.loader
+    with ExitStack() as stack:
+        fabric = context.fabric
+        trainers = [
+            stack.enter_context(open_stage(stage, models, loader, arm.setting, fabric=fabric)) for stage in group.stages
+        ]
+
+        def step(window: list[Batch]) -> None:
+            for trainer in trainers:
+                for _ in range(trainer.stage.times):
+                    trainer.step([batch.to(context.device) for batch in window], Progress())
+
+        windows = _windows(loader, arm.setting.accumulate)
+        activations = _saved_activations(lambda: step(next(windows)[:1]))
+        seconds = list(_timed(windows, step, context))
+        step_bytes = activations + sum(_trainer_bytes(trainer) for trainer in trainers)
+    if any(stage.teacher is not None for stage in group.stages):
+        step_bytes += sum(map(size_in_bytes, context.networks.values()))
+    stage = check_lengths(group.stages)
+    steps = arm.setting.length(stage, loader)
+    longer = 1.0 if stage.steps is not None else arm.longer
+    total = round(steps * longer) * arm.runs * group.repeats
+    # All runs of the other arms share one queue; a teacher's runs are its members.
+    abreast = min(context.side_by_side, arm.runs * group.repeats) if arm.first else context.side_by_side
+    return Pace(describe_stage(arm, stage), statistics.median(seconds), step_bytes, total, abreast)
+
+
+def _saved_activations(step: Callable[[], None]) -> int:
+    """Bytes of the activations that a step saves for backward; tensors that share memory count once."""
+    sizes: dict[int, int] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        sizes[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        step()
+    return sum(sizes.values())
+
+
+def _trainer_bytes(trainer: StageTrainer) -> int:
+    """Bytes of weights, gradients and optimizer state."""
+    learning = sum(p.numel() * p.element_size() for p in trainer.model.parameters() if p.requires_grad)
+    state = trainer.optimizer.state_dict()["state"].values()
+    tensors = [tensor for entries in state for tensor in entries.values() if isinstance(tensor, Tensor)]
+    return size_in_bytes(trainer.model) + learning + sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+
+
+def _windows(loader: Loader, size: int) -> Iterator[list[Batch]]:
+    """The batches of each step, over epochs, without batches smaller than the first."""
+    epoch, whole = 0, loader.peek().size
+    while True:
+        batches = (batch for batch in loader.batches(epoch, 0) if batch.size == whole)
+        while window := list(islice(batches, size)):
+            yield window
+        epoch += 1
+
+
+def _timed(
+    windows: Iterator[list[Batch]], step: Callable[[list[Batch]], None], context: CheckContext
+) -> Iterator[float]:
+    until = time.perf_counter() + _SECONDS
+    for number in range(_STEPS):
+        began = time.perf_counter()
+        step(next(windows))
+        if context.device.type != "cpu":
+            torch.accelerator.synchronize(context.device)
+        now = time.perf_counter()
+        yield now - began
+        if number >= 2 and now > until:
+            return
+
+
+def one_step(paces: list[Pace]) -> Finding:
+    """Time and memory of one step of each arm."""
+    value = {pace.place: {"milliseconds": 1e3 * pace.seconds, "megabytes": pace.bytes / 1e6} for pace in paces}
+    slow, big = max(paces, key=lambda pace: pace.seconds), max(paces, key=lambda pace: pace.bytes)
+    return passed(
+        STEP, value, f"{slow.place} is the slowest; {big.place} needs the most memory, about {_size(big.bytes)}.",
+        f"{1e3 * slow.seconds:.3g} ms",
+    )  # fmt: skip
+
+
+def estimate_total(paces: list[Pace], side_by_side: int) -> Finding:
+    """The time of all steps of all runs, without evaluation and writing."""
+    seconds = sum(pace.seconds * pace.steps / max(pace.abreast, 1) for pace in paces)
+    steps = sum(pace.steps for pace in paces)
+    sentence = f"{steps:,} steps in all, runs at a time: {side_by_side}. Evaluation takes extra time."
+    if seconds > _DAY:
+        return warn(JOB, seconds, f"{sentence} Start with fewer seeds, epochs or arms.", _duration(seconds))
+    return passed(JOB, seconds, sentence, _duration(seconds))
+
+
+def _size(count: int) -> str:
+    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.3g} MB"
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
 
 OF_JOB: Mapping[str, Callable[[CheckContext], Finding | None]] = {
     data_checks.LABELS: data_checks.check_labels,
