@@ -7,7 +7,7 @@ import logging
 import pytest
 from torch import nn
 
-from limbeck.doctor import cost, run_checks
+from limbeck.doctor import run_checks
 from limbeck.errors import LimbeckError
 from patients import findings, student
 
@@ -29,7 +29,7 @@ def test_a_bug_in_a_check_is_a_crash_with_its_traceback_in_the_log(monkeypatch, 
 
 
 def test_a_bug_in_the_steps_is_a_crash(monkeypatch):
-    monkeypatch.setattr(cost, "size_in_bytes", None)
+    monkeypatch.setattr(run_checks, "size_in_bytes", None)
     one = findings()["further steps"]
     assert one.state == "crash"
     assert "TypeError" in one.sentence

@@ -12,9 +12,9 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from limbeck import engine
 from limbeck.batch import Batch, Inputs, Outputs, Progress
 from limbeck.data import Dataset, Loader, counter_order
+from limbeck.engine import open_stage
 from limbeck.engine.probe import first_line
 from limbeck.engine.recipe_runner import RecipeRunner, RunModels
 from limbeck.engine.student_module import StepInputs, StudentWithLoss
@@ -305,7 +305,7 @@ def create_models(arm: CheckedArm, fabric: Fabric) -> RunModels:
 
 
 @contextmanager
-def open_stage(
+def open_checked_stage(
     stage: Stage, place: str, arm: CheckedArm, models: Mapping[str, nn.Module], *, fabric: Fabric, teacher_trained: bool
 ) -> Iterator[StageContext]:
     """Open a stage at its first batch; afterwards the buffers of the student are restored.
@@ -318,7 +318,7 @@ def open_stage(
         fabric: Device and precision.
         teacher_trained: Whether the teacher of the job is trained already.
     """
-    opened = engine.open_stage(stage, models, arm.loader, arm.setting, fabric=fabric, single=arm.last == 1)
+    opened = open_stage(stage, models, arm.loader, arm.setting, fabric=fabric, single=arm.last == 1)
     with preserved_buffers([models[stage.trains]]), opened as trainer:
         batch = trainer.batch
         inputs = trainer.preprocess(batch)

@@ -49,14 +49,14 @@ def check_labels(context: CheckContext) -> Finding:
 
 INPUTS = "inputs"
 
-_SIZE = 256
+_INPUT_EXAMPLES = 256
 
 _FAR, _WIDE, _NARROW = 5.0, 20.0, 1e-3
 
 
 def check_inputs(context: CheckContext) -> Finding:
     """Check that the model inputs are finite, near 0, and not constant."""
-    tensors = list(_floating(context.preprocess(draw_examples(context.train, _SIZE))))
+    tensors = list(_floating(context.preprocess(draw_examples(context.train, _INPUT_EXAMPLES))))
     if not tensors:
         return passed(INPUTS, None, "The model inputs are integers, such as token ids.")
     numbers = torch.cat([tensor.detach().double().flatten() for tensor in tensors])

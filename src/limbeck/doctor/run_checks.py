@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from limbeck.batch import Batch, Progress
 from limbeck.data import Loader
-from limbeck.doctor import cost, data_checks, gradient_checks, loss_checks, teacher_checks
+from limbeck.doctor import data_checks, gradient_checks, loss_checks, teacher_checks
 from limbeck.doctor.context import (
     CheckContext,
     CheckedArm,
@@ -26,7 +26,7 @@ from limbeck.doctor.context import (
     finding_from_check_error,
     finding_from_job_error,
     merged,
-    open_stage,
+    open_checked_stage,
     passed,
     stage_groups,
     warn,
@@ -206,12 +206,12 @@ def examine(context: CheckContext, *, seconds: float = 120.0) -> Iterator[Findin
         yield merged(findings)
     yield teacher_checks.check_teacher_unchanged(context, before, checks.students)
     if checks.paces:
-        yield cost.one_step(checks.paces)
+        yield one_step(checks.paces)
     untimed = [arm.name for arm in context.arms if arm.name not in checks.timed]
     if untimed:
-        yield warn(cost.JOB, None, f"Unknown: these arms were not timed: {', '.join(untimed)}.")
+        yield warn(JOB, None, f"Unknown: these arms were not timed: {', '.join(untimed)}.")
     elif checks.paces:
-        yield cost.estimate_total(checks.paces, context.side_by_side)
+        yield estimate_total(checks.paces, context.side_by_side)
 
 
 class _ArmChecks:
@@ -222,7 +222,7 @@ class _ArmChecks:
         self._until = until
         self.findings: dict[str, dict[str, Finding]] = {}
         self.students: list[nn.Module] = []
-        self.paces: list[cost.Pace] = []
+        self.paces: list[Pace] = []
         self.timed: set[str] = set()
 
     def check_arm(self, arm: CheckedArm) -> None:
@@ -247,7 +247,7 @@ class _ArmChecks:
             self.students += [models[stage.trains] for stage in group.stages]
             if arm.check_stages:
                 self._check_group(group, arm, models, reached)
-            self.paces.append(cost.time_steps(group, arm, models, self._context))
+            self.paces.append(time_steps(group, arm, models, self._context))
         if arm.check_stages and not late:
             self._add(arm.name, gradient_checks.unused_parameters(trained, reached))
         if not late:
@@ -259,7 +259,9 @@ class _ArmChecks:
         for stage in group.stages:
             place = describe_stage(arm, stage)
             job = self._context
-            with open_stage(stage, place, arm, models, fabric=job.fabric, teacher_trained=job.trained) as context:
+            with open_checked_stage(
+                stage, place, arm, models, fabric=job.fabric, teacher_trained=job.trained
+            ) as context:
                 reached |= context.reached
                 for name, check in OF_STAGE.items():
                     finding = _run_check(name, lambda check=check: check(context), self._until)  # type: ignore[misc]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -19,7 +19,7 @@ from limbeck.losses import LossContext, Objective, preserved_state, setup_object
 from limbeck.model_call import find_output_layer, vocabulary_size
 from limbeck.recipe import Stage
 from limbeck.tap import Tapped
-from limbeck.teachers import TeacherFn
+from limbeck.teachers import Preprocess, TeacherContext, TeacherFn, TeacherSession
 
 
 class Probe(NamedTuple):
@@ -32,6 +32,28 @@ class Probe(NamedTuple):
 
     objective: Objective
     reached: set[nn.Parameter]
+
+
+def open_teacher(
+    stage: Stage, preprocess: Preprocess, loader: Any, device: torch.device, models: Mapping[str, nn.Module]
+) -> TeacherSession | None:
+    """The session of a stage's teacher, not entered yet; None if there is nothing to compute or to update.
+
+    Args:
+        stage: The stage.
+        preprocess: The student's function from a batch to inputs.
+        loader: The loader of its batches.
+        device: The device of the outputs.
+        models: The models of the run by name.
+    """
+    teacher, objective = stage.teacher, stage.objective
+    if teacher is None or not (objective.requires.teacher or teacher.capabilities.changes):
+        return None
+    context = TeacherContext(
+        requires=objective.requires.teacher, device=device, preprocess=preprocess,
+        loader=loader, temperatures=objective.temperatures, models=models,
+    )  # fmt: skip
+    return teacher.open(context)
 
 
 def probe(

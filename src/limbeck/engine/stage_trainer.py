@@ -24,7 +24,15 @@ from limbeck.engine.model_checks import (
     find_moving_averages,
     find_networks,
 )
-from limbeck.engine.probe import Probe, check_single, explain_batchnorm_error, freeze_except, objective_check, probe
+from limbeck.engine.probe import (
+    Probe,
+    check_single,
+    explain_batchnorm_error,
+    freeze_except,
+    objective_check,
+    open_teacher,
+    probe,
+)
 from limbeck.engine.recipe_runner import RunModels
 from limbeck.engine.step_report import Tally
 from limbeck.engine.student_module import (
@@ -35,53 +43,10 @@ from limbeck.engine.student_module import (
     losses_with_memory,
     unwrap_for_call,
 )
-from limbeck.engine.train_config import Fabric, TrainConfig, open_fabric
+from limbeck.engine.train_config import Fabric, TrainConfig
 from limbeck.recipe import Stage
 from limbeck.tap import FrozenParameters, Tapped, preserved_buffers
-from limbeck.teachers import Preprocess, SharedInputs, TeacherContext, TeacherFn, TeacherSession
-
-
-def open_stage(
-    stage: Stage,
-    models: Mapping[str, nn.Module],
-    loader: Loader,
-    config: TrainConfig | None = None,
-    *,
-    fabric: Fabric | None = None,
-    batch: Batch | None = None,
-    single: bool = False,
-) -> StageTrainer:
-    """Open one stage, for code that looks at it or trains it step by step without a run.
-
-    Use it in a ``with`` block. At its beginning the teacher is opened, one batch is sent forward and backward, heads
-    get their shapes, and the optimizer is made; at its end hooks, modes and gradients are as before.
-
-    Args:
-        stage: The stage.
-        models: Models by name: the one that learns, and those that the teacher names.
-        loader: The loader, unless the stage has its own.
-        config: The settings of a run; by default those of `distill`.
-        fabric: Device and precision; by default one device in 32 bits.
-        batch: The batch to try; by default the next one of the loader.
-        single: Whether to try a batch of one example too, which BatchNorm cannot train on.
-
-    Example:
-        >>> from limbeck.data import ArrayDataset, ShuffledLoader
-        >>> from limbeck.functional import cross_entropy
-        >>> from limbeck.losses import Loss
-        >>> loader = ShuffledLoader(ArrayDataset(torch.randn(8, 4), torch.arange(8) % 3), batch_size=4)
-        >>> with open_stage(Stage(Loss(cross_entropy)), {"student": nn.Linear(4, 3)}, loader) as trainer:
-        ...     for step, batch in enumerate(loader):
-        ...         trainer.step([batch], Progress(step, len(loader)))
-        ...     trainer.tally.steps
-        2
-    """
-    config, loader = config or TrainConfig(), stage.loader or loader
-    fabric = fabric or open_fabric(precision=config.precision)
-    loader.bind(models)
-    first = loader.peek() if batch is None else batch
-    first = first.to(fabric.device)
-    return StageTrainer(stage, models, setting=config, fabric=fabric, loader=loader, batch=first, single=single)
+from limbeck.teachers import SharedInputs, TeacherFn
 
 
 class StageTrainer(AbstractContextManager["StageTrainer"]):
@@ -417,28 +382,6 @@ def _check_options(mine: Sequence[Mapping[str, Any]], saved: Sequence[Mapping[st
 def find_heads(stage: Stage) -> list[nn.Module]:
     """The modules of a stage's losses that other stages may share."""
     return [head for leaf, _ in stage.objective.leaves() for head in leaf.heads]
-
-
-def open_teacher(
-    stage: Stage, preprocess: Preprocess, loader: Any, device: torch.device, models: Mapping[str, nn.Module]
-) -> TeacherSession | None:
-    """The session of a stage's teacher, not entered yet; None if there is nothing to compute or to update.
-
-    Args:
-        stage: The stage.
-        preprocess: The student's function from a batch to inputs.
-        loader: The loader of its batches.
-        device: The device of the outputs.
-        models: The models of the run by name.
-    """
-    teacher, objective = stage.teacher, stage.objective
-    if teacher is None or not (objective.requires.teacher or teacher.capabilities.changes):
-        return None
-    context = TeacherContext(
-        requires=objective.requires.teacher, device=device, preprocess=preprocess,
-        loader=loader, temperatures=objective.temperatures, models=models,
-    )  # fmt: skip
-    return teacher.open(context)
 
 
 def _other_modules(stage: Stage, model: nn.Module) -> list[nn.Module]:

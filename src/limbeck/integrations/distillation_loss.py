@@ -16,8 +16,7 @@ from limbeck.batch import LOGITS, Batch, Outputs, Progress
 from limbeck.data.tokenizer import is_causal_lm
 from limbeck.engine.checkpoint import fork_rng
 from limbeck.engine.model_checks import check_class_order, check_shared, find_networks
-from limbeck.engine.probe import objective_check, probe
-from limbeck.engine.stage_trainer import open_teacher
+from limbeck.engine.probe import objective_check, open_teacher, probe
 from limbeck.engine.student_module import StepInputs, StudentWithLoss
 from limbeck.errors import LimbeckError
 from limbeck.integrations.id_dataset import to_batch
