@@ -8,8 +8,7 @@ from torch import nn
 
 from limbeck.batch import Outputs
 from limbeck.data import ArrayDataset, ShuffledLoader
-from limbeck.doctor import data_checks, teacher_checks
-from limbeck.doctor import teacher_checks as kept_answers
+from limbeck.doctor import job_checks
 from limbeck.doctor.context import draw_examples
 from limbeck.functional import squared_error
 from limbeck.losses import Loss
@@ -35,7 +34,7 @@ def test_a_sound_job_is_sound():
     ],
 )
 def test_labels_classes_and_names_agree(state, changed, words):
-    one = data_checks.check_labels(patient(**changed))
+    one = job_checks.check_labels(patient(**changed))
     assert one.state == state
     assert words in one.sentence
 
@@ -45,33 +44,33 @@ def test_labels_classes_and_names_agree(state, changed, words):
     [("look", 200.0, "data.mean"), ("look", 1e-5, "constant"), ("wrong", float("inf"), "infinite")],
 )
 def test_inputs_are_of_a_usual_size(state, scale, words):
-    one = data_checks.check_inputs(patient(preprocess=lambda batch: scale * batch.inputs))
+    one = job_checks.check_inputs(patient(preprocess=lambda batch: scale * batch.inputs))
     assert one.state == state
     assert words in one.sentence
 
 
 def test_whole_numbers_are_no_matter_of_size():
     assert (
-        data_checks.check_inputs(patient(data=ArrayDataset(torch.arange(12).view(6, 2), torch.arange(6) % 4))).state
+        job_checks.check_inputs(patient(data=ArrayDataset(torch.arange(12).view(6, 2), torch.arange(6) % 4))).state
         == "ok"
     )
 
 
 def test_a_teacher_that_counts_its_classes_otherwise_is_told_from_a_poor_one():
-    good = teacher_checks.check_accuracy(patient())
+    good = job_checks.check_accuracy(patient())
     assert good.state == "ok"
     assert good.value > 0.9
-    moved = teacher_checks.check_accuracy(patient(network=Sure((1, 2, 3, 0)), class_names=("ant", "bee", "cow", "dog")))
+    moved = job_checks.check_accuracy(patient(network=Sure((1, 2, 3, 0)), class_names=("ant", "bee", "cow", "dog")))
     assert moved.state == "wrong"
     assert "label order" in moved.sentence
     assert "its output 0 is class 1, called 'bee'" in moved.sentence
     torch.manual_seed(5)
     poor = nn.Linear(6, 4)
     nn.init.zeros_(poor.weight)
-    guesses = teacher_checks.check_accuracy(patient(network=poor))
+    guesses = job_checks.check_accuracy(patient(network=poor))
     assert guesses.state == "wrong"
     assert "label order" not in guesses.sentence
-    assert teacher_checks.check_accuracy(patient(trained=False)).state == "look"
+    assert job_checks.check_accuracy(patient(trained=False)).state == "look"
 
 
 @pytest.mark.parametrize(
@@ -90,7 +89,7 @@ def test_what_luck_or_the_largest_class_gives_is_no_other_label_order(classes, a
         def forward(self, inputs):
             return nn.functional.one_hot(answer(inputs[:, 0].long()), classes).float()
 
-    told = teacher_checks.check_accuracy(
+    told = job_checks.check_accuracy(
         patient(network=Poor(), classes=classes, development=ArrayDataset(torch.arange(2000.0)[:, None], truth))
     )
     assert told.state == "wrong"
@@ -102,9 +101,9 @@ def test_a_row_of_nan_is_no_answer_of_a_teacher():
         def forward(self, inputs):
             return torch.full((len(inputs), 4), torch.nan)
 
-    told = teacher_checks.check_accuracy(patient(network=Broken()))
+    told = job_checks.check_accuracy(patient(network=Broken()))
     assert (told.state, told.value) == ("wrong", 0.0)
-    is_deterministic = teacher_checks.check_deterministic(patient(network=Broken()))
+    is_deterministic = job_checks.check_deterministic(patient(network=Broken()))
     assert is_deterministic.state == "wrong"
     assert "NaN for 32 of 32 examples" in is_deterministic.sentence
 
@@ -121,8 +120,8 @@ class Mixing(Sure):
 
 @pytest.mark.parametrize("kind", [Drawing, Mixing])
 def test_a_teacher_whose_answer_depends_on_its_neighbors_or_on_luck(kind):
-    assert teacher_checks.check_deterministic(patient()).state == "ok"
-    one = teacher_checks.check_deterministic(patient(network=kind()))
+    assert job_checks.check_deterministic(patient()).state == "ok"
+    one = job_checks.check_deterministic(patient(network=kind()))
     assert one.state == "wrong"
     assert "in two batches" in one.sentence
 
@@ -185,35 +184,35 @@ def stored(tmp_path, network, *, size=16):
 
 
 def test_stored_answers_are_the_teachers_own(tmp_path):
-    assert kept_answers.check_stored_outputs(patient()) is None, "a job without a store"
+    assert job_checks.check_stored_outputs(patient()) is None, "a job without a store"
     network = Scaled()
     kept = stored(tmp_path, network)
     preprocess = patient().preprocess
-    one = kept_answers.check_stored_outputs(patient(network=network, stored=kept))
+    one = job_checks.check_stored_outputs(patient(network=network, stored=kept))
     assert (one.state, one.value) == ("ok", None), "none is there yet"
     for _, _done in zip(range(3), fill_cache(*kept, preprocess=preprocess), strict=False):
         pass
-    lacking = kept_answers.check_stored_outputs(patient(network=network, stored=kept, preprocess=preprocess))
+    lacking = job_checks.check_stored_outputs(patient(network=network, stored=kept, preprocess=preprocess))
     assert lacking.state == "look"
     assert lacking.value == 120 - 48
     for _ in fill_cache(*kept, preprocess=preprocess):
         pass
-    whole = kept_answers.check_stored_outputs(patient(network=network, stored=kept, preprocess=preprocess))
+    whole = job_checks.check_stored_outputs(patient(network=network, stored=kept, preprocess=preprocess))
     assert (whole.state, whole.value) == ("ok", 1.0)
     assert (
-        kept_answers.check_stored_outputs(
+        job_checks.check_stored_outputs(
             patient(network=network, stored=kept, preprocess=preprocess, trained=False)
         ).state
         == "look"
     )
     network.scale = 1.5
-    stale = kept_answers.check_stored_outputs(patient(network=network, stored=kept, preprocess=preprocess))
+    stale = job_checks.check_stored_outputs(patient(network=network, stored=kept, preprocess=preprocess))
     assert stale.state == "wrong"
     assert "build it again" in stale.sentence
     network.scale = 1.0
     with torch.no_grad():
         network.inner.weight.add_(0.1)
-    other = kept_answers.check_stored_outputs(patient(network=network, stored=kept, preprocess=preprocess))
+    other = job_checks.check_stored_outputs(patient(network=network, stored=kept, preprocess=preprocess))
     assert other.state == "wrong"
     assert "teacher" in other.sentence
 

@@ -11,8 +11,8 @@ from limbeck.doctor.context import (
     passed,
     warn,
 )
+from limbeck.doctor.job_checks import ACCURACY as ACCURACY
 from limbeck.doctor.run_checks import OF_JOB, OF_STAGE, examine
-from limbeck.doctor.teacher_checks import ACCURACY as ACCURACY
 
 __all__ = [
     "ACCURACY",

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from limbeck.batch import Batch, Progress
 from limbeck.data import Loader
-from limbeck.doctor import data_checks, gradient_checks, loss_checks, teacher_checks
+from limbeck.doctor import gradient_checks, job_checks, loss_checks
 from limbeck.doctor.context import (
     CheckContext,
     CheckedArm,
@@ -165,11 +165,11 @@ def _duration(seconds: float) -> str:
 
 
 OF_JOB: Mapping[str, Callable[[CheckContext], Finding | None]] = {
-    data_checks.LABELS: data_checks.check_labels,
-    data_checks.INPUTS: data_checks.check_inputs,
-    teacher_checks.ACCURACY: teacher_checks.check_accuracy,
-    teacher_checks.STEADY: teacher_checks.check_deterministic,
-    teacher_checks.STORED_OUTPUTS: teacher_checks.check_stored_outputs,
+    job_checks.LABELS: job_checks.check_labels,
+    job_checks.INPUTS: job_checks.check_inputs,
+    job_checks.ACCURACY: job_checks.check_accuracy,
+    job_checks.STEADY: job_checks.check_deterministic,
+    job_checks.STORED_OUTPUTS: job_checks.check_stored_outputs,
 }
 """Checks of data and teacher, done once."""
 
@@ -194,7 +194,7 @@ def examine(context: CheckContext, *, seconds: float = 120.0) -> Iterator[Findin
         One finding per check, as soon as it is known; those of several arms are merged.
     """
     until = time.perf_counter() + seconds
-    before = teacher_checks.hash_state(context.networks)
+    before = job_checks.hash_state(context.networks)
     for name, check in OF_JOB.items():
         finding = _run_check(name, lambda check=check: check(context), until)  # type: ignore[misc]
         if finding is not None:
@@ -204,7 +204,7 @@ def examine(context: CheckContext, *, seconds: float = 120.0) -> Iterator[Findin
         checks.check_arm(arm)
     for findings in checks.findings.values():
         yield merged(findings)
-    yield teacher_checks.check_teacher_unchanged(context, before, checks.students)
+    yield job_checks.check_teacher_unchanged(context, before, checks.students)
     if checks.paces:
         yield one_step(checks.paces)
     untimed = [arm.name for arm in context.arms if arm.name not in checks.timed]
