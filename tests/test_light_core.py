@@ -61,10 +61,10 @@ once_more = lb.distill(student, stage, data, **options, resume=True).finish()
 assert once_more.finished and same_weights(once_more.student, run.student)
 assert len(lb.load_data("drawn_digits").train) == 797
 
-from limbeck.task_runner import Task, run_tasks
+from limbeck.task_runner import WorkItem, run_tasks
 with warnings.catch_warnings(record=True) as notes:
     warnings.simplefilter("always")
-    assert [result for _, result in run_tasks([Task("a", int), Task("b", int)], workers=2)] == [0, 0]
+    assert [result for _, result in run_tasks([WorkItem("a", int), WorkItem("b", int)], workers=2)] == [0, 0]
 assert [note.category for note in notes] == [lb.LimbeckWarning]
 """
 

@@ -8,7 +8,7 @@ from functools import partial
 
 import pytest
 
-from limbeck.task_runner import Task, hash_code, hash_tasks, sort_tasks
+from limbeck.task_runner import WorkItem, hash_code, hash_tasks, sort_tasks
 
 FILES = {
     "__init__": "",
@@ -33,7 +33,10 @@ def package(tmp_path, monkeypatch):
 
 def stamp(seed: int = 0, before: int = 0) -> str:
     do = importlib.import_module("papers2015.work").do
-    tasks = [Task("first", partial(do, seed=before)), Task("second", partial(do, seed=seed), requires=("first",))]
+    tasks = [
+        WorkItem("first", partial(do, seed=before)),
+        WorkItem("second", partial(do, seed=seed), requires=("first",)),
+    ]
     return hash_tasks(sort_tasks(tasks))["second"]
 
 

@@ -17,7 +17,7 @@ from joblib.parallel import LokyBackend
 from limbeck.compare import run_job
 from limbeck.errors import LimbeckError
 from limbeck.job import make_job
-from limbeck.task_runner import Task, chain_seconds, check_backend, run_tasks, sort_tasks
+from limbeck.task_runner import WorkItem, chain_seconds, check_backend, run_tasks, sort_tasks
 from small_jobs import blobs, small_job
 
 PARENT = """
@@ -25,8 +25,8 @@ import sys
 sys.path.insert(0, {tests!r})
 from functools import partial
 from test_task_runner import wait
-from limbeck.task_runner import Task, check_backend, run_tasks
-list(run_tasks([Task(name, partial(wait, {folder!r})) for name in 'ab'], workers=2))
+from limbeck.task_runner import WorkItem, check_backend, run_tasks
+list(run_tasks([WorkItem(name, partial(wait, {folder!r})) for name in 'ab'], workers=2))
 """
 
 
@@ -87,7 +87,7 @@ def test_workers_end_with_a_parent_that_is_killed(tmp_path):
 
 
 def results(function, *arguments, workers=2, **options):
-    tasks = [Task(str(number), partial(function, argument)) for number, argument in enumerate(arguments)]
+    tasks = [WorkItem(str(number), partial(function, argument)) for number, argument in enumerate(arguments)]
     return [result for _, result in run_tasks(tasks, workers=workers, **options)]
 
 
@@ -148,10 +148,10 @@ def test_a_backend_of_threads_is_refused_before_training(tmp_path):
 @pytest.mark.parametrize(("backend", "workers"), [("loky", 1), ("loky", 2), ("threading", 3), ("multiprocessing", 2)])
 def test_a_task_starts_after_the_tasks_that_it_requires(backend, workers, tmp_path):
     tasks = [
-        Task("sum", partial(sum_files, tmp_path, "sum", ("a", "b")), ("a", "b")),
-        Task("a", partial(sum_files, tmp_path, "a", ())),
-        Task("b", partial(sum_files, tmp_path, "b", ("a",)), ("a",)),
-        Task("alone", partial(sum_files, tmp_path, "alone", ())),
+        WorkItem("sum", partial(sum_files, tmp_path, "sum", ("a", "b")), ("a", "b")),
+        WorkItem("a", partial(sum_files, tmp_path, "a", ())),
+        WorkItem("b", partial(sum_files, tmp_path, "b", ("a",)), ("a",)),
+        WorkItem("alone", partial(sum_files, tmp_path, "alone", ())),
     ]
     with joblib.parallel_config(backend=backend):
         found = {task.name: result for task, result in run_tasks(sort_tasks(tasks), workers=workers)}
@@ -160,7 +160,7 @@ def test_a_task_starts_after_the_tasks_that_it_requires(backend, workers, tmp_pa
 
 def test_the_task_with_the_longest_chain_starts_first():
     started, one = [], partial(abs, 1)
-    tasks = [Task("short", one), Task("long", one), Task("end", one, requires=("long",), seconds=9.0)]
+    tasks = [WorkItem("short", one), WorkItem("long", one), WorkItem("end", one, requires=("long",), seconds=9.0)]
     list(run_tasks(tasks, workers=1, on_start=lambda task: started.append(task.name)))
     assert started == ["long", "end", "short"]
     assert chain_seconds(tasks) == {"short": 1.0, "long": 10.0, "end": 9.0}
@@ -168,9 +168,9 @@ def test_the_task_with_the_longest_chain_starts_first():
 
 def test_results_before_a_failure_are_yielded_and_tasks_that_need_it_do_not_run(tmp_path):
     tasks = [
-        Task("good", partial(abs, -1)),
-        Task("bad", partial(int, "no number"), ("good",)),
-        Task("after", partial((tmp_path / "after").touch), ("bad",)),
+        WorkItem("good", partial(abs, -1)),
+        WorkItem("bad", partial(int, "no number"), ("good",)),
+        WorkItem("after", partial((tmp_path / "after").touch), ("bad",)),
     ]
     done = []
     with pytest.raises(ValueError, match="no number"):
@@ -180,6 +180,6 @@ def test_results_before_a_failure_are_yielded_and_tasks_that_need_it_do_not_run(
 
 def test_a_requirement_that_is_no_task_and_a_cycle_are_refused():
     with pytest.raises(LimbeckError, match="'b', which is not a task"):
-        sort_tasks([Task("a", abs, requires=("b",))])
+        sort_tasks([WorkItem("a", abs, requires=("b",))])
     with pytest.raises(LimbeckError, match="a -> b -> a"):
-        sort_tasks([Task("a", abs, requires=("b",)), Task("b", abs, requires=("a",))])
+        sort_tasks([WorkItem("a", abs, requires=("b",)), WorkItem("b", abs, requires=("a",))])

@@ -96,12 +96,14 @@ class ArmFinished:
     Attributes:
         arm: The arm's name.
         seed: The seed.
-        accuracy: The accuracy on test data.
+        score: The primary metric of the task on test data: the accuracy of a classifier.
+        text: Its name and value for people; empty for an accuracy.
     """
 
     arm: str
     seed: int
-    accuracy: float
+    score: float
+    text: str = ""
 
 
 @dataclass(frozen=True)
@@ -122,12 +124,14 @@ class TrialFinished:
     Attributes:
         arm: The arm's name.
         number: The trial's number within its arm, from 0.
-        accuracy: The accuracy on development data.
+        score: The primary metric of the task on development data: the accuracy of a classifier.
+        text: Its name and value for people; empty for an accuracy.
     """
 
     arm: str
     number: int
-    accuracy: float
+    score: float
+    text: str = ""
 
 
 Event = (
@@ -151,8 +155,8 @@ class Callback(Protocol):
     Example:
         >>> def show(event):
         ...     if isinstance(event, ArmFinished):
-        ...         print(f"{event.arm}, seed {event.seed}: {event.accuracy:.0%}")
-        >>> show(ArmFinished("distilled", seed=0, accuracy=0.93))
+        ...         print(f"{event.arm}, seed {event.seed}: {event.score:.0%}")
+        >>> show(ArmFinished("distilled", seed=0, score=0.93))
         distilled, seed 0: 93%
     """
 

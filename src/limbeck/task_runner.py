@@ -1,4 +1,4 @@
-"""Task runner: tasks in parallel on a joblib backend, with dependencies."""
+"""WorkItem runner: tasks in parallel on a joblib backend, with dependencies."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _WAIT_SECONDS = 0.1
 
 
 @dataclass(frozen=True)
-class Task:
+class WorkItem:
     """A call that runs once.
 
     Attributes:
@@ -45,12 +45,12 @@ class Task:
 
 
 def run_tasks(
-    tasks: Sequence[Task],
+    tasks: Sequence[WorkItem],
     *,
     workers: int,
     ordered: bool = False,
-    on_start: Callable[[Task], None] = lambda _: None,
-) -> Iterator[tuple[Task, Any]]:
+    on_start: Callable[[WorkItem], None] = lambda _: None,
+) -> Iterator[tuple[WorkItem, Any]]:
     """Run tasks, and yield each with its result as soon as it is finished.
 
     One worker is this process. Several run on the active backend of joblib: loky, which starts processes on this
@@ -71,7 +71,7 @@ def run_tasks(
         LimbeckError: If a worker process was killed.
 
     Example:
-        >>> tasks = [Task(str(number), partial(pow, number, 2)) for number in range(3)]
+        >>> tasks = [WorkItem(str(number), partial(pow, number, 2)) for number in range(3)]
         >>> [result for _, result in run_tasks(tasks, workers=1)]
         [0, 1, 4]
     """
@@ -125,20 +125,20 @@ def _warn_one_process(workers: int) -> None:
 class _Queue:
     """Tasks that have not started, the most urgent first."""
 
-    def __init__(self, tasks: Sequence[Task], on_start: Callable[[Task], None]) -> None:
+    def __init__(self, tasks: Sequence[WorkItem], on_start: Callable[[WorkItem], None]) -> None:
         chains = chain_seconds(tasks)
         self.finished: set[str] = set()
         self._waiting = sorted(tasks, key=lambda task: -chains[task.name])
         self._names = {task.name for task in tasks}
         self._on_start = on_start
 
-    def __iter__(self) -> Iterator[Task]:
+    def __iter__(self) -> Iterator[WorkItem]:
         """Yield every task when it can start, and a pause where none can."""
         while self._waiting:
             # joblib takes tasks in a callback of its pool, which must not block. An idle worker sleeps instead.
-            yield self.take() or Task("", partial(time.sleep, _WAIT_SECONDS))
+            yield self.take() or WorkItem("", partial(time.sleep, _WAIT_SECONDS))
 
-    def take(self) -> Task | None:
+    def take(self) -> WorkItem | None:
         """Take the next task that can start; None if all of them need one that is running."""
         missing = self._names - self.finished
         task = next((one for one in self._waiting if missing.isdisjoint(one.requires)), None)
@@ -199,14 +199,14 @@ def _end_with(parent: int) -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-def sort_tasks(tasks: Sequence[Task]) -> list[Task]:
+def sort_tasks(tasks: Sequence[WorkItem]) -> list[WorkItem]:
     """Put every task after those that it requires. Tasks with the same name are one task.
 
     Raises:
         LimbeckError: If a required task does not exist, or tasks need each other in a cycle.
     """
     by_name = {task.name: task for task in tasks}
-    done: dict[str, Task] = {}
+    done: dict[str, WorkItem] = {}
 
     def add(name: str, above: tuple[str, ...]) -> None:
         if name in above:
@@ -224,7 +224,7 @@ def sort_tasks(tasks: Sequence[Task]) -> list[Task]:
     return list(done.values())
 
 
-def chain_seconds(tasks: Sequence[Task]) -> dict[str, float | int]:
+def chain_seconds(tasks: Sequence[WorkItem]) -> dict[str, float | int]:
     """Compute the seconds of each task plus those of the longest chain of tasks that need it.
 
     Args:
@@ -239,7 +239,7 @@ def chain_seconds(tasks: Sequence[Task]) -> dict[str, float | int]:
     return chains
 
 
-def hash_tasks(tasks: Sequence[Task]) -> dict[str, str]:
+def hash_tasks(tasks: Sequence[WorkItem]) -> dict[str, str]:
     """Hash the function, the settings, the code and the requirements of each task, so that a changed task is noticed.
 
     The code is that of the function's file and of all files of the same package that it imports functions or classes

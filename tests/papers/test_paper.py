@@ -15,12 +15,12 @@ from limbeck.papers import Experiment, ExperimentScale, Reproduction, Row
 from limbeck.papers import paper as paper_of
 from limbeck.papers.reproduction import PAPERS
 from limbeck.report import paper_markdown
-from limbeck.task_runner import Task, hash_tasks, sort_tasks
+from limbeck.task_runner import WorkItem, hash_tasks, sort_tasks
 from papers.queue_tasks import count
 
 
-def tasks(scale: ExperimentScale) -> list[Task]:
-    return [Task(f"sum/seed-{seed}", partial(count, number=10 * seed + 3)) for seed in scale.seeds]
+def tasks(scale: ExperimentScale) -> list[WorkItem]:
+    return [WorkItem(f"sum/seed-{seed}", partial(count, number=10 * seed + 3)) for seed in scale.seeds]
 
 
 def rows(scale: ExperimentScale, found) -> list[Row]:

@@ -14,7 +14,7 @@ from limbeck.errors import DataError, LimbeckError
 from limbeck.papers.experiment import ExperimentScale, Figures, TaskFolder
 from limbeck.papers.hinton2015 import regularizer, speech, spoken_digits, states
 from limbeck.papers.hinton2015.states import Windows
-from limbeck.task_runner import Task, sort_tasks
+from limbeck.task_runner import WorkItem, sort_tasks
 
 QUICK = ExperimentScale("quick", (0,))
 
@@ -220,7 +220,7 @@ def test_three_per_cent_are_whole_clips_at_all_speeds():
 # --- both experiments -----------------------------------------------------------------------------------------------
 
 
-def do(root: Path, task: Task) -> Figures:
+def do(root: Path, task: WorkItem) -> Figures:
     """What the task finds, in its own folder."""
     desk = TaskFolder(root, task.name)
     desk.folder.mkdir(parents=True, exist_ok=True)

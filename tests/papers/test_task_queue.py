@@ -14,15 +14,15 @@ import pytest
 
 from limbeck.errors import LimbeckError
 from limbeck.papers.task_queue import TaskFinished, TaskQueue, TaskStarted, TimeEstimated
-from limbeck.task_runner import Task, hash_tasks, sort_tasks
+from limbeck.task_runner import WorkItem, hash_tasks, sort_tasks
 from papers.queue_tasks import count, die, nap, refuse, stumble
 from waiting import within
 
-TOTAL = Task("sum", partial(count, number=1, after=("a", "b/c")), requires=("a", "b/c"), seconds=2)
-A = Task("a", partial(count, number=10), seconds=1)
-BC = Task("b/c", partial(count, number=100), seconds=3)
+TOTAL = WorkItem("sum", partial(count, number=1, after=("a", "b/c")), requires=("a", "b/c"), seconds=2)
+A = WorkItem("a", partial(count, number=10), seconds=1)
+BC = WorkItem("b/c", partial(count, number=100), seconds=3)
 SUM = sort_tasks([TOTAL, A, BC])
-KILLED, SLOW = Task("gone", die), Task("slow", partial(nap, seconds=60.0))
+KILLED, SLOW = WorkItem("gone", die), WorkItem("slow", partial(nap, seconds=60.0))
 
 
 def test_what_is_needed_comes_first_and_is_read(tmp_path):
@@ -52,7 +52,7 @@ def test_what_is_done_is_not_done_again(tmp_path):
 def test_a_task_with_other_settings_is_another_and_so_are_those_that_need_it(tmp_path):
     TaskQueue(tmp_path, workers=2).run(SUM)
     (tmp_path / "a" / "run").mkdir()
-    changed = sort_tasks([TOTAL, Task("a", partial(count, number=20)), BC])
+    changed = sort_tasks([TOTAL, WorkItem("a", partial(count, number=20)), BC])
     found = TaskQueue(tmp_path, workers=2).run(changed)
     assert found["sum"] == {"number": 121}
     assert not (tmp_path / "a" / "run").exists()
@@ -68,7 +68,7 @@ def test_a_task_that_was_killed_goes_on_in_its_folder(tmp_path):
 
 
 def test_two_run_side_by_side(tmp_path):
-    tasks = sort_tasks([Task(name, partial(nap, seconds=1.5)) for name in "ab"])
+    tasks = sort_tasks([WorkItem(name, partial(nap, seconds=1.5)) for name in "ab"])
     found = TaskQueue(tmp_path, workers=2).run(tasks)
     assert max(one["began"] for one in found.values()) < min(one["ended"] for one in found.values())
 
@@ -80,7 +80,7 @@ def test_the_estimate_is_the_longest_chain_or_the_work_of_all(tmp_path):
 
 
 def test_a_task_that_cannot_be_done_says_why_and_keeps_what_others_did(tmp_path):
-    tasks = sort_tasks([A, Task("broken", refuse, requires=("a",))])
+    tasks = sort_tasks([A, WorkItem("broken", refuse, requires=("a",))])
     with pytest.raises(LimbeckError, match="broken: the data are not there"):
         TaskQueue(tmp_path, workers=1).run(tasks)
     assert (tmp_path / "a" / "result.json").is_file()
@@ -97,10 +97,10 @@ import sys
 from functools import partial
 from pathlib import Path
 from limbeck.papers.task_queue import TaskQueue
-from limbeck.task_runner import Task
+from limbeck.task_runner import WorkItem
 from papers.queue_tasks import stay
 
-tasks = [Task(name, partial(stay, seconds=120)) for name in ("stays", "stays2")]
+tasks = [WorkItem(name, partial(stay, seconds=120)) for name in ("stays", "stays2")]
 TaskQueue(Path(sys.argv[1]), workers=2).run(tasks)
 """
 
@@ -142,20 +142,20 @@ def test_a_result_that_is_damaged_is_no_result(tmp_path, text):
 
 
 def test_what_a_partial_holds_by_position_is_a_setting_too():
-    one, other = ([Task("a", partial(nap, seconds))] for seconds in (1, 2))
+    one, other = ([WorkItem("a", partial(nap, seconds))] for seconds in (1, 2))
     assert hash_tasks(one) != hash_tasks(other)
 
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_a_bug_in_a_task_is_raised_as_it_is_and_names_the_task(tmp_path, workers):
     with pytest.raises(KeyError, match="a bug") as caught:
-        TaskQueue(tmp_path, workers=workers).run([Task("bug", partial(stumble, strange=False)), A])
+        TaskQueue(tmp_path, workers=workers).run([WorkItem("bug", partial(stumble, strange=False)), A])
     if workers == 1:  # a note does not travel between processes before Python 3.11's pickle protocol of exceptions
         assert any("bug" in note for note in caught.value.__notes__)
 
 
 def test_a_bug_whose_error_cannot_be_sent_is_not_taken_for_a_killed_process(tmp_path):
     with pytest.raises(Exception) as caught:
-        TaskQueue(tmp_path, workers=2).run([Task("bug", partial(stumble, strange=True)), SLOW])
+        TaskQueue(tmp_path, workers=2).run([WorkItem("bug", partial(stumble, strange=True)), SLOW])
     assert not isinstance(caught.value, LimbeckError)
     assert "StrangeError" in str(caught.value.__cause__)

@@ -119,7 +119,7 @@ def _describe_terms(event: StepsTaken) -> str:
 
 def _describe_result(event: ArmFinished | TrialFinished) -> str:
     which = f"seed {event.seed}" if isinstance(event, ArmFinished) else f"trial {event.number}"
-    return f"{event.arm}, {which}: {100 * event.accuracy:.2f} %"
+    return f"{event.arm}, {which}: {event.text or f'{100 * event.score:.2f} %'}"
 
 
 def _write_to_stderr(line: str) -> None:

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from limbeck.compare.comparison_data import ComparisonData
-from limbeck.compare.teacher import ask
+from limbeck.compare.teacher import iterate_answers
 from limbeck.data import subsample
 from limbeck.errors import LimbeckError
 from limbeck.job import Job, add_flag_hint
 from limbeck.methods import make, method
 from limbeck.recipe import Recipe, Stage, change_stages
+from limbeck.tasks import Task
 from limbeck.teachers import ShuffledTeacher, Teacher
 
 ALONE, SMOOTHED, SHUFFLED = "student alone", "label smoothing", "shuffled teacher"
@@ -26,19 +28,23 @@ def is_taught(job: Job, arm: str) -> bool:
     return arm in job.method_arms or arm == SHUFFLED
 
 
-def recipe_of(job: Job, arm: str, teacher: Teacher, *, smoothing: float = 0.1) -> Recipe:
+def recipe_of(
+    job: Job, arm: str, teacher: Teacher, *, task: str | Task = "classification", smoothing: float = 0.1
+) -> Recipe:
     """What an arm learns by: the controls know no teacher, or a displaced one."""
     if arm == ALONE:
-        return make("supervised")
+        return make("supervised", task=task)
     if arm == SMOOTHED:
-        return make("label_smoothing", smoothing=smoothing)
+        return make("label_smoothing", smoothing=smoothing, task=task)
     settings = job.method_arms.get(arm, job.method)
     own_method = method(settings.name)
-    arguments = {"teacher": teacher} if own_method.has_teacher else {}
+    arguments: dict[str, Any] = {"teacher": teacher} if own_method.has_teacher else {}
+    if "task" in own_method.parameters:
+        arguments["task"] = task
     try:
         recipe = make(settings.name, **arguments, **settings.hyper)
     except LimbeckError as error:
-        raise add_flag_hint(error, job.key_of(settings), own_method.parameters) from error
+        raise add_flag_hint(error, job.key_of(settings), own_method.hyper_parameters) from error
     # The method itself gets the real teacher, whose layers or shapes it may need; who learns hears displaced answers.
     return change_stages(recipe, _displaced) if arm == SHUFFLED else recipe
 
@@ -62,10 +68,15 @@ def matched_smoothing(job: Job, teacher: Teacher, material: ComparisonData) -> f
     if own is not None and own.smoothing is not None:
         return own.smoothing
     some = subsample(material.train, min(_ASKED, len(material.train)), seed=0)
-    return smoothing_of(mean_entropy(ask(teacher, some, material)), material.classes)
+    entropies = [
+        (mean_entropy(logits.movedim(material.task.classes_dim, -1)), len(logits))
+        for _, logits in iterate_answers(teacher, some, material)
+    ]
+    mean = sum(entropy * count for entropy, count in entropies) / sum(count for _, count in entropies)
+    return smoothing_of(mean, material.classes)
 
 
-def mean_entropy(logits: Float[Tensor, "n classes"]) -> float:
+def mean_entropy(logits: Float[Tensor, "*rows classes"]) -> float:
     """The mean entropy of the answers, in nats, at temperature 1.
 
     Example:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Bool
+from jaxtyping import Shaped
 from torch import Tensor
 
 from limbeck.checksums import read_lines
@@ -22,16 +23,7 @@ from limbeck.engine import Run, StepReport, open_fabric
 from limbeck.job import Job, plain_name, train_loader
 from limbeck.job.run_layout import METRICS as METRICS_FILE
 from limbeck.job.run_layout import PREDICTIONS, arm_folder_name, seed_folder_name
-from limbeck.metrics import (
-    METRICS,
-    Predictions,
-    correctness,
-    evaluate,
-    evaluate_metrics,
-    open_metrics,
-    predict,
-    save_tensors,
-)
+from limbeck.metrics import evaluate_metrics, open_metrics, save_tensors
 from limbeck.models import count_parameters
 from limbeck.teachers import Teacher
 
@@ -63,13 +55,13 @@ class Outcome(NamedTuple):
         arm: The competitor's name.
         seed: Which of its runs.
         measures: On the test data.
-        development: The accuracy on development data.
+        development: The primary metric of the task on development data.
         seconds: Of training and judging; None for a run that was taken up again.
         steps: Optimizer steps of all its stages, a resumed part included; None where nobody counted.
         combined: The teacher that the method has put together itself, if it has.
         parameters: Of the model that it ships; None where nobody counted.
         cost: Of that model, where it is not built like the job's student; of the first seed alone.
-        correct: Which labeled test examples its student gets right; None where that is not known.
+        scores: The score of each test example with a target (`limbeck.tasks.Evaluation`); None where that is not known.
         reports: How many lines its ``metrics.jsonl`` has, so that a lost one is noticed; None where nobody counted.
     """
 
@@ -82,14 +74,14 @@ class Outcome(NamedTuple):
     combined: Combined | None = None
     parameters: int | None = None
     cost: ShippedCost | None = None
-    correct: Bool[np.ndarray, " examples"] | None = None
+    scores: Shaped[np.ndarray, " examples"] | None = None
     reports: int | None = None
 
 
 def start(arm: ArmRun, material: ComparisonData, teacher: Teacher) -> Run:
     """The arm's run, ready to iterate; a killed one is taken up again."""
     job, budget = arm.job, arm.job.budget_of(arm.arm)
-    recipe = recipe_of(job, arm.arm, with_cache(job, teacher), smoothing=arm.smoothing)
+    recipe = recipe_of(job, arm.arm, with_cache(job, teacher), task=material.task, smoothing=arm.smoothing)
     labels = {} if isinstance(recipe.ship, str) else {"ships": "a module that the method has put together"}
     return Run(
         {"student": student_of(job, material, seed=arm.seed, teacher=teacher)},
@@ -113,6 +105,7 @@ def metadata_of(job: Job, arm: str, material: ComparisonData) -> dict[str, Any]:
         "encoding": material.data.encoding.to_dict() if material.data.encoding is not None else None,
         "input_shape": list(material.input_shape),
         "classes": material.classes,
+        "task": material.task.to_dict(),
         "data": plain_name(material.data.name),
         "arm": arm,
         "method": plain_name(job.method_arms[arm].name) if arm in job.method_arms else None,
@@ -144,21 +137,32 @@ def run_arm(
         if callback is not None:
             callback(report)
     preprocess = material.data.preprocess
-    test = predict(run.student, eval_batches(material.data.test), preprocess=preprocess)._replace(teacher=answers)
-    development = predict(run.student, eval_batches(material.development), preprocess=preprocess)
+    task = material.task
+    test = task.evaluate(run.student, eval_batches(material.data.test), preprocess=preprocess, teacher=answers)
+    development = task.evaluate(run.student, eval_batches(material.development), preprocess=preprocess)
     if arm.out is not None and is_rank_zero(arm.job):
-        save_tensors({"test": test.student, "development": development.student}, arm.out / PREDICTIONS)
-    development_accuracy = measure_student(development, ("accuracy",))["accuracy"]
+        save_tensors({"test": test.outputs, "development": development.outputs}, arm.out / PREDICTIONS)
     seconds = time.perf_counter() - began if fresh else None
     combined = combined_in(run, material, answers)
     shipped = run.student
     # A method may ship another model than the student, and any model may come out of training in another dtype.
     cost = ShippedCost.measure(shipped, material) if arm.seed == 0 and structure_of(shipped) != plain else None
-    size, correct = count_parameters(shipped), correctness(test).numpy()
-    measures, noted = measure_student(test, metrics=arm.job.metrics), _noted(arm)
+    size = count_parameters(shipped)
+    own = custom_metrics(arm.job, material, test.outputs, answers)
+    noted = _noted(arm)
     steps, reports = _steps(noted, stage_steps), len(noted) if arm.out is not None else None
     return Outcome(
-        arm.arm, arm.seed, measures, development_accuracy, seconds, steps, combined, size, cost, correct, reports
+        arm.arm,
+        arm.seed,
+        test.measures | own,
+        development.measures.get(task.primary.name, math.nan),
+        seconds,
+        steps,
+        combined,
+        size,
+        cost,
+        test.scores,
+        reports,
     )
 
 
@@ -173,9 +177,10 @@ def _steps(noted: list[dict[str, Any]], stage_steps: dict[str, int]) -> int:
     return sum((logged | stage_steps).values())
 
 
-def measure_student(
-    predictions: Predictions, names: Iterable[str] = METRICS, *, metrics: Sequence[str] = ()
-) -> dict[str, float]:
-    """Each measure's value, and those of a person's own `metrics`, each ``my.py:function``."""
-    values = {name: measurement.value for name, measurement in evaluate(predictions, names).items()}
-    return values | evaluate_metrics(open_metrics(metrics), predictions)
+def custom_metrics(job: Job, material: ComparisonData, outputs: Tensor, answers: Tensor | None) -> dict[str, float]:
+    """The user's own metrics on the test data, each ``my.py:function``."""
+    if not job.metrics:
+        return {}
+    task = material.task
+    arguments = task.metric_arguments(outputs, task.stored_targets(material.data.test), answers)
+    return evaluate_metrics(open_metrics(job.metrics, task.metrics), arguments)

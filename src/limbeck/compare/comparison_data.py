@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from limbeck.batch import IGNORED, Batch
+from limbeck.batch import Batch
 from limbeck.data import Dataset, DataSplits, ShuffledLoader, load_data, silenced
 from limbeck.engine import TrainConfig
 from limbeck.errors import DataError, LimbeckError
@@ -29,11 +29,13 @@ from limbeck.models import (
     name_classes,
     open_model,
     read_class_names,
+    read_config,
     reference_names,
     seeded,
     shallow,
 )
 from limbeck.models.hub import LibraryModel
+from limbeck.tasks import Regression, Segmentation, Task, get_task, task_from_dict
 from limbeck.teachers import ModelTeacher, Teacher
 
 
@@ -52,14 +54,15 @@ def load_in_order(job: Job) -> tuple[DataSplits, bool]:
     say an order. Where it cannot be done, `check_names` refuses the teacher once it is open.
     """
     with silenced():  # what it warns of stands in the summary, which is printed
-        data = load_data(job.data)
+        name = None if job.task is None else job.task.name
+        data = load_data(job.data, task=name)
         settings: dict[str, Any] = dict(job.data) if isinstance(job.data, dict) else {"name": job.data}
         theirs = read_class_names(_folder(job.teacher)) if has_weights(job.teacher) else None
         order = match_order(data.class_names, theirs) if data.class_names and theirs else None
         if order is None or order == data.class_names or settings.get("class_names") or not job.teacher.check:
             return data, False
         try:
-            data = load_data({**settings, "class_names": list(order)})
+            data = load_data({**settings, "class_names": list(order)}, task=name)
         except LimbeckError:  # data that take no order
             return data, False
     note = f"The classes are in the order of the teacher {job.teacher.model}: {', '.join(order[:8])}"
@@ -150,7 +153,8 @@ class ComparisonData(NamedTuple):
         train: What is learnt from.
         development: What choices and checks are made on; carved from the training data.
         input_shape: One example as the models see it.
-        classes: How many classes there are.
+        classes: How many outputs a model has: classes, labels, or target columns.
+        task: What is learned; it knows the data.
         reordered: Whether the classes are in another order than the data alone would have them: the teacher's.
     """
 
@@ -159,6 +163,7 @@ class ComparisonData(NamedTuple):
     development: Dataset
     input_shape: tuple[int, ...]
     classes: int
+    task: Task
     reordered: bool = False
 
 
@@ -175,13 +180,37 @@ def load_comparison_data(job: Job) -> ComparisonData:
     first = data.preprocess(train.take(torch.tensor([0])))
     # What a model is called with by names, such as token ids and their mask, has no one shape.
     shape = tuple(first.shape[1:]) if isinstance(first, Tensor) else ()
-    classes = len(data.class_names) if data.class_names else _classes(data.train)
-    if classes < 2:
-        raise DataError(f"{data.name} has one class: there is nothing to tell apart.")
-    _check_judged(data.test, "test", classes)
+    task = fit_task(job, data)
+    if not task.check(data.test, "test"):
+        raise DataError("The test data have no labels or targets, so no arm can be judged by them.")
     if data.development is not None:
-        _check_judged(development, "development", classes)
-    return ComparisonData(data, train, development, shape, classes, reordered)
+        task.check(development, "development")
+    return ComparisonData(data, train, development, shape, task.outputs, task, reordered)
+
+
+def fit_task(job: Job, data: DataSplits) -> Task:
+    """The task of a job for its data, with the scale of the targets that a loaded teacher has learned.
+
+    Raises:
+        LimbeckError: If a method of the job cannot learn the task, or the targets do not fit it.
+    """
+    task = get_task(data.task) if job.task is None else job.task.open()
+    job.check_task(task)
+    fitted = task.fit(data.train, data.class_names or data.target_names or None)
+    folder = _folder(job.teacher)
+    if has_weights(job.teacher) and is_student_folder(Path(folder)):
+        theirs = task_from_dict(read_config(Path(folder))["metadata"].get("task"))
+        if isinstance(fitted, Regression) and isinstance(theirs, Regression) and theirs.outputs == fitted.outputs:
+            return replace(fitted, mean=theirs.mean, std=theirs.std)
+    return fitted
+
+
+def arms_of_task(job: Job, task: Task) -> Job:
+    """The job without the arm of label smoothing, where the task has none."""
+    if task.no_smoothing is None or "label smoothing" not in job.arms:
+        return job
+    budgets = {arm: budget for arm, budget in job.budgets.items() if arm != "label smoothing"}
+    return job.model_copy(update={"arms": tuple(a for a in job.arms if a != "label smoothing"), "budgets": budgets})
 
 
 def new_model(model: ModelSettings, material: ComparisonData, *, seed: int, who: str) -> nn.Module:
@@ -245,13 +274,6 @@ def lines_of(data: DataSplits) -> tuple[str, ...]:
     return data.summary.lines() if data.summary is not None else ()
 
 
-def _classes(examples: Dataset) -> int:
-    labels = examples.labels
-    if labels is None or not bool((labels != IGNORED).any()):
-        raise DataError("The training data have no labels, so nobody can tell how many classes there are.")
-    return int(labels.max()) + 1
-
-
 def _check_read(data: DataSplits, part: str, examples: Dataset) -> None:
     """Refuse examples that the data's own ``preprocess`` cannot read: it may be a person's function."""
     try:
@@ -265,16 +287,6 @@ def _check_read(data: DataSplits, part: str, examples: Dataset) -> None:
         ) from error
     if read is None:
         raise LimbeckError(f"The preprocess of {data.name} returned None; it must return what a model is called with.")
-
-
-def _check_judged(examples: Dataset, part: str, classes: int) -> None:
-    labels = examples.labels
-    labeled = labels is not None and bool((labels != IGNORED).any())
-    if not labeled and part == "test":
-        raise DataError("The test data have no labels, so no arm can be judged by them.")
-    if labeled and int(labels.max()) >= classes:  # type: ignore[union-attr]
-        wrong, last = int(labels.max()), classes - 1  # type: ignore[union-attr]
-        raise DataError(f"Label {wrong} of the {part} data is no class of the training data (0 to {last}).")
 
 
 def check_student(job: Job, material: ComparisonData, teacher: Teacher | None = None) -> None:
@@ -292,7 +304,7 @@ def check_student(job: Job, material: ComparisonData, teacher: Teacher | None = 
             read = material.data.preprocess(examples.take(torch.tensor([0])))
             ask = partial(_logits, student, read)
             answered(ask, f"The student {job.student.model}", shape_in(part, read))
-    check_classes(logits, f"The student {job.student.model}", material.classes)
+    check_classes(logits, f"The student {job.student.model}", material.task)
 
 
 def _logits(model: nn.Module, read: Any) -> Tensor:
@@ -325,11 +337,18 @@ def answered(ask: Callable[[], Tensor], who: str, shape: str) -> Tensor:
         raise LimbeckError(f"{who} fails on inputs of shape {shape}: {reason}") from error
 
 
-def check_classes(logits: Tensor, who: str, classes: int) -> None:
-    """Check that a model has as many classes as the data.
+def check_classes(logits: Tensor, who: str, task: Task) -> None:
+    """Check that a model has as many outputs as the task needs, in the right dimension.
 
     Raises:
         LimbeckError: With both numbers.
     """
-    if logits.shape[-1] != classes:
-        raise LimbeckError(f"{who} has {logits.shape[-1]} classes, but the data have {classes}.")
+    if isinstance(task, Segmentation) and logits.ndim != 4:
+        raise LimbeckError(
+            f"{who} has outputs of shape {list(logits.shape)}; segmentation needs [batch, classes, height, width], "
+            "such as those of the model fcn."
+        )
+    if logits.shape[task.classes_dim] != task.outputs:
+        raise LimbeckError(
+            f"{who} has {logits.shape[task.classes_dim]} {task.output_title}, but the data have {task.outputs}."
+        )

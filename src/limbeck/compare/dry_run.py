@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from limbeck.compare.arm_recipes import SHUFFLED, is_taught, recipe_of
-from limbeck.compare.arms import measure_student
+from limbeck.compare.arms import custom_metrics
 from limbeck.compare.comparison_data import (
     ComparisonData,
     check_student,
@@ -31,7 +31,7 @@ from limbeck.engine import Run, open_fabric
 from limbeck.errors import DataError, DivergedError, LastBatchError, LimbeckError, LimbeckWarning, is_out_of_memory
 from limbeck.events import Callback, ImagesDecoded, Message
 from limbeck.job import Budget, Job, train_loader
-from limbeck.metrics import Predictions, cost_in_full, predict
+from limbeck.metrics import cost_in_full
 from limbeck.models import seeded
 from limbeck.recipe import Recipe
 from limbeck.teachers import ShuffledTeacher, Teacher
@@ -86,7 +86,7 @@ def rehearse_teacher(job: Job, material: ComparisonData, teacher: Teacher, model
     first, budget = next(iter(models)), job.teacher.train or job.budget
     place = "budget" if job.teacher.train is None else "teacher.train"
     with seeded(0), _explained("The teacher cannot take its first steps", place):
-        _rehearsed({first: models[first]}, teachers_recipe((first,)), job, budget, material)
+        _rehearsed({first: models[first]}, teachers_recipe((first,), material.task), job, budget, material)
         ask(teacher, material.data.test.select(torch.arange(min(_FEW, len(material.data.test)))), material)
     return teacher
 
@@ -99,7 +99,7 @@ def _rehearse_arm(job: Job, arm: str, material: ComparisonData, teacher: Teacher
         with_temporary_cache(job, teacher) as cached_teacher,
     ):
         models = {"student": student_of(job, material, seed=0, teacher=teacher)}
-        recipe, mixed = recipe_of(job, arm, cached_teacher), is_taught(job, arm)
+        recipe, mixed = recipe_of(job, arm, cached_teacher, task=material.task), is_taught(job, arm)
         run = _rehearsed(models, recipe, job, job.budget_of(arm), material, mixed=mixed)
     if arm == SHUFFLED and not any(isinstance(stage.teacher, ShuffledTeacher) for stage in run.stages):
         raise LimbeckError(
@@ -108,7 +108,7 @@ def _rehearse_arm(job: Job, arm: str, material: ComparisonData, teacher: Teacher
         )
     with _explained(f"The student of the arm {arm!r} cannot be judged", "budget"):
         test = material.data.test.select(torch.arange(min(_FEW, len(material.data.test))))
-        predict(run.student, eval_batches(test), preprocess=material.data.preprocess)
+        material.task.evaluate(run.student, eval_batches(test), preprocess=material.data.preprocess)
         cost_in_full(run.student.cpu(), material.data.preprocess(eval_batches(test)[0]), batches=(1,), repeats=1)
 
 
@@ -134,11 +134,10 @@ def _rehearsed(
 
 def _check_metrics(job: Job, material: ComparisonData) -> None:
     """Compute a person's own metrics of made-up answers to the test data: one that fails does so before training."""
-    labels = material.data.test.labels
-    with seeded(0):
-        logits = torch.randn(0 if labels is None else labels.numel(), material.classes)
-    flat = None if labels is None else labels.flatten()
-    _ = measure_student(Predictions(logits, logits, flat), (), metrics=job.metrics)
+    if job.metrics:
+        with seeded(0):
+            outputs = material.task.example_outputs(material.task.stored_targets(material.data.test))
+        _ = custom_metrics(job, material, outputs, outputs)
 
 
 @contextmanager

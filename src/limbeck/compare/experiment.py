@@ -14,12 +14,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from limbeck.batch import IGNORED
 from limbeck.checksums import write_json
 from limbeck.compare.arm_recipes import matched_smoothing, recipe_of
-from limbeck.compare.arms import ArmRun, Outcome, measure_student, run_arm
+from limbeck.compare.arms import ArmRun, Outcome, run_arm
 from limbeck.compare.changed_job import Changes, changed_job, forget
-from limbeck.compare.comparison_data import ComparisonData, describe_layers, lines_of, load_comparison_data, ordered_job
+from limbeck.compare.comparison_data import (
+    ComparisonData,
+    arms_of_task,
+    describe_layers,
+    lines_of,
+    load_comparison_data,
+    ordered_job,
+)
 from limbeck.compare.dry_run import dry_run, find_seen_rows, verify_files
 from limbeck.compare.extra_metrics import check_also, measure_extra
 from limbeck.compare.result import MetricContext, arms_rows, method_settings, verdict_of
@@ -35,15 +41,14 @@ from limbeck.compare.run_storage import (
     seed_folder,
     ship,
     to_json_safe,
-    with_correct,
+    with_scores,
     write,
 )
 from limbeck.compare.suggestions import JudgedRun, suggest
 from limbeck.compare.teacher import (
     ask,
-    check_teacher,
-    describe_accuracy,
     has_weights,
+    judge_teacher,
     open_teacher,
     steps_taken,
     train_teacher,
@@ -55,10 +60,11 @@ from limbeck.engine import StepReport, environment, open_fabric
 from limbeck.errors import LimbeckError
 from limbeck.events import ArmFinished, ArmsPlanned, Callback, Message, ignore_events
 from limbeck.job import Job, RunLayout, hide_private_paths, plain_name, recommend, shared_path
-from limbeck.metrics import Predictions, load_tensors, save_tensors
+from limbeck.metrics import load_tensors, save_tensors
 from limbeck.report import result_svg, write_report
 from limbeck.report.svg import NO_FIGURES, has_figures
-from limbeck.task_runner import Task, check_backend, run_tasks
+from limbeck.task_runner import WorkItem, check_backend, run_tasks
+from limbeck.tasks import Classification, Task
 from limbeck.teachers import SklearnTeacher, Teacher
 from limbeck.teachers.chance import most_frequent_share
 
@@ -100,6 +106,9 @@ def _done(job: Job, callback: Callback, out: Path | None, stack: ExitStack, chan
     material = load_comparison_data(job)
     job = ordered_job(job, material.data) if material.reordered else job
     tell(Message("\n".join((_described(material), *lines_of(material.data)))))
+    if (without := arms_of_task(job, material.task)) is not job:
+        job = without
+        tell(Message(f"Without the arm 'label smoothing': {material.task.no_smoothing}."))
     teacher, models = open_teacher(job, material)
     dry_run(job, material, teacher, models)
     check_also(MetricContext(job, material, teacher, models), tell)
@@ -124,12 +133,12 @@ def _done(job: Job, callback: Callback, out: Path | None, stack: ExitStack, chan
     smoothing = matched_smoothing(job, teacher, material)
     if job.cache is not None and job.workers > 1:  # side by side they could not add to one store
         ask_all(job, material, teacher, tell)
-    runs = _runs(job, teacher, out, smoothing)
-    outcomes = [_seen(one, tell) for one in _outcomes(runs, job, material, teacher, answers, out, tell)]
-    verdict = verdict_of(job, outcomes, examples=_labeled(material))
+    runs = _runs(job, teacher, out, smoothing, material.task)
+    outcomes = [_seen(one, material.task, tell) for one in _outcomes(runs, job, material, teacher, answers, out, tell)]
+    verdict = verdict_of(job, outcomes, examples=_labeled(material), task=material.task)
     rows = arms_rows(job, material, outcomes, answers, models, smoothing=smoothing)
-    verdict["advice"] = suggest(JudgedRun(job, rows, verdict, outcomes, out))
-    advice = recommend({"arms": rows, "verdict": verdict, "data": _counted(material)})
+    verdict["advice"] = suggest(JudgedRun(job, rows, verdict, outcomes, out, material.task))
+    advice = recommend({"arms": rows, "verdict": verdict, "data": _counted(material), "task": material.task.to_dict()})
     shipped = ship(job, material, advice, outcomes, out)
     extra = measure_extra(MetricContext(job, material, teacher, models, verdict["arm"], answers), tell)
     result: dict[str, Any] = to_json_safe({
@@ -141,6 +150,7 @@ def _done(job: Job, callback: Callback, out: Path | None, stack: ExitStack, chan
         "run": str(out) if out else None,
         "method": method_settings(job.method),
         "seeds": job.seeds,
+        "task": material.task.to_dict(),
         "data": _counted(material),
         "teacher_development_accuracy": taught,
         "teacher_may_have_seen": seen,
@@ -154,9 +164,10 @@ def _done(job: Job, callback: Callback, out: Path | None, stack: ExitStack, chan
     return result
 
 
-def _seen(outcome: Outcome, tell: Callback) -> Outcome:
+def _seen(outcome: Outcome, task: Task, tell: Callback) -> Outcome:
     """Report an outcome, and return it."""
-    tell(ArmFinished(outcome.arm, outcome.seed, outcome.measures.get("accuracy", math.nan)))
+    value = outcome.measures.get(task.primary.name, math.nan)
+    tell(ArmFinished(outcome.arm, outcome.seed, value, task.primary.describe(value)))
     # A mean over rows: one NaN makes it one. A row that another version has written may lack it.
     if math.isnan(outcome.measures.get("confidence", 0.0)):
         tell(Message(f"{outcome.arm}, seed {outcome.seed}: some outputs on test data are NaN; they count as wrong."))
@@ -169,13 +180,17 @@ def _counted(material: ComparisonData) -> dict[str, Any]:
         "name": plain_name(material.data.name), "train": len(material.train),
         "development": len(material.development), "test": len(material.data.test),
         "classes": material.classes, "class_names": list(material.data.class_names or ()) or None,
-        "most_frequent": {"development": _share(material.development), "test": _share(material.data.test)},
+        "most_frequent": {
+            "development": _share(material, material.development), "test": _share(material, material.data.test),
+        },
         "summary": material.data.summary.as_dict() if material.data.summary else None,
     }  # fmt: skip
 
 
-def _share(examples: Dataset) -> float | None:
-    """The share of the most frequent class; None without labels."""
+def _share(material: ComparisonData, examples: Dataset) -> float | None:
+    """The share of the most frequent class; None without labels, and for tasks without classes of examples."""
+    if not isinstance(material.task, Classification):
+        return None
     share = math.nan if examples.labels is None else most_frequent_share(examples.labels)
     return None if math.isnan(share) else share
 
@@ -199,13 +214,14 @@ def _judge_teacher(
         if isinstance(teacher, SklearnTeacher):
             _check_same_answers(answers, out)
         _keep_answers({"test": answers, "development": logits}, material, out)
+    task = material.task
     if not job.teacher.check:
-        return measure_student(Predictions(logits, None, material.development.labels), ("accuracy",))["accuracy"]
-    teacher_accuracy = check_teacher(
-        logits, material.development, classes=material.classes, loaded=has_weights(job.teacher)
-    )
-    callback(Message(describe_accuracy(teacher_accuracy, material.development.labels)))
-    return teacher_accuracy
+        if not task.check(material.development, "development"):
+            return math.nan
+        return task.measure(logits, task.stored_targets(material.development))[task.primary.name]
+    value, sentence = judge_teacher(logits, material, loaded=has_weights(job.teacher))
+    callback(Message(sentence))
+    return value
 
 
 def _check_same_answers(answers: Tensor, out: Path) -> None:
@@ -221,9 +237,13 @@ def _check_same_answers(answers: Tensor, out: Path) -> None:
 
 
 def _keep_answers(logits: Mapping[str, Tensor], material: ComparisonData, out: Path) -> None:
-    labels = {"test": material.data.test.labels, "development": material.development.labels}
-    part_labels = {f"{part}_labels": values for part, values in labels.items() if values is not None}
-    save_tensors({**logits, **part_labels}, RunLayout(out).teacher_outputs)
+    parts = {"test": material.data.test, "development": material.development}
+    labels = {
+        f"{part}_labels": material.task.stored_targets(examples)
+        for part, examples in parts.items()
+        if examples.labels is not None or examples.targets is not None
+    }
+    save_tensors({**logits, **labels}, RunLayout(out).teacher_outputs)
 
 
 def _outcomes(
@@ -240,13 +260,13 @@ def _outcomes(
     done = {(outcome.arm, outcome.seed) for outcome in finished}
     pending = [run for run in runs if (run.arm, run.seed) not in done]
     callback(ArmsPlanned(len(finished) + len(pending)))
-    yield from (with_correct(one, out, material.data.test.labels) for one in finished)
+    yield from (with_scores(one, out, material) for one in finished)
     for outcome in _run_all(pending, job.workers, material, teacher, answers, callback):
         append_outcome(job, out, outcome)
         yield outcome
 
 
-def _runs(job: Job, teacher: Teacher, out: Path | None, smoothing: float) -> list[ArmRun]:
+def _runs(job: Job, teacher: Teacher, out: Path | None, smoothing: float, task: Task) -> list[ArmRun]:
     """Seed by seed, so that an interrupted comparison has whole pairs."""
     runs = []
     for seed in range(job.seeds):
@@ -254,9 +274,8 @@ def _runs(job: Job, teacher: Teacher, out: Path | None, smoothing: float) -> lis
             # The only method's first student is shipped, and is in its place from the first step on, unless it is
             # another kind of model than the untrained one that was left there.
             first = out is not None and arm == "distilled" and seed == 0
-            shipped = (
-                RunLayout(out).student if out and first and recipe_of(job, arm, teacher).ship == "student" else None
-            )
+            ships = recipe_of(job, arm, teacher, task=task).ship if first else None
+            shipped = RunLayout(out).student if out and ships == "student" else None
             if arm != "teacher":
                 runs.append(ArmRun(job, arm, seed, seed_folder(out, arm, seed), shipped, smoothing))
     return runs
@@ -268,7 +287,7 @@ def _run_all(
     # Only in this process can a run report its steps.
     reports = [partial(_report_steps, callback, run) if workers == 1 else None for run in runs]
     tasks = [
-        Task(f"{run.arm}, seed {run.seed}", partial(run_arm, run, material, teacher, answers, report))
+        WorkItem(f"{run.arm}, seed {run.seed}", partial(run_arm, run, material, teacher, answers, report))
         for run, report in zip(runs, reports, strict=True)
     ]
     for _, outcome in run_tasks(tasks, workers=workers):
@@ -280,13 +299,12 @@ def _report_steps(callback: Callback, run: ArmRun, report: StepReport) -> None:
 
 
 def _labeled(material: ComparisonData) -> int:
-    labels = material.data.test.labels
-    return 0 if labels is None else int((labels != IGNORED).sum())
+    return material.task.check(material.data.test, "test")
 
 
 def _described(material: ComparisonData) -> str:
     data = material.data
     return (
         f"Data: {data.name}, {len(material.train):,} training, {len(material.development):,} development and "
-        f"{len(data.test):,} test examples, {material.classes} classes."
+        f"{len(data.test):,} test examples, {material.task.describe()}."
     )

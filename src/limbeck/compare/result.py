@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from limbeck.compare.arm_recipes import ALONE, SHUFFLED, SMOOTHED
-from limbeck.compare.arms import Outcome, measure_student
+from limbeck.compare.arms import Outcome, custom_metrics
 from limbeck.compare.comparison_data import ComparisonData, eval_batches, student_of
 from limbeck.compare.costs import Combined, ShippedCost
 from limbeck.compare.run_storage import seed_folder
@@ -22,8 +22,9 @@ from limbeck.engine import open_fabric
 from limbeck.export.finished_run import FinishedRun, rebuild_student
 from limbeck.job import Job, MethodSettings, RunLayout, plain_name
 from limbeck.methods import method
-from limbeck.metrics import Cost, Predictions, cost_in_full, cost_of, predict
+from limbeck.metrics import Cost, cost_in_full, cost_of
 from limbeck.models import read_config
+from limbeck.tasks import Classification, Score, Task, get_task
 from limbeck.teachers import ModelTeacher, Teacher
 from limbeck.teachers.teacher import Preprocess
 
@@ -67,6 +68,7 @@ def arms_rows(
         smoothing: Of the labels of the arm "label smoothing".
     """
     table: dict[str, Any] = {}
+    task = material.task
     sample = material.data.preprocess(material.data.test.take(torch.arange(min(64, len(material.data.test)))))
     student = student_of(job, material, seed=0, teacher=ModelTeacher(next(iter(teachers.values())))).cpu()
     # Students that are built alike are timed once, on the CPU, wherever they ran; the others were timed by their arm.
@@ -74,26 +76,26 @@ def arms_rows(
     for arm in job.all_arms:
         if arm == "teacher":
             costs = [cost_of(model.cpu(), sample) for model in teachers.values()]
-            own = Predictions(answers, answers, material.data.test.labels)
-            table[arm] = {"role": "teacher", "method": None, **_row([measure_student(own, metrics=job.metrics)], costs)}
+            own = _measures_of_teacher(job, answers, material)
+            table[arm] = {"role": "teacher", "method": None, **_row([own], costs, task)}
             if len(costs) == 1:
                 table[arm]["cost"] = cost_in_full(next(iter(teachers.values())), sample).as_dict()
             table[arm].update(unknown_sizes(teachers.values(), table[arm].get("cost", {})))
             if len(costs) > 1:
                 # Any one of them could be shipped in the ensemble's place: what does averaging bring?
                 rows = [_alone(job, model, answers, material) for model in teachers.values()]
-                table[MEMBER] = {"role": "member", "method": None, **_row(rows, costs[:1])}
+                table[MEMBER] = {"role": "member", "method": None, **_row(rows, costs[:1], task)}
             continue
         runs = sorted((one for one in outcomes if one.arm == arm), key=lambda one: one.seed)
         put_together = [one.combined for one in runs if one.combined is not None]
         if put_together:
-            table[COMBINED if len(job.method_arms) == 1 else f"{COMBINED} of {arm}"] = _combined_row(put_together)
+            table[COMBINED if len(job.method_arms) == 1 else f"{COMBINED} of {arm}"] = _combined_row(put_together, task)
         seconds = [one.seconds for one in runs if one.seconds is not None]
         cost = next((one.cost for one in runs if one.cost is not None), plain)
         table[arm] = {
             "role": "method" if arm in job.method_arms else "control",
             "method": _learnt_by(job, arm, smoothing),
-            **_row([one.measures for one in runs], [cost]),
+            **_row([one.measures for one in runs], [cost], task),
             "cost": cost.in_full,
             "development": over_seeds([one.development for one in runs]),
             "seconds": round(sum(seconds) / len(seconds), 3) if seconds else None,
@@ -102,13 +104,13 @@ def arms_rows(
     return table
 
 
-def _combined_row(teachers: Sequence[Combined]) -> dict[str, Any]:
+def _combined_row(teachers: Sequence[Combined], task: Task) -> dict[str, Any]:
     """The row of a teacher that a method has put together, one for each of its runs."""
     count = len(teachers)
     return {
         "role": "member",
         "method": None,
-        **_summary([teacher.measures for teacher in teachers]),
+        **_summary([teacher.measures for teacher in teachers], task),
         "parameters": round(sum(teacher.parameters for teacher in teachers) / count),
         "megabytes": round(sum(teacher.megabytes for teacher in teachers) / count, 6),
         "milliseconds": round(sum(teacher.milliseconds for teacher in teachers) / count, 6),
@@ -130,9 +132,9 @@ def _learnt_by(job: Job, arm: str, smoothing: float) -> dict[str, Any]:
     )
 
 
-def _row(rows: list[dict[str, float]], costs: Sequence[Cost | ShippedCost]) -> dict[str, Any]:
+def _row(rows: list[dict[str, float]], costs: Sequence[Cost | ShippedCost], task: Task) -> dict[str, Any]:
     return {
-        **_summary(rows),
+        **_summary(rows, task),
         "parameters": sum(c.parameters for c in costs),
         "megabytes": round(sum(c.megabytes for c in costs), 6),
         "milliseconds": round(sum(c.milliseconds for c in costs), 6),
@@ -140,21 +142,32 @@ def _row(rows: list[dict[str, float]], costs: Sequence[Cost | ShippedCost]) -> d
 
 
 def _alone(job: Job, member: nn.Module, answers: Tensor, material: ComparisonData) -> dict[str, float]:
-    predictions = predict(member, eval_batches(material.data.test), preprocess=material.data.preprocess)
-    return measure_student(predictions._replace(teacher=answers), metrics=job.metrics)
+    batches, preprocess = eval_batches(material.data.test), material.data.preprocess
+    evaluation = material.task.evaluate(member, batches, preprocess=preprocess, teacher=answers)
+    return evaluation.measures | custom_metrics(job, material, evaluation.outputs, answers)
 
 
-def verdict_of(job: Job, outcomes: Sequence[Outcome], *, examples: int) -> dict[str, Any]:
+def _measures_of_teacher(job: Job, answers: Tensor, material: ComparisonData) -> dict[str, float]:
+    """The teacher's metrics, as far as its stored outputs allow."""
+    measures = material.task.measure(answers, material.task.stored_targets(material.data.test), answers)
+    return measures | custom_metrics(job, material, answers, answers)
+
+
+def verdict_of(
+    job: Job, outcomes: Sequence[Outcome], *, examples: int, task: str | Task = "classification"
+) -> dict[str, Any]:
     """The method that is best on development data against each control, on so many test examples.
 
     Dev and test accuracies belong to the same students, so whose seeds were lucky in the one is lucky in the other: all
     intervals and p-values of the chosen method allow for as many methods as there were.
     """
-    arm, count = _best(job, outcomes), len(job.method_arms)
+    score = get_task(task).primary
+    arm, count = _best(job, outcomes, score), len(job.method_arms)
     if ALONE not in job.arms:
         sentence = "No verdict: without the arm 'student alone' there is nothing to compare with."
         return {"arm": arm, "difference": None, "interval": None, "helps": None, "sentence": sentence, "against": {}}
-    verdict = judge(*results_of(outcomes, arm, ALONE), examples=examples, comparisons=count).as_dict()
+    alone = results_of(outcomes, arm, ALONE, score=score)
+    verdict = judge(*alone, examples=examples, comparisons=count, score=score).as_dict()
     verdict["sentence"] += _effort(outcomes, arm) + _size(outcomes, arm)
     if count > 1:
         chosen = f"Of {count} methods {arm} is the best on development data. "
@@ -164,12 +177,16 @@ def verdict_of(job: Job, outcomes: Sequence[Outcome], *, examples: int) -> dict[
     taught = method(job.method_arms.get(arm, job.method).name).has_teacher  # else nobody's answers could be shuffled
     against = {
         control: set_beside(
-            *results_of(outcomes, arm, control), name=control, examples=examples, comparisons=count
+            *results_of(outcomes, arm, control, score=score),
+            name=control,
+            examples=examples,
+            comparisons=count,
+            score=score,
         ).as_dict()
         for control in ((SMOOTHED, SHUFFLED) if taught else (SMOOTHED,))
         if control in job.arms
     }
-    return {"arm": arm, **verdict, "against": against, "methods": _each(job, outcomes, examples)}
+    return {"arm": arm, **verdict, "against": against, "methods": _each(job, outcomes, examples, score)}
 
 
 def _effort(outcomes: Sequence[Outcome], arm: str) -> str:
@@ -188,10 +205,15 @@ def _size(outcomes: Sequence[Outcome], arm: str) -> str:
     return f" It ships {ours / theirs:.3g} times the size of the student alone ({ours:,} parameters, {theirs:,} there)."
 
 
-def _each(job: Job, outcomes: Sequence[Outcome], examples: int) -> dict[str, Any]:
+def _each(job: Job, outcomes: Sequence[Outcome], examples: int, score: Score) -> dict[str, Any]:
     """Every method against the student alone; intervals and p-values are Bonferroni's, for all of them together."""
     differences = {
-        arm: compare_results(*results_of(outcomes, arm, ALONE), examples=examples, comparisons=len(job.method_arms))
+        arm: compare_results(
+            *results_of(outcomes, arm, ALONE, score=score),
+            examples=examples,
+            comparisons=len(job.method_arms),
+            score=score,
+        )
         for arm in job.method_arms
     }
     return {
@@ -207,36 +229,33 @@ def _each(job: Job, outcomes: Sequence[Outcome], examples: int) -> dict[str, Any
     }
 
 
-def _best(job: Job, outcomes: Sequence[Outcome]) -> str:
-    accuracies = {arm: _development(outcomes, arm) for arm in job.method_arms}
-    return max(accuracies, key=lambda arm: -1.0 if math.isnan(accuracies[arm]) else accuracies[arm])
+def _best(job: Job, outcomes: Sequence[Outcome], score: Score) -> str:
+    return max(job.method_arms, key=lambda arm: score.rank(_development(outcomes, arm)))
 
 
 def _development(outcomes: Sequence[Outcome], arm: str) -> float:
-    """The arm's mean accuracy on development data; NaN where none of them has a label."""
+    """The arm's mean primary metric on development data; NaN where no example has a target."""
     values = [one.development for one in outcomes if one.arm == arm]
     return sum(values) / len(values)
 
 
-def results_of(outcomes: Sequence[Outcome], *arms: str) -> list[Results]:
-    """What two arms came to: which examples were right where every run of both knows it, else their accuracies."""
+def results_of(outcomes: Sequence[Outcome], *arms: str, score: Score = Classification.primary) -> list[Results]:
+    """What two arms came to: the scores of the examples where every run of both knows them, else the primary metric."""
     of = [sorted((one for one in outcomes if one.arm == arm), key=lambda one: one.seed) for arm in arms]
-    correct = [one.correct for runs in of for one in runs if one.correct is not None]
-    if len(correct) < sum(map(len, of)) or len({len(one) for one in correct}) != 1:
-        return [_accuracies(outcomes, arm) for arm in arms]
-    return [np.stack(correct[: len(of[0])]), np.stack(correct[len(of[0]) :])]
+    scores = [one.scores for runs in of for one in runs if one.scores is not None]
+    if len(scores) < sum(map(len, of)) or len({len(one) for one in scores}) != 1:
+        return [[one.measures[score.name] for one in runs] for runs in of]
+    return [np.stack(scores[: len(of[0])]), np.stack(scores[len(of[0]) :])]
 
 
-def _accuracies(outcomes: Sequence[Outcome], arm: str) -> list[float]:
-    return [one.measures["accuracy"] for one in sorted(outcomes, key=lambda one: one.seed) if one.arm == arm]
-
-
-def _summary(rows: list[dict[str, float]]) -> dict[str, Any]:
+def _summary(rows: list[dict[str, float]], task: Task) -> dict[str, Any]:
     # A run of another version, taken up again, may lack a measure in the rows that it had written.
     measures = {name: over_seeds([row[name] for row in rows]) for name in rows[0] if all(name in row for row in rows)}
     return {
-        "accuracy": measures["accuracy"],
-        **{name: measures[name]["mean"] if name in measures else None for name in ("nll", "agreement")},
+        task.primary.name: measures[task.primary.name],
+        **{
+            name: measures[name]["mean"] if name in measures else None for name in task.headline[1:] if name is not None
+        },
         "measures": measures,
     }
 
@@ -281,7 +300,7 @@ def load_student(job: Job, material: ComparisonData, arm: str, seed: int) -> nn.
     # With one method, the first student is saved only in the shipped place.
     folder = run_folder if run_folder is not None and RunLayout(run_folder).student.is_dir() else Path(job.out or "")
     student = RunLayout(folder).student
-    config, result = read_config(student), {"data": {"classes": material.classes}}
+    config, result = read_config(student), {"data": {"classes": material.classes}, "task": material.task.to_dict()}
     run = FinishedRun(folder, job, result, student, config["model"], config["metadata"])
     return rebuild_student(run, material.data).to(first_device(job)).eval()
 

@@ -98,7 +98,7 @@ def _arms(job: Job, material: ComparisonData, less: ComparisonData, teacher: Tea
         loader = train_loader(less.train, budget, seed=0, cache=job.cache, mixed=is_taught(job, name))
         whole = train_loader(material.train, budget, seed=0)
         yield CheckedArm(
-            name, partial(_students, job, material, teacher), recipe_of(job, name, teacher), loader,
+            name, partial(_students, job, material, teacher), recipe_of(job, name, teacher, task=material.task), loader,
             setting_of(job, budget, material, seed=0), job.seeds, len(whole) / len(loader),
             whole.examples_per_epoch % budget.batch_size, name in job.method_arms,
         )  # fmt: skip
@@ -117,7 +117,8 @@ def _teachers_arm(job: Job, material: ComparisonData, less: ComparisonData, memb
         return {name: new_model(job.teacher, material, seed=0, who="teacher") for name in members}
 
     return CheckedArm(
-        "teacher", untrained, teachers_recipe(members), loader, setting_of(job, budget, material, seed=0), 1,
+        "teacher", untrained, teachers_recipe(members, material.task), loader,
+        setting_of(job, budget, material, seed=0), 1,
         len(whole) / len(loader), check_stages=False, first=True,
     )  # fmt: skip
 
@@ -214,7 +215,7 @@ def _describe_data(material: ComparisonData) -> Finding:
     count = len(material.train)
     sentence = (
         f"{count:,} training, {len(material.development):,} development and {len(material.data.test):,} test examples, "
-        f"{material.classes} classes."
+        f"{material.task.describe()}."
     )
     summary = material.data.summary
     if summary is None:

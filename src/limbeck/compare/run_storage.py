@@ -10,8 +10,6 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from torch import Tensor
-
 from limbeck.atomic_io import folder_lock, remove, replace_folder, write_bytes, write_text
 from limbeck.checksums import append_line, read_lines
 from limbeck.compare.arms import Outcome, metadata_of
@@ -30,7 +28,7 @@ from limbeck.job import (
     with_absolute_paths,
 )
 from limbeck.job.run_layout import PREDICTIONS
-from limbeck.metrics import Predictions, correctness, load_tensors
+from limbeck.metrics import load_tensors
 from limbeck.models import save
 from limbeck.teachers import Teacher
 
@@ -151,20 +149,21 @@ def load_outcomes(out: Path | None) -> Iterator[Outcome]:
             yield _outcome(line)
 
 
-def with_correct(outcome: Outcome, out: Path | None, labels: Tensor | None) -> Outcome:
-    """An outcome with the test examples that its student got right, from the predictions that its run has left.
+def with_scores(outcome: Outcome, out: Path | None, material: ComparisonData) -> Outcome:
+    """An outcome with the scores of the test examples, from the predictions that its run has left.
 
     Args:
         outcome: Of this go, or of an earlier one.
         out: The run's folder.
-        labels: Of the test data.
+        material: The data.
     """
     folder = seed_folder(out, outcome.arm, outcome.seed)
-    if outcome.correct is not None or folder is None or labels is None:
+    if outcome.scores is not None or folder is None:
         return outcome
     try:
-        logits = load_tensors(folder / PREDICTIONS)["test"]
-        return outcome._replace(correct=correctness(Predictions(logits, labels=labels.flatten())).numpy())
+        outputs = load_tensors(folder / PREDICTIONS)["test"]
+        targets = material.task.stored_targets(material.data.test)
+        return outcome._replace(scores=material.task.scores(outputs, targets))
     except (LimbeckError, KeyError):  # missing, damaged, or an earlier version's: the verdict says what it lacks
         return outcome
 
@@ -219,7 +218,7 @@ def _outcome(line: Mapping[str, Any]) -> Outcome:
 
 def _outcome_as_dict(outcome: Outcome) -> dict[str, Any]:
     nested = {"combined": outcome.combined, "cost": outcome.cost}
-    values = {name: value for name, value in outcome._asdict().items() if name != "correct"}  # the predictions say that
+    values = {name: value for name, value in outcome._asdict().items() if name != "scores"}  # the predictions say that
     return {**values, **{name: None if one is None else one._asdict() for name, one in nested.items()}}
 
 
@@ -284,7 +283,9 @@ def ship(
     """
     arm = advice.arm or next(iter(job.method_arms))
     own = [outcome for outcome in outcomes if outcome.arm == arm]
-    chosen = max(own, key=_rank) if job.methods else min(own, key=lambda one: one.seed)
+    score = material.task.primary
+    best = max(own, key=lambda one: (score.rank(one.development), -one.seed))
+    chosen = best if job.methods else min(own, key=lambda one: one.seed)
     student_folder = seed_folder(out, arm, chosen.seed)
     if out is not None and student_folder is not None and is_rank_zero(job):
         _keep_first(job, arm, out)
@@ -295,17 +296,12 @@ def ship(
     return {
         "arm": arm,
         "seed": chosen.seed,
-        "accuracy": chosen.measures["accuracy"],
+        score.name: chosen.measures[score.name],
         "path": None if out is None else str(RunLayout(out).student),
         "ready": advice.ready,
         "why": advice.why,
         "others": list(advice.others),
     }
-
-
-def _rank(outcome: Outcome) -> tuple[float, int]:
-    accuracy = -1.0 if math.isnan(outcome.development) else outcome.development
-    return accuracy, -outcome.seed
 
 
 def _keep_first(job: Job, arm: str, out: Path) -> None:

@@ -19,6 +19,7 @@ from limbeck.job import Job, RunLayout, read_interval, sort_controls
 from limbeck.methods import method
 from limbeck.metrics import interval_parts
 from limbeck.report.curves import read_curves, read_losses
+from limbeck.tasks import Classification, Task
 
 _FEWEST = 10
 """Reports of a seed, below which a tenth of its training is less than one report."""
@@ -98,6 +99,7 @@ class JudgedRun(NamedTuple):
         verdict: The verdict of the result.
         outcomes: Of every arm and seed.
         out: The run's folder; None has neither curves nor a folder to name in a command.
+        task: What is learned.
     """
 
     job: Job
@@ -105,10 +107,15 @@ class JudgedRun(NamedTuple):
     verdict: Mapping[str, Any]
     outcomes: Sequence[Outcome]
     out: Path | None
+    task: Task = Classification()
 
-    def accuracy(self, arm: str) -> float | None:
-        """An arm's mean accuracy on test data; None where it was not run."""
-        return self.rows[arm]["accuracy"]["mean"] if arm in self.rows else None
+    def value(self, arm: str) -> float | None:
+        """An arm's mean primary metric on test data; None where it was not run."""
+        return self.rows[arm][self.task.primary.name]["mean"] if arm in self.rows else None
+
+    def format(self, value: float) -> str:
+        """The primary metric for people."""
+        return self.task.primary.describe(value)
 
     def again(self, *settings: str) -> str | None:
         """The command that runs the job anew with these settings changed."""
@@ -144,8 +151,8 @@ def _one_seed(run: JudgedRun) -> Iterator[Suggestion]:
 
 
 def _teacher(run: JudgedRun) -> Iterator[Suggestion]:
-    teacher, alone = run.accuracy("teacher"), run.accuracy(ALONE)
-    if teacher is None or alone is None or teacher > alone:
+    teacher, alone = run.value("teacher"), run.value(ALONE)
+    if teacher is None or alone is None or run.task.primary.gain(teacher, alone) > 0:
         return
     settings = run.job.teacher
     trains = not has_weights(settings) and settings.members == 1 and ".py:" not in settings.model
@@ -153,7 +160,7 @@ def _teacher(run: JudgedRun) -> Iterator[Suggestion]:
     better = "an ensemble is usually better than one network" if trains else "name a better one with --teacher"
     yield Suggestion(
         f"The teacher is no better than the student alone, so it has little to hand on; {better}.",
-        f"Teacher {_percent(teacher)}, student alone {_percent(alone)} on the test data.", command,
+        f"Teacher {run.format(teacher)}, student alone {run.format(alone)} on the test data.", command,
     )  # fmt: skip
 
 
@@ -168,6 +175,8 @@ def _falling(run: JudgedRun) -> Iterator[Suggestion]:
 
 
 def _hot(run: JudgedRun) -> Iterator[Suggestion]:
+    if not run.task.has_temperature:
+        return
     settings = run.job.method_arms[run.verdict["arm"]]
     steps = next((one.steps for one in run.outcomes if one.arm == run.verdict["arm"]), None)
     parameter = method(settings.name).parameters.get("temperature")
@@ -191,7 +200,7 @@ def _few_steps(run: JudgedRun) -> Iterator[Suggestion]:
 
 
 def _regularization(run: JudgedRun) -> Iterator[Suggestion]:
-    ours, smoothed, alone = run.accuracy(run.verdict["arm"]), run.accuracy(SMOOTHED), run.accuracy(ALONE)
+    ours, smoothed, alone = run.value(run.verdict["arm"]), run.value(SMOOTHED), run.value(ALONE)
     better, equal = sort_controls(run.verdict)
     if ours is None or smoothed is None or alone is None or SMOOTHED not in better + equal or smoothed <= alone:
         return
@@ -201,8 +210,8 @@ def _regularization(run: JudgedRun) -> Iterator[Suggestion]:
     words = "does better" if SMOOTHED in better else "does as well: what there is of a gain may be regularization"
     yield Suggestion(
         f"Label smoothing, which needs no teacher, {words}.",
-        f"Label smoothing {_percent(smoothed)}, {run.verdict['arm']} {_percent(ours)}, student alone "
-        f"{_percent(alone)} on the test data.", typed,
+        f"Label smoothing {run.format(smoothed)}, {run.verdict['arm']} {run.format(ours)}, student alone "
+        f"{run.format(alone)} on the test data.", typed,
     )  # fmt: skip
 
 
@@ -210,14 +219,18 @@ def _wide(run: JudgedRun) -> Iterator[Suggestion]:
     interval = read_interval(run.verdict)
     if interval is None or not interval[0] <= 0 <= interval[1]:
         return
-    ours, theirs = (np.asarray(one) for one in results_of(run.outcomes, run.verdict["arm"], ALONE))
+    ours, theirs = (
+        np.asarray(one) for one in results_of(run.outcomes, run.verdict["arm"], ALONE, score=run.task.primary)
+    )
     if ours.ndim != 2:
         return
     seeds, examples = interval_parts(ours, theirs, comparisons=int(run.verdict.get("comparisons") or 1))
+    score, half = run.task.primary, (interval[1] - interval[0]) / 2
+    width, of_seeds, of_examples = (score.format_difference(one).lstrip("+") for one in (half, seeds, examples))
     evidence = (
-        f"Of ± {50 * (interval[1] - interval[0]):.2f} points, the {len(ours)} seeds make {100 * seeds:.2f} and the "
+        f"Of ± {width}, the {len(ours)} seeds make {of_seeds.removesuffix(' points')} and the {ours.shape[1]:,} test "
+        f"examples {of_examples.removesuffix(' points')} (they add as squares)."
     )
-    evidence += f"{ours.shape[1]:,} test examples {100 * examples:.2f} (they add as squares)."
     if seeds >= examples:
         more = min(max(2 * run.job.seeds, 5), 40)
         typed = _more_seeds(run, more) if more > run.job.seeds else None
@@ -228,7 +241,7 @@ def _wide(run: JudgedRun) -> Iterator[Suggestion]:
 
 def _fit(run: JudgedRun) -> Iterator[Suggestion]:
     """Whether the student alone learnt its training data by heart, or the distilled one cannot learn them."""
-    if run.out is None:
+    if run.out is None or not isinstance(run.task, Classification):
         return
     if (trained := last_values(RunLayout(run.out).arm(ALONE), "cross_entropy")) is not None and ALONE in run.rows:
         tested = run.rows[ALONE]["nll"]
@@ -247,7 +260,7 @@ def _fit(run: JudgedRun) -> Iterator[Suggestion]:
 def _too_small(run: JudgedRun) -> Iterator[Suggestion]:
     arm = run.verdict["arm"]
     trained = last_values(RunLayout(run.out).arm(arm), "cross_entropy") if run.out is not None else None
-    teacher, ours = run.accuracy("teacher"), run.accuracy(arm)
+    teacher, ours = run.value("teacher"), run.value(arm)
     if trained is None or teacher is None or ours is None or teacher - ours < 0.05:
         return
     tested = run.rows[arm]["nll"]
@@ -288,7 +301,3 @@ def _longer(run: JudgedRun) -> str:
     own = run.job.budgets.get(arm)
     key = f"budgets.{arm}.epochs" if own is not None and own.epochs is not None else "budget.epochs"
     return f"{key}={3 * run.job.budget_of(arm).epochs}"
-
-
-def _percent(value: float) -> str:
-    return f"{100 * value:.2f} %"

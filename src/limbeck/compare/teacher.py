@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import pickle
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from limbeck.batch import IGNORED, LOGITS
+from limbeck.batch import IGNORED, LOGITS, Batch
 from limbeck.compare.comparison_data import (
     ComparisonData,
     answered,
@@ -38,9 +38,7 @@ from limbeck.data import (
 from limbeck.engine import Run, StepReport, open_fabric
 from limbeck.errors import LimbeckError
 from limbeck.events import Callback, EnsemblePlanned, Message, StepsTaken
-from limbeck.functional import cross_entropy
 from limbeck.job import Job, RunLayout, TeacherSettings, train_loader
-from limbeck.losses import Loss
 from limbeck.methods import method
 from limbeck.metrics import Predictions, accuracy
 from limbeck.metrics.class_order import is_misordered, misorder_message, renamed_accuracy
@@ -50,6 +48,7 @@ from limbeck.models import NoModuleError, count_parameters, is_student_folder, r
 from limbeck.models.hub import LibraryModel
 from limbeck.recipe import Recipe, Stage
 from limbeck.tap import FrozenParameters
+from limbeck.tasks import Classification, Task
 from limbeck.teachers import Ensemble, ModelTeacher, SklearnTeacher, Teacher, TeacherContext
 from limbeck.teachers.chance import compute_chance, most_frequent_share
 
@@ -206,7 +205,8 @@ def open_teacher(job: Job, material: ComparisonData) -> tuple[Teacher, dict[str,
     teacher = members[0] if len(members) == 1 else Ensemble(*members, mean=settings.mean)
     first = material.train.select(torch.tensor([0]))
     shape, who = "x".join(map(str, material.input_shape)), f"The teacher {settings.model}"
-    check_classes(answered(lambda: ask(teacher, first, material), who, shape), who, material.classes)
+    logits = answered(lambda: next(iterate_answers(teacher, first, material))[1], who, shape)
+    check_classes(logits, who, material.task)
     if preprocess is not None:
         _check_own(job, next(iter(models.values())), preprocess, material)
     for part, examples in judged_parts(material).items():
@@ -232,7 +232,7 @@ def train_teacher(
         return
     budget = job.teacher.train or job.budget
     run = Run(
-        models, teachers_recipe(tuple(models)), train_loader(material.train, budget, seed=0),
+        models, teachers_recipe(tuple(models), material.task), train_loader(material.train, budget, seed=0),
         setting=setting_of(job, budget, material, seed=0, workers=job.workers),
         fabric=open_fabric(precision=job.precision, devices=job.devices, strategy=job.strategy),
         out=RunLayout(out).teacher if out else None, resume=True,
@@ -250,18 +250,58 @@ def steps_taken(run: str, report: StepReport) -> StepsTaken:
     return StepsTaken(run, report.part, report.title, report.step, report.steps, report.rate, report.terms)
 
 
-def teachers_recipe(members: Sequence[str]) -> Recipe:
+def teachers_recipe(members: Sequence[str], task: Task) -> Recipe:
     """The recipe of an untrained teacher: each member learns from the labels, independently."""
-    recipe = Recipe(Stage(Loss(cross_entropy), trains=members[0], name="teacher"))
+    recipe = Recipe(Stage(task.supervised_loss(), trains=members[0], name="teacher"))
     for name in members[1:]:
-        recipe = recipe | Stage(Loss(cross_entropy), trains=name, name="teacher")
+        recipe = recipe | Stage(task.supervised_loss(), trains=name, name="teacher")
     return recipe
 
 
-def ask(teacher: Teacher, examples: Dataset, material: ComparisonData) -> Tensor:
-    """The teacher's logits for every example, in order, on the CPU."""
+def iterate_answers(teacher: Teacher, examples: Dataset, material: ComparisonData) -> Iterator[tuple[Batch, Tensor]]:
+    """Yield each batch of examples, in order, with the teacher's logits."""
     with teacher.open(TeacherContext(preprocess=material.data.preprocess)) as answer:
-        return torch.cat([answer(batch)[LOGITS].float() for batch in eval_batches(examples)])
+        for batch in eval_batches(examples):
+            yield batch, answer(batch)[LOGITS].float()
+
+
+def ask(teacher: Teacher, examples: Dataset, material: ComparisonData) -> Tensor:
+    """What the task stores of the teacher's outputs for every example, in order, on the CPU."""
+    return torch.cat([material.task.keep(logits) for _, logits in iterate_answers(teacher, examples, material)])
+
+
+def judge_teacher(outputs: Tensor, material: ComparisonData, *, loaded: bool) -> tuple[float, str]:
+    """Check the teacher on development data; returns its primary metric, NaN without targets, and a sentence.
+
+    Args:
+        outputs: What is stored of the teacher's outputs for the development data.
+        material: The data.
+        loaded: Whether the teacher was loaded or trained by the job, for the hint in the message.
+
+    Raises:
+        LimbeckError: If it is no better than a model that ignores its inputs.
+    """
+    task, examples = material.task, material.development
+    if isinstance(task, Classification):
+        value = check_teacher(outputs, examples, classes=material.classes, loaded=loaded)
+        return value, describe_accuracy(value, examples.labels)
+    score, count = task.primary, task.check(examples, "development")
+    if not count:
+        return math.nan, "Teacher: not checked, as no development example has a target."
+    value = task.measure(outputs, task.stored_targets(examples))[score.name]
+    chance = score.chance
+    if chance is not None and score.rank(value) <= score.rank(chance):
+        why = (
+            "Was it trained with another input normalization, or on targets in another unit (task.standardize=false)?"
+            if loaded
+            else "Does it need more epochs or another learning rate (teacher.train.epochs, teacher.train.lr)?"
+        )
+        raise LimbeckError(
+            f"The teacher's {score.title} on {count} development examples is {score.format(value)}, and always "
+            f"predicting the mean gives {score.format(chance)}. {why} To continue anyway, type "
+            "--set teacher.check=false."
+        )
+    return value, f"Teacher: {score.title} {score.format(value)} on development data."
 
 
 def check_teacher(teacher_logits: Tensor, examples: Dataset, *, classes: int, loaded: bool) -> float:

@@ -149,7 +149,7 @@ def check_store(job: Job, material: ComparisonData, teacher: Teacher) -> None:
     for arm in job.method_arms if job.cache is not None else ():
         cached_teacher = with_cache(job, teacher)
         loader = train_loader(material.train, job.budget_of(arm), seed=0, cache=job.cache, mixed=True)
-        for stage in recipe_of(job, arm, cached_teacher).stages():
+        for stage in recipe_of(job, arm, cached_teacher, task=material.task).stages():
             if stage.teacher is cached_teacher and (requires := stage.objective.requires.teacher):
                 preprocess = stage.preprocess or material.data.preprocess
                 cached_teacher.open(TeacherContext(requires=requires, preprocess=preprocess, loader=loader))

@@ -41,7 +41,6 @@ class DataOptions:
         missing: Values of a table that mean missing, in addition to empty fields.
         separator: Column separator of a ``.csv`` or ``.tsv`` file.
         charset: Character encoding of such a file, by its Python name: ``cp1252``.
-        task: The task; None infers it from the targets.
     """
 
     target: str | None = None
@@ -66,7 +65,7 @@ class DataOptions:
     targets: tuple[str, ...] = ()
     delimiter: str | None = None
     masks: str | None = None
-    task: str | None = None
+    task: str | None = None  # no option of its own: `load_data(task=)`, or `task` in a job
 
     @property
     def option_names(self) -> tuple[str, ...]:

@@ -23,7 +23,7 @@ from limbeck.engine.train_config import Fabric, TrainConfig, open_fabric
 from limbeck.errors import LimbeckError
 from limbeck.random_seeds import derive_seed
 from limbeck.recipe import ParallelStages, Part, Recipe, TransformModel
-from limbeck.task_runner import Task, check_backend, run_tasks
+from limbeck.task_runner import WorkItem, check_backend, run_tasks
 
 CPU = torch.device("cpu")
 States = dict[str, dict[str, Tensor]]
@@ -106,7 +106,7 @@ class ParallelBranches:
                 yield _in_place(task, models, self._loader, setting)
             return
         check_backend(workers)
-        each = [Task(str(one.number), partial(one.run, models, self._loader, setting)) for one in tasks]
+        each = [WorkItem(str(one.number), partial(one.run, models, self._loader, setting)) for one in tasks]
         branches = {str(one.number): one for one in tasks}
         for finished, (states, last) in run_tasks(each, workers=workers, ordered=True):
             yield branches[finished.name], states, last

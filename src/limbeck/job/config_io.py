@@ -223,7 +223,7 @@ def _set(mapping: dict[str, Any], keys: list[str], value: Any, *, setting: str) 
         mapping[first] = _set_in_one(inner, rest, value, setting=setting)
         return
     if isinstance(inner, str):
-        inner = {"name" if first in ("method", "data", "encoding") else "model": inner}
+        inner = {"name" if first in ("method", "data", "encoding", "task") else "model": inner}
     if inner is not None and not isinstance(inner, Mapping):
         raise LimbeckError(f"--set {setting}: {first} is {inner!r}, which holds no {'.'.join(rest)}.")
     inner = dict(inner or {})

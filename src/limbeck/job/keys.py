@@ -9,14 +9,15 @@ from typing import Any, NamedTuple
 
 from limbeck.data.options import DataOptions
 from limbeck.job.budget import ArmBudget, Budget
-from limbeck.job.schema import CacheSettings, Job, MethodSettings, ModelSettings, TeacherSettings
+from limbeck.job.schema import CacheSettings, Job, MethodSettings, ModelSettings, TaskSettings, TeacherSettings
 
 _PARTS: tuple[tuple[str, type], ...] = (
-    ("", Job), ("data.", DataOptions), ("teacher.", ModelSettings), ("teacher.", TeacherSettings),
+    ("", Job), ("task.", TaskSettings), ("data.", DataOptions),
+    ("teacher.", ModelSettings), ("teacher.", TeacherSettings),
     ("student.", ModelSettings), ("method.", MethodSettings), ("budget.", Budget),
     ("budgets.ARM.", ArmBudget), ("cache.", CacheSettings),
 )  # fmt: skip
-_HOLD_KEYS = ("teacher", "student", "method", "budget", "budgets", "cache", "train")
+_HOLD_KEYS = ("task", "teacher", "student", "method", "budget", "budgets", "cache", "train")
 """Keys with nested keys, which list their own defaults."""
 
 

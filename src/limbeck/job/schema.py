@@ -16,6 +16,7 @@ from limbeck.job.validation import as_list, check_extra_metrics
 from limbeck.methods import method
 from limbeck.models import UserFile, shallow
 from limbeck.models.networks import check_arguments
+from limbeck.tasks import Task, get_task
 
 SHALLOW = "shallow"
 """A student that starts as a subset of the teacher's layers (`limbeck.models.shallow`)."""
@@ -89,7 +90,7 @@ class MethodSettings(BaseModel):
             LimbeckError: If a required hyper-parameter is missing.
         """
         definition = method(self.name)
-        names = [name for name in definition.parameters if name != "teacher"]
+        names = list(definition.hyper_parameters)
         for key in self.hyper:
             if key not in names:
                 near = nearest(key, names)
@@ -100,6 +101,36 @@ class MethodSettings(BaseModel):
         if lacking:
             flags = " ".join(f"--set {place}.{name}=..." for name in lacking)
             raise LimbeckError(f"The method {self.name} needs {' and '.join(lacking)}: {flags}")
+
+
+class TaskSettings(BaseModel):
+    """A task by name, with its settings: ``regression`` with ``standardize: false``.
+
+    Attributes:
+        name: ``classification``, ``multi_label``, ``regression`` or ``segmentation``.
+    """
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+    name: str
+
+    @field_validator("name")
+    @classmethod
+    def _known_name(cls, value: str) -> str:
+        return get_task(value).name
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The settings of the task."""
+        return dict(self.model_extra or {})
+
+    def open(self) -> Task:
+        """The task, before it knows the data.
+
+        Raises:
+            LimbeckError: If a setting is unknown or has the wrong type.
+        """
+        return get_task(self.name, **self.settings)
 
 
 class CacheSettings(Strict):
@@ -134,6 +165,8 @@ class Job(Strict):
 
     Attributes:
         data: A data set's name, a file, a folder, or a mapping with ``name`` (any of these) and its options.
+        task: What is learned: ``classification``, ``multi_label``, ``regression`` or ``segmentation``, or a mapping of
+            this ``name`` and settings. By default it is inferred from the targets; the summary of the data says why.
         teacher: The teacher's name (``teacher.model``) and its arguments.
         student: The student's name (``student.model``) and its arguments.
         method: The method's name (``method.name``) and its settings; `limbeck methods` lists them.
@@ -160,6 +193,7 @@ class Job(Strict):
     """
 
     data: str | dict[str, Any]
+    task: TaskSettings | None = None
     teacher: TeacherSettings
     student: ModelSettings
     method: MethodSettings = MethodSettings()
@@ -191,6 +225,11 @@ class Job(Strict):
                 parse_data_options({str(key): one for key, one in value.items() if key != "name"})
             return {**value, "name": name}
         return parse_data_name(value) if isinstance(value, str) else value
+
+    @field_validator("task", mode="before")
+    @classmethod
+    def _named_task(cls, value: Any) -> Any:
+        return {"name": value} if isinstance(value, str) else value
 
     @field_validator("student", "teacher", mode="before")
     @classmethod
@@ -291,6 +330,8 @@ class Job(Strict):
         for one in self.methods or (self.method,):
             if not one.is_user_function:  # `check_user_methods` checks those: reading a job runs no file
                 one.check(self.key_of(one))
+        if self.task is not None:
+            self.check_task(self.task.open())
         self._check_budgets()
         self._check_shallow()
         if not self.method.is_user_function:
@@ -325,6 +366,22 @@ class Job(Strict):
             _check_kinds(self.student.arguments)
         except LimbeckError as error:
             raise add_flag_hint(error, "student") from error
+
+    def check_task(self, task: Task) -> None:
+        """Check that all methods can learn a task.
+
+        Raises:
+            LimbeckError: If one cannot, or a hyper-parameter has no meaning for the task.
+        """
+        for one in self.methods or (self.method,):
+            if one.is_user_function:
+                continue
+            method(one.name).check_task(task)
+            if "temperature" in one.hyper and not task.has_temperature:
+                raise LimbeckError(
+                    f"{self.key_of(one)}.temperature={one.hyper['temperature']}: {task.name} has no temperature, "
+                    "because its outputs are numbers, not probabilities. Leave it out."
+                )
 
     def check_user_methods(self) -> None:
         """Check the methods that are functions in a user's files. This runs the files.

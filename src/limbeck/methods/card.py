@@ -11,6 +11,7 @@ from typing import Any, get_type_hints
 
 from limbeck.errors import ArgumentError, LimbeckError, unknown_name_error
 from limbeck.recipe import Recipe
+from limbeck.tasks import Task, task_names
 
 
 @dataclass(frozen=True)
@@ -78,6 +79,8 @@ class MethodCard:
             without a default. The tests and the page of the method use them.
         trials: The networks and data of the tests: names of `limbeck.testing.trials`, or functions without arguments
             that return a student, a teacher and data.
+        tasks: The names of the tasks that the method can learn (`limbeck.tasks`). A method of several tasks has an
+            argument ``task``, and takes its losses from it.
     """
 
     name: str
@@ -95,6 +98,7 @@ class MethodCard:
     needs: str = ""
     example: Mapping[str, Any] = field(default_factory=dict)
     trials: tuple[str | Callable[[], Any], ...] = ("mlp", "resnet")
+    tasks: tuple[str, ...] = ("classification",)
 
     def __post_init__(self) -> None:
         if self.labels not in _LABELS:
@@ -104,7 +108,7 @@ class MethodCard:
     def unpublished(cls, name: str, text: str | None) -> MethodCard:
         """Make a card from the name of a function and the first line of its docstring."""
         claim = next(iter((text or "").strip().splitlines()), "")
-        return cls(name, "", "", 0, None, "", claim, "", "")
+        return cls(name, "", "", 0, None, "", claim, "", "", tasks=task_names())
 
 
 _KINDS: dict[Any, str] = {
@@ -137,14 +141,35 @@ class MethodCall:
         return cls(card, make, {p.name: p for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)})
 
     @property
+    def hyper_parameters(self) -> dict[str, inspect.Parameter]:
+        """The parameters that a user sets: all but the teacher and the task, which a job passes."""
+        return {name: p for name, p in self.parameters.items() if name not in ("teacher", "task")}
+
+    def check_task(self, task: Task) -> None:
+        """Check that the method can learn a task.
+
+        Raises:
+            LimbeckError: If it cannot; the message names methods that can.
+        """
+        if task.name not in self.card.tasks:
+            raise LimbeckError(
+                f"The method {self.card.name} is for {' and '.join(self.card.tasks)}, and this is {task.name}: its "
+                f"losses are not defined for such targets. Type --method hinton, or list all with limbeck methods."
+            )
+
+    @property
     def has_teacher(self) -> bool:
         """Whether the method takes a teacher as an argument."""
         return "teacher" in self.parameters
 
     @property
     def defaults(self) -> dict[str, Any]:
-        """The default of each hyper-parameter that has one, without ``epochs``, which is the budget of the run."""
-        return {name: p.default for name, p in self.parameters.items() if p.default is not p.empty and name != "epochs"}
+        """The default of each hyper-parameter that has one, without ``epochs`` and ``task``, which the run knows."""
+        return {
+            name: p.default
+            for name, p in self.parameters.items()
+            if p.default is not p.empty and name not in ("epochs", "task")
+        }
 
     @property
     def argument_help(self) -> dict[str, str]:

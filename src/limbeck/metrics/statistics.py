@@ -207,6 +207,7 @@ def paired_difference(
     confidence: float = 0.95,
     resolution: float = 0.0,
     largest: float = math.inf,
+    comparisons: int = 1,
 ) -> Difference:
     r"""Compute the mean of ``ours - theirs`` over pairs, with Student's t interval.
 
@@ -225,6 +226,7 @@ def paired_difference(
         confidence: The confidence level of the interval.
         resolution: The step of the values, such as 1/N; 0 for continuous values.
         largest: The largest possible difference, 1 between two fractions. It limits the interval.
+        comparisons: As for `compare_scores`.
 
     Raises:
         LimbeckError: If there are no values, or the numbers of values differ.
@@ -240,7 +242,7 @@ def paired_difference(
         return Difference(float(d[0]), None, None, 1)
     of_seeds = max(float(d.var(ddof=1)), resolution**2 / 6) / len(d)
     parts = (_Part(of_seeds, len(d) - 1),)
-    return _difference(float(d.mean()), parts, len(d), confidence, 1, largest)
+    return _difference(float(d.mean()), parts, len(d), confidence, comparisons, largest)
 
 
 class _Part(NamedTuple):

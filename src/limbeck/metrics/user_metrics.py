@@ -15,29 +15,38 @@ from limbeck.metrics.predictions import Predictions
 from limbeck.metrics.validation import labeled_rows
 from limbeck.models import UserFile
 
-_ARGUMENTS = ("labels", "predicted", "probabilities", "logits", "teacher_logits", "predictions")
+_ARGUMENTS = (
+    "labels", "targets", "predicted", "outputs", "probabilities", "logits", "teacher", "teacher_logits", "predictions",
+)  # fmt: skip
+Arguments = Predictions | Mapping[str, Any]
+"""Predictions of a classifier, or the arguments of a metric by name."""
 
 
-def open_metrics(names: Sequence[str]) -> dict[str, Callable[[Predictions], float]]:
+def open_metrics(names: Sequence[str], known: Mapping[str, Any] = METRICS) -> dict[str, Callable[[Arguments], float]]:
     """Load metrics from names such as ``my.py:function``; the keys are the names of the functions.
 
     The names of its arguments select what a function gets: ``labels`` (class numbers ``[n]``), ``predicted``
     (the class of the largest logit, ``[n]``), ``probabilities`` and ``logits`` (``[n, classes]``), ``teacher_logits``,
     or ``predictions`` (`Predictions`). All are CPU tensors of the rows that have a label, and work with scikit-learn's
-    metrics. The function returns a number or a `Metric`.
+    metrics. The function returns a number or a `Metric`. Other tasks have other arguments, such as ``targets`` and
+    ``outputs`` of regression (`limbeck.tasks.Task.metric_arguments`).
+
+    Args:
+        names: The names.
+        known: The metrics of the task, whose names are taken.
 
     Raises:
         LimbeckError: If a file or function is missing, an argument is unknown, or two metrics have the same name.
     """
-    opened: dict[str, Callable[[Predictions], float]] = {}
+    opened: dict[str, Callable[[Arguments], float]] = {}
     for name in names:
         own = UserFile.parse(name)
         if own is None or own.weights is not None:
             raise LimbeckError(
                 f"The metric {name!r} is not a function in a Python file: use metrics=[my.py:function]. "
-                f"Always computed: {', '.join(METRICS)}."
+                f"Always computed: {', '.join(known)}."
             )
-        if own.function in METRICS or own.function in opened:
+        if own.function in known or own.function in opened:
             raise LimbeckError(f"There is already a metric {own.function!r}. Rename the function of {name}.")
         function = own.load()
         for argument in inspect.signature(function).parameters.values():
@@ -48,9 +57,7 @@ def open_metrics(names: Sequence[str]) -> dict[str, Callable[[Predictions], floa
     return opened
 
 
-def evaluate_metrics(
-    metrics: Mapping[str, Callable[[Predictions], float]], predictions: Predictions
-) -> dict[str, float]:
+def evaluate_metrics(metrics: Mapping[str, Callable[[Arguments], float]], predictions: Arguments) -> dict[str, float]:
     """Compute the value of each metric.
 
     Raises:
@@ -67,13 +74,19 @@ class _Metric:
         parameters = inspect.signature(function).parameters
         self._parameters = [argument for argument in _ARGUMENTS if argument in parameters]
 
-    def __call__(self, predictions: Predictions) -> float:
+    def __call__(self, predictions: Arguments) -> float:
         # Copies: a function that changes its arguments must not change the data and the other metrics.
-        student, *others = predictions
-        copies = labeled_rows(
-            Predictions(student.clone(), *(None if tensor is None else tensor.clone() for tensor in others))
-        )
-        arguments = {name: _argument(name, copies) for name in self._parameters}
+        if isinstance(predictions, Predictions):
+            student, *others = predictions
+            copies = labeled_rows(
+                Predictions(student.clone(), *(None if tensor is None else tensor.clone() for tensor in others))
+            )
+            arguments = {name: _argument(name, copies) for name in self._parameters}
+        else:
+            for name in self._parameters:
+                if name not in predictions:
+                    raise unknown_name_error(f"argument of the metric {self._name} for this task", name, predictions)
+            arguments = {name: _copy(predictions[name]) for name in self._parameters}
         try:
             value = self._function(**arguments)
         except Exception as error:  # a user's function can raise any exception
@@ -86,6 +99,12 @@ class _Metric:
             raise LimbeckError(
                 f"The metric {self._name} returned a {type(value).__name__}; it must return a number."
             ) from error
+
+
+def _copy(value: Any) -> Any:
+    if isinstance(value, Predictions):
+        return Predictions(*map(_copy, value))
+    return value.clone() if isinstance(value, torch.Tensor) else value
 
 
 def _argument(name: str, predictions: Predictions) -> Any:

@@ -32,7 +32,7 @@ from limbeck.metrics import predict
 from limbeck.models import Cnn, seeded
 from limbeck.papers.experiment import Experiment, ExperimentScale, Figures, Row, TaskFolder, fewer, renumbered
 from limbeck.recipe import Optimizer, Recipe
-from limbeck.task_runner import Task
+from limbeck.task_runner import WorkItem
 from limbeck.teachers import ModelTeacher, Preprocess
 
 BATCH = 64
@@ -184,17 +184,17 @@ def _epochs(scale: ExperimentScale, length: str) -> int:
     return scale.pick(LENGTHS[length] // 10, LENGTHS[length])
 
 
-def _tasks(scale: ExperimentScale) -> list[Task]:
+def _tasks(scale: ExperimentScale) -> list[WorkItem]:
     quick, size = scale.quick, scale.pick(_QUICK[1], TRANSFER)
     seconds = scale.pick(2 * _QUICK[0], _TEACHER_EPOCHS * 60_000) / 2000
-    tasks = [Task("matching/teacher", partial(teach, quick=quick), (), seconds)]
+    tasks = [WorkItem("matching/teacher", partial(teach, quick=quick), (), seconds)]
     for seed in scale.seeds:
         for way in WAYS:
             for length in LENGTHS:
                 epochs = _epochs(scale, length)
                 work = partial(study, way=way, seed=seed, epochs=epochs, quick=quick)
                 tasks.append(
-                    Task(_name(way, length, seed), work, ("matching/teacher",), 2 + epochs * size / _PER_SECOND)
+                    WorkItem(_name(way, length, seed), work, ("matching/teacher",), 2 + epochs * size / _PER_SECOND)
                 )
     return tasks
 

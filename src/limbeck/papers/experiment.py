@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import torch
 
 from limbeck.data import ArrayDataset, Dataset, DataSplits, subsample
-from limbeck.task_runner import Task
+from limbeck.task_runner import WorkItem
 
 Figures = Mapping[str, Any]
 """The results of a task by name: numbers, or other JSON values."""
@@ -119,7 +119,7 @@ class Experiment:
 
     name: str
     title: str
-    tasks: Callable[[ExperimentScale], Sequence[Task]]
+    tasks: Callable[[ExperimentScale], Sequence[WorkItem]]
     rows: Callable[[ExperimentScale, Mapping[str, Figures]], Sequence[Row]]
 
 

@@ -20,7 +20,7 @@ from torch import nn
 from limbeck.atomic_io import folder_lock, write_text
 from limbeck.errors import LimbeckError
 from limbeck.papers.experiment import RESULT, Figures, TaskFolder
-from limbeck.task_runner import Task, chain_seconds, check_backend, hash_tasks, run_tasks
+from limbeck.task_runner import WorkItem, chain_seconds, check_backend, hash_tasks, run_tasks
 
 _REFERENCE_STEP = 0.014
 """Seconds of one step of `machine_slowness` on the reference machine (AMD EPYC, torch 2.13.0)."""
@@ -86,7 +86,7 @@ class TaskQueue:
         self._slowness = cache(slowness)
         self._spent: dict[str, tuple[float, float | int]] = {}  # task -> seconds, estimate
 
-    def estimate(self, tasks: Sequence[Task]) -> float:
+    def estimate(self, tasks: Sequence[WorkItem]) -> float:
         """Estimate the seconds of all unfinished tasks, at least those of their longest chain."""
         hashes = hash_tasks(tasks)
         remaining = [task for task in tasks if _read_result(self.root / task.name, hashes[task.name]) is None]
@@ -95,7 +95,7 @@ class TaskQueue:
         total = sum(task.seconds for task in remaining)
         return self._pace() * max(total / self.workers, *chain_seconds(remaining).values())
 
-    def run(self, tasks: Sequence[Task], callback: Callback = lambda _: None) -> dict[str, Figures]:
+    def run(self, tasks: Sequence[WorkItem], callback: Callback = lambda _: None) -> dict[str, Figures]:
         """Run all unfinished tasks, and return the results of all tasks by name.
 
         Raises:
@@ -110,7 +110,7 @@ class TaskQueue:
                 self._run_rest(tasks, results, callback)
         return results
 
-    def _read_results(self, tasks: Sequence[Task]) -> dict[str, Figures]:
+    def _read_results(self, tasks: Sequence[WorkItem]) -> dict[str, Figures]:
         results: dict[str, Figures] = {}
         hashes = hash_tasks(tasks)
         for task in tasks:
@@ -119,7 +119,7 @@ class TaskQueue:
                 self._spent[task.name] = (result["seconds"], task.seconds)
         return results
 
-    def _run_rest(self, tasks: Sequence[Task], results: dict[str, Figures], callback: Callback) -> None:
+    def _run_rest(self, tasks: Sequence[WorkItem], results: dict[str, Figures], callback: Callback) -> None:
         hashes = hash_tasks(tasks)
         saving = [
             replace(task, function=partial(run_and_save, task, self.root, hashes[task.name]))
@@ -131,7 +131,7 @@ class TaskQueue:
         def remaining() -> float:
             return self._estimate_rest(tasks, results, running.copy())
 
-        def start(task: Task) -> None:
+        def start(task: WorkItem) -> None:
             running.add(task.name)
             callback(TaskStarted(task.name))
 
@@ -142,7 +142,7 @@ class TaskQueue:
                 running.discard(task.name)
                 callback(TaskFinished(task.name, result["figures"], result["seconds"], remaining()))
 
-    def _estimate_rest(self, tasks: Sequence[Task], results: Mapping[str, Figures], running: set[str]) -> float:
+    def _estimate_rest(self, tasks: Sequence[WorkItem], results: Mapping[str, Figures], running: set[str]) -> float:
         open_tasks = [task for task in tasks if task.name not in results]
         parts = {name: _read_fraction(self.root / name) for name in running}
         seconds = [task.seconds * (1 - parts.get(task.name, 0.0)) for task in open_tasks]
@@ -155,7 +155,7 @@ class TaskQueue:
         return spent / planned if spent > 60 and planned > 0 else self._slowness()
 
 
-def run_and_save(task: Task, root: Path, task_hash: str) -> dict[str, Any]:
+def run_and_save(task: WorkItem, root: Path, task_hash: str) -> dict[str, Any]:
     """Run a task on one thread, and save its results in its folder.
 
     Files of an interrupted task with the same hash are kept, so that the task can resume; others are removed.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar, final
+from typing import Any, ClassVar, final
 
 import numpy as np
 import torch
@@ -18,6 +18,7 @@ from limbeck.functional import cross_entropy, kl_divergence, label_smoothing
 from limbeck.losses import Loss
 from limbeck.metrics.classification import METRICS, correctness, evaluate
 from limbeck.metrics.predictions import Predictions, flatten_positions
+from limbeck.metrics.validation import labeled_rows
 from limbeck.tasks.task import Evaluation, EvaluationState, Score, Task, join_outputs, join_targets
 
 
@@ -98,6 +99,18 @@ class Classification(Task):
     def scores(self, outputs: Tensor, targets: Tensor) -> Shaped[np.ndarray, " examples"]:
         """1 for each labeled example that is right, 0 for the others."""
         return np.asarray(correctness(_predictions(outputs, targets, None)).numpy())
+
+    def metric_arguments(self, outputs: Tensor, targets: Tensor, teacher: Tensor | None) -> dict[str, Any]:
+        """Labels, predicted classes, probabilities and logits of the labeled rows; teacher_logits, and all together."""
+        rows = labeled_rows(_predictions(outputs, targets, teacher))
+        return {
+            "labels": rows.labels, "predicted": rows.student.argmax(1), "logits": rows.student,
+            "probabilities": rows.student.double().softmax(1), "teacher_logits": rows.teacher, "predictions": rows,
+        }  # fmt: skip
+
+    def example_outputs(self, targets: Tensor) -> Tensor:
+        """Random logits, a row for each label."""
+        return torch.randn(targets.numel(), self.outputs)
 
     def open_state(self, teacher: Tensor | None = None) -> EvaluationState:
         """Start an evaluation. With an output at every position, each position is a row."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar, final
+from typing import Any, ClassVar, final
 
 import numpy as np
 import torch
@@ -108,6 +108,13 @@ class MultiLabel(Task):
         names = [name for name, one in MULTI_LABEL_METRICS.items() if all(there[need] for need in one.requires)]
         answers = MultiLabelPredictions(outputs, teacher, None if targets is None else targets.long())
         return {name: metric.value for name, metric in evaluate(answers, names).items()}
+
+    def metric_arguments(self, outputs: Tensor, targets: Tensor, teacher: Tensor | None) -> dict[str, Any]:
+        """Labels (-100 for unknown), predicted labels, probabilities and logits, each ``[n, labels]``."""
+        return {
+            "labels": targets, "predicted": (outputs > 0).long(), "probabilities": outputs.double().sigmoid(),
+            "logits": outputs, "teacher_logits": teacher,
+        }  # fmt: skip
 
     def scores(self, outputs: Tensor, targets: Tensor) -> Shaped[np.ndarray, " examples"]:
         """The linearized micro F1 of each example with a known label."""

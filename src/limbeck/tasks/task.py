@@ -62,6 +62,10 @@ class Score:
         """Format a difference with its unit and its sign."""
         return f"{self.format_number(value)} points" if self.percent else self.format_number(value)
 
+    def describe(self, value: float) -> str:
+        """The value with its name; of the accuracy, whose name goes without saying, only the value."""
+        return self.format(value) if self.name == "accuracy" else f"{self.title} {self.format(value)}"
+
     def gain(self, ours: float, theirs: float) -> float:
         """Compute by how much the first value is better; negative if it is worse."""
         return ours - theirs if self.higher_is_better else theirs - ours
@@ -255,6 +259,14 @@ class Task(ABC):
         for batch, logits in outputs:
             state.update(logits, batch)
         return state.compute()
+
+    def metric_arguments(self, outputs: Tensor, targets: Tensor, teacher: Tensor | None) -> dict[str, Any]:
+        """The arguments of a user's own metric, by name: stored outputs of the examples with a target."""
+        return {"labels": targets, "targets": targets, "predicted": outputs, "outputs": outputs, "teacher": teacher}
+
+    def example_outputs(self, targets: Tensor) -> Tensor:
+        """Made-up stored outputs for these targets, to try a user's own metric before training."""
+        return torch.randn(len(targets), self.outputs)
 
     # What people and files say.
 

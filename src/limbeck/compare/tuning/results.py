@@ -8,7 +8,6 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
-from limbeck.batch import IGNORED
 from limbeck.checksums import read_json, write_json
 from limbeck.compare.comparison_data import ComparisonData, has_weights
 from limbeck.compare.teacher_cache import folder_of
@@ -185,8 +184,7 @@ def result_of(
         teacher: The teacher's accuracy on development data, and the seconds that it took.
         out: The search's folder.
     """
-    labels = material.development.labels
-    count = 0 if labels is None else int((labels != IGNORED).sum())
+    count = material.task.check(material.development, "development")
     arms = {arm: _row(spaces[arm], trials) for arm, trials in trials_by_arm.items()}
     top = max(row["best"]["accuracy"] for row in arms.values())
     return {
@@ -195,7 +193,11 @@ def result_of(
         "best": str(RunLayout(out).best),
         "run": str(out),
         "teacher": dict(teacher),
-        "development": {"examples": count, "luck": _luck(top, count)},
+        "development": {
+            "examples": count,
+            "luck": _luck(top, count) if material.task.primary.name == "accuracy" else 0.0,
+        },
+        "task": material.task.to_dict(),
         "data": {"name": plain_name(material.data.name), "train": len(material.train), "classes": material.classes},
     }
 

@@ -7,17 +7,15 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from limbeck.batch import IGNORED
 from limbeck.checksums import write_json
 from limbeck.compare.arm_recipes import matched_smoothing
-from limbeck.compare.comparison_data import ComparisonData, load_comparison_data
+from limbeck.compare.comparison_data import ComparisonData, arms_of_task, load_comparison_data
 from limbeck.compare.dry_run import dry_run, verify_files
 from limbeck.compare.run_storage import lock_folder, remove_partial_files, to_json_safe, write
 from limbeck.compare.teacher import (
     ask,
-    check_teacher,
-    describe_accuracy,
     has_weights,
+    judge_teacher,
     open_teacher,
     train_teacher,
 )
@@ -80,7 +78,8 @@ def tune(
     material = _without_test(load_comparison_data(job))
     _check_development(material)
     teacher, models = open_teacher(job, material)
-    check_ends(job, search_ranges, teacher)
+    job = arms_of_task(job, material.task)
+    check_ends(job, search_ranges, teacher, material.task)
     dry_run(job, material, teacher, models)
     verify_files(material, callback)
     out.mkdir(parents=True, exist_ok=True)
@@ -91,9 +90,9 @@ def tune(
         taught = _judge(job, teacher, material, callback)
         taught["seconds"] = round(time.perf_counter() - teacher_start, 3)
         smoothing = matched_smoothing(job, teacher, material)
-        spaces = spaces_of(job, search_ranges, smoothing=smoothing)
+        spaces = spaces_of(job, search_ranges, smoothing=smoothing, task=material.task)
         claim_place(job, spaces, out)
-        starts = {arm: start_of(job, arm, smoothing) for arm in spaces}
+        starts = {arm: start_of(job, arm, smoothing, task=material.task) for arm in spaces}
         _build_answers(job, spaces, material, teacher, callback)
         trials_by_arm = all_trials(job, spaces, starts, trials, out, material, teacher, callback)
         for name, text in job_files(job, best_job(job, trials_by_arm, out), out).items():
@@ -141,8 +140,7 @@ def _check_development(material: ComparisonData) -> None:
     Raises:
         LimbeckError: If fewer than two of them are labeled.
     """
-    labels = material.development.labels
-    count = 0 if labels is None else int((labels != IGNORED).sum())
+    count = material.task.check(material.development, "development")
     if count < 2:
         raise LimbeckError(
             f"Settings are chosen on development data, and {count} of these {'has' if count == 1 else 'have'} a label: "
@@ -153,10 +151,10 @@ def _check_development(material: ComparisonData) -> None:
 def _judge(job: Job, teacher: Teacher, material: ComparisonData, callback: Callback) -> dict[str, Any]:
     if not job.teacher.check:
         return {"accuracy": None}
-    logits = ask(teacher, material.development, material)
-    accuracy = check_teacher(logits, material.development, classes=material.classes, loaded=has_weights(job.teacher))
-    callback(Message(describe_accuracy(accuracy, material.development.labels)))
-    return {"accuracy": accuracy}
+    outputs = ask(teacher, material.development, material)
+    value, sentence = judge_teacher(outputs, material, loaded=has_weights(job.teacher))
+    callback(Message(sentence))
+    return {"accuracy": value}
 
 
 def _build_answers(

@@ -11,6 +11,7 @@ from limbeck.errors import LimbeckError, unknown_name_error
 from limbeck.job import ArmBudget, Job, MethodSettings
 from limbeck.methods import method
 from limbeck.methods.card import SearchRange
+from limbeck.tasks import Task
 from limbeck.teachers import Teacher
 
 Space = dict[str, SearchRange]
@@ -27,7 +28,9 @@ def read_arms(job: Job) -> tuple[str, ...]:
     return tuple(arm for arm in job.all_arms if arm in (ALONE, SMOOTHED) or arm in job.method_arms)
 
 
-def spaces_of(job: Job, ranges: Mapping[str, SearchRange], *, smoothing: float) -> dict[str, Space]:
+def spaces_of(
+    job: Job, ranges: Mapping[str, SearchRange], *, smoothing: float, task: Task | None = None
+) -> dict[str, Space]:
     """What is searched for each arm; every usual range holds the value that the job has already.
 
     The learning rate runs from a tenth to ten times the job's, the epochs from a quarter of the job's up to these: no
@@ -37,6 +40,7 @@ def spaces_of(job: Job, ranges: Mapping[str, SearchRange], *, smoothing: float) 
         job: What is asked.
         ranges: Others to search, by the parameter's name, for every arm that has it.
         smoothing: The value of the label smoothing from which its search begins.
+        task: What is learned; without a temperature none is searched.
 
     Raises:
         UnknownNameError: If no arm has a parameter of a name in `ranges`; the nearest is named.
@@ -46,13 +50,15 @@ def spaces_of(job: Job, ranges: Mapping[str, SearchRange], *, smoothing: float) 
     for name in ranges:
         if name not in parameters:
             raise unknown_name_error("parameter to tune", name, parameters)
+    if task is not None and not task.has_temperature:
+        spaces = {arm: {n: r for n, r in space.items() if n != "temperature"} for arm, space in spaces.items()}
     for arm, space in spaces.items():
         start = start_of(job, arm, smoothing)
         spaces[arm] = {n: r if n in ranges else r.holding(start[n]) for n, r in space.items()}
     return spaces
 
 
-def start_of(job: Job, arm: str, smoothing: float) -> Values:
+def start_of(job: Job, arm: str, smoothing: float, *, task: Task | None = None) -> Values:
     """The job's own values for an arm: the first that are tried, so that no search ends below where it began."""
     budget = job.budget_of(arm)
     values: Values = {"lr": budget.lr, "epochs": budget.epochs}
@@ -62,7 +68,10 @@ def start_of(job: Job, arm: str, smoothing: float) -> Values:
         return values
     settings = job.method_arms[arm]
     own = {n: p.default for n, p in method(settings.name).parameters.items() if _is_number(p.default)}
-    return {**own, **{n: v for n, v in settings.hyper.items() if _is_number(v)}, **values}
+    values = {**own, **{n: v for n, v in settings.hyper.items() if _is_number(v)}, **values}
+    if task is not None and not task.has_temperature:
+        values.pop("temperature", None)
+    return values
 
 
 def with_values(job: Job, arm: str, values: Mapping[str, Any]) -> Job:
@@ -78,7 +87,7 @@ def with_values(job: Job, arm: str, values: Mapping[str, Any]) -> Job:
     return job.model_copy(update=update)
 
 
-def check_ends(job: Job, ranges: Mapping[str, SearchRange], teacher: Teacher) -> None:
+def check_ends(job: Job, ranges: Mapping[str, SearchRange], teacher: Teacher, task: Task) -> None:
     """Refuse a range of whose values one is none for its parameter, before the first trial meets it.
 
     Raises:
@@ -88,7 +97,7 @@ def check_ends(job: Job, ranges: Mapping[str, SearchRange], teacher: Teacher) ->
         for name in sorted(set(ranges) & set(_usual(job, arm))):
             for end in (ranges[name].low, ranges[name].high):
                 tried = with_values(job, arm, {name: end})
-                _ = recipe_of(tried, arm, teacher, smoothing=float(end) if name == "smoothing" else 0.1)
+                _ = recipe_of(tried, arm, teacher, task=task, smoothing=float(end) if name == "smoothing" else 0.1)
                 _ = tried.budget_of(arm).make_optimizer()
 
 

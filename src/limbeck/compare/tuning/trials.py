@@ -17,7 +17,7 @@ import torch
 from torch.quasirandom import SobolEngine
 
 from limbeck.checksums import append_line, read_lines
-from limbeck.compare.arms import ArmRun, measure_student, start
+from limbeck.compare.arms import ArmRun, start
 from limbeck.compare.comparison_data import ComparisonData, eval_batches
 from limbeck.compare.run_storage import to_json_safe
 from limbeck.compare.teacher import steps_taken
@@ -29,9 +29,8 @@ from limbeck.events import Callback, TrialFinished, TrialsPlanned
 from limbeck.job import Job, RunLayout
 from limbeck.job.run_layout import arm_folder_name
 from limbeck.methods.card import SearchRange
-from limbeck.metrics import predict
 from limbeck.optional_imports import import_optional
-from limbeck.task_runner import Task, run_tasks
+from limbeck.task_runner import WorkItem, run_tasks
 from limbeck.teachers import Teacher
 
 SEED = 1_000_000
@@ -45,8 +44,10 @@ class Trial(NamedTuple):
     Attributes:
         number: Which of the arm's trials, from 0.
         values: What was tried.
-        accuracy: The fraction of development examples that the student got right after its last epoch.
-        nll: The mean negative log-likelihood there, in nats; None where the run diverged.
+        accuracy: The primary metric of the task on development data, after the last epoch; of a classifier the
+            accuracy.
+        nll: A second metric there that orders equal trials, lower for better; of a classifier the negative
+            log-likelihood, in nats. None where the run diverged.
         seconds: Of training and judging; None for a run that was taken up again.
         epochs: For how many it learnt.
     """
@@ -83,26 +84,34 @@ def run_trial(
     epochs = trial_job.budget_of(arm).epochs
     smoothing = float(values.get("smoothing", 0.1))
     run = start(ArmRun(trial_job, arm, SEED, folder, None, smoothing), material, teacher)
-    measures: dict[str, float | None] = {"accuracy": 0.0, "nll": None}
+    task = material.task
+    first, second = task.headline[:2]
+    measures: dict[str, float | None] = {first: 0.0, **({} if second is None else {second: None})}
     try:
         for report in with_trackers(run, trial_job, f"{arm_folder_name(arm)}/trial-{number}"):
             if callback is not None:
                 callback(report)
-        answers = predict(run.student, eval_batches(material.development), preprocess=material.data.preprocess)
-        measures |= measure_student(answers, ("accuracy", "nll"))
+        development = eval_batches(material.development)
+        evaluation = task.evaluate(run.student, development, preprocess=material.data.preprocess)
+        measures |= {name: evaluation.measures[name] for name in measures}
     except DivergedError:
         pass
     trial = Trial(
         number,
         values,
-        measures["accuracy"] or 0.0,
-        measures["nll"],
+        measures[first] or 0.0,
+        _as_loss(measures.get(second or ""), task.metrics[second or first].higher_is_better),
         time.perf_counter() - start_time if fresh else None,
         epochs,
     )
     append_trial(place, trial)
     shutil.rmtree(folder, ignore_errors=True)
     return trial
+
+
+def _as_loss(value: float | None, higher_is_better: bool | None) -> float | None:
+    """A metric as a number that is lower for a better value."""
+    return -value if value is not None and higher_is_better else value
 
 
 def place_of(out: Path, arm: str) -> Path:
@@ -275,8 +284,8 @@ def all_trials(
     callback(TrialsPlanned(trials * len(spaces)))
     for arm, done in trials_by_arm.items():
         for trial in done:
-            callback(TrialFinished(arm, trial.number, trial.accuracy))
-    tasks: list[Task] = []
+            callback(TrialFinished(arm, trial.number, trial.accuracy, material.task.primary.describe(trial.accuracy)))
+    tasks: list[WorkItem] = []
     for arm, done in trials_by_arm.items():
         for number in range(len(done), trials):
             report = partial(_report_steps, callback, arm, number) if job.workers == 1 else None
@@ -284,10 +293,10 @@ def all_trials(
                 _run_next, job, arm, number, spaces[arm], starts[arm], place_of(out, arm), material, teacher, report
             )
             requires = (f"{arm}, trial {number - 1}",) if number > len(done) else ()
-            tasks.append(Task(f"{arm}, trial {number}", function, requires))
+            tasks.append(WorkItem(f"{arm}, trial {number}", function, requires))
     for _, (arm, trial) in run_tasks(tasks, workers=job.workers):
         trials_by_arm[arm].append(trial)
-        callback(TrialFinished(arm, trial.number, trial.accuracy))
+        callback(TrialFinished(arm, trial.number, trial.accuracy, material.task.primary.describe(trial.accuracy)))
     return trials_by_arm
 
 

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from limbeck.functional import check_hyper
-from limbeck.functional import label_smoothing as smoothed_cross_entropy
-from limbeck.losses import Loss
 from limbeck.methods.card import MethodCard, SearchRange
 from limbeck.recipe import Recipe, Stage
+from limbeck.tasks import Task, get_task
 
 CARD = MethodCard(
     name="label_smoothing",
@@ -28,22 +27,26 @@ CARD = MethodCard(
     reads=(),
     labels="required",
     ranges={"smoothing": SearchRange(0.0, 0.5)},
+    tasks=("classification", "segmentation"),
 )
 
 
-def label_smoothing(*, smoothing: float = 0.1, epochs: int | None = None) -> Recipe:
+def label_smoothing(
+    *, smoothing: float = 0.1, task: str | Task = "classification", epochs: int | None = None
+) -> Recipe:
     r"""The cross-entropy of smoothed labels, :math:`-\sum_c ((1 - s) 1[c = y] + s / C) \log q_c`, in nats.
 
     At s = 0 it is `supervised`.
 
     Args:
         smoothing: s, the share of the uniform distribution, from 0 to 1; the paper's 0.1.
+        task: ``classification`` or ``segmentation``.
         epochs: Passes over the data; by default the budget of the run.
 
     Raises:
-        LimbeckError: If `smoothing` is not from 0 to 1.
+        LimbeckError: If `smoothing` is not from 0 to 1, or the task has no label smoothing.
 
     Source: Szegedy et al., 2015, arXiv:1512.00567, section 7.
     """
     check_hyper(smoothing=smoothing)
-    return Recipe(Stage(Loss(smoothed_cross_entropy, smoothing=smoothing), epochs=epochs, name="label_smoothing"))
+    return Recipe(Stage(get_task(task).smoothed_loss(smoothing), epochs=epochs, name="label_smoothing"))

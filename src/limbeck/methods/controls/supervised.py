@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from limbeck.functional import cross_entropy
-from limbeck.losses import Loss
 from limbeck.methods.card import MethodCard
 from limbeck.recipe import Recipe, Stage
+from limbeck.tasks import Task, get_task
 
 CARD = MethodCard(
     name="supervised",
@@ -28,13 +27,17 @@ CARD = MethodCard(
 }""",
     reads=(),
     labels="required",
+    tasks=("classification", "multi_label", "regression", "segmentation"),
 )
 
 
-def supervised(*, epochs: int | None = None) -> Recipe:
+def supervised(*, task: str | Task = "classification", epochs: int | None = None) -> Recipe:
     r"""Train the student on the labels alone: :math:`-\log q_y` in nats, with :math:`q = softmax(z)` and y the label.
 
+    For other tasks it is the loss of the task: binary cross-entropy, squared error, or cross-entropy of each pixel.
+
     Args:
+        task: What the targets are (`limbeck.tasks`).
         epochs: Passes over the data; by default the budget of the run.
 
     Example:
@@ -43,4 +46,4 @@ def supervised(*, epochs: int | None = None) -> Recipe:
 
     Source: Bridle, 1990, NIPS 2.
     """
-    return Recipe(Stage(Loss(cross_entropy), epochs=epochs, name="supervised"))
+    return Recipe(Stage(get_task(task).supervised_loss(), epochs=epochs, name="supervised"))

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from limbeck.functional import Projector, check_hyper, cross_entropy, kl_divergence, squared_error
+from limbeck.functional import Projector, check_hyper, squared_error
 from limbeck.losses import Loss, Objective
 from limbeck.methods.card import MethodCard, SearchRange
 from limbeck.methods.support import check_weight
 from limbeck.recipe import Recipe, Stage
 from limbeck.schedule import ramp
+from limbeck.tasks import Task, get_task
 
 CARD = MethodCard(
     name="fitnets",
@@ -37,6 +38,7 @@ CARD = MethodCard(
         "weight": SearchRange(0.5, 20.0, log=True),
         "final_weight": SearchRange(0.1, 5.0, log=True),
     },
+    tasks=("classification", "multi_label", "regression", "segmentation"),
 )
 
 
@@ -50,6 +52,7 @@ def fitnets(
     final_weight: float = 1.0,
     labels: bool = True,
     hint_epochs: int | None = None,
+    task: str | Task = "classification",
     epochs: int | None = None,
 ) -> Recipe:
     r"""Train in two stages: first a hint, then soft targets with labels.
@@ -68,6 +71,7 @@ def fitnets(
         final_weight: Lambda at the end; 1 in the authors' configuration.
         labels: Whether to use labels. False drops the label term.
         hint_epochs: Passes of the first stage; the run's budget by default.
+        task: What the targets are; the second stage takes its losses from it.
         epochs: Passes of the second stage; the run's budget by default.
 
     Raises:
@@ -80,9 +84,10 @@ def fitnets(
     hints = Loss(squared_error, student=guided, teacher=hint, head=Projector(), name="hint")
     # The kernel multiplies by T^2; the loss of the paper does not.
     fading = ramp(final_weight / temperature**2, start=weight / temperature**2)
-    objective: Objective = fading * Loss(kl_divergence, temperature=temperature)
+    task = get_task(task)
+    objective: Objective = fading * task.distillation_loss(temperature=temperature)
     if labels:
-        objective = objective + Loss(cross_entropy)
+        objective = objective + task.supervised_loss()
     return Recipe(
         Stage(hints, teacher=teacher, epochs=hint_epochs, name="hint"),
         Stage(objective, teacher=teacher, epochs=epochs, name="distil"),

@@ -9,6 +9,7 @@ from limbeck.losses import Loss, Objective
 from limbeck.methods.card import MethodCard, SearchRange
 from limbeck.methods.support import check_share, named_loss
 from limbeck.recipe import Recipe, Stage
+from limbeck.tasks import Task, get_task
 
 CARD = MethodCard(
     name="hinton",
@@ -28,6 +29,7 @@ CARD = MethodCard(
   year = {2015}
 }""",
     ranges={"temperature": SearchRange(1.0, 20.0, log=True), "weight": SearchRange(0.0, 1.0)},
+    tasks=("classification", "multi_label", "regression", "segmentation"),
 )
 
 
@@ -37,14 +39,19 @@ def hinton(
     temperature: float = 4.0,
     weight: float = 0.9,
     labels: bool = True,
-    loss: str = "kl_divergence",
-    classes: int = -1,
+    loss: str | None = None,
+    classes: int | None = None,
+    task: str | Task = "classification",
     epochs: int | None = None,
 ) -> Recipe:
     r"""Match soft targets and labels: :math:`w T^2 KL(p \| q) + (1 - w) (-\log softmax(z)_y)` in nats.
 
     p and q are the distributions of teacher and student at temperature T. With w = 0 it is `supervised`. For large T
     the first term becomes logit matching.
+
+    Other tasks have other losses (`limbeck.tasks`): binary KL divergence and binary cross-entropy for several labels,
+    the same losses as here at each pixel for segmentation, and squared errors to teacher and targets for regression,
+    where a temperature has no meaning.
 
     Args:
         teacher: The teacher: a module, a `Teacher`, or the name of a model in the run.
@@ -54,9 +61,11 @@ def hinton(
             was best in the paper.
         labels: Whether to use labels. False drops the label term, for data without labels. Keep True for data in which
             only some labels are missing (-100).
-        loss: The loss between student and teacher: ``kl_divergence`` as in the paper, another function of
-            `limbeck.functional` (``reverse_kl``, ``total_variation``, ...), or ``my.py:function``, your own kernel.
-        classes: The class dimension of the logits; 1 for maps ``[batch, classes, height, width]``.
+        loss: The loss between student and teacher: by default that of the task, which is ``kl_divergence`` as in the
+            paper; another function of `limbeck.functional`
+            (``reverse_kl``, ``total_variation``, ...), or ``my.py:function``, your own kernel.
+        classes: The class dimension of the logits; by default that of the task.
+        task: What the targets are.
         epochs: Passes over the data; by default the budget of the run.
 
     Raises:
@@ -71,7 +80,13 @@ def hinton(
     """
     check_hyper(temperature=temperature)
     check_share(weight=weight)
-    objective: Objective = weight * named_loss(loss, temperature=temperature, classes=classes)
+    task = get_task(task)
+    dimension = task.classes_dim if classes is None else classes
+    if loss is None and classes is None:
+        objective: Objective = weight * task.distillation_loss(temperature=temperature)
+    else:
+        objective = weight * named_loss(loss or "kl_divergence", temperature=temperature, classes=dimension)
     if labels:
-        objective = objective + (1 - weight) * Loss(cross_entropy, classes=classes)
+        hard = task.supervised_loss() if classes is None else Loss(cross_entropy, classes=classes)
+        objective = objective + (1 - weight) * hard
     return Recipe(Stage(objective, teacher=teacher, epochs=epochs, name="hinton"))

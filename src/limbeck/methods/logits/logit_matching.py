@@ -8,6 +8,7 @@ from limbeck.functional import logit_squared_error
 from limbeck.losses import Loss
 from limbeck.methods.card import MethodCard
 from limbeck.recipe import Recipe, Stage
+from limbeck.tasks import Task, get_task
 
 CARD = MethodCard(
     name="logit_matching",
@@ -36,10 +37,13 @@ CARD = MethodCard(
   year = {2006}
 }""",
     labels="unused",
+    tasks=("classification", "multi_label", "regression", "segmentation"),
 )
 
 
-def logit_matching(teacher: Any, *, centered: bool = False, epochs: int | None = None) -> Recipe:
+def logit_matching(
+    teacher: Any, *, centered: bool = False, task: str | Task = "classification", epochs: int | None = None
+) -> Recipe:
     r"""Regress the logits: :math:`\frac{1}{2C} \sum_c (z_c - v_c)^2`, z of the student and v of the teacher.
 
     The paper's loss is C times this (a sum over classes, not a mean), which changes the learning rate of plain gradient
@@ -49,9 +53,10 @@ def logit_matching(teacher: Any, *, centered: bool = False, epochs: int | None =
         teacher: The teacher: a module, a `Teacher`, or the name of a model in the run.
         centered: Whether to subtract the mean over classes from the difference first, since a constant added to all
             logits of an example changes no probability. The paper does not do this.
+        task: What the outputs are. For regression and several labels they are matched one by one, not centered.
         epochs: Passes over the data; by default the budget of the run.
 
     Source: Ba and Caruana, 2013, arXiv:1312.6184.
     """
-    objective = Loss(logit_squared_error, centered=centered)
+    objective = Loss(logit_squared_error, centered=centered, classes=get_task(task).classes_dim)
     return Recipe(Stage(objective, teacher=teacher, epochs=epochs, name="logit_matching"))

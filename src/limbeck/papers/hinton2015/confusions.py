@@ -21,7 +21,7 @@ from limbeck.metrics import predict
 from limbeck.models import Cnn, seeded
 from limbeck.papers.experiment import Experiment, ExperimentScale, Figures, Row, TaskFolder, fewer
 from limbeck.recipe import Optimizer, Recipe
-from limbeck.task_runner import Task
+from limbeck.task_runner import WorkItem
 from limbeck.teachers import Groups, ModelTeacher, Specialists, TeacherContext, special_classes
 
 CLASSES = 100
@@ -206,7 +206,7 @@ def _name(kind: str, seed: int) -> str:
     return f"specialists/{kind}/seed-{seed}"
 
 
-def _tasks(scale: ExperimentScale) -> list[Task]:
+def _tasks(scale: ExperimentScale) -> list[WorkItem]:
     quick = scale.quick
     examples = scale.pick(_QUICK_EPOCHS * QUICK[0], _EPOCHS * _EXAMPLES)
     epochs = scale.pick(1, _OWN_EPOCHS)
@@ -219,11 +219,13 @@ def _tasks(scale: ExperimentScale) -> list[Task]:
         begin = partial(train_generalist, seed=seed, examples=examples, **at)
         equal = partial(train_generalist, seed=seed + 100, examples=further, **at)
         tasks += [
-            Task(first, begin, (), examples / _PER_SECOND),
-            Task(other, equal, (), after),
-            Task(_name("pooled", seed), partial(train_specialists, seed=seed, epochs=epochs, **at), (first,), after),
-            Task(_name("trained-on", seed), partial(train_on, seed=seed, examples=further, **at), (first,), after),
-            Task(_name("ensemble", seed), partial(compare, seed=seed, **at), (first, other), 1.0),
+            WorkItem(first, begin, (), examples / _PER_SECOND),
+            WorkItem(other, equal, (), after),
+            WorkItem(
+                _name("pooled", seed), partial(train_specialists, seed=seed, epochs=epochs, **at), (first,), after
+            ),
+            WorkItem(_name("trained-on", seed), partial(train_on, seed=seed, examples=further, **at), (first,), after),
+            WorkItem(_name("ensemble", seed), partial(compare, seed=seed, **at), (first, other), 1.0),
         ]
     return tasks
 

@@ -20,7 +20,7 @@ from limbeck.metrics import predict
 from limbeck.models import Mlp, add_bias, seeded
 from limbeck.papers.experiment import Experiment, ExperimentScale, Figures, Row, TaskFolder, fewer
 from limbeck.recipe import Optimizer, Recipe
-from limbeck.task_runner import Task
+from limbeck.task_runner import WorkItem
 from limbeck.teachers import PrecomputedTeacher
 
 CLASSES = 10
@@ -224,17 +224,17 @@ def _epochs(scale: ExperimentScale, kind: str) -> int:
     return scale.pick(_QUICK_EPOCHS, _EPOCHS[kind])
 
 
-def _teaching(scale: ExperimentScale, seed: int) -> Task:
+def _teaching(scale: ExperimentScale, seed: int) -> WorkItem:
     work = partial(teach, seed=seed, quick=scale.quick)
-    return Task(_teacher(seed), work, seconds=scale.pick(5, int(_TEACHER_SECONDS)))
+    return WorkItem(_teacher(seed), work, seconds=scale.pick(5, int(_TEACHER_SECONDS)))
 
 
-def _study(scale: ExperimentScale, name: str, lesson: MnistTraining, seed: int, *, share: float = 1.0) -> Task:
+def _study(scale: ExperimentScale, name: str, lesson: MnistTraining, seed: int, *, share: float = 1.0) -> WorkItem:
     """Make the task of one student; `share` is the fraction of the training images in its transfer set."""
     examples = scale.pick(6000, 60_000) / 60_000
     seconds = 1 + lesson.epochs * _SECONDS_PER_EPOCH[lesson.units] * share * examples
     requires = () if lesson.teacher is None else (lesson.teacher,)
-    return Task(name, partial(study, lesson=lesson, seed=seed, quick=scale.quick), requires, seconds)
+    return WorkItem(name, partial(study, lesson=lesson, seed=seed, quick=scale.quick), requires, seconds)
 
 
 # --- soft targets ---------------------------------------------------------------------------------------------------
@@ -255,7 +255,7 @@ def _mnist_lessons(scale: ExperimentScale, seed: int) -> dict[str, MnistTraining
     return lessons
 
 
-def _mnist_tasks(scale: ExperimentScale) -> list[Task]:
+def _mnist_tasks(scale: ExperimentScale) -> list[WorkItem]:
     tasks = [_teaching(scale, seed) for seed in scale.seeds]
     for seed in scale.seeds:
         for name, lesson in _mnist_lessons(scale, seed).items():
@@ -312,7 +312,7 @@ def _grid(scale: ExperimentScale) -> list[tuple[int, float]]:
     return [(units, temperature) for units in widths for temperature in temperatures]
 
 
-def _temperature_tasks(scale: ExperimentScale) -> list[Task]:
+def _temperature_tasks(scale: ExperimentScale) -> list[WorkItem]:
     tasks = [_teaching(scale, 0)]
     for units, temperature in _grid(scale):
         lesson = MnistTraining(units, _epochs(scale, "temperature"), temperature, weight=1.0, teacher=_teacher(0))
@@ -344,7 +344,7 @@ _OMIT3 = tuple(digit for digit in range(10) if digit != 3)
 
 def _missing_tasks(
     scale: ExperimentScale, name: str, classes: tuple[int, ...], free: tuple[int, ...], epochs: int
-) -> list[Task]:
+) -> list[WorkItem]:
     tasks = [_teaching(scale, seed) for seed in scale.seeds]
     for seed in scale.seeds:
         lesson = MnistTraining(epochs=epochs, teacher=_teacher(seed), only=classes, free=free)
@@ -352,7 +352,7 @@ def _missing_tasks(
     return tasks
 
 
-def _omit3_tasks(scale: ExperimentScale) -> list[Task]:
+def _omit3_tasks(scale: ExperimentScale) -> list[WorkItem]:
     return _missing_tasks(scale, "omit3", _OMIT3, (3,), _epochs(scale, "omit3"))
 
 
@@ -370,7 +370,7 @@ def _omit3_rows(scale: ExperimentScale, results: Mapping[str, Figures]) -> list[
     ]  # fmt: skip
 
 
-def _only78_tasks(scale: ExperimentScale) -> list[Task]:
+def _only78_tasks(scale: ExperimentScale) -> list[WorkItem]:
     return _missing_tasks(scale, "only78", (7, 8), (7, 8), _epochs(scale, "only78"))
 
 

@@ -32,7 +32,7 @@ from limbeck.papers.hinton2015.speech import (
 )
 from limbeck.papers.hinton2015.spoken_digits import FramePart, read_part
 from limbeck.papers.hinton2015.states import CLASSES
-from limbeck.task_runner import Task
+from limbeck.task_runner import WorkItem
 
 FRACTION = 0.03
 _BATCH = 256
@@ -96,7 +96,7 @@ def _epochs(scale: ExperimentScale) -> int:
     return scale.pick(15, 40)
 
 
-def _tasks(scale: ExperimentScale) -> list[Task]:
+def _tasks(scale: ExperimentScale) -> list[WorkItem]:
     tasks = [frames_task(scale)]
     epochs = _epochs(scale)
     seconds = epochs * scale.pick(1, 3) * _SECONDS_PER_EPOCH
@@ -104,9 +104,9 @@ def _tasks(scale: ExperimentScale) -> list[Task]:
         teacher, own = member(0, seed), 1000 * seed + 950
         tasks.append(member_task(scale, 0, seed))
         hard = partial(overfit, seed=own, epochs=epochs)
-        tasks.append(Task(_HARD.format(seed), hard, (FRAMES,), 3 + seconds + epochs * _DEV_SECONDS))
+        tasks.append(WorkItem(_HARD.format(seed), hard, (FRAMES,), 3 + seconds + epochs * _DEV_SECONDS))
         easy = partial(soften, teacher=teacher, seed=own, epochs=epochs)
-        tasks.append(Task(_SOFT.format(seed), easy, (FRAMES, teacher), 3 + seconds))
+        tasks.append(WorkItem(_SOFT.format(seed), easy, (FRAMES, teacher), 3 + seconds))
     return tasks
 
 

@@ -23,7 +23,7 @@ from limbeck.papers.hinton2015.mnist import labels_of
 from limbeck.papers.hinton2015.spoken_digits import COEFFICIENTS, FramePart, keep_frames, read_part
 from limbeck.papers.hinton2015.states import AFTER, BEFORE, CLASSES, DIGITS, STATES
 from limbeck.recipe import Optimizer, Recipe
-from limbeck.task_runner import Task
+from limbeck.task_runner import WorkItem
 from limbeck.teachers import Ensemble, PrecomputedTeacher, Teacher, TeacherContext, as_teacher
 
 TEMPERATURE = 5.0
@@ -142,12 +142,12 @@ def member(number: int, seed: int) -> str:
     return f"speech/member-{number}/seed-{seed}"
 
 
-def frames_task(scale: ExperimentScale) -> Task:
+def frames_task(scale: ExperimentScale) -> WorkItem:
     """Compute log-Mel frames and labels of all clips."""
-    return Task(FRAMES, partial(keep_frames, quick=scale.quick), seconds=scale.pick(4, 12))
+    return WorkItem(FRAMES, partial(keep_frames, quick=scale.quick), seconds=scale.pick(4, 12))
 
 
-def member_task(scale: ExperimentScale, number: int, seed: int) -> Task:
+def member_task(scale: ExperimentScale, number: int, seed: int) -> WorkItem:
     """Train one network on labels."""
     own = 1000 * seed + number
     return _single(scale, member(number, seed), own, _epochs(scale, "member"), look_back=number == 0)
@@ -190,22 +190,22 @@ def _seconds(scale: ExperimentScale, epochs: int) -> float:
     return 3 + epochs * _SECONDS_PER_EPOCH * scale.pick(1, 3) / 3
 
 
-def _single(scale: ExperimentScale, name: str, seed: int, epochs: int, *, look_back: bool = False) -> Task:
+def _single(scale: ExperimentScale, name: str, seed: int, epochs: int, *, look_back: bool = False) -> WorkItem:
     work = partial(learn, seed=seed, epochs=epochs, look_back=look_back)
-    return Task(name, work, (FRAMES,), _seconds(scale, epochs))
+    return WorkItem(name, work, (FRAMES,), _seconds(scale, epochs))
 
 
-def _tasks(scale: ExperimentScale) -> list[Task]:
+def _tasks(scale: ExperimentScale) -> list[WorkItem]:
     tasks = [frames_task(scale)]
     for seed in scale.seeds:
         tasks += [member_task(scale, number, seed) for number in range(_members(scale))]
         members = tuple(member(number, seed) for number in range(_members(scale)))
         ensemble, student = f"speech/ensemble/seed-{seed}", _epochs(scale, "student")
         gathering = partial(gather, members=members)
-        tasks.append(Task(ensemble, gathering, (FRAMES, *members), 3 + 2.0 * len(members) * scale.pick(1, 3)))
+        tasks.append(WorkItem(ensemble, gathering, (FRAMES, *members), 3 + 2.0 * len(members) * scale.pick(1, 3)))
         own = 1000 * seed + 900
         distilling = partial(distil, ensemble=ensemble, seed=own, epochs=student)
-        tasks.append(Task(f"speech/distilled/seed-{seed}", distilling, (FRAMES, ensemble), _seconds(scale, student)))
+        tasks.append(WorkItem(f"speech/distilled/seed-{seed}", distilling, (FRAMES, ensemble), _seconds(scale, student)))
         tasks.append(_single(scale, f"speech/as-long/seed-{seed}", own, student))
     return tasks
 
