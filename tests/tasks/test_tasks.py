@@ -9,8 +9,9 @@ from sklearn.metrics import f1_score, jaccard_score, r2_score
 from torch import nn
 
 from limbeck import ArrayDataset
-from limbeck.batch import Batch
+from limbeck.batch import Batch, Outputs, Progress
 from limbeck.errors import DataError, LimbeckError, UnknownNameError
+from limbeck.losses.objective import LossContext
 from limbeck.tasks import (
     Classification,
     MultiLabel,
@@ -116,22 +117,19 @@ def test_the_loss_to_an_equal_teacher_is_zero_and_the_supervised_loss_is_finite(
     task, logits, data, _ = CASES[name]
     outputs = {"logits": logits}
     batch = data.take(torch.arange(len(data)))
-    from limbeck.batch import Outputs, Progress
-
     student, teacher = Outputs(outputs), Outputs(outputs)
-    soft = task.distillation_loss(temperature=2.0).fit(student, teacher, batch)
+    context = LossContext(student, teacher, batch)
+    soft = task.distillation_loss(temperature=2.0).setup(context)
     assert float(soft.term(student, teacher, batch, Progress()).mean) == pytest.approx(0.0, abs=1e-6)
-    hard = task.supervised_loss().fit(student, teacher, batch).term(student, teacher, batch, Progress())
+    hard = task.supervised_loss().setup(context).term(student, teacher, batch, Progress())
     assert 0 < float(hard.mean) < 10
 
 
 def test_the_loss_of_regression_is_that_of_standardized_targets():
     task, outputs, data, _ = CASES["regression"]
-    from limbeck.batch import Outputs, Progress
-
     batch = data.take(torch.arange(len(data)))
     side = Outputs(logits=outputs)
-    loss = task.supervised_loss().fit(side, side, batch).term(side, side, batch, Progress()).mean
+    loss = task.supervised_loss().setup(LossContext(side, side, batch)).term(side, side, batch, Progress()).mean
     y = (batch.extra["targets"] - torch.tensor(task.mean)) / torch.tensor(task.std)
     assert float(loss) == pytest.approx(float((outputs - y).square().mean()), rel=1e-5)
 

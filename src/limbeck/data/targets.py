@@ -39,8 +39,7 @@ class InferredTask(NamedTuple):
         """The task in the summary of the data, with what to type if it was inferred wrongly."""
         if not self.why:
             return self.name
-        other = "classification" if self.name == "regression" else "regression"
-        return f"{self.name}, because {self.why} (for another task, type --task {other})"
+        return f"{self.name}, because {self.why} (if that is wrong, type --task classification or another task)"
 
 
 def read_targets(targets: TargetColumns, raw: RawTable, missing: Sequence[str] = ()) -> np.ndarray:

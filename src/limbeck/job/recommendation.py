@@ -7,6 +7,8 @@ from pathlib import Path
 from shlex import quote
 from typing import Any, NamedTuple
 
+from limbeck.job.result import read_task
+from limbeck.tasks import Score
 from limbeck.teachers.chance import compute_chance
 
 _ALONE, _SHUFFLED = "student alone", "shuffled teacher"
@@ -151,8 +153,8 @@ def _untold(verdict: Mapping[str, Any], arms: Mapping[str, Any]) -> list[str]:
 
 def _one_of(row: Any) -> str:
     """The reason why a verdict has no interval, from the row of the compared arm."""
-    accuracy = row.get("accuracy") if isinstance(row, Mapping) else None
-    values = accuracy.get("values") if isinstance(accuracy, Mapping) else None
+    development = row.get("development") if isinstance(row, Mapping) else None
+    values = development.get("values") if isinstance(development, Mapping) else None
     return "One test example" if isinstance(values, list) and len(values) > 1 else "One seed"
 
 
@@ -167,6 +169,9 @@ def _find_judged_arm(verdict: Mapping[str, Any], arms: Mapping[str, Any]) -> str
 def _no_better_than_guessing(result: Mapping[str, Any], arm: str) -> str | None:
     """A sentence about a student that is no better than guessing; None if it is better, or if this is unknown."""
     row, data = (result.get("arms") or {}).get(arm), result.get("data") or {}
+    score = read_task(result).primary
+    if score.name != "accuracy":
+        return _no_better_than_chance(row, arm, score)
     accuracy = row.get("accuracy") if isinstance(row, Mapping) else None
     mean = accuracy.get("mean") if isinstance(accuracy, Mapping) else None
     classes, examples, most = data.get("classes"), data.get("test"), _most_frequent(data)
@@ -177,6 +182,17 @@ def _no_better_than_guessing(result: Mapping[str, Any], arm: str) -> str | None:
     return (
         f"{arm} has {100 * mean:.1f} % accuracy, and {chance.sentence}: try more epochs, another learning rate or a "
         "larger student."
+    )
+
+
+def _no_better_than_chance(row: Any, arm: str, score: Score) -> str | None:
+    value = row.get(score.name) if isinstance(row, Mapping) else None
+    mean = value.get("mean") if isinstance(value, Mapping) else None
+    if score.chance is None or not isinstance(mean, (int, float)) or score.gain(mean, score.chance) > 0:
+        return None
+    return (
+        f"{arm} has the {score.title} {score.format(mean)}, and always predicting the mean gives "
+        f"{score.format(score.chance)}: try more epochs, another learning rate or a larger student."
     )
 
 

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from limbeck.checksums import read_json
-from limbeck.errors import DataError
+from limbeck.errors import DataError, LimbeckError
 from limbeck.job.run_layout import RunLayout
-from limbeck.metrics import METRICS
+from limbeck.tasks import Task, task_from_dict
 
 _LARGEST = 2**63
 """Larger integers are no measured values and are read as None."""
@@ -49,14 +49,28 @@ def read_result(folder: Path, *, arms: bool = True) -> dict[str, Any]:
     return {**result, "arms": rows if whole else {}, "verdict": verdict, "data": _mapping(result.get("data"))}
 
 
+def read_task(result: Mapping[str, Any]) -> Task:
+    """Read the task of a result; classification for results without one, and for tasks of later versions.
+
+    Args:
+        result: The result of a job.
+    """
+    values = result.get("task")
+    try:
+        return task_from_dict(values if isinstance(values, Mapping) else None)
+    except (LimbeckError, TypeError, ValueError):
+        return task_from_dict(None)
+
+
 def list_custom_metrics(result: Mapping[str, Any]) -> list[str]:
     """List the user's own metrics in a result: all that are not limbeck's.
 
     Args:
         result: The result of a job.
     """
+    known = read_task(result).metrics
     rows = (_mapping(_mapping(row).get("measures")) for row in _mapping(result.get("arms")).values())
-    return list(dict.fromkeys(str(name) for row in rows for name in row if name not in METRICS))
+    return list(dict.fromkeys(str(name) for row in rows for name in row if name not in known))
 
 
 def read_size_notes(result: Mapping[str, Any]) -> list[str]:

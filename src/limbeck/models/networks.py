@@ -267,6 +267,49 @@ class Cnn(nn.Module):
         return self.classifier(self.dropout(self.features(x)))
 
 
+@final
+class Fcn(nn.Module):
+    """A small fully convolutional network for segmentation, at the resolution of the images.
+
+    For each width it has a 3x3 convolution with dilation 1, 2, 4, ... (at most 8), batch norm and ReLU.
+
+    Addresses: ``layer1``, ``layer2``, ... are the maps, and ``classifier`` gives the logits. Images have any size.
+
+    Args:
+        channels: Channels of the images.
+        classes: The number of classes of a pixel.
+        widths: Channels of each convolution, at least one.
+
+    Raises:
+        LimbeckError: If a size is below 1, or `widths` is empty.
+
+    Source: Long, Shelhamer and Darrell, Fully convolutional networks, 2014, arXiv:1411.4038; dilation: Yu and Koltun,
+        2015, arXiv:1511.07122.
+    """
+
+    def __init__(self, *, channels: int, classes: int, widths: list[int]) -> None:
+        super().__init__()
+        _check("fcn", _SIZE, channels=channels, classes=classes)
+        _check("fcn", _WIDTHS, widths=widths)
+        if not widths:
+            message = "fcn needs at least one width, such as widths=[16, 32]; got []."
+            raise ArgumentError(message, argument="widths", example="[16,32]")
+        sizes = [channels, *widths]
+        self.spec = ModelSpec("fcn", {"channels": channels, "classes": classes, "widths": sizes[1:]})
+        self.depth = len(widths)
+        for i in range(self.depth):
+            step = min(2**i, 8)
+            conv = nn.Conv2d(sizes[i], sizes[i + 1], 3, padding=step, dilation=step, bias=False)
+            self.add_module(f"layer{i + 1}", nn.Sequential(conv, nn.BatchNorm2d(sizes[i + 1]), nn.ReLU()))
+        self.classifier = nn.Conv2d(sizes[-1], classes, 1)
+
+    def forward(self, x: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "batch classes height width"]:
+        """The logits of each pixel."""
+        for i in range(self.depth):
+            x = self.get_submodule(f"layer{i + 1}")(x)
+        return self.classifier(x)
+
+
 DEPTHS = (8, 14, 20, 32, 44, 56, 110)
 """The depths ``6 n + 2`` that have a name: the paper's, and two small ones from the distillation literature."""
 

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from limbeck.errors import LimbeckError, unknown_name_error
-from limbeck.models.networks import DEPTHS, Cnn, Mlp, ModelSpec, ResNet, check_arguments
+from limbeck.models.networks import DEPTHS, Cnn, Fcn, Mlp, ModelSpec, ResNet, check_arguments
 
 
 class _Reference(NamedTuple):
@@ -23,6 +23,7 @@ class _Reference(NamedTuple):
 _REFERENCES: dict[str, _Reference] = {
     "mlp": _Reference(Mlp, {}),
     "cnn": _Reference(Cnn, {}),
+    "fcn": _Reference(Fcn, {}),
     **{f"resnet{depth}": _Reference(ResNet, {"depth": depth}) for depth in DEPTHS},
 }
 
@@ -32,7 +33,7 @@ def reference_names() -> list[str]:
 
     Example:
         >>> reference_names()[:3]
-        ['mlp', 'cnn', 'resnet8']
+        ['mlp', 'cnn', 'fcn']
     """
     return list(_REFERENCES)
 
@@ -119,7 +120,7 @@ def fit_arguments(name: str, input_shape: tuple[int, ...], classes: int) -> dict
             "reads channels, height, width. Store the images as x.transpose(0, 3, 1, 2), or read them with "
             "lb.NormalizeImages(mean, std, channels_last=True)."
         )
-    if network is ResNet:
+    if network in (ResNet, Fcn):
         return {"channels": channels, "classes": classes}
     if height != width:
         raise LimbeckError(f"{name} reads square images; got {height}x{width}. 'resnet8' and 'mlp' read any.")

@@ -4,6 +4,7 @@ from limbeck.report.calibration import plot_deviation, plot_reliability
 from limbeck.report.classes import plot_class_changes, plot_confusion
 from limbeck.report.costs import plot_pareto
 from limbeck.report.extra_metrics import plot_cka, plot_corruptions
+from limbeck.report.outputs import plot_predictions
 from limbeck.report.page import report_page, write_report
 from limbeck.report.run_data import RunData, read_run
 from limbeck.report.scores import plot_differences, plot_scores, result_svg
@@ -23,6 +24,7 @@ __all__ = [
     "plot_deviation",
     "plot_differences",
     "plot_pareto",
+    "plot_predictions",
     "plot_reliability",
     "plot_scores",
     "plot_search",

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple, TypeGuard
 
 from limbeck.metrics.distributions import t_ppf
 from limbeck.report.axes import Interval, Number, padded_limits
+from limbeck.tasks import Task
 
 CONTROLS = ("student alone", "label smoothing", "shuffled teacher")
 """Control arms: without a teacher, or with outputs of the teacher for other examples."""
@@ -46,6 +47,11 @@ class ScoreFormat(NamedTuple):
     percent: bool = True
     higher_is_better: bool = True
 
+    @classmethod
+    def of_task(cls, task: Task) -> ScoreFormat:
+        """The format of the primary metric of a task."""
+        return cls(task.primary.title, task.primary.percent, task.primary.higher_is_better)
+
     @property
     def label(self) -> str:
         """Name and unit, for axes and columns."""
@@ -65,6 +71,10 @@ class ScoreFormat(NamedTuple):
     def least(self) -> float:
         """The smallest spread that is worth a scale of its own, in printed numbers."""
         return 1.0 if self.percent else 1e-6
+
+    def gain(self, ours: float, theirs: float) -> float:
+        """By how much the first value is better; negative if it is worse."""
+        return ours - theirs if self.higher_is_better else theirs - ours
 
     def limits(self, values: Sequence[Number], *, least: float | None = None, margin: float = 0.08) -> Interval:
         """Return the limits of a scale for printed numbers. A percentage stays between 0 and 100."""
@@ -128,8 +138,10 @@ class ArmRow(NamedTuple):
         return float(value) if _is_number(value) else None
 
 
-def read_arms(rows: Mapping[str, Mapping[str, Any]], *, verdict_arm: Any = None) -> dict[str, ArmRow]:
-    """Read the arms of a result. The arm of the verdict has a color of its own."""
+def read_arms(
+    rows: Mapping[str, Mapping[str, Any]], *, verdict_arm: Any = None, metric: str = "accuracy"
+) -> dict[str, ArmRow]:
+    """Read the arms of a result, with the primary metric of its task. The arm of the verdict has its own color."""
     arms: dict[str, ArmRow] = {}
     methods = 0
     for name, row in rows.items():
@@ -141,7 +153,7 @@ def read_arms(rows: Mapping[str, Mapping[str, Any]], *, verdict_arm: Any = None)
         if style is None:
             style = _METHOD_STYLES[methods % len(_METHOD_STYLES)]
         methods += role == "method" and style != _JUDGED
-        score = read_stat(row.get("accuracy") or _mapping(row.get("measures")).get("accuracy"))
+        score = read_stat(row.get(metric) or _mapping(row.get("measures")).get(metric))
         arms[name] = ArmRow(name, role, style, score, read_stat(row.get("development")), row)
     return arms
 

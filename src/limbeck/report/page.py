@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -19,16 +20,18 @@ from limbeck.report.costs import cost_figures, cost_section
 from limbeck.report.examples import ExampleView, examples_section
 from limbeck.report.extra_metrics import extra_metrics_section
 from limbeck.report.html import Markup, join, note, prose, section, sized, table, tag
+from limbeck.report.outputs import outputs_section
 from limbeck.report.protocol import next_section, protocol_section, unknown_section
 from limbeck.report.run_data import ALONE, RunData, load_run
 from limbeck.report.scores import DifferenceRow, arms_section, draw_differences
 from limbeck.report.summary import Headline, banner, headline, top_section
 from limbeck.report.svg import NO_FIGURES, figure, has_figures, number_drawings, page_style, style_sheet
 from limbeck.report.training import search_section, training_section
+from limbeck.tasks import Classification
 
 _MADE_BY = "limbeck report"
 _PARTS = (
-    ("arms", "Arms"), ("cost", "Cost"), ("fidelity", "Calibration"), ("classes", "Classes"),
+    ("arms", "Arms"), ("cost", "Cost"), ("outputs", "Outputs"), ("fidelity", "Calibration"), ("classes", "Classes"),
     ("extra-metrics", "Extra metrics"), ("training", "Training"), ("search", "Search"), ("examples", "Examples"),
     ("protocol", "Protocol"),
     ("unknown", "Not known"), ("next", "Next"),
@@ -96,6 +99,8 @@ def report_page(runs: Sequence[RunData]) -> str:
             "search": first.search is not None,
             "extra-metrics": any(name in first.result for name in EXTRA_METRICS),
         }
+        one_class = isinstance(first.task, Classification)
+        optional |= dict.fromkeys(("fidelity", "classes", "examples"), one_class) | {"outputs": not one_class}
         parts = [part for part in _PARTS if optional.get(part[0], True)]
         body = join(_links(parts), tag("main", _run(first, {})))
     else:
@@ -109,10 +114,13 @@ def report_page(runs: Sequence[RunData]) -> str:
 
 def _run(run: RunData, loaded: dict[str, DataSplits | str]) -> Markup:
     classes = class_rows(run, ALONE, run.method_arm) if run.method_arm else []
+    one_class = isinstance(run.task, Classification)
+    outputs = [calibration_section(run), classes_section(run, classes)] if one_class else [outputs_section(run)]
+    examples = examples_section(run, ExampleView(run, loaded)) if one_class else None
     return join(
-        top_section(run, classes), arms_section(run), cost_section(run), calibration_section(run),
-        classes_section(run, classes), extra_metrics_section(run), training_section(run), search_section(run),
-        examples_section(run, ExampleView(run, loaded)), protocol_section(run), unknown_section(run), next_section(run),
+        top_section(run, classes), arms_section(run), cost_section(run), *outputs, extra_metrics_section(run),
+        training_section(run), search_section(run), examples, protocol_section(run), unknown_section(run),
+        next_section(run),
     )  # fmt: skip
 
 
@@ -190,14 +198,17 @@ def several_section(runs: Sequence[RunData], names: Sequence[str]) -> Markup:
         runs: The runs, on the same data.
         names: A unique name for each run.
     """
-    order = sorted(range(len(runs)), key=lambda i: -(_development(runs[i]) or -1.0))
+    order = sorted(
+        range(len(runs)), key=lambda i: runs[i].task.primary.rank(_number(_development(runs[i]))), reverse=True
+    )
     return join(
         tag("section", banner(_verdict(runs, names)), _differences(runs, names), id="verdict",
             aria_label="Verdict", class_="top"),
         section("runs", "The runs", _table([(i, names[i], runs[i]) for i in order]),
                 note(prose("Each run is compared with its own controls. Differences between runs are not tested. "
                            "To test them, run one comparison: `limbeck compare JOB --methods a,b`."))),
-        section("cost", "Accuracy against cost", cost_figures(_students(runs, names), runs[0].score)),
+        section("cost", f"{runs[0].score.title.capitalize()} against cost",
+                cost_figures(_students(runs, names), runs[0].score)),
     )  # fmt: skip
 
 
@@ -205,7 +216,11 @@ def _verdict(runs: Sequence[RunData], names: Sequence[str]) -> Headline:
     heads = [headline(run) for run in runs]
     helped = [i for i, head in enumerate(heads) if head.kind == "yes"]
     count = f"{len(helped)} of {len(runs)} runs show that distillation is worth it"
-    scored = [(score, i) for i in helped or range(len(runs)) if (score := _development(runs[i])) is not None]
+    scored = [
+        (runs[i].task.primary.rank(score), i)
+        for i in helped or range(len(runs))
+        if (score := _development(runs[i])) is not None
+    ]
     if not scored:
         return Headline("yes" if helped else "no", count, "The development accuracies were not saved, so no student "
                         "is selected here.")  # fmt: skip
@@ -214,6 +229,10 @@ def _verdict(runs: Sequence[RunData], names: Sequence[str]) -> Headline:
     # The development accuracy is not shown: it was used for the selection and is biased upward.
     sentence = f"{which}: {names[best]} ({runs[best].method_arm}). {heads[best].sentence}"
     return Headline("yes" if helped else "no", count, sentence)
+
+
+def _number(value: float | None) -> float:
+    return math.nan if value is None else value
 
 
 def _development(run: RunData) -> float | None:

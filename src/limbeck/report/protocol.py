@@ -56,11 +56,14 @@ def unknown_section(run: RunData, *, prefix: str = "") -> Markup | None:
     if run.seeds < 2:
         missing.append("There is a single seed, so there are no intervals.")
     if run.arms and not any(arm.development.values for arm in run.arms.values()):
-        missing.append("The development accuracies were not saved in this result.")
+        missing.append(f"The {run.score.title} on development data was not saved in this result.")
     for name in ("teacher", "student alone", "label smoothing", "shuffled teacher"):
+        if name == "label smoothing" and run.task.no_smoothing is not None:
+            continue
         if name not in run.arms:
             missing.append(f"The arm '{name}' was not run.")
-    missing.append("Accuracy on examples that differ from the test data was not measured.")
+    title = run.score.title
+    missing.append(f"{title[:1].upper()}{title[1:]} on examples that differ from the test data was not measured.")
     return section(
         f"{prefix}unknown", "What is not known", tag("ul", (tag("li", prose(sentence)) for sentence in missing))
     )
@@ -69,8 +72,9 @@ def unknown_section(run: RunData, *, prefix: str = "") -> Markup | None:
 def _facts(run: RunData) -> Iterator[tuple[str, str | Markup]]:
     data, job = run.data, run.job
     yield "data", str(data.get("name", "-"))
+    yield "task", run.task.title
     for key, label in (("train", "training examples"), ("development", "development examples"),
-                       ("test", "test examples"), ("classes", "classes")):  # fmt: skip
+                       ("test", "test examples"), ("classes", run.task.output_title)):  # fmt: skip
         if isinstance(data.get(key), int):
             yield label, f"{data[key]:,}"
     shares = data.get("most_frequent")

@@ -16,10 +16,11 @@ from limbeck.atomic_io import check_no_folder_links
 from limbeck.batch import IGNORED
 from limbeck.errors import DataError, LimbeckError
 from limbeck.job import RunLayout, Search, read_run_job, read_search
-from limbeck.job.result import read_result
+from limbeck.job.result import read_result, read_task
 from limbeck.metrics import Predictions, load_tensors
 from limbeck.report.arms import ArmRow, ScoreFormat, read_arms
 from limbeck.report.curves import Curves, counted_reports, read_curves
+from limbeck.tasks import Classification, Task
 
 ALONE = "student alone"
 """The control arm that every verdict compares with."""
@@ -63,9 +64,14 @@ class RunData:
         return _mapping(self.result.get("verdict"))
 
     @property
+    def task(self) -> Task:
+        """The task of the run; classification for results of earlier versions."""
+        return read_task(self.result)
+
+    @property
     def score(self) -> ScoreFormat:
         """Names and formats of the primary metric."""
-        return ScoreFormat()
+        return ScoreFormat.of_task(self.task)
 
     @property
     def teacher_arm(self) -> ArmRow | None:
@@ -157,9 +163,11 @@ def read_run(run: str | Path) -> RunData:
     folder = Path(run)
     check_no_folder_links(folder)
     result = _result(folder)
-    arms = read_arms(result["arms"], verdict_arm=_mapping(result.get("verdict")).get("arm"))
+    task = read_task(result)
+    arms = read_arms(result["arms"], verdict_arm=_mapping(result.get("verdict")).get("arm"), metric=task.primary.name)
     unknown: list[str] = []
-    labels, teacher = _teacher_outputs(folder, unknown)
+    one_class = isinstance(task, Classification)  # outputs of other tasks are read where they are shown
+    labels, teacher = _teacher_outputs(folder, unknown) if one_class else (None, None)
     logits = dict(_predictions(folder, arms, labels, unknown))
     counted = counted_reports(folder)
     curves = {

@@ -8,13 +8,14 @@ from textwrap import wrap
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from limbeck.job import list_custom_metrics, read_interval, read_size_notes
+from limbeck.job.result import read_task
 from limbeck.methods import method, names
-from limbeck.metrics import METRICS
 from limbeck.report.arms import MEMBER, ArmRow, ScoreFormat, SeedStat, mean_std_text, read_arms
 from limbeck.report.axes import (
     QUIET,
     TEXT,
     Interval,
+    Number,
     axis_values,
     color,
     describe,
@@ -35,6 +36,7 @@ from limbeck.report.html import Markup, details, join, note, section, sized, tab
 from limbeck.report.run_data import ALONE, RunData, load_run
 from limbeck.report.svg import figure, page_style, standalone_svg
 from limbeck.report.tables import majority_accuracy
+from limbeck.tasks import Task
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -105,8 +107,9 @@ def result_svg(result: Mapping[str, Any]) -> str:
         result: The result of `limbeck.compare.run_job`.
     """
     verdict = result["verdict"]
-    arms = read_arms(result["arms"], verdict_arm=verdict.get("arm"))
-    score = ScoreFormat()
+    task = read_task(result)
+    arms = read_arms(result["arms"], verdict_arm=verdict.get("arm"), metric=task.primary.name)
+    score = ScoreFormat.of_task(task)
     lines = [f"Test {score.title}, {result['data']['name']}", *wrap(verdict["sentence"], 78)]
     pinned = [ALONE, str(verdict.get("arm"))]
     ax = draw_scores(list(arms.values()), score, pinned=pinned, top=16.0 + 17.0 * len(lines))
@@ -247,28 +250,46 @@ _WHAT = {
 def arms_section(run: RunData, *, prefix: str = "") -> Markup:
     """Return the table of arms, the figure of their scores, and a fold-out table of all metrics."""
     arms = list(run.arms.values())
-    return section(f"{prefix}arms", "The arms", _overview(run, arms), _remarks(run), _figures(run), _measures(arms))
+    return section(
+        f"{prefix}arms", "The arms", _overview(run, arms), _remarks(run), _figures(run), _measures(arms, run.task)
+    )
+
+
+_COLUMNS: dict[str, tuple[tuple[str, str, int, Number], ...]] = {
+    "classification": (("nll", "NLL, nats", 3, 1), ("ece", "ECE, %", 2, 100),
+                       ("agreement", "agrees with teacher, %", 1, 100)),
+    "multi_label": (("f1_macro", "macro F1, %", 2, 100), ("mean_average_precision", "mAP, %", 2, 100),
+                    ("binary_nll", "NLL, nats", 3, 1), ("answer_agreement", "agrees with teacher, %", 1, 100)),
+    "regression": (("rmse", "RMSE", 4, 1), ("mae", "MAE", 4, 1), ("mse_to_teacher", "MSE to teacher", 4, 1)),
+    "segmentation": (("pixel_accuracy", "pixel accuracy, %", 2, 100), ("pixel_nll", "NLL, nats", 3, 1),
+                     ("pixel_agreement", "agrees with teacher, %", 1, 100)),
+}  # fmt: skip
+"""Columns of each task after the primary metric: metric, title, digits, factor."""
+_FIDELITY = ("agreement", "answer_agreement", "mse_to_teacher", "pixel_agreement")
 
 
 def _overview(run: RunData, arms: Sequence[ArmRow]) -> Markup:
     own, score = list_custom_metrics(run.result), run.score
-    head = ("arm", f"test {score.label}", "development, %" if score.percent else "development", "NLL, nats", "ECE, %",
-            "agrees with teacher, %", *own, "parameters", "MB", "ms/example", "training, s")  # fmt: skip
+    columns = _COLUMNS.get(run.task.name, _COLUMNS["classification"])
+    head = ("arm", f"test {score.label}", "development, %" if score.percent else "development",
+            *(title for _, title, _, _ in columns), *own, "parameters", "MB", "ms/example", "training, s")  # fmt: skip
     members = " (over the members for one of them)" if MEMBER in run.arms else ""
     most = majority_accuracy(run.result)
     beside = f"; always predicting the most frequent class: {100 * most:.2f} % of the test examples" if most else ""
     return table(
         f"Every arm: mean ± standard deviation over seeds{members}{beside}", head,
-        (_row(arm, own, score) for arm in arms), class_="arms",
+        (_row(arm, own, score, columns) for arm in arms), class_="arms",
         strong=[i for i, arm in enumerate(arms) if arm.name == run.method_arm],
     )  # fmt: skip
 
 
-def _row(arm: ArmRow, own: Sequence[str], score: ScoreFormat) -> tuple[object, ...]:
+def _row(
+    arm: ArmRow, own: Sequence[str], score: ScoreFormat, columns: Sequence[tuple[str, str, int, Number]]
+) -> tuple[object, ...]:
     return (
         join(arm.name, tag("span", _describe_arm(arm))), score.mean_std(arm.score), score.mean_std(arm.development),
-        mean_std_text(_stat(arm, "nll"), 3), mean_std_text(arm.measure("ece"), 2, 100),
-        "" if arm.role == "teacher" else mean_std_text(_stat(arm, "agreement"), 1, 100),
+        *("" if arm.role == "teacher" and name in _FIDELITY else mean_std_text(_stat(arm, name), digits, scale)
+          for name, _, digits, scale in columns),
         *(mean_std_text(arm.measure(name), 4) for name in own), _count(arm.number("parameters")),
         *(_cost(arm.number(key)) for key in ("megabytes", "milliseconds", "seconds")),
     )  # fmt: skip
@@ -327,11 +348,11 @@ def _methods_caption(run: RunData) -> str:
     return f"{how}{values}. The method is chosen on development data."
 
 
-def _measures(arms: list[ArmRow]) -> Markup:
+def _measures(arms: list[ArmRow], task: Task) -> Markup:
     """Return the tables of all metrics and costs in the result."""
     metrics = list(dict.fromkeys(name for arm in arms for name in _mapping(arm.row.get("measures"))))
     head = ("metric", "unit", "better", *(arm.name for arm in arms))
-    rows = [(name, *_kind(name), *(mean_std_text(arm.measure(name), 4) for arm in arms)) for name in metrics]
+    rows = [(name, *_kind(name, task), *(mean_std_text(arm.measure(name), 4) for arm in arms)) for name in metrics]
     costs = list(dict.fromkeys(name for arm in arms for name in _mapping(arm.row.get("cost"))))
     cost_rows = [(name, *(_value(_mapping(arm.row.get("cost")).get(name)) for arm in arms)) for name in costs]
     more = table("Further costs of each arm", ("cost", *(arm.name for arm in arms)), cost_rows) if costs else None
@@ -339,8 +360,8 @@ def _measures(arms: list[ArmRow]) -> Markup:
     return details("All metrics and costs", table(caption, head, rows, words=3) if rows else None, more)
 
 
-def _kind(name: str) -> tuple[str, str]:
-    metric = METRICS.get(name)
+def _kind(name: str, task: Task) -> tuple[str, str]:
+    metric = task.metrics.get(name)
     if metric is None:
         return "", ""
     better = metric.higher_is_better

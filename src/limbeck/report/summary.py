@@ -14,6 +14,7 @@ from limbeck.report.html import Markup, duration, listed, prose, share_of, sized
 from limbeck.report.run_data import ALONE, RunData
 from limbeck.report.scores import plot_differences, read_differences
 from limbeck.report.svg import figure
+from limbeck.tasks import Classification
 
 _EQUAL = 0.05  # timings of the same network differ by this much
 
@@ -61,9 +62,10 @@ def _single_unit(run: RunData) -> str:
 
 
 def answers(run: RunData, classes: Sequence[ClassRow]) -> list[Answer]:
-    """Return the six questions and answers at the top of the report."""
+    """Return the questions and answers at the top of the report."""
     return [
-        _gain(run), _method(run), _certainty(run), _class_losses(run, classes), _speed(run),
+        _gain(run), _method(run), _certainty(run),
+        *([_class_losses(run, classes)] if isinstance(run.task, Classification) else []), _speed(run),
         _recommendation(run),
     ]  # fmt: skip
 
@@ -100,15 +102,15 @@ def _gap_closed(run: RunData) -> str:
     if teacher is None or alone is None or ours is None:
         return ""
     # Without a gap between teacher and student alone, a share of it is meaningless.
-    if teacher <= alone:
+    score = run.score
+    gap, gain = (score.gain(value, alone) for value in (teacher, ours))
+    if gap <= 0:
         return "The teacher is no better than the student alone, so there was little to distill."
-    if ours <= alone:
+    if gain <= 0:
         return ""
-    if ours >= teacher:
-        return f"The teacher has {100 * teacher:.2f} %: the gap is closed."
-    return (
-        f"It closes {100 * (ours - alone) / (teacher - alone):.0f} % of the gap to the teacher ({100 * teacher:.2f} %)."
-    )
+    if gain >= gap:
+        return f"The teacher has {score.text(teacher)}: the gap is closed."
+    return f"It closes {100 * gain / gap:.0f} % of the gap to the teacher ({score.text(teacher)})."
 
 
 def _method(run: RunData) -> Answer:
@@ -124,7 +126,7 @@ def _method(run: RunData) -> Answer:
     if all(arm.development.mean is None for arm in methods):
         return Answer(question, name, f"One of {len(methods)} methods. Their development accuracies were not saved.")
     rest = sorted((a for a in methods if a.name != method_arm and a.development.mean is not None),
-                  key=lambda a: -(a.development.mean or 0.0))  # fmt: skip
+                  key=lambda a: -run.score.gain(a.development.mean or 0.0, 0.0))  # fmt: skip
     second = f" Second best: {rest[0].name}{_by_luck(run.arms[method_arm], rest[0])}." if rest else ""
     return Answer(
         question, name, f"Chosen on development data among {len(methods)} methods; test data were not used.{second}"
@@ -154,7 +156,8 @@ def _certainty(run: RunData) -> Answer:
         f" Beaten by {listed(better)}." if better else f" Not shown to be better than {listed(equal)}." if equal else ""
     )
     return Answer(question, f"{run.score.difference(low)} to {run.score.difference(high)}",
-                  f"points, the 95 % interval {run.interval_covers}; {side}.{more}")  # fmt: skip
+                  f"{'points' if run.score.percent else run.score.title}, the 95 % interval {run.interval_covers}; "
+                  f"{side}.{more}")  # fmt: skip
 
 
 def _class_losses(run: RunData, classes: Sequence[ClassRow]) -> Answer:

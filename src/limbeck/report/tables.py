@@ -7,7 +7,9 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from limbeck.job import list_custom_metrics, read_size_notes
+from limbeck.job.result import read_task
 from limbeck.report.arms import MEMBER, SeedStat, read_stat
+from limbeck.tasks import Task
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -25,8 +27,10 @@ def arms_table(result: Mapping[str, Any]) -> Table:
         result: The result of `limbeck.compare.run_job`.
     """
     own = list_custom_metrics(result)
-    columns = [*_COLUMNS[:5], *((name, "") for name in own), *_COLUMNS[5:]]
-    return _table(result, columns, lambda arm: [*_cells(arm)[:4], *_own(arm, own), *_cells(arm)[4:]])
+    task = read_task(result)
+    scores, costs = _score_columns(task), _COSTS
+    columns = [("arm", ""), *((title, unit) for title, unit, _ in scores), *((name, "") for name in own), *costs]
+    return _table(result, columns, lambda arm: [*_scores(arm, task), *_own(arm, own), *_costs(arm)])
 
 
 def arms_tables(result: Mapping[str, Any], console: Console) -> list[Table]:
@@ -39,7 +43,9 @@ def arms_tables(result: Mapping[str, Any], console: Console) -> list[Table]:
     table, own = arms_table(result), list_custom_metrics(result)
     if not own or _fits(table, console):
         return [table]
-    tables, row = [_table(result, _COLUMNS, _cells)], list[str]()
+    task = read_task(result)
+    columns = [("arm", ""), *((title, unit) for title, unit, _ in _score_columns(task)), *_COSTS]
+    tables, row = [_table(result, columns, lambda arm: [*_scores(arm, task), *_costs(arm)])], list[str]()
     for name in own:
         if row and not _fits(_own_table(result, [*row, name]), console):
             tables.append(_own_table(result, row))
@@ -49,7 +55,7 @@ def arms_tables(result: Mapping[str, Any], console: Console) -> list[Table]:
 
 
 def _own_table(result: Mapping[str, Any], own: Sequence[str]) -> Table:
-    return _table(result, [_COLUMNS[0], *((name, "") for name in own)], lambda arm: _own(arm, own))
+    return _table(result, [("arm", ""), *((name, "") for name in own)], lambda arm: _own(arm, own))
 
 
 def _table(
@@ -76,7 +82,8 @@ def _fits(table: Table, console: Console) -> bool:
 
 def table_notes(result: Mapping[str, Any]) -> str:
     """Return the line below the table: the meaning of ±, the majority-class accuracy, and unknown sizes."""
-    counts = {name: len(_accuracy(arm).values) for name, arm in result["arms"].items()}
+    metric = read_task(result).primary.name
+    counts = {name: len(_stat(arm, metric).values) for name, arm in result["arms"].items()}
     members, seeds = counts.pop(MEMBER, 0), max(counts.values(), default=0)
     notes = [f"± is the standard deviation over {seeds} seeds"] if seeds > 1 else []
     notes += [f"± of {MEMBER} is over the {members} members"] if members > 1 else []
@@ -92,26 +99,46 @@ def majority_accuracy(result: Mapping[str, Any]) -> float | None:
     return float(share) if isinstance(share, (int, float)) else None
 
 
-_COLUMNS = (
-    ("arm", ""),
-    ("accuracy", "%"),
-    ("error", "%"),
-    ("NLL", "nats"),
-    ("agrees", "%"),
-    ("params", ""),
-    ("size", "MB"),
-    ("ms per", "example"),
-)
+_SCORES: dict[str, tuple[tuple[str, str, Callable[[Mapping[str, Any]], str]], ...]] = {
+    "classification": (
+        ("accuracy", "%", lambda arm: _percent(_stat(arm, "accuracy"))),
+        ("error", "%", lambda arm: _error(_stat(arm, "accuracy").mean)),
+        ("NLL", "nats", lambda arm: _fixed(_number(arm.get("nll")), 3)),
+        ("agrees", "%", lambda arm: _fixed(_number(arm.get("agreement")), 1, scale=100.0)),
+    ),
+    "multi_label": (
+        ("micro F1", "%", lambda arm: _percent(_stat(arm, "f1_micro"))),
+        ("macro F1", "%", lambda arm: _percent(_stat(arm, "f1_macro"))),
+        ("mAP", "%", lambda arm: _percent(_stat(arm, "mean_average_precision"))),
+        ("agrees", "%", lambda arm: _fixed(_number(arm.get("answer_agreement")), 1, scale=100.0)),
+    ),
+    "regression": (
+        ("R²", "", lambda arm: _plain(_stat(arm, "r2"))),
+        ("RMSE", "", lambda arm: _plain(_stat(arm, "rmse"))),
+        ("MAE", "", lambda arm: _plain(_stat(arm, "mae"))),
+    ),
+    "segmentation": (
+        ("mean IoU", "%", lambda arm: _percent(_stat(arm, "miou"))),
+        ("pixel acc.", "%", lambda arm: _percent(_stat(arm, "pixel_accuracy"))),
+        ("agrees", "%", lambda arm: _fixed(_number(arm.get("pixel_agreement")), 1, scale=100.0)),
+    ),
+}
+"""Columns of each task: title, unit, and the cell of an arm."""
+_COSTS = (("params", ""), ("size", "MB"), ("ms per", "example"))
 
 
-def _cells(arm: Mapping[str, Any]) -> tuple[str, ...]:
-    accuracy = _accuracy(arm)
+def _score_columns(task: Task) -> tuple[tuple[str, str, Callable[[Mapping[str, Any]], str]], ...]:
+    own = (task.primary.title, "%" if task.primary.percent else "", lambda arm: _plain(_stat(arm, task.primary.name)))
+    return _SCORES.get(task.name, (own,))
+
+
+def _scores(arm: Mapping[str, Any], task: Task) -> list[str]:
+    return [cell(arm) for _, _, cell in _score_columns(task)]
+
+
+def _costs(arm: Mapping[str, Any]) -> tuple[str, ...]:
     megabytes, milliseconds = _number(arm.get("megabytes")), _number(arm.get("milliseconds"))
     return (
-        _percent(accuracy),
-        _error(accuracy.mean),
-        _fixed(_number(arm.get("nll")), 3),
-        _fixed(_number(arm.get("agreement")), 1, scale=100.0),
         _parameter_count(_number(arm.get("parameters"))),
         _fixed(megabytes, 0 if megabytes is None or megabytes >= 1000 else 3 if megabytes < 10 else 1),
         _fixed(milliseconds, 0 if milliseconds is None or milliseconds >= 100 else 4 if milliseconds < 1 else 2),
@@ -123,8 +150,15 @@ def _own(arm: Mapping[str, Any], names: Sequence[str]) -> list[str]:
     return [_fixed(stat.mean, 4) + (f" ± {_fixed(stat.std, 4)}" if stat.std is not None else "") for stat in stats]
 
 
-def _accuracy(arm: Mapping[str, Any]) -> SeedStat:
-    return read_stat(_mapping(arm.get("measures")).get("accuracy") or arm.get("accuracy"))
+def _stat(arm: Mapping[str, Any], name: str) -> SeedStat:
+    return read_stat(_mapping(arm.get("measures")).get(name) or arm.get(name))
+
+
+def _plain(stat: SeedStat) -> str:
+    """A mean ± its standard deviation in four digits."""
+    if stat.mean is None:
+        return "-"
+    return f"{stat.mean:,.4g}" + ("" if stat.std is None else f" ± {stat.std:,.2g}")
 
 
 def _number(value: Any) -> float | None:

@@ -49,7 +49,7 @@ class MultiLabel(Task):
     metrics = MULTI_LABEL_METRICS
     output_title: ClassVar[str] = "labels"
     no_smoothing: ClassVar[str | None] = (
-        "it moves the weight of one label to the other classes, and here every label is a question of its own"
+        "it spreads the weight of one class over the others, and these labels are independent of each other"
     )
 
     @property
