@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from limbeck.cli.cache import cache
-from limbeck.cli.options import CommandGroup, DataName, Json, Out, PrintJob, Settings, TeacherName
+from limbeck.cli.options import CommandGroup, DataName, Json, Out, PrintJob, Settings, TaskName, TeacherName
 from limbeck.consent import TRUST
 from limbeck.errors import LimbeckError
 
@@ -73,6 +73,7 @@ def distill(
     data: Annotated[
         str | None, typer.Option(help="digits, mnist, cifar10, ..., a .npz, .csv or .parquet file, or an image folder.")
     ] = None,
+    task: TaskName = None,
     method: Annotated[
         str | None, typer.Option(help="A name from `limbeck methods`, or my.py:function. Default: hinton.")
     ] = None,
@@ -94,7 +95,7 @@ def distill(
     from limbeck.cli.jobs import job_from_flags, print_job_file, run_distill
 
     flags = {"teacher": teacher, "student": student, "data": data, "method": method, "seeds": seeds, "out": out}
-    flags["track"] = track
+    flags |= {"track": track, "task": task}
     resolved = job_from_flags(job, flags, settings or [])
     if print_job:
         print_job_file(resolved)
@@ -115,6 +116,7 @@ def compare(
         typer.Option("--student", help="As in `limbeck distill`: resnet20, cnn with --set student.widths=[16,32], ..."),
     ] = None,
     data: DataName = None,
+    task: TaskName = None,
     settings: Settings = None,
     out: Out = None,
     print_job: PrintJob = False,
@@ -124,6 +126,7 @@ def compare(
     from limbeck.cli.jobs import comparison, print_job_file, run_compare
 
     flags = {"methods": methods, "teacher": teacher, "student": student, "data": data, "seeds": seeds, "out": out}
+    flags["task"] = task
     if print_job:
         print_job_file(comparison(job, flags, settings or []))
     else:
@@ -148,6 +151,7 @@ def tune(
         typer.Option("--student", help="As in `limbeck distill`: resnet20, cnn with --set student.widths=[16,32], ..."),
     ] = None,
     data: DataName = None,
+    task: TaskName = None,
     settings: Settings = None,
     out: Out = None,
     as_json: Json = False,
@@ -158,7 +162,7 @@ def tune(
     """
     from limbeck.cli.experiments import run_tune
 
-    flags = {"methods": methods, "teacher": teacher, "student": student, "data": data, "out": out}
+    flags = {"methods": methods, "teacher": teacher, "student": student, "data": data, "out": out, "task": task}
     run_tune(job, flags, settings or [], ranges or [], trials=trials, as_json=as_json)
 
 
@@ -168,6 +172,7 @@ def doctor(
     teacher: TeacherName = None,
     student: Annotated[str | None, typer.Option(help="As in `limbeck distill`.")] = None,
     data: DataName = None,
+    task: TaskName = None,
     method: Annotated[str | None, typer.Option(help="As in `limbeck distill`.")] = None,
     methods: Annotated[str | None, typer.Option(help="As in `limbeck compare`: names, separated by commas.")] = None,
     settings: Settings = None,
@@ -176,7 +181,7 @@ def doctor(
     """Check a job before training. Prints one line per check; the exit code is 1 if a check fails."""
     from limbeck.cli.doctor import run_doctor
 
-    flags = {"teacher": teacher, "student": student, "data": data, "method": method, "methods": methods}
+    flags = {"teacher": teacher, "student": student, "data": data, "method": method, "methods": methods, "task": task}
     run_doctor(job, flags, settings or [], as_json=as_json)
 
 

@@ -23,6 +23,14 @@ TeacherName = Annotated[
     ),
 ]
 
+TaskName = Annotated[
+    str | None,
+    typer.Option(
+        "--task",
+        help="classification, multi_label, regression or segmentation. By default it is inferred from the data.",
+    ),
+]
+
 DataName = Annotated[str | None, typer.Option("--data", help="Name of a data set, or path of a file or folder.")]
 
 Settings = Annotated[

@@ -205,7 +205,9 @@ def _tasks(scale: ExperimentScale) -> list[WorkItem]:
         tasks.append(WorkItem(ensemble, gathering, (FRAMES, *members), 3 + 2.0 * len(members) * scale.pick(1, 3)))
         own = 1000 * seed + 900
         distilling = partial(distil, ensemble=ensemble, seed=own, epochs=student)
-        tasks.append(WorkItem(f"speech/distilled/seed-{seed}", distilling, (FRAMES, ensemble), _seconds(scale, student)))
+        tasks.append(
+            WorkItem(f"speech/distilled/seed-{seed}", distilling, (FRAMES, ensemble), _seconds(scale, student))
+        )
         tasks.append(_single(scale, f"speech/as-long/seed-{seed}", own, student))
     return tasks
 
