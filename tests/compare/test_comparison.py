@@ -152,7 +152,7 @@ def test_a_control_that_is_surely_better_is_what_is_shipped_everywhere(tmp_path,
 
     def won(*given):
         found = run_arm(*given)
-        return found._replace(correct=np.arange(60) < 60 * planted[found.arm] + found.seed)
+        return found._replace(scores=np.arange(60) < 60 * planted[found.arm] + found.seed)
 
     monkeypatch.setattr(experiment, "run_arm", won)
     result = run_job(job)
@@ -230,7 +230,7 @@ EXAMPLES = 10_000
 
 def outcomes(arms):
     return [
-        Outcome(arm, seed, {"accuracy": test}, development, correct=np.arange(EXAMPLES) < round(test * EXAMPLES))
+        Outcome(arm, seed, {"accuracy": test}, development, scores=np.arange(EXAMPLES) < round(test * EXAMPLES))
         for arm, values in arms.items()
         for seed, (test, development) in enumerate(values)
     ]

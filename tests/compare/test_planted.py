@@ -68,7 +68,7 @@ def test_the_best_of_methods_that_do_nothing_is_seldom_said_to_help(methods):
         noise = draw.normal(0, SEED_NOISE, (methods + 1, 5))
         # A test set on which all examples are alike: nothing but the seeds' luck is left, which development data share.
         outcomes = [
-            Outcome(arm, seed, {"accuracy": 0.0}, 0.9 + noise[number, seed], correct=flips[number, seed])
+            Outcome(arm, seed, {"accuracy": 0.0}, 0.9 + noise[number, seed], scores=flips[number, seed])
             for flips in [draw.random((methods + 1, 5, 2000)) < 0.9 + 3 * noise[:, :, None]]
             for number, arm in enumerate(["student alone", *job.method_arms])
             for seed in range(5)

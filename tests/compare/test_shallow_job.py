@@ -68,7 +68,7 @@ def test_every_arm_begins_as_the_trained_teacher_s_layers_and_the_student_ships(
     assert opened.config.label2id == {"b": 0, "g": 1}
     for to in ("folder", "hf"):
         found = export_run(tmp_path / "run", to=to)
-        assert found.accuracy_after == found.accuracy_before
+        assert found.score_after == found.score_before
         shipped, asks = lb.load(found.path), lb.load_preprocess(found.path)
         assert torch.equal(shipped(**asks(lb.Batch(texts))).logits, student(**preprocess(lb.Batch(texts))).logits)
 

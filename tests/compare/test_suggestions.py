@@ -22,7 +22,7 @@ WORST, CLEAR = [-0.05, -0.02], [0.02, 0.05]
 
 
 def outcome(arm, seed, correct, steps):
-    return Outcome(arm, seed, {"accuracy": float(np.mean(correct))}, 0.9, steps=steps, correct=correct)
+    return Outcome(arm, seed, {"accuracy": float(np.mean(correct))}, 0.9, steps=steps, scores=correct)
 
 
 def judged(tmp_path, *, interval, teacher=0.95, alone=0.9, ours=0.9, smoothed=0.88, steps=5000, seeds=3, helps=None,

@@ -27,7 +27,7 @@ def test_the_hub_can_read_it(exports):
     assert told["tags"] == ["knowledge-distillation", "limbeck", "hinton", "int8"]
     assert told["pipeline_tag"] == "image-classification"
     metric = told["model-index"][0]["results"][0]["metrics"][0]
-    assert metric["value"] == pytest.approx(exports["int8"].accuracy_after, abs=1e-6)
+    assert metric["value"] == pytest.approx(exports["int8"].score_after, abs=1e-6)
     hub = pytest.importorskip("huggingface_hub", reason="the hub's own reader of cards is not installed")
     read = hub.ModelCard.load(exports["int8"].path.parent / "README.md")
     assert read.data.eval_results[0].metric_type == "accuracy"
@@ -149,4 +149,4 @@ def test_other_labels_than_those_it_was_judged_on_are_no_check(tmp_path):
         export_run(run, to="folder")
     assert not (run / "export").exists()
     (run / "teacher" / "answers.safetensors").write_bytes(b"damaged")
-    assert export_run(run, to="folder").accuracy_before < 1
+    assert export_run(run, to="folder").score_before < 1

@@ -71,7 +71,7 @@ def test_a_file_that_is_worse_is_said_to_be_worse(done, tmp_path, monkeypatch):
     plant(monkeypatch, "model.onnx", seconds=0.004)
     plant(monkeypatch, "model_int8.onnx", answer=lambda logits: -logits)
     found, (note,) = notes(done, tmp_path)
-    lost = 100 * (found.accuracy_before - found.accuracy_after)
+    lost = 100 * (found.score_before - found.score_after)
     assert lost > 20
     assert note == f"8 bits cost {lost:.1f} points of accuracy on 60 test examples, which is more than 1; the float32 file (--to onnx) is better."  # fmt: skip # noqa: E501
 

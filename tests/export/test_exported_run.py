@@ -15,17 +15,17 @@ from limbeck.errors import LimbeckError
 from limbeck.export import export_run
 
 
-def test_the_accuracy_before_is_the_runs(done, exports):
+def test_the_score_before_is_the_runs(done, exports):
     result = json.loads((done / "result.json").read_text())
     for found in exports.values():
-        assert found.accuracy_before == pytest.approx(result["arms"]["distilled"]["accuracy"]["values"][0])
+        assert found.score_before == pytest.approx(result["arms"]["distilled"]["accuracy"]["values"][0])
 
 
 def test_float32_loses_nothing(exports):
     assert exports["folder"].parity.max_difference == 0
     assert exports["onnx"].parity.max_difference < 1e-4
     for name in ("folder", "onnx"):
-        assert exports[name].accuracy_after == exports[name].accuracy_before
+        assert exports[name].score_after == exports[name].score_before
         assert all("To ship" in note for note in exports[name].notes), "one seed: which student to ship is open"
 
 
@@ -68,7 +68,7 @@ def test_the_code_in_the_card_runs(done, exports, monkeypatch):
 
 def test_raw_examples(done, tmp_path):
     found = export_run(done, to="onnx", out=tmp_path / "raw", raw=True)
-    assert found.accuracy_after == found.accuracy_before
+    assert found.score_after == found.score_before
     told, text = front(found)
     assert "normalizes by itself" in text
     assert told["library_name"] == "onnx"
@@ -77,7 +77,7 @@ def test_raw_examples(done, tmp_path):
 def test_the_student_of_another_arm(done, exports, tmp_path):
     result = json.loads((done / "result.json").read_text())
     found = export_run(done, to="folder", arm="student alone", out=tmp_path / "alone")
-    assert found.accuracy_before == pytest.approx(result["arms"]["student alone"]["accuracy"]["values"][0])
+    assert found.score_before == pytest.approx(result["arms"]["student alone"]["accuracy"]["values"][0])
     own = lb.load(done / "arms" / "student-alone" / "seed-0" / "student").state_dict()
     assert all(torch.equal(tensor, own[name]) for name, tensor in lb.load(found.path).state_dict().items())
     _, text = front(found)

@@ -88,12 +88,12 @@ def test_a_run_whose_student_is_a_hugging_face_model(tmp_path):
     run = finished(tmp_path / "run", student={"model": f"hf:{tmp_path / 'vit'}", "pretrained": False})
     found = export_run(run, to="hf")
     assert found.parity.max_difference == 0
-    assert found.accuracy_after == found.accuracy_before
+    assert found.score_after == found.score_before
     model = transformers.AutoModelForImageClassification.from_pretrained(found.path)
     assert model.config.id2label[4] == "class e"
     card = (found.path / "README.md").read_text()
     assert yaml.safe_load(card.split("---\n")[1])["library_name"] == "transformers"
     assert "ViTForImageClassification.from_pretrained('.')" in card
     assert "limbeck" not in json.loads((found.path / "config.json").read_text())
-    assert export_run(run, to="onnx").accuracy_after == found.accuracy_before
+    assert export_run(run, to="onnx").score_after == found.score_before
     assert lb.models.read_config(run / "student")["model"]["class"].startswith("transformers.")

@@ -24,7 +24,7 @@ def test_two_classes_and_a_network_of_ones_own(tmp_path):
     own.write_text(OWN)
     run = finished(tmp_path / "two", classes=2, student=f"{own}:build")
     found = export_run(run, trust=True, to="onnx")
-    assert found.accuracy_after == found.accuracy_before
+    assert found.score_after == found.score_before
     assert export_run(run, trust=True, to="folder").parity.max_difference == 0
     card = (run / "export" / "folder" / "README.md").read_text()
     assert "from own import build\nstudent = limbeck.load('.', build=lambda: build(classes=2))" in card
@@ -43,7 +43,7 @@ def test_heads_that_are_needed_are_shipped(tmp_path):
     shapes = weights(found.path)
     assert {(32, 12), (5, 32)} <= shapes  # the projector, the teacher's classifier
     assert (5, 12) not in shapes  # the student's own last layer, which nothing asks
-    assert found.accuracy_after == found.accuracy_before
+    assert found.score_after == found.score_before
     images = torch.from_numpy(np.load(run.parent / "blobs.npz")["x_test"])
     asked = lb.export.predict_onnx(found.path, lb.load_preprocess(run / "student")(lb.Batch(images)))
     kept = lb.metrics.load_tensors(run / "arms" / "distilled" / "seed-0" / "predictions.safetensors")["test"]

@@ -99,7 +99,7 @@ def predicted(folder, student, file):
 def test_rows_of_a_table(adults, tmp_path, to, raw):
     found = export_run(adults / "run", to=to, raw=raw, out=tmp_path / "out")
     assert found.parity.max_difference < 1e-4
-    assert found.accuracy_after == found.accuracy_before
+    assert found.score_after == found.score_before
     expected = predicted(adults, adults / "run" / "student", adults / "new.csv")
     names, said, logits = answers(tmp_path / "out", adults / "new.csv")
     assert names == ["<=50K", ">50K"]
@@ -134,7 +134,7 @@ def test_raw_inputs_are_the_columns_and_the_cards_code_fills_them(adults, tmp_pa
 @SOAK
 def test_8_bits_take_raw_rows_too(adults, tmp_path):
     found = export_run(adults / "run", to="int8", raw=True, calibration="minmax", out=tmp_path / "out")
-    assert abs(found.accuracy_after - found.accuracy_before) < 0.2
+    assert abs(found.score_after - found.score_before) < 0.2
     expected = predicted(adults, adults / "run" / "student", adults / "test.csv")
     _, said, logits = answers(tmp_path / "out", adults / "test.csv")
     assert len(said) == 40

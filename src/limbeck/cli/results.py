@@ -93,9 +93,10 @@ def _show(exported: ExportedRun) -> None:
         print(f"  arm        {printable(exported.arm)}")
     largest = parity.max_difference
     match = f"differ by at most {largest:.2g} from the student's" if largest else "equal the student's"
-    before, after = (f"{100 * share:.2f} %" for share in (exported.accuracy_before, exported.accuracy_after))
+    metric = exported.metric
+    before, after = (metric.format(value) for value in (exported.score_before, exported.score_after))
     print(f"  logits     {match} on {parity.examples:,} test examples{nodes}")
-    print(f"  accuracy   {before} before, {after} after, on all test data")
+    print(f"  {metric.title:<10} {before} before, {after} after, on all test data")
     if exported.eight:
         _show_int8(exported.eight)
     folder = exported.path if exported.path.is_dir() else exported.path.parent
@@ -106,7 +107,8 @@ def _show_int8(report: QuantizationReport) -> None:
     choice = report.choice
     best = choice.best
     accuracy = "" if best.accuracy is None else f"{100 * best.accuracy:.2f} %, "
-    kl = "" if best.kl is None else f"KL {best.kl:.2g} nats, "
+    unit = "KL {} nats" if choice.distance_title == "KL divergence" else choice.distance_title + " {}"
+    kl = "" if best.kl is None else unit.format(f"{best.kl:.2g}") + ", "
     number, examples = len(choice.tried), choice.judged_on
     print(f"  calibrated {best}: {accuracy}{kl}the best of {number} on {examples:,} development examples")
     for size, latency in report.latency.items():

@@ -9,10 +9,7 @@ from pathlib import Path
 from shlex import quote
 from typing import Any
 
-import torch
-
 from limbeck.atomic_io import new_partial_folder, sync_folder, write_text
-from limbeck.batch import IGNORED
 from limbeck.consent import read_consent
 from limbeck.data import DataSplits
 from limbeck.errors import ArgumentError, unknown_name_error
@@ -23,9 +20,9 @@ from limbeck.export.int8 import CALIBRATIONS
 from limbeck.export.model_card import make_card
 from limbeck.export.read_script import choose_reader, write_script
 from limbeck.job import hide_private_paths, recommend, train_and_development
-from limbeck.metrics import Predictions, accuracy, predict
 from limbeck.metrics.predictions import as_batches
 from limbeck.models.hub import LibraryModel
+from limbeck.tasks import Regression, Segmentation, Task
 
 
 def export_run(
@@ -92,17 +89,23 @@ def _export(
     check_format(to, student, raw=raw, preprocess=data.preprocess, texts=data.tokenizer is not None)
     train, development = train_and_development(done.job, data)
     metadata = {name: value for name, value in done.metadata.items() if value is not None}
+    task, model = done.task, student
+    before = task.evaluate(student, data.test, preprocess=data.preprocess).measures[task.primary.name]
+    if isinstance(task, Regression) and to in ("onnx", "int8"):  # whoever opens the file knows nothing of a scale
+        model, task = task.with_scale(student), task.without_scale()
+        metadata["task"] = task.to_dict()
     request = ExportRequest(
-        student, data.test, train, development, data.preprocess, raw, metadata,
+        model, data.test, train, development, data.preprocess, raw, metadata,
         _tokenizer(done, data) if to == "hf" else data.tokenizer,
-        tuple(CALIBRATIONS) if calibration is None else (calibration,), data.encoding,
+        tuple(CALIBRATIONS) if calibration is None else (calibration,), data.encoding, task,
     )  # fmt: skip
-    before = accuracy(predict(student, data.test, preprocess=data.preprocess)).value
     work = new_partial_folder(target)
     try:
         written = FORMATS[to](request, work)
-        exported = _evaluate(written, data, before)
-        reader = choose_reader(to, done.model_config, done.metadata, texts=data.tokenizer is not None)
+        exported = _evaluate(written, data, task, before)
+        reader = None
+        if not isinstance(done.task, Segmentation):
+            reader = choose_reader(to, done.model_config, done.metadata, texts=data.tokenizer is not None)
         if reader is not None:
             write_script(reader, work, done.metadata)
         card, card_notes = make_card(done, data, exported, to=to, raw=raw, license=license, reader=reader)
@@ -133,17 +136,16 @@ def _doubts(done: FinishedRun, arm: str | None) -> Iterator[str]:
         yield f"This is the student of {advice.arm}. {advice.sentence} To ship another: {options}."
 
 
-def _evaluate(written: ExportedFile, data: DataSplits, before: float) -> ExportedRun:
-    """Compute the accuracy of what was written on all test data, and its size."""
-    logits = torch.cat([written.predict(batch).float() for batch in as_batches(data.test)])
-    labels = data.test.labels
-    after = accuracy(Predictions(logits.flatten(0, -2), None, None if labels is None else labels.flatten())).value
+def _evaluate(written: ExportedFile, data: DataSplits, task: Task, before: float) -> ExportedRun:
+    """Compute the primary metric of what was written on all test data, and its size."""
+    outputs = ((batch, written.predict(batch).float()) for batch in as_batches(data.test))
+    after = task.evaluate_outputs(outputs).measures[task.primary.name]
     files = [written.path] if written.path.is_file() else [p for p in written.path.rglob("*") if p.is_file()]
     size = sum(file.stat().st_size for file in files)
-    labeled = 0 if labels is None else int((labels != IGNORED).sum())
+    labeled = task.check(data.test, "test")
     eight = written.eight
-    notes = eight.notes(size=size, before=before, after=after, examples=labeled) if eight else ()
-    return ExportedRun(written.path, size, written.parity, before, after, tuple(notes), eight)
+    notes = eight.notes(size=size, before=before, after=after, examples=labeled, score=task.primary) if eight else ()
+    return ExportedRun(written.path, size, written.parity, before, after, tuple(notes), eight, metric=task.primary)
 
 
 def _tokenizer(done: FinishedRun, data: DataSplits) -> Any:

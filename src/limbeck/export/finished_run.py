@@ -29,6 +29,7 @@ from limbeck.methods import make, method
 from limbeck.metrics import load_tensors
 from limbeck.models import is_student_folder, load, loads_without_code, open_model, read_config, shallow
 from limbeck.recipe import RunContext
+from limbeck.tasks import Task, task_from_dict
 from limbeck.teachers import Ensemble, ModelTeacher, Teacher
 
 
@@ -56,6 +57,11 @@ class FinishedRun(NamedTuple):
         """The method that trained the student; None for a student that was trained without a method."""
         return self.job.method_arms.get(str(self.metadata.get("arm")))
 
+    @property
+    def task(self) -> Task:
+        """The task of the run, as the student learned it."""
+        return task_from_dict(self.metadata.get("task") or self.result.get("task"))
+
     def data(self) -> DataSplits:
         """Load the job's data.
 
@@ -63,15 +69,16 @@ class FinishedRun(NamedTuple):
             LimbeckError: If they are missing, or are not the data on which the run was judged.
         """
         with silenced():
-            data = load_data(self.job.data)
+            data = load_data(self.job.data, task=self.task.name)
         before = self.result.get("data", {}).get("test")
         if before is not None and before != len(data.test):
             raise DataError(
                 f"{data.name} has {len(data.test)} test examples, but had {before} when {self.folder} was judged, so "
                 "an export would be checked on other data."
             )
-        labels, saved = data.test.labels, self._saved_labels()
-        if labels is not None and saved is not None and not torch.equal(labels.flatten().long(), saved):
+        saved = self._saved_labels()
+        known = data.test.labels is not None or data.test.targets is not None
+        if known and saved is not None and not _are_equal(self.task.stored_targets(data.test), saved):
             raise DataError(
                 f"{data.name} has other test labels than when {self.folder} was judged, so an export would be checked "
                 "on other data."
@@ -84,7 +91,14 @@ class FinishedRun(NamedTuple):
             labels = load_tensors(RunLayout(self.folder).teacher_outputs).get("test_labels")
         except DataError:
             return None
-        return None if labels is None else labels.flatten().long()
+        return labels
+
+
+def _are_equal(ours: Tensor, theirs: Tensor) -> bool:
+    ours, theirs = ours.flatten(), theirs.flatten()
+    if ours.shape != theirs.shape:
+        return False
+    return bool(((ours == theirs.to(ours.dtype)) | (ours.isnan() & theirs.isnan())).all())
 
 
 def open_finished(run: str | Path, *, arm: str | None = None) -> FinishedRun:

@@ -24,6 +24,7 @@ from limbeck.model_call import call, logits_of
 from limbeck.models import load
 from limbeck.optional_imports import import_optional
 from limbeck.tap import FrozenParameters
+from limbeck.tasks import Classification, Score, Task
 
 _CALIBRATION = 512
 """Number of training examples from which the ranges of activations are measured."""
@@ -37,7 +38,7 @@ class ExportRequest(NamedTuple):
 
     Attributes:
         student: The plain module.
-        test: The test examples: outputs are compared on the first thousand, accuracy is computed on all.
+        test: The test examples: outputs are compared on the first thousand, the metric is computed on all.
         train: Training examples, for calibration.
         development: Examples held out of the training data, for the choice of a calibration.
         preprocess: Function from a batch to the student's inputs.
@@ -46,6 +47,7 @@ class ExportRequest(NamedTuple):
         tokenizer: A tokenizer that is saved with the export.
         calibrations: The calibrations for 8 bits that are tried.
         encoding: How a table is turned into numbers; with `raw` it becomes a part of an ONNX file.
+        task: What the outputs of `student` mean.
     """
 
     student: nn.Module
@@ -58,6 +60,7 @@ class ExportRequest(NamedTuple):
     tokenizer: Any = None
     calibrations: Sequence[str] = tuple(CALIBRATIONS)
     encoding: TableEncoding | None = None
+    task: Task = Classification()
 
     def inputs(self, examples: Dataset, count: int) -> Inputs:
         """The first `count` examples as inputs of the exported file (rows of a table are encoded)."""
@@ -96,21 +99,23 @@ class ExportedRun(NamedTuple):
         path: The exported file or folder; ``README.md`` is beside or in it.
         bytes: Its size, without the card.
         parity: The largest difference of its logits from the student's, and the number of test examples compared.
-        accuracy_before: The student's accuracy on all test data, in PyTorch.
-        accuracy_after: The accuracy of the export, opened again.
+        score_before: The primary metric of the student on all test data, in PyTorch: the accuracy of a classifier.
+        score_after: The same of the export, opened again.
         notes: What you should know before you ship it.
         eight: The report of the quantization to 8 bits; None in float32.
         arm: The arm of the run whose student it is; None in runs of earlier versions, which did not store it.
+        metric: The primary metric: its name and how people read it.
     """
 
     path: Path
     bytes: int
     parity: Parity
-    accuracy_before: float
-    accuracy_after: float
+    score_before: float
+    score_after: float
     notes: tuple[str, ...] = ()
     eight: QuantizationReport | None = None
     arm: str | None = None
+    metric: Score = Classification.primary
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values, for JSON."""
@@ -119,8 +124,9 @@ class ExportedRun(NamedTuple):
             "arm": self.arm,
             "bytes": self.bytes,
             "max_difference": self.parity.max_difference,
-            "accuracy_before": self.accuracy_before,
-            "accuracy_after": self.accuracy_after,
+            "metric": self.metric.name,
+            "score_before": self.score_before,
+            "score_after": self.score_after,
             **(self.eight.to_dict() if self.eight else {}),
         }
 
@@ -159,8 +165,8 @@ def write_int8(request: ExportRequest, out: Path) -> ExportedFile:
     )
     choice = choose_int8(
         full, request.inputs(calibration, _CALIBRATION), request.inputs(development, _JUDGED), file,
-        labels=development.labels,
-        methods=request.calibrations,
+        labels=development.labels if isinstance(request.task, Classification) else None,
+        methods=request.calibrations, task=request.task,
     )  # fmt: skip
     inputs = request.inputs(request.test, CHECKED)
     float32, int8 = open_session(full, threads=1), open_session(file, threads=1)

@@ -26,9 +26,9 @@ from limbeck.export.onnx_session import (
     silence_logging,
     split_chunks,
 )
-from limbeck.metrics import Predictions, kl_to_teacher
 from limbeck.metrics.memoize import predicted_class
 from limbeck.optional_imports import import_optional
+from limbeck.tasks import Task, get_task
 
 CALIBRATIONS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "minmax": ("MinMax", {}),
@@ -242,6 +242,7 @@ class QuantizationChoice(NamedTuple):
     tried: tuple[QuantizationTrial, ...]
     calibrated_on: int
     judged_on: int
+    distance_title: str = "KL divergence"
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values, for JSON."""
@@ -259,6 +260,7 @@ def choose_int8(
     *,
     labels: Tensor | None = None,
     methods: Sequence[str] = tuple(CALIBRATIONS),
+    task: str | Task = "classification",
 ) -> QuantizationChoice:
     """Quantize an ONNX model in several ways, and write the one that is best on held-out examples.
 
@@ -273,6 +275,8 @@ def choose_int8(
         path: The file to write.
         labels: The labels of `held_out`; without them the KL divergence decides.
         methods: The calibrations to try, of ``minmax``, ``entropy`` and ``percentile``; each symmetric and not.
+        task: What the outputs mean, for the distance from the float32 file: the KL divergence of a classifier, the
+            squared difference otherwise.
 
     Returns:
         All results, and the best, which is in `path`.
@@ -283,18 +287,23 @@ def choose_int8(
     Example:
         >>> # choose_int8("model.onnx", training[:512], development, "model_int8.onnx", labels=labels).best.method
     """
+    task = get_task(task)
     if not methods:
         raise ArgumentError("methods is empty; give at least one calibration.", argument="methods")
     full, path = predict_onnx(model, held_out), Path(path)
     with tempfile.TemporaryDirectory() as work, make_quantizer(model, calibration) as quantizer:
         ways = [(method, symmetric) for method in methods for symmetric in (True, False)]
-        trials = [_try_one(quantizer, Path(work) / "one.onnx", *way, held_out, full, labels) for way in ways]
+        trials = [_try_one(quantizer, Path(work) / "one.onnx", *way, held_out, full, labels, task) for way in ways]
         best = _best(trials)
         if best.failed is not None:
             raise LimbeckError(best.failed)
         quantizer.write(Path(path), method=best.method, symmetric=best.symmetric)
     return QuantizationChoice(
-        best, tuple(trial for trial, _ in trials), count_examples(calibration), count_examples(held_out)
+        best,
+        tuple(trial for trial, _ in trials),
+        count_examples(calibration),
+        count_examples(held_out),
+        task.distance_title,
     )
 
 
@@ -320,16 +329,17 @@ def _try_one(
     held_out: Inputs,
     full: Tensor,
     labels: Tensor | None,
+    task: Task,
 ) -> tuple[QuantizationTrial, Tensor]:
     """Try one quantization. Returns its result, and which of the labeled held-out examples it classifies correctly."""
     labeled = torch.zeros(0, dtype=torch.bool) if labels is None else labels.flatten() != IGNORED
     try:
-        small = predict_onnx(quantizer.write(path, method=method, symmetric=symmetric), held_out).flatten(0, -2)
+        small = predict_onnx(quantizer.write(path, method=method, symmetric=symmetric), held_out)
     except LimbeckError as error:
         return QuantizationTrial(method, symmetric, failed=str(error)), labeled
-    kl = kl_to_teacher(Predictions(small, full.flatten(0, -2))).value
+    kl = task.distance(small, full)
     right = labeled
     if labels is not None:
-        right = (predicted_class(small) == labels.flatten())[labeled]
+        right = (predicted_class(small.flatten(0, -2)) == labels.flatten())[labeled]
     accuracy = float(right.double().mean()) if len(right) else None
     return QuantizationTrial(method, symmetric, accuracy, kl if math.isfinite(kl) else None), right

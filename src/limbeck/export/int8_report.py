@@ -13,6 +13,7 @@ from limbeck.batch import Batch, Inputs, input_rows
 from limbeck.export.int8 import QuantizationChoice, QuantizationTrial
 from limbeck.export.onnx_session import input_feed
 from limbeck.metrics.cost import BATCHES
+from limbeck.tasks import Classification, Score
 
 _WARM_UP = 3
 
@@ -116,29 +117,33 @@ class QuantizationReport(NamedTuple):
             f"{_why(choice)}"
         )
         if len(choice.tried) > 1:
-            yield f"Tried: {'; '.join(_describe_trial(trial) for trial in choice.tried)}."
+            yield f"Tried: {'; '.join(_describe_trial(trial, choice.distance_title) for trial in choice.tried)}."
         times = (f"{_ms(one.int8)} for {_batch(size)} ({one.ratio:.2f} times the {_ms(one.float32)} of float32)"
                  for size, one in self.latency.items())  # fmt: skip
         yield f"Median time on one CPU thread of the machine that exported it: {', '.join(times)}."
 
-    def notes(self, *, size: int, before: float, after: float, examples: int) -> Iterator[str]:
+    def notes(
+        self, *, size: int, before: float, after: float, examples: int, score: Score = Classification.primary
+    ) -> Iterator[str]:
         """Yield a sentence for each disadvantage of the 8-bit file.
 
         Args:
             size: The size of the 8-bit file in bytes.
-            before: The accuracy in float32.
-            after: The accuracy in 8 bits.
+            before: The primary metric in float32.
+            after: The same in 8 bits.
             examples: The number of test examples.
+            score: The primary metric of the task.
         """
         if self.full < _SMALLER * size:
             yield (
                 f"In 8 bits this student has {size:,} bytes instead of {self.full:,}, less than {_SMALLER:.0f} times "
                 "smaller: the file of so small a network is mostly its graph, not its weights."
             )
-        if before - after > _WORSE:
+        if (lost := score.gain(before, after)) > _WORSE:
+            cost, most = (score.format_difference(one).lstrip("+") for one in (lost, _WORSE))
             yield (
-                f"8 bits cost {100 * (before - after):.1f} points of accuracy on {examples:,} test examples, which is "
-                f"more than {100 * _WORSE:.0f}; the float32 file (--to onnx) is better."
+                f"8 bits cost {cost} of {score.title} on {examples:,} test examples, which is more than {most}; "
+                "the float32 file (--to onnx) is better."
             )
         slow = [
             f"{one.ratio:.2f} times as long for {_batch(number)} ({_ms(one.int8)}, {_ms(one.float32)} in float32)"
@@ -150,15 +155,17 @@ class QuantizationReport(NamedTuple):
 
 def _why(choice: QuantizationChoice) -> str:
     examples, ways = f"{choice.judged_on:,} development examples", sum(one.failed is None for one in choice.tried)
-    by = "KL divergence from float32" if choice.best.accuracy is None else (
-        "accuracy; among equals, KL divergence from float32")  # fmt: skip
+    by = f"{choice.distance_title} from float32"
+    by = by if choice.best.accuracy is None else f"accuracy; among equals, {by}"
     return f"Best of {ways} on {examples} by {by}." if ways > 1 else f"The only one that worked, on {examples}."
 
 
-def _describe_trial(trial: QuantizationTrial) -> str:
+def _describe_trial(trial: QuantizationTrial, title: str) -> str:
     if trial.failed is not None:
         return f"{trial}: failed ({trial.failed.rstrip('.')})"
     right = "" if trial.accuracy is None else f"{100 * trial.accuracy:.2f} %, "
+    if title != "KL divergence":
+        return f"{trial}: {right}{title} {'not finite' if trial.kl is None else f'{trial.kl:.2g}'}"
     return f"{trial}: {right}KL {'not finite' if trial.kl is None else f'{trial.kl:.2g} nats'}"
 
 

@@ -28,6 +28,7 @@ from limbeck.job import (
 )
 from limbeck.models.hub import LibraryModel
 from limbeck.optional_imports import install_command, is_installed
+from limbeck.tasks import Regression, Score, Segmentation, Task
 
 _MARKS = re.compile(r"([\\`*\[\]<>|&])")
 _LIBRARIES = {"folder": "limbeck", "hf": "transformers", "onnx": "onnx", "int8": "onnx"}
@@ -67,8 +68,8 @@ def make_card(
         f"# {escape_markdown(f'{student} on {plain_name(data.name)}, {how}')}\n\n{_verdict(done.result)}",
         "\n".join(_table(done)),
         f"## How to open it\n\n{_describe_reader(reader)}```python\n{snippet}\n```\n\n"
-        + " ".join(_describe_inputs(done, raw=raw)),
-        "## This file\n\n" + "\n".join(f"* {line}" for line in _describe_export(exported, to)),
+        + " ".join(_describe_inputs(done, raw=raw, to=to)),
+        "## This file\n\n" + "\n".join(f"* {line}" for line in _describe_export(exported, to, done.task.primary)),
         "## How it was made and judged\n\n" + "\n".join(f"* {line}" for line in _protocol(done, data)),
         f"## License\n\n{_license(done, data, license)}",
         f"## Cite\n\n```bibtex\n{bibtex(citations(done, to=to))}```",
@@ -88,10 +89,11 @@ def _metadata(done: FinishedRun, data: DataSplits, exported: ExportedRun, to: st
 
     task, dataset = find_task(done), IMAGE_DATASETS.get(data.name)
     hub_name = None if dataset is None else dataset.hub[0]
-    named = _one_line(plain_name(data.name))
+    named, score = _one_line(plain_name(data.name)), done.task.primary
     result = EvalResult(
         task_type=task or "other", dataset_type=hub_name or named, dataset_name=named, dataset_split="test",
-        metric_type="accuracy", metric_name="Accuracy", metric_value=round(exported.accuracy_after, 6),
+        metric_type=score.name, metric_name=f"{score.title[:1].upper()}{score.title[1:]}",
+        metric_value=round(exported.score_after, 6),
     )  # fmt: skip
     method = [] if done.method is None else [_one_line(plain_name(done.method.name).rpartition(":")[2])]
     library = LibraryModel.parse(done.job.student.model)
@@ -99,7 +101,7 @@ def _metadata(done: FinishedRun, data: DataSplits, exported: ExportedRun, to: st
     values = ModelCardData(
         license=license or "unknown", library_name=_LIBRARIES[to], pipeline_tag=task,
         tags=["knowledge-distillation", "limbeck", *method, *(["int8"] if to == "int8" else [])],
-        datasets=None if hub_name is None else [hub_name], metrics=["accuracy"],
+        datasets=None if hub_name is None else [hub_name], metrics=[score.name],
         base_model=library.name if library is not None and on_hub else None,
         model_name=f"{_one_line(plain_name(done.job.student.model))} on {named}", eval_results=[result],
     )  # fmt: skip
@@ -134,6 +136,10 @@ def quote_markdown(text: Any) -> str:
 def find_task(done: FinishedRun) -> str | None:
     """The hub's name for the student's task; None if it is not known."""
     preprocess, shape = done.metadata.get("preprocess") or {}, done.metadata.get("input_shape") or ()
+    if isinstance(done.task, Regression):
+        return "tabular-regression" if done.metadata.get("encoding") else None
+    if isinstance(done.task, Segmentation):
+        return "image-segmentation"
     if done.metadata.get("encoding"):
         return "tabular-classification"
     if "ForSequenceClassification" in str(done.model_config.get("class")):
@@ -167,35 +173,52 @@ def _table(done: FinishedRun) -> Iterator[str]:
     arms = done.result.get("arms") or {}
     if not arms:
         return
-    seeds = max((len(_accuracy(arm)["values"]) for name, arm in arms.items() if name != "one member"), default=1)
+    task = done.task
+    second = task.headline[1] or task.primary.name
+    seeds = max((len(_score(arm, task)["values"]) for name, arm in arms.items() if name != "one member"), default=1)
     over = f" (mean ± standard deviation over {seeds} seeds)" if seeds > 1 else ""
     own = list_custom_metrics(done.result)
-    head = ("arm", f"accuracy, %{over}", "NLL, nats", *map(escape_markdown, own), "parameters", "MB", "ms for one")
+    head = (
+        "arm",
+        f"{task.primary.title}{', %' * task.primary.percent}{over}",
+        _COLUMNS.get(second, second),
+        *map(escape_markdown, own),
+        "parameters",
+        "MB",
+        "ms for one",
+    )
     yield f"| {' | '.join(head)} |"
     yield f"|---|{'--:|' * (len(head) - 1)}"
     mine = done.metadata.get("arm")
     for name, arm in arms.items():
         label = f"**{escape_markdown(name)}** (this one)" if name == mine else escape_markdown(name)
-        yield f"| {label} | {' | '.join(_cells(arm, own))} |"
+        yield f"| {label} | {' | '.join(_cells(arm, own, task))} |"
     for note in read_size_notes(done.result):
         yield ""
         yield f"{escape_markdown(note)}."
 
 
-def _cells(arm: Mapping[str, Any], own: Sequence[str]) -> Iterator[str]:
-    accuracy, measures = _accuracy(arm), arm.get("measures")
-    mean = _number(accuracy.get("mean"), 2, 100.0)
-    yield f"{mean} ± {_number(accuracy.get('std'), 2, 100.0)}" if len(accuracy["values"]) > 1 else mean
-    yield _number(arm.get("nll"), 3)
+_COLUMNS = {
+    "nll": "NLL, nats", "mean_average_precision": "mAP, fraction", "rmse": "RMSE", "pixel_accuracy": "pixel accuracy",
+}  # fmt: skip
+"""The titles of the second metric of each task."""
+
+
+def _cells(arm: Mapping[str, Any], own: Sequence[str], task: Task) -> Iterator[str]:
+    score, measures = _score(arm, task), arm.get("measures")
+    digits = (2, 100.0) if task.primary.percent else (4, 1.0)
+    mean = _number(score.get("mean"), *digits)
+    yield f"{mean} ± {_number(score.get('std'), *digits)}" if len(score["values"]) > 1 else mean
+    yield _number(arm.get(task.headline[1] or ""), 3)
     yield from (_mean(measures.get(name) if isinstance(measures, Mapping) else None) for name in own)
     yield from (_number(arm.get("parameters"), 0), _number(arm.get("megabytes"), 3))
     yield _number(arm.get("milliseconds"), 4)
 
 
-def _accuracy(arm: Mapping[str, Any]) -> dict[str, Any]:
-    """The accuracy of an arm; without values if the result is of an earlier version or was edited."""
-    accuracy = arm.get("accuracy")
-    entries = dict(accuracy) if isinstance(accuracy, Mapping) else {}
+def _score(arm: Mapping[str, Any], task: Task) -> dict[str, Any]:
+    """The primary metric of an arm; without values if the result is of an earlier version or was edited."""
+    score = arm.get(task.primary.name)
+    entries = dict(score) if isinstance(score, Mapping) else {}
     return {**entries, "values": entries["values"] if isinstance(entries.get("values"), list) else []}
 
 
@@ -211,7 +234,7 @@ def _number(value: Any, digits: int, scale: float = 1.0) -> str:
     return f"{scale * value:,.{digits}f}" if isinstance(value, (int, float)) else "-"
 
 
-def _describe_inputs(done: FinishedRun, *, raw: bool) -> Iterator[str]:
+def _describe_inputs(done: FinishedRun, *, raw: bool, to: str) -> Iterator[str]:
     shape, preprocess, names = (done.metadata.get(name) for name in ("input_shape", "preprocess", "class_names"))
     if shape and not (raw and done.metadata.get("encoding")):
         yield f"One input of the network has the shape {'x'.join(map(str, shape))}."
@@ -233,10 +256,21 @@ def _describe_inputs(done: FinishedRun, *, raw: bool) -> Iterator[str]:
         layout = "; ".join(_column(column) for column in encoding["columns"])
         where = "in the file" if raw else "by `read.py` and `limbeck.read_table`"
         yield f"A row of the table is encoded ({where}) as these numbers, in this order: {layout}."
+    if isinstance(done.task, Regression):
+        yield from _describe_targets(done.task, to)
     if names and list(names) != [str(number) for number in range(len(names))]:
         quoted = [escape_markdown(name) if name == str(name).strip() else quote_markdown(name) for name in names[:20]]
         classes = ", ".join(f"{number} {name}" for number, name in enumerate(quoted))
         yield f"The classes of the logits: {classes}{', ...' * (len(names) > 20)}."
+
+
+def _describe_targets(task: Regression, to: str) -> Iterator[str]:
+    names = ", ".join(map(quote_markdown, task.output_names)) or "one for each target column"
+    yield f"The outputs: {names}."
+    if to in ("onnx", "int8"):
+        yield "They are in the unit of the targets."
+    elif task.standardize:
+        yield f"They are standardized: multiply by {_join([*task.std])}, and add {_join([*task.mean])}."
 
 
 def _column(column: Mapping[str, Any]) -> str:
@@ -254,7 +288,7 @@ def _join(values: list[float]) -> str:
     return ", ".join(f"{value:g}" for value in values)
 
 
-def _describe_export(exported: ExportedRun, to: str) -> Iterator[str]:
+def _describe_export(exported: ExportedRun, to: str, score: Score) -> Iterator[str]:
     parity = exported.parity
     # While it is written, the folder has a temporary name.
     file = "This folder" if exported.path.is_dir() else f"`{exported.path.name}`"
@@ -265,10 +299,8 @@ def _describe_export(exported: ExportedRun, to: str) -> Iterator[str]:
     yield f"Its logits {match} on {parity.examples:,} test examples."
     if parity.nodes:
         yield f"The values of {parity.nodes} of its {parity.of} nodes were compared with PyTorch's."
-    yield (
-        f"Accuracy on all test data: {100 * exported.accuracy_before:.2f} % before the export, "
-        f"{100 * exported.accuracy_after:.2f} % after."
-    )
+    title, before, after = f"{score.title[:1].upper()}{score.title[1:]}", exported.score_before, exported.score_after
+    yield f"{title} on all test data: {score.format(before)} before the export, {score.format(after)} after."
     if exported.eight:
         yield from exported.eight.lines()
     yield from map(escape_markdown, exported.notes)
@@ -285,7 +317,7 @@ def _protocol(done: FinishedRun, data: DataSplits) -> Iterator[str]:
         yield f"About the data: {escape_markdown(data.note)}."
     members = f"{job.teacher.members} x " if job.teacher.members > 1 else ""
     accuracy = done.result.get("teacher_development_accuracy")
-    suffix = f", {100 * accuracy:.2f} % on development data" if isinstance(accuracy, float) else ""
+    suffix = f", {done.task.primary.describe(accuracy)} on development data" if isinstance(accuracy, float) else ""
     yield f"Teacher: {members}{_model(job.teacher)}{suffix}."
     yield f"Student: {_model(job.student)}."
     if (by := done.method) is not None:

@@ -45,11 +45,20 @@ def main(
         for i in range(0, count, 250)
     ]
     logits = np.concatenate(parts).astype(np.float64) if parts else np.zeros((0, 0))
+    rows = csv.writer(sys.stdout, lineterminator="\n")
+    task = metadata.get("task") or {}
+    if task.get("name") in ("regression", "multi_label"):
+        numbers = [str(number) for number in range(logits.shape[1])]
+        rows.writerow(task.get("names") or numbers)
+        values = 1 / (1 + np.exp(-logits))  # the probability of each label
+        if task["name"] == "regression":
+            values = logits * np.array(task["std"]) + np.array(task["mean"])
+        rows.writerows([f"{x:.9g}" for x in row] for row in (logits if options.logits else values))
+        return
     names = metadata.get("class_names") or [str(number) for number in range(logits.shape[1])]
     exponentials = np.exp(logits - logits.max(axis=1, keepdims=True, initial=-np.inf))
     columns = logits if options.logits else exponentials / exponentials.sum(axis=1, keepdims=True)
     every = options.all or options.logits
-    rows = csv.writer(sys.stdout, lineterminator="\n")
     rows.writerow(["answer", *names] if every else ["answer", "probability"])
     for row, best in zip(columns, logits.argmax(axis=1) if count else [], strict=True):
         rows.writerow([names[best], *(f"{x:.9g}" for x in (row if every else [row[best]]))])

@@ -8,6 +8,7 @@ from typing import Any
 from limbeck.export.finished_run import FinishedRun
 from limbeck.job import opening_code
 from limbeck.models import UserFile
+from limbeck.tasks import MultiLabel, Regression, Segmentation
 
 _TABLE = (
     "# columns: name -> values as in the table, without spaces around them; NaN or '' if missing",
@@ -49,8 +50,9 @@ def _limbeck(done: FinishedRun) -> str:
         # Rows of a new table are encoded as those of the training table were.
         lines += [
             "encoding = limbeck.load_encoding('.')",
-            "rows, _ = limbeck.read_table('new.csv', encoding=encoding)  # the column with the classes may be missing",
+            "rows, _ = limbeck.read_table('new.csv', encoding=encoding)  # the target may be missing",
             "logits = student(rows.inputs)",
+            *_scaled(done),
         ]
     elif class_name.startswith("transformers.") and "ForSequenceClassification" in class_name:
         call = "logits = student(**preprocess(limbeck.Batch(texts))).logits  # texts: a list"
@@ -88,7 +90,20 @@ def _onnx(done: FinishedRun, *, raw: bool, file: str) -> str:
     return "\n".join([*lines, *_class_names(done)])
 
 
+def _scaled(done: FinishedRun) -> list[str]:
+    """The line that turns the outputs of a regression into the unit of the targets."""
+    task = done.task
+    if not isinstance(task, Regression) or not task.standardize:
+        return []
+    return [f"estimates = logits * logits.new_tensor({list(task.std)}) + logits.new_tensor({list(task.mean)})"]
+
+
 def _class_names(done: FinishedRun) -> list[str]:
+    if isinstance(done.task, MultiLabel):
+        labels = json.dumps(list(done.task.output_names), ensure_ascii=False)
+        return [f"answers = logits > 0  # for each of {labels}"]
+    if isinstance(done.task, Segmentation):
+        return ["answers = logits.argmax(1)  # the class of each pixel"]
     names = done.metadata.get("class_names")
     if not names or len(names) > 20:
         return []

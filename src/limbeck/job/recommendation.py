@@ -133,7 +133,10 @@ def _preferred(result: Mapping[str, Any]) -> Recommendation:
         return Recommendation(arm, True, "There is no student alone to compare it with.")
     if interval is None:
         return Recommendation(
-            arm, True, f"{_one_of(arms[arm])} does not tell which is better.", (_ALONE, *_untold(verdict, arms))
+            arm,
+            True,
+            f"{_one_of(arms[arm], read_task(result).primary.name)} does not tell which is better.",
+            (_ALONE, *_untold(verdict, arms)),
         )
     if interval[1] < 0:
         return Recommendation(_ALONE, True, f"It is better than {arm} and needs no teacher.")
@@ -151,10 +154,10 @@ def _untold(verdict: Mapping[str, Any], arms: Mapping[str, Any]) -> list[str]:
     return [str(name) for name in verdict.get("against") or () if name != _SHUFFLED and name in arms]
 
 
-def _one_of(row: Any) -> str:
+def _one_of(row: Any, metric: str) -> str:
     """The reason why a verdict has no interval, from the row of the compared arm."""
-    development = row.get("development") if isinstance(row, Mapping) else None
-    values = development.get("values") if isinstance(development, Mapping) else None
+    score = row.get(metric) if isinstance(row, Mapping) else None
+    values = score.get("values") if isinstance(score, Mapping) else None
     return "One test example" if isinstance(values, list) and len(values) > 1 else "One seed"
 
 

@@ -49,6 +49,7 @@ class Classification(Task):
     metrics = METRICS
     target_field: ClassVar[str] = "labels"
     output_title: ClassVar[str] = "classes"
+    distance_title: ClassVar[str] = "KL divergence"
 
     @property
     def outputs(self) -> int:
@@ -99,6 +100,12 @@ class Classification(Task):
     def scores(self, outputs: Tensor, targets: Tensor) -> Shaped[np.ndarray, " examples"]:
         """1 for each labeled example that is right, 0 for the others."""
         return np.asarray(correctness(_predictions(outputs, targets, None)).numpy())
+
+    def distance(self, logits: Tensor, reference: Tensor) -> float:
+        """The mean KL divergence from the reference, in nats."""
+        return evaluate(Predictions(logits.flatten(0, -2), reference.flatten(0, -2)), ["kl_to_teacher"])[
+            "kl_to_teacher"
+        ].value
 
     def metric_arguments(self, outputs: Tensor, targets: Tensor, teacher: Tensor | None) -> dict[str, Any]:
         """Labels, predicted classes, probabilities and logits of the labeled rows; teacher_logits, and all together."""

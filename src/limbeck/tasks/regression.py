@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import ClassVar, final
+from typing import Any, ClassVar, final
 
 import numpy as np
 import torch
 from jaxtyping import Shaped
-from torch import Tensor
+from torch import Tensor, nn
 
 from limbeck.data import Dataset
 from limbeck.errors import DataError, LimbeckError
@@ -18,6 +18,7 @@ from limbeck.losses import Loss
 from limbeck.metrics.classification import evaluate
 from limbeck.metrics.metric import MetricFunction
 from limbeck.metrics.regression import REGRESSION_METRICS, Estimates
+from limbeck.model_call import logits_of
 from limbeck.tasks.task import Score, Task
 
 
@@ -121,6 +122,14 @@ class Regression(Task):
             outputs = outputs * torch.tensor(self.std).double() + torch.tensor(self.mean).double()
         return outputs.float()
 
+    def without_scale(self) -> Regression:
+        """The task for a model that `with_scale` has changed: its outputs are in the unit of the targets."""
+        return replace(self, mean=(0.0,) * len(self.mean), std=(1.0,) * len(self.std))
+
+    def with_scale(self, model: nn.Module) -> nn.Module:
+        """The model followed by ``outputs * std + mean``: its outputs are in the unit of the targets."""
+        return _Rescaled(model, torch.tensor(self.mean), torch.tensor(self.std))
+
     def measure(self, outputs: Tensor, targets: Tensor | None, teacher: Tensor | None = None) -> dict[str, float]:
         """Compute R², RMSE, MSE, MAE, and the squared difference from the teacher."""
         there = {"targets": targets is not None, "teacher": teacher is not None}
@@ -146,6 +155,19 @@ class Regression(Task):
             scaled = error[:, j].masked_fill(~there, 0.0) * (len(y) / int(there.sum()) / variance)
             parts.append(1 - scaled)
         return np.asarray(torch.stack(parts).mean(0).numpy()) if parts else np.empty(0)
+
+
+class _Rescaled(nn.Module):
+    def __init__(self, model: nn.Module, mean: Tensor, std: Tensor) -> None:
+        super().__init__()
+        self.model = model
+        self.register_buffer("mean", mean)
+        self.register_buffer("std", std)
+
+    def forward(self, *inputs: Any, **named: Any) -> Tensor:
+        """The outputs of the model in the unit of the targets."""
+        outputs = logits_of(self.model(*inputs, **named))
+        return outputs * self.get_buffer("std").to(outputs) + self.get_buffer("mean").to(outputs)
 
 
 def _targets_of(examples: Dataset, part: str) -> Tensor:

@@ -133,6 +133,7 @@ class Task(ABC):
         output_title: What one output is called in messages.
         no_smoothing: Why there is no control with label smoothing; None if there is one.
         has_temperature: Whether a temperature softens the outputs.
+        distance_title: What `distance` measures.
     """
 
     name: ClassVar[str]
@@ -145,6 +146,7 @@ class Task(ABC):
     output_title: ClassVar[str] = "outputs"
     no_smoothing: ClassVar[str | None] = None
     has_temperature: ClassVar[bool] = True
+    distance_title: ClassVar[str] = "squared difference"
 
     # What the targets are.
 
@@ -259,6 +261,14 @@ class Task(ABC):
         for batch, logits in outputs:
             state.update(logits, batch)
         return state.compute()
+
+    def distance(self, logits: Tensor, reference: Tensor) -> float:
+        """How far outputs are from those of another file of the same model: the mean squared difference."""
+        return float((logits.double() - reference.double()).square().mean())
+
+    def without_scale(self) -> Task:
+        """The task for a model whose outputs are in the unit of the targets already; itself for most tasks."""
+        return self
 
     def metric_arguments(self, outputs: Tensor, targets: Tensor, teacher: Tensor | None) -> dict[str, Any]:
         """The arguments of a user's own metric, by name: stored outputs of the examples with a target."""
