@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from limbeck.errors import DataError
-from limbeck.job import arm_folder
+from limbeck.job import RunLayout
+from limbeck.job.run_layout import PREDICTIONS
 from limbeck.metrics import count_pixels, load_tensors
 from limbeck.metrics.classification import evaluate
 from limbeck.metrics.multi_label import MultiLabelPredictions
@@ -32,9 +33,8 @@ _NO_LABEL_BYTE = 255
 def read_outputs(run: RunData, arm: str, seed: int = 0) -> Tensor | None:
     """Read what an arm's student (or the teacher) answered on the test data; None if it is not on disk."""
     teacher = run.arms[arm].role == "teacher" if arm in run.arms else False
-    answers = run.folder / "teacher" / "answers.safetensors"
-    path = answers if teacher else arm_folder(run.folder, arm) / f"seed-{seed}" / "predictions.safetensors"
-    return _read(path, "test")
+    layout = RunLayout(run.folder)
+    return _read(layout.teacher_outputs if teacher else layout.seed(arm, seed) / PREDICTIONS, "test")
 
 
 def plot_predictions(run: RunData | str | Path, *, output: int = 0, ax: Axes | None = None) -> Axes:
@@ -141,7 +141,7 @@ def _shown(run: RunData) -> dict[str, Tensor]:
 
 
 def _targets(run: RunData) -> Tensor | None:
-    return _read(run.folder / "teacher" / "answers.safetensors", "test_labels")
+    return _read(RunLayout(run.folder).teacher_outputs, "test_labels")
 
 
 def _read(path: Path, name: str) -> Tensor | None:
