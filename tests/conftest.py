@@ -51,6 +51,18 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.integration)
 
 
+_FIGURES = re.compile(r"report\.html|svg|figure")
+_JOBS = ("cli", "compare", "doctor", "export", "integrations", "job")
+
+
+@pytest.fixture(autouse=True)
+def _without_figures(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Figures are a third of a small job's time: tests of jobs that do not look at them run as without matplotlib."""
+    if request.path.parent.name in _JOBS and not _FIGURES.search(request.path.read_text(encoding="utf-8")):
+        for module in ("limbeck.report.svg", "limbeck.report.page"):
+            monkeypatch.setattr(f"{module}.has_figures", lambda: False)
+
+
 @pytest.fixture(autouse=True)
 def _deterministic():
     torch.manual_seed(0)

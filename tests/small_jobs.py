@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import os
 import signal
@@ -89,6 +91,19 @@ def typed(*words: Any, cwd: Path, timeout: float = 120) -> Typed:
         cwd=cwd, env=environment(), capture_output=True, text=True, timeout=timeout, check=False,
     )  # fmt: skip
     return Typed(done.returncode, done.stdout, done.stderr)
+
+
+def typed_here(*words: Any, cwd: Path) -> Typed:
+    """A command in this process, which has imported everything already: for commands that no signal stops."""
+    from limbeck.cli import main
+
+    out, err, code = io.StringIO(), io.StringIO(), 0
+    with contextlib.chdir(cwd), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        try:
+            main([str(word) for word in words])
+        except SystemExit as ended:
+            code = int(ended.code or 0)
+    return Typed(code, out.getvalue(), err.getvalue())
 
 
 def stopped(words: list[Any], *, cwd: Path, when: Any, by: signal.Signals, timeout: float = 120) -> Typed | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from small_jobs import Typed, blobs, job_file, small_job, typed
+from small_jobs import Typed, blobs, job_file, small_job, typed_here
 
 
 @pytest.fixture
@@ -40,4 +40,4 @@ def done(tmp_path_factory):
     """A finished run: the folder it was typed in, and how it ended."""
     folder = tmp_path_factory.mktemp("done")
     job_file(folder / "job.yaml", small_job(blobs(folder / "blobs.npz")))
-    return folder, typed("distill", "job.yaml", "--out", "run", "--json", cwd=folder)
+    return folder, typed_here("distill", "job.yaml", "--out", "run", "--json", cwd=folder)

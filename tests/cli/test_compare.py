@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from limbeck.checksums import read_json
-from small_jobs import refused, typed
+from small_jobs import refused, typed_here
 
 EVERY = ["teacher", "student alone", "label smoothing", "shuffled teacher", "hinton", "logit_matching"]
 
@@ -15,7 +15,7 @@ EVERY = ["teacher", "student alone", "label smoothing", "shuffled teacher", "hin
 def compared(done):
     """A comparison in the folder where a job lies: how it ended, and its folder."""
     folder, _ = done
-    ended = typed(
+    ended = typed_here(
         "compare", "job.yaml", "--methods", "hinton, logit_matching", "--seeds", 2,
         "--set", "methods.hinton.temperature=3", "--out", "both", "--json", cwd=folder,
     )  # fmt: skip
@@ -41,7 +41,7 @@ def test_one_object_speaks_the_shape_of_a_single_job_and_names_the_page(compared
 def test_it_goes_on_where_it_was_stopped_and_changes_nothing_that_is_done(compared, done):
     ended, run = compared
     (run / "result.json").unlink()
-    again = typed("resume", "both", "--json", cwd=done[0])
+    again = typed_here("resume", "both", "--json", cwd=done[0])
     assert again.code == 0, again.err
     for name in EVERY:
         assert again.result["arms"][name]["accuracy"] == ended.result["arms"][name]["accuracy"]

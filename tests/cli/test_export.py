@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
+import shutil
 
 import pytest
 
+from limbeck.cli import jobs
 from small_jobs import contents, refused
 
 
@@ -67,14 +69,20 @@ def test_cite(limbeck, done):
     assert found["entries"][0]["bibtex"] in ended.out
 
 
-def test_an_export_from_before_a_change_is_said_to_be_old(limbeck, job, here):
-    assert limbeck("distill", job, "--out", "run").code == 0
-    assert limbeck("export", "run", "--to", "folder").code == 0
-    same = limbeck("resume", "run", "--set", "seeds=1")
-    assert "run/export/folder" not in same.err
-    changed = limbeck("resume", "run", "--set", "budget.epochs=1")
-    assert changed.code == 0, changed.err
-    assert re.search(r"^Note: .*before this change.*run/export/folder", changed.err, re.M)
+def test_an_export_of_another_student_is_named_after_a_change(limbeck, done, here, monkeypatch):
+    run = shutil.copytree(done[0] / "run", here / "run", ignore=shutil.ignore_patterns("export"))
+    (run / "export" / "onnx").mkdir(parents=True)
+    monkeypatch.setattr(jobs, "_run", lambda *_, **__: None)
+    assert limbeck("resume", "run", "--set", "seeds=3").err == ""
+
+    def ship_another(*_, **__):
+        other = run / "arms" / "student-alone" / "seed-0" / "student"
+        shutil.copytree(other, run / "student", dirs_exist_ok=True)
+
+    monkeypatch.setattr(jobs, "_run", ship_another)
+    said = limbeck("resume", "run", "--set", "seeds=3").err
+    assert said.startswith("Note: ")
+    assert "run/export/onnx" in said
 
 
 class TestRefused:
@@ -89,8 +97,6 @@ class TestRefused:
         refused(limbeck(name, done[0] / "run" / "arms", *rest), f"part of the run {done[0] / 'run'}")
 
     def test_an_unfinished_run_and_one_without_a_student(self, limbeck, done, here):
-        import shutil
-
         run = shutil.copytree(done[0] / "run", here / "run")
         (run / "result.json").rename(here / "result.json")
         refused(limbeck("export", "run", "--to", "onnx"), "not finished", "limbeck resume run")
