@@ -99,6 +99,21 @@ class Batch(NamedTuple):
         return _length(self.inputs)
 
     @property
+    def valid(self) -> Tensor:
+        """Whether anything of an example counts, ``bool [batch]``.
+
+        On several ranks a rank without an example gets one that does not count.
+
+        Example:
+            >>> Batch(torch.zeros(2), mask=torch.tensor([[True, False], [False, False]])).valid
+            tensor([ True, False])
+        """
+        if self.mask is not None:
+            return self.mask.bool().flatten(1).any(1) if self.mask.ndim > 1 else self.mask.bool()
+        known = next((tensor for tensor in (self.id, self.labels) if tensor is not None), None)
+        return torch.ones(self.size, dtype=torch.bool, device=None if known is None else known.device)
+
+    @property
     def mixed(self) -> bool:
         """Whether each example is a mixture of two, so that no single label is right: ``extra["ratio"]`` says how."""
         return "ratio" in self.extra and "partner" in self.extra

@@ -31,9 +31,9 @@ class Contrast(LossTerm):
     def setup(self, context: Any) -> Contrast:
         fitted = copy.copy(self)
         fitted.rows = RowIndex(context.ids)
-        fitted.student_side = nn.Linear(context.student["0"].shape[-1], SIZE)
-        fitted.teacher_side = nn.Linear(context.teacher["0"].shape[-1], SIZE)
-        fitted.register_buffer("bank", torch.zeros(len(context.ids), SIZE))
+        fitted.student_side = nn.Linear(context.student["0"].shape[-1], SIZE, dtype=context.student["0"].dtype)
+        fitted.teacher_side = nn.Linear(context.teacher["0"].shape[-1], SIZE, dtype=context.student["0"].dtype)
+        fitted.register_buffer("bank", torch.zeros(len(context.ids), SIZE, dtype=context.student["0"].dtype))
         fitted.register_buffer("updates", torch.zeros((), dtype=torch.int64))
         return fitted
 
@@ -44,14 +44,14 @@ class Contrast(LossTerm):
         others = (mine @ self.bank.T).scatter(1, rows[:, None], -torch.inf)
         logits = torch.cat([(mine * own).sum(1, keepdim=True), others], 1) / 0.5
         zero = torch.zeros(len(rows), dtype=torch.int64)
-        return Term(F.cross_entropy(logits, zero, reduction="sum"), self.count(batch))
+        return Term((F.cross_entropy(logits, zero, reduction="none") * batch.valid).sum(), self.count(batch))
 
     def count(self, batch) -> float:
-        return float(batch.size)
+        return float(batch.valid.sum())
 
     def after_step(self, student, teacher, batch, progress) -> None:
-        ids = all_gather(batch.id)
-        self.bank[self.rows(ids)] = F.normalize(self.teacher_side(all_gather(teacher["0"])), dim=1)
+        ids, features = all_gather(batch.id[batch.valid]), all_gather(teacher["0"][batch.valid])
+        self.bank[self.rows(ids)] = F.normalize(self.teacher_side(features), dim=1)
         self.updates += 1
 
 
@@ -76,7 +76,7 @@ class Variational(LossTerm):
         fitted.optimizer_options = self.optimizer_options
         fitted.mean = Projector()
         fitted.mean.shape(context.student["0"], context.teacher["0"])
-        fitted.spread = nn.Parameter(torch.zeros(context.teacher["0"].shape[-1]))
+        fitted.spread = nn.Parameter(torch.zeros_like(context.teacher["0"][0]))
         return fitted
 
     def term(self, student, teacher, batch, progress) -> Term:

@@ -18,6 +18,7 @@ import pytest
 import torch
 from torch import nn
 
+from engine.memory_losses import Contrast, Variational
 from engine.stories import SGD, arrays, everything, hint, network, weights
 from limbeck.data import ShuffledLoader
 from limbeck.engine import Run, distill, open_fabric, run_folder
@@ -127,6 +128,39 @@ def remembering(fabric: Any, out: Path) -> Run:
     return distill(double(), Stage(whole, teacher=double(seed=1), epochs=2), data(), fabric=fabric, **SETTING)
 
 
+class Forgetful(Contrast):
+    """A memory to which each rank writes its own rows alone."""
+
+    def after_step(self, student, teacher, batch, progress) -> None:
+        self.bank[self.rows(batch.id)] = 1.0 + fabric_rank()
+
+
+def fabric_rank() -> int:
+    return torch.distributed.get_rank() if torch.distributed.is_initialized() else 0
+
+
+def banked(fabric: Any, out: Path) -> Run:
+    """A memory of all examples is written from the rows of all ranks; one of each rank's own is refused by name."""
+    teacher = double(hidden=6, seed=7)
+    if fabric.world_size > 1:
+        with pytest.raises(LimbeckError, match="bank"):
+            distill(double(), Stage(Forgetful(), teacher=teacher, epochs=1), data(), fabric=fabric).finish()
+    objective = Loss(cross_entropy) + 0.5 * Contrast() + 0.1 * Variational(lr=0.01)
+    return distill(double(), Stage(objective, teacher=teacher, epochs=2), data(), fabric=fabric, **SETTING)
+
+
+def fighting(fabric: Any, out: Path) -> Run:
+    """A part of one model learns, with the whole of another one, at another rate."""
+    pair = nn.ModuleDict({"front": nn.Linear(5, 5).double(), "back": double(seed=3)})
+    nn.init.eye_(pair["front"].weight)
+    nn.init.zeros_(pair["front"].bias)
+    front = nn.Sequential(*pair.values())
+    recipe = Stage(-1.0 * Loss(cross_entropy), trains="whole", only="0", every=2) & Stage(
+        Loss(cross_entropy), trains="back", times=2
+    )
+    return distill({"whole": front, "back": pair["back"]}, recipe, data(), epochs=2, fabric=fabric, **SETTING)
+
+
 def on_disk(fabric: Any, out: Path) -> Run:
     """A run with a folder, left after two reports and taken up by new objects."""
     if fabric.global_rank:
@@ -171,7 +205,20 @@ def keep_from_writing() -> None:
 
 SETTING: dict[str, Any] = {"optimizer": SGD, "log_every": 1, "parameter_norms": True, "checkpoint_seconds": 0.0}
 SCENARIOS: dict[str, Callable[[Any, Path], Run]] = {
-    f.__name__: f for f in (uneven, clipped, accumulated, lower_only, compared, peers, averaged, remembering, on_disk)
+    f.__name__: f
+    for f in (
+        uneven,
+        clipped,
+        accumulated,
+        lower_only,
+        compared,
+        peers,
+        averaged,
+        remembering,
+        banked,
+        fighting,
+        on_disk,
+    )
 }
 
 
