@@ -79,6 +79,9 @@ def write_bytes(data: bytes, path: Path) -> None:
 def append_text(text: str, path: Path) -> None:
     """Append text to a file, and create it if it does not exist.
 
+    The text is not flushed to the disk: a flush for each report would slow down training, and a line that a power loss
+    cuts off is noticed by its checksum (`limbeck.checksums`).
+
     Raises:
         DataError: If the path is a link or not a regular file. The target of a link is not changed.
     """
@@ -178,20 +181,31 @@ def new_partial_folder(folder: Path) -> Path:
 
 
 def replace_folder(new: Path, folder: Path) -> None:
-    """Rename the folder `new` to `folder`, and remove the old folder.
+    """Rename the folder `new` to `folder`, flush that to the disk, and remove the old folder.
 
     On Linux the two are exchanged in one step. Elsewhere a crash in between can leave no folder with that name.
     """
     old = folder.with_name(f".{folder.name}.old")
     remove(old)
-    if not folder.exists():
-        new.rename(folder)
-    elif _exchange(new, folder):
-        remove(new)
-    else:
+    if folder.exists() and _exchange(new, folder):
+        old = new
+    elif folder.exists():
         folder.rename(old)
         new.rename(folder)
-        remove(old)
+    else:
+        new.rename(folder)
+    sync_folder(folder.parent)
+    remove(old)
+
+
+def publish_folder(new: Path, folder: Path) -> None:
+    """Rename the folder `new` to `folder`, which is free or empty, and flush that to the disk.
+
+    Raises:
+        OSError: If a folder with contents is there.
+    """
+    os.replace(new, folder)
+    sync_folder(folder.parent)
 
 
 def _exchange(one: Path, other: Path) -> bool:

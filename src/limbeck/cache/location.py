@@ -9,7 +9,7 @@ import tempfile
 from pathlib import Path
 from typing import Any, final
 
-from limbeck.atomic_io import write_bytes
+from limbeck.atomic_io import publish_file, write_bytes
 from limbeck.errors import DataError, LimbeckError
 
 
@@ -60,11 +60,11 @@ class Location:
         path = self.local / file
         if self._remote is not None and not (path.is_file() and path.stat().st_size == size):
             path.parent.mkdir(parents=True, exist_ok=True)
-            # Two processes may fetch the same file: each writes its own, and os.replace is atomic.
+            # Two processes may fetch the same file: each writes its own, and publish_file is atomic.
             partial = path.with_name(f".{path.name}.{os.getpid()}")
             try:
                 self._remote.get_file(f"{self._root}/{file}", str(partial))
-                os.replace(partial, path)
+                publish_file(partial, path)
             except FileNotFoundError as error:
                 raise DataError(f"{self.name}/{file} is missing.") from error
             except OSError as error:

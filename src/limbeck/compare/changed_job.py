@@ -8,9 +8,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from limbeck.atomic_io import write_text
 from limbeck.compare.arm_recipes import SHUFFLED, SMOOTHED
 from limbeck.compare.comparison_data import has_weights
-from limbeck.compare.run_storage import without_workers, write
+from limbeck.compare.run_storage import without_workers
 from limbeck.engine.checkpoint import read_checkpoint
 from limbeck.errors import LimbeckError
 from limbeck.job import Job, RunLayout, make_job, read_run_job, with_absolute_paths
@@ -95,7 +96,7 @@ def forget(changes: Changes, out: Path) -> None:
     path = RunLayout(out).outcomes
     if changes.again and path.is_file():
         lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
-        write(path, "".join(f"{line}\n" for line in lines if _arm_in(line) not in changes.again))
+        write_text("".join(f"{line}\n" for line in lines if _arm_in(line) not in changes.again), path)
     folders = [RunLayout(out).arm(arm) for arm in changes.again]
     folders += [RunLayout(out).teacher] if changes.teacher else []
     folders += [RunLayout(out).student] if changes.student else []

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from limbeck.atomic_io import write_text
 from limbeck.checksums import write_json
 from limbeck.compare.arm_recipes import matched_smoothing, recipe_of
 from limbeck.compare.arms import ArmRun, Outcome, run_arm
@@ -42,7 +43,6 @@ from limbeck.compare.run_storage import (
     ship,
     to_json_safe,
     with_scores,
-    write,
 )
 from limbeck.compare.suggestions import JudgedRun, suggest
 from limbeck.compare.teacher import (
@@ -199,7 +199,7 @@ def _write(result: dict[str, Any], out: Path) -> None:
     """Write the result, its picture and its page."""
     remove_partial_files(out)
     if has_figures():
-        write(RunLayout(out).figure, result_svg(result))
+        write_text(result_svg(result), RunLayout(out).figure)
     shared = {**result, "run": shared_path(out), "report": shared_path(RunLayout(out).report)}
     shared["shipped"] = {**result["shipped"], "path": shared_path(RunLayout(out).student)}
     write_json(json.loads(hide_private_paths(json.dumps(shared, allow_nan=False), out)), RunLayout(out).result)

@@ -79,7 +79,7 @@ def initialize_folder(job: Job, out: Path, leave_student: Callable[[], None], *,
             # So that it can be taken up from any working folder.
             copy_search(job, out)
             for name, text in run_job_texts(job, out).items():
-                write(out / name, text)
+                write_text(text, out / name)
     except BaseException as error:
         # Without its job nobody could take the folder up: it is left as free as it was.
         if new and not RunLayout(out).job.exists():
@@ -173,11 +173,6 @@ def append_outcome(job: Job, out: Path | None, outcome: Outcome) -> None:
     if out is None or not is_rank_zero(job):
         return
     append_line(to_json_safe(_outcome_as_dict(outcome)), RunLayout(out).outcomes)
-
-
-def write(path: Path, text: str) -> None:
-    """Write a file whole or not at all."""
-    write_text(text, path)
 
 
 def to_json_safe(value: Any) -> Any:

@@ -13,7 +13,7 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import nn
 
-from limbeck.atomic_io import folder_lock, remove
+from limbeck.atomic_io import folder_lock, remove, replace_folder
 from limbeck.checksums import read_json, write_json
 from limbeck.data import Loader
 from limbeck.engine.checkpoint import to_device
@@ -184,14 +184,11 @@ class RunFolder:
 
 
 def _swap_folder(folder: Path, model: nn.Module, metadata: Mapping[str, Any]) -> None:
-    """Put a model where one of another kind is: two renames, since no system replaces a folder that is not empty."""
-    fresh, old = (folder.with_name(f".{folder.name}.{which}.partial") for which in ("new", "old"))
-    for partial in (fresh, old):
-        remove(partial)
-    save(model, fresh, metadata=dict(metadata))
-    os.replace(folder, old)
-    os.replace(fresh, folder)
-    remove(old)
+    """Put a model where one of another kind is."""
+    new = folder.with_name(f".{folder.name}.new.partial")
+    remove(new)
+    save(model, new, metadata=dict(metadata))
+    replace_folder(new, folder)
 
 
 def _difference(name: str, old: Any, new: Any) -> tuple[str, Any, Any] | None:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from shlex import quote
 from typing import Any
 
-from limbeck.atomic_io import new_partial_folder, sync_folder, write_text
+from limbeck.atomic_io import new_partial_folder, publish_folder, write_text
 from limbeck.consent import read_consent
 from limbeck.data import DataSplits
 from limbeck.errors import ArgumentError, unknown_name_error
@@ -110,11 +109,10 @@ def _export(
             write_script(reader, work, done.metadata)
         card, card_notes = make_card(done, data, exported, to=to, raw=raw, license=license, reader=reader)
         write_text(hide_private_paths(card, done.folder), work / "README.md")
-        os.replace(work, target)
+        publish_folder(work, target)
     except BaseException:
         shutil.rmtree(work, ignore_errors=True)
         raise
-    sync_folder(target.parent)
     notes = (*exported.notes, *card_notes, *_doubts(done, arm))
     name = done.metadata.get("arm")
     return exported._replace(

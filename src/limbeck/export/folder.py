@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import json
-import os
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import Any
 
 from torch import nn
 
-from limbeck.atomic_io import new_partial_folder
+from limbeck.atomic_io import new_partial_folder, publish_folder
 from limbeck.errors import ArgumentError, LimbeckError
 from limbeck.export.onnx_session import silence_logging
 from limbeck.models import fingerprint, get_description, read_config, save
@@ -83,7 +82,7 @@ def to_hf(
             plain.save_pretrained(target, safe_serialization=True)
             if tokenizer is not None:
                 tokenizer.save_pretrained(target)
-        os.replace(target, path)
+        publish_folder(target, path)
     except BaseException:
         shutil.rmtree(target, ignore_errors=True)
         raise

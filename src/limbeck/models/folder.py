@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
-import os
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -14,7 +13,7 @@ from weakref import WeakKeyDictionary
 
 from torch import nn
 
-from limbeck.atomic_io import new_partial_folder, sync_folder, write_text
+from limbeck.atomic_io import new_partial_folder, publish_folder, write_text
 from limbeck.checksums import digest
 from limbeck.errors import DataError, LimbeckError
 from limbeck.models.adapters import ADAPTER, has_adapter, merge_adapters, write_adapter
@@ -111,8 +110,7 @@ def save(model: nn.Module, folder: str | Path, *, metadata: Mapping[str, Any] | 
     if ours or has_adapter(original):
         write_adapter(original, target)
     if new:
-        os.replace(target, folder)
-        sync_folder(folder.parent)
+        publish_folder(target, folder)
     return folder
 
 

@@ -7,11 +7,12 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+from limbeck.atomic_io import write_text
 from limbeck.checksums import write_json
 from limbeck.compare.arm_recipes import matched_smoothing
 from limbeck.compare.comparison_data import ComparisonData, arms_of_task, load_comparison_data
 from limbeck.compare.dry_run import dry_run, verify_files
-from limbeck.compare.run_storage import lock_folder, remove_partial_files, to_json_safe, write
+from limbeck.compare.run_storage import lock_folder, remove_partial_files, to_json_safe
 from limbeck.compare.teacher import (
     ask,
     has_weights,
@@ -96,7 +97,7 @@ def tune(
         _build_answers(job, spaces, material, teacher, callback)
         trials_by_arm = all_trials(job, spaces, starts, trials, out, material, teacher, callback)
         for name, text in job_files(job, best_job(job, trials_by_arm, out), out).items():
-            write(out / name, text)
+            write_text(text, out / name)
         result = to_json_safe(result_of(job, material, spaces, trials_by_arm, taught, out))
         result["seconds"] = round(time.perf_counter() - start, 3)
         shared = {key: shared_path(result[key]) for key in ("run", "best")}
