@@ -47,6 +47,7 @@ lint: $(DEV)   ## style, types, layers
 
 docs: $(USER)   ## the documentation as a site, in site/; a broken link or docstring is an error
 	@$(INSTALL) --editable '.[docs]'
+	@$(BIN)/python tools/method_pages.py
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
 
 house:           ## figures of the source code beside their bars

@@ -14,7 +14,7 @@ from limbeck.data import load_data
 from limbeck.data.transforms.registry import make_transform
 from report_runs import planted_run
 
-DOCS = Path(__file__).resolve().parents[1] / "docs"
+DOCS = Path(__file__).resolve().parents[2] / "docs"
 
 
 def blocks(page):

@@ -1,0 +1,145 @@
+"""Write the generated parts of the pages of methods, and of the table on docs/choose.md, from the cards.
+
+`python tools/method_pages.py` writes them; with `--check` it only says which pages are out of date.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+import re
+import sys
+from pathlib import Path
+
+from limbeck.methods import MethodCall, method, names
+
+DOCS = Path(__file__).resolve().parents[1] / "docs"
+FIRST, LAST = "<!-- from the card: `make docs` writes what follows -->", "<!-- end of the card -->"
+LABELS = {"required": "needed", "few": "a few are enough", "optional": "optional", "unused": "not used"}
+
+
+def family_of(call: MethodCall) -> str:
+    """Return the family of a method: the folder of its file."""
+    return str(call.make.__module__).split(".")[-2]
+
+
+def render_first(call: MethodCall) -> str:
+    """Render the start of a page: claim, reference, needs, when to use it, and how."""
+    card = call.card
+    link = f" [arXiv:{card.arxiv}](https://arxiv.org/abs/{card.arxiv})." if card.arxiv else ""
+    required = {key: card.example[key] for key in call.required if key != "teacher"}
+    arguments = ["teacher"] * call.has_teacher + [f"{key}={_python(value)}" for key, value in required.items()]
+    flags = "".join(f" --set method.{key}={value}" for key, value in required.items())
+    return f"""# {card.name}
+
+{card.claim}
+
+{card.authors}, *{card.title}*, {card.year}. {card.venue}.{link}
+
+| teacher | labels | also needed | family |
+|---|---|---|---|
+| {_teacher(call)} | {LABELS[card.labels]} | {card.needs or "-"} | {family_of(call)} |
+
+## When to use it
+
+{card.when}
+
+## How
+
+```python
+from limbeck.engine import distill
+from {call.make.__module__} import {card.name}
+
+run = distill(student, {card.name}({", ".join(arguments)}), data, epochs=10).finish()
+run.student  # the final model
+```
+
+```console
+$ limbeck distill --teacher resnet20 --student resnet8 --data cifar10 --method {card.name}{flags}
+```
+"""
+
+
+def render_last(call: MethodCall) -> str:
+    """Render the end of a page: settings and citation."""
+    rows = []
+    for key, parameter in call.parameters.items():
+        if key in ("teacher", "epochs"):
+            continue
+        default = "required" if parameter.default is parameter.empty else f"`{parameter.default!r}`"
+        limits = call.card.ranges.get(key)
+        tuned = "-" if limits is None else f"{limits.low:g} to {limits.high:g}"
+        rows.append(f"| `{key}` | {default} | {tuned} | {_markdown(call.argument_help.get(key, ''))} |")
+    table = "\n".join(["| argument | default | `limbeck tune` | meaning |", "|---|---|---|---|", *rows])
+    settings = table if rows else "It has no hyper-parameters."
+    return f"""## Settings
+
+{settings}
+
+The default of `epochs` is the budget of the run.
+
+## Citation
+
+```bibtex
+{call.card.bibtex}
+```
+"""
+
+
+def render_table() -> str:
+    """Render the table of all methods for the page on choosing one."""
+    lines = ["| method | family | teacher | labels | also needed |", "|---|---|---|---|---|"]
+    for name in names():
+        call = method(name)
+        needs = call.card.needs or "-"
+        labels = LABELS[call.card.labels]
+        lines.append(f"| [{name}](methods/{name}.md) | {family_of(call)} | {_teacher(call)} | {labels} | {needs} |")
+    return "\n".join(lines) + "\n"
+
+
+def update(text: str, *parts: str) -> str:
+    """Put generated parts between the markers of a page, in order; a page without markers is an error."""
+    pieces = re.split(f"{re.escape(FIRST)}\n.*?{re.escape(LAST)}", text, flags=re.DOTALL)
+    if len(pieces) != len(parts) + 1:
+        raise ValueError(f"the page needs {len(parts)} generated parts between {FIRST!r} and {LAST!r}")
+    inner = [f"{FIRST}\n\n{part}\n{LAST}" for part in parts]
+    return "".join(piece + part for piece, part in zip(pieces, [*inner, ""], strict=True))
+
+
+def updated_pages() -> dict[Path, str]:
+    """Return the current text of every page with generated parts."""
+    pages = {DOCS / "choose.md": [render_table()]}
+    pages |= {
+        DOCS / "methods" / f"{name}.md": [render_first(method(name)), render_last(method(name))] for name in names()
+    }
+    return {path: update(path.read_text(encoding="utf-8"), *parts) for path, parts in pages.items()}
+
+
+def main() -> int:
+    """Write the pages, or check them."""
+    stale = [(path, text) for path, text in updated_pages().items() if path.read_text(encoding="utf-8") != text]
+    for path, text in stale:
+        print(path.relative_to(DOCS.parent), "is out of date" if "--check" in sys.argv else "written")
+        if "--check" not in sys.argv:
+            path.write_text(text, encoding="utf-8")
+    return len(stale) if "--check" in sys.argv else 0
+
+
+def _teacher(call: MethodCall) -> str:
+    reads = " and ".join(call.card.reads)
+    if call.has_teacher:
+        return f"its {reads}"
+    return f"none; {reads} of a peer or an average" if reads else "none"
+
+
+def _python(value: object) -> str:
+    return json.dumps(value) if isinstance(value, str) else repr(value)
+
+
+def _markdown(text: str) -> str:
+    text = re.sub(r":math:`(.*?)`", r"`\1`", text).replace("``", "`")
+    return inspect.cleandoc(text).replace("|", "\\|")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
