@@ -263,12 +263,16 @@ def report(
 @app.command()
 def methods(
     name: Annotated[str | None, typer.Argument(help="Name of a method, to show its card.")] = None,
+    new: Annotated[str | None, typer.Option(metavar="NAME", help="Write the files of a new method.")] = None,
+    family: Annotated[str, typer.Option(help="The family of the new method: logits, features, ...")] = "logits",
     as_json: Json = False,
 ) -> None:
     """List the distillation methods, or show one method's card: reference, settings and when to use it."""
-    from limbeck.cli.methods import show_card, show_methods
+    from limbeck.cli.methods import create_method, show_card, show_methods
 
-    if name is None:
+    if new is not None:
+        create_method(new, family)
+    elif name is None:
         show_methods(as_json=as_json)
     else:
         show_card(name, as_json=as_json)

@@ -30,6 +30,28 @@ def show_methods(*, as_json: bool) -> None:
     )
 
 
+def create_method(name: str, family: str) -> None:
+    """Write the files of a new method, and print what to do next."""
+    from limbeck.methods import write_skeleton
+
+    files = write_skeleton(name, family=family)
+    for file in files:
+        print(f"written: {file}")
+    if len(files) == 1:
+        print(
+            f"\nReplace the kernel, the card and the docstrings in {files[0]}. Then:\n"
+            f'  python -c "from {name} import {name}; from limbeck.testing import check_method; check_method({name})"\n'
+            f"  limbeck distill ... --method {files[0]}:{name}"
+        )
+    else:
+        print(
+            "\nReplace the kernel, the card and the docstrings, and write the sections of the page. Then:\n"
+            f"  python -m pytest tests/methods -k {name}\n"
+            "  make docs  # writes the generated parts of the page\n"
+            "CONTRIBUTING.md says more."
+        )
+
+
 def show_card(name: str, *, as_json: bool) -> None:
     """Print the card of one method."""
     from limbeck.methods import method

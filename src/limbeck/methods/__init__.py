@@ -7,14 +7,12 @@ from importlib import import_module, resources
 from typing import Any
 
 from limbeck.errors import unknown_name_error
-from limbeck.methods.card import MethodCall, MethodCard
+from limbeck.methods.card import MethodCall, MethodCard, SearchRange
+from limbeck.methods.skeleton import FAMILIES, write_skeleton
 from limbeck.models import UserFile
 from limbeck.recipe import Recipe
 
-__all__ = ["MethodCall", "MethodCard", "make", "method", "names"]
-
-# The order of the list of methods; a folder that is not named here comes last.
-_FAMILIES = ("controls", "logits", "features", "relations", "online", "teachers", "data", "language")
+__all__ = ["FAMILIES", "MethodCall", "MethodCard", "SearchRange", "make", "method", "names", "write_skeleton"]
 
 
 def names() -> tuple[str, ...]:
@@ -35,7 +33,7 @@ def _modules() -> dict[str, str]:
     """
     folder = resources.files(__name__)
     families = {item.name for item in folder.iterdir() if item.is_dir() and not item.name.startswith(("_", "."))}
-    order = [*(name for name in _FAMILIES if name in families), *sorted(families.difference(_FAMILIES))]
+    order = [*(name for name in FAMILIES if name in families), *sorted(families.difference(FAMILIES))]
     modules = {}
     for family in order:
         for file in sorted((folder / family).iterdir(), key=lambda item: item.name):

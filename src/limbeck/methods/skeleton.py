@@ -1,0 +1,182 @@
+"""Skeleton of a new method: its file, its test and its page."""
+
+from __future__ import annotations
+
+import keyword
+from pathlib import Path
+
+from limbeck.errors import ArgumentError, LimbeckError, unknown_name_error
+
+_METHOD = '''"""{title}: say in one line what the student learns."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from jaxtyping import Float
+from torch import Tensor
+
+from limbeck.functional import {imports}
+from limbeck.losses import Loss
+from limbeck.methods import MethodCard, SearchRange
+from limbeck.methods.support import check_weight
+from limbeck.recipe import Recipe, Stage
+
+CARD = MethodCard(
+    name="{name}",
+    title="Title of the paper",
+    authors="Authors of the paper",
+    year=2026,
+    arxiv=None,
+    venue="Conference or journal",
+    claim="What the method does, in one sentence.",
+    when="When to use it, and when not.",
+    bibtex="""@article{{key2026title,
+  title = {{Title of the paper}},
+  author = {{Last, First}},
+  year = {{2026}}
+}}""",
+    reads=({reads},),
+    labels="required",
+{example}    ranges={{"weight": SearchRange(0.1, 10.0, log=True)}},
+)
+
+
+@kernel(per="{per}")
+{kernel_signature}
+    """Write the formula of the paper here, one value per {per}.
+
+    Source: authors, year, arXiv id, equation.
+    """
+    return {body}
+
+
+{signature}
+    r"""Train on labels and the teacher: :math:`-\\log q_y + w L`.
+
+    Args:
+        teacher: The teacher: a module, a `Teacher`, or the name of a model in the run.
+{help}        weight: w, the weight of the loss, at least 0.
+        epochs: Passes over the data; by default the budget of the run.
+
+    Raises:
+        LimbeckError: If `weight` is negative.
+
+    Source: authors, year, arXiv id.
+    """
+    check_weight(weight=weight)
+    term = Loss({name}_loss{places})
+    objective = Loss(cross_entropy) + weight * term
+    return Recipe(Stage(objective, teacher=teacher, epochs=epochs, name="{name}"))
+'''
+
+_LOGITS = {
+    "imports": "cross_entropy, kernel, kl_divergence",
+    "reads": '"logits"', "example": "", "per": "position", "shape": "*batch classes",
+    "result": "*batch", "body": "kl_divergence(student, teacher)", "addresses": "", "help": "", "places": "",
+}  # fmt: skip
+_FEATURES = {
+    "imports": "Projector, cross_entropy, kernel, squared_error", "reads": '"features"',
+    "example": '    example={"at": "layer1", "student_at": "layer1"},\n', "per": "example", "shape": "batch ...",
+    "result": " batch", "body": "squared_error(student, teacher)", "addresses": "at: str, student_at: str, ",
+    "help": "        at: Name of the teacher's layer.\n        student_at: Name of the student's layer.\n",
+    "places": ", student=student_at, teacher=at, head=Projector()",
+}  # fmt: skip
+
+_TEST = '''"""{title}: the kernel, and the claim of the paper."""
+
+from __future__ import annotations
+
+from limbeck.methods.{family}.{name} import {name}_loss
+from limbeck.testing import check_kernel
+
+
+def test_the_kernel_keeps_all_laws():
+    check_kernel({name}_loss, {claim})
+
+
+# Add a test of the claim of the paper on a small problem, against the student alone: see methods/planted.py.
+'''
+
+_PAGE = """<!-- from the card: `make docs` writes what follows -->
+<!-- end of the card -->
+
+## The mathematics
+
+Write the loss here, with the symbols of the paper and its unit.
+
+## Limitations
+
+- Say when the method fails, and what is an error.
+
+<!-- from the card: `make docs` writes what follows -->
+<!-- end of the card -->
+"""
+
+FAMILIES = ("controls", "logits", "features", "relations", "online", "teachers", "data", "language")
+"""The families of methods, in the order of `limbeck methods`."""
+
+
+def write_skeleton(name: str, *, family: str = "logits", folder: str | Path = ".") -> list[Path]:
+    """Write the files of a new method, which passes `limbeck.testing.check_method` as it is.
+
+    In a checkout of limbeck these are its file, its test and its page. Elsewhere it is one file, for
+    ``--method NAME.py:NAME``.
+
+    Args:
+        name: The name of the method.
+        family: One of `FAMILIES`.
+        folder: The checkout, or any other folder.
+
+    Returns:
+        The new files.
+
+    Raises:
+        ArgumentError: If the name is no Python name in lower case.
+        UnknownNameError: If there is no such family.
+        LimbeckError: If a file exists.
+    """
+    if not name.isidentifier() or name != name.lower() or keyword.iskeyword(name):
+        raise ArgumentError(
+            f"The name of a method is a Python name in lower case, such as relational; got {name!r}.", argument="name"
+        )
+    if family not in FAMILIES:
+        raise unknown_name_error("family", family, FAMILIES, argument="family")
+    root, title = Path(folder), name.replace("_", " ").capitalize()
+    parts = _FEATURES if family in ("features", "relations") else _LOGITS
+    tensor = f'Float[Tensor, "{parts["shape"]}"]'
+    method = _METHOD.format(
+        name=name, title=title, **parts,
+        kernel_signature=_signature(
+            f"{name}_loss", f"student: {tensor}, teacher: {tensor}", f'Float[Tensor, "{parts["result"]}"]'
+        ),
+        signature=_signature(
+            name, f"teacher: Any, *, {parts['addresses']}weight: float = 1.0, epochs: int | None = None", "Recipe"
+        ),
+    )  # fmt: skip
+    methods = root / "src" / "limbeck" / "methods"
+    files = {root / f"{name}.py": method}
+    if methods.is_dir():
+        claim = "logits=False, largest=1e15" if parts is _FEATURES else "zero_at_equality=True"
+        files = {
+            methods / family / f"{name}.py": method,
+            root / "tests" / "methods" / f"test_{name}.py": _TEST.format(
+                name=name, title=title, family=family, claim=claim
+            ),
+            root / "docs" / "methods" / f"{name}.md": _PAGE,
+        }
+        if not (methods / family).exists():
+            files[methods / family / "__init__.py"] = f'"""Methods of the family {family}."""\n'
+    for path in files:
+        if path.exists():
+            raise LimbeckError(f"{path} exists already. Choose another name, or remove the file.")
+    for path, text in files.items():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+    return list(files)
+
+
+def _signature(name: str, arguments: str, result: str) -> str:
+    """Format the first line of a function, in three lines if it is too long for one."""
+    line = f"def {name}({arguments}) -> {result}:"
+    return line if len(line) <= 120 else f"def {name}(\n    {arguments}\n) -> {result}:"
