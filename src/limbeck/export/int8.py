@@ -42,15 +42,7 @@ CALIBRATIONS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
 
 
 def calibrate_ranges(model: Path, calibration: Inputs, method: str, operations: Sequence[str], work: Path) -> Any:
-    """Compute the range of each activation, in the form that onnxruntime's quantizer takes.
-
-    Args:
-        model: The file, with inferred shapes.
-        calibration: Real examples.
-        method: One of `CALIBRATIONS`.
-        operations: The types of nodes whose inputs and outputs are needed.
-        work: A folder for temporary files.
-    """
+    """Compute the range of the inputs and outputs of `operations`, in the form that onnxruntime's quantizer takes."""
     from onnxruntime.quantization import CalibrationMethod, create_calibrator
 
     named, options = CALIBRATIONS[method]
@@ -121,11 +113,7 @@ def to_int8(
 
 @contextmanager
 def make_quantizer(model: str | Path, calibration: Inputs) -> Iterator[Quantizer]:
-    """Context manager for a `Quantizer`, which can quantize a model several times.
-
-    Raises:
-        LimbeckError: As `to_int8`.
-    """
+    """Context manager for a `Quantizer`, which can quantize a model several times; raises as `to_int8`."""
     for module in ("onnx", "onnxruntime"):
         import_optional(module, extra="export", purpose="Quantizing")
     if count_examples(calibration) < _FEWEST:
@@ -156,11 +144,7 @@ class Quantizer:
             )
 
     def write(self, path: Path, *, method: str, symmetric: bool) -> Path:
-        """Write the model in 8 bits.
-
-        Raises:
-            LimbeckError: If the method is unknown, or onnxruntime cannot quantize the model.
-        """
+        """Write the model in 8 bits, as `to_int8`."""
         if method not in CALIBRATIONS:
             raise unknown_name_error("calibration", method, CALIBRATIONS)
         with _quantizer_errors(self._model):

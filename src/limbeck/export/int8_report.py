@@ -48,13 +48,9 @@ class LatencyPair(NamedTuple):
 def benchmark_pair(
     full: Any, small: Any, inputs: Inputs, *, batches: Sequence[int] = BATCHES
 ) -> dict[int, LatencyPair]:
-    """Measure two sessions by batch size. Their passes alternate, so that other load affects both.
+    """Measure two sessions of one thread by batch size. Their passes alternate, so that other load affects both.
 
-    Args:
-        full: The session of the float32 file, with one thread.
-        small: The session of the 8-bit file, with one thread.
-        inputs: Real examples; rows are repeated or left out to fill each batch.
-        batches: The batch sizes.
+    Rows of the inputs are repeated or left out to fill each batch.
     """
     have = Batch(inputs).size
     return {size: _benchmark(full, small, input_rows(inputs, torch.arange(size) % have)) for size in batches}

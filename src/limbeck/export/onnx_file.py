@@ -53,14 +53,7 @@ class Parity(NamedTuple):
 
 
 def compare_outputs(proto: Any, program: Any, model: nn.Module, inputs: Inputs, *, tolerance: float) -> Parity:
-    """Compare an ONNX model with its module.
-
-    Args:
-        proto: The ONNX model.
-        program: PyTorch's exported program of the same module, whose nodes have the same names.
-        model: The module, called with its inputs in order.
-        inputs: Real examples, any number.
-        tolerance: The largest allowed difference of a logit.
+    """Compare an ONNX model with its module, and with PyTorch's exported program, whose nodes have the same names.
 
     Raises:
         LimbeckError: If an output differs (the message names the first node that does), or the model returns NaN.
@@ -221,7 +214,8 @@ def to_onnx(
     program = _run_exporter(plain, inputs)
     proto = strip_debug(program.model_proto)
     metadata_values = get_description(unwrap_compiled(model)) if metadata is None else metadata
-    write_metadata(proto, {"limbeck": {**metadata_values, "reads_included": preprocess is not None}})
+    entry = proto.metadata_props.add()
+    entry.key, entry.value = "limbeck", json.dumps({**metadata_values, "reads_included": preprocess is not None})
     parity = compare_outputs(proto, program.exported_program, plain, inputs, tolerance=tolerance)
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_write(path) as partial:
@@ -265,13 +259,6 @@ def strip_debug(proto: Any) -> Any:
         tensor.doc_string = ""
     del proto.graph.value_info[:]
     return proto
-
-
-def write_metadata(proto: Any, metadata: Mapping[str, Any]) -> None:
-    """Write JSON values by name into a model."""
-    for key, value in metadata.items():
-        entry = proto.metadata_props.add()
-        entry.key, entry.value = key, json.dumps(value)
 
 
 class _Logits(nn.Module):

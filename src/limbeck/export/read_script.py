@@ -48,11 +48,7 @@ class ReadScript(NamedTuple):
 def choose_reader(to: str, model: Mapping[str, Any], metadata: Mapping[str, Any], *, texts: bool) -> ReadScript | None:
     """The script for an export; None for a user's own class in a folder, because the folder does not have its code.
 
-    Args:
-        to: The format.
-        model: The description of the model in the student's folder.
-        metadata: The other entries there: encoding, preprocessing, shape.
-        texts: Whether the student reads texts.
+    `model` and `metadata` are the entries in the student's folder.
     """
     kind = backend = ""
     if texts:
@@ -110,10 +106,7 @@ def write_reader(path: str | Path) -> Path:
 def write_script(script: ReadScript, folder: Path, metadata: Mapping[str, Any]) -> None:
     """Write ``read.py`` into the folder of an export.
 
-    Args:
-        script: Its parts.
-        folder: The folder with the weights.
-        metadata: What the script cannot read from files: for a folder of transformers, how images are normalized.
+    A folder of transformers has no file for `metadata` such as the normalization of images, so they are in the script.
     """
     docstring = (
         f'"""Predicts raw examples with the student in this folder. Needs {script.requires}, but not limbeck.\n\n'

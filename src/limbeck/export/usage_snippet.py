@@ -23,14 +23,7 @@ _PREDICT = "logits = student(preprocess(limbeck.Batch(examples)))"
 
 
 def usage_snippet(done: FinishedRun, *, to: str, raw: bool, file: str) -> str:
-    """Return a few lines of Python that open an export and compute logits. They run in the folder of the export.
-
-    Args:
-        done: The run.
-        to: The format.
-        raw: Whether an ONNX file contains the preprocessing.
-        file: The name of the ONNX file.
-    """
+    """Return a few lines of Python that open an export and compute logits. They run in the folder of the export."""
     if to == "folder":
         return _limbeck(done)
     kind = str(done.model_config.get("class", "AutoModel")).rpartition(".")[2]
