@@ -15,7 +15,7 @@ from limbeck.compare import run_job
 from limbeck.errors import LimbeckError
 from limbeck.export import export_run
 from limbeck.export.model_card import _column
-from limbeck.export.usage_snippet import _transformers
+from limbeck.export.usage import _transformers
 from limbeck.job import make_job
 from searches import planted_search
 from small_jobs import blobs, small_job

@@ -10,8 +10,8 @@ from limbeck.export.formats import FORMATS, ExportedRun
 from limbeck.export.int8 import QuantizationChoice, choose_int8, to_int8
 from limbeck.export.onnx_file import Parity, to_onnx
 from limbeck.export.onnx_session import predict_onnx
-from limbeck.export.read_script import write_reader
 from limbeck.export.table_graph import include_encoding
+from limbeck.export.usage import write_reader
 
 __all__ = [
     "FORMATS",

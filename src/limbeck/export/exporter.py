@@ -17,7 +17,7 @@ from limbeck.export.folder import check_free_path
 from limbeck.export.formats import FORMATS, ExportedFile, ExportedRun, ExportRequest, check_calibration, check_format
 from limbeck.export.int8 import CALIBRATIONS
 from limbeck.export.model_card import make_card
-from limbeck.export.read_script import choose_reader, write_script
+from limbeck.export.usage import choose_reader, write_script
 from limbeck.job import hide_private_paths, recommend, train_and_development
 from limbeck.metrics.predictions import as_batches
 from limbeck.models.hub import LibraryModel

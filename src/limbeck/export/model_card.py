@@ -14,8 +14,7 @@ from limbeck.errors import DataError, printable
 from limbeck.export.citations import bibtex, citations
 from limbeck.export.finished_run import FinishedRun
 from limbeck.export.formats import ExportedRun
-from limbeck.export.read_script import ReadScript
-from limbeck.export.usage_snippet import usage_snippet
+from limbeck.export.usage import ReadScript, usage_snippet
 from limbeck.job import (
     collect_settings,
     describe_arm_budgets,
