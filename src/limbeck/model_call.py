@@ -130,6 +130,7 @@ def logits_of(output: Any, adaptor: Adaptor | None = None) -> Tensor:
         output = _adapted(output, adaptor)
     if isinstance(output, Tensor):
         return output
+    # A model may return an object of any class, which has logits or not.
     logits = output.get(LOGITS) if isinstance(output, Mapping) else getattr(output, LOGITS, None)
     if logits is None and isinstance(output, (tuple, list)) and output and isinstance(output[0], Tensor):
         logits = output[0]

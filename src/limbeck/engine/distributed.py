@@ -146,8 +146,12 @@ def lost_rank_explained(fabric: Fabric) -> Iterator[None]:
         yield
     except RuntimeError as error:
         text = str(error)
-        typed = isinstance(error, getattr(torch.distributed, "DistError", ()))
-        lost = typed or "gloo/" in text or "Connection closed by peer" in text or "Connection reset by peer" in text
+        lost = (
+            isinstance(error, torch.distributed.DistError)
+            or "gloo/" in text
+            or "Connection closed by peer" in text
+            or "Connection reset by peer" in text
+        )
         if fabric.world_size == 1 or not lost:
             raise
         raise LimbeckError(

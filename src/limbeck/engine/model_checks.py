@@ -7,6 +7,7 @@ import hashlib
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from types import FunctionType
 from typing import Any
 
 import torch
@@ -154,8 +155,9 @@ def _check_eval(stage: Stage, leaf: Loss, tapped: Tapped, trained: Tensor, input
 
 
 def _reads_training_mode(module: nn.Module) -> bool:
-    code = getattr(getattr(type(module), "forward", None), "__code__", None)
-    return not type(module).__module__.startswith("torch.") and "training" in getattr(code, "co_names", ())
+    forward = type(module).forward
+    own = isinstance(forward, FunctionType) and not type(module).__module__.startswith("torch.")
+    return own and "training" in forward.__code__.co_names
 
 
 def _last(logits: Tensor, classes: int) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import nn
@@ -17,9 +17,38 @@ from limbeck.errors import ArgumentError, LimbeckError, unknown_name_error
 from limbeck.model_call import Adaptor
 from limbeck.models.size_and_hash import unwrap_compiled
 from limbeck.random_seeds import derive_seed
-from limbeck.recipe import JointStages, ModelFactory, ParallelStages, Part, Recipe, RunContext, Stage, TransformModel
+from limbeck.recipe import (
+    JointStages,
+    ModelFactory,
+    Models,
+    ParallelStages,
+    Part,
+    Recipe,
+    RunContext,
+    Stage,
+    TransformModel,
+)
+from limbeck.recipe.optimizer import short_name
 from limbeck.tap import Tapped
 from limbeck.teachers import TeacherContext
+
+
+@runtime_checkable
+class HasAdaptor(Protocol):
+    """A model factory that knows how the output of its model is read."""
+
+    def adaptor(self, models: Models) -> Adaptor | None:
+        """The adaptor of the model."""
+        ...
+
+
+@runtime_checkable
+class HasCheck(Protocol):
+    """A model factory that can tell before the run starts that it cannot make its model."""
+
+    def check(self, models: Models) -> None:
+        """Raise an error if the model cannot be made."""
+        ...
 
 
 class RunModels(Mapping[str, nn.Module]):
@@ -96,8 +125,7 @@ class RunModels(Mapping[str, nn.Module]):
         if isinstance(option, Mapping) and name in option:
             return option[name]
         maker = None if name in self._initial_names else self._makes.get(name)
-        inherited: Callable[[RunModels], Adaptor | None] | None = getattr(maker, "adaptor", None)
-        own = None if inherited is None else inherited(self)
+        own = maker.adaptor(self) if isinstance(maker, HasAdaptor) else None
         return own if own is not None or isinstance(option, Mapping) else option
 
     @property
@@ -171,9 +199,8 @@ class RecipeRunner:
             LimbeckError: If a factory cannot create its model from the existing models.
         """
         for name, maker in self._recipe.makes.items():
-            check = getattr(maker, "check", None)
-            if check is not None and name not in self._models.existing:
-                check(self._models.existing)
+            if isinstance(maker, HasCheck) and name not in self._models.existing:
+                maker.check(self._models.existing)
 
     def __iter__(self) -> Iterator[tuple[str, Stage | JointStages | ParallelStages]]:
         """Yield each part with its key, and call functions as they are reached."""
@@ -224,7 +251,7 @@ class RecipeRunner:
             with fork_rng(seed_all(derive_seed(self._seed, f"part {key}"))):
                 part = function(self._models)
             if not isinstance(part, Part):
-                name = getattr(function, "__name__", "function")
+                name = short_name(function)
                 raise LimbeckError(f"{name}(models) is part of a recipe and must return a stage; it returned {part!r}.")
             self._brought[key] = self._checked(Recipe(part), function)
             self._models.add_factories(self._brought[key].makes)
@@ -233,8 +260,8 @@ class RecipeRunner:
     def _checked(self, brought: Recipe, function: Any) -> Recipe:
         """Raise an error if a returned part ships another model: the shipped model is fixed when the run starts."""
         if brought.ship not in ("student", self._recipe.ship):
-            name, ship = getattr(function, "__name__", "function"), brought.ship
-            text = repr(ship) if isinstance(ship, str) else getattr(ship, "__name__", "function")
+            name, ship = short_name(function), brought.ship
+            text = repr(ship) if isinstance(ship, str) else short_name(ship)
             raise LimbeckError(
                 f"{name}(models) returned a recipe that ships {text}, but a run must know that before it starts. "
                 f"Type Recipe(..., {name}, ship={text}) around the whole recipe."

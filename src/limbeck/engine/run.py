@@ -42,6 +42,8 @@ class Run:
         finished: Whether the whole recipe has run.
     """
 
+    _touched = True  # until __init__ has come to its end, so that a run that was refused does not warn
+
     def __init__(
         self,
         models: Mapping[str, nn.Module],
@@ -160,7 +162,7 @@ class Run:
         return self
 
     def __del__(self) -> None:
-        if not getattr(self, "_touched", True):
+        if not self._touched:
             warnings.warn("A Run was created but never started: iterate over it, or call .finish().", stacklevel=1)
 
     def _reports(self) -> Iterator[StepReport]:

@@ -267,7 +267,8 @@ def _list_functions(recipe: Recipe, setting: TrainConfig) -> Iterator[tuple[str,
     for number, stage in enumerate(recipe.stages()):
         yield f"stage {number} preprocess", stage.preprocess
         for name in ("preprocess", "adaptor"):
-            yield f"stage {number} teacher {name}", getattr(stage.teacher, name, None)
+            teacher = vars(stage.teacher) if stage.teacher is not None else {}
+            yield f"stage {number} teacher {name}", teacher.get(name)
         for name, (leaf, _) in stage.objective.named_leaves().items():
             yield f"stage {number} loss {name}", leaf.kernel.function if isinstance(leaf, Loss) else None
 

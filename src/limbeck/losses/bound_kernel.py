@@ -34,7 +34,7 @@ class BoundKernel:
     """
 
     def __init__(self, kernel: Kernel, hyper: Mapping[str, Any], outputs: frozenset[str]) -> None:
-        self.name = getattr(kernel, "__name__", type(kernel).__name__)
+        self.name = kernel.__name__ if hasattr(kernel, "__name__") else type(kernel).__name__
         self.per = self._declared_per(kernel)
         self.inputs, accepted = self._parameters(kernel, FROM_BATCH | outputs)
         self.hyper = dict(hyper)

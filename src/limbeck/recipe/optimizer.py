@@ -152,7 +152,7 @@ class Optimizer:
 
     def describe(self) -> dict[str, Any]:
         """What a report says of it."""
-        name = self.name if isinstance(self.name, str) else getattr(self.name, "__name__", "function")
+        name = self.name if isinstance(self.name, str) else short_name(self.name)
         shape = {"lr": self.lr, "warmup": self.warmup, "decay": self.decay, "clip": self.clip}
         groups = {"groups": {key: dict(options) for key, options in self.groups.items()}} if self.groups else {}
         return {"name": name, **shape, "options": dict(self.options), **groups}
@@ -173,6 +173,11 @@ class Optimizer:
 def _matches(name: str, pattern: str) -> bool:
     """Whether a parameter's name is, or lies in, the part of this name, or has this pattern."""
     return name == pattern or name.startswith(f"{pattern}.") or fnmatchcase(name, pattern)
+
+
+def short_name(function: Any) -> str:
+    """The name of a function for messages; of an object without a name, that of its class."""
+    return str(function.__name__ if hasattr(function, "__name__") else type(function).__name__)
 
 
 OPTIMIZERS = tuple(_KNOWN)
@@ -205,7 +210,7 @@ def check_optimizer(value: Any) -> None:
             f"optimizer=Optimizer(lambda parameters: torch.optim.{kind}(parameters, ...))."
         )
     if callable(value):
-        name = getattr(value, "__name__", kind)
+        name = short_name(value)
         raise LimbeckError(f"optimizer is a function, {name}; type optimizer=Optimizer({name}).")
     raise LimbeckError(f"optimizer is a {kind}; type optimizer=Optimizer('adamw', lr=0.001).")
 

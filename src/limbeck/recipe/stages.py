@@ -14,7 +14,7 @@ from limbeck.errors import ArgumentError, LimbeckError, unknown_name_error
 from limbeck.losses import Objective
 from limbeck.models import Transform, UserFile, describe_structure, transform_model
 from limbeck.models.transforms import find_transform
-from limbeck.recipe.optimizer import Optimizer, check_optimizer
+from limbeck.recipe.optimizer import Optimizer, check_optimizer, short_name
 from limbeck.teachers import Preprocess, Teacher, as_teacher
 
 Models = Mapping[str, nn.Module]
@@ -94,7 +94,7 @@ class Stage(Part):
 
     def __post_init__(self) -> None:
         if not isinstance(self.objective, Objective):
-            kind = getattr(self.objective, "__name__", type(self.objective).__name__)
+            kind = short_name(self.objective)
             raise LimbeckError(f"A stage minimizes an objective, not {kind}; lift a kernel with Loss({kind}).")
         check_optimizer(self.optimizer)
         if self.epochs is not None and self.steps is not None:
