@@ -12,10 +12,9 @@ from limbeck.optional_imports import import_optional
 from limbeck.report.html import clean_text
 
 if TYPE_CHECKING:
-    from matplotlib.artist import Artist
-    from matplotlib.axes import Axes
+    from matplotlib.axes import Axes as Axes
 else:
-    Artist = Axes = Any  # matplotlib is imported only when a figure is drawn; type hints still resolve
+    Axes = Any  # matplotlib is imported only when a figure is drawn; type hints still resolve
 
 WIDTH = 520.0
 """Width of a figure in points. On the page a point is a CSS pixel."""
@@ -83,12 +82,12 @@ def row_axes(ax: Axes | None, names: Sequence[str], values: Sequence[str], *, to
     ax = new_axes(ax, height=top + row * (last + 0.68) + 48.0, left=14.0, right=14.0, top=top, bottom=48.0)
     ax.set_ylim(last, -0.68)
     above = [index - 0.44 for index in range(len(names))]
-    ax.set_yticks(above, [shorten(name, 30) for name in names], ha="left", color=ink(ax), **text_size(ax))
+    ax.set_yticks(above, [shorten(name, 30) for name in names], ha="left", **text_style(ax))
     ax.tick_params(axis="y", length=0, pad=0)
     ax.grid(visible=False, axis="y")
+    place: dict[str, Any] = {"transform": ax.get_yaxis_transform(), "ha": "right", "va": "center"}
     for y, value in zip(above, values, strict=True):
-        ax.text(1.0, y, literal(value), transform=ax.get_yaxis_transform(), ha="right", va="center", color=ink(ax),
-                **text_size(ax))  # fmt: skip
+        ax.text(1.0, y, literal(value), **place, **text_style(ax))
     return ax
 
 
@@ -110,7 +109,7 @@ def matrix_axes(ax: Axes | None, rows: Sequence[str], columns: Sequence[str], *,
     ax.xaxis.tick_top()
     ax.xaxis.set_label_position("top")
     ax.tick_params(length=0, pad=4)
-    turn = {"rotation": 55, "ha": "left", "rotation_mode": "anchor"} if leaning else {}
+    turn: dict[str, Any] = {"rotation": 55, "ha": "left", "rotation_mode": "anchor"} if leaning else {}
     ax.set_xticks([i + 0.5 for i in shown_columns], [shorten(columns[i], 11) for i in shown_columns], **turn)
     ax.xaxis.set_label_coords(0.5, 1 + (top - 10) / (high * max(len(rows), 1)))
     ax.yaxis.set_label_coords((10 - left) / wide, 0.5)
@@ -159,9 +158,9 @@ def ink(ax: Axes) -> Any:
     return ax.xaxis.label.get_color()
 
 
-def text_size(ax: Axes) -> dict[str, float]:
-    """Return the font size on these axes, as a keyword argument."""
-    return {"fontsize": ax.xaxis.label.get_size()}
+def text_style(ax: Axes, color: str | None = None) -> dict[str, Any]:
+    """Return size and color of text on these axes, as keyword arguments."""
+    return {"fontsize": ax.xaxis.label.get_fontsize(), "color": color or ink(ax)}
 
 
 def literal(text: str) -> str:
@@ -179,9 +178,9 @@ def shorten(text: str, most: int) -> str:
     return literal(text if len(text) <= most else f"{text[: most - 1]}…")
 
 
-def set_tip(artists: Sequence[Artist] | Artist, text: str) -> None:
+def set_tip(artists: Sequence[Any], text: str) -> None:
     """Give artists a text that the page shows under the pointer."""
-    for artist in artists if isinstance(artists, Sequence) else [artists]:
+    for artist in artists:
         artist.set_gid(f"tip:{clean_text(text)}")
 
 
@@ -285,8 +284,9 @@ def draw_interval(ax: Axes, low: Number, high: Number, y: Number, *, style: int,
 def draw_outlier(ax: Axes, side: int, y: Number, text: str, *, style: int) -> None:
     """Draw an arrow with its number at the edge of a row, in place of a value far off the scale."""
     words = f"{text}, off scale →" if side > 0 else f"← off scale, {text}"
-    ax.text(1.0 if side > 0 else 0.0, y, literal(words), transform=ax.get_yaxis_transform(), color=color(style),
-            ha="right" if side > 0 else "left", va="center", **text_size(ax))  # fmt: skip
+    x, ha = (1.0, "right") if side > 0 else (0.0, "left")
+    ax.text(x, y, literal(words), transform=ax.get_yaxis_transform(), ha=ha, va="center",
+            **text_style(ax, color(style)))  # fmt: skip
 
 
 def outlier_sentence(names: Sequence[str]) -> str:

@@ -5,18 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from limbeck.metrics import Predictions, deviations, reliability
-from limbeck.report.axes import COLORS, QUIET, describe, ink, mark, new_axes, set_tip, shorten
+from limbeck.report import axes
+from limbeck.report.axes import Axes
 from limbeck.report.html import Markup, details, join, note, section, table, tag
 from limbeck.report.run_data import ALONE, RunData, load_run, pooled_predictions
 from limbeck.report.svg import figure
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-else:
-    Axes = Any  # matplotlib is imported only when a figure is drawn; type hints still resolve
 
 # --- reliability ----------------------------------------------------------------------------------------------------
 
@@ -68,29 +64,29 @@ def _models(run: RunData) -> dict[str, tuple[int, list[Bin]]]:
 
 def draw_reliability(models: Mapping[str, tuple[int, Sequence[Bin]]], *, ax: Axes | None = None) -> Axes:
     """Draw a reliability diagram of models: name -> style and non-empty bins."""
-    ax = new_axes(ax, height=380.0)
+    ax = axes.new_axes(ax, height=380.0)
     ticks = [20 * i for i in range(6)]
     ax.set(xlim=(0, 100), ylim=(0, 100), xticks=ticks, yticks=ticks, ylabel="accuracy, %",
            xlabel="confidence: the largest probability, %")  # fmt: skip
-    ax.plot([0, 100], [0, 100], "--", color=QUIET, linewidth=1.0)
-    ax.text(97, 4, "overconfident", ha="right", color=QUIET, fontsize=ax.xaxis.label.get_size())
-    ax.text(4, 92, "underconfident", color=QUIET, fontsize=ax.xaxis.label.get_size())
+    ax.plot([0, 100], [0, 100], "--", color=axes.QUIET, linewidth=1.0)
+    ax.text(97, 4, "overconfident", ha="right", **axes.text_style(ax, axes.QUIET))
+    ax.text(4, 92, "underconfident", **axes.text_style(ax, axes.QUIET))
     for name, (style, bins) in models.items():
         joined = [bin_ for bin_ in bins if bin_.share >= JOINED]
         # The marks of this line are for the legend only: those of the bins have sizes of their own.
-        ax.plot([100 * b.confidence for b in joined], [100 * b.accuracy for b in joined], label=shorten(name, 60),
-                linewidth=2.0, **mark(style, 8.0, markevery=[], linestyle="-"))  # fmt: skip
+        ax.plot([100 * b.confidence for b in joined], [100 * b.accuracy for b in joined], label=axes.shorten(name, 60),
+                linewidth=2.0, **axes.mark(style, 8.0, markevery=[], linestyle="-"))  # fmt: skip
         for b in bins:
             size = 5.0 + 11.0 * b.share**0.5
-            line = ax.plot([100 * b.confidence], [100 * b.accuracy], clip_on=False, **mark(style, size))
-            set_tip(line, f"{name}: confidence {100 * b.confidence:.1f} %, accuracy {100 * b.accuracy:.1f} %, "
+            line = ax.plot([100 * b.confidence], [100 * b.accuracy], clip_on=False, **axes.mark(style, size))
+            axes.set_tip(line, f"{name}: confidence {100 * b.confidence:.1f} %, accuracy {100 * b.accuracy:.1f} %, "
                           f"{100 * b.share:.1f} % of the examples")  # fmt: skip
     summary = "; ".join(
         f"{name}: mean confidence {100 * sum(b.confidence * b.share for b in bins):.1f} %, "
         f"accuracy {100 * sum(b.accuracy * b.share for b in bins):.1f} %"
         for name, (_, bins) in models.items()
     )
-    return describe(ax, f"Reliability. {summary}.")
+    return axes.describe(ax, f"Reliability. {summary}.")
 
 
 # --- deviation from the teacher -------------------------------------------------------------------------------------
@@ -142,7 +138,7 @@ def draw_deviation(
     rows = range(0, len(x), max(1, -(-len(x) // _MOST)))
     across, along = ([min(max(values[i], -_EDGE), _EDGE) for i in rows] for values in (x, y))
     limits = (min([*across, *along, -1.0]) - 0.5, max([*across, *along, 3.0]) + 0.5)
-    ax = new_axes(ax, height=380.0, left=82.0)
+    ax = axes.new_axes(ax, height=380.0, left=82.0)
     ticks = {math.log(p / (1 - p)): f"{100 * p:g}" for p in _TICKS}
     inside = [tick for tick in ticks if limits[0] <= tick <= limits[1]]
     labels = [ticks[tick] for tick in inside]
@@ -150,21 +146,21 @@ def draw_deviation(
     ax.set_yticks(inside, labels)
     ax.set(xlim=limits, ylim=limits, xlabel="teacher's probability, % (log-odds scale)",
            ylabel="student's probability, %")  # fmt: skip
-    ax.plot(limits, limits, "--", color=QUIET, linewidth=1.0)
+    ax.plot(limits, limits, "--", color=axes.QUIET, linewidth=1.0)
     for name, which, properties in _DOTS:
         at = [i for i, row in enumerate(rows) if right[row] == which]
         ax.plot([across[i] for i in at], [along[i] for i in at], "o", label=name, **properties)
     if fit is not None and across:
         ends = (min(across), max(across))
-        ax.plot(ends, [fit[0] * end + fit[1] for end in ends], color=ink(ax), linewidth=2.0)
+        ax.plot(ends, [fit[0] * end + fit[1] for end in ends], color=axes.ink(ax), linewidth=2.0)
     summary = "no line fits" if fit is None else f"slope {fit[0]:.2f}"
     text = f"Student's against teacher's confidence in the teacher's class, {len(across)} examples; {summary}."
-    return describe(ax, text)
+    return axes.describe(ax, text)
 
 
 _DOTS: tuple[tuple[str, bool, dict[str, Any]], ...] = (
-    ("teacher correct", True, {"color": COLORS[0], "markersize": 5.2, "alpha": 0.42, "markeredgewidth": 0}),
-    ("teacher wrong", False, {"color": COLORS[2], "markersize": 5.2, "markerfacecolor": "none",
+    ("teacher correct", True, {"color": axes.COLORS[0], "markersize": 5.2, "alpha": 0.42, "markeredgewidth": 0}),
+    ("teacher wrong", False, {"color": axes.COLORS[2], "markersize": 5.2, "markerfacecolor": "none",
                               "markeredgewidth": 1.3}),
 )  # fmt: skip
 

@@ -4,33 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float
 
 from limbeck.metrics import Predictions, class_changes, confusion_matrix
-from limbeck.report.axes import (
-    BETTER,
-    WORSE,
-    describe,
-    fill_cells,
-    mark,
-    matrix_axes,
-    padded_limits,
-    round_ticks,
-    row_axes,
-    set_tip,
-    shorten,
-)
+from limbeck.report import axes
+from limbeck.report.axes import Axes
 from limbeck.report.html import Markup, details, note, section, table, tag
 from limbeck.report.run_data import ALONE, RunData, load_run, pooled_predictions
 from limbeck.report.svg import figure
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-else:
-    Axes = Any  # matplotlib is imported only when a figure is drawn; type hints still resolve
 
 FALSE_DISCOVERIES = 0.05
 """Expected share of false positives among the classes that are marked as changed."""
@@ -117,21 +101,23 @@ def draw_class_changes(
     """Draw the accuracy of each class before and after; `before` and `after` are name and style of the arms."""
     rows = select_rows(rows)
     values = [f"{100 * row.change:+.1f}{' *' if row.sure else ''}   of {row.examples:,}" for row in rows]
-    ax = row_axes(ax, [row.name for row in rows], values, row=34.0)
+    ax = axes.row_axes(ax, [row.name for row in rows], values, row=34.0)
     ends = [100 * value for row in rows for value in (row.before, row.after)]
-    ax.set(xlim=padded_limits(ends, least=2.0, floor=0.0, ceiling=100.0), xlabel="test accuracy, %")
-    round_ticks(ax.xaxis)
+    ax.set(xlim=axes.padded_limits(ends, least=2.0, floor=0.0, ceiling=100.0), xlabel="test accuracy, %")
+    axes.round_ticks(ax.xaxis)
     heights = list(range(len(rows)))
     ax.hlines(heights, [100 * row.before for row in rows], [100 * row.after for row in rows], linewidth=2.5,
-              colors=[WORSE if row.change < 0 else BETTER for row in rows])  # fmt: skip
+              colors=[axes.WORSE if row.change < 0 else axes.BETTER for row in rows])  # fmt: skip
     for (name, style), size, fractions in (
         (before, 7.0, [row.before for row in rows]), (after, 10.0, [row.after for row in rows])
     ):  # fmt: skip
-        line = ax.plot([100 * value for value in fractions], heights, label=shorten(name, 60), **mark(style, size))
-        set_tip(line, name)
+        line = ax.plot(
+            [100 * value for value in fractions], heights, label=axes.shorten(name, 60), **axes.mark(style, size)
+        )
+        axes.set_tip(line, name)
     sure = [f"{row.name} {100 * row.change:+.1f}" for row in rows if row.sure]
     summary = f"significant: {', '.join(sure)}" if sure else "no change is significant"
-    return describe(ax, f"Accuracy of each class before and after; {summary}.")
+    return axes.describe(ax, f"Accuracy of each class before and after; {summary}.")
 
 
 def plot_confusion(run: RunData | str | Path, arm: str | None = None, *, ax: Axes | None = None) -> Axes:
@@ -160,7 +146,7 @@ def draw_confusion(rates: Matrix, names: Sequence[str], *, highest: float, arm: 
     most = top_confusions(rates, 3)
     summary = ", ".join(f"{names[i]} predicted as {names[j]} {100 * rates[i, j]:.1f} %" for i, j in most)
     ax = _draw_matrix(ax, names, shades, np.ones_like(rates, dtype=bool), rates, "{:.0f}")
-    return describe(ax, f"Confusion of {arm}. Most often: {summary or 'nothing'}.")
+    return axes.describe(ax, f"Confusion of {arm}. Most often: {summary or 'nothing'}.")
 
 
 def draw_confusion_change(change: Matrix, names: Sequence[str], *, highest: float, ax: Axes | None = None) -> Axes:
@@ -171,15 +157,17 @@ def draw_confusion_change(change: Matrix, names: Sequence[str], *, highest: floa
     # On the diagonal, more is better.
     worse = np.where(np.eye(len(change), dtype=bool), -change, change) > 0
     ax = _draw_matrix(ax, names, shades, worse, change, "{:+.0f}")
-    return describe(ax, f"Change of the confusion, in points. Most: {summary or 'none'}.")
+    return axes.describe(ax, f"Change of the confusion, in points. Most: {summary or 'none'}.")
 
 
 def _draw_matrix(
     ax: Axes | None, names: Sequence[str], shades: Matrix, worse: np.ndarray, values: Matrix, form: str
 ) -> Axes:
-    ax = matrix_axes(ax, names, names, x_label="predicted class", y_label="true class")
+    ax = axes.matrix_axes(ax, names, names, x_label="predicted class", y_label="true class")
     texts = [[form.format(100 * value) for value in row] for row in values]
-    fill_cells(ax, shades, [["" if text.strip("+-") == "0" else text for text in row] for row in texts], worse=worse)
+    axes.fill_cells(
+        ax, shades, [["" if text.strip("+-") == "0" else text for text in row] for row in texts], worse=worse
+    )
     return ax
 
 

@@ -5,34 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
+from limbeck.report import axes
 from limbeck.report.arms import ArmRow, ScoreFormat
-from limbeck.report.axes import (
-    QUIET,
-    axis_values,
-    color,
-    describe,
-    ink,
-    log_limits,
-    log_ticks,
-    mark,
-    new_axes,
-    outlier_sentence,
-    outliers,
-    round_ticks,
-    set_tip,
-    shorten,
-    text_size,
-)
+from limbeck.report.axes import Axes
 from limbeck.report.html import Markup, note, section, sized, tag
 from limbeck.report.run_data import RunData, load_run
 from limbeck.report.svg import figure
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-else:
-    Axes = Any  # matplotlib is imported only when a figure is drawn; type hints still resolve
 
 CostName = Literal["milliseconds", "megabytes"]
 
@@ -98,30 +78,32 @@ def draw_pareto(points: Sequence[CostPoint], cost: CostName, score: ScoreFormat,
     front = pareto_front(points, higher_is_better=score.higher_is_better)
     values = [score.factor * point.value for point in points]
     pinned = [i for i, point in enumerate(points) if point in front]
-    sides = outliers([(value, value) for value in values], least=score.least, pinned=pinned)
+    sides = axes.outliers([(value, value) for value in values], least=score.least, pinned=pinned)
     far = {points[i]: side for i, side in sides.items()}
     near = [point for point in points if point not in far]
     ends = [score.factor * (p.value + sign * (p.std or 0.0)) for p in near for sign in (-1, 1)]
-    limits = score.limits(axis_values([score.factor * p.value for p in near], ends, least=score.least),
+    limits = score.limits(axes.axis_values([score.factor * p.value for p in near], ends, least=score.least),
                           least=score.least)  # fmt: skip
 
-    ax = new_axes(ax, height=340.0, right=118.0)
-    low, high = log_limits([point.cost for point in points])
+    ax = axes.new_axes(ax, height=340.0, right=118.0)
+    low, high = axes.log_limits([point.cost for point in points])
     ax.set(xscale="log", xlim=(low, high), ylim=limits, xlabel=_LABELS[cost], ylabel=f"test {score.label}")
-    ax.set_xticks(log_ticks(low, high), minor=False)
+    ax.set_xticks(axes.log_ticks(low, high), minor=False)
     ax.set_xticks([], minor=True)
     ax.xaxis.set_major_formatter(lambda value, _: f"{value:g}" if value < 1000 else sized(value))
-    round_ticks(ax.yaxis)
+    axes.round_ticks(ax.yaxis)
     places = _places(points, low, high)
     heights = {p: _height(score.factor * p.value, far.get(p), limits) for p in points}
     if len(front) > 1:
-        ax.plot([places[p] for p in front], [heights[p] for p in front], ":", color=QUIET, linewidth=1.4, zorder=1.5)
+        ax.plot(
+            [places[p] for p in front], [heights[p] for p in front], ":", color=axes.QUIET, linewidth=1.4, zorder=1.5
+        )
     for point in points:
         _draw_point(ax, point, places[point], heights[point], far.get(point), point in front, score)
     _draw_names(ax, points, places, heights, far, score)
-    outside = outlier_sentence([f"{point.name} {score.text(point.value)}" for point in far])
+    outside = axes.outlier_sentence([f"{point.name} {score.text(point.value)}" for point in far])
     names = ", ".join(point.name for point in front)
-    return describe(ax, f"Test {score.title} against {_LABELS[cost]}. On the front: {names}.{outside}")
+    return axes.describe(ax, f"Test {score.title} against {_LABELS[cost]}. On the front: {names}.{outside}")
 
 
 def _height(value: float, side: int | None, limits: tuple[float, float]) -> float:
@@ -135,20 +117,20 @@ def _draw_point(
 ) -> None:
     if side is not None:
         step = 0.07 * side * (ax.get_ylim()[1] - ax.get_ylim()[0])
-        ax.plot([x, x], [y, y + step], color=color(point.style), linewidth=2.0)
-        ax.plot([x], [y + step], "^" if side > 0 else "v", color=color(point.style), markersize=7.0)
+        ax.plot([x, x], [y, y + step], color=axes.color(point.style), linewidth=2.0)
+        ax.plot([x], [y + step], "^" if side > 0 else "v", color=axes.color(point.style), markersize=7.0)
     elif point.std is not None:
         ends = [score.factor * (point.value + sign * point.std) for sign in (-1, 1)]
         low, high = ax.get_ylim()
-        ax.plot([x, x], [max(ends[0], low), min(ends[1], high)], color=color(point.style), linewidth=2.0)
+        ax.plot([x, x], [max(ends[0], low), min(ends[1], high)], color=axes.color(point.style), linewidth=2.0)
         for end, shape in ((low, "v"), (high, "^")):
             if (ends[0] < end) if shape == "v" else (ends[1] > end):  # the bar goes on beyond the edge
-                ax.plot([x], [end], shape, color=color(point.style), markersize=7.0, clip_on=False)
-    hollow = {"markerfacecolor": "none", "markeredgecolor": color(point.style), "markeredgewidth": 1.6}
-    edge = {"markeredgecolor": ink(ax), "markeredgewidth": 1.8} if is_best else {}
-    line = ax.plot([x], [y], label=shorten(point.name, 60),
-                   **mark(point.style, 12.0, **(hollow if side is not None else edge)))  # fmt: skip
-    set_tip(line, f"{point.name}: {score.text(point.value)}, {point.cost:.4g}")
+                ax.plot([x], [end], shape, color=axes.color(point.style), markersize=7.0, clip_on=False)
+    hollow = {"markerfacecolor": "none", "markeredgecolor": axes.color(point.style), "markeredgewidth": 1.6}
+    edge = {"markeredgecolor": axes.ink(ax), "markeredgewidth": 1.8} if is_best else {}
+    line = ax.plot([x], [y], label=axes.shorten(point.name, 60),
+                   **axes.mark(point.style, 12.0, **(hollow if side is not None else edge)))  # fmt: skip
+    axes.set_tip(line, f"{point.name}: {score.text(point.value)}, {point.cost:.4g}")
 
 
 def _groups(points: Sequence[CostPoint]) -> list[list[CostPoint]]:
@@ -188,11 +170,11 @@ def _draw_names(
             rows.append((point, last))
     over = max(last - high, 0.0) if rows else 0.0
     for point, y in rows:
-        side, name = far.get(point), shorten(point.name, 18)
+        side, name = far.get(point), axes.shorten(point.name, 18)
         text = name if side is None else f"{name} {'↑' if side > 0 else '↓'} {score.text(point.value)}"
         x = edges[point] * (right / left) ** 0.04
-        ax.plot([places[point], x], [heights[point], y - over], color=QUIET, linewidth=0.8, zorder=1.0)
-        ax.text(x * (right / left) ** 0.008, y - over, text, va="center", color=ink(ax), **text_size(ax))
+        ax.plot([places[point], x], [heights[point], y - over], color=axes.QUIET, linewidth=0.8, zorder=1.0)
+        ax.text(x * (right / left) ** 0.008, y - over, text, va="center", **axes.text_style(ax))
 
 
 def cost_section(run: RunData) -> Markup:

@@ -8,32 +8,17 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import takewhile
 from pathlib import Path
 from statistics import fmean
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from limbeck.job import EXTRA_METRICS
+from limbeck.report import axes
 from limbeck.report.arms import SeedStat, mean_std_text, read_stat
-from limbeck.report.axes import (
-    color,
-    describe,
-    fill_cells,
-    mark,
-    matrix_axes,
-    new_axes,
-    padded_limits,
-    round_ticks,
-    set_tip,
-    shorten,
-)
+from limbeck.report.axes import Axes
 from limbeck.report.html import Markup, details, join, note, section, table, tag
 from limbeck.report.run_data import RunData, load_run
 from limbeck.report.svg import figure
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-else:
-    Axes = Any  # matplotlib is imported only when a figure is drawn; type hints still resolve
 
 _log = logging.getLogger(__name__)
 
@@ -69,14 +54,14 @@ def draw_cka(
     The scale is the same in every figure. Unbiased estimates can be slightly below 0; these are drawn as 0.
     """
     shades = np.nan_to_num(np.asarray(values, dtype=np.float64)).clip(0.0, 1.0)
-    ax = matrix_axes(ax, _short_names(student, 13), _short_names(teacher, 11), x_label="teacher's layers",
+    ax = axes.matrix_axes(ax, _short_names(student, 13), _short_names(teacher, 11), x_label="teacher's layers",
                      y_label="student's layers", left=132.0)  # fmt: skip
     roomy = len(teacher) <= 11
-    fill_cells(ax, shades, [[two_digits(value) if roomy else "" for value in row] for row in values])
+    axes.fill_cells(ax, shades, [[two_digits(value) if roomy else "" for value in row] for row in values])
     best = [max((value for value in row if math.isfinite(value)), default=math.nan) for row in values]
     named = zip(student, best, strict=True)
     summary = ", ".join(f"{name} {value:.2f}" for name, value in named if math.isfinite(value))
-    return describe(ax, f"Similarity of layers, {arm}. Highest similarity of each layer: {summary or 'none'}.")
+    return axes.describe(ax, f"Similarity of layers, {arm}. Highest similarity of each layer: {summary or 'none'}.")
 
 
 def _short_names(names: Sequence[str], most: int) -> list[str]:
@@ -132,22 +117,22 @@ def draw_corruptions(arms: Sequence[Decline], *, ax: Axes | None = None) -> Axes
     pairs = [pair for arm in arms for pair in zip(arm.means, arm.stds, strict=True)]
     ends = [100 * (mean + sign * (std or 0.0)) for mean, std in pairs for sign in (-1, 1)]
     last = max(len(arm.means) for arm in arms) - 1
-    ax = new_axes(ax, height=330.0)
-    ax.set(xlim=(-0.1, last + 0.1), ylim=padded_limits(ends, least=2.0, floor=0.0, ceiling=100.0), xlabel="severity",
-           ylabel="accuracy, %, mean over corruptions")  # fmt: skip
+    ax = axes.new_axes(ax, height=330.0)
+    ax.set(xlim=(-0.1, last + 0.1), ylim=axes.padded_limits(ends, least=2.0, floor=0.0, ceiling=100.0))
+    ax.set(xlabel="severity", ylabel="accuracy, %, mean over corruptions")
     ax.set_xticks(range(last + 1), ["clean", *map(str, range(1, last + 1))])
-    round_ticks(ax.yaxis)
+    axes.round_ticks(ax.yaxis)
     for i, arm in enumerate(arms):
         values = [100 * mean for mean in arm.means]
         bars = [(x + 0.05 * (i - (len(arms) - 1) / 2), max(y - 100 * std, 0.0), min(y + 100 * std, 100.0))
                 for x, (y, std) in enumerate(zip(values, arm.stds, strict=True)) if std is not None]  # fmt: skip
         if bars:
-            ax.vlines(*zip(*bars, strict=True), color=color(arm.style), linewidth=2.0)
-        line = ax.plot(range(len(values)), values, label=shorten(arm.name, 60),
-                       **{**mark(arm.style, 9.0), "linestyle": "-", "linewidth": 2.0})  # fmt: skip
-        set_tip(line, f"{arm.name}: {', '.join(f'{value:.2f} %' for value in values)}")
+            ax.vlines(*zip(*bars, strict=True), color=axes.color(arm.style), linewidth=2.0)
+        line = ax.plot(range(len(values)), values, label=axes.shorten(arm.name, 60),
+                       **{**axes.mark(arm.style, 9.0), "linestyle": "-", "linewidth": 2.0})  # fmt: skip
+        axes.set_tip(line, f"{arm.name}: {', '.join(f'{value:.2f} %' for value in values)}")
     summary = "; ".join(f"{arm.name} from {100 * arm.means[0]:.1f} to {100 * arm.means[-1]:.1f} %" for arm in arms)
-    return describe(ax, f"Accuracy on corrupted images. {summary}.")
+    return axes.describe(ax, f"Accuracy on corrupted images. {summary}.")
 
 
 # --- section --------------------------------------------------------------------------------------------------------

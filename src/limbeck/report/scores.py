@@ -5,43 +5,19 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from textwrap import wrap
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from limbeck.job import list_custom_metrics, read_interval, read_size_notes
 from limbeck.job.result import read_task
 from limbeck.methods import method, names
+from limbeck.report import axes
 from limbeck.report.arms import MEMBER, ArmRow, ScoreFormat, SeedStat, mean_std_text, read_arms
-from limbeck.report.axes import (
-    QUIET,
-    TEXT,
-    Interval,
-    Number,
-    axis_values,
-    color,
-    describe,
-    draw_interval,
-    draw_outlier,
-    ink,
-    literal,
-    mark,
-    outlier_sentence,
-    outliers,
-    padded_limits,
-    round_ticks,
-    row_axes,
-    set_tip,
-    text_size,
-)
+from limbeck.report.axes import Axes
 from limbeck.report.html import Markup, details, join, note, section, sized, table, tag
 from limbeck.report.run_data import ALONE, RunData, load_run
 from limbeck.report.svg import figure, page_style, standalone_svg
 from limbeck.report.tables import majority_accuracy
 from limbeck.tasks import Task
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-else:
-    Axes = Any  # matplotlib is imported only when a figure is drawn; type hints still resolve
 
 # --- figures --------------------------------------------------------------------------------------------------------
 
@@ -52,7 +28,7 @@ class DifferenceRow(NamedTuple):
     name: str
     style: int
     mean: float
-    interval: Interval | None
+    interval: axes.Interval | None
 
 
 def plot_scores(run: RunData | str | Path, *, ax: Axes | None = None) -> Axes:
@@ -80,23 +56,23 @@ def draw_scores(
     """Draw the scores of arms, from top to bottom. Arms without a number are left out; `pinned` stay on the scale."""
     arms = [arm for arm in arms if arm.score.values]
     spans = [(score.factor * min(arm.score.values), score.factor * max(arm.score.values)) for arm in arms]
-    far = outliers(spans, least=score.least, pinned=[i for i, arm in enumerate(arms) if arm.name in pinned])
+    far = axes.outliers(spans, least=score.least, pinned=[i for i, arm in enumerate(arms) if arm.name in pinned])
     points = [end for i, span in enumerate(spans) if i not in far for end in span]
     bands = [end for i, arm in enumerate(arms) if i not in far for end in _band(arm, score) or ()]
-    limits = score.limits(axis_values(points, bands, least=score.least))
+    limits = score.limits(axes.axis_values(points, bands, least=score.least))
     texts = [_score_text(arm, score) for arm in arms]
-    ax = row_axes(ax, [arm.name for arm in arms], texts, top=top)
+    ax = axes.row_axes(ax, [arm.name for arm in arms], texts, top=top)
     ax.set(xlim=limits, xlabel=f"test {score.label}")
-    round_ticks(ax.xaxis)
+    axes.round_ticks(ax.xaxis)
     for i, arm in enumerate(arms):
         if i in far:
-            draw_outlier(ax, far[i], i, score.text(arm.score.values[0] if arm.score.mean is None else arm.score.mean),
-                         style=arm.style)  # fmt: skip
+            value = arm.score.values[0] if arm.score.mean is None else arm.score.mean
+            axes.draw_outlier(ax, far[i], i, score.text(value), style=arm.style)
         else:
             _draw_arm(ax, arm, i, score)
     summary = "; ".join(f"{arm.name} {text}" for arm, text in zip(arms, texts, strict=True))
-    outside = outlier_sentence([arms[i].name for i in sorted(far)])
-    return describe(ax, f"Test {score.title} of every arm. {summary}.{outside}")
+    outside = axes.outlier_sentence([arms[i].name for i in sorted(far)])
+    return axes.describe(ax, f"Test {score.title} of every arm. {summary}.{outside}")
 
 
 @page_style()
@@ -113,23 +89,23 @@ def result_svg(result: Mapping[str, Any]) -> str:
     lines = [f"Test {score.title}, {result['data']['name']}", *wrap(verdict["sentence"], 78)]
     pinned = [ALONE, str(verdict.get("arm"))]
     ax = draw_scores(list(arms.values()), score, pinned=pinned, top=16.0 + 17.0 * len(lines))
-    ax.set_title("\n".join(map(literal, lines)), loc="left", color=ink(ax), fontsize=TEXT)
-    return standalone_svg(describe(ax, f"{verdict['sentence']} {ax.get_label()}"))
+    ax.set_title("\n".join(map(axes.literal, lines)), loc="left", color=axes.ink(ax), fontsize=axes.TEXT)
+    return standalone_svg(axes.describe(ax, f"{verdict['sentence']} {ax.get_label()}"))
 
 
 def _draw_arm(ax: Axes, arm: ArmRow, y: int, score: ScoreFormat) -> None:
     values = [score.factor * value for value in arm.score.values]
     if (band := _band(arm, score)) is not None:
-        ax.barh([y], [band[1] - band[0]], left=band[0], height=0.36, color=color(arm.style), alpha=0.17)
+        ax.barh([y], [band[1] - band[0]], left=band[0], height=0.36, color=axes.color(arm.style), alpha=0.17)
     several = len(values) > 1
-    set_tip(ax.plot(values, [y] * len(values), **mark(arm.style, 8.0 if several else 12.0, alpha=0.75)),
+    axes.set_tip(ax.plot(values, [y] * len(values), **axes.mark(arm.style, 8.0 if several else 12.0, alpha=0.75)),
             f"{arm.name}: {', '.join(score.text(value) for value in arm.score.values)}")  # fmt: skip
     if several and arm.score.mean is not None:
-        ax.plot([score.factor * arm.score.mean] * 2, [y - 0.2, y + 0.2], color=color(arm.style), linewidth=3.0,
+        ax.plot([score.factor * arm.score.mean] * 2, [y - 0.2, y + 0.2], color=axes.color(arm.style), linewidth=3.0,
                 solid_capstyle="butt")  # fmt: skip
 
 
-def _band(arm: ArmRow, score: ScoreFormat) -> Interval | None:
+def _band(arm: ArmRow, score: ScoreFormat) -> axes.Interval | None:
     mean, std = arm.score.mean, arm.score.std
     if mean is None or std is None:
         return None
@@ -172,34 +148,36 @@ def draw_differences(
         ax: Axes to draw on.
     """
     spans = [_span(row, score) for row in rows]
-    far = outliers([*spans, (0.0, 0.0)], least=score.least, pinned=[len(rows)])
+    far = axes.outliers([*spans, (0.0, 0.0)], least=score.least, pinned=[len(rows)])
     means = [0.0, *(score.factor * row.mean for i, row in enumerate(rows) if i not in far)]
     ends = [end for i, span in enumerate(spans) if i not in far for end in span]
-    limits = padded_limits(axis_values(means, ends, least=score.least), least=0.5 * score.least)
+    limits = axes.padded_limits(axes.axis_values(means, ends, least=score.least), least=0.5 * score.least)
     label = label or f"{score.points} on test data"
-    ax = row_axes(ax, [row.name for row in rows], [_difference_text(row, score) for row in rows], top=26.0)
+    ax = axes.row_axes(ax, [row.name for row in rows], [_difference_text(row, score) for row in rows], top=26.0)
     ax.set(xlim=limits, xlabel=label)
-    round_ticks(ax.xaxis)
+    axes.round_ticks(ax.xaxis)
     ax.xaxis.set_major_formatter(lambda value, _: f"{value:+g}" if value else "0")
     starts = [index - 0.24 for index in range(len(rows)) if index not in far]
     # In pieces, so that the line does not run through the text of a row.
-    ax.vlines([0.0] * len(starts), starts, [start + 0.62 for start in starts], color=ink(ax), linewidth=1.3)
+    ax.vlines([0.0] * len(starts), starts, [start + 0.62 for start in starts], color=axes.ink(ax), linewidth=1.3)
     for x, text, side in ((0.0, "← worse", "left"), (1.0, "better →", "right")):
         ax.annotate(text, (x, 1.0), (0, 6), xycoords="axes fraction", textcoords="offset points", ha=side,
-                    color=QUIET, **text_size(ax))  # fmt: skip
+                    **axes.text_style(ax, axes.QUIET))  # fmt: skip
     for i, row in enumerate(rows):
         if i in far:
-            draw_outlier(ax, far[i], i, score.difference(row.mean), style=row.style)
+            axes.draw_outlier(ax, far[i], i, score.difference(row.mean), style=row.style)
             continue
         if row.interval is not None:
-            draw_interval(ax, *spans[i], i, style=row.style)
-        set_tip(ax.plot([score.factor * row.mean], [i], **mark(row.style, 12.0)),
+            axes.draw_interval(ax, *spans[i], i, style=row.style)
+        axes.set_tip(ax.plot([score.factor * row.mean], [i], **axes.mark(row.style, 12.0)),
                 f"{row.name}: {_difference_text(row, score)}")  # fmt: skip
     summary = "; ".join(f"{row.name}: {_difference_text(row, score)}" for row in rows)
-    return describe(ax, f"Differences in {label}. {summary}.{outlier_sentence([rows[i].name for i in sorted(far)])}")
+    return axes.describe(
+        ax, f"Differences in {label}. {summary}.{axes.outlier_sentence([rows[i].name for i in sorted(far)])}"
+    )
 
 
-def _span(row: DifferenceRow, score: ScoreFormat) -> Interval:
+def _span(row: DifferenceRow, score: ScoreFormat) -> axes.Interval:
     low, high = row.interval or (row.mean, row.mean)
     return score.factor * low, score.factor * high
 
@@ -255,7 +233,7 @@ def arms_section(run: RunData, *, prefix: str = "") -> Markup:
     )
 
 
-_COLUMNS: dict[str, tuple[tuple[str, str, int, Number], ...]] = {
+_COLUMNS: dict[str, tuple[tuple[str, str, int, axes.Number], ...]] = {
     "classification": (("nll", "NLL, nats", 3, 1), ("ece", "ECE, %", 2, 100),
                        ("agreement", "agrees with teacher, %", 1, 100)),
     "multi_label": (("f1_macro", "macro F1, %", 2, 100), ("mean_average_precision", "mAP, %", 2, 100),
@@ -284,7 +262,7 @@ def _overview(run: RunData, arms: Sequence[ArmRow]) -> Markup:
 
 
 def _row(
-    arm: ArmRow, own: Sequence[str], score: ScoreFormat, columns: Sequence[tuple[str, str, int, Number]]
+    arm: ArmRow, own: Sequence[str], score: ScoreFormat, columns: Sequence[tuple[str, str, int, axes.Number]]
 ) -> tuple[object, ...]:
     return (
         join(arm.name, tag("span", _describe_arm(arm))), score.mean_std(arm.score), score.mean_std(arm.development),

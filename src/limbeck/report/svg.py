@@ -8,16 +8,11 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib.resources import files
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from limbeck.optional_imports import import_optional, is_installed
-from limbeck.report.axes import CARD, COLORS, GRID, INK, QUIET
+from limbeck.report.axes import CARD, COLORS, GRID, INK, QUIET, Axes
 from limbeck.report.html import Markup, tag
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-else:
-    Axes = Any  # matplotlib is imported only when a figure is drawn; type hints still resolve
 
 _VARIABLES = {INK: "--ink", QUIET: "--quiet", GRID: "--grid", CARD: "--card", "#000000": "--ink"} | {
     value: f"--c{number}" for number, value in enumerate(COLORS)
@@ -94,14 +89,14 @@ def page_style() -> Iterator[None]:
 
 
 def _drawing(ax: Axes, kind: str) -> Markup:
-    ax.figure.patch.set_visible(False)
+    canvas: Any = ax.figure
+    canvas.patch.set_visible(False)
     ax.patch.set_visible(False)
     buffer = io.StringIO()
-    metadata = dict.fromkeys(("Date", "Creator", "Format", "Type"))
-    ax.figure.savefig(buffer, format="svg", metadata=metadata)
+    canvas.savefig(buffer, format="svg", metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
     text = buffer.getvalue()
     body = _simplify(text[text.index('<g id="figure_1">') : text.rindex("</svg>")])
-    width, height = (72 * length for length in ax.figure.get_size_inches())
+    width, height = (72 * length for length in canvas.get_size_inches())
     view = f"0 0 {width:g} {height:g}"
     svg = tag("svg", Markup(body), viewBox=view, role="img", aria_label=str(ax.get_label()),
               class_=f"plot {kind}".strip(), style=f"max-width:{width:g}px")  # fmt: skip

@@ -4,32 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 from limbeck.job import ArmSearch, Search, collect_settings
+from limbeck.report import axes
 from limbeck.report.arms import ScoreFormat
-from limbeck.report.axes import (
-    QUIET,
-    color,
-    describe,
-    ink,
-    mark,
-    new_axes,
-    outliers,
-    padded_limits,
-    round_ticks,
-    set_tip,
-    shorten,
-)
+from limbeck.report.axes import Axes
 from limbeck.report.curves import Curve
 from limbeck.report.html import Markup, note, section, table, tag
 from limbeck.report.run_data import RunData, load_run
 from limbeck.report.svg import figure
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-else:
-    Axes = Any  # matplotlib is imported only when a figure is drawn; type hints still resolve
 
 # --- training curves ------------------------------------------------------------------------------------------------
 
@@ -68,23 +51,23 @@ def draw_training(term: str, arms: Mapping[str, tuple[int, Sequence[Curve]]], *,
     every = [curve for _, seeds in arms.values() for curve in seeds]
     # The first steps may be far above the rest, so they do not determine the scale.
     late = [value for curve in every for _, value in curve[len(curve) // 30 :]]
-    low, high = padded_limits(late, least=1e-6, floor=0.0 if min(v for c in every for _, v in c) >= 0 else None)
-    ax = new_axes(ax, height=280.0)
+    low, high = axes.padded_limits(late, least=1e-6, floor=0.0 if min(v for c in every for _, v in c) >= 0 else None)
+    ax = axes.new_axes(ax, height=280.0)
     ax.set(xlim=(0, max(1.0, *(curve[-1][0] for curve in every))), ylim=(low, high), xlabel="optimizer steps",
            ylabel="mean of the term")  # fmt: skip
-    round_ticks(ax.xaxis)
-    round_ticks(ax.yaxis)
+    axes.round_ticks(ax.xaxis)
+    axes.round_ticks(ax.yaxis)
     ax.xaxis.set_major_formatter("{x:,.0f}")
     for name, (style, seeds) in arms.items():
         for curve in seeds if len(seeds) > 1 else ():
-            ax.plot(*zip(*curve, strict=True), color=color(style), linewidth=0.8, alpha=0.3)
+            ax.plot(*zip(*curve, strict=True), color=axes.color(style), linewidth=0.8, alpha=0.3)
         mean, end = _mean(seeds), _end(seeds)
-        ax.plot(*zip(*mean, strict=True), color=color(style), linewidth=2.0)
-        line = ax.plot([max(curve[-1][0] for curve in seeds)], [end], label=shorten(name, 60), clip_on=False,
-                       **mark(style, 10.0))  # fmt: skip
-        set_tip(line, f"{name}: {end:.4g} at the end")
+        ax.plot(*zip(*mean, strict=True), color=axes.color(style), linewidth=2.0)
+        line = ax.plot([max(curve[-1][0] for curve in seeds)], [end], label=axes.shorten(name, 60), clip_on=False,
+                       **axes.mark(style, 10.0))  # fmt: skip
+        axes.set_tip(line, f"{name}: {end:.4g} at the end")
     summary = "; ".join(f"{name} ends at {_end(seeds):.3g}" for name, (_, seeds) in arms.items())
-    return describe(ax, f"The term {term} while training. {summary}.")
+    return axes.describe(ax, f"The term {term} while training. {summary}.")
 
 
 def _mean(curves: Sequence[Curve]) -> Curve:
@@ -145,34 +128,34 @@ def draw_search(search: Search, styles: Mapping[str, int], score: ScoreFormat, *
     arms, factor = search.arms, score.factor
     most = max(len(arm.accuracies) for arm in arms.values())
     low, high = search_limits(search, score)
-    ax = new_axes(ax, height=330.0)
+    ax = axes.new_axes(ax, height=330.0)
     ax.set(xlim=(0.5, most + 0.5), ylim=(low, high), xlabel="trials of each arm",
            ylabel=f"best so far on development data, {score.label.rpartition(', ')[2]}")  # fmt: skip
     step = next(step for step in (1, 5, 10, 25, 50, 100, most) if most <= 12 * step)
     ax.set_xticks(range(step, most + 1, step))
-    round_ticks(ax.yaxis)
+    axes.round_ticks(ax.yaxis)
     best = max(factor * arm.best_so_far[-1] for arm in arms.values())
-    ax.axhspan(max(best - factor * search.luck, low), best, color=QUIET, alpha=0.1, linewidth=0)
+    ax.axhspan(max(best - factor * search.luck, low), best, color=axes.QUIET, alpha=0.1, linewidth=0)
     ax.annotate("within chance of the best", (0.0, best), (6, -4), xycoords=("axes fraction", "data"),
-                textcoords="offset points", va="top", color=QUIET, fontsize=ax.xaxis.label.get_size())  # fmt: skip
+                textcoords="offset points", va="top", **axes.text_style(ax, axes.QUIET))  # fmt: skip
     for i, (name, arm) in enumerate(arms.items()):
         # Marks are shifted a little, so that equal arms do not overlap.
         aside = 0.012 * most * (i - (len(arms) - 1) / 2)
         trials = [(n + 1 + aside, factor * value) for n, value in enumerate(arm.accuracies)]
         shown = [(x, y) for x, y in trials if low <= y <= high]
         stairs = [factor * value for value in arm.best_so_far]
-        ax.stairs(stairs, [n + 0.5 for n in range(len(stairs) + 1)], baseline=None, color=color(styles[name]),
+        ax.stairs(stairs, [n + 0.5 for n in range(len(stairs) + 1)], baseline=None, color=axes.color(styles[name]),
                   linewidth=2.0)  # fmt: skip
-        ax.plot([x for x, _ in shown], [y for _, y in shown], **mark(styles[name], 5.2, alpha=0.7))
+        ax.plot([x for x, _ in shown], [y for _, y in shown], **axes.mark(styles[name], 5.2, alpha=0.7))
         chosen = trials[arm.best_trial]
-        line = ax.plot(*([value] for value in chosen), label=shorten(name, 60),
-                       **mark(styles[name], 12.0, markeredgecolor=ink(ax), markeredgewidth=1.8))  # fmt: skip
-        set_tip(line, f"{name}: {score.text(arm.accuracies[arm.best_trial])} in trial {arm.best_trial + 1}")
+        line = ax.plot(*([value] for value in chosen), label=axes.shorten(name, 60),
+                       **axes.mark(styles[name], 12.0, markeredgecolor=axes.ink(ax), markeredgewidth=1.8))  # fmt: skip
+        axes.set_tip(line, f"{name}: {score.text(arm.accuracies[arm.best_trial])} in trial {arm.best_trial + 1}")
     summary = "; ".join(
         f"{name} from {score.text(arm.accuracies[0])} to {score.text(arm.best_so_far[-1])}, reached in trial "
         f"{arm.best_trial + 1} of {len(arm.accuracies)}" for name, arm in arms.items()
     )  # fmt: skip
-    return describe(ax, f"Best {score.title} so far on development data. {summary}.")
+    return axes.describe(ax, f"Best {score.title} so far on development data. {summary}.")
 
 
 def search_limits(search: Search, score: ScoreFormat) -> tuple[float, float]:
@@ -181,7 +164,7 @@ def search_limits(search: Search, score: ScoreFormat) -> tuple[float, float]:
     values = sorted({score.factor * value for arm in arms for value in arm.best_so_far})
     ends = {score.factor * arm.best_so_far[-1] for arm in arms}
     pinned = [i for i, value in enumerate(values) if value in ends]
-    far = outliers([(value, value) for value in values], least=score.least, pinned=pinned)
+    far = axes.outliers([(value, value) for value in values], least=score.least, pinned=pinned)
     near = [value for index, value in enumerate(values) if index not in far]
     return score.limits(near, least=2 * score.least, margin=0.12)
 
