@@ -40,10 +40,6 @@ def plot_reliability(run: RunData | str | Path, *, ax: Axes | None = None) -> Ax
     """Plot accuracy against confidence for teacher, student alone and distilled student, all seeds together.
 
     On the diagonal, accuracy equals confidence. Marks are larger for bins with more examples.
-
-    Args:
-        run: The folder of a finished run, or what `read_run` returns.
-        ax: Axes to draw on; by default those of a new figure.
     """
     ax = draw_reliability(_models(load_run(run)), ax=ax)
     ax.legend(loc="upper left", frameon=False)
@@ -103,10 +99,6 @@ def plot_deviation(run: RunData | str | Path, *, ax: Axes | None = None) -> Axes
 
     On the diagonal the confidences are equal. The line is the least-squares fit; a slope above 1 means that the student
     exaggerates the confidence of the teacher (Nagarajan et al., 2023, arXiv:2301.12923).
-
-    Args:
-        run: The folder of a finished run, or what `read_run` returns.
-        ax: Axes to draw on; by default those of a new figure.
 
     Raises:
         ValueError: If the run has no predictions of both models with the same classes.

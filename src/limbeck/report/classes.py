@@ -83,10 +83,6 @@ def plot_class_changes(run: RunData | str | Path, *, ax: Axes | None = None) -> 
     """Plot the accuracy of each class, from the student alone to the distilled student, the largest loss on top.
 
     Numbers are changes in percentage points; a star marks a change beyond chance.
-
-    Args:
-        run: The folder of a finished run, or what `read_run` returns.
-        ax: Axes to draw on; by default those of a new figure.
     """
     run = load_run(run)
     after = str(run.method_arm)

@@ -70,7 +70,9 @@ def plot_pareto(run: RunData | str | Path, *, cost: CostName = "milliseconds", a
         ax: Axes to draw on; by default those of a new figure.
     """
     run = load_run(run)
-    return draw_pareto(cost_points(list(run.arms.values()), cost), cost, run.score, ax=ax)
+    ax = draw_pareto(cost_points(list(run.arms.values()), cost), cost, run.score, ax=ax)
+    ax.legend(frameon=False)
+    return ax
 
 
 def draw_pareto(points: Sequence[CostPoint], cost: CostName, score: ScoreFormat, *, ax: Axes | None = None) -> Axes:
@@ -85,7 +87,7 @@ def draw_pareto(points: Sequence[CostPoint], cost: CostName, score: ScoreFormat,
     limits = score.limits(axes.axis_values([score.factor * p.value for p in near], ends, least=score.least),
                           least=score.least)  # fmt: skip
 
-    ax = axes.new_axes(ax, height=340.0, right=118.0)
+    ax = axes.new_axes(ax, height=340.0)
     low, high = axes.log_limits([point.cost for point in points])
     ax.set(xscale="log", xlim=(low, high), ylim=limits, xlabel=_LABELS[cost], ylabel=f"test {score.label}")
     ax.set_xticks(axes.log_ticks(low, high), minor=False)
@@ -93,20 +95,17 @@ def draw_pareto(points: Sequence[CostPoint], cost: CostName, score: ScoreFormat,
     ax.xaxis.set_major_formatter(lambda value, _: f"{value:g}" if value < 1000 else sized(value))
     axes.round_ticks(ax.yaxis)
     places = _places(points, low, high)
-    heights = {p: _height(score.factor * p.value, far.get(p), limits) for p in points}
-    if len(front) > 1:
-        ax.plot(
-            [places[p] for p in front], [heights[p] for p in front], ":", color=axes.QUIET, linewidth=1.4, zorder=1.5
-        )
+    heights = {point: _height(score.factor * point.value, far.get(point), limits) for point in points}
+    ends_of_front = ([places[p] for p in front], [heights[p] for p in front])
+    ax.plot(*ends_of_front, ":", color=axes.QUIET, linewidth=1.4, zorder=1.5)
     for point in points:
         _draw_point(ax, point, places[point], heights[point], far.get(point), point in front, score)
-    _draw_names(ax, points, places, heights, far, score)
     outside = axes.outlier_sentence([f"{point.name} {score.text(point.value)}" for point in far])
     names = ", ".join(point.name for point in front)
     return axes.describe(ax, f"Test {score.title} against {_LABELS[cost]}. On the front: {names}.{outside}")
 
 
-def _height(value: float, side: int | None, limits: tuple[float, float]) -> float:
+def _height(value: float, side: int | None, limits: axes.Interval) -> float:
     """Return the height of a mark. An outlier is inside the edge, with room for an arrow."""
     low, high = limits
     return value if side is None else high - 0.08 * (high - low) if side > 0 else low + 0.08 * (high - low)
@@ -115,66 +114,39 @@ def _height(value: float, side: int | None, limits: tuple[float, float]) -> floa
 def _draw_point(
     ax: Axes, point: CostPoint, x: float, y: float, side: int | None, is_best: bool, score: ScoreFormat
 ) -> None:
-    if side is not None:
-        step = 0.07 * side * (ax.get_ylim()[1] - ax.get_ylim()[0])
-        ax.plot([x, x], [y, y + step], color=axes.color(point.style), linewidth=2.0)
-        ax.plot([x], [y + step], "^" if side > 0 else "v", color=axes.color(point.style), markersize=7.0)
-    elif point.std is not None:
-        ends = [score.factor * (point.value + sign * point.std) for sign in (-1, 1)]
-        low, high = ax.get_ylim()
-        ax.plot([x, x], [max(ends[0], low), min(ends[1], high)], color=axes.color(point.style), linewidth=2.0)
-        for end, shape in ((low, "v"), (high, "^")):
-            if (ends[0] < end) if shape == "v" else (ends[1] > end):  # the bar goes on beyond the edge
-                ax.plot([x], [end], shape, color=axes.color(point.style), markersize=7.0, clip_on=False)
-    hollow = {"markerfacecolor": "none", "markeredgecolor": axes.color(point.style), "markeredgewidth": 1.6}
+    paint, std = axes.color(point.style), score.factor * (point.std or 0.0)
+    low, high = ax.get_ylim()
     edge = {"markeredgecolor": axes.ink(ax), "markeredgewidth": 1.8} if is_best else {}
-    line = ax.plot([x], [y], label=axes.shorten(point.name, 60),
-                   **axes.mark(point.style, 12.0, **(hollow if side is not None else edge)))  # fmt: skip
+    beyond = (("v", low, y - std < low), ("^", high, y + std > high))
+    arrows = [(shape, end) for shape, end, is_out in beyond if is_out]  # the bar goes on beyond the edge
+    if side is not None:
+        arrows, std = [("^", high) if side > 0 else ("v", low)], 0.0
+        ax.plot([x, x], [y, arrows[0][1]], color=paint, linewidth=2.0)
+        edge = {"markerfacecolor": "none", "markeredgecolor": paint, "markeredgewidth": 1.6}
+        text = f" {'↑' if side > 0 else '↓'} {axes.shorten(point.name, 18)}, {score.text(point.value)}"
+        ax.annotate(text, (x, y), (7, 0), textcoords="offset points", va="center", **axes.text_style(ax, paint))
+    elif std:
+        ax.plot([x, x], [max(y - std, low), min(y + std, high)], color=paint, linewidth=2.0)
+    for shape, end in arrows:
+        ax.plot([x], [end], shape, color=paint, markersize=7.0, clip_on=False)
+    line = ax.plot([x], [y], label=axes.shorten(point.name, 60), **axes.mark(point.style, 12.0, **edge))
     axes.set_tip(line, f"{point.name}: {score.text(point.value)}, {point.cost:.4g}")
 
 
-def _groups(points: Sequence[CostPoint]) -> list[list[CostPoint]]:
-    """Return the models by cost, those of equal cost together."""
+def _places(points: Sequence[CostPoint], low: float, high: float) -> dict[CostPoint, float]:
+    """Return horizontal positions. Models of equal cost are side by side, so that their bars do not overlap."""
     groups: list[list[CostPoint]] = []
     for point in sorted(points, key=lambda p: p.cost):
         if groups and point.cost <= groups[-1][0].cost * SAME:
             groups[-1].append(point)
         else:
             groups.append([point])
-    return groups
-
-
-def _places(points: Sequence[CostPoint], low: float, high: float) -> dict[CostPoint, float]:
-    """Return horizontal positions. Models of equal cost are side by side, so that their bars do not overlap."""
     step = 0.026 * math.log10(high / low)
     return {
         point: point.cost * 10.0 ** (step * (i - (len(group) - 1) / 2))
-        for group in _groups(points)
+        for group in groups
         for i, point in enumerate(sorted(group, key=lambda p: -p.value))
     }
-
-
-def _draw_names(
-    ax: Axes, points: Sequence[CostPoint], places: dict[CostPoint, float], heights: dict[CostPoint, float],
-    far: dict[CostPoint, int], score: ScoreFormat,
-) -> None:  # fmt: skip
-    """Write names beside the marks, moved apart where marks are close, each with a line to its mark."""
-    (left, right), (low, high) = ax.get_xlim(), ax.get_ylim()
-    edges = {point: max(places[p] for p in group) for group in _groups(points) for point in group}
-    rows, last, named = [], -math.inf, set[str]()
-    # From below, each name at least a line above the previous one; the whole column moves down if it overflows.
-    for point in sorted(points, key=lambda p: (heights[p], edges[p])):
-        if point.name not in named:  # the same name may occur once per run
-            named.add(point.name)
-            last = max(heights[point], last + 0.062 * (high - low))
-            rows.append((point, last))
-    over = max(last - high, 0.0) if rows else 0.0
-    for point, y in rows:
-        side, name = far.get(point), axes.shorten(point.name, 18)
-        text = name if side is None else f"{name} {'↑' if side > 0 else '↓'} {score.text(point.value)}"
-        x = edges[point] * (right / left) ** 0.04
-        ax.plot([places[point], x], [heights[point], y - over], color=axes.QUIET, linewidth=0.8, zorder=1.0)
-        ax.text(x * (right / left) ** 0.008, y - over, text, va="center", **axes.text_style(ax))
 
 
 def cost_section(run: RunData) -> Markup:
