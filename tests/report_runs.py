@@ -73,6 +73,32 @@ def planted_run(
     return folder
 
 
+def planted_task(
+    folder: Path, task, targets: torch.Tensor, outputs: dict[str, torch.Tensor], *, seeds: int = 2
+) -> Path:
+    """A run of another task: arm -> stored outputs, among them ``teacher``; every seed has the same outputs."""
+    arms = {name: 1.0 for name in outputs if name != "teacher"}
+    run = planted_run(folder, test=20, seeds=seeds, arms=arms, predictions=False, pictures=False)
+    teacher = folder / "teacher" / "answers.safetensors"
+    save_tensors({"test": outputs["teacher"], "test_labels": targets}, teacher)
+
+    def change(result):
+        result["task"] = task.to_dict()
+        for name, one in outputs.items():
+            found = task.measure(one, targets, outputs["teacher"])
+            count = 1 if name == "teacher" else seeds
+            values = {key: spread([value] * count) for key, value in found.items()}
+            row = {
+                key: value for key, value in result["arms"][name].items() if key not in ("accuracy", "nll", "agreement")
+            }
+            result["arms"][name] = {**row, "measures": values, "development": spread([0.5] * count)}
+            for seed in range(count if name != "teacher" else 0):
+                path = folder / "arms" / name.replace(" ", "-") / f"seed-{seed}" / "predictions.safetensors"
+                save_tensors({"test": one}, path)
+
+    return with_result(run, change)
+
+
 def with_result(run: Path, change) -> Path:
     """Change something in the result of a run."""
     result = json.loads((run / "result.json").read_text())

@@ -395,7 +395,8 @@ PLOTS = {
 
 
 def test_every_public_figure_is_tested():
-    assert {name for name in report.__all__ if name.startswith("plot_")} == set(PLOTS)
+    # test_outputs.py has plot_predictions, which needs a regression.
+    assert {name for name in report.__all__ if name.startswith("plot_")} == {*PLOTS, "plot_predictions"}
 
 
 @pytest.mark.parametrize(("name", "arguments"), PLOTS.items())

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
@@ -15,16 +14,12 @@ from limbeck.job.run_layout import PREDICTIONS
 from limbeck.metrics import count_pixels, load_tensors
 from limbeck.metrics.classification import evaluate
 from limbeck.metrics.multi_label import MultiLabelPredictions
-from limbeck.report.axes import COLORS, QUIET, describe, new_axes, padded_limits
+from limbeck.report import axes
+from limbeck.report.axes import Axes
 from limbeck.report.html import Markup, note, section, table, tag
 from limbeck.report.run_data import ALONE, RunData, load_run
 from limbeck.report.svg import figure
 from limbeck.tasks import MultiLabel, Regression, Segmentation
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-else:
-    Axes = Any  # matplotlib is imported only when a figure is drawn; type hints still resolve
 
 _MOST_DOTS = 1500
 _NO_LABEL_BYTE = 255
@@ -65,13 +60,13 @@ def draw_predictions(
     """Draw predictions against targets; examples without a target are left out."""
     pairs = [(x, y) for x, y in zip(targets, predictions, strict=True) if x == x and y == y]  # NaN is not itself
     pairs = pairs[:: max(1, -(-len(pairs) // _MOST_DOTS))]
-    limits = padded_limits([value for pair in pairs for value in pair] or [0.0, 1.0], least=1e-6)
-    ax = new_axes(ax, height=380.0, left=82.0)
+    limits = axes.padded_limits([value for pair in pairs for value in pair] or [0.0, 1.0], least=1e-6)
+    ax = axes.new_axes(ax, height=380.0, left=82.0)
     ax.set(xlim=limits, ylim=limits, xlabel=f"{title}, test data", ylabel="prediction of the student")
-    ax.plot(limits, limits, "--", color=QUIET, linewidth=1.0)
-    ax.plot([x for x, _ in pairs], [y for _, y in pairs], "o", color=COLORS[0], markersize=5.2, alpha=0.42,
+    ax.plot(limits, limits, "--", color=axes.QUIET, linewidth=1.0)
+    ax.plot([x for x, _ in pairs], [y for _, y in pairs], "o", color=axes.COLORS[0], markersize=5.2, alpha=0.42,
             markeredgewidth=0)  # fmt: skip
-    return describe(ax, f"Predictions of the student against {title} for {len(pairs)} test examples.")
+    return axes.describe(ax, f"Predictions of the student against {title} for {len(pairs)} test examples.")
 
 
 def outputs_section(run: RunData) -> Markup:
