@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from limbeck.cache.encoding import Encoding, Records, Rows
+from limbeck.cache.encoding import Encoding, LogitRows, Records
 from limbeck.cache.packing import Depths, check_bits, floats, log_depths, values
 
 _HALF_MAX = 65504.0
@@ -26,7 +26,7 @@ class Float32(Encoding):
         super().__init__(classes=classes)
         self.width = 4 * classes
 
-    def _encode(self, rows: Rows) -> Records:
+    def _encode(self, rows: LogitRows) -> Records:
         return floats(rows.logits)
 
     def decode(self, records: Records) -> Tensor:
@@ -50,7 +50,7 @@ class Float16(Encoding):
         super().__init__(classes=classes)
         self.width = 4 + 2 * classes
 
-    def _encode(self, rows: Rows) -> Records:
+    def _encode(self, rows: LogitRows) -> Records:
         logits, top = rows.logits, rows.top
         # The level is 0 for an exact row, and for a row of only -inf.
         exact = (logits.half().float() == logits).all(-1)
@@ -78,7 +78,7 @@ class BFloat16(Encoding):
         super().__init__(classes=classes)
         self.width = 2 * classes
 
-    def _encode(self, rows: Rows) -> Records:
+    def _encode(self, rows: LogitRows) -> Records:
         logits, largest = rows.logits, torch.finfo(torch.bfloat16).max
         narrow = logits.clamp(-largest, largest).masked_fill(logits == -torch.inf, -torch.inf).bfloat16()
         return narrow.view(torch.int16).cpu().numpy().astype("<i2").view(np.uint8)
@@ -114,7 +114,7 @@ class Quantized(Encoding):
         """The parameters."""
         return {"bits": self.bits}
 
-    def _encode(self, rows: Rows) -> Records:
+    def _encode(self, rows: LogitRows) -> Records:
         logits, top = rows.logits, rows.top
         level = _small(top.masked_fill(top == -torch.inf, 0.0))
         return np.concatenate([floats(level), self._depths.pack(log_depths(logits, top))], axis=1)

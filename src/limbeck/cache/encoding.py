@@ -20,8 +20,8 @@ Records = UInt8[np.ndarray, "rows width"]
 _AT_ONCE = 1 << 18
 
 
-class Rows(NamedTuple):
-    """Rows of logits.
+class LogitRows(NamedTuple):
+    """LogitRows of logits.
 
     Attributes:
         logits: In float32.
@@ -84,12 +84,12 @@ class Encoding(ABC):
         """
         records = [np.zeros((0, self.width), np.uint8)]
         for rows in _chunks(logits):
-            own = Rows(*_read(logits[rows], self.classes), id[rows], view[rows], position[rows])
+            own = LogitRows(*_read(logits[rows], self.classes), id[rows], view[rows], position[rows])
             records.append(self._encode(own))
         return np.concatenate(records)
 
     @abstractmethod
-    def _encode(self, rows: Rows) -> Records:
+    def _encode(self, rows: LogitRows) -> Records:
         """The records of some rows."""
 
     @abstractmethod

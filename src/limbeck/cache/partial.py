@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from limbeck.cache.encoding import Encoding, Records, Rows, check_integer
+from limbeck.cache.encoding import Encoding, LogitRows, Records, check_integer
 from limbeck.cache.packing import EXACT, ClassSubset, Depths, check_bits, floats, log_depths, values
 from limbeck.errors import ArgumentError, LimbeckError
 from limbeck.functional.sparse import COARSE, DENSE, FINE, dense_sums, log_partition_and_grad
@@ -64,7 +64,7 @@ class TopClasses(Encoding):
         extra = {"temperatures": list(self.temperatures)} if self.temperatures else {}
         return {"k": self.k, "bits": self.bits, **extra}
 
-    def _encode(self, rows: Rows) -> Records:
+    def _encode(self, rows: LogitRows) -> Records:
         logits, top = rows.logits, rows.top
         # Among equal logits at position k, any may be chosen.
         ids = logits.topk(self.k, -1, sorted=False).indices.sort(-1).values
@@ -171,7 +171,7 @@ class SampledClasses(Encoding):
         high, low = uniform.unflatten(-1, (self.draws, 2)).unbind(-1)
         return (torch.arange(self.draws) + high + low * 2.0**-24) / self.draws
 
-    def _encode(self, rows: Rows) -> Records:
+    def _encode(self, rows: LogitRows) -> Records:
         logits, top = rows.logits, rows.top
         uniform = self._uniform(rows.id.cpu(), rows.view.cpu(), rows.position.cpu()).to(logits.device)
         depths = log_depths(logits, top)

@@ -50,11 +50,13 @@ class ArrayDataset(Dataset):
         extra: Mapping[str, Any] | None = None,
         class_names: Sequence[str] | None = None,
     ) -> None:
-        self._names = None if class_names is None else tuple(str(name) for name in class_names)
+        self.class_names = None if class_names is None else tuple(str(name) for name in class_names)
         self._inputs = _inputs(inputs)
-        self._labels = None if labels is None else labels_from(labels, classes=self._names)
+        self.labels = None if labels is None else labels_from(labels, classes=self.class_names)
         self._mask = None if mask is None else tensor_from(mask, "mask").bool()
         self._extra = {name: column_from(column, f"extra[{name!r}]") for name, column in (extra or {}).items()}
+        targets = self._extra.get("targets")
+        self.targets = targets if isinstance(targets, Tensor) else None
         self._size = _common_length(self._columns())
         for name, column in _named(self._inputs):
             check_finite(column, name)
@@ -64,37 +66,23 @@ class ArrayDataset(Dataset):
 
     def take(self, index: Int[Tensor, " n"]) -> Batch:
         """Return the rows `index` of every column."""
-        labels, mask = (None if column is None else count_rows(column, index) for column in (self._labels, self._mask))
+        labels, mask = (None if column is None else count_rows(column, index) for column in (self.labels, self._mask))
         return Batch(input_rows(self._inputs, index), index, None, labels, mask, count_rows(self._extra, index))
 
     @cached_property
     def fingerprint(self) -> str:
         """SHA-256 of every column's type, shape and bytes, and of the class names."""
-        return hash_columns(("arrays", type(self._inputs).__name__), *self._columns(), ("class_names", self._names))
+        return hash_columns(
+            ("arrays", type(self._inputs).__name__), *self._columns(), ("class_names", self.class_names)
+        )
 
     @property
     def inputs(self) -> Any:
         """The inputs as tensors: one, or a tuple or mapping of them."""
         return self._inputs
 
-    @property
-    def labels(self) -> Tensor | None:
-        """The labels in int64; None if there are none."""
-        return self._labels
-
-    @property
-    def targets(self) -> Tensor | None:
-        """The column ``extra["targets"]``, if it is a tensor."""
-        targets = self._extra.get("targets")
-        return targets if isinstance(targets, Tensor) else None
-
-    @property
-    def class_names(self) -> tuple[str, ...] | None:
-        """The class names; None if there are none."""
-        return self._names
-
     def _columns(self) -> list[tuple[str, Any]]:
-        own = [("labels", self._labels), ("mask", self._mask)]
+        own = [("labels", self.labels), ("mask", self._mask)]
         return [*_named(self._inputs), *own, *((f"extra[{k!r}]", v) for k, v in self._extra.items())]
 
 

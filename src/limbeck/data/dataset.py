@@ -67,10 +67,22 @@ class Dataset(ABC):
     The id of an example is its position, except in a `Subset`, which keeps the ids of the original dataset.
 
     Attributes:
+        labels: The labels of all examples in int64, -100 for no label; None if there are none.
+        targets: The column ``targets`` of all examples, for regression and several labels; None if there is none.
+        class_names: The name of each class; None if there are no names.
         encoding: The encoding of a table; None for other data.
+        ragged: Whether batches may differ in the size of dimensions behind the first, such as the length of texts.
+        reads_files: Whether `take` reads and decodes files, which may be damaged and should be prefetched.
+        num_workers: The default number of threads with which `ShuffledLoader` prefetches; 0 for data in memory.
     """
 
+    labels: Tensor | None = None
+    targets: Tensor | None = None
+    class_names: tuple[str, ...] | None = None
     encoding: TableEncoding | None = None
+    ragged: bool = False
+    reads_files: bool = False
+    num_workers: int = 0
 
     @abstractmethod
     def __len__(self) -> int: ...
@@ -85,21 +97,6 @@ class Dataset(ABC):
         """SHA-256 (hex) of the content: the same fingerprint means the same examples."""
 
     @property
-    @abstractmethod
-    def labels(self) -> Tensor | None:
-        """The labels of all examples in int64, -100 for no label; None if the dataset has no labels."""
-
-    @property
-    def targets(self) -> Tensor | None:
-        """The column ``targets`` of all examples, for regression and several labels; None if there is none."""
-        return None
-
-    @property
-    @abstractmethod
-    def class_names(self) -> tuple[str, ...] | None:
-        """The name of each class; None if there are no names."""
-
-    @property
     def ids(self) -> Int[Tensor, " n"]:
         """The ids of all examples, by position."""
         return torch.arange(len(self))
@@ -108,21 +105,6 @@ class Dataset(ABC):
     def fixed(self) -> bool:
         """Whether `take` always returns the same inputs; true for limbeck's own datasets."""
         return type(self).__module__.startswith("limbeck.")
-
-    @property
-    def ragged(self) -> bool:
-        """Whether batches may differ in the size of dimensions behind the first, such as the length of texts."""
-        return False
-
-    @property
-    def reads_files(self) -> bool:
-        """Whether `take` reads and decodes files, which may be damaged and should be prefetched."""
-        return False
-
-    @property
-    def num_workers(self) -> int:
-        """The default number of threads with which `ShuffledLoader` prefetches: 0 for data in memory."""
-        return 0
 
     def find_damaged(
         self, index: Int[Tensor, " n"], *, progress: Callable[[int], None] = lambda count: None
@@ -159,7 +141,8 @@ class Subset(Dataset):
         if len(index.unique()) != len(index):
             raise DataError("A position was selected twice, but ids must be unique.")
         self.whole = whole
-        self.encoding = whole.encoding
+        self.class_names, self.encoding = whole.class_names, whole.encoding
+        self.ragged, self.reads_files, self.num_workers = whole.ragged, whole.reads_files, whole.num_workers
         self.index = index.to("cpu", torch.int64)
 
     def __len__(self) -> int:
@@ -174,40 +157,20 @@ class Subset(Dataset):
         """Same as for the original dataset."""
         return self.whole.fixed
 
-    @property
-    def ragged(self) -> bool:
-        """Same as for the original dataset."""
-        return self.whole.ragged
-
     @cached_property
     def fingerprint(self) -> str:
         """SHA-256 of the original dataset's fingerprint and the selected positions."""
         return hash_columns(("subset", self.whole.fingerprint), ("index", self.index))
 
     @property
-    def labels(self) -> Tensor | None:
+    def labels(self) -> Tensor | None:  # type: ignore[override]
         """The labels of the selected examples."""
         return None if self.whole.labels is None else self.whole.labels[self.index]
 
     @property
-    def targets(self) -> Tensor | None:
+    def targets(self) -> Tensor | None:  # type: ignore[override]
         """The targets of the selected examples."""
         return None if self.whole.targets is None else self.whole.targets[self.index]
-
-    @property
-    def class_names(self) -> tuple[str, ...] | None:
-        """The class names of the original dataset."""
-        return self.whole.class_names
-
-    @property
-    def reads_files(self) -> bool:
-        """Same as for the original dataset."""
-        return self.whole.reads_files
-
-    @property
-    def num_workers(self) -> int:
-        """Same as for the original dataset."""
-        return self.whole.num_workers
 
     def find_damaged(
         self, index: Int[Tensor, " n"], *, progress: Callable[[int], None] = lambda count: None

@@ -74,6 +74,10 @@ class ImageFolder(Dataset):
         LimbeckError: If an option is not valid, or Pillow is not installed.
     """
 
+    reads_files = True
+    labels: Tensor
+    class_names: tuple[str, ...]
+
     def __init__(
         self,
         folder: str | Path,
@@ -87,20 +91,20 @@ class ImageFolder(Dataset):
         open_pillow()
         _check_options(size, channels, bit_depth, num_workers)
         self.folder = Path(folder)
-        self._names = class_folders(self.folder, class_names)
-        files = find_files(self.folder, self._names)
+        self.class_names = class_folders(self.folder, class_names)
+        files = find_files(self.folder, self.class_names)
         self.paths = [path for paths in files.images for path in paths]
         counts = torch.tensor([len(paths) for paths in files.images])
-        self._labels = torch.arange(len(counts)).repeat_interleave(counts)
-        _check_classes(self.folder, self._names, files.images, fixed=class_names is not None)
-        self._num_workers = default_num_workers() if num_workers is None else num_workers
+        self.labels = torch.arange(len(counts)).repeat_interleave(counts)
+        _check_classes(self.folder, self.class_names, files.images, fixed=class_names is not None)
+        self.num_workers = default_num_workers() if num_workers is None else num_workers
         headers = _read_headers(self.paths, read_header)
         self.size = size or _common_size(self.paths, headers)
         self.channels = channels or (1 if all(header.mode in GRAY for header in headers) else 3)
         self.bit_depth = self._depth(headers) if bit_depth is None else bit_depth
         self.notes = (
             *notes_on_files(files),
-            *notes_on_classes(self._names if class_names is None else ()),
+            *notes_on_classes(self.class_names if class_names is None else ()),
             *notes_on_images(headers, size=self.size, channels=self.channels, bit_depth=self.bit_depth),
         )
         """How the files were read, as sentences with counts."""
@@ -116,7 +120,7 @@ class ImageFolder(Dataset):
         """
         read = partial(decode, size=self.size, channels=self.channels, bit_depth=self.bit_depth)
         images = [read(self.paths[i]) for i in index.tolist()]
-        return Batch(torch.from_numpy(np.stack(images)), index, None, self._labels[index])
+        return Batch(torch.from_numpy(np.stack(images)), index, None, self.labels[index])
 
     def find_damaged(
         self, index: Int[Tensor, " n"], *, progress: Callable[[int], None] = lambda count: None
@@ -135,7 +139,7 @@ class ImageFolder(Dataset):
             return None
 
         failed = []
-        for error in prefetch(check, [self.paths[i] for i in index.tolist()], num_workers=self._num_workers):
+        for error in prefetch(check, [self.paths[i] for i in index.tolist()], num_workers=self.num_workers):
             failed += [] if error is None else [error]
             progress(1)
         return failed
@@ -143,36 +147,16 @@ class ImageFolder(Dataset):
     @cached_property
     def fingerprint(self) -> str:
         """SHA-256 of the name, length and bytes of every file and of the decoding options."""
-        total = hashlib.sha256(f"images/2|{self.size}|{self.channels}|{self.bit_depth}|{self._names}|".encode())
+        total = hashlib.sha256(f"images/2|{self.size}|{self.channels}|{self.bit_depth}|{self.class_names}|".encode())
 
         def hashed(path: Path) -> tuple[Path, int, bytes]:
             content = path.read_bytes()
             return path, len(content), hashlib.sha256(content).digest()
 
-        for path, length, content in prefetch(hashed, self.paths, num_workers=self._num_workers):
+        for path, length, content in prefetch(hashed, self.paths, num_workers=self.num_workers):
             total.update(f"{path.relative_to(self.folder).as_posix()}|{length}|".encode())
             total.update(content)
         return total.hexdigest()
-
-    @property
-    def reads_files(self) -> bool:
-        """True."""
-        return True
-
-    @property
-    def num_workers(self) -> int:
-        """Default number of threads that prefetch images."""
-        return self._num_workers
-
-    @property
-    def labels(self) -> Tensor:
-        """The class index of each image."""
-        return self._labels
-
-    @property
-    def class_names(self) -> tuple[str, ...]:
-        """The names of the class folders."""
-        return self._names
 
     def _depth(self, headers: list[Header]) -> int:
         """Bits needed for the largest value of all images with more than 8 bits; 8 if there are none."""
@@ -190,7 +174,7 @@ class ImageFolder(Dataset):
         """The largest value in the chosen images; 0 if there are none."""
         paths = [path for path, is_one in zip(self.paths, chosen, strict=True) if is_one]
         highest = 0
-        ranges = prefetch(value_range, paths, num_workers=self._num_workers)
+        ranges = prefetch(value_range, paths, num_workers=self.num_workers)
         for path, (low, high) in zip(paths, ranges, strict=True):
             if low < 0 or high > 65535:
                 raise DataError(

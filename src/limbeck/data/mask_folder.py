@@ -46,6 +46,8 @@ class MaskFolder(Dataset):
         DataError: If there are no images, a mask is missing or has several channels, or sizes differ.
     """
 
+    reads_files = True
+
     def __init__(
         self,
         images: str | Path,
@@ -75,8 +77,8 @@ class MaskFolder(Dataset):
             )
         self.size = size or headers[0].size
         self.channels = channels or (1 if all(header.mode in GRAY for header in headers) else 3)
-        self._names = tuple(class_names) if class_names else None
-        self._num_workers = default_num_workers() if num_workers is None else num_workers
+        self.class_names = tuple(class_names) if class_names else None
+        self.num_workers = default_num_workers() if num_workers is None else num_workers
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -113,31 +115,16 @@ class MaskFolder(Dataset):
     @cached_property
     def fingerprint(self) -> str:
         """SHA-256 of the name and bytes of every image and mask and of the decoding options."""
-        total = hashlib.sha256(f"masks/1|{self.size}|{self.channels}|{self._names}|".encode())
+        total = hashlib.sha256(f"masks/1|{self.size}|{self.channels}|{self.class_names}|".encode())
         for path in (*self.paths, *self.masks):
             total.update(f"{path.name}|".encode())
             total.update(hashlib.sha256(path.read_bytes()).digest())
         return total.hexdigest()
 
-    @property
-    def reads_files(self) -> bool:
-        """True."""
-        return True
-
-    @property
-    def num_workers(self) -> int:
-        """Default number of threads that prefetch images."""
-        return self._num_workers
-
     @cached_property
-    def labels(self) -> Tensor:
+    def labels(self) -> Tensor:  # type: ignore[override]
         """The masks of all images ``[n, h, w]``; reading them decodes all mask files once."""
         return torch.from_numpy(np.stack([self._mask(i) for i in range(len(self))]))
-
-    @property
-    def class_names(self) -> tuple[str, ...] | None:
-        """The names of the classes, if they are known."""
-        return self._names
 
 
 def is_mask_folder(folder: Path) -> bool:

@@ -56,6 +56,8 @@ class TextDataset(Dataset):
         [[1, 1, 1, 0, 0], [1, 1, 1, 1, 1]]
     """
 
+    ragged = True
+
     def __init__(
         self,
         texts: Sequence[str],
@@ -78,9 +80,9 @@ class TextDataset(Dataset):
         self.tokenizer = tokenizer
         self.texts = _check_texts("texts", texts)
         self.pairs = None if pairs is None else _check_texts("pairs", pairs)
-        self._names = None if class_names is None else tuple(str(name) for name in class_names)
-        self._labels = None if labels is None else labels_from(labels, classes=self._names)
-        for name, column in (("pairs", self.pairs), ("labels", self._labels)):
+        self.class_names = None if class_names is None else tuple(str(name) for name in class_names)
+        self.labels = None if labels is None else labels_from(labels, classes=self.class_names)
+        for name, column in (("pairs", self.pairs), ("labels", self.labels)):
             if column is not None and len(column) != len(self.texts):
                 raise DataError(
                     f"There are {len(self.texts)} texts but {len(column)} {name}; the numbers must be equal."
@@ -98,11 +100,6 @@ class TextDataset(Dataset):
         return len(self.texts)
 
     @property
-    def ragged(self) -> bool:
-        """True."""
-        return True
-
-    @property
     def cut(self) -> int:
         """Number of texts longer than `max_length` tokens, which were truncated."""
         return self._cut
@@ -118,25 +115,15 @@ class TextDataset(Dataset):
             name: torch.where(mask, flat[inside].long(), self._fill(name)) for name, flat in self._columns.items()
         }
         inputs["attention_mask"] = mask.long()
-        labels = None if self._labels is None else self._labels[index]
+        labels = None if self.labels is None else self.labels[index]
         return Batch(inputs, index, None, labels, mask, {"text": [self.texts[i] for i in index.tolist()]})
 
     @cached_property
     def fingerprint(self) -> str:
         """SHA-256 of the token ids, the padding, the labels and the class names."""
         padding = (self.tokenizer.padding_side, *(self._fill(name) for name in self._columns))
-        own = [("lengths", self._lengths), ("labels", self._labels), ("class_names", self._names)]
+        own = [("lengths", self._lengths), ("labels", self.labels), ("class_names", self.class_names)]
         return hash_columns(("texts", padding), *self._columns.items(), *own)
-
-    @property
-    def labels(self) -> Tensor | None:
-        """The labels in int64; None if there are none."""
-        return self._labels
-
-    @property
-    def class_names(self) -> tuple[str, ...] | None:
-        """The class names; None if there are none."""
-        return self._names
 
     def _fill(self, name: str) -> int:
         """The padding value of an input column."""

@@ -78,6 +78,8 @@ class TokenDataset(Dataset):
         ['a b c d', 'e f[SEP][PAD]']
     """
 
+    ragged = True
+
     def __init__(
         self,
         texts: TokenizedTexts | Iterable[Any],
@@ -112,25 +114,10 @@ class TokenDataset(Dataset):
         return self.texts.tokenizer
 
     @property
-    def ragged(self) -> bool:
-        """True: rows differ in their number of tokens."""
-        return True
-
-    @property
     def labeled_tokens(self) -> int:
         """The number of labels in all rows."""
         batches = (self.take(part) for part in torch.arange(len(self)).split(256))
         return sum(int(batch.mask.sum()) for batch in batches if batch.mask is not None)
-
-    @property
-    def labels(self) -> None:
-        """None: the labels are tokens, see `take`."""
-        return None
-
-    @property
-    def class_names(self) -> None:
-        """None: the classes are tokens."""
-        return None
 
     @cached_property
     def fingerprint(self) -> str:

@@ -162,7 +162,7 @@ class Windows(Dataset):
             )
         self.frames = frames
         self.lengths = lengths
-        self._labels = labels.to(torch.int64)
+        self.labels = labels.to(torch.int64)
         self.clip = torch.repeat_interleave(torch.arange(len(lengths)), lengths)
         ends = lengths.cumsum(0)
         self._first, self._last = (ends - lengths)[self.clip], (ends - 1)[self.clip]
@@ -175,20 +175,10 @@ class Windows(Dataset):
         """Take the windows around the frames `index`, ``[n, 26, coefficients]``, with labels."""
         low, high = self._first[index, None], self._last[index, None]
         places = (index[:, None] + self._around).clamp(low, high)
-        return Batch(self.frames[places], index, labels=self._labels[index])
+        return Batch(self.frames[places], index, labels=self.labels[index])
 
     @cached_property
     def fingerprint(self) -> str:
         """SHA-256 of frames, labels and lengths."""
-        columns = ("frames", self.frames), ("labels", self._labels), ("lengths", self.lengths)
+        columns = ("frames", self.frames), ("labels", self.labels), ("lengths", self.lengths)
         return hash_columns(("windows", [BEFORE, AFTER]), *columns)
-
-    @property
-    def labels(self) -> Tensor:
-        """The label of each frame."""
-        return self._labels
-
-    @property
-    def class_names(self) -> None:
-        """None: states have no names."""
-        return None
