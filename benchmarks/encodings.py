@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from benchmarks.encoding_errors import error_table, float16_record_bytes, float16_top_k_error, matching_top_k
 from benchmarks.language_logits import token_answers, word_answers
 from limbeck.cache import kl_error, make_encoding
-from limbeck.cache.encodings import error_table, float16_record_bytes, float16_top_k_error, matching_top_k
 
 _KS = (8, 16, 32, 50, 64, 100, 128)
 

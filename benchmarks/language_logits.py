@@ -15,7 +15,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from limbeck.cache.encodings import posterior_logits
+from benchmarks.encoding_errors import posterior_logits
 from limbeck.data.builtin_datasets import data_folders
 from limbeck.models import seeded
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
+from benchmarks.encoding_errors import posterior_logits
 from cache.records import again, encoded
-from limbeck.cache.encodings import encoding, encoding_names, kl_error, make_encoding, posterior_logits
+from limbeck.cache.encodings import encoding, encoding_names, kl_error, make_encoding
 from limbeck.errors import DataError, LimbeckError, UnknownNameError
 from limbeck.functional import logit_squared_error, reverse_kl
 

@@ -9,16 +9,15 @@ import numpy as np
 import pytest
 import torch
 
-from cache.records import encoded
-from limbeck.cache.encodings import (
+from benchmarks.encoding_errors import (
     error_table,
     float16_record_bytes,
     float16_top_k_error,
-    kl_error,
-    make_encoding,
     matching_top_k,
     posterior_logits,
 )
+from cache.records import encoded
+from limbeck.cache.encodings import kl_error, make_encoding
 
 
 @pytest.fixture(scope="module")

@@ -7,8 +7,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from benchmarks.encoding_errors import posterior_logits
 from cache.records import again, encoded
-from limbeck.cache.encodings import kl_error, make_encoding, posterior_logits
+from limbeck.cache.encodings import kl_error, make_encoding
 from limbeck.errors import LimbeckError
 from limbeck.functional import coarse_logits, kl_divergence, reverse_kl
 

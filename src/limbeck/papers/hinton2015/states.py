@@ -149,6 +149,8 @@ class Windows(Dataset):
     Source: Hinton, Vinyals and Dean, 2015, arXiv:1503.02531, section 4.
     """
 
+    labels: Tensor
+
     def __init__(
         self,
         frames: Float[Tensor, "frames coefficients"],
