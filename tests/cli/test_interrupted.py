@@ -132,6 +132,19 @@ def test_a_finished_run_shows_its_result_again(whole):
     assert (folder / "whole" / "result.json").stat().st_mtime_ns == before
 
 
+def test_a_finished_run_with_a_damaged_job_file_says_so(whole):
+    folder, result = whole
+    job = folder / "whole" / "job.yaml"
+    text = job.read_text()
+    try:
+        job.write_text(text.replace("epochs:", "epoch:", 1))
+        again = typed("resume", "whole", "--json", cwd=folder)
+    finally:
+        job.write_text(text)
+    assert again.result == result
+    assert "job.yaml was edited or is damaged" in again.err
+
+
 @pytest.mark.slow
 def test_an_arm_that_is_done_is_not_run_again(whole):
     folder, result = whole

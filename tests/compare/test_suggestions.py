@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import shlex
+from html import unescape
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +13,10 @@ import pytest
 
 from limbeck.compare import run_job
 from limbeck.compare.arms import Outcome
+from limbeck.compare.comparison_data import load_comparison_data
+from limbeck.compare.dry_run import describe_few_steps
 from limbeck.compare.suggestions import JudgedRun, find_fall, suggest
-from limbeck.job import make_job, read_job, read_suggestions, with_settings
+from limbeck.job import make_job, read_job, read_suggestions, split_rerun, with_settings
 from limbeck.report.page import report_page
 from limbeck.report.run_data import read_run
 from small_jobs import blobs, small_job
@@ -158,7 +161,10 @@ def test_it_stands_in_the_result_and_on_the_page_and_every_command_parses(tmp_pa
     assert 2 <= len(found) <= 4
     assert json.loads((tmp_path / "a run" / "result.json").read_text())["verdict"]["advice"] == found
     page = report_page([read_run("a run")])
-    assert all(one["why"] in page and page.count(one["type"] or one["why"]) >= 1 for one in found)
+    assert all(one["why"] in page for one in found)
+    shown = [(split_rerun(one["type"]) or (None, one["type"]))[1] for one in found if one["type"] is not None]
+    assert all(text in unescape(page) for text in shown)
+    assert page.count("--out NEW") == any("--out NEW" in str(one["type"]) for one in found)
     for one in found:
         if one["type"] is not None:
             check_command(shlex.split(one["type"]))
@@ -180,3 +186,13 @@ def test_commands_follow_a_run_that_was_moved():
         "limbeck distill b/job.yaml --set budget.epochs=3 --out NEW", "limbeck resume b --set seeds=6",
     ]  # fmt: skip
     assert read_suggestions({"run": "a run", "verdict": {}}, Path("b")) == []
+
+
+def test_few_steps_are_said_before_training(tmp_path):
+    few = make_job(small_job(blobs(tmp_path / "d.npz"), seeds=1))
+    messages = []
+    run_job(few, callback=lambda event: messages.append(str(event)))
+    note = next(n for n, text in enumerate(messages) if "budget.epochs=56" in text)  # 9 steps an epoch
+    assert note < next(n for n, text in enumerate(messages) if "Training the teacher" in text)
+    many = few.model_copy(update={"budget": few.budget.model_copy(update={"epochs": 60})})
+    assert describe_few_steps(many, load_comparison_data(many)) is None

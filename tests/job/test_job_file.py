@@ -199,3 +199,10 @@ def test_every_method_makes_a_job():
     for name in names():
         required = {key: "layer1" for key in method(name).required if key != "teacher"}
         assert make_job({**JOB, "method": {"name": name, **required}}).method.name == name
+
+
+def test_a_search_that_is_set_must_exist(tmp_path):
+    with pytest.raises(LimbeckError, match="no folder foo"):
+        with_settings({}, ["search=foo"])
+    assert with_settings({}, [f"search={tmp_path}"]) == {"search": str(tmp_path)}
+    assert with_settings({"search": "foo"}, ["search=null"]) == {"search": None}

@@ -108,6 +108,10 @@ def run_resume(run: str, settings: Sequence[str] = (), *, as_json: bool) -> None
         raise LimbeckError(f"{run} contains no job.yaml to resume from; {_describe_folder(folder)}.")
     if RunLayout(folder).result.is_file() and not settings:
         result = _read_finished(folder)
+        try:
+            read_run_job(folder)
+        except LimbeckError as error:
+            print_message(f"Note: {error}", to_error=True)
         print_message(f"{run} is finished. Its result:", to_error=True)
         _show(result, as_json=as_json)
         return
@@ -269,13 +273,21 @@ def _show_table(result: Mapping[str, Any]) -> None:
 
 
 def _show_suggestions(suggestions: Sequence[Mapping[str, str | None]], console: Console) -> None:
-    """Print likely reasons and commands to try. Commands are not wrapped, because people copy them."""
+    """Print likely reasons and what to try. Commands are not wrapped, because people copy them."""
+    from limbeck.job import split_rerun
+
     if suggestions:
         console.print("\nPossible reasons, and what to try:", style="bold", highlight=False)
+    rerun = None
     for item in suggestions:
         console.print(f"- {item['why']} {item['evidence']}", highlight=False, markup=False)
         if item["type"] is not None:
-            print(f"    {item['type']}")
+            parts = split_rerun(item["type"])
+            rerun = rerun or (parts and parts[0])
+            print(f"    {parts[1] if parts else item['type']}")
+    if rerun is not None:
+        console.print("To run the job again with such a setting, into a new folder NEW:", highlight=False)
+        print(f"    {rerun} --set ...")
 
 
 def _sentence(verdict: Mapping[str, Any]) -> Text | None:

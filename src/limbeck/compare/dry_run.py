@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import time
 import warnings
 from collections.abc import Iterator, Mapping
@@ -37,6 +38,8 @@ from limbeck.recipe import Recipe
 from limbeck.teachers import ShuffledTeacher, Teacher
 
 _FEW = 8
+FEW_STEPS = 500
+"""With fewer optimizer steps, the default learning rate leaves most students near chance."""
 
 
 def dry_run(job: Job, material: ComparisonData, teacher: Teacher, models: Mapping[str, nn.Module]) -> None:
@@ -58,6 +61,20 @@ def dry_run(job: Job, material: ComparisonData, teacher: Teacher, models: Mappin
     check_student(job, material, teacher)
     _check_metrics(job, material)
     rehearse_arms(job, material, rehearse_teacher(job, material, teacher, models))
+
+
+def describe_few_steps(job: Job, material: ComparisonData) -> str | None:
+    """A note for a job whose students take too few optimizer steps to learn; None where they take enough."""
+    per_epoch = math.ceil(len(train_loader(material.train, job.budget, seed=0)) / job.budget.accumulate)
+    steps = per_epoch * job.budget.epochs
+    if steps >= FEW_STEPS:
+        return None
+    epochs = math.ceil(FEW_STEPS / per_epoch)
+    return (
+        f"Note: with {len(material.train):,} training examples, batches of {job.budget.batch_size} and "
+        f"{job.budget.epochs} epochs each arm takes only {steps:,} optimizer steps. If the students do not learn, type "
+        f"--set budget.epochs={epochs}, or make the batches smaller."
+    )
 
 
 def rehearse_arms(job: Job, material: ComparisonData, teacher: Teacher) -> None:

@@ -27,7 +27,7 @@ from limbeck.compare.comparison_data import (
     load_comparison_data,
     ordered_job,
 )
-from limbeck.compare.dry_run import dry_run, find_seen_rows, verify_files
+from limbeck.compare.dry_run import describe_few_steps, dry_run, find_seen_rows, verify_files
 from limbeck.compare.extra_metrics import check_also, measure_extra
 from limbeck.compare.result import MetricContext, arms_rows, method_settings, verdict_of
 from limbeck.compare.run_storage import (
@@ -113,6 +113,8 @@ def _done(job: Job, callback: Callback, out: Path | None, stack: ExitStack, chan
     dry_run(job, material, teacher, models)
     check_also(MetricContext(job, material, teacher, models), tell)
     verify_files(material, tell)
+    if (note := describe_few_steps(job, material)) is not None:
+        tell(Message(note))
     if out is not None:
         if new:  # it is not made before all was rehearsed, and what is not there cannot be locked
             stack.enter_context(create_and_lock(job, out))

@@ -14,6 +14,7 @@ import numpy as np
 from limbeck.compare.arm_recipes import ALONE, SMOOTHED
 from limbeck.compare.arms import Outcome
 from limbeck.compare.comparison_data import has_weights
+from limbeck.compare.dry_run import FEW_STEPS
 from limbeck.compare.result import results_of
 from limbeck.job import Job, RunLayout, read_interval, sort_controls
 from limbeck.methods import method
@@ -194,7 +195,7 @@ def _hot(run: JudgedRun) -> Iterator[Suggestion]:
 def _few_steps(run: JudgedRun) -> Iterator[Suggestion]:
     """Where there were too few steps for a curve to show whether the loss still falls."""
     steps = next((one.steps for one in run.outcomes if one.arm == run.verdict["arm"]), None)
-    if steps is not None and steps < 500:
+    if steps is not None and steps < FEW_STEPS:
         yield Suggestion("The student had few steps to learn in.", f"It made {steps:,} optimizer steps.",
                          run.again(_longer(run)))  # fmt: skip
 

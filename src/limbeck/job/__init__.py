@@ -13,7 +13,14 @@ from limbeck.job.config_io import (
 )
 from limbeck.job.opening_code import join_statements, opening_code, wrap_statements
 from limbeck.job.paths import hide_private_paths, with_absolute_paths
-from limbeck.job.recommendation import Recommendation, read_interval, read_suggestions, recommend, sort_controls
+from limbeck.job.recommendation import (
+    Recommendation,
+    read_interval,
+    read_suggestions,
+    recommend,
+    sort_controls,
+    split_rerun,
+)
 from limbeck.job.result import list_custom_metrics, read_size_notes
 from limbeck.job.run_layout import RunLayout, plain_name, shared_path
 from limbeck.job.schema import ARMS, SHALLOW, CacheSettings, Job, MethodSettings, ModelSettings, TeacherSettings
@@ -59,6 +66,7 @@ __all__ = [
     "search_job_texts",
     "shared_path",
     "sort_controls",
+    "split_rerun",
     "train_and_development",
     "train_loader",
     "with_absolute_paths",

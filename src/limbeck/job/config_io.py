@@ -104,6 +104,8 @@ def with_settings(job: Mapping[str, Any], settings: Sequence[str]) -> dict[str, 
         if not equals or not key:
             raise LimbeckError(f"--set takes key=value, such as --set budget.epochs=5; got {setting!r}.")
         value = _values(text, who=f"--set {key}: {text!r}")
+        if key == "search" and value is not None and not Path(str(value)).is_dir():
+            raise LimbeckError(f"--set {setting}: there is no folder {value}; name the folder of a search, or null.")
         _set(changed, _keys(changed, key), value, setting=setting)
     return changed
 

@@ -79,6 +79,20 @@ def read_suggestions(result: Mapping[str, Any], folder: Path) -> list[dict[str, 
     return suggestions
 
 
+def split_rerun(command: str) -> tuple[str, str] | None:
+    """Split a command that runs a job again into a new folder: the command without settings, and the settings.
+
+    Example:
+        >>> split_rerun("limbeck distill runs/mine/job.yaml --set budget.epochs=6 --out NEW")
+        ('limbeck distill runs/mine/job.yaml --out NEW', '--set budget.epochs=6')
+        >>> split_rerun("limbeck resume runs/mine --set seeds=5")
+    """
+    start, sets, rest = command.partition(" --set ")
+    if not sets or not rest.endswith(" --out NEW"):
+        return None
+    return f"{start} --out NEW", f"--set {rest.removesuffix(' --out NEW')}"
+
+
 def _moved(command: str, then: str, now: str) -> str:
     """Replace the run's earlier path `then` in a command with its current path."""
     for name in ("/job.yaml", ""):

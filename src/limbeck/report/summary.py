@@ -7,7 +7,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import NamedTuple
 
-from limbeck.job import RunLayout, read_interval, read_suggestions, recommend, sort_controls
+from limbeck.job import RunLayout, read_interval, read_suggestions, recommend, sort_controls, split_rerun
 from limbeck.report.arms import ArmRow, half_width
 from limbeck.report.classes import ClassRow
 from limbeck.report.html import Markup, duration, listed, prose, share_of, sized, tag, times
@@ -258,12 +258,18 @@ def _suggestions(run: RunData) -> Markup | None:
     suggestions = read_suggestions(run.result, run.folder)
     if not suggestions:
         return None
-    rows = ((tag("dt", tag("strong", prose(item["why"] or "")), " ", prose(item["evidence"] or "")),
-             tag("dd", tag("code", item["type"])) if item["type"] else tag("dd")) for item in suggestions)  # fmt: skip
-    new = (
-        tag("p", "NEW is a folder that does not exist yet.")
-        if any("NEW" in str(i["type"]) for i in suggestions)
-        else None
+    reruns = [split_rerun(item["type"] or "") for item in suggestions]
+    typed = [parts[1] if parts else item["type"] for parts, item in zip(reruns, suggestions, strict=True)]
+    rows = (
+        (
+            tag("dt", tag("strong", prose(item["why"] or "")), " ", prose(item["evidence"] or "")),
+            tag("dd", tag("code", text)) if text else tag("dd"),
+        )
+        for text, item in zip(typed, suggestions, strict=True)
+    )
+    rerun = next((parts[0] for parts in reruns if parts), None)
+    new = rerun and tag(
+        "p", "To run the job again with such a setting, into a new folder NEW: ", tag("code", f"{rerun} --set ...")
     )
     title = tag("h3", "Possible reasons, and what to try")
     return tag("div", title, tag("dl", rows, class_="commands"), new, class_="why")
