@@ -19,5 +19,5 @@ def on_config(config: Any) -> Any:
         families.setdefault(family_of(method(name)), []).append({name: f"methods/{name}.md"})
     for entry in config["nav"]:
         if "Methods" in entry:
-            entry["Methods"] = [{"Choose a method": "choose.md"}, *({k: v} for k, v in families.items())]
+            entry["Methods"] = [{family: pages} for family, pages in families.items()]
     return config

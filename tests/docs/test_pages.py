@@ -21,10 +21,12 @@ def blocks(page):
     return re.findall(r"^```python\n(.*?)^```", (DOCS / page).read_text(encoding="utf-8"), flags=re.M | re.S)
 
 
-@pytest.mark.parametrize("page", ["data.md", "models.md", "judge.md"])
+@pytest.mark.parametrize("page", ["data.md", "models.md", "judge.md", "quickstart.md", "migrate.md", "index.md"])
 def test_the_page_s_python_runs(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    scope = {"network": nn.Linear(4, 3), "torch": torch}
+    student, teacher = nn.Linear(4, 3), nn.Linear(4, 3)
+    data = {"inputs": torch.randn(8, 4), "labels": torch.arange(8) % 3}
+    scope = {"network": nn.Linear(4, 3), "torch": torch, "student": student, "teacher": teacher, **data}
     for block in blocks(page):
         exec(compile(block, page, "exec"), scope)
 
