@@ -60,9 +60,10 @@ def _show_search(result: Mapping[str, Any]) -> None:
     console.print(_table(result))
     console.print()
     examples, luck = result["development"]["examples"], result["development"]["luck"]
+    chance = f"differences below {100 * luck:.1f} points may be chance, and " if luck else ""
     print_message(
-        f"Best of {result['trials']} trials each, on {examples:,} development examples: differences below "
-        f"{100 * luck:.1f} points may be chance, and the best of many trials is biased up. Test data were not used.",
+        f"Best of {result['trials']} trials each, on {examples:,} development examples: {chance}the best of many "
+        "trials is biased up. Test data were not used.",
         to_error=False,
     )
     total, teacher = duration(result["seconds"]), duration(result["teacher"]["seconds"])
@@ -75,15 +76,19 @@ def _show_search(result: Mapping[str, Any]) -> None:
 def _table(result: Mapping[str, Any]) -> Any:
     from rich.table import Table
 
+    from limbeck.job.result import read_task
+
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for name in ("arm", "default\n%", "best\n%", "so far", "total\nepochs", "time", "best settings"):
+    score = read_task(result).primary
+    unit = "%" if score.percent else score.title
+    for name in ("arm", f"default\n{unit}", f"best\n{unit}", "so far", "total\nepochs", "time", "best settings"):
         table.add_column(name, justify="left" if name in ("arm", "so far", "best settings") else "right")
     for arm, row in result["arms"].items():
         own, best = row["own"]["accuracy"], row["best"]["accuracy"]
         values = "  ".join(f"{name} {value:.3g}" for name, value in row["best"]["values"].items())
         table.add_row(
-            arm, f"{100 * own:.2f}", f"{100 * best:.2f}", sparkline(row["best_so_far"]), f"{row['epochs']:,}",
-            duration(row["seconds"]), values,
+            arm, *(score.format(value).removesuffix(" %") for value in (own, best)), sparkline(row["best_so_far"]),
+            f"{row['epochs']:,}", duration(row["seconds"]), values,
         )  # fmt: skip
     return table
 

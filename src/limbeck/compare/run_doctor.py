@@ -13,6 +13,7 @@ from torch import nn
 from limbeck.compare.arm_recipes import is_taught, recipe_of
 from limbeck.compare.comparison_data import (
     ComparisonData,
+    arms_of_task,
     check_student,
     load_comparison_data,
     new_model,
@@ -86,7 +87,7 @@ def open_check_context(
     return CheckContext(
         tuple(arms), teacher, networks, ready, material.train, material.development,
         material.classes, material.data.class_names, material.data.preprocess, fabric,
-        min(job.workers, os.cpu_count() or 1), stored, views_of(job),
+        min(job.workers, os.cpu_count() or 1), stored, views_of(job), material.task,
     )  # fmt: skip
 
 
@@ -147,6 +148,7 @@ def checkup(job: Job, *, seconds: float = 120.0) -> Iterator[Finding]:
     yield finding
     if material is None:
         return
+    job = arms_of_task(job, material.task)
     less = subset_for_check(job, material)
     opened, finding = _try("teacher", lambda: open_teacher(job, less), partial(_describe_teacher, job))
     yield finding
@@ -229,7 +231,7 @@ def _describe_data(material: ComparisonData) -> Finding:
 def _describe_teacher(job: Job, opened: tuple[Teacher, dict[str, nn.Module]]) -> Finding:
     numbers = sum(parameter.numel() for model in opened[1].values() for parameter in model.parameters())
     origin = f"Loaded from {job.teacher.model}" if has_weights(job.teacher) else "Trained by the job"
-    return passed("", numbers, f"{origin}; one output for each class.", f"{numbers:,} weights")
+    return passed("", numbers, f"{origin}; it has the outputs that the task needs.", f"{numbers:,} weights")
 
 
 def _rehearse(

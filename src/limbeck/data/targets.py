@@ -92,6 +92,11 @@ class TargetRequest:
         if task.name not in VECTORS:
             raise DataError(f"{raw.path}: the task {task.name} does not fit the targets {', '.join(self.columns)}.")
         if task.name == "multi_label" and len(self.columns) == 1:
+            if self.delimiter is None and read_column(raw, self.columns[0], missing=missing).numbers is not None:
+                raise DataError(
+                    f"{raw.path}: the target {self.columns[0]!r} has numbers; several labels are several columns of 0 "
+                    "and 1 (data.target=[a,b]), or a column of texts with data.delimiter."
+                )
             delimiter = self.delimiter or "|"
             names = _label_names(raw, self.columns[0], delimiter)
             return TargetColumns(task.name, self.columns, names, delimiter), task

@@ -6,7 +6,7 @@ import logging
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -23,6 +23,7 @@ from limbeck.errors import LimbeckError
 from limbeck.losses import Objective
 from limbeck.recipe import JointStages, ParallelStages, Part, Recipe, RunContext, Stage
 from limbeck.tap import Tapped, preserved_buffers
+from limbeck.tasks import Classification, Task
 from limbeck.teachers import CachedTeacher, Preprocess, Teacher
 
 State = Literal["ok", "look", "crash", "wrong"]
@@ -176,6 +177,7 @@ class CheckContext:
         side_by_side: The number of runs at a time.
         stored: The teacher with its cache, and the loader of the cached examples.
         views: The number of cached views of each example.
+        task: What is learned.
     """
 
     arms: tuple[CheckedArm, ...]
@@ -191,6 +193,7 @@ class CheckContext:
     side_by_side: int = 1
     stored: tuple[CachedTeacher, Loader] | None = None
     views: int = 1
+    task: Task = field(default_factory=Classification)
 
     @property
     def device(self) -> torch.device:

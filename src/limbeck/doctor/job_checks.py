@@ -17,6 +17,7 @@ from limbeck.doctor.context import CheckContext, Finding, draw_examples, fail, p
 from limbeck.errors import LimbeckError
 from limbeck.metrics.class_order import is_misordered, misorder_message, renamed_accuracy
 from limbeck.metrics.memoize import predicted_class
+from limbeck.tasks import Classification
 from limbeck.teachers import CachedTeacher, TeacherContext, predict_padded, verify_cache
 from limbeck.teachers.chance import compute_chance, most_frequent_share
 
@@ -26,6 +27,9 @@ LABELS = "labels"
 def check_labels(context: CheckContext) -> Finding:
     """Check that every label is a class, class names are unique, and every class has training examples."""
     labels, classes, names = context.train.labels, context.classes, context.class_names
+    if labels is None and context.train.targets is not None:
+        count = context.task.check(context.train, "training")
+        return passed(LABELS, count, f"{count:,} training examples have a target.", context.task.describe())
     if labels is None:
         return warn(LABELS, None, "The data have no labels, so their order cannot be checked.")
     labeled = labels[labels != IGNORED]
@@ -99,6 +103,23 @@ ACCURACY = "teacher's accuracy"
 _SECONDS, _EXAMPLES, _SIZE = 20.0, 2000, 100
 
 
+def _check_score(context: CheckContext) -> Finding:
+    """Compute the teacher's primary metric on development data, and compare it with a constant prediction."""
+    score, examples = context.task.primary, context.development
+    if not context.task.check(examples, "development"):
+        return warn(ACCURACY, None, "Unknown: no development example has a target.")
+    some = draw_examples(examples, _EXAMPLES)
+    value = context.task.evaluate(context.teacher, some, preprocess=context.preprocess).measures[score.name]
+    text = score.describe(value)
+    if score.chance is not None and score.gain(value, score.chance) <= 0:
+        return fail(
+            ACCURACY, value,
+            f"{text} on development data; always predicting the mean gives {score.format(score.chance)}. Was it "
+            "trained on other inputs, or on targets in another unit (task.standardize=false)?", text,
+        )  # fmt: skip
+    return passed(ACCURACY, value, f"On {some.size:,} development examples.", text)
+
+
 def check_accuracy(context: CheckContext) -> Finding:
     """Compare the teacher's accuracy on development data with chance, and with that of another class order."""
     if not context.trained:
@@ -107,6 +128,8 @@ def check_accuracy(context: CheckContext) -> Finding:
             None,
             "Unknown: the job trains the teacher first, and stops if it is then no better than chance.",
         )
+    if not isinstance(context.task, Classification):
+        return _check_score(context)
     labels = context.development.labels
     if labels is None or labels.ndim != 1 or not bool((labels != IGNORED).any()):
         return warn(ACCURACY, None, "Unknown: no development example has a single label.")

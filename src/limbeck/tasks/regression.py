@@ -73,6 +73,12 @@ class Regression(Task):
         """The names of the target columns."""
         return self.names
 
+    def describe(self) -> str:
+        """The number of target columns and their names."""
+        names = self.names[:6] if len(self.names) <= 6 else ()
+        columns = "1 target column" if self.outputs == 1 else f"{self.outputs} target columns"
+        return columns + (f" ({', '.join(names)})" if names else "")
+
     def fit(self, train: Dataset, names: Sequence[str] | None = None) -> Regression:
         """Return the task with the mean and standard deviation of each column over the training data."""
         targets = _targets_of(train, "training").double()
