@@ -82,7 +82,7 @@ class Variational(LossTerm):
     def term(self, student, teacher, batch, progress) -> Term:
         variance = F.softplus(self.spread)
         values = 0.5 * (variance.log() + (teacher["0"] - self.mean(student["0"])).square() / variance)
-        return Term(values.sum(), self.count(batch))
+        return Term((values.sum(1) * batch.valid).sum(), self.count(batch))
 
     def count(self, batch) -> float:
-        return float(batch.size)
+        return float(batch.valid.sum())

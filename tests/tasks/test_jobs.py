@@ -8,7 +8,6 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from task_runs import TASKS, finished, job_of, write_data
 
 import limbeck as lb
 from limbeck.compare import run_job
@@ -17,6 +16,7 @@ from limbeck.job import make_job, read_run_job, recommend
 from limbeck.job.result import list_custom_metrics, read_result, read_task
 from limbeck.metrics import load_tensors
 from limbeck.tasks import task_names
+from task_runs import TASKS, finished, job_of, write_data
 
 pytestmark = pytest.mark.filterwarnings("ignore::limbeck.errors.LimbeckWarning")
 

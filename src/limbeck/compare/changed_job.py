@@ -12,7 +12,7 @@ from limbeck.atomic_io import write_text
 from limbeck.compare.arm_recipes import SHUFFLED, SMOOTHED
 from limbeck.compare.comparison_data import has_weights
 from limbeck.compare.run_storage import without_workers
-from limbeck.engine.checkpoint import read_checkpoint
+from limbeck.engine import read_checkpoint
 from limbeck.errors import LimbeckError
 from limbeck.job import Job, RunLayout, make_job, read_run_job, with_absolute_paths
 

@@ -38,8 +38,7 @@ from limbeck.doctor import (
     passed,
     warn,
 )
-from limbeck.engine import open_fabric
-from limbeck.engine.train_config import Fabric
+from limbeck.engine import Fabric, open_fabric
 from limbeck.events import Event, Message
 from limbeck.job import Job, train_loader
 from limbeck.teachers import Teacher

@@ -14,14 +14,20 @@ from torch import Tensor, nn
 
 from limbeck.batch import Batch, Inputs, Outputs, Progress
 from limbeck.data import Dataset, Loader, counter_order
-from limbeck.engine import open_stage
-from limbeck.engine.probe import first_line
-from limbeck.engine.recipe_runner import RecipeRunner, RunModels
-from limbeck.engine.student_module import StepInputs, StudentWithLoss
-from limbeck.engine.train_config import Fabric, TrainConfig
+from limbeck.engine import (
+    Fabric,
+    RunModels,
+    StepInputs,
+    StudentWithLoss,
+    TrainConfig,
+    first_line,
+    make_models,
+    open_stage,
+    walk_recipe,
+)
 from limbeck.errors import LimbeckError
 from limbeck.losses import Objective
-from limbeck.recipe import JointStages, ParallelStages, Part, Recipe, RunContext, Stage
+from limbeck.recipe import JointStages, ParallelStages, Part, Recipe, Stage
 from limbeck.tap import Tapped, preserved_buffers
 from limbeck.tasks import Classification, Task
 from limbeck.teachers import CachedTeacher, Preprocess, Teacher
@@ -284,7 +290,7 @@ def describe_stage(arm: CheckedArm, stage: Stage) -> str:
 
 def stage_groups(arm: CheckedArm, models: RunModels) -> Iterator[OpenGroup]:
     """The stages of an arm in order; functions in its recipe are called when they are reached."""
-    for _, part in RecipeRunner(arm.recipe, models, seed=arm.setting.seed):
+    for _, part in walk_recipe(arm.recipe, models, seed=arm.setting.seed):
         yield from _groups(part, 1)
 
 
@@ -301,10 +307,7 @@ def _groups(part: Part, repeats: int) -> Iterator[OpenGroup]:
 
 def create_models(arm: CheckedArm, fabric: Fabric) -> RunModels:
     """Create the models of an arm as its run would."""
-    setting = arm.setting
-    models = RunModels(arm.models(), arm.recipe.makes, seed=setting.seed, adaptor=setting.adaptor)
-    models.context = RunContext(arm.loader, setting.preprocess, fabric.device)
-    return models
+    return make_models(arm.models(), arm.recipe, arm.loader, arm.setting, device=fabric.device)
 
 
 @contextmanager

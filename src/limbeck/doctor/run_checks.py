@@ -31,8 +31,7 @@ from limbeck.doctor.context import (
     stage_groups,
     warn,
 )
-from limbeck.engine import StageTrainer, check_lengths, open_stage
-from limbeck.engine.checkpoint import fork_rng, seed_all
+from limbeck.engine import StageTrainer, check_lengths, fork_rng, open_stage, seed_all
 from limbeck.models.size_and_hash import size_in_bytes
 
 STEP, JOB = "one step", "whole job"

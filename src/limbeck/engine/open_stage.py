@@ -1,16 +1,18 @@
-"""`open_stage`: one stage without a run, for code that looks at it or trains it itself."""
+"""`open_stage` and the models of a recipe, without a run."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
+import torch
 from torch import nn
 
 from limbeck.batch import Batch
 from limbeck.data import Loader
+from limbeck.engine.recipe_runner import RecipeRunner, RunModels
 from limbeck.engine.stage_trainer import StageTrainer
 from limbeck.engine.train_config import Fabric, TrainConfig, open_fabric
-from limbeck.recipe import Stage
+from limbeck.recipe import JointStages, ParallelStages, Recipe, RunContext, Stage
 
 
 def open_stage(
@@ -54,3 +56,44 @@ def open_stage(
     first = loader.peek() if batch is None else batch
     first = first.to(fabric.device)
     return StageTrainer(stage, models, setting=config, fabric=fabric, loader=loader, batch=first, single=single)
+
+
+def make_models(
+    models: Mapping[str, nn.Module],
+    recipe: Recipe,
+    loader: Loader,
+    config: TrainConfig | None = None,
+    *,
+    device: torch.device | str = "cpu",
+) -> RunModels:
+    """The models of a run of this recipe, as they are before training; those that it makes are made when asked for.
+
+    Args:
+        models: The models that exist.
+        recipe: The recipe.
+        loader: The loader that functions in the recipe may look at.
+        config: The settings of the run.
+        device: The device of its models.
+    """
+    config = config or TrainConfig()
+    made = RunModels(models, recipe.makes, seed=config.seed, adaptor=config.adaptor)
+    made.context = RunContext(loader, config.preprocess, torch.device(device))
+    return made
+
+
+def walk_recipe(
+    recipe: Recipe, models: RunModels, *, seed: int = 0
+) -> Iterator[tuple[str, Stage | JointStages | ParallelStages]]:
+    """The parts of a recipe in order, each with its key; functions in it are called when they are reached.
+
+    Args:
+        recipe: The recipe.
+        models: The models from `make_models`.
+        seed: The seed of the run.
+    """
+    return iter(RecipeRunner(recipe, models, seed=seed))
+
+
+def build_shipped(recipe: Recipe, models: RunModels, *, seed: int = 0) -> nn.Module | None:
+    """The model that a recipe ships, in its present state; None if it does not exist yet."""
+    return models[recipe.ship] if isinstance(recipe.ship, str) else RecipeRunner(recipe, models, seed=seed).shipped()

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from limbeck.atomic_io import check_no_folder_links
 from limbeck.data import DataSplits, load_data, preprocess_from_dict, silenced
-from limbeck.engine.recipe_runner import RecipeRunner, RunModels
+from limbeck.engine import TrainConfig, build_shipped, make_models
 from limbeck.errors import DataError, LimbeckError, unknown_name_error
 from limbeck.job import (
     Job,
@@ -28,7 +28,7 @@ from limbeck.job.result import is_run, read_result
 from limbeck.methods import make, method
 from limbeck.metrics import load_tensors
 from limbeck.models import is_student_folder, load, loads_without_code, open_model, read_config, shallow
-from limbeck.recipe import RunContext
+from limbeck.recipe import Recipe, TransformModel
 from limbeck.tasks import Task, task_from_dict
 from limbeck.teachers import Ensemble, ModelTeacher, Teacher
 
@@ -186,11 +186,12 @@ def rebuild_student(run: FinishedRun, data: DataSplits) -> nn.Module:
         plain = {"pretrained": False} if named.model.startswith("timm:") else {}
         return open_model(named.model, input_shape=shape, classes=classes, seed=0, **{**named.arguments, **plain})
 
-    student = open_settings(run.job.student)
+    student, recipe = open_settings(run.job.student), _make_recipe(run, open_settings)
+    changes = [part for part in recipe.parts if isinstance(part, TransformModel)] if recipe is not None else []
     try:
-        return load(run.student, build=lambda: student)
+        return load(run.student, build=lambda: student, transforms=[change.function for change in changes])
     except DataError as error:
-        whole = _build_combined(run, data, student, open_settings)
+        whole = None if recipe is None else _build_combined(run, recipe, data, student)
         if whole is None:
             raise LimbeckError(
                 f"{run.student} contains a {run.model_config.get('class')}, but {run.job.student.model} builds another "
@@ -200,26 +201,25 @@ def rebuild_student(run: FinishedRun, data: DataSplits) -> nn.Module:
     return load(run.student, build=lambda: whole)
 
 
-def _build_combined(
-    run: FinishedRun, data: DataSplits, student: nn.Module, open_settings: Callable[[ModelSettings], nn.Module]
-) -> nn.Module | None:
-    """Build the module that the method's recipe ships, without its weights; None if it ships the plain student."""
-    job, arm = run.job, str(run.metadata.get("arm"))
-    settings = job.method if arm == "shuffled teacher" else run.method
+def _make_recipe(run: FinishedRun, open_settings: Callable[[ModelSettings], nn.Module]) -> Recipe | None:
+    """Make the recipe of the run's method; None for an arm without one."""
+    settings = run.job.method if run.metadata.get("arm") == "shuffled teacher" else run.method
     if settings is None:
         return None
-    arguments = {"teacher": _teacher(job, open_settings)} if method(settings.name).has_teacher else {}
-    recipe = make(settings.name, **arguments, **settings.hyper)
+    arguments = {"teacher": _teacher(run.job, open_settings)} if method(settings.name).has_teacher else {}
+    return make(settings.name, **arguments, **settings.hyper)
+
+
+def _build_combined(run: FinishedRun, recipe: Recipe, data: DataSplits, student: nn.Module) -> nn.Module | None:
+    """Build the module that the method's recipe ships, without its weights; None if it ships the plain student."""
+    job, arm = run.job, str(run.metadata.get("arm"))
     if recipe.ship == "student":
         return None
-    models = RunModels({"student": student}, recipe.makes, seed=0)
     train, _ = train_and_development(job, data)
     # A function in `makes` may look at the run's data, for the shapes of what it builds.
     loader = train_loader(train, job.budget_of(arm), seed=0, cache=job.cache, mixed=True)
-    models.context = RunContext(loader, data.preprocess, torch.device("cpu"))
-    if isinstance(recipe.ship, str):
-        return models[recipe.ship]
-    return RecipeRunner(recipe, models, seed=0).shipped()
+    models = make_models({"student": student}, recipe, loader, TrainConfig(preprocess=data.preprocess))
+    return build_shipped(recipe, models)
 
 
 def _teacher(job: Job, open_settings: Callable[[ModelSettings], nn.Module]) -> Teacher:

@@ -14,10 +14,17 @@ from torch import Tensor, nn
 
 from limbeck.batch import LOGITS, Batch, Outputs, Progress
 from limbeck.data.tokenizer import is_causal_lm
-from limbeck.engine.checkpoint import fork_rng
-from limbeck.engine.model_checks import check_class_order, check_shared, find_networks
-from limbeck.engine.probe import objective_check, open_teacher, probe
-from limbeck.engine.student_module import StepInputs, StudentWithLoss
+from limbeck.engine import (
+    StepInputs,
+    StudentWithLoss,
+    check_class_order,
+    check_shared,
+    find_networks,
+    fork_rng,
+    objective_check,
+    open_teacher,
+    probe,
+)
 from limbeck.errors import LimbeckError
 from limbeck.integrations.id_dataset import to_batch
 from limbeck.losses import Objective, all_reduce_sum, rank_device, world_size
