@@ -81,7 +81,7 @@ def lora(model: nn.Module, **config: Any) -> nn.Module:
 
     Source: Hu et al., LoRA, 2021, arXiv:2106.09685.
     """
-    peft = import_optional("peft", extra="peft", purpose="the transform 'lora'")
+    peft = import_optional("peft", extra="hf", purpose="The transform 'lora'")
     adapted: nn.Module = peft.get_peft_model(model, peft.LoraConfig(**config))
     return adapted
 

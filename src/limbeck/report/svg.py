@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from importlib.resources import files
 from typing import Any
 
-from limbeck.optional_imports import import_optional, is_installed
+from limbeck.optional_imports import import_optional, install_command, is_installed
 from limbeck.report.axes import CARD, COLORS, GRID, INK, QUIET, Axes
 from limbeck.report.html import Markup, tag
 
@@ -22,7 +22,7 @@ _START, _PREFIX = "\x02", "\x03"
 """Placeholders for the start of a drawing and for the prefix of its ids. No text on a page can contain them."""
 
 
-NO_FIGURES = "This page has no figures, because matplotlib is not installed: `pip install 'limbeck[report]'`."
+NO_FIGURES = f"This page has no figures, because matplotlib is not installed: `{install_command('report')}`."
 
 
 def has_figures() -> bool:
