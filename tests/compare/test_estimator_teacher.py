@@ -10,7 +10,7 @@ from rich.console import Console
 
 from job_events import collect_messages
 from limbeck.compare import run_job
-from limbeck.compare.teacher import unknown_sizes
+from limbeck.compare.estimator import unknown_sizes
 from limbeck.errors import LimbeckError
 from limbeck.export import export_run
 from limbeck.job import make_job

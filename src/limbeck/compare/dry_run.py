@@ -24,7 +24,8 @@ from limbeck.compare.comparison_data import (
     setting_of,
     student_of,
 )
-from limbeck.compare.teacher import EstimatorModule, ask, is_estimator, teachers_recipe
+from limbeck.compare.estimator import EstimatorModule, is_estimator
+from limbeck.compare.teacher import ask, teachers_recipe
 from limbeck.compare.teacher_cache import with_temporary_cache
 from limbeck.data import Dataset, Subset, counter_order, verify
 from limbeck.doctor import Finding, fail, passed, warn

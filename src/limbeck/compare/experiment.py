@@ -45,14 +45,7 @@ from limbeck.compare.run_storage import (
     with_scores,
 )
 from limbeck.compare.suggestions import JudgedRun, suggest
-from limbeck.compare.teacher import (
-    ask,
-    has_weights,
-    judge_teacher,
-    open_teacher,
-    steps_taken,
-    train_teacher,
-)
+from limbeck.compare.teacher import ask, has_weights, judge_teacher, open_teacher, steps_taken, train_teacher
 from limbeck.compare.teacher_cache import ask_all, check_store
 from limbeck.compare.trackers import check_tracker, is_rank_zero
 from limbeck.data import Dataset

@@ -15,8 +15,8 @@ from limbeck.compare.arm_recipes import ALONE, SHUFFLED, SMOOTHED
 from limbeck.compare.arms import Outcome, custom_metrics
 from limbeck.compare.comparison_data import ComparisonData, eval_batches, student_of
 from limbeck.compare.costs import Combined, ShippedCost
+from limbeck.compare.estimator import unknown_sizes
 from limbeck.compare.run_storage import seed_folder
-from limbeck.compare.teacher import unknown_sizes
 from limbeck.compare.verdict import Results, compare_results, judge, set_beside
 from limbeck.engine import open_fabric
 from limbeck.export.finished_run import FinishedRun, rebuild_student

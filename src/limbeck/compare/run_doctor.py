@@ -21,10 +21,11 @@ from limbeck.compare.comparison_data import (
     student_of,
 )
 from limbeck.compare.dry_run import look_at_files, rehearse_arms, rehearse_teacher
+from limbeck.compare.estimator import is_estimator
 from limbeck.compare.extra_metrics import check_also
 from limbeck.compare.result import MetricContext
 from limbeck.compare.run_storage import checked_folder
-from limbeck.compare.teacher import has_weights, is_estimator, open_teacher, teachers_recipe
+from limbeck.compare.teacher import has_weights, open_teacher, teachers_recipe
 from limbeck.compare.teacher_cache import cached, folder_of, make_cache_loader, views_of
 from limbeck.compare.trackers import check_tracker
 from limbeck.data import subsample

@@ -16,7 +16,8 @@ from limbeck.batch import LOGITS
 from limbeck.cache import CacheReader, Encoding, Location, encoding, is_cache, kl_error, make_encoding, repair
 from limbeck.compare.arm_recipes import recipe_of
 from limbeck.compare.comparison_data import ComparisonData, load_comparison_data
-from limbeck.compare.teacher import EstimatorModule, has_weights, open_teacher
+from limbeck.compare.estimator import EstimatorModule
+from limbeck.compare.teacher import has_weights, open_teacher
 from limbeck.data import ShuffledLoader
 from limbeck.engine import open_fabric
 from limbeck.errors import LimbeckError

@@ -13,13 +13,7 @@ from limbeck.compare.arm_recipes import matched_smoothing
 from limbeck.compare.comparison_data import ComparisonData, arms_of_task, load_comparison_data
 from limbeck.compare.dry_run import dry_run, verify_files
 from limbeck.compare.run_storage import lock_folder, remove_partial_files, to_json_safe
-from limbeck.compare.teacher import (
-    ask,
-    has_weights,
-    judge_teacher,
-    open_teacher,
-    train_teacher,
-)
+from limbeck.compare.teacher import ask, has_weights, judge_teacher, open_teacher, train_teacher
 from limbeck.compare.teacher_cache import ask_all
 from limbeck.compare.trackers import check_tracker
 from limbeck.compare.tuning.results import best_job, checked_place, claim_place, job_files, result_of

@@ -1,0 +1,142 @@
+"""A scikit-learn estimator as the teacher of a job."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from limbeck.batch import IGNORED
+from limbeck.compare.comparison_data import (
+    ComparisonData,
+    eval_batches,
+)
+from limbeck.data import (
+    Dataset,
+    subsample,
+)
+from limbeck.errors import LimbeckError
+from limbeck.models import count_parameters, size_in_bytes
+from limbeck.teachers import SklearnTeacher
+
+_FEW = 256
+"""Rows that an estimator is fitted to first, so that every arm can be tried before the real fit is paid for."""
+
+
+class EstimatorModule(nn.Module):
+    """A fitted estimator where a job wants a network: to be timed, and measured beside the students.
+
+    Args:
+        teacher: The estimator as a teacher.
+        fitted: Whether its function returned it fitted; a job fits it otherwise.
+    """
+
+    def __init__(self, teacher: SklearnTeacher, *, fitted: bool) -> None:
+        super().__init__()
+        self.teacher = teacher
+        self.fitted = fitted
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Log-probabilities in nats."""
+        return self.teacher.log_probabilities(inputs)
+
+
+def is_estimator(models: Mapping[str, nn.Module]) -> bool:
+    """Whether a teacher's model is an estimator, which no gradient trains."""
+    return any(isinstance(model, EstimatorModule) for model in models.values())
+
+
+def open_estimator(estimator: Any, name: str, material: ComparisonData) -> EstimatorModule:
+    """The teacher that a function of a person's own returned: an estimator, fitted or not, or a `SklearnTeacher`.
+
+    Raises:
+        LimbeckError: If it gives no probabilities, or cannot be fitted to the data.
+    """
+    if isinstance(estimator, SklearnTeacher):
+        return EstimatorModule(estimator, fitted=True)
+    if not hasattr(estimator, "predict_proba"):
+        raise LimbeckError(
+            f"{name} returned a {type(estimator).__name__}, which has no predict_proba. A job's teacher is a torch "
+            "module, a classifier with probabilities, or a limbeck.SklearnTeacher; "
+            "regression is done in Python, see docs/metrics.md."
+        )
+    fitted = hasattr(estimator, "classes_")
+    if not fitted:
+        _fit(estimator, name, subsample(material.train, _FEW, seed=0), material)
+    return EstimatorModule(SklearnTeacher(estimator, classes=material.classes), fitted=fitted)
+
+
+def fit_estimator(module: EstimatorModule, name: str, material: ComparisonData) -> int:
+    """Fit the estimator to the training data; returns how many rows have a label.
+
+    Raises:
+        LimbeckError: If it fails.
+    """
+    rows = _fit(module.teacher.estimator, name, material.train, material)
+    module.teacher.read_classes()
+    return rows
+
+
+def unknown_sizes(models: Iterable[nn.Module], cost: Mapping[str, Any]) -> dict[str, Any]:
+    """What a teacher's row says in the place of sizes that PyTorch cannot count; empty where it counts them.
+
+    An estimator weighs what its pickle does. Of any other module without a single tensor (a wrapper around a program)
+    nobody knows.
+
+    Args:
+        models: What the teacher is made of.
+        cost: Its costs in full, as they were measured.
+    """
+    bare = [model for model in models if not count_parameters(model) and not size_in_bytes(model)]
+    if not bare:
+        return {}
+    name, size = type(bare[0]).__name__, None
+    note = f"{name} holds no tensors of PyTorch, so its parameters and its size are not known"
+    if isinstance(bare[0], EstimatorModule):
+        name, size = type(bare[0].teacher.estimator).__name__, _pickled_bytes(bare[0].teacher.estimator)
+        weighs = "its MB are those of its pickle" if size else "it cannot be pickled, so its size is not known"
+        note = f"{name} has no parameters to count, and {weighs}"
+    # What PyTorch's allocator gave out, and the operations that it saw, are not the estimator's either.
+    costs = {key: value if "milliseconds" in key or key == "threads" else None for key, value in cost.items()}
+    megabytes = None if size is None else round(size / 1e6, 6)
+    return {
+        "parameters": None, "megabytes": megabytes, "size_note": note,
+        **({"cost": {**costs, "disk_bytes": size}} if costs else {}),
+    }  # fmt: skip
+
+
+class _ByteCounter:
+    """A file that keeps nothing but its length: the pickle of a large forest is as large as the forest."""
+
+    bytes = 0
+
+    def write(self, data: Any) -> int:
+        size = memoryview(data).nbytes
+        self.bytes += size
+        return size
+
+
+def _pickled_bytes(estimator: Any) -> int | None:
+    file = _ByteCounter()
+    try:
+        pickle.Pickler(file).dump(estimator)
+    except Exception:  # each library has its own
+        return None
+    return file.bytes
+
+
+def _fit(estimator: Any, name: str, examples: Dataset, material: ComparisonData) -> int:
+    batches = eval_batches(examples)
+    inputs = torch.cat([torch.as_tensor(material.data.preprocess(batch)).flatten(1) for batch in batches])
+    labels = torch.cat([batch.labels for batch in batches if batch.labels is not None])
+    labeled = labels != IGNORED
+    try:
+        estimator.fit(inputs[labeled].numpy(), labels[labeled].numpy())
+    except Exception as error:  # each library has its own
+        raise LimbeckError(
+            f"The estimator of {name} cannot be fitted to the data: {type(error).__name__}: {error}"
+        ) from error
+    return int(labeled.sum())
