@@ -21,7 +21,9 @@ def blocks(page):
     return re.findall(r"^```python\n(.*?)^```", (DOCS / page).read_text(encoding="utf-8"), flags=re.M | re.S)
 
 
-@pytest.mark.parametrize("page", ["data.md", "models.md", "judge.md", "quickstart.md", "migrate.md", "index.md"])
+@pytest.mark.parametrize(
+    "page", ["data.md", "models.md", "judge.md", "tasks.md", "quickstart.md", "migrate.md", "index.md"]
+)
 def test_the_page_s_python_runs(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     student, teacher = nn.Linear(4, 3), nn.Linear(4, 3)
