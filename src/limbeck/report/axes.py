@@ -49,7 +49,7 @@ def marker(style: int) -> str:
 def mark(style: int, size: float, **properties: Any) -> dict[str, Any]:
     """Return the properties of a mark for `Axes.plot`, with a thin edge that separates marks that overlap."""
     usual = {"marker": marker(style), "color": color(style), "markersize": size, "markeredgecolor": CARD,
-             "markeredgewidth": 1.0, "linestyle": "none"}  # fmt: skip
+             "markeredgewidth": 1.0, "linestyle": "none", "clip_on": False}  # fmt: skip
     return {**usual, **properties}
 
 

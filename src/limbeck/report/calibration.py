@@ -74,7 +74,7 @@ def draw_reliability(models: Mapping[str, tuple[int, Sequence[Bin]]], *, ax: Axe
                 linewidth=2.0, **axes.mark(style, 8.0, markevery=[], linestyle="-"))  # fmt: skip
         for b in bins:
             size = 5.0 + 11.0 * b.share**0.5
-            line = ax.plot([100 * b.confidence], [100 * b.accuracy], clip_on=False, **axes.mark(style, size))
+            line = ax.plot([100 * b.confidence], [100 * b.accuracy], **axes.mark(style, size))
             axes.set_tip(line, f"{name}: confidence {100 * b.confidence:.1f} %, accuracy {100 * b.accuracy:.1f} %, "
                           f"{100 * b.share:.1f} % of the examples")  # fmt: skip
     summary = "; ".join(

@@ -19,11 +19,8 @@ from limbeck.job import RunLayout, read_job
 from limbeck.report.html import Markup, data_uri, note, section, tag
 from limbeck.report.run_data import ALONE, RunData
 
-_LONGEST = 280
-
-_COLUMNS = 8
-
-_SIDE = 96
+_MOST, _LONGEST, _COLUMNS, _SIDE = 8, 280, 8, 96
+"""Largest number of examples in a group, of characters of a text, of columns of a row, and of pixels of a side."""
 
 
 class Disagreement(NamedTuple):
@@ -40,7 +37,7 @@ class Disagreement(NamedTuple):
     predictions: dict[str, tuple[int, float]]
 
 
-def disagreements(run: RunData, *, most: int) -> dict[str, list[Disagreement]]:
+def disagreements(run: RunData) -> dict[str, list[Disagreement]]:
     """Find the examples on which teacher and student disagree most, grouped by which of them is right.
 
     They are ordered by the sum of the two probabilities that the models give to their predicted classes.
@@ -48,63 +45,73 @@ def disagreements(run: RunData, *, most: int) -> dict[str, list[Disagreement]]:
     labels, teacher, student = run.labels, run.teacher, run.student
     if labels is None or teacher is None or student is None:
         return {}
-    (by_teacher, sure_teacher), (by_student, sure_student) = _top_class(teacher), _top_class(student)
-    # Unlabeled examples cannot be assigned to a group.
-    labeled = labels != IGNORED
-    groups = {
-        "The teacher is right, the student is not": (by_teacher == labels) & (by_student != labels),
-        "The student is right, the teacher is not": (by_student == labels) & (by_teacher != labels),
-        "Both are wrong, with different classes": (by_student != labels) & (by_teacher != labels),
-    }
-    confidence = (sure_teacher + sure_student) * (by_teacher != by_student)
     alone = run.logits.get(ALONE, {}).get(run.shown_seed or 0)
-    others = {"teacher": teacher, ALONE: alone, str(run.method_arm): student}
-    known_others = {name: logits for name, logits in others.items() if logits is not None}
-    disagreements_by_title: dict[str, list[Disagreement]] = {}
+    models = {"teacher": teacher, ALONE: alone, str(run.method_arm): student}
+    top = {name: logits.double().softmax(1).max(1) for name, logits in models.items() if logits is not None}
+    ours, theirs = top[str(run.method_arm)], top["teacher"]
+    # Unlabeled examples cannot be assigned to a group.
+    differ = (ours.indices != theirs.indices) & (labels != IGNORED)
+    groups = {
+        "The teacher is right, the student is not": theirs.indices == labels,
+        "The student is right, the teacher is not": ours.indices == labels,
+        "Both are wrong, with different classes": (ours.indices != labels) & (theirs.indices != labels),
+    }
+    by_title = {}
     for title, which in groups.items():
-        rows = (which & labeled & (by_teacher != by_student)).nonzero()[:, 0]
-        order = rows[confidence[rows].argsort(descending=True, stable=True)][:most]
-        disagreements_by_title[f"{title} ({len(rows):,})"] = [
-            _disagreement(int(row), labels, known_others) for row in order
+        rows = (which & differ).nonzero()[:, 0]
+        order = rows[(ours.values + theirs.values)[rows].argsort(descending=True, stable=True)][:_MOST]
+        by_title[f"{title} ({len(rows):,})"] = [
+            Disagreement(
+                row, int(labels[row]), {m: (int(t.indices[row]), float(t.values[row])) for m, t in top.items()}
+            )
+            for row in order.tolist()
         ]
-    return disagreements_by_title
+    return by_title
 
 
-def _disagreement(row: int, labels: Tensor, models: dict[str, Tensor]) -> Disagreement:
-    votes = {}
-    for name, logits in models.items():
-        classes, sure = _top_class(logits[row : row + 1])
-        votes[name] = (int(classes[0]), float(sure[0]))
-    return Disagreement(row, int(labels[row]), votes)
+# --- section --------------------------------------------------------------------------------------------------------
 
 
-def _top_class(logits: Tensor) -> tuple[Tensor, Tensor]:
-    sure, classes = logits.double().softmax(1).max(1)
-    return classes, sure
+def examples_section(run: RunData) -> Markup:
+    """Show examples on which teacher and student disagree, grouped by which of them is right."""
+    title, by_title = "Where teacher and student disagree", disagreements(run)
+    if not by_title:
+        return section("examples", title, note("Not known: this needs the predictions of both."))
+    data = _data_of(run)
+    heading = tag("p", f"{run.shown_student}; the examples on which both are most confident come first.")
+    why = note(f"The examples cannot be shown: {data}") if isinstance(data, str) else None
+    groups = (
+        tag("div", tag("h3", name), tag("ul", (_card(row, run.classes, data) for row in rows), class_="cards")
+            if rows else tag("p", "None."))
+        for name, rows in by_title.items()
+    )  # fmt: skip
+    return section("examples", title, heading, why, groups)
 
 
-class ExampleView:
-    """Renders test examples of a run.
+def _card(row: Disagreement, names: tuple[str, ...], data: DataSplits | str) -> Markup:
+    def name(number: int) -> str:
+        return names[number] if number < len(names) else str(number)
 
-    Attributes:
-        why: Why no example can be shown, or an empty string.
-    """
+    votes = (
+        tag("tr", tag("th", who, scope="row"),
+            tag("td", name(predicted), class_="right" if predicted == row.label else "wrong"),
+            tag("td", f"{100 * sure:.0f} %", class_="number"))
+        for who, (predicted, sure) in row.predictions.items()
+    )  # fmt: skip
+    where = tag("span", f" · test example {row.row}", class_="quiet")
+    return tag("li", None if isinstance(data, str) else _example(row.row, data),
+               tag("p", "label: ", tag("strong", name(row.label)), where),
+               tag("table", tag("tbody", votes), class_="predictions"))  # fmt: skip
 
-    def __init__(self, run: RunData, loaded: dict[str, DataSplits | str]) -> None:
-        self.why = ""
-        self._data = _data_of(run, loaded)
-        if isinstance(self._data, str):
-            self.why = f"The examples cannot be shown: {self._data}"
 
-    def example(self, row: int) -> Markup | None:
-        """Render the test example with this index; None if it cannot be shown."""
-        if isinstance(self._data, str):
-            return None
-        try:
-            batch = self._data.test.take(torch.tensor([row]))
-        except (LimbeckError, OSError) as error:
-            return tag("p", f"It cannot be read: {error}", class_="quiet")
-        return render_example(batch, self._data)
+def _example(row: int, data: DataSplits) -> Markup:
+    try:
+        return render_example(data.test.take(torch.tensor([row])), data)
+    except (LimbeckError, OSError) as error:
+        return tag("p", f"It cannot be read: {error}", class_="quiet")
+
+
+# --- one example ----------------------------------------------------------------------------------------------------
 
 
 def render_example(batch: Batch, data: DataSplits) -> Markup:
@@ -186,25 +193,22 @@ def _value(value: Any) -> str:
     return text[:_LONGEST]
 
 
-def _data_of(run: RunData, loaded: dict[str, DataSplits | str]) -> DataSplits | str:
-    """Return the data set of a run, loaded once per page, or the reason why there is none."""
-    spec = run.job.get("data")
-    if spec:
-        spec = read_job(RunLayout(run.folder).job).get(
-            "data"
-        )  # the file has the real paths; `run.job` has them shortened
+# --- data -----------------------------------------------------------------------------------------------------------
+
+
+def _data_of(run: RunData) -> DataSplits | str:
+    """Return the data set of a run, or the reason why there is none."""
+    # The file has the real paths; `run.job` has them shortened.
+    spec = run.job.get("data") and read_job(RunLayout(run.folder).job).get("data")
     if not spec:
         return "the job has no data."
-    key = repr(spec)
-    if key not in loaded:
-        try:
-            with silenced():
-                loaded[key] = "the data set is not on this machine." if _needs_download(spec) else load_data(spec)
-        except (LimbeckError, OSError, ValueError, ImportError) as error:
-            loaded[key] = str(error)
-    data = loaded[key]
-    if isinstance(data, str):
-        return data
+    if _needs_download(spec):
+        return "the data set is not on this machine."
+    try:
+        with silenced():
+            data = load_data(spec)
+    except (LimbeckError, OSError, ValueError, ImportError) as error:
+        return str(error)
     labels = data.test.labels
     if run.labels is None or labels is None or not torch.equal(labels.reshape(-1).long(), run.labels):
         return "the data set has changed since this run: its test labels differ."
@@ -218,49 +222,3 @@ def _needs_download(spec: Any) -> bool:
         return str(name).startswith("hf:")
     stems = [stem for stem in (name, IMAGE_DATASETS[name].subset) if stem]
     return not any((folder / f"{stem}.npz").is_file() for folder in data_folders(folder) for stem in stems)
-
-
-_MOST = 8
-
-
-def examples_section(run: RunData, view: ExampleView) -> Markup:
-    """Show examples on which teacher and student disagree, grouped by which of them is right."""
-    title = "Where teacher and student disagree"
-    by_title = disagreements(run, most=_MOST)
-    if not by_title:
-        return section("examples", title, note("Not known: this needs the predictions of both."))
-    names = run.classes
-    groups = [_group(title, rows, names, view) for title, rows in by_title.items()]
-    why = note(view.why) if view.why else None
-    heading = f"{run.shown_student}; the examples on which both are most confident come first."
-    return section("examples", title, tag("p", heading), why, groups)
-
-
-def _group(title: str, rows: list[Disagreement], names: tuple[str, ...], view: ExampleView) -> Markup:
-    if not rows:
-        return tag("div", tag("h3", title), tag("p", "None."))
-    return tag("div", tag("h3", title), tag("ul", (_card(row, names, view) for row in rows), class_="cards"))
-
-
-def _card(row: Disagreement, names: tuple[str, ...], view: ExampleView) -> Markup:
-    votes = [
-        tag("tr", tag("th", who, scope="row"),
-            tag("td", _class_name(names, predicted), class_="right" if predicted == row.label else "wrong"),
-            tag("td", f"{100 * sure:.0f} %", class_="number"))
-        for who, (predicted, sure) in row.predictions.items()
-    ]  # fmt: skip
-    return tag(
-        "li",
-        view.example(row.row),
-        tag(
-            "p",
-            "label: ",
-            tag("strong", _class_name(names, row.label)),
-            tag("span", f" · test example {row.row}", class_="quiet"),
-        ),
-        tag("table", tag("tbody", votes), class_="predictions"),
-    )
-
-
-def _class_name(names: tuple[str, ...], number: int) -> str:
-    return names[number] if number < len(names) else str(number)

@@ -9,15 +9,14 @@ from pathlib import Path
 import torch
 
 from limbeck.atomic_io import write_text
-from limbeck.data import DataSplits
 from limbeck.errors import LimbeckError
-from limbeck.job import EXTRA_METRICS, hide_private_paths, read_interval
+from limbeck.job import hide_private_paths, read_interval
 from limbeck.report.arms import ArmRow
 from limbeck.report.axes import COLORS
 from limbeck.report.calibration import calibration_section
 from limbeck.report.classes import class_rows, classes_section
 from limbeck.report.costs import cost_figures, cost_section
-from limbeck.report.examples import ExampleView, examples_section
+from limbeck.report.examples import examples_section
 from limbeck.report.extra_metrics import extra_metrics_section
 from limbeck.report.html import Markup, join, note, prose, section, sized, table, tag
 from limbeck.report.outputs import outputs_section
@@ -95,14 +94,9 @@ def report_page(runs: Sequence[RunData]) -> str:
     data = str(first.data.get("name", "unknown data"))
     if len(runs) == 1:
         title = f"{data}: {first.name}"
-        optional = {
-            "search": first.search is not None,
-            "extra-metrics": any(name in first.result for name in EXTRA_METRICS),
-        }
-        one_class = isinstance(first.task, Classification)
-        optional |= dict.fromkeys(("fidelity", "classes", "examples"), one_class) | {"outputs": not one_class}
-        parts = [part for part in _PARTS if optional.get(part[0], True)]
-        body = join(_links(parts), tag("main", _run(first, {})))
+        main = _run(first)
+        parts = [(identity, name) for identity, name in _PARTS if f'<section id="{identity}"' in main]
+        body = join(_links(parts), tag("main", main))
     else:
         title = f"{data}: {len(runs)} runs"
         names = _names(runs)
@@ -112,11 +106,11 @@ def report_page(runs: Sequence[RunData]) -> str:
     return page_document(title, data, body)
 
 
-def _run(run: RunData, loaded: dict[str, DataSplits | str]) -> Markup:
+def _run(run: RunData) -> Markup:
     classes = class_rows(run, ALONE, run.method_arm) if run.method_arm else []
     one_class = isinstance(run.task, Classification)
     outputs = [calibration_section(run), classes_section(run, classes)] if one_class else [outputs_section(run)]
-    examples = examples_section(run, ExampleView(run, loaded)) if one_class else None
+    examples = examples_section(run) if one_class else None
     return join(
         top_section(run, classes), arms_section(run), cost_section(run), *outputs, extra_metrics_section(run),
         training_section(run), search_section(run), examples, protocol_section(run), unknown_section(run),

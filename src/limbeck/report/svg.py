@@ -139,8 +139,9 @@ def _legend(ax: Axes) -> Markup | None:
     handles, names = ax.get_legend_handles_labels()
     if not handles:
         return None
-    return tag("ul", (tag("li", _sample(handle), name) for handle, name in zip(handles, names, strict=True)),
-               class_="legend")  # fmt: skip
+    samples = (tag("li", _sample(handle), name) for handle, name in zip(handles, names, strict=True))
+    # On a page of several runs, their teachers may look the same.
+    return tag("ul", list(dict.fromkeys(samples)), class_="legend")
 
 
 def _sample(handle: Any) -> Markup:

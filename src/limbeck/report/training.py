@@ -63,7 +63,7 @@ def draw_training(term: str, arms: Mapping[str, tuple[int, Sequence[Curve]]], *,
             ax.plot(*zip(*curve, strict=True), color=axes.color(style), linewidth=0.8, alpha=0.3)
         mean, end = _mean(seeds), _end(seeds)
         ax.plot(*zip(*mean, strict=True), color=axes.color(style), linewidth=2.0)
-        line = ax.plot([max(curve[-1][0] for curve in seeds)], [end], label=axes.shorten(name, 60), clip_on=False,
+        line = ax.plot([max(curve[-1][0] for curve in seeds)], [end], label=axes.shorten(name, 60),
                        **axes.mark(style, 10.0))  # fmt: skip
         axes.set_tip(line, f"{name}: {end:.4g} at the end")
     summary = "; ".join(f"{name} ends at {_end(seeds):.3g}" for name, (_, seeds) in arms.items())
