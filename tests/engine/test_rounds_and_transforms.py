@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from engine.stories import SGD, make_loader, network, weights
-from limbeck.engine import distill
+from limbeck.engine import distill, read_checkpoint
 from limbeck.errors import ArgumentError, LimbeckError, MissingOutputError, UnknownNameError
 from limbeck.functional import cross_entropy, kl_divergence
 from limbeck.losses import Loss
@@ -45,6 +45,12 @@ def test_rounds_are_resumed_bit_for_bit(tmp_path):
                 break
         resumed = start(tmp_path / str(stop), resume=True).finish()
         assert torch.equal(weights(resumed.student), weights(whole.student))
+
+
+def test_a_checkpoint_does_not_grow_with_the_rounds(tmp_path):
+    run = distill(network(), rounds(4, generation), make_loader(), out=tmp_path).finish()
+    states = read_checkpoint(run.path / "checkpoint.safetensors")["asked"]
+    assert [bool(states[str(number)]) for number in range(4)] == [False, False, False, True]
 
 
 @pytest.mark.parametrize("count", [0, -1, True])

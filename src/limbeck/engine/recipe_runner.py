@@ -28,6 +28,7 @@ from limbeck.recipe import (
     Stage,
     TransformModel,
 )
+from limbeck.recipe.change import Round
 from limbeck.recipe.optimizer import short_name
 from limbeck.tap import Tapped
 from limbeck.teachers import TeacherContext
@@ -180,6 +181,7 @@ class RecipeRunner:
         self._seed = seed
         self._brought: dict[str, Recipe] = {}
         self._transformed: set[str] = set()
+        self._rounds: list[str] = []
         self.call_states: dict[str, dict[str, Any]] = {}
         self.open_ended = any(not isinstance(part, Part) for part in recipe.parts)
         """Whether functions may return more parts and more models."""
@@ -231,6 +233,12 @@ class RecipeRunner:
             elif ask or key in self.call_states:
                 yield from self._walk(self._answer(key, part).parts, f"{key}.", ask=ask)
 
+    def _begin_round(self, key: str) -> None:
+        """Forget the models' states of earlier rounds: a resumed run repeats their calls for the structure alone."""
+        place = key.rpartition(".")[0]
+        self.call_states |= {earlier: {} for earlier in self._rounds if earlier.rpartition(".")[0] == place}
+        self._rounds.append(key)
+
     def _remember_call(self, key: str) -> None:
         if key not in self.call_states:
             states = {name: dict(model.state_dict()) for name, model in self._models.existing.items()}
@@ -247,6 +255,8 @@ class RecipeRunner:
 
     def _answer(self, key: str, function: Any) -> Recipe:
         if key not in self._brought:
+            if isinstance(function, Round):
+                self._begin_round(key)
             self._remember_call(key)
             with fork_rng(seed_all(derive_seed(self._seed, f"part {key}"))):
                 part = function(self._models)

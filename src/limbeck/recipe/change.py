@@ -69,7 +69,7 @@ def rounds(count: int, make: Callable[[int, Models], Part]) -> Recipe:
     """
     if isinstance(count, bool) or not isinstance(count, int) or count < 1:
         raise ArgumentError(f"rounds() takes a whole number of at least 1; got {count!r}.", argument="count")
-    return Recipe(*(_Round(make, number) for number in range(count)))
+    return Recipe(*(Round(make, number) for number in range(count)))
 
 
 class WrappedFunction(ABC):
@@ -87,7 +87,7 @@ class WrappedFunction(ABC):
 
 
 @final
-class _Round(WrappedFunction):
+class Round(WrappedFunction):
     """One round of a recipe."""
 
     def __init__(self, make: Callable[[int, Models], Part], number: int) -> None:
@@ -95,6 +95,7 @@ class _Round(WrappedFunction):
         self.number = number
 
     def __call__(self, models: Models) -> Part:
+        """The part of this round."""
         return self.inner(self.number, models)
 
 
