@@ -18,6 +18,7 @@ from limbeck.errors import LimbeckError
 TRUST = "--trust"
 """The option of the command line that allows all files."""
 
+_PICKLE = re.compile(r"sklearn:([^\s=,:{}\[\]'\"]+)")
 _FILE = re.compile(r"[^\s=,:{}\[\]'\"]+\.py(?=:)")
 
 
@@ -75,17 +76,24 @@ def may_run(file: Path) -> bool:
     return consent is None or consent.typed is None or file.absolute() in consent.typed
 
 
-def check_consent(file: Path, function: str) -> None:
+def check_consent(file: Path, function: str | None) -> None:
     """Raise an error if the file may not be run.
+
+    Args:
+        file: The file.
+        function: The function of a Python file; None for a pickle, which can run code when it is opened.
 
     Raises:
         LimbeckError: If only a job or a folder names the file. The message says which option allows it.
     """
     consent = _consent.get()
     if consent is not None and not may_run(file):
+        what = f"the pickle {file}" if function is None else f"the Python file {file}:{function}"
+        why = ", which can run code when it is opened," if function is None else ""
+        check = "If you know where it comes from," if function is None else "Read the file, then"
         raise LimbeckError(
-            f"The job names the Python file {file}:{function}, and {consent.doing} does not run files that only a "
-            "job or a folder names, because they may come from someone else. Read the file, then repeat the command "
+            f"The job names {what}{why} and {consent.doing} does not run files that only a "
+            f"job or a folder names, because they may come from someone else. {check} repeat the command "
             f"with {TRUST} (in Python: trust=True)."
         )
 
@@ -94,8 +102,13 @@ def _typed_files(words: Sequence[str]) -> Iterator[Path]:
     for word in words:
         for match in _FILE.findall(word):
             yield Path(match).absolute()
+        for match in _PICKLE.findall(word):
+            yield Path(match).absolute()
         # For a name with a space or a comma: the whole word, or the part after the key.
         whole, at, _ = word.rpartition(".py:")
         if at:
             yield Path(f"{whole}.py").absolute()
             yield Path(f"{whole.partition('=')[2]}.py").absolute()
+        whole, at, pickle = word.partition("sklearn:")
+        if at:
+            yield Path(pickle).absolute()

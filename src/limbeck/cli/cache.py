@@ -31,11 +31,12 @@ def run_build(path: str | None, flags: Flags, settings: Sequence[str], *, as_jso
         with ProgressCallback(to_error=as_json) as callback:
             from limbeck.compare.teacher_cache import build
 
-            store = build(job, callback=callback)
+            stores = build(job, callback=callback)
     except KeyboardInterrupt:
         print("Interrupted. Finished work is saved; run the same command again to continue.", file=sys.stderr)
         sys.exit(130)
-    _show_store(store, as_json=as_json)
+    for store in stores:
+        _show_store(store, as_json=as_json)
 
 
 def run_info(path: str | None, flags: Flags, settings: Sequence[str], *, as_json: bool) -> None:
@@ -49,9 +50,11 @@ def run_info(path: str | None, flags: Flags, settings: Sequence[str], *, as_json
     from limbeck.compare.teacher_cache import plan
 
     job = _job(path, flags, settings)
-    folder = None if job.cache is None or (job.cache.folder is None and job.out is None) else _folder(job)
-    store = CacheReader(folder) if folder is not None and is_cache(folder) else None
-    _show_plan(plan(job), store, as_json=as_json)
+    folders = [] if job.cache is None or (job.cache.folder is None and job.out is None) else _folders(job)
+    stores = [CacheReader(folder) for folder in folders if is_cache(folder)]
+    _show_plan(plan(job), stores[0] if stores else None, as_json=as_json)
+    for store in stores[1:] if not as_json else ():
+        _show_store(store, as_json=False)
 
 
 def run_verify(
@@ -63,7 +66,6 @@ def run_verify(
         LimbeckError: If a check fails.
     """
     from limbeck.cache import CacheReader, is_cache
-    from limbeck.teachers.cache_request import check_head
 
     is_folder = path is not None and is_cache(path)
     if is_folder and sample:
@@ -74,28 +76,43 @@ def run_verify(
     if not is_folder:
         _check_path(path)
     job = None if is_folder else _job(path, flags, settings)
-    store = CacheReader(path if job is None and path is not None else _folder(job))
+    stores = (
+        [CacheReader(path)] if job is None and path is not None else [CacheReader(folder) for folder in _folders(job)]
+    )
+    damaged = [_find_damage(store) for store in stores]
+    rechecks: list[Any] = []
+    if job is not None and sample and not any(damaged):
+        from limbeck.compare.teacher_cache import check
+
+        seed = time.time_ns() % 2**31 if seed is None else seed
+        rechecks = check(job, sample=sample, seed=seed)
+    for number, (store, errors) in enumerate(zip(stores, damaged, strict=True)):
+        result: dict[str, Any] = {**_facts(store), "damaged": errors}
+        if rechecks:
+            divergence = _none_if_nan(rechecks[number].divergence)
+            result["recheck"] = {**rechecks[number]._asdict(), "divergence": divergence, "seed": seed}
+        shards = len(store.manifest.shards)
+        if as_json:
+            print(json.dumps(result))
+        elif not errors:
+            print(f"{store.location.name}: {len(store):,} outputs in {shards} shards, checksums match.")
+    for recheck in rechecks:
+        _report_recheck(recheck, sample=sample, seed=seed, as_json=as_json)
+    for store, errors in zip(stores, damaged, strict=True):
+        if errors:
+            files = len(store.manifest.shards) + ("head" in store.manifest.about)
+            raise LimbeckError(f"{len(errors)} of {files} files are damaged; see above.")
+
+
+def _find_damage(store: CacheReader) -> list[str]:
+    """Print and return the errors of all files of a cache."""
+    from limbeck.teachers.cache_request import check_head
+
     head = check_head(store)
     errors = [str(error) for error in (*store.verify(), *([] if head is None else [head]))]
     for sentence in errors:
         print_message(sentence, to_error=True)
-    result: dict[str, Any] = {**_facts(store), "damaged": errors}
-    recheck = None
-    if job is not None and sample and not errors:
-        from limbeck.compare.teacher_cache import check
-
-        seed = time.time_ns() % 2**31 if seed is None else seed
-        recheck = check(job, sample=sample, seed=seed)
-        result["recheck"] = {**recheck._asdict(), "divergence": _none_if_nan(recheck.divergence), "seed": seed}
-    if as_json:
-        print(json.dumps(result))
-    elif not errors:
-        print(f"{store.location.name}: {len(store):,} outputs in {len(store.manifest.shards)} shards, checksums match.")
-    if recheck is not None:
-        _report_recheck(recheck, sample=sample, seed=seed, as_json=as_json)
-    if errors:
-        files = len(store.manifest.shards) + ("head" in store.manifest.about)
-        raise LimbeckError(f"{len(errors)} of {files} files are damaged; see above.")
+    return errors
 
 
 def _check_path(path: str | None) -> None:
@@ -137,12 +154,12 @@ def _job(path: str | None, flags: Flags, settings: Sequence[str]) -> Job:
     return job_from_flags(path, options, settings)
 
 
-def _folder(job: Job | None) -> str:
-    from limbeck.compare.teacher_cache import folder_of
+def _folders(job: Job | None) -> list[str]:
+    from limbeck.compare.teacher_cache import folders_of
 
     if job is None:
         raise LimbeckError("Give a job file or the folder of a cache.")
-    return folder_of(job)
+    return folders_of(job)
 
 
 def _facts(store: CacheReader) -> dict[str, Any]:

@@ -36,12 +36,16 @@ from limbeck.models import (
 )
 from limbeck.models.hub import LibraryModel
 from limbeck.tasks import Regression, Segmentation, Task, get_task, task_from_dict
-from limbeck.teachers import ModelTeacher, Teacher
+from limbeck.teachers import EstimatorFile, ModelTeacher, Teacher
 
 
 def has_weights(teacher: TeacherSettings) -> bool:
     """Whether a teacher comes with weights, or must be trained."""
+    if teacher.ensemble:
+        return all(has_weights(part) for part in teacher.parts.values())
     name = teacher.model
+    if EstimatorFile.parse(name) is not None:
+        return True
     if (library := LibraryModel.parse(name)) is not None:
         return library.weights is not None or bool(teacher.arguments.get("pretrained", True))
     return (".py:" in name and "@" in name) or is_student_folder(Path(name))
@@ -57,7 +61,8 @@ def load_in_order(job: Job) -> tuple[DataSplits, bool]:
         name = None if job.task is None else job.task.name
         data = load_data(job.data, task=name)
         settings: dict[str, Any] = dict(job.data) if isinstance(job.data, dict) else {"name": job.data}
-        theirs = read_class_names(_folder(job.teacher)) if has_weights(job.teacher) else None
+        loaded = (part for part in job.teacher.parts.values() if has_weights(part))
+        theirs = next((names for part in loaded if (names := read_class_names(_folder(part)))), None)
         order = match_order(data.class_names, theirs) if data.class_names and theirs else None
         if order is None or order == data.class_names or settings.get("class_names") or not job.teacher.check:
             return data, False
@@ -65,7 +70,7 @@ def load_in_order(job: Job) -> tuple[DataSplits, bool]:
             data = load_data({**settings, "class_names": list(order)}, task=name)
         except LimbeckError:  # data that take no order
             return data, False
-    note = f"The classes are in the order of the teacher {job.teacher.model}: {', '.join(order[:8])}"
+    note = f"The classes are in the order of the teacher {job.teacher.title}: {', '.join(order[:8])}"
     summary = data.summary and replace(data.summary, notes=(*data.summary.notes, f"{note}."))
     return replace(data, summary=summary, note=". ".join(filter(None, (data.note, note)))), True
 

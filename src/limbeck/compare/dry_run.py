@@ -25,7 +25,7 @@ from limbeck.compare.comparison_data import (
     student_of,
 )
 from limbeck.compare.estimator import EstimatorModule, is_estimator
-from limbeck.compare.teacher import ask, teachers_recipe
+from limbeck.compare.teacher import ask, teachers_recipe, without_weights
 from limbeck.compare.teacher_cache import with_temporary_cache
 from limbeck.data import Dataset, Subset, counter_order, verify
 from limbeck.doctor import Finding, fail, passed, warn
@@ -98,10 +98,11 @@ def rehearse_teacher(job: Job, material: ComparisonData, teacher: Teacher, model
     Raises:
         LimbeckError: If it cannot be trained.
     """
-    if has_weights(job.teacher) or is_estimator(models):
+    first = next((name for name, one in without_weights(job, models).items() if not is_estimator({name: one})), None)
+    if first is None:
         return teacher
     teacher, models = copy.deepcopy((teacher, dict(models)))
-    first, budget = next(iter(models)), job.teacher.train or job.budget
+    budget = job.teacher.train or job.budget
     place = "budget" if job.teacher.train is None else "teacher.train"
     with seeded(0), _explained("The teacher cannot take its first steps", place):
         _rehearsed({first: models[first]}, teachers_recipe((first,), material.task), job, budget, material)

@@ -18,12 +18,13 @@ from limbeck.compare.costs import Combined, ShippedCost
 from limbeck.compare.estimator import unknown_sizes
 from limbeck.compare.run_storage import seed_folder
 from limbeck.compare.verdict import Results, compare_results, judge, set_beside
+from limbeck.data import preprocess_from_dict
 from limbeck.engine import open_fabric
 from limbeck.export.finished_run import FinishedRun, rebuild_student
 from limbeck.job import Job, MethodSettings, RunLayout, plain_name
 from limbeck.methods import method
 from limbeck.metrics import Cost, cost_in_full, cost_of
-from limbeck.models import read_config
+from limbeck.models import get_description, read_config
 from limbeck.tasks import Classification, Score, Task, get_task
 from limbeck.teachers import ModelTeacher, Teacher
 from limbeck.teachers.teacher import Preprocess
@@ -84,7 +85,12 @@ def arms_rows(
             if len(costs) > 1:
                 # Any one of them could be shipped in the ensemble's place: what does averaging bring?
                 rows = [_alone(job, model, answers, material) for model in teachers.values()]
-                table[MEMBER] = {"role": "member", "method": None, **_row(rows, costs[:1], task)}
+                if job.teacher.ensemble:
+                    for name, row, own_cost in zip(teachers, rows, costs, strict=True):
+                        own_row = {"role": "member", "method": None, **_row([row], [own_cost], task)}
+                        table[f"teacher {name}"] = {**own_row, **unknown_sizes([teachers[name]], {})}
+                else:
+                    table[MEMBER] = {"role": "member", "method": None, **_row(rows, costs[:1], task)}
             continue
         runs = sorted((one for one in outcomes if one.arm == arm), key=lambda one: one.seed)
         put_together = [one.combined for one in runs if one.combined is not None]
@@ -142,8 +148,11 @@ def _row(rows: list[dict[str, float]], costs: Sequence[Cost | ShippedCost], task
 
 
 def _alone(job: Job, member: nn.Module, answers: Tensor, material: ComparisonData) -> dict[str, float]:
-    batches, preprocess = eval_batches(material.data.test), material.data.preprocess
-    evaluation = material.task.evaluate(member, batches, preprocess=preprocess, teacher=answers)
+    own = get_description(member).get("preprocess")  # of a saved model that reads other inputs than the students
+    preprocess = material.data.preprocess if own is None else preprocess_from_dict(own)
+    evaluation = material.task.evaluate(
+        member, eval_batches(material.data.test), preprocess=preprocess, teacher=answers
+    )
     return evaluation.measures | custom_metrics(job, material, evaluation.outputs, answers)
 
 

@@ -25,7 +25,7 @@ from limbeck.compare.estimator import is_estimator
 from limbeck.compare.extra_metrics import check_also
 from limbeck.compare.result import MetricContext
 from limbeck.compare.run_storage import checked_folder
-from limbeck.compare.teacher import has_weights, open_teacher, teachers_recipe
+from limbeck.compare.teacher import has_weights, open_teacher, teachers_recipe, without_weights
 from limbeck.compare.teacher_cache import cached, folder_of, make_cache_loader, views_of
 from limbeck.compare.trackers import check_tracker
 from limbeck.data import subsample
@@ -78,12 +78,14 @@ def open_check_context(
         networks: The modules of the teacher.
         fabric: Device and precision.
     """
-    ready = has_weights(job.teacher) or is_estimator(networks)
-    arms = [] if ready else [_teachers_arm(job, material, less, tuple(networks))]
+    trained = tuple(name for name, one in without_weights(job, networks).items() if not is_estimator({name: one}))
+    ready = not trained
+    arms = [] if ready else [_teachers_arm(job, material, less, trained)]
     arms += _arms(job, material, less, teacher)
     stored = None
     if job.cache is not None and (job.cache.folder is not None or job.out is not None):
-        stored = cached(job, teacher, folder_of(job)), make_cache_loader(job, material, shuffled=0)
+        # Of several teachers with a cache each, the first one stands for all.
+        stored = next(iter(cached(job, teacher, folder_of(job)).values())), make_cache_loader(job, material, shuffled=0)
     return CheckContext(
         tuple(arms), teacher, networks, ready, material.train, material.development,
         material.classes, material.data.class_names, material.data.preprocess, fabric,
@@ -115,7 +117,8 @@ def _teachers_arm(job: Job, material: ComparisonData, less: ComparisonData, memb
     loader, whole = train_loader(less.train, budget, seed=0), train_loader(material.train, budget, seed=0)
 
     def untrained() -> dict[str, nn.Module]:
-        return {name: new_model(job.teacher, material, seed=0, who="teacher") for name in members}
+        parts = job.teacher.parts
+        return {name: new_model(parts[name], material, seed=0, who="teacher") for name in members}
 
     return CheckedArm(
         "teacher", untrained, teachers_recipe(members, material.task), loader,
@@ -230,7 +233,7 @@ def _describe_data(material: ComparisonData) -> Finding:
 
 def _describe_teacher(job: Job, opened: tuple[Teacher, dict[str, nn.Module]]) -> Finding:
     numbers = sum(parameter.numel() for model in opened[1].values() for parameter in model.parameters())
-    origin = f"Loaded from {job.teacher.model}" if has_weights(job.teacher) else "Trained by the job"
+    origin = f"Loaded from {job.teacher.title}" if has_weights(job.teacher) else "Trained by the job"
     return passed("", numbers, f"{origin}; it has the outputs that the task needs.", f"{numbers:,} weights")
 
 

@@ -156,7 +156,7 @@ def _teacher(run: JudgedRun) -> Iterator[Suggestion]:
     if teacher is None or alone is None or run.task.primary.gain(teacher, alone) > 0:
         return
     settings = run.job.teacher
-    trains = not has_weights(settings) and settings.members == 1 and ".py:" not in settings.model
+    trains = not has_weights(settings) and len(settings.parts) == 1 and ".py:" not in settings.model
     command = run.again("teacher.members=4") if trains else None
     better = "an ensemble is usually better than one network" if trains else "name a better one with --teacher"
     yield Suggestion(

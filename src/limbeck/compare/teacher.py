@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -36,7 +36,7 @@ from limbeck.data import (
 from limbeck.engine import Run, StepReport, open_fabric
 from limbeck.errors import LimbeckError
 from limbeck.events import Callback, EnsemblePlanned, Message, StepsTaken
-from limbeck.job import Job, RunLayout, TeacherSettings, train_loader
+from limbeck.job import Job, RunLayout, TeacherSettings, add_flag_hint, train_loader
 from limbeck.methods import method
 from limbeck.metrics import Predictions, accuracy
 from limbeck.metrics.class_order import is_misordered, misorder_message, renamed_accuracy
@@ -44,10 +44,11 @@ from limbeck.metrics.memoize import predicted_class
 from limbeck.model_call import call, logits_of
 from limbeck.models import NoModuleError, is_student_folder, read_config
 from limbeck.models.hub import LibraryModel
+from limbeck.models.networks import check_arguments
 from limbeck.recipe import Recipe, Stage
 from limbeck.tap import FrozenParameters
 from limbeck.tasks import Classification, Task
-from limbeck.teachers import Ensemble, ModelTeacher, Teacher, TeacherContext
+from limbeck.teachers import Ensemble, EstimatorFile, ModelTeacher, SklearnTeacher, Teacher, TeacherContext
 from limbeck.teachers.chance import compute_chance, most_frequent_share
 
 
@@ -65,34 +66,65 @@ def open_teacher(job: Job, material: ComparisonData) -> tuple[Teacher, dict[str,
             f"teacher.members={settings.members} of {settings.model} would be the same network {settings.members} "
             "times; members are for a teacher that is trained here."
         )
+    opened = {
+        name: _open_part(job, part, material, seed=1000 + number)
+        for number, (name, part) in enumerate(settings.parts.items())
+    }
+    models = {name: model for name, (_, model) in opened.items()}
+    teachers = [teacher for teacher, _ in opened.values()]
+    for part, teacher, model in zip(settings.parts.values(), teachers, models.values(), strict=True):
+        if not isinstance(model, EstimatorModule) or has_weights(part):
+            _check_opened(job, part, teacher, model, material)
+    if len(teachers) == 1:
+        return teachers[0], models
+    return Ensemble(*teachers, mean=settings.mean, weights=settings.weights), models
+
+
+def _open_part(
+    job: Job, part: TeacherSettings, material: ComparisonData, *, seed: int
+) -> tuple[ModelTeacher | SklearnTeacher, nn.Module]:
+    """One model of the teacher."""
+    if (file := EstimatorFile.parse(part.model)) is not None:
+        try:
+            check_arguments(part.model, SklearnTeacher, part.arguments, without=("estimator", "preprocess", "classes"))
+        except LimbeckError as error:
+            raise add_flag_hint(error, "teacher") from error
+        module = EstimatorModule(SklearnTeacher(file.open(), classes=material.classes, **part.arguments), fitted=True)
+        return module.teacher, module
     try:
-        models = {
-            f"member-{i}": new_model(settings, material, seed=1000 + i, who="teacher") for i in range(settings.members)
-        }
+        model = new_model(part, material, seed=seed, who="teacher")
     except NoModuleError as error:
-        module = open_estimator(error.result, settings.model, material)
-        if settings.members > 1:
+        module = open_estimator(error.result, part.model, material)
+        if part.members > 1:
             raise LimbeckError(
-                f"teacher.members={settings.members}: an estimator cannot have members; remove the option."
+                f"teacher.members={part.members}: an estimator cannot have members; remove the option."
             ) from error
-        return module.teacher, {"member-0": module}
-    check_names(settings, models["member-0"], material.data)
-    preprocess = _own_preprocess(settings, material.data)
-    _check_tokenizer(settings, material.data)
+        return module.teacher, module
+    check_names(part, model, material.data)
+    preprocess = _own_preprocess(part, material.data)
+    _check_tokenizer(part, material.data)
     _check_preprocess(job, preprocess)
-    members = [ModelTeacher(model, preprocess=preprocess) for model in models.values()]
-    teacher = members[0] if len(members) == 1 else Ensemble(*members, mean=settings.mean)
+    return ModelTeacher(model, preprocess=preprocess), model
+
+
+def _check_opened(
+    job: Job, part: TeacherSettings, teacher: ModelTeacher | SklearnTeacher, model: nn.Module, material: ComparisonData
+) -> None:
+    """Run a teacher on one example of each part of the data.
+
+    Raises:
+        LimbeckError: If it fails, or has another number of classes than the data.
+    """
     first = material.train.select(torch.tensor([0]))
-    shape, who = "x".join(map(str, material.input_shape)), f"The teacher {settings.model}"
+    shape, who = "x".join(map(str, material.input_shape)), f"The teacher {part.model}"
     logits = answered(lambda: next(iterate_answers(teacher, first, material))[1], who, shape)
     check_classes(logits, who, material.task)
-    if preprocess is not None:
-        _check_own(job, next(iter(models.values())), preprocess, material)
-    for part, examples in judged_parts(material).items():
+    if isinstance(teacher, ModelTeacher) and teacher.preprocess is not None:
+        _check_own(job, model, teacher.preprocess, material)
+    for split, examples in judged_parts(material).items():
         one = examples.select(torch.tensor([0]))
-        shape = shape_in(part, material.data.preprocess(one.take(torch.tensor([0]))))
+        shape = shape_in(split, material.data.preprocess(one.take(torch.tensor([0]))))
         answered(partial(ask, teacher, one, material), who, shape)
-    return teacher, models
 
 
 def train_teacher(
@@ -100,15 +132,32 @@ def train_teacher(
 ) -> None:
     """Train the teacher unless it has weights; training that was interrupted is resumed."""
     if has_weights(job.teacher):
-        callback(Message(f"Teacher loaded from {job.teacher.model}."))
+        callback(Message(f"Teacher loaded from {job.teacher.title}."))
         return
-    if isinstance(module := models.get("member-0"), EstimatorModule):
+    for name, module in without_weights(job, models).items():
+        if not isinstance(module, EstimatorModule):
+            continue
+        model, kind = job.teacher.parts[name].model, type(module.teacher.estimator).__name__
         if module.fitted:
-            callback(Message(f"Teacher: the fitted {type(module.teacher.estimator).__name__} of {job.teacher.model}."))
+            callback(Message(f"Teacher: the fitted {kind} of {model}."))
         else:
-            callback(Message(f"Fitting the teacher: {type(module.teacher.estimator).__name__}."))
-            fit_estimator(module, job.teacher.model, material)
-        return
+            callback(Message(f"Fitting the teacher: {kind}."))
+            fit_estimator(module, model, material)
+    networks = {
+        name: model for name, model in without_weights(job, models).items() if not isinstance(model, EstimatorModule)
+    }
+    if networks:
+        _train_networks(networks, job, material, out, callback)
+
+
+def without_weights(job: Job, models: Mapping[str, nn.Module]) -> dict[str, nn.Module]:
+    """The models of the teacher that the job trains or fits."""
+    return {name: models[name] for name, part in job.teacher.parts.items() if not has_weights(part)}
+
+
+def _train_networks(
+    models: Mapping[str, nn.Module], job: Job, material: ComparisonData, out: Path | None, callback: Callback
+) -> None:
     budget = job.teacher.train or job.budget
     run = Run(
         models, teachers_recipe(tuple(models), material.task), train_loader(material.train, budget, seed=0),
@@ -117,11 +166,15 @@ def train_teacher(
         out=RunLayout(out).teacher if out else None, resume=True,
     )  # fmt: skip
     done = "Teacher already trained" if run.finished else "Training the teacher"
-    callback(Message(f"{done}: {len(models)} x {job.teacher.model}, {budget.epochs} epochs."))
+    callback(Message(f"{done}: {_count(job, models)}, {budget.epochs} epochs."))
     if len(models) > 1:
         callback(EnsemblePlanned(len(models)))
     for report in with_trackers(run, job, "teacher"):
         callback(steps_taken("teacher", report))
+
+
+def _count(job: Job, models: Mapping[str, nn.Module]) -> str:
+    return ", ".join(models) if job.teacher.ensemble else f"{len(models)} x {job.teacher.model}"
 
 
 def steps_taken(run: str, report: StepReport) -> StepsTaken:
@@ -259,7 +312,7 @@ def _check_preprocess(job: Job, own: Preprocess | None) -> None:
         )
 
 
-def _check_own(job: Job, model: nn.Module, own: Preprocess, material: ComparisonData) -> None:
+def _check_own(job: Job, model: nn.Module, own: Callable[[Batch], Any], material: ComparisonData) -> None:
     """Check that the test data have the teacher's own inputs, and that it can be timed on the student's.
 
     Raises:

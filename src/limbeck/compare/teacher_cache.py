@@ -17,16 +17,24 @@ from limbeck.cache import CacheReader, Encoding, Location, encoding, is_cache, k
 from limbeck.compare.arm_recipes import recipe_of
 from limbeck.compare.comparison_data import ComparisonData, load_comparison_data
 from limbeck.compare.estimator import EstimatorModule
-from limbeck.compare.teacher import has_weights, open_teacher
+from limbeck.compare.teacher import open_teacher, without_weights
 from limbeck.data import ShuffledLoader
 from limbeck.engine import open_fabric
 from limbeck.errors import LimbeckError
 from limbeck.events import Callback, Message, OutputsCached
-from limbeck.job import CacheSettings, Job, RunLayout, add_flag_hint, train_loader
+from limbeck.job import SEVERAL, CacheSettings, Job, RunLayout, add_flag_hint, train_loader
 from limbeck.losses import Objective
 from limbeck.methods import make, method
 from limbeck.recipe import Recipe
-from limbeck.teachers import CachedTeacher, CacheVerification, Teacher, TeacherContext, fill_cache, verify_cache
+from limbeck.teachers import (
+    CachedTeacher,
+    CacheVerification,
+    Ensemble,
+    Teacher,
+    TeacherContext,
+    fill_cache,
+    verify_cache,
+)
 
 
 def folder_of(job: Job) -> str:
@@ -46,7 +54,10 @@ def with_cache(job: Job, teacher: Teacher, where: str | None = None) -> Teacher:
     if job.cache is None:
         return teacher
     try:
-        return cached(job, teacher, where or folder_of(job))
+        stores = cached(job, teacher, where or folder_of(job))
+        if len(stores) == 1:
+            return next(iter(stores.values()))
+        return Ensemble(*stores.values(), mean=job.teacher.mean, weights=job.teacher.weights)
     except LimbeckError as error:
         raise add_flag_hint(error, "cache", CacheSettings.model_fields) from error
 
@@ -58,8 +69,21 @@ def with_temporary_cache(job: Job, teacher: Teacher) -> Iterator[Teacher]:
         yield with_cache(job, teacher, folder)
 
 
-def cached(job: Job, teacher: Teacher, where: str) -> CachedTeacher:
-    """The teacher, in front of it a store that keeps what the methods of all arms read."""
+def cached(job: Job, teacher: Teacher, where: str) -> dict[str, CachedTeacher]:
+    """The teacher with a cache of what the methods of all arms read; each of several with a cache of its own."""
+    if job.teacher.model != SEVERAL or not isinstance(teacher, Ensemble):
+        return {"": _cached(job, teacher, where)}
+    named = zip(job.teacher.ensemble, teacher.members, strict=True)
+    return {name: _cached(job, member, f"{where}/{name}") for name, member in named}
+
+
+def folders_of(job: Job) -> list[str]:
+    """The folders of the caches of a job's teachers."""
+    names = list(job.teacher.ensemble) if job.teacher.model == SEVERAL else []
+    return [f"{folder_of(job)}/{name}" for name in names] or [folder_of(job)]
+
+
+def _cached(job: Job, teacher: Teacher, where: str) -> CachedTeacher:
     cache = job.cache or CacheSettings()
     objectives = _objectives_of(job, teacher)
     addresses = frozenset().union(*(objective.requires.teacher for objective in objectives))
@@ -88,7 +112,7 @@ def views_of(job: Job) -> int:
     return 1
 
 
-def build(job: Job, *, callback: Callback) -> CacheReader:
+def build(job: Job, *, callback: Callback) -> list[CacheReader]:
     """Ask the job's teacher about all its training data, in every view that its arms will see.
 
     Stopped at any time, it goes on where it was.
@@ -102,15 +126,20 @@ def build(job: Job, *, callback: Callback) -> CacheReader:
     """
     material, teacher = load_data_and_teacher(job)
     ask_all(job, material, teacher, callback)
-    return CacheReader(folder_of(job))
+    return [CacheReader(folder) for folder in folders_of(job)]
 
 
 def ask_all(job: Job, material: ComparisonData, teacher: Teacher, callback: Callback) -> None:
     """Ask a teacher that has learnt what it is to teach about everything that the arms will see."""
-    views, where = views_of(job), folder_of(job)
+    for store in cached(job, teacher, folder_of(job)).values():
+        _fill(job, material, store, callback)
+
+
+def _fill(job: Job, material: ComparisonData, store: CachedTeacher, callback: Callback) -> None:
+    views, where = views_of(job), store.where
     fabric = open_fabric(precision=job.precision, devices=1)
     filling = fill_cache(
-        cached(job, teacher, where), make_cache_loader(job, material), preprocess=material.data.preprocess, views=views,
+        store, make_cache_loader(job, material), preprocess=material.data.preprocess, views=views,
         device=fabric.device,
     )  # fmt: skip
     lacking = _lacking(job, material, where)
@@ -156,16 +185,22 @@ def check_store(job: Job, material: ComparisonData, teacher: Teacher) -> None:
                 cached_teacher.open(TeacherContext(requires=requires, preprocess=preprocess, loader=loader))
 
 
-def check(job: Job, *, sample: int, seed: int) -> CacheVerification:
-    """Ask the job's teacher again about some examples and views, drawn by `seed`, and compare with what is stored."""
+def check(job: Job, *, sample: int, seed: int) -> list[CacheVerification]:
+    """Ask the job's teacher again about some examples and views, drawn by `seed`, and compare with what is stored.
+
+    Several teachers, each with a cache of its own, are compared one by one.
+    """
     material, teacher = load_data_and_teacher(job)
     fabric = open_fabric(precision=job.precision, devices=1)
     loader = make_cache_loader(job, material, shuffled=seed)
     with fabric.autocast():
-        return verify_cache(
-            cached(job, teacher, folder_of(job)), loader, preprocess=material.data.preprocess, sample=sample,
-            views=range(views_of(job)), seed=seed, device=fabric.device,
-        )  # fmt: skip
+        return [
+            verify_cache(
+                store, loader, preprocess=material.data.preprocess, sample=sample,
+                views=range(views_of(job)), seed=seed, device=fabric.device,
+            )
+            for store in cached(job, teacher, folder_of(job)).values()
+        ]  # fmt: skip
 
 
 def make_cache_loader(job: Job, material: ComparisonData, *, shuffled: int | None = None) -> ShuffledLoader:
@@ -181,10 +216,10 @@ def load_data_and_teacher(job: Job) -> tuple[ComparisonData, Teacher]:
     """The job's data, and its teacher, which must have weights."""
     material = load_comparison_data(job)
     teacher, models = open_teacher(job, material)
-    fitted = any(isinstance(model, EstimatorModule) and model.fitted for model in models.values())
-    if not has_weights(job.teacher) and not fitted:
+    untrained = without_weights(job, models).values()
+    if not all(isinstance(model, EstimatorModule) and model.fitted for model in untrained):
         raise LimbeckError(
-            f"The teacher {job.teacher.model} has no weights yet. `limbeck distill` trains it, keeps its answers as it "
+            f"The teacher {job.teacher.title} has no weights yet. `limbeck distill` trains it, keeps its answers as it "
             "goes if the job has a cache, and leaves it in OUT/teacher/student, which can be a job's teacher."
         )
     return material, teacher

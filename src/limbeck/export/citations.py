@@ -162,7 +162,8 @@ def _used(done: FinishedRun) -> Iterator[Citation]:
         yield Citation("the arm 'label smoothing'", method("label_smoothing").card.bibtex)
     name = job.data if isinstance(job.data, str) else str(job.data.get("name"))
     yield Citation(f"data {plain_name(name)}", _entry_of(name, _DATA))
-    for who, model in (("student", job.student.model), ("teacher", job.teacher.model)):
+    teachers = dict.fromkeys(part.model for part in job.teacher.parts.values())
+    for who, model in (("student", job.student.model), *(("teacher", model) for model in teachers)):
         paper = _network(model)
         if paper is not None or model not in ("mlp", "cnn"):
             yield Citation(f"{who} {plain_name(model)}", paper)

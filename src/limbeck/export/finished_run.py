@@ -30,7 +30,7 @@ from limbeck.metrics import load_tensors
 from limbeck.models import is_student_folder, load, loads_without_code, open_model, read_config, shallow
 from limbeck.recipe import Recipe, TransformModel
 from limbeck.tasks import Task, task_from_dict
-from limbeck.teachers import Ensemble, ModelTeacher, Teacher
+from limbeck.teachers import Ensemble, EstimatorFile, ModelTeacher, Teacher
 
 
 class FinishedRun(NamedTuple):
@@ -224,13 +224,17 @@ def _build_combined(run: FinishedRun, recipe: Recipe, data: DataSplits, student:
 
 def _teacher(job: Job, open_settings: Callable[[ModelSettings], nn.Module]) -> Teacher:
     """The job's teacher, without trained weights."""
-    folder = Path(job.teacher.model.rpartition("@")[2])
+    members = [_teacher_part(part, open_settings) for part in job.teacher.parts.values()]
+    mean, weights = job.teacher.mean, job.teacher.weights
+    return members[0] if len(members) == 1 else Ensemble(*members, mean=mean, weights=weights)
+
+
+def _teacher_part(part: ModelSettings, open_settings: Callable[[ModelSettings], nn.Module]) -> Teacher:
+    if EstimatorFile.parse(part.model) is not None:  # nothing in the student depends on it
+        return ModelTeacher(nn.Identity())
+    folder = Path(part.model.rpartition("@")[2])
     settings = read_config(folder)["metadata"].get("preprocess") if is_student_folder(folder) else None
-    members = [
-        ModelTeacher(open_settings(job.teacher), preprocess=preprocess_from_dict(settings) if settings else None)
-        for _ in range(job.teacher.members)
-    ]
-    return members[0] if len(members) == 1 else Ensemble(*members, mean=job.teacher.mean)
+    return ModelTeacher(open_settings(part), preprocess=preprocess_from_dict(settings) if settings else None)
 
 
 def _no_job(folder: Path) -> str:

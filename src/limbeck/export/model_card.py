@@ -16,6 +16,7 @@ from limbeck.export.finished_run import FinishedRun
 from limbeck.export.formats import ExportedRun
 from limbeck.export.usage import ReadScript, usage_snippet
 from limbeck.job import (
+    Job,
     collect_settings,
     describe_arm_budgets,
     format_steps,
@@ -174,7 +175,8 @@ def _table(done: FinishedRun) -> Iterator[str]:
         return
     task = done.task
     second = task.headline[1] or task.primary.name
-    seeds = max((len(_score(arm, task)["values"]) for name, arm in arms.items() if name != "one member"), default=1)
+    own_arms = [arm for name, arm in arms.items() if arm.get("role") != "member" and name != "one member"]
+    seeds = max((len(_score(arm, task)["values"]) for arm in own_arms), default=1)
     over = f" (mean ± standard deviation over {seeds} seeds)" if seeds > 1 else ""
     own = list_custom_metrics(done.result)
     head = (
@@ -314,10 +316,9 @@ def _protocol(done: FinishedRun, data: DataSplits) -> Iterator[str]:
     )
     if data.note:
         yield f"About the data: {escape_markdown(data.note)}."
-    members = f"{job.teacher.members} x " if job.teacher.members > 1 else ""
     accuracy = done.result.get("teacher_development_accuracy")
     suffix = f", {done.task.primary.describe(accuracy)} on development data" if isinstance(accuracy, float) else ""
-    yield f"Teacher: {members}{_model(job.teacher)}{suffix}."
+    yield f"Teacher: {_teacher(job)}{suffix}."
     yield f"Student: {_model(job.student)}."
     if (by := done.method) is not None:
         yield f"Method: {escape_markdown(plain_name(by.name))}{_arguments(by.hyper)}."
@@ -332,6 +333,14 @@ def _protocol(done: FinishedRun, data: DataSplits) -> Iterator[str]:
     if metadata:
         versions = (escape_markdown(f"{name} {value}") for name, value in metadata.items() if isinstance(value, str))
         yield f"Made with {', '.join(versions)}."
+
+
+def _teacher(job: Job) -> str:
+    if job.teacher.ensemble:
+        parts = (f"{name} = {_model(part)}" for name, part in job.teacher.parts.items())
+        weights = ":".join(f"{weight:g}" for weight in job.teacher.weights or [])
+        return f"{job.teacher.mean} mean, weights {weights}, of {'; '.join(parts)}"
+    return (f"{job.teacher.members} x " if job.teacher.members > 1 else "") + _model(job.teacher)
 
 
 def _effort(done: FinishedRun) -> Iterator[str]:
@@ -370,7 +379,9 @@ def _arguments(arguments: Mapping[str, Any]) -> str:
 
 
 def _license(done: FinishedRun, data: DataSplits, license: str | None) -> str:
-    teacher, named = escape_markdown(plain_name(done.job.teacher.model)), escape_markdown(plain_name(data.name))
+    models = ", ".join(plain_name(part.model) for part in done.job.teacher.parts.values())
+    models = models if done.job.teacher.ensemble else plain_name(done.job.teacher.model)
+    teacher, named = escape_markdown(models), escape_markdown(plain_name(data.name))
     if license is not None:
         return f"{license}, as given at export. The teacher ({teacher}) and the data ({named}) have their own licenses."
     return (

@@ -11,6 +11,7 @@ from limbeck.job.config_io import (
     search_job_texts,
     with_settings,
 )
+from limbeck.job.model_settings import SEVERAL, SHALLOW, ModelSettings, TeacherSettings
 from limbeck.job.opening_code import join_statements, opening_code, wrap_statements
 from limbeck.job.paths import hide_private_paths, with_absolute_paths
 from limbeck.job.recommendation import (
@@ -23,7 +24,7 @@ from limbeck.job.recommendation import (
 )
 from limbeck.job.result import list_custom_metrics, read_size_notes
 from limbeck.job.run_layout import RunLayout, plain_name, shared_path
-from limbeck.job.schema import ARMS, SHALLOW, CacheSettings, Job, MethodSettings, ModelSettings, TeacherSettings
+from limbeck.job.schema import ARMS, CacheSettings, Job, MethodSettings
 from limbeck.job.search import ArmSearch, Search, collect_settings, copy_search, read_search
 from limbeck.job.splits import train_and_development, train_loader
 from limbeck.job.validation import EXTRA_METRICS
@@ -31,6 +32,7 @@ from limbeck.job.validation import EXTRA_METRICS
 __all__ = [
     "ARMS",
     "EXTRA_METRICS",
+    "SEVERAL",
     "SHALLOW",
     "ArmBudget",
     "ArmSearch",

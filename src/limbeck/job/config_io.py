@@ -12,6 +12,7 @@ from limbeck.atomic_io import is_file
 from limbeck.checksums import add_checksum_line, is_unchanged, json_text
 from limbeck.errors import DataError, LimbeckError, LimbeckWarning, nearest, unknown_name_error
 from limbeck.job.budget import ArmBudget, Budget
+from limbeck.job.model_settings import TeacherSettings, join_teachers
 from limbeck.job.paths import (
     PLACES,
     make_relative,
@@ -21,7 +22,7 @@ from limbeck.job.paths import (
     with_absolute_paths,
 )
 from limbeck.job.run_layout import RunLayout, method_arms
-from limbeck.job.schema import CacheSettings, Job, TeacherSettings
+from limbeck.job.schema import CacheSettings, Job
 from limbeck.job.validation import MAX_BYTES, check_bounds
 
 _SCIENTIFIC = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)[eE][-+]?[0-9]+$")
@@ -119,6 +120,7 @@ def make_job(values: Mapping[str, Any]) -> Job:
     from pydantic import ValidationError
 
     check_bounds(values, "The job")
+    values = join_teachers(values)
     _check_needed(values)
     try:
         return Job.model_validate(dict(values))

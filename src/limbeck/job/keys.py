@@ -9,15 +9,16 @@ from typing import Any, NamedTuple
 
 from limbeck.data.options import DataOptions
 from limbeck.job.budget import ArmBudget, Budget
-from limbeck.job.schema import CacheSettings, Job, MethodSettings, ModelSettings, TaskSettings, TeacherSettings
+from limbeck.job.model_settings import MemberSettings, ModelSettings, TeacherSettings
+from limbeck.job.schema import CacheSettings, Job, MethodSettings, TaskSettings
 
 _PARTS: tuple[tuple[str, type], ...] = (
     ("", Job), ("task.", TaskSettings), ("data.", DataOptions),
-    ("teacher.", ModelSettings), ("teacher.", TeacherSettings),
+    ("teacher.", ModelSettings), ("teacher.", TeacherSettings), ("teachers.NAME.", MemberSettings),
     ("student.", ModelSettings), ("method.", MethodSettings), ("budget.", Budget),
     ("budgets.ARM.", ArmBudget), ("cache.", CacheSettings),
 )  # fmt: skip
-_HOLD_KEYS = ("task", "teacher", "student", "method", "budget", "budgets", "cache", "train")
+_HOLD_KEYS = ("task", "teacher", "student", "ensemble", "method", "budget", "budgets", "cache", "train")
 """Keys with nested keys, which list their own defaults."""
 
 

@@ -11,10 +11,12 @@ from limbeck.checksums import read_json
 from limbeck.data.builtin_datasets import IMAGE_DATASETS, data_folders
 from limbeck.errors import DataError, LimbeckError
 from limbeck.job.budget import Budget
+from limbeck.job.model_settings import ENSEMBLE, SEVERAL, SHALLOW
 from limbeck.job.run_layout import shared_path
-from limbeck.job.schema import SHALLOW, CacheSettings, Job, MethodSettings
+from limbeck.job.schema import CacheSettings, Job, MethodSettings
 from limbeck.models import UserFile, reference_names
 from limbeck.models.hub import LibraryModel
+from limbeck.teachers import EstimatorFile
 
 
 def with_absolute_paths(job: Job) -> Job:
@@ -29,6 +31,10 @@ def with_absolute_paths(job: Job) -> Job:
             "teacher": job.teacher.model_copy(
                 update={
                     "model": _name(job.teacher.model),
+                    "ensemble": {
+                        name: one.model_copy(update={"model": _name(one.model)})
+                        for name, one in job.teacher.ensemble.items()
+                    },
                     "train": None if job.teacher.train is None else _budget(job.teacher.train),
                 }
             ),
@@ -58,11 +64,13 @@ def _budget(budget: Budget) -> Budget:
 
 
 def _name(name: str) -> str:
-    if name in (*reference_names(), SHALLOW):
+    if name in (*reference_names(), SHALLOW, ENSEMBLE, SEVERAL):
         return name
     if (library := LibraryModel.parse(name)) is not None:
         weights = None if library.weights is None else library.weights.absolute()
         return str(library._replace(weights=weights))
+    if (estimator := EstimatorFile.parse(name)) is not None:
+        return str(EstimatorFile(estimator.path.absolute()))
     whole = _own_file(name)
     return str(Path(name).absolute()) if whole == name and Path(name).is_dir() else whole
 
@@ -217,6 +225,9 @@ def _differing(typed: Any, whole: Any, keys: tuple[Any, ...]) -> Iterator[tuple[
         yield keys, typed, whole
 
 
+_LIBRARIES = ("hf", "timm", "sklearn")
+
+
 def _shared(value: Any) -> Any:
     """A value without absolute paths."""
     if isinstance(value, Mapping):
@@ -233,7 +244,7 @@ def _shared(value: Any) -> Any:
         weights = f"@{shared_path(own.weights)}" if own.weights else ""
         return f"{shared_path(own.file)}:{own.function}{weights}"
     library, colon, rest = value.partition(":")
-    if colon and library in ("hf", "timm"):
+    if colon and library in _LIBRARIES:
         return f"{library}:{shared_path(rest)}" if Path(rest).is_absolute() else value
     return shared_path(value) if Path(value).is_absolute() else value
 
@@ -242,7 +253,11 @@ def _fits(name: Any, path: Any) -> bool:
     """Whether a private path ends with the name in the job: a damaged file must not redirect a name elsewhere."""
     if isinstance(path, Mapping):
         return str(path.get("name", "")).endswith(Path(str(name)).name) if isinstance(name, str) else False
-    return isinstance(name, str) and isinstance(path, str) and path.endswith(Path(name).name)
+    if not (isinstance(name, str) and isinstance(path, str)):
+        return False
+    library, colon, rest = name.partition(":")
+    file = rest if colon and library in _LIBRARIES else name
+    return path.endswith(Path(file).name)
 
 
 def path_exists(value: Any) -> bool:

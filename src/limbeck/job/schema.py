@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
@@ -11,6 +11,7 @@ from limbeck.data.options import parse_data_name, parse_data_options
 from limbeck.errors import ArgumentError, LimbeckError, UnknownNameError, nearest, unknown_name_error
 from limbeck.job.budget import ArmBudget, Budget, Strict, check_views
 from limbeck.job.cli_hints import add_flag_hint, flag_hint
+from limbeck.job.model_settings import SHALLOW, ModelSettings, TeacherSettings, join_teachers
 from limbeck.job.run_layout import ARMS, method_arms
 from limbeck.job.validation import as_list, check_extra_metrics
 from limbeck.methods import method
@@ -18,48 +19,7 @@ from limbeck.models import UserFile, shallow
 from limbeck.models.networks import check_arguments
 from limbeck.tasks import Task, get_task
 
-SHALLOW = "shallow"
-"""A student that starts as a subset of the teacher's layers (`limbeck.models.shallow`)."""
 DEFAULT_ARMS = ("teacher", "student alone", "label smoothing", "distilled")
-
-
-class ModelSettings(BaseModel):
-    """A model by name, with its arguments.
-
-    Attributes:
-        model: ``mlp``, ``cnn``, ``resnet20``, ...; ``my.py:build``; ``my.py:build@weights.safetensors``; a student
-            folder; ``timm:NAME``; ``hf:NAME``. A student may be ``shallow`` with ``layers``: a subset of the teacher's.
-    """
-
-    model_config = ConfigDict(extra="allow", frozen=True)
-
-    model: str
-
-    @property
-    def arguments(self) -> dict[str, Any]:
-        """The arguments of the model."""
-        return dict(self.model_extra or {})
-
-    @property
-    def is_shallow(self) -> bool:
-        """Whether it starts as a subset of the teacher's layers."""
-        return self.model == SHALLOW
-
-
-class TeacherSettings(ModelSettings):
-    """A teacher: one model, or an ensemble of models of the same kind, loaded or trained.
-
-    Attributes:
-        members: The number of networks in the ensemble, trained from different initial weights.
-        mean: How their predictions are averaged.
-        train: The budget for training the teacher, if it has no weights yet; the student's by default.
-        check: Stop if its accuracy on development data is at chance level.
-    """
-
-    members: int = Field(default=1, ge=1)
-    mean: Literal["arithmetic", "geometric"] = "geometric"
-    train: Budget | None = None
-    check: bool = True
 
 
 class MethodSettings(BaseModel):
@@ -167,7 +127,8 @@ class Job(Strict):
         data: A data set's name, a file, a folder, or a mapping with ``name`` (any of these) and its options.
         task: What is learned: ``classification``, ``multi_label``, ``regression`` or ``segmentation``, or a mapping of
             this ``name`` and settings. By default it is inferred from the targets; the summary of the data says why.
-        teacher: The teacher's name (``teacher.model``) and its arguments.
+        teacher: The teacher's name (``teacher.model``) and its arguments; or ``{ensemble: [...]}``. With the key
+            ``teachers``, several of them: ``{big: {model: ..., weight: 2}, small: ...}``.
         student: The student's name (``student.model``) and its arguments.
         method: The method's name (``method.name``) and its settings; `limbeck methods` lists them.
         methods: Several methods to compare: each is an arm with the method's name. `method` is then the first one.
@@ -249,6 +210,11 @@ class Job(Strict):
 
     @model_validator(mode="before")
     @classmethod
+    def _joined_teachers(cls, values: Any) -> Any:
+        return join_teachers(values)
+
+    @model_validator(mode="before")
+    @classmethod
     def _first_method(cls, values: Any) -> Any:
         """Use the first of several methods as `method`."""
         several = values.get("methods") if isinstance(values, dict) else None
@@ -279,8 +245,8 @@ class Job(Strict):
     def names_files(self) -> bool:
         """Whether the job names a user's Python files, which are run."""
         methods = (one.name for one in self.method_arms.values())
-        named = (self.teacher.model, self.student.model, self.track or "", *methods)
-        return any(UserFile.parse(name) is not None for name in named)
+        named = (self.student.model, self.track or "", *methods)
+        return self.teacher.runs_code or any(UserFile.parse(name) is not None for name in named)
 
     @property
     def all_arms(self) -> tuple[str, ...]:
@@ -356,9 +322,9 @@ class Job(Strict):
             raise LimbeckError("teacher: shallow is a student made of its teacher's layers, and cannot be the teacher.")
         if not self.student.is_shallow:
             return
-        if self.teacher.members > 1:
+        if len(self.teacher.parts) > 1:
             raise LimbeckError(
-                f"student: shallow needs a teacher of one model, and this one has {self.teacher.members} members. "
+                f"student: shallow needs a teacher of one model, and this one has {len(self.teacher.parts)} members. "
                 f"{flag_hint('teacher', 'members', '1')}, or name another student."
             )
         try:

@@ -7,7 +7,7 @@ from limbeck.teachers.fill_cache import CacheVerification, fill_cache, verify_ca
 from limbeck.teachers.model import ModelTeacher, TeacherRef, as_teacher
 from limbeck.teachers.moving_average import MovingAverage, MovingAverageSession
 from limbeck.teachers.precomputed import PrecomputedTeacher
-from limbeck.teachers.sklearn_teacher import SklearnTeacher
+from limbeck.teachers.sklearn_teacher import EstimatorFile, SklearnTeacher
 from limbeck.teachers.specialists import Groups, Specialists, check_groups, special_classes
 from limbeck.teachers.teacher import (
     FunctionSession,
@@ -28,6 +28,7 @@ __all__ = [
     "CacheVerification",
     "CachedTeacher",
     "Ensemble",
+    "EstimatorFile",
     "FunctionSession",
     "Groups",
     "ModelTeacher",

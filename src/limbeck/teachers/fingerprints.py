@@ -6,7 +6,7 @@ import functools
 import hashlib
 import zlib
 from collections.abc import Iterator, Mapping
-from types import CodeType, FunctionType, MethodType
+from types import BuiltinFunctionType, CodeType, FunctionType, MethodType
 from typing import Any
 
 import numpy as np
@@ -144,6 +144,58 @@ def _read_cell(cell: Any) -> Any:
         return cell.cell_contents
     except ValueError:  # not filled yet
         return None
+
+
+def hash_object(value: Any) -> str:
+    """SHA-256 of an object's class and state, equal for equal content.
+
+    A pickle is not: it depends on which strings and arrays are the same object, and on the unused bytes in records.
+    """
+    digest = hashlib.sha256()
+    for part in _object_parts(value, ()):
+        digest.update(part)
+        digest.update(b"\0")
+    return digest.hexdigest()
+
+
+def _object_parts(value: Any, outer: tuple[int, ...]) -> Iterator[bytes]:
+    if isinstance(value, (*_PLAIN, complex, bytes, type(None), np.generic)):
+        yield f"{type(value).__name__} {value!r}".encode()
+    elif id(value) in outer:  # an object that contains itself
+        yield f"outer {outer.index(id(value))}".encode()
+    elif isinstance(value, np.ndarray) and value.dtype.names is not None:
+        for name in value.dtype.names:
+            yield name.encode()
+            yield from _object_parts(value[name], outer)
+    elif isinstance(value, np.ndarray) and value.dtype != object:
+        yield f"{value.dtype} {value.shape}".encode() + np.ascontiguousarray(value).tobytes()
+    elif isinstance(value, (type, FunctionType, BuiltinFunctionType)):
+        yield f"{value.__module__}.{value.__qualname__}".encode()
+    else:
+        inner = (*outer, id(value))
+        for part in _content_of(value):
+            yield from _object_parts(part, inner)
+        yield b"end"
+
+
+def _content_of(value: Any) -> Iterator[Any]:
+    """The parts that an object is made of, its class first."""
+    yield type(value).__qualname__
+    if isinstance(value, np.ndarray):
+        yield from (value.shape, *value.ravel().tolist())
+    elif isinstance(value, Mapping):
+        yield from (part for key in sorted(value, key=repr) for part in (key, value[key]))
+    elif isinstance(value, (set, frozenset)):
+        yield from sorted(value, key=repr)
+    elif isinstance(value, (list, tuple)):
+        yield from value
+    elif isinstance(reduced := value.__reduce_ex__(4), str):
+        yield reduced
+    else:
+        function, arguments, state, items, entries = (*reduced, None, None, None)[:5]
+        yield from (function, arguments, state)
+        yield from items or ()
+        yield from sorted(entries or (), key=repr)
 
 
 Marks = NDArray[np.int64]

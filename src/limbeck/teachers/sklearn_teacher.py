@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import hashlib
-import pickle
-from typing import Any, final
+from pathlib import Path
+from typing import Any, NamedTuple, final
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from limbeck.batch import LOGITS, Outputs, missing_output_error
-from limbeck.errors import LimbeckError
-from limbeck.teachers.fingerprints import code_fingerprint
+from limbeck.consent import check_consent
+from limbeck.errors import DataError, LimbeckError
+from limbeck.optional_imports import import_optional
+from limbeck.teachers.fingerprints import code_fingerprint, hash_object
 from limbeck.teachers.teacher import (
     FunctionSession,
     Preprocess,
@@ -21,6 +23,62 @@ from limbeck.teachers.teacher import (
     TeacherSession,
     get_function_name,
 )
+
+
+class EstimatorFile(NamedTuple):
+    """A name of the form ``sklearn:forest.joblib``: a fitted estimator in a file.
+
+    Attributes:
+        path: The file: a pickle that `joblib` or `pickle` wrote, or a file of skops (``.skops``).
+    """
+
+    path: Path
+
+    @classmethod
+    def parse(cls, name: str) -> EstimatorFile | None:
+        """Parse a name; None if it has another form.
+
+        Example:
+            >>> EstimatorFile.parse("sklearn:forest.joblib").path.name
+            'forest.joblib'
+        """
+        library, _, path = name.partition(":")
+        return cls(Path(path)) if library == "sklearn" and path else None
+
+    def __str__(self) -> str:
+        return f"sklearn:{self.path}"
+
+    def open(self) -> Any:
+        """The estimator. A pickle can run code, so inside a command the user has to agree, as for Python files.
+
+        Raises:
+            LimbeckError: If there is no such file, the user did not agree, or a package is missing.
+            DataError: If the file is damaged, or holds something else.
+        """
+        if not self.path.is_file():
+            raise LimbeckError(f"There is no file {self.path} (looked in {Path.cwd()}).")
+        load = self._load_skops if self.path.suffix == ".skops" else self._load_pickle
+        try:
+            estimator = load()
+        except LimbeckError:
+            raise
+        except Exception as error:  # a damaged pickle may raise any error
+            reason = str(error).strip().partition("\n")[0]
+            raise DataError(f"{self.path} cannot be read: {type(error).__name__}: {reason}.") from error
+        if not hasattr(estimator, "predict_proba") or not hasattr(estimator, "classes_"):
+            raise DataError(f"{self.path} holds a {type(estimator).__name__}, which is no fitted classifier.")
+        return estimator
+
+    def _load_pickle(self) -> Any:
+        check_consent(self.path, None)
+        return import_optional("joblib", extra="sklearn", purpose=str(self)).load(self.path)
+
+    def _load_skops(self) -> Any:
+        skops = import_optional("skops.io", extra="sklearn", purpose=str(self))
+        unknown = skops.get_untrusted_types(file=self.path)
+        if unknown:
+            check_consent(self.path, None)
+        return skops.load(self.path, trusted=unknown)
 
 
 @final
@@ -96,7 +154,7 @@ class SklearnTeacher(Teacher):
     def fingerprint(self) -> str:
         """The hash of the fitted estimator, the floor and `preprocess`."""
         own = f"{self.floor!r} {code_fingerprint(self.preprocess)}"
-        return hashlib.sha256(pickle.dumps(self.estimator) + own.encode()).hexdigest()
+        return hashlib.sha256(f"{hash_object(self.estimator)} {own}".encode()).hexdigest()
 
     def describe(self) -> dict[str, Any]:
         """Its class and its floor."""

@@ -148,7 +148,7 @@ def best_job(job: Job, trials_by_arm: Mapping[str, list[Trial]], out: Path) -> J
     update: dict[str, Any] = {"out": None, "search": str(out)}
     trained = RunLayout(out).trained_teacher
     # A fitted classifier leaves no run.
-    if not has_weights(job.teacher) and job.teacher.members == 1 and (RunLayout(out).teacher / "run.json").exists():
+    if not has_weights(job.teacher) and len(job.teacher.parts) == 1 and (RunLayout(out).teacher / "run.json").exists():
         _check_whole(trained)
         update["teacher"] = TeacherSettings(model=str(trained), check=job.teacher.check)
     if job.cache is not None:
