@@ -10,6 +10,8 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from limbeck import functional
+from limbeck.errors import LimbeckError
 from limbeck.functional import kl_divergence, logit_squared_error, reverse_kl, total_variation
 
 INF = float("inf")
@@ -181,3 +183,25 @@ def test_never_negative_and_never_nan(data, classes, temperature):
         if kernel is not reverse_kl:
             (slope,) = torch.autograd.grad(value.sum(), student)
             assert slope.isfinite().all(), kernel.__name__
+
+
+@pytest.mark.parametrize("temperature", [0.05, 1.0, 4.0])
+def test_probabilities_are_a_softmax(temperature):
+    z = 3 * torch.randn(5, 7, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    torch.testing.assert_close(functional.probabilities(z, temperature=temperature), (z / temperature).softmax(-1))
+    z.requires_grad_()
+    assert torch.autograd.gradcheck(lambda t: functional.probabilities(t, temperature=temperature), z)
+
+
+def test_probabilities_are_finite_where_a_softmax_is_not():
+    masked = torch.tensor([[1.0, 2.0, -torch.inf], [-torch.inf] * 3, [1e38, -1e38, 0.0]], requires_grad=True)
+    for temperature in (1e-3, 1.0):
+        p = functional.probabilities(masked, temperature=temperature)
+        (slope,) = torch.autograd.grad(p.square().sum(), masked)
+        assert p.isfinite().all()
+        assert slope.isfinite().all()
+        assert p[0, 2] == 0
+        assert (p[1] == 0).all()
+        torch.testing.assert_close(p.sum(-1), torch.tensor([1.0, 0.0, 1.0]))
+    with pytest.raises(LimbeckError, match="temperature"):
+        functional.probabilities(masked, temperature=0.0)

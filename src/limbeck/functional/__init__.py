@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from limbeck.functional.divergence import kl_divergence, reverse_kl, total_variation
+from limbeck.functional.divergence import kl_divergence, probabilities, reverse_kl, total_variation
 from limbeck.functional.features import (
     logit_squared_error,
     probability_squared_error,
@@ -38,6 +38,7 @@ __all__ = [
     "logit_squared_error",
     "pooled",
     "prior_bias",
+    "probabilities",
     "probability_squared_error",
     "reverse_kl",
     "sampled_kl_divergence",

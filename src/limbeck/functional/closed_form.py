@@ -162,7 +162,7 @@ def scaled(slope: Tensor, scale: Tensor, *, into: Tensor | None = None) -> Tenso
 
 def _compare(student: Tensor, teacher: Tensor, temperature: float) -> Pair:
     tame = is_well_scaled(student, teacher, temperature=temperature)
-    logarithm = _plain_logarithm if tame else _guarded_logarithm
+    logarithm = _plain_logarithm if tame else guarded_log_softmax
     log_q, log_p = logarithm(student, temperature), logarithm(teacher, temperature)
     return Pair(log_q, log_p, log_q.exp(), log_p.exp(), tame)
 
@@ -171,7 +171,7 @@ def _plain_logarithm(logits: Tensor, temperature: float) -> Tensor:
     return log_softmax(_tempered(logits, temperature))
 
 
-def _guarded_logarithm(logits: Tensor, temperature: float) -> Tensor:
+def guarded_log_softmax(logits: Tensor, temperature: float) -> Tensor:
     """Compute log softmax of any logits; values below the floor are raised to it."""
     if temperature < 1:  # the division could overflow
         logits = logits - logits.detach().amax(-1, keepdim=True).clamp_min(torch.finfo(logits.dtype).min)

@@ -18,12 +18,39 @@ from limbeck.functional.closed_form import (
     Pair,
     SeriesTerms,
     divergence,
+    guarded_log_softmax,
     near,
     powers_into,
     through_softmax,
 )
-from limbeck.functional.kernel import kernel, validates_pair
+from limbeck.functional.kernel import check_hyper, in_float32, kernel, validates_pair
 from limbeck.functional.sparse import sampled_kl_divergence
+
+
+@in_float32
+def probabilities(
+    logits: Float[Tensor, "*batch classes"], *, temperature: float = 1.0
+) -> Float[Tensor, "*batch classes"]:
+    """Compute ``softmax(logits / T)`` for kernels of your own: values and gradients are finite for all logits.
+
+    A class that is -inf has the probability 0, also in a row that is entirely -inf, where `torch.softmax` gives NaN.
+    Huge logits and small temperatures do not overflow.
+
+    Args:
+        logits: Logits, classes last.
+        temperature: T, above 0.
+
+    Raises:
+        LimbeckError: If `temperature` is not a finite number above 0.
+
+    Example:
+        >>> import torch
+        >>> probabilities(torch.tensor([[0.0, 0.0, -torch.inf], [-torch.inf] * 3]))
+        tensor([[0.5000, 0.5000, 0.0000],
+                [0.0000, 0.0000, 0.0000]])
+    """
+    check_hyper(temperature=temperature)
+    return guarded_log_softmax(logits, temperature).exp().masked_fill(logits == -torch.inf, 0.0)
 
 
 @kernel(per="position", divergence=True, sampled=sampled_kl_divergence)
