@@ -24,14 +24,14 @@ ALONE, SMOOTHED, SHUFFLED = "student alone", "label smoothing", "shuffled teache
 
 
 def is_taught(job: Job, arm: str) -> bool:
-    """Whether an arm learns by a method: the others learn from labels."""
+    """Whether an arm learns with a method; the other arms learn from labels."""
     return arm in job.method_arms or arm == SHUFFLED
 
 
 def recipe_of(
     job: Job, arm: str, teacher: Teacher, *, task: str | Task = "classification", smoothing: float = 0.1
 ) -> Recipe:
-    """What an arm learns by: the controls know no teacher, or a displaced one."""
+    """The recipe of an arm. A control has no teacher, or a shuffled one."""
     if arm == ALONE:
         return make("supervised", task=task)
     if arm == SMOOTHED:
@@ -58,7 +58,9 @@ _ASKED = 2000
 
 
 def matched_smoothing(job: Job, teacher: Teacher, material: ComparisonData) -> float:
-    """The smoothing that the job gives its control, or that makes labels as soft as the teacher's answers.
+    """The label smoothing of the control.
+
+    That of the job, or the one that makes labels as soft as the teacher's outputs.
 
     The teacher is asked about examples that the arms learn from.
     """

@@ -29,7 +29,7 @@ from limbeck.teachers import Teacher
 
 
 class ArmRun(NamedTuple):
-    """One arm with one seed: all that a process of its own needs.
+    """One arm with one seed: all that a worker process needs.
 
     Attributes:
         job: The whole job.
@@ -49,7 +49,7 @@ class ArmRun(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """What came of one arm with one seed.
+    """The result of one arm with one seed.
 
     Attributes:
         arm: The competitor's name.
@@ -79,7 +79,7 @@ class Outcome(NamedTuple):
 
 
 def start(arm: ArmRun, material: ComparisonData, teacher: Teacher) -> Run:
-    """The arm's run, ready to iterate; a killed one is taken up again."""
+    """Open the run of an arm; a run that was interrupted continues."""
     job, budget = arm.job, arm.job.budget_of(arm.arm)
     recipe = recipe_of(job, arm.arm, with_cache(job, teacher), task=material.task, smoothing=arm.smoothing)
     labels = {} if isinstance(recipe.ship, str) else {"ships": "a module that the method has put together"}
@@ -97,7 +97,7 @@ def start(arm: ArmRun, material: ComparisonData, teacher: Teacher) -> Run:
 
 
 def metadata_of(job: Job, arm: str, material: ComparisonData) -> dict[str, Any]:
-    """What the student's ``config.json`` says besides: how to feed it, and what its outputs mean."""
+    """The metadata in the student's ``config.json``: its inputs, and the meaning of its outputs."""
     preprocess = material.data.preprocess
     return {
         "class_names": list(material.data.class_names or ()) or None,
@@ -119,15 +119,7 @@ def run_arm(
     answers: Tensor,
     callback: Callable[[StepReport], None] | None = None,
 ) -> Outcome:
-    """Train the arm and judge its student on the test data, once.
-
-    Args:
-        arm: Which.
-        material: The data.
-        teacher: Who teaches the distilled arm.
-        answers: The teacher's logits for the test data, asked once for all arms.
-        callback: Told every report.
-    """
+    """Train an arm, and evaluate its student once on the test data."""
     began, fresh = time.perf_counter(), arm.out is None or not arm.out.exists()
     run = start(arm, material, teacher)
     plain = structure_of(run.models["student"])
@@ -167,12 +159,12 @@ def run_arm(
 
 
 def _noted(arm: ArmRun) -> list[dict[str, Any]]:
-    """The reports on disk, those of an interrupted go among them."""
+    """The step reports on disk, those before an interruption included."""
     return [] if arm.out is None else read_lines(arm.out / METRICS_FILE).values
 
 
 def _steps(noted: list[dict[str, Any]], stage_steps: dict[str, int]) -> int:
-    """The optimizer steps of all stages: those seen now, and before them those that an interrupted go has noted."""
+    """The optimizer steps of all stages, those before an interruption included."""
     logged = {str(line["stage"]): int(line["step"]) for line in noted if {"stage", "step"} <= line.keys()}
     return sum((logged | stage_steps).values())
 

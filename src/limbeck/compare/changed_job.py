@@ -23,7 +23,7 @@ _OWN = frozenset({"method", "methods", "budget", "budgets"})
 
 
 class Changes(NamedTuple):
-    """What other settings come to.
+    """What changes when a job continues with other settings.
 
     Attributes:
         keys: The keys that differ, with dots.
@@ -38,14 +38,14 @@ class Changes(NamedTuple):
     student: bool
 
     def describe(self) -> str:
-        """The same in a sentence."""
+        """Describe the changes in a sentence."""
         again = (["the teacher"] if self.teacher else []) + list(self.again)
         done = f"Done again: {', '.join(again)}." if again else "All that was done is kept."
         return f"Other settings than before: {', '.join(self.keys) or 'none'}. {done}"
 
 
 def changed_job(job: Job) -> tuple[Job, Changes]:
-    """The job with what its folder holds already kept, and what of that folder is done again.
+    """The job without what its folder already has, and what must be done again.
 
     A teacher that is trained stays as it is: a new ``budget`` is that of the arms, and the old one becomes
     ``teacher.train``. Before any arm has begun the teacher can still be another one, as where it failed its check, and
@@ -83,7 +83,9 @@ def changed_job(job: Job) -> tuple[Job, Changes]:
 
 
 def forget(changes: Changes, out: Path) -> None:
-    """Remove what is done again from a job's folder, the record first: a kill in the midst does no harm.
+    """Remove from a job's folder what is done again.
+
+    The record is removed first, so that a kill in between does no harm.
 
     Raises:
         LimbeckError: If the trained teacher, which is kept, is damaged; the folder with its result stays as it is.
@@ -105,7 +107,7 @@ def forget(changes: Changes, out: Path) -> None:
 
 
 def _with_trained_teacher(job: Job, before: Job, out: Path) -> Job:
-    """The job, whose trained teacher has learnt with the budget that it had, whatever that of the arms is now."""
+    """The job with the budget that its trained teacher had."""
     budget = before.teacher.train or before.budget
     if job.teacher.train is not None or job.budget == before.budget or not _is_trained(out):
         return job
@@ -113,17 +115,17 @@ def _with_trained_teacher(job: Job, before: Job, out: Path) -> Job:
 
 
 def _is_trained(out: Path) -> bool:
-    """Whether the teacher's training was over: its answers are written after that."""
+    """Whether the teacher's training is over: its outputs are written after that."""
     return RunLayout(out).teacher_outputs.is_file()
 
 
 def _has_begun_arms(out: Path) -> bool:
-    """Whether an arm may have learnt from the teacher."""
+    """Whether the training of an arm has begun."""
     return RunLayout(out).arms.is_dir() and any(RunLayout(out).arms.iterdir())
 
 
 def _teacher_of(job: Job) -> dict[str, Any]:
-    """All that the teacher's training reads."""
+    """All settings that the teacher's training depends on."""
     dumped = job.model_dump(mode="json", include={"development", "train_examples", "precision"})
     dumped["data"] = without_workers(job.model_dump(mode="json")["data"])
     train = None if has_weights(job.teacher) else (job.teacher.train or job.budget).model_dump(mode="json")
@@ -131,7 +133,7 @@ def _teacher_of(job: Job) -> dict[str, Any]:
 
 
 def _asked_of(job: Job, arm: str) -> dict[str, Any]:
-    """All that an arm's runs read."""
+    """All settings that the runs of an arm depend on."""
     dumped = job.model_dump(mode="json", exclude=set(_FREE | _OWN | {"teacher", "data"}))
     learns = job.method_arms.get(arm, job.method if arm == SHUFFLED else None)
     own = job.budgets.get(arm) if arm == SMOOTHED else None

@@ -52,7 +52,7 @@ def has_weights(teacher: TeacherSettings) -> bool:
 
 
 def load_in_order(job: Job) -> tuple[DataSplits, bool]:
-    """The job's data, and whether their classes were put into the order of its teacher.
+    """Load the job's data; returns also whether their classes were put into the order of the teacher.
 
     That is done where the teacher lies in a folder that names the same classes in another order, and the job does not
     say an order. Where it cannot be done, `check_names` refuses the teacher once it is open.
@@ -76,13 +76,13 @@ def load_in_order(job: Job) -> tuple[DataSplits, bool]:
 
 
 def ordered_job(job: Job, data: DataSplits) -> Job:
-    """The job with the order of the data's classes in it, so that whoever opens it again needs no teacher."""
+    """The job with the order of the data's classes, so that it can be opened without the teacher."""
     settings: dict[str, Any] = dict(job.data) if isinstance(job.data, dict) else {"name": job.data}
     return job.model_copy(update={"data": {**settings, "class_names": list(data.class_names or ())}})
 
 
 def check_names(teacher: TeacherSettings, model: nn.Module, data: DataSplits) -> None:
-    """Refuse a teacher that calls its classes by other names than the data, or has them in another order.
+    """Check that teacher and data have the same class names in the same order.
 
     Data whose classes are numbers say nothing of names.
 
@@ -113,7 +113,9 @@ def _folder(teacher: TeacherSettings) -> str:
 
 
 def init_student(student: ModelSettings, teacher: Teacher | None, *, seed: int) -> nn.Module:
-    """The student, with the weights that the teacher has now; `seed` draws what of it is new (``head: false``).
+    """Make a student from layers of the teacher, with the teacher's present weights.
+
+    `seed` draws the new parts (``head: false``).
 
     Raises:
         LimbeckError: If the teacher is not one model of transformers whose layers can be taken out.
@@ -129,7 +131,10 @@ def init_student(student: ModelSettings, teacher: Teacher | None, *, seed: int) 
 
 
 def describe_layers(job: Job, teacher: Teacher) -> str | None:
-    """A sentence on how the students of all arms begin, where they begin with weights that are trained already."""
+    """A sentence on trained weights that the students of all arms start with.
+
+    None if they start with random weights.
+    """
     library = LibraryModel.parse(job.student.model)
     if library is not None and library.weights is None and job.student.arguments.get("pretrained", True):
         return (
@@ -151,7 +156,7 @@ _ASKED = 250
 
 
 class ComparisonData(NamedTuple):
-    """What all arms share.
+    """The data that all arms share.
 
     Attributes:
         data: The data set.
@@ -173,7 +178,7 @@ class ComparisonData(NamedTuple):
 
 
 def load_comparison_data(job: Job) -> ComparisonData:
-    """Open the job's data and carve the development split.
+    """Load the job's data and split off the development part.
 
     Raises:
         LimbeckError: If the data cannot be had, or are too few.
@@ -219,7 +224,7 @@ def arms_of_task(job: Job, task: Task) -> Job:
 
 
 def new_model(model: ModelSettings, material: ComparisonData, *, seed: int, who: str) -> nn.Module:
-    """The model by its name, with initial weights that depend on `seed` alone; `who` it is begins what is wrong."""
+    """Make a model by its name, with initial weights that depend on `seed` alone; `who` starts an error message."""
     if material.data.tokenizer is not None and model.model in reference_names():
         raise LimbeckError(
             f"{who} {model.model} reads one tensor, and {material.data.name} gives several by name: take a model that "
@@ -239,7 +244,7 @@ def new_model(model: ModelSettings, material: ComparisonData, *, seed: int, who:
 
 
 def _draw_lazy(model: nn.Module, material: ComparisonData, *, who: str) -> None:
-    """Let lazy layers draw their weights now: a model is saved, copied and counted before it is trained."""
+    """Let lazy layers draw their weights now, because a model is saved, copied and counted before it is trained."""
     if any(is_lazy(tensor) for tensor in (*model.parameters(), *model.buffers())):
         try:
             predict(model, material.development.take(torch.tensor([0])), preprocess=material.data.preprocess)
@@ -248,7 +253,7 @@ def _draw_lazy(model: nn.Module, material: ComparisonData, *, who: str) -> None:
 
 
 def student_of(job: Job, material: ComparisonData, *, seed: int, teacher: Teacher | None = None) -> nn.Module:
-    """The job's student, newly made, or begun as layers of the teacher as it is now; it speaks the data's class names.
+    """Make the job's student: a new model, or layers of the teacher. It gets the data's class names.
 
     Raises:
         LimbeckError: If it cannot be made, or is to begin as layers of a teacher that has none.
@@ -261,7 +266,7 @@ def student_of(job: Job, material: ComparisonData, *, seed: int, teacher: Teache
 
 
 def setting_of(job: Job, budget: Budget, material: ComparisonData, *, seed: int, workers: int = 1) -> TrainConfig:
-    """The budget as the engine wants it."""
+    """The training settings of a budget for the engine."""
     return TrainConfig(
         optimizer=budget.make_optimizer(), epochs=budget.epochs, accumulate=budget.accumulate,
         preprocess=material.data.preprocess,
@@ -275,12 +280,12 @@ def eval_batches(examples: Dataset) -> list[Batch]:
 
 
 def lines_of(data: DataSplits) -> tuple[str, ...]:
-    """What was read of the data, as lines for people; none where nobody has summed it up."""
+    """The summary of the data as lines; empty if there is none."""
     return data.summary.lines() if data.summary is not None else ()
 
 
 def _check_read(data: DataSplits, part: str, examples: Dataset) -> None:
-    """Refuse examples that the data's own ``preprocess`` cannot read: it may be a person's function."""
+    """Check that the data's ``preprocess``, which may be a user's function, works on an example."""
     try:
         read = data.preprocess(examples.take(torch.tensor([0])))
     except LimbeckError:

@@ -35,7 +35,7 @@ class ShippedCost(NamedTuple):
 
     @staticmethod
     def measure(model: nn.Module, material: ComparisonData) -> ShippedCost:
-        """Time the model on test examples, as they lie in the data; it is moved to the CPU."""
+        """Time the model on test examples on the CPU, to which it is moved."""
         sample = material.data.preprocess(material.data.test.take(torch.arange(min(64, len(material.data.test)))))
         cost = cost_of(model.cpu(), sample)
         return ShippedCost(
@@ -44,7 +44,7 @@ class ShippedCost(NamedTuple):
 
     @staticmethod
     def read(line: Mapping[str, Any] | None) -> ShippedCost | None:
-        """The cost that a line of JSON holds."""
+        """Read it from a JSON object, in which null stands for NaN."""
         if line is None:
             return None
         return ShippedCost(
@@ -53,7 +53,7 @@ class ShippedCost(NamedTuple):
 
 
 def structure_of(model: nn.Module) -> Structure:
-    """The classes of a model's modules and the shapes and dtypes of its state: models that share it cost the same.
+    """The module classes, shapes and dtypes of a model. Models with the same structure cost the same.
 
     Example:
         >>> structure_of(nn.Linear(2, 3)) == structure_of(nn.Linear(2, 3))
@@ -83,7 +83,7 @@ class Combined(NamedTuple):
 
     @staticmethod
     def read(line: Mapping[str, Any] | None) -> Combined | None:
-        """What a line of JSON says of it, where null is no number."""
+        """Read it from a JSON object, in which null stands for NaN."""
         if line is None:
             return None
         measures = {name: float("nan") if value is None else float(value) for name, value in line["measures"].items()}
@@ -91,13 +91,7 @@ class Combined(NamedTuple):
 
 
 def combined_in(run: Run, material: ComparisonData, answers: Tensor) -> Combined | None:
-    """The combined teacher that a finished run's student learnt from; None where it learnt from another.
-
-    Args:
-        run: The run.
-        material: The data.
-        answers: The logits of the job's own teacher, beside which it is set.
-    """
+    """The teacher that the recipe of a finished run combined from several models; None if it did not."""
     teachers = [stage.teacher for stage in run.stages if isinstance(stage.teacher, Specialists)]
     if not teachers:
         return None

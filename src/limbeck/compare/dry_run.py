@@ -44,17 +44,11 @@ FEW_STEPS = 500
 
 
 def dry_run(job: Job, material: ComparisonData, teacher: Teacher, models: Mapping[str, nn.Module]) -> None:
-    """The first steps of the teacher's training and of every stage of every arm, on copies that are thrown away.
+    """Run the first steps of the teacher's training and of every stage of every arm, on copies.
 
     One step is taken on a first batch, and one on as few examples as the last batch of an epoch holds; then the student
     is asked about test data, and timed. Whatever a job gets wrong (a name, a hyper-parameter, an address, a shape, a
     precision, a batch size) comes to light here, as it would come to light after the teacher's training.
-
-    Args:
-        job: What is asked.
-        material: Its data.
-        teacher: Who teaches, not trained yet; it is left as it is.
-        models: The networks that the teacher is made of.
 
     Raises:
         LimbeckError: If the teacher or an arm cannot run.
@@ -79,7 +73,7 @@ def describe_few_steps(job: Job, material: ComparisonData) -> str | None:
 
 
 def rehearse_arms(job: Job, material: ComparisonData, teacher: Teacher) -> None:
-    """The arms' part of `rehearse`.
+    """The part of `dry_run` for the arms.
 
     Raises:
         LimbeckError: If an arm cannot run.
@@ -90,7 +84,7 @@ def rehearse_arms(job: Job, material: ComparisonData, teacher: Teacher) -> None:
 
 
 def rehearse_teacher(job: Job, material: ComparisonData, teacher: Teacher, models: Mapping[str, nn.Module]) -> Teacher:
-    """A copy of the teacher, as the first steps of its training leave it: in the job's precision, for one.
+    """Run the first steps of the teacher's training on a copy, and return the copy.
 
     Returns:
         The copy; the teacher itself, where it comes with weights.
@@ -152,7 +146,7 @@ def _rehearsed(
 
 
 def _check_metrics(job: Job, material: ComparisonData) -> None:
-    """Compute a person's own metrics of made-up answers to the test data: one that fails does so before training."""
+    """Call the user's own metrics on random outputs, so that an error shows before training."""
     if job.metrics:
         with seeded(0):
             outputs = material.task.example_outputs(material.task.stored_targets(material.data.test))
@@ -161,7 +155,7 @@ def _check_metrics(job: Job, material: ComparisonData) -> None:
 
 @contextmanager
 def _explained(cannot: str, place: str) -> Iterator[None]:
-    """What a person's own module raises in its first steps, as a sentence; ``--debug`` shows where.
+    """Turn an error of a user's module into a sentence; ``--debug`` shows the traceback.
 
     `place` is where the budget stands in the job that says how large a batch is.
     """
@@ -191,11 +185,7 @@ _CHUNK = 256
 
 
 def verify_files(material: ComparisonData, callback: Callback) -> None:
-    """Decode what is learnt from, chosen by and tested with, where it lies in files.
-
-    Args:
-        material: The data.
-        callback: Receives a `Message` before and after, and `ImagesDecoded` in between.
+    """Decode every image file of the data once.
 
     Raises:
         DataError: If some are damaged: how many, and the first of them.
@@ -211,7 +201,7 @@ def verify_files(material: ComparisonData, callback: Callback) -> None:
 
 
 def look_at_files(material: ComparisonData, *, seconds: float) -> Finding | None:
-    """The same for a doctor who has so many seconds: what there is time for, drawn at random; None without files."""
+    """Decode a random part of the image files within a time limit; None if the data have no image files."""
     parts = _parts(material)
     if not parts:
         return None
@@ -238,7 +228,7 @@ def _parts(material: ComparisonData) -> list[Dataset]:
 
 
 def _chunks(parts: list[Dataset]) -> list[Subset]:
-    """Some examples at a time, in random order within each part: small parts first."""
+    """Chunks of examples in random order, small parts first."""
     chunks = []
     for part in sorted(parts, key=len):
         order = counter_order(len(part), seed=0, epoch=0, stream="files")
@@ -247,15 +237,12 @@ def _chunks(parts: list[Dataset]) -> list[Subset]:
 
 
 def find_seen_rows(job: Job, material: ComparisonData, models: Mapping[str, nn.Module]) -> dict[str, Any] | None:
-    """Which parts were carved from the training data of a teacher that was trained elsewhere, and the sentence on it.
+    """Find the parts of the data that a loaded teacher may have been trained on.
+
+    Those split off from the training data.
 
     Such a teacher was trained before limbeck drew those parts, perhaps on the whole file: nobody can tell. Its accuracy
     there may then be too high, and so may be that of students which imitate it.
-
-    Args:
-        job: The job.
-        material: Its data, with the development part that is used.
-        models: What the teacher is made of, before anything is trained here.
 
     Returns:
         ``parts`` (``development``, ``test``) and ``sentence``; None where the teacher is trained here, or the data

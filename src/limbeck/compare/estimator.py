@@ -27,12 +27,7 @@ _FEW = 256
 
 
 class EstimatorModule(nn.Module):
-    """A fitted estimator where a job wants a network: to be timed, and measured beside the students.
-
-    Args:
-        teacher: The estimator as a teacher.
-        fitted: Whether its function returned it fitted; a job fits it otherwise.
-    """
+    """A scikit-learn estimator as a module, so that it can be timed and evaluated like a network."""
 
     def __init__(self, teacher: SklearnTeacher, *, fitted: bool) -> None:
         super().__init__()
@@ -45,12 +40,12 @@ class EstimatorModule(nn.Module):
 
 
 def is_estimator(models: Mapping[str, nn.Module]) -> bool:
-    """Whether a teacher's model is an estimator, which no gradient trains."""
+    """Whether a teacher's model is an estimator, which is not trained by gradients."""
     return any(isinstance(model, EstimatorModule) for model in models.values())
 
 
 def open_estimator(estimator: Any, name: str, material: ComparisonData) -> EstimatorModule:
-    """The teacher that a function of a person's own returned: an estimator, fitted or not, or a `SklearnTeacher`.
+    """Wrap what a user's function returned: an estimator, fitted or not, or a `SklearnTeacher`.
 
     Raises:
         LimbeckError: If it gives no probabilities, or cannot be fitted to the data.
@@ -70,7 +65,7 @@ def open_estimator(estimator: Any, name: str, material: ComparisonData) -> Estim
 
 
 def fit_estimator(module: EstimatorModule, name: str, material: ComparisonData) -> int:
-    """Fit the estimator to the training data; returns how many rows have a label.
+    """Fit the estimator to the training data; returns the number of labeled rows.
 
     Raises:
         LimbeckError: If it fails.
@@ -81,14 +76,10 @@ def fit_estimator(module: EstimatorModule, name: str, material: ComparisonData) 
 
 
 def unknown_sizes(models: Iterable[nn.Module], cost: Mapping[str, Any]) -> dict[str, Any]:
-    """What a teacher's row says in the place of sizes that PyTorch cannot count; empty where it counts them.
+    """The entries of a teacher's row for sizes that PyTorch cannot count; empty if it can.
 
     An estimator weighs what its pickle does. Of any other module without a single tensor (a wrapper around a program)
     nobody knows.
-
-    Args:
-        models: What the teacher is made of.
-        cost: Its costs in full, as they were measured.
     """
     bare = [model for model in models if not count_parameters(model) and not size_in_bytes(model)]
     if not bare:
@@ -109,7 +100,7 @@ def unknown_sizes(models: Iterable[nn.Module], cost: Mapping[str, Any]) -> dict[
 
 
 class _ByteCounter:
-    """A file that keeps nothing but its length: the pickle of a large forest is as large as the forest."""
+    """A file that only counts its bytes: the pickle of a large forest is as large as the forest."""
 
     bytes = 0
 

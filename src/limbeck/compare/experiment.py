@@ -191,7 +191,7 @@ def _share(material: ComparisonData, examples: Dataset) -> float | None:
 
 
 def _write(result: dict[str, Any], out: Path) -> None:
-    """Write the result, its picture and its page."""
+    """Write the result, its figure and the page."""
     remove_partial_files(out)
     if has_figures():
         write_text(result_svg(result), RunLayout(out).figure)
@@ -220,7 +220,7 @@ def _judge_teacher(
 
 
 def _check_same_answers(answers: Tensor, out: Path) -> None:
-    """Check that an estimator that a resumed job has fitted again has the same outputs as before."""
+    """Check that an estimator that was fitted again has the same outputs as before."""
     if not RunLayout(out).teacher_outputs.is_file():
         return
     before = load_tensors(RunLayout(out).teacher_outputs).get("test")
@@ -262,7 +262,7 @@ def _outcomes(
 
 
 def _runs(job: Job, teacher: Teacher, out: Path | None, smoothing: float, task: Task) -> list[ArmRun]:
-    """Seed by seed, so that an interrupted comparison has whole pairs."""
+    """The runs of all arms, seed by seed, so that an interrupted comparison has complete pairs."""
     runs = []
     for seed in range(job.seeds):
         for arm in job.all_arms:

@@ -221,10 +221,6 @@ _METRICS: Mapping[str, Callable[[MetricContext], dict[str, Any]]] = {
 def check_also(context: MetricContext, callback: Callback) -> None:
     """Try the job's extra metrics on untrained models, and report what they will take.
 
-    Args:
-        context: The job before training.
-        callback: A function that receives each event (`limbeck.events`).
-
     Raises:
         LimbeckError: If the data or the models do not fit a metric, or the job has no folder.
     """
@@ -247,9 +243,6 @@ def measure_extra(context: MetricContext, callback: Callback) -> dict[str, Any]:
 
     All arms are trained at this point, so no error here may lose the result.
 
-    Args:
-        context: The job after the training of all arms.
-        callback: A function that receives each event (`limbeck.events`).
     """
     names = requested_metrics(context.job.also, context.material.data) if is_rank_zero(context.job) else ()
     results: dict[str, Any] = {}

@@ -58,15 +58,9 @@ def arms_rows(
     *,
     smoothing: float,
 ) -> dict[str, Any]:
-    """Every arm's row: its measures over the seeds, and what it costs on the CPU; and that of an ensemble's members.
+    """The row of every arm.
 
-    Args:
-        job: What was asked.
-        material: The data.
-        outcomes: Of every arm but the teacher, with every seed.
-        answers: The teacher's logits for the test data.
-        teachers: The models that the teacher is made of.
-        smoothing: Of the labels of the arm "label smoothing".
+    Metrics over seeds, and costs on the CPU; for an ensemble also the row of its members.
     """
     table: dict[str, Any] = {}
     task = material.task
@@ -111,7 +105,7 @@ def arms_rows(
 
 
 def _combined_row(teachers: Sequence[Combined], task: Task) -> dict[str, Any]:
-    """The row of a teacher that a method has put together, one for each of its runs."""
+    """The row of a teacher that a method combined, with one value per run."""
     count = len(teachers)
     return {
         "role": "member",
@@ -124,7 +118,7 @@ def _combined_row(teachers: Sequence[Combined], task: Task) -> dict[str, Any]:
 
 
 def method_settings(method: MethodSettings) -> dict[str, Any]:
-    """A method and what is set in it."""
+    """The name and the settings of a method."""
     return {"name": plain_name(method.name), **method.hyper}
 
 
@@ -165,7 +159,7 @@ def _measures_of_teacher(job: Job, answers: Tensor, material: ComparisonData) ->
 def verdict_of(
     job: Job, outcomes: Sequence[Outcome], *, examples: int, task: str | Task = "classification"
 ) -> dict[str, Any]:
-    """The method that is best on development data against each control, on so many test examples.
+    """Compare the method that is best on development data with every control.
 
     Dev and test accuracies belong to the same students, so whose seeds were lucky in the one is lucky in the other: all
     intervals and p-values of the chosen method allow for as many methods as there were.
@@ -199,7 +193,7 @@ def verdict_of(
 
 
 def _effort(outcomes: Sequence[Outcome], arm: str) -> str:
-    """What is to be said where an arm was trained for longer, or for less long, than the student alone."""
+    """A sentence if an arm took more or fewer steps than the student alone."""
     ours, theirs = (next((o.steps for o in outcomes if o.arm == one), None) for one in (arm, ALONE))
     if not ours or not theirs or abs(ours / theirs - 1) < _EQUAL:
         return ""
@@ -207,7 +201,7 @@ def _effort(outcomes: Sequence[Outcome], arm: str) -> str:
 
 
 def _size(outcomes: Sequence[Outcome], arm: str) -> str:
-    """What is to be said where an arm ships a model of another size than the student alone."""
+    """A sentence if an arm ships a model of another size than the student alone."""
     ours, theirs = (next((o.parameters for o in outcomes if o.arm == one), None) for one in (arm, ALONE))
     if not ours or not theirs or abs(ours / theirs - 1) < _EQUAL:
         return ""
@@ -215,7 +209,10 @@ def _size(outcomes: Sequence[Outcome], arm: str) -> str:
 
 
 def _each(job: Job, outcomes: Sequence[Outcome], examples: int, score: Score) -> dict[str, Any]:
-    """Every method against the student alone; intervals and p-values are Bonferroni's, for all of them together."""
+    """Compare every method with the student alone.
+
+    Intervals and p-values are corrected for their number (Bonferroni).
+    """
     differences = {
         arm: compare_results(
             *results_of(outcomes, arm, ALONE, score=score),
@@ -249,7 +246,10 @@ def _development(outcomes: Sequence[Outcome], arm: str) -> float:
 
 
 def results_of(outcomes: Sequence[Outcome], *arms: str, score: Score = Classification.primary) -> list[Results]:
-    """What two arms came to: the scores of the examples where every run of both knows them, else the primary metric."""
+    """The results of arms.
+
+    The scores of each example if every run has them, otherwise the primary metric of each seed.
+    """
     of = [sorted((one for one in outcomes if one.arm == arm), key=lambda one: one.seed) for arm in arms]
     scores = [one.scores for runs in of for one in runs if one.scores is not None]
     if len(scores) < sum(map(len, of)) or len({len(one) for one in scores}) != 1:

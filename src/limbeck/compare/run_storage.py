@@ -39,7 +39,7 @@ _BEFORE_A_JOB = ("student", "tuned.json", "job.yaml.partial", ".places.json")
 
 
 def checked_folder(job: Job, *, resume: bool, changed: bool = False) -> Path | None:
-    """The job's folder, once it is known to be free, or to hold this very job if it is taken up again.
+    """Check that the job's folder is free, or holds this job if it continues; returns the folder.
 
     If it is `changed`, it may hold the job with other settings.
 
@@ -61,7 +61,7 @@ def checked_folder(job: Job, *, resume: bool, changed: bool = False) -> Path | N
 
 
 def initialize_folder(job: Job, out: Path, leave_student: Callable[[], None], *, changed: bool = False) -> None:
-    """Leave a student in the folder and then the resolved job: who finds a job finds a valid student.
+    """Write a student and then the resolved job, so that a folder with a job always has a valid student.
 
     A job that is there already stays, unless it is `changed`.
 
@@ -91,19 +91,19 @@ def initialize_folder(job: Job, out: Path, leave_student: Callable[[], None], *,
 
 
 def _died_early(out: Path) -> bool:
-    """Whether all that is there is what a run leaves that is killed before its job is written: its lock, and parts."""
+    """Whether the folder holds only what a run leaves that was killed before it wrote its job."""
     names = {one.name for one in out.iterdir()}
     return ".lock" in names and all(name.startswith(".") or name in _BEFORE_A_JOB for name in names)
 
 
 def _clear(out: Path) -> None:
-    """Remove what such a run left; whoever holds the folder's lock knows that nobody is at it."""
+    """Remove what such a run left. The caller holds the lock of the folder."""
     for path in [*(out / name for name in _BEFORE_A_JOB), *out.glob(".*.partial")]:
         remove(path)
 
 
 def lock_folder(job: Job, out: Path) -> AbstractContextManager[None]:
-    """A block in which no other process, nor another run of this one, does a job in this folder.
+    """A context in which no other run uses this folder.
 
     Raises:
         LimbeckError: If one does.
@@ -113,7 +113,7 @@ def lock_folder(job: Job, out: Path) -> AbstractContextManager[None]:
 
 @contextmanager
 def create_and_lock(job: Job, out: Path) -> Iterator[None]:
-    """The same for a folder that was not there a moment ago: it is made, and locked before anything is written to it.
+    """Create the folder, and lock it before anything is written to it.
 
     Raises:
         LimbeckError: If it cannot be made, or another run has written to it meanwhile.
@@ -130,18 +130,18 @@ def create_and_lock(job: Job, out: Path) -> Iterator[None]:
 
 
 def remove_partial_files(out: Path) -> None:
-    """Remove the parts of files that kills have left in a job whose arms are all done."""
+    """Remove the partial files that killed processes left."""
     for part in RunLayout(out).partial_files():
         remove(part)
 
 
 def seed_folder(out: Path | None, arm: str, seed: int) -> Path | None:
-    """The run's folder of one arm with one seed."""
+    """The folder of one arm with one seed; None without a folder."""
     return RunLayout(out).seed(arm, seed) if out is not None else None
 
 
 def load_outcomes(out: Path | None) -> Iterator[Outcome]:
-    """The outcomes that an earlier, interrupted go has written."""
+    """Read the outcomes that were written before an interruption."""
     path = RunLayout(out).outcomes if out is not None else None
     for line in [] if path is None else read_lines(path).values:
         # A line that is damaged, or was being written when the run was killed, is not there: its arm is run again.
@@ -150,13 +150,7 @@ def load_outcomes(out: Path | None) -> Iterator[Outcome]:
 
 
 def with_scores(outcome: Outcome, out: Path | None, material: ComparisonData) -> Outcome:
-    """An outcome with the scores of the test examples, from the predictions that its run has left.
-
-    Args:
-        outcome: Of this go, or of an earlier one.
-        out: The run's folder.
-        material: The data.
-    """
+    """Add the scores of the test examples to an outcome, from its saved predictions."""
     folder = seed_folder(out, outcome.arm, outcome.seed)
     if outcome.scores is not None or folder is None:
         return outcome
@@ -176,7 +170,7 @@ def append_outcome(job: Job, out: Path | None, outcome: Outcome) -> None:
 
 
 def to_json_safe(value: Any) -> Any:
-    """`value` as JSON has it: there is no infinity and no NaN, only null.
+    """Replace NaN and infinite numbers by None, because JSON has none.
 
     Example:
         >>> plain({"nll": float("inf"), "values": [1.0, float("nan")]})
@@ -222,7 +216,7 @@ def _number(value: float | None) -> float:
 
 
 def _without_added_order(stored: Any, current: Any) -> Any:
-    """The data of a job that lies in a folder, without the order of the classes that the run has added to them."""
+    """The data of a stored job without the class order that the run added."""
     if (
         not isinstance(stored, dict)
         or "class_names" not in stored
@@ -234,7 +228,7 @@ def _without_added_order(stored: Any, current: Any) -> Any:
 
 
 def without_workers(data: Any) -> Any:
-    """The data without the number of threads that decode them: what comes out does not depend on it."""
+    """The data without `num_workers`, which does not change the examples."""
     if not isinstance(data, dict) or "num_workers" not in data:
         return data
     rest = {key: value for key, value in data.items() if key != "num_workers"}
@@ -255,7 +249,7 @@ def _check_same_job(job: Job, out: Path) -> None:
 
 
 def leave_student(job: Job, material: ComparisonData, teacher: Teacher, out: Path) -> None:
-    """Leave an untrained student, so that the folder holds one that opens from the first moment on."""
+    """Save an untrained student, so that the folder has one that opens from the start."""
     if not RunLayout(out).student.exists():
         student = student_of(job, material, seed=0, teacher=teacher)
         save(student, RunLayout(out).student, metadata=metadata_of(job, next(iter(job.method_arms)), material))
@@ -264,17 +258,10 @@ def leave_student(job: Job, material: ComparisonData, teacher: Teacher, out: Pat
 def ship(
     job: Job, material: ComparisonData, advice: Recommendation, outcomes: Sequence[Outcome], out: Path | None
 ) -> dict[str, Any]:
-    """Say which student is shipped, and bring it to its place if it is not there from its first step on.
+    """Choose the student that is shipped, and copy it to its place.
 
     A job of one method ships a first seed's student. Of several methods the one that is best on development data is
     judged, and of an arm's students the best there is shipped: how good that one is is said by the test data alone.
-
-    Args:
-        job: What was asked.
-        material: The data.
-        advice: Which arm's student the result speaks for.
-        outcomes: Of every arm and seed.
-        out: The run's folder.
     """
     arm = advice.arm or next(iter(job.method_arms))
     own = [outcome for outcome in outcomes if outcome.arm == arm]
@@ -300,7 +287,7 @@ def ship(
 
 
 def _keep_first(job: Job, arm: str, out: Path) -> None:
-    """Move the only method's first student from the shipped one's place to its own, where another is to be shipped."""
+    """Move the first seed's student from the shipped place to its own folder, if another one is shipped."""
     first = next(iter(job.method_arms))
     home = seed_folder(out, first, 0)
     if job.methods or arm == first or home is None or RunLayout(home).student.exists():
@@ -309,7 +296,7 @@ def _keep_first(job: Job, arm: str, out: Path) -> None:
 
 
 def _add_tokenizer(tokenizer: Any, student: Path) -> None:
-    """Put a tokenizer's files beside a student's, so that it reads texts; each appears whole."""
+    """Save the tokenizer beside a student, so that it can read texts."""
     with TemporaryDirectory() as folder:
         tokenizer.save_pretrained(folder)
         for file in sorted(Path(folder).iterdir()):
@@ -317,7 +304,7 @@ def _add_tokenizer(tokenizer: Any, student: Path) -> None:
 
 
 def _replace(source: Path, target: Path) -> None:
-    """Put a copy of a folder in another one's place."""
+    """Replace a folder by a copy of another one."""
     new = target.with_name(f".{target.name}.new")
     remove(new)
     shutil.copytree(source, new)

@@ -29,21 +29,18 @@ _SHARE = 0.01
 
 
 class Fall(NamedTuple):
-    """A loss that still fell: its mean over the last tenth of training, and over the tenth before."""
+    """A loss that still falls: its mean over the last tenth of training, and over the tenth before."""
 
     before: float
     last: float
 
 
 def find_fall(arm: Path) -> Fall | None:
-    r"""Whether an arm's loss fell over the last tenth of its last stage, beyond noise.
+    r"""Find out whether an arm's loss fell over the last tenth of its last stage, beyond noise.
 
     The noise of one report is estimated from second differences of the second half of the curve, which a straight
     trend leaves at zero: :math:`\sigma^2 = \overline{(l_{i+1} - 2 l_i + l_{i-1})^2} / 6`. A fall counts from two
     standard errors and 1 % of the loss on.
-
-    Args:
-        arm: The arm's folder, with one folder for each seed.
     """
     curves = [[value for _, value in curve] for curve in read_losses(arm)]
     curves = [curve for curve in curves if len(curve) >= _FEWEST]
@@ -92,7 +89,7 @@ class Suggestion(NamedTuple):
 
 
 class JudgedRun(NamedTuple):
-    """What the rules read.
+    """The input of the rules.
 
     Attributes:
         job: What was asked.
@@ -115,11 +112,11 @@ class JudgedRun(NamedTuple):
         return self.rows[arm][self.task.primary.name]["mean"] if arm in self.rows else None
 
     def format(self, value: float) -> str:
-        """The primary metric for people."""
+        """Format the primary metric."""
         return self.task.primary.describe(value)
 
     def again(self, *settings: str) -> str | None:
-        """The command that runs the job anew with these settings changed."""
+        """The command that runs the job again with other settings."""
         if self.out is None:
             return None
         command = "compare" if self.job.methods else "distill"
@@ -128,10 +125,7 @@ class JudgedRun(NamedTuple):
 
 
 def suggest(run: JudgedRun) -> list[dict[str, Any]]:
-    """At most four likely reasons, the strongest first, each only where the run's own numbers speak for it.
-
-    Args:
-        run: A run that was judged.
+    """List at most four likely reasons, the strongest first, each only if the numbers of the run support it.
 
     Returns:
         ``why``, ``evidence`` and ``type`` of each; nothing after a clear yes.
@@ -193,7 +187,7 @@ def _hot(run: JudgedRun) -> Iterator[Suggestion]:
 
 
 def _few_steps(run: JudgedRun) -> Iterator[Suggestion]:
-    """Where there were too few steps for a curve to show whether the loss still falls."""
+    """For runs with too few steps to see in the curve whether the loss still falls."""
     steps = next((one.steps for one in run.outcomes if one.arm == run.verdict["arm"]), None)
     if steps is not None and steps < FEW_STEPS:
         yield Suggestion("The student had few steps to learn in.", f"It made {steps:,} optimizer steps.",
@@ -241,7 +235,7 @@ def _wide(run: JudgedRun) -> Iterator[Suggestion]:
 
 
 def _fit(run: JudgedRun) -> Iterator[Suggestion]:
-    """Whether the student alone learnt its training data by heart, or the distilled one cannot learn them."""
+    """Whether the student alone overfits, or the distilled student underfits."""
     if run.out is None or not isinstance(run.task, Classification):
         return
     if (trained := last_values(RunLayout(run.out).arm(ALONE), "cross_entropy")) is not None and ALONE in run.rows:
@@ -297,7 +291,7 @@ def _more_seeds(run: JudgedRun, seeds: int) -> str | None:
 
 
 def _longer(run: JudgedRun) -> str:
-    """Three times the epochs that the judged arm had, as a setting."""
+    """A setting with three times the epochs of the judged arm."""
     arm = run.verdict["arm"]
     own = run.job.budgets.get(arm)
     key = f"budgets.{arm}.epochs" if own is not None and own.epochs is not None else "budget.epochs"

@@ -199,17 +199,12 @@ def iterate_answers(teacher: Teacher, examples: Dataset, material: ComparisonDat
 
 
 def ask(teacher: Teacher, examples: Dataset, material: ComparisonData) -> Tensor:
-    """What the task stores of the teacher's outputs for every example, in order, on the CPU."""
+    """The teacher's outputs for every example, in order, on the CPU, as the task stores them."""
     return torch.cat([material.task.keep(logits) for _, logits in iterate_answers(teacher, examples, material)])
 
 
 def judge_teacher(outputs: Tensor, material: ComparisonData, *, loaded: bool) -> tuple[float, str]:
     """Check the teacher on development data; returns its primary metric, NaN without targets, and a sentence.
-
-    Args:
-        outputs: What is stored of the teacher's outputs for the development data.
-        material: The data.
-        loaded: Whether the teacher was loaded or trained by the job, for the hint in the message.
 
     Raises:
         LimbeckError: If it is no better than a model that ignores its inputs.
@@ -239,12 +234,6 @@ def judge_teacher(outputs: Tensor, material: ComparisonData, *, loaded: bool) ->
 
 def check_teacher(teacher_logits: Tensor, examples: Dataset, *, classes: int, loaded: bool) -> float:
     """Compute and check the teacher's accuracy on development data; NaN without labels.
-
-    Args:
-        teacher_logits: The logits of the teacher.
-        examples: The development data.
-        classes: The number of classes.
-        loaded: Whether the teacher was loaded or trained by the job, for the hint in the message.
 
     Raises:
         LimbeckError: If it is no better than chance, within two standard errors, or than the most frequent class; or,

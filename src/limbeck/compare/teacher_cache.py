@@ -38,7 +38,7 @@ from limbeck.teachers import (
 
 
 def folder_of(job: Job) -> str:
-    """Where a job's answers are kept.
+    """The folder of a job's teacher cache.
 
     Raises:
         LimbeckError: If nobody said where.
@@ -50,7 +50,7 @@ def folder_of(job: Job) -> str:
 
 
 def with_cache(job: Job, teacher: Teacher, where: str | None = None) -> Teacher:
-    """The teacher, in front of it the store that the job wants; the teacher itself where it wants none."""
+    """The teacher with the cache of the job; the teacher itself if the job has no cache."""
     if job.cache is None:
         return teacher
     try:
@@ -64,13 +64,13 @@ def with_cache(job: Job, teacher: Teacher, where: str | None = None) -> Teacher:
 
 @contextmanager
 def with_temporary_cache(job: Job, teacher: Teacher) -> Iterator[Teacher]:
-    """The same in front of a store that is thrown away: a teacher that has learnt nothing yet must leave nothing."""
+    """The teacher with a temporary cache, for a teacher that is not trained yet."""
     with TemporaryDirectory() as folder:
         yield with_cache(job, teacher, folder)
 
 
 def cached(job: Job, teacher: Teacher, where: str) -> dict[str, CachedTeacher]:
-    """The teacher with a cache of what the methods of all arms read; each of several with a cache of its own."""
+    """The teacher with a cache of all outputs that the methods of all arms need."""
     if job.teacher.model != SEVERAL or not isinstance(teacher, Ensemble):
         return {"": _cached(job, teacher, where)}
     named = zip(job.teacher.ensemble, teacher.members, strict=True)
@@ -94,7 +94,7 @@ def _cached(job: Job, teacher: Teacher, where: str) -> CachedTeacher:
 
 
 def _objectives_of(job: Job, teacher: Teacher) -> list[Objective]:
-    """What the stages of all arms minimize that learn from the teacher, as far as that is known before they run."""
+    """The objectives of all stages that use the teacher, as far as they are known before training."""
     objectives: list[Objective] = []
     for settings in job.method_arms.values():
         with suppress(LimbeckError):  # an arm says itself, and better, what is wrong with its method
@@ -113,13 +113,9 @@ def views_of(job: Job) -> int:
 
 
 def build(job: Job, *, callback: Callback) -> list[CacheReader]:
-    """Ask the job's teacher about all its training data, in every view that its arms will see.
+    """Fill the cache of a job: the teacher's outputs for all training data, in every view that the arms need.
 
     Stopped at any time, it goes on where it was.
-
-    Args:
-        job: What is asked; without ``cache`` it is the default one.
-        callback: Receives `OutputsCached` after each batch.
 
     Raises:
         LimbeckError: If the teacher has no weights yet, the store was made for something else, or cannot be written.
@@ -130,7 +126,7 @@ def build(job: Job, *, callback: Callback) -> list[CacheReader]:
 
 
 def ask_all(job: Job, material: ComparisonData, teacher: Teacher, callback: Callback) -> None:
-    """Ask a teacher that has learnt what it is to teach about everything that the arms will see."""
+    """Fill the cache with the outputs of a trained teacher."""
     for store in cached(job, teacher, folder_of(job)).values():
         _fill(job, material, store, callback)
 
@@ -161,7 +157,7 @@ def _asking(examples: int, views: int, missing: int, where: str) -> str:
 
 
 def _lacking(job: Job, material: ComparisonData, where: str) -> int:
-    """How many answers are not in a store, or in a shard that is damaged."""
+    """The number of outputs that are missing or damaged in the cache."""
     views = range(views_of(job)) if job.budget.has_views else [-1]
     repair(Location(where))
     if not is_cache(where):
@@ -171,7 +167,7 @@ def _lacking(job: Job, material: ComparisonData, where: str) -> int:
 
 
 def check_store(job: Job, material: ComparisonData, teacher: Teacher) -> None:
-    """Look at a store that is there already with the eyes of every arm, before the first is paid for.
+    """Check an existing cache against the needs of every arm before training.
 
     Raises:
         LimbeckError: If it belongs to other data, or lacks outputs that an arm needs.
@@ -186,7 +182,7 @@ def check_store(job: Job, material: ComparisonData, teacher: Teacher) -> None:
 
 
 def check(job: Job, *, sample: int, seed: int) -> list[CacheVerification]:
-    """Ask the job's teacher again about some examples and views, drawn by `seed`, and compare with what is stored.
+    """Compute some outputs again, chosen at random by `seed`, and compare them with the cache.
 
     Several teachers, each with a cache of its own, are compared one by one.
     """
@@ -213,7 +209,7 @@ def make_cache_loader(job: Job, material: ComparisonData, *, shuffled: int | Non
 
 
 def load_data_and_teacher(job: Job) -> tuple[ComparisonData, Teacher]:
-    """The job's data, and its teacher, which must have weights."""
+    """Load the job's data, and its teacher, which must be trained."""
     material = load_comparison_data(job)
     teacher, models = open_teacher(job, material)
     untrained = without_weights(job, models).values()
@@ -230,7 +226,7 @@ _KEPT = (8, 16, 32, 64, 128)
 
 
 class Estimate(NamedTuple):
-    """What keeping a teacher's answers in one encoding would take.
+    """The size and the error of a cache with one encoding.
 
     Attributes:
         encoding: Its name and parameters.
@@ -247,7 +243,7 @@ class Estimate(NamedTuple):
 
 
 class CachePlan(NamedTuple):
-    """What keeping a teacher's answers would take.
+    """The size and the time of a teacher cache.
 
     Attributes:
         answers: How many there are.
@@ -265,7 +261,7 @@ class CachePlan(NamedTuple):
 
 
 def plan(job: Job) -> CachePlan:
-    """Ask the teacher about a few examples, and say what all would take, before anything is paid for.
+    """Estimate size and time of a cache from the teacher's outputs for a few examples.
 
     Raises:
         LimbeckError: If the teacher has no weights yet.
@@ -283,7 +279,7 @@ def plan(job: Job) -> CachePlan:
 
 
 def _sampled(job: Job, material: ComparisonData, teacher: Teacher) -> tuple[Tensor, float]:
-    """Some answers, and the seconds that one of them took."""
+    """Some outputs, and the seconds for one of them."""
     fabric = open_fabric(precision=job.precision, devices=1)
     preprocess, device = material.data.preprocess, fabric.device
     logits = list[Tensor]()

@@ -14,7 +14,7 @@ from limbeck.models import UserFile
 
 
 def is_rank_zero(job: Job) -> bool:
-    """Whether this process is the first of those that a job's distributed strategy launches: it alone writes."""
+    """Whether this process is the first one of the job's distributed strategy. Only this one writes files."""
     return is_first_rank(devices=job.devices, strategy=job.strategy)
 
 
@@ -35,7 +35,7 @@ def check_tracker(job: Job) -> None:
 
 
 def with_trackers(run: Run, job: Job, name: str) -> Iterator[StepReport]:
-    """The run's reports, each of them told the job's tracker first, in a folder of its own: ``OUT/tracked/NAME``."""
+    """The reports of a run, which the job's tracker logs to ``OUT/tracked/NAME``."""
     reports = iter(run)  # begun: a tracker that cannot be made is to blame, and not a run that was never iterated
     if job.track is None or job.out is None:
         return reports
@@ -84,7 +84,7 @@ def _explained(name: str) -> Iterator[None]:
 
 
 def _own(name: str) -> UserFile | None:
-    """The file and function of a tracker of one's own; None for TensorBoard."""
+    """The user's file and function of a tracker; None for TensorBoard."""
     own = UserFile.parse(name)
     if own is None and name != "tensorboard":
         raise unknown_name_error("tracker", name, ["tensorboard"], then="Or one of your own: my.py:function.")

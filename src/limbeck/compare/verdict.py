@@ -23,7 +23,7 @@ _CALLED = {
 
 
 class Verdict(NamedTuple):
-    """Whether distilling helped.
+    """The result of a comparison of two arms.
 
     Attributes:
         difference: By how much the distilled student is better than the student alone, in the unit of the score: the
@@ -46,14 +46,14 @@ class Verdict(NamedTuple):
     comparisons: int = 1
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON."""
+        """Convert to JSON values."""
         return {**self._asdict(), "interval": list(self.interval) if self.interval is not None else None}
 
 
 def judge(
     distilled: Results, alone: Results, *, examples: int = 0, comparisons: int = 1, score: Score = ACCURACY
 ) -> Verdict:
-    """The verdict on paired arms.
+    """Compare the distilled student with the student alone.
 
     Args:
         distilled: Which test examples were right, ``[seeds, examples]``: then the interval allows for other seeds and
@@ -96,7 +96,7 @@ def set_beside(
     comparisons: int = 1,
     score: Score = ACCURACY,
 ) -> Verdict:
-    """The distilled student beside a control that nobody teaches; `helps` says whether it is the better of the two.
+    """Compare the distilled student with a control; `helps` says whether the distilled student is better.
 
     Args:
         distilled: As for `judge`.
@@ -132,15 +132,7 @@ seeds, with the sampling of test examples left out).
 def compare_results(
     ours: Results, theirs: Results, *, examples: int = 0, comparisons: int = 1, score: Score = ACCURACY
 ) -> Difference:
-    """By how much the first of two arms is better, from the scores of the examples where both arms know them.
-
-    Args:
-        ours: As for `judge`.
-        theirs: As for `judge`.
-        examples: As for `judge`.
-        comparisons: As for `judge`.
-        score: As for `judge`.
-    """
+    """By how much the first of two arms is better, from the scores of the examples where both arms know them."""
     first, second = np.asarray(ours, dtype=np.float64), np.asarray(theirs, dtype=np.float64)
     if not score.higher_is_better:
         first, second = -first, -second

@@ -88,12 +88,7 @@ class Row:
 
 
 class TaskFolder:
-    """The folder of a task, and those of the tasks that it needs.
-
-    Args:
-        root: The folder of the reproduction.
-        task: The name of the task, which is also its folder under `root`.
-    """
+    """The folder of a task, and those of the tasks that it needs."""
 
     def __init__(self, root: Path, task: str) -> None:
         self.folder = root / task

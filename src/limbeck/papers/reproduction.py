@@ -101,9 +101,6 @@ class Reproduction:
     def run(self, callback: Callback = lambda _: None) -> dict[str, Any]:
         """Run the remaining tasks and make the table.
 
-        Args:
-            callback: Called with each `Event`.
-
         Returns:
             ``{"paper", "scale", "experiments": {name: {"title", "rows": [...]}}}``, with rows from `Row.as_json`.
         """

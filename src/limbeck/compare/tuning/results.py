@@ -32,7 +32,7 @@ _BEFORE = (".lock", ".search.json.partial", SEARCH_PLACES, f".{SEARCH_PLACES}.pa
 
 
 def checked_place(job: Job) -> Path:
-    """The search's folder, once it is known to be free, or to hold a search of this very job.
+    """Check that the search's folder is free, or holds a search of this job; returns the folder.
 
     Raises:
         LimbeckError: If it is a file, holds something else, or another job's search; nothing in it is touched.
@@ -53,7 +53,7 @@ def checked_place(job: Job) -> Path:
 
 
 def claim_place(job: Job, spaces: Mapping[str, Space], out: Path) -> None:
-    """Write down whose search this is, and between which values; of one that was begun, look whether they are its own.
+    """Write the job and the ranges of a search; for a search that continues, check them.
 
     Raises:
         LimbeckError: If a range is another than that of the trials which are there.
@@ -84,7 +84,7 @@ def _ends(ends: Any) -> str:
 
 
 def _describe_job(job: Job) -> tuple[dict[str, Any], dict[str, Any]]:
-    """What is searched, as it was typed, and where that lies."""
+    """The job of the search as it was typed, and the paths that it names."""
     description, places = split_private_paths(_dumped(job), _dumped(with_absolute_paths(job)), {})
     return description, places
 
@@ -95,7 +95,7 @@ def _dumped(job: Job) -> dict[str, Any]:
 
 
 def _other_keys(job: Job, stored: Mapping[str, Any], out: Path) -> Iterator[str]:
-    """In what the search in a folder is another job's.
+    """The keys in which the job of the search in a folder differs from this job.
 
     What it names is the same if it lies at the same place; or, where that is gone, if it is called the same.
     """
@@ -116,7 +116,7 @@ def _places(out: Path) -> dict[str, Any]:
 
 
 def _is_there(places: Mapping[str, Any], key: str) -> bool:
-    """Whether something that a key of the job names still lies where it lay."""
+    """Whether a path that a key of the job names still exists."""
     own = [one for name, one in places.items() if name.split(".")[0] == key and isinstance(one, Mapping)]
     return any(path_exists(one.get("path")) for one in own)
 
@@ -136,7 +136,7 @@ def _parts(value: dict[str, Any], key: str) -> list[Any]:
 
 
 def best_job(job: Job, trials_by_arm: Mapping[str, list[Trial]], out: Path) -> Job:
-    """The job in which every arm has its best values, and the teacher is the one that was trained for the search.
+    """The job with the best values of every arm, and the teacher that was trained for the search.
 
     An ensemble is trained again, to the same weights: a job has no name for several networks on disk.
 
@@ -165,7 +165,7 @@ def _check_whole(trained: Path) -> None:
 
 
 def job_files(job: Job, best: Job, out: Path) -> dict[str, str]:
-    """The job as files; what was left to its default is left to the command that runs it: seeds, arms."""
+    """The job as files, without the keys that were left to their defaults: seeds, arms."""
     defaults = [key for key in ("seeds", "arms", "out") if key == "out" or key not in job.model_fields_set]
     return search_job_texts(best, out, omit=defaults)
 
@@ -174,16 +174,7 @@ def result_of(
     job: Job, material: ComparisonData, spaces: Mapping[str, Space], trials_by_arm: Mapping[str, list[Trial]],
     teacher: Mapping[str, Any], out: Path,
 ) -> dict[str, Any]:  # fmt: skip
-    """All of it, of JSON values.
-
-    Args:
-        job: What was asked.
-        material: The data.
-        spaces: What was searched for each arm.
-        trials_by_arm: Each arm's trials.
-        teacher: The teacher's accuracy on development data, and the seconds that it took.
-        out: The search's folder.
-    """
+    """The result of a search, as JSON values."""
     count = material.task.check(material.development, "development")
     arms = {arm: _row(spaces[arm], trials) for arm, trials in trials_by_arm.items()}
     top = max(row["best"]["accuracy"] for row in arms.values())
@@ -219,6 +210,6 @@ def _row(space: Space, trials: list[Trial]) -> dict[str, Any]:
 
 
 def _luck(accuracy: float, count: int) -> float:
-    """Two standard errors of an accuracy near the best: differences below it may be the luck of these examples."""
+    """Two standard errors of an accuracy near the best. Smaller differences can be chance."""
     share = min(max(accuracy, 1 / count), 1 - 1 / count)
     return 2 * (share * (1 - share) / count) ** 0.5

@@ -44,7 +44,7 @@ def tune(
     ranges: Mapping[str, SearchRange | Ends] | None = None,
     callback: Callback = ignore_events,
 ) -> dict[str, Any]:
-    """Choose every arm's settings on development data: so many trials for each, the baselines too.
+    """Choose the settings of every arm on development data, with the same number of trials for each arm.
 
     Learning rate and epochs are searched for every arm, the hyper-parameters that its method declares for those that
     learn by one, the smoothing for label smoothing. The teacher is trained or loaded once. The test data are not read.
@@ -125,12 +125,12 @@ def _describe_search(job: Job, material: ComparisonData, trials: int) -> str:
 
 
 def _without_test(material: ComparisonData) -> ComparisonData:
-    """The material as if the development part were all that there is besides: nobody can look at the test part."""
+    """The data with the development part in place of the test part, so that a search cannot read the test data."""
     return material._replace(data=replace(material.data, test=material.development))
 
 
 def _check_development(material: ComparisonData) -> None:
-    """Refuse development data that cannot tell one setting from another.
+    """Check that there are enough development data to compare settings.
 
     Raises:
         LimbeckError: If fewer than two of them are labeled.
@@ -155,7 +155,7 @@ def _judge(job: Job, teacher: Teacher, material: ComparisonData, callback: Callb
 def _build_answers(
     job: Job, spaces: Mapping[str, Space], material: ComparisonData, teacher: Teacher, callback: Callback
 ) -> None:  # fmt: skip
-    """Side by side, processes could not add to one store."""
+    """Fill the cache first, because several processes cannot add to one cache."""
     if job.cache is None or job.workers == 1:
         return
     longest = job

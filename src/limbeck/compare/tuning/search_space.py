@@ -21,7 +21,7 @@ _BUDGET = ("lr", "epochs")
 
 
 def read_arms(job: Job) -> tuple[str, ...]:
-    """The arms that have a search of their own, each as long as the others'.
+    """The arms that are searched. The shuffled teacher uses the values of the first method.
 
     The student of a shuffled teacher has what is found for the first method: it is to differ by its teacher alone.
     """
@@ -31,16 +31,10 @@ def read_arms(job: Job) -> tuple[str, ...]:
 def spaces_of(
     job: Job, ranges: Mapping[str, SearchRange], *, smoothing: float, task: Task | None = None
 ) -> dict[str, Space]:
-    """What is searched for each arm; every usual range holds the value that the job has already.
+    """The search space of each arm. Every default range contains the value of the job.
 
     The learning rate runs from a tenth to ten times the job's, the epochs from a quarter of the job's up to these: no
     arm learns for longer than it was given. Hyper-parameters run between the values that their method declares.
-
-    Args:
-        job: What is asked.
-        ranges: Others to search, by the parameter's name, for every arm that has it.
-        smoothing: The value of the label smoothing from which its search begins.
-        task: What is learned; without a temperature none is searched.
 
     Raises:
         UnknownNameError: If no arm has a parameter of a name in `ranges`; the nearest is named.
@@ -59,7 +53,7 @@ def spaces_of(
 
 
 def start_of(job: Job, arm: str, smoothing: float, *, task: Task | None = None) -> Values:
-    """The job's own values for an arm: the first that are tried, so that no search ends below where it began."""
+    """The job's own values for an arm, which are the first trial."""
     budget = job.budget_of(arm)
     values: Values = {"lr": budget.lr, "epochs": budget.epochs}
     if arm == SMOOTHED:
@@ -75,7 +69,7 @@ def start_of(job: Job, arm: str, smoothing: float, *, task: Task | None = None) 
 
 
 def with_values(job: Job, arm: str, values: Mapping[str, Any]) -> Job:
-    """The job in which one arm has these values."""
+    """The job with these values for one arm."""
     budget = {n: v for n, v in values.items() if n in _BUDGET or (n == "smoothing" and arm == SMOOTHED)}
     own = job.budgets.get(arm, ArmBudget()).model_copy(update=budget)
     update: dict[str, Any] = {"budgets": {**job.budgets, arm: own}}
@@ -88,7 +82,7 @@ def with_values(job: Job, arm: str, values: Mapping[str, Any]) -> Job:
 
 
 def check_ends(job: Job, ranges: Mapping[str, SearchRange], teacher: Teacher, task: Task) -> None:
-    """Refuse a range of whose values one is none for its parameter, before the first trial meets it.
+    """Check that both ends of every range are valid values of the parameter.
 
     Raises:
         LimbeckError: As the method, or the job, says it.
@@ -102,7 +96,7 @@ def check_ends(job: Job, ranges: Mapping[str, SearchRange], teacher: Teacher, ta
 
 
 def read_ranges(texts: list[str]) -> dict[str, SearchRange | Ends]:
-    """Ranges as a person types them: ``lr=1e-4..1e-2``, or ``epochs=20`` for a value that is held fixed.
+    """Parse ranges: ``lr=1e-4..1e-2``, or ``epochs=20`` for a fixed value.
 
     Raises:
         LimbeckError: If one is written otherwise.
@@ -128,7 +122,7 @@ def read_ranges(texts: list[str]) -> dict[str, SearchRange | Ends]:
 
 
 def made_ranges(job: Job, requested: Mapping[str, SearchRange | Ends]) -> dict[str, SearchRange]:
-    """Pairs of ends as ranges of the kind that the parameter is searched in: factors, steps, whole numbers.
+    """Make pairs of ends into ranges of the parameter's kind: logarithmic, linear, whole numbers.
 
     Raises:
         LimbeckError: If a range holds no value, or one that its parameter cannot have.
@@ -156,13 +150,13 @@ def _fitted(ends: Ends, kind: SearchRange | None) -> Ends:
 
 
 def _space(job: Job, arm: str, ranges: Mapping[str, SearchRange]) -> Space:
-    """The declared ranges, with those that are given in their place; a given one may add a number without a range."""
+    """The default ranges, replaced by those of the user."""
     usual = _usual(job, arm)
     return {n: ranges.get(n, r) for n, r in usual.items() if n in ranges or r.low < r.high}
 
 
 def _usual(job: Job, arm: str) -> Space:
-    """What could be searched: a number for which no range is declared is held at its value."""
+    """The default ranges of an arm. A number without a range has its own value as the only one."""
     budget = job.budget
     ranges: Space = {
         "lr": SearchRange(budget.lr / 10, budget.lr * 10, log=True),

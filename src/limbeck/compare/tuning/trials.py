@@ -39,7 +39,7 @@ TRIALS = "trials.jsonl"
 
 
 class Trial(NamedTuple):
-    """What came of one setting of one arm, on development data.
+    """The result of one trial on development data.
 
     Attributes:
         number: Which of the arm's trials, from 0.
@@ -64,19 +64,9 @@ def run_trial(
     job: Job, arm: str, number: int, values: Values, place: Path, material: ComparisonData, teacher: Teacher,
     callback: Callable[[StepReport], None] | None = None,
 ) -> Trial:  # fmt: skip
-    """Train the arm's student with these values and judge it on development data.
+    """Train the student of an arm with these values, and evaluate it on development data.
 
     A run whose loss is no number any more has got nothing right. A killed one goes on from its checkpoint.
-
-    Args:
-        job: What is asked.
-        arm: Who learns.
-        number: Which of the arm's trials.
-        values: What is tried.
-        place: The arm's folder; the run's own is inside, and goes when the trial is done.
-        material: The data, without their test part.
-        teacher: Who teaches.
-        callback: Told every report.
     """
     trial_job = with_values(job, arm, values)
     folder = place / f"trial-{number}-{_digest(values)}"
@@ -127,7 +117,7 @@ def append_trial(place: Path, trial: Trial) -> None:
 
 
 def load_trials(place: Path) -> list[Trial]:
-    """The arm's trials so far, in order; a line that a kill cut short does not count."""
+    """Read the finished trials of an arm, in order. An incomplete line does not count."""
     trials, damaged = _read_trials(place)
     if damaged:
         message = f"{damaged} lines of {place / TRIALS} are damaged: these trials are run again."
@@ -146,7 +136,7 @@ def _read_trials(place: Path) -> tuple[list[Trial], int]:
 
 
 def _trial(line: Mapping[str, Any]) -> Trial | None:
-    """A trial, if a line tells of one."""
+    """Read a trial from a line; None if it is damaged."""
     try:
         trial = Trial(**line)
         number = float(trial.accuracy), float(trial.epochs), float(trial.nll or 0.0), float(trial.seconds or 0.0)
@@ -157,7 +147,7 @@ def _trial(line: Mapping[str, Any]) -> Trial | None:
 
 
 def best_of(trials: list[Trial]) -> Trial:
-    """The trial with the highest accuracy; of equal ones that with the lower NLL, then the earlier."""
+    """The trial with the best metric; of equal ones the one with the lower NLL, then the earlier one."""
     return max(trials, key=_rank)
 
 
@@ -208,17 +198,11 @@ _SPREAD = 10  # an estimator of densities has little to say from fewer trials; O
 
 
 def propose(arm: str, space: Space, start: Values, done: Sequence[Trial]) -> Values:
-    """The values of an arm's next trial: a pure function of those that it has had.
+    """The values of an arm's next trial. They depend only on the earlier trials.
 
     The first are the job's own, or the nearest to them that are in range. The next nine are `spread` over the ranges.
     Then a tree-structured Parzen estimator proposes, seeded by the arm's name and the trial's number, so that a search
     that was killed goes on as it would have gone on.
-
-    Args:
-        arm: The arm's name.
-        space: What is searched.
-        start: The job's own values.
-        done: The trials so far, in order.
 
     Source: Bergstra, Bardenet, Bengio and Kegl, Algorithms for Hyper-Parameter Optimization, NIPS 2011; as in Optuna.
     """
@@ -270,15 +254,6 @@ def all_trials(
     The trials of an arm follow each other, as a trial's values depend on the results before it. The arms take turns, so
     that every arm of a search that was stopped has had as many.
 
-    Args:
-        job: The job.
-        spaces: The search space of each arm.
-        starts: The first values of each arm.
-        trials: The number of trials of each arm.
-        out: The folder of the search.
-        material: The data, without their test part.
-        teacher: The teacher.
-        callback: A function that receives each event.
     """
     trials_by_arm = {arm: load_trials(place_of(out, arm))[:trials] for arm in spaces}
     callback(TrialsPlanned(trials * len(spaces)))

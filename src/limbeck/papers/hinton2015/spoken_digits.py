@@ -91,9 +91,6 @@ def _checked(path: Path) -> Spoken:
 def log_mel(samples: Float[np.ndarray, " samples"]) -> Float[np.ndarray, "frames 40"]:
     """Compute log energies of 40 Mel filters in windows of 25 ms every 10 ms, like Kaldi, without dither.
 
-    Args:
-        samples: A clip at 8 kHz, from -1 to 1, of at least 25 ms.
-
     Raises:
         LimbeckError: If kaldi-native-fbank is not installed.
 

@@ -133,11 +133,6 @@ class Windows(Dataset):
     Example i is frame i, and its inputs are the frames i - 20, ..., i + 5. At the ends of a clip a window repeats the
     first or last frame. Only frames are in memory; windows are made on request.
 
-    Args:
-        frames: The frames of all clips, concatenated.
-        labels: One class per frame.
-        lengths: The number of frames of each clip.
-
     Raises:
         DataError: If there is no clip, a clip has no frame, or the lengths do not add up.
 
