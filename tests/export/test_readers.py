@@ -131,6 +131,18 @@ def test_raw_inputs_are_the_columns_and_the_cards_code_fills_them(adults, tmp_pa
     assert list(scope["answers"]) == [["<=50K", ">50K"][place] for place in expected.argmax(1)]
 
 
+def test_the_card_of_a_folder_encodes_new_rows(adults, tmp_path, monkeypatch):
+    export_run(adults / "run", to="folder", out=tmp_path / "out")
+    code = (tmp_path / "out" / "README.md").read_text().split("```python\n")[1].split("```")[0]
+    assert "load_encoding" in code
+    monkeypatch.chdir(tmp_path / "out")
+    (tmp_path / "out" / "new.csv").write_text(NEW)
+    scope = {}
+    exec(code, scope)
+    expected = predicted(adults, adults / "run" / "student", adults / "new.csv")
+    assert np.array_equal(scope["logits"].detach().numpy(), expected)
+
+
 @SOAK
 def test_8_bits_take_raw_rows_too(adults, tmp_path):
     found = export_run(adults / "run", to="int8", raw=True, calibration="minmax", out=tmp_path / "out")
