@@ -21,7 +21,7 @@ app = CommandGroup(
 
 
 def _print_version(requested: bool) -> bool:
-    from limbeck.cli.entry_point import describe_versions
+    from limbeck.cli.terminal import describe_versions
 
     if requested:
         typer.echo(describe_versions())

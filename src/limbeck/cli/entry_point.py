@@ -8,9 +8,9 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from importlib.metadata import version
 from typing import Any
 
+from limbeck.cli.terminal import describe_versions
 from limbeck.consent import TRUST, allow_all, allow_only
 from limbeck.errors import LimbeckError, LimbeckWarning, is_out_of_memory, printable
 from limbeck.optional_imports import install_command, is_installed, missing_package_error
@@ -53,11 +53,6 @@ def main(arguments: list[str] | None = None) -> None:
     if code == _INTERRUPTED:
         _say("Interrupted.")
     sys.exit(code)
-
-
-def describe_versions() -> str:
-    """The versions of limbeck, PyTorch and Python in one line."""
-    return f"limbeck {version('limbeck')}, torch {version('torch')}, Python {sys.version.split()[0]}"
 
 
 def _run_typer(words: list[str]) -> int:

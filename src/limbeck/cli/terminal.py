@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, redirect_stderr, redirect_stdout
+from importlib.metadata import version
 from typing import Any, TextIO, assert_never, cast
 
 from limbeck.errors import printable
@@ -124,6 +125,11 @@ def _describe_result(event: ArmFinished | TrialFinished) -> str:
 
 def _write_to_stderr(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
+
+
+def describe_versions() -> str:
+    """The versions of limbeck, PyTorch and Python in one line."""
+    return f"limbeck {version('limbeck')}, torch {version('torch')}, Python {sys.version.split()[0]}"
 
 
 def print_message(text: str, *, to_error: bool) -> None:
