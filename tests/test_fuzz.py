@@ -23,7 +23,7 @@ from limbeck.cache.manifest import Manifest, TeacherProvenance
 from limbeck.cache.shard import Keys, write_shard
 from limbeck.checksums import digest
 from limbeck.job import job_text, make_job, read_job, with_settings
-from limbeck.job.keys import job_keys
+from limbeck.job.schema import job_keys
 
 TIMES = [1, pytest.param(20, marks=pytest.mark.soak)]
 pytestmark = pytest.mark.filterwarnings("ignore")

@@ -10,8 +10,7 @@ import pytest
 from limbeck.data.options import DataOptions
 from limbeck.errors import UnknownNameError
 from limbeck.job import Budget, CacheSettings, Job, make_job
-from limbeck.job.keys import job_keys
-from limbeck.job.schema import TeacherSettings
+from limbeck.job.schema import TeacherSettings, job_keys
 
 
 def test_every_key_of_every_part_is_there_with_a_meaning():

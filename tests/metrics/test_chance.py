@@ -8,7 +8,7 @@ import sys
 import numpy as np
 from scipy.stats import binom, false_discovery_control, t
 
-from limbeck.metrics.distributions import binomial_cdf, false_discovery_rates, t_ppf, t_sf
+from limbeck.metrics.statistics import binomial_cdf, false_discovery_rates, t_ppf, t_sf
 
 
 def test_student():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from limbeck.metrics.class_order import is_misordered, misorder_message, renamed_accuracy
+from limbeck.metrics.classes import is_misordered, misorder_message, renamed_accuracy
 
 
 def judged(said, known, classes, reach=0.3):

@@ -96,7 +96,7 @@ def show_keys(prefix: str, *, as_json: bool) -> None:
         UnknownNameError: If no key starts with `prefix`.
     """
     from limbeck.errors import unknown_name_error
-    from limbeck.job.keys import job_keys
+    from limbeck.job.schema import job_keys
 
     keys = job_keys(prefix)
     if not keys:

@@ -40,7 +40,7 @@ from limbeck.events import Callback, EnsemblePlanned, Message, StepsTaken
 from limbeck.job import Job, RunLayout, TeacherSettings, add_flag_hint, train_loader
 from limbeck.methods import method
 from limbeck.metrics import Predictions, accuracy
-from limbeck.metrics.class_order import is_misordered, misorder_message, renamed_accuracy
+from limbeck.metrics.classes import is_misordered, misorder_message, renamed_accuracy
 from limbeck.metrics.memoize import predicted_class
 from limbeck.model_call import call, logits_of
 from limbeck.models import NoModuleError, is_student_folder, read_config

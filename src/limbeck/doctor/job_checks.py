@@ -15,7 +15,7 @@ from limbeck.cache import CacheReader, is_cache
 from limbeck.data import ShuffledLoader
 from limbeck.doctor.context import CheckContext, Finding, draw_examples, fail, passed, warn
 from limbeck.errors import LimbeckError
-from limbeck.metrics.class_order import is_misordered, misorder_message, renamed_accuracy
+from limbeck.metrics.classes import is_misordered, misorder_message, renamed_accuracy
 from limbeck.metrics.memoize import predicted_class
 from limbeck.tasks import Classification
 from limbeck.teachers import CachedTeacher, TeacherContext, predict_padded, verify_cache

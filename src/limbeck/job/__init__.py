@@ -1,7 +1,6 @@
 """Jobs: what a user asks for, as typed settings."""
 
 from limbeck.job.budget import ArmBudget, Budget, describe_arm_budgets, format_steps
-from limbeck.job.cli_hints import add_flag_hint
 from limbeck.job.config_io import (
     job_text,
     make_job,
@@ -11,23 +10,24 @@ from limbeck.job.config_io import (
     search_job_texts,
     with_settings,
 )
-from limbeck.job.model_settings import SEVERAL, SHALLOW, ModelSettings, TeacherSettings
 from limbeck.job.opening_code import join_statements, opening_code, wrap_statements
 from limbeck.job.paths import hide_private_paths, with_absolute_paths
-from limbeck.job.recommendation import (
+from limbeck.job.result import (
     Recommendation,
+    list_custom_metrics,
     read_interval,
+    read_size_notes,
     read_suggestions,
     recommend,
     sort_controls,
     split_rerun,
 )
-from limbeck.job.result import list_custom_metrics, read_size_notes
 from limbeck.job.run_layout import RunLayout, plain_name, shared_path
-from limbeck.job.schema import ARMS, CacheSettings, Job, MethodSettings
+from limbeck.job.schema import ARMS, Job
 from limbeck.job.search import ArmSearch, Search, collect_settings, copy_search, read_search
+from limbeck.job.settings import SEVERAL, SHALLOW, CacheSettings, MethodSettings, ModelSettings, TeacherSettings
 from limbeck.job.splits import train_and_development, train_loader
-from limbeck.job.validation import EXTRA_METRICS
+from limbeck.job.validation import EXTRA_METRICS, add_flag_hint
 
 __all__ = [
     "ARMS",

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from limbeck.consent import may_run
 from limbeck.data import BatchMix, Chain, RandomShift, Transform, make_mix, make_transform
 from limbeck.errors import LimbeckError, UnknownNameError, unknown_name_error
-from limbeck.job.cli_hints import flag_hint
+from limbeck.job.validation import flag_hint
 from limbeck.models import UserFile
 from limbeck.recipe import Optimizer
 from limbeck.recipe.optimizer import OPTIMIZERS

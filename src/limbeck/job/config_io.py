@@ -12,7 +12,6 @@ from limbeck.atomic_io import is_file
 from limbeck.checksums import add_checksum_line, is_unchanged, json_text
 from limbeck.errors import DataError, LimbeckError, LimbeckWarning, nearest, unknown_name_error
 from limbeck.job.budget import ArmBudget, Budget
-from limbeck.job.model_settings import TeacherSettings, join_teachers
 from limbeck.job.paths import (
     PLACES,
     make_relative,
@@ -22,7 +21,8 @@ from limbeck.job.paths import (
     with_absolute_paths,
 )
 from limbeck.job.run_layout import RunLayout, method_arms
-from limbeck.job.schema import CacheSettings, Job
+from limbeck.job.schema import Job
+from limbeck.job.settings import CacheSettings, TeacherSettings, join_teachers
 from limbeck.job.validation import MAX_BYTES, check_bounds
 
 _SCIENTIFIC = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)[eE][-+]?[0-9]+$")

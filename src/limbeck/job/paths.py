@@ -11,9 +11,9 @@ from limbeck.checksums import read_json
 from limbeck.data.builtin_datasets import IMAGE_DATASETS, data_folders
 from limbeck.errors import DataError, LimbeckError
 from limbeck.job.budget import Budget
-from limbeck.job.model_settings import ENSEMBLE, SEVERAL, SHALLOW
 from limbeck.job.run_layout import shared_path
-from limbeck.job.schema import CacheSettings, Job, MethodSettings
+from limbeck.job.schema import Job
+from limbeck.job.settings import ENSEMBLE, SEVERAL, SHALLOW, CacheSettings, MethodSettings
 from limbeck.models import UserFile, reference_names
 from limbeck.models.hub import LibraryModel
 from limbeck.teachers import EstimatorFile

@@ -1,123 +1,35 @@
-"""`Job`: the typed settings of a job."""
+"""`Job`: the typed settings of a job, and the list of its keys."""
 
 from __future__ import annotations
 
-from typing import Any
+import inspect
+import re
+from dataclasses import MISSING, fields, is_dataclass
+from typing import Any, NamedTuple
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
-from limbeck.cache import validate_encoding
-from limbeck.data.options import parse_data_name, parse_data_options
-from limbeck.errors import ArgumentError, LimbeckError, UnknownNameError, nearest, unknown_name_error
+from limbeck.data.options import DataOptions, parse_data_name, parse_data_options
+from limbeck.errors import ArgumentError, LimbeckError, unknown_name_error
 from limbeck.job.budget import ArmBudget, Budget, Strict, check_views
-from limbeck.job.cli_hints import add_flag_hint, flag_hint
-from limbeck.job.model_settings import SHALLOW, ModelSettings, TeacherSettings, join_teachers
 from limbeck.job.run_layout import ARMS, method_arms
-from limbeck.job.validation import as_list, check_extra_metrics
+from limbeck.job.settings import (
+    SHALLOW,
+    CacheSettings,
+    MemberSettings,
+    MethodSettings,
+    ModelSettings,
+    TaskSettings,
+    TeacherSettings,
+    join_teachers,
+)
+from limbeck.job.validation import add_flag_hint, as_list, check_extra_metrics, flag_hint
 from limbeck.methods import method
 from limbeck.models import UserFile, shallow
 from limbeck.models.networks import check_arguments
-from limbeck.tasks import Task, get_task
+from limbeck.tasks import Task
 
 DEFAULT_ARMS = ("teacher", "student alone", "label smoothing", "distilled")
-
-
-class MethodSettings(BaseModel):
-    """A method by name, with its hyper-parameters."""
-
-    model_config = ConfigDict(extra="allow", frozen=True)
-
-    name: str = "hinton"
-
-    @property
-    def hyper(self) -> dict[str, Any]:
-        """Its hyper-parameters."""
-        return dict(self.model_extra or {})
-
-    @property
-    def is_user_function(self) -> bool:
-        """Whether it is a user's function, ``my.py:function``, whose file has to be run."""
-        return UserFile.parse(self.name) is not None
-
-    def check(self, place: str = "method") -> None:
-        """Check the names of the method and its hyper-parameters. Values are checked when the recipe is made.
-
-        Args:
-            place: The key of the method in the job, for the flag in a message.
-
-        Raises:
-            UnknownNameError: If the method or a hyper-parameter is unknown; the nearest name is given.
-            LimbeckError: If a required hyper-parameter is missing.
-        """
-        definition = method(self.name)
-        names = list(definition.hyper_parameters)
-        for key in self.hyper:
-            if key not in names:
-                near = nearest(key, names)
-                raise unknown_name_error(
-                    f"hyper-parameter of {self.name}", key, names, then=flag_hint(place, near) if near else ""
-                )
-        lacking = [name for name in definition.required if name in names and name not in self.hyper]
-        if lacking:
-            flags = " ".join(f"--set {place}.{name}=..." for name in lacking)
-            raise LimbeckError(f"The method {self.name} needs {' and '.join(lacking)}: {flags}")
-
-
-class TaskSettings(BaseModel):
-    """A task by name, with its settings: ``regression`` with ``standardize: false``.
-
-    Attributes:
-        name: ``classification``, ``multi_label``, ``regression`` or ``segmentation``.
-    """
-
-    model_config = ConfigDict(extra="allow", frozen=True)
-
-    name: str
-
-    @field_validator("name")
-    @classmethod
-    def _known_name(cls, value: str) -> str:
-        return get_task(value).name
-
-    @property
-    def settings(self) -> dict[str, Any]:
-        """The settings of the task."""
-        return dict(self.model_extra or {})
-
-    def open(self) -> Task:
-        """The task, before it knows the data.
-
-        Raises:
-            LimbeckError: If a setting is unknown or has the wrong type.
-        """
-        return get_task(self.name, **self.settings)
-
-
-class CacheSettings(Strict):
-    """Cache of the teacher's outputs: each output is computed once.
-
-    Attributes:
-        folder: The folder of the cache, or an address that fsspec opens; ``answers`` in the job's folder by default.
-            Jobs with the same teacher and data can share a cache.
-        encoding: ``float32``, ``float16``, ``top-k``, ``sampled``, ...; or a mapping of a name and its parameters.
-        views: The number of different views of each example, if inputs are augmented: epoch e uses view e modulo this
-            number. By default one for each epoch.
-        through: The name of the teacher's last layer: its inputs are cached instead of the logits.
-    """
-
-    folder: str | None = None
-    encoding: str | dict[str, Any] = "float16"
-    views: int | None = Field(default=None, ge=1)
-    through: str | None = None
-
-    @field_validator("encoding")
-    @classmethod
-    def _check_encoding(cls, value: str | dict[str, Any]) -> str | dict[str, Any]:
-        try:
-            _ = validate_encoding(value)
-        except (ArgumentError, UnknownNameError) as error:
-            raise add_flag_hint(error, "cache" if error.argument == "encoding" else "cache.encoding") from error
-        return value
 
 
 class Job(Strict):
@@ -398,3 +310,85 @@ def _check_kinds(shallow: dict[str, Any]) -> None:
 def _called(method: Any) -> Any:
     """The name of a method, given as a string, a mapping or `MethodSettings`."""
     return method.get("name", "hinton") if isinstance(method, dict) else getattr(method, "name", method)
+
+
+_PARTS: tuple[tuple[str, type], ...] = (
+    ("", Job), ("task.", TaskSettings), ("data.", DataOptions),
+    ("teacher.", ModelSettings), ("teacher.", TeacherSettings), ("teachers.NAME.", MemberSettings),
+    ("student.", ModelSettings), ("method.", MethodSettings), ("budget.", Budget),
+    ("budgets.ARM.", ArmBudget), ("cache.", CacheSettings),
+)  # fmt: skip
+_HOLD_KEYS = ("task", "teacher", "student", "ensemble", "method", "budget", "budgets", "cache", "train")
+"""Keys with nested keys, which list their own defaults."""
+
+
+class Key(NamedTuple):
+    """A key of a job.
+
+    Attributes:
+        name: As ``--set`` takes it: ``budget.epochs``.
+        default: The default; "needed" if there is none.
+        meaning: What the key sets.
+    """
+
+    name: str
+    default: str
+    meaning: str
+
+
+def job_keys(prefix: str = "") -> tuple[Key, ...]:
+    """All keys of a job file, or those that start with `prefix`.
+
+    Example:
+        >>> [key.default for key in job_keys("budget.epochs")]
+        ['20']
+    """
+    listed = [key for place, owner in _PARTS for key in _keys_of(owner, place)]
+    listed.append(Key("data.name", "needed", "The data set's name, a file, a folder, or my.py:load."))
+    listed.append(Key("method.SETTING", "", "A setting of the method: see `limbeck methods NAME`."))
+    order = {place: i for i, place in enumerate(dict.fromkeys(place for place, _ in _PARTS))}
+    listed.sort(key=lambda key: order[key.name.rpartition(".")[0] + "." * ("." in key.name)])
+    return tuple(key for key in listed if key.name.startswith(prefix))
+
+
+def _keys_of(owner: type, place: str) -> list[Key]:
+    meanings = attribute_meanings(owner)
+    return [
+        Key(place + name, default, meanings[name]) for name, default in _defaults(owner).items() if name in meanings
+    ]
+
+
+def attribute_meanings(owner: type) -> dict[str, str]:
+    """The descriptions in the section ``Attributes:`` of a class's docstring, by attribute.
+
+    Example:
+        >>> attribute_meanings(CacheSettings)["through"].split()[:3]
+        ['The', 'name', 'of']
+    """
+    _, _, section = inspect.cleandoc(owner.__doc__ or "").partition("Attributes:\n")
+    section = section.partition("\n\n")[0]
+    entries = re.findall(r"^    (\w+): (.*(?:\n {8,}.*)*)", section, flags=re.M)
+    return {name: re.sub(r"\s+", " ", text).replace("``", "") for name, text in entries}
+
+
+def _defaults(owner: Any) -> dict[str, str]:
+    if is_dataclass(owner):
+        entries = ((one.name, one.default, one.default_factory) for one in fields(owner))
+        return {
+            name: "" if value is MISSING and factory is MISSING else _describe_value(value)
+            for name, value, factory in entries
+        }
+    return {
+        name: "needed" if one.is_required() else _describe_value(one.get_default(call_default_factory=True), name)
+        for name, one in owner.model_fields.items()
+    }
+
+
+def _describe_value(value: Any, name: str = "") -> str:
+    if name in _HOLD_KEYS and not isinstance(value, str):
+        return ""
+    if value is None or value == () or value == {}:
+        return "-"
+    if isinstance(value, bool):
+        return str(value).lower()
+    return "[" + ", ".join(map(str, value)) + "]" if isinstance(value, tuple) else str(value)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from limbeck.data import Dataset, DataSplits, ShuffledLoader, split, subsample
 from limbeck.errors import LimbeckError
 from limbeck.job.budget import Budget
-from limbeck.job.schema import CacheSettings, Job
+from limbeck.job.schema import Job
+from limbeck.job.settings import CacheSettings
 
 
 def train_and_development(job: Job, data: DataSplits) -> tuple[Dataset, Dataset]:

@@ -2,13 +2,30 @@
 
 from __future__ import annotations
 
-from limbeck.metrics.calibration import Reliability, brier, confidence, ece, entropy, mce, reliability
+from limbeck.metrics.calibration import (
+    ConfidenceGap,
+    Reliability,
+    brier,
+    confidence,
+    confidence_gap,
+    ece,
+    entropy,
+    mce,
+    reliability,
+)
 from limbeck.metrics.cka import LayerCKA, layer_cka, linear_cka
-from limbeck.metrics.class_changes import ClassChange, class_changes
+from limbeck.metrics.classes import (
+    ClassChange,
+    Group,
+    class_accuracy,
+    class_changes,
+    confusion_matrix,
+    group_accuracy,
+    worst_class_accuracy,
+    worst_group,
+)
 from limbeck.metrics.classification import METRICS, accuracy, correctness, evaluate, nll, top5
 from limbeck.metrics.compute import macs, peak_bytes
-from limbeck.metrics.confidence_deviation import Deviations, deviations
-from limbeck.metrics.confidence_gap import ConfidenceGap, confidence_gap
 from limbeck.metrics.corruptions import CORRUPTIONS, Robustness, corrupt, robustness
 from limbeck.metrics.cost import (
     Cost,
@@ -22,21 +39,15 @@ from limbeck.metrics.cost import (
     latency,
 )
 from limbeck.metrics.fidelity import (
+    Deviations,
     agreement,
     agreement_where_teacher_wrong,
     confidence_deviation,
     confidence_slope,
+    deviations,
     kl_to_teacher,
     relative_calibration,
     reverse_kl_to_teacher,
-)
-from limbeck.metrics.groups import (
-    Group,
-    class_accuracy,
-    confusion_matrix,
-    group_accuracy,
-    worst_class_accuracy,
-    worst_group,
 )
 from limbeck.metrics.metric import Metric, MetricFunction, metric
 from limbeck.metrics.multi_label import MULTI_LABEL_METRICS, MultiLabelPredictions

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from limbeck.errors import unknown_name_error
 from limbeck.metrics.calibration import brier, confidence, ece, entropy, mce
+from limbeck.metrics.classes import worst_class_accuracy
 from limbeck.metrics.fidelity import (
     agreement,
     agreement_where_teacher_wrong,
@@ -21,14 +22,12 @@ from limbeck.metrics.fidelity import (
     relative_calibration,
     reverse_kl_to_teacher,
 )
-from limbeck.metrics.groups import worst_class_accuracy
 from limbeck.metrics.memoize import by_rows, predicted_class, shared_cache
-from limbeck.metrics.metric import Metric, MetricFunction, fraction, metric, summed
+from limbeck.metrics.metric import Metric, MetricFunction, fraction, labeled_rows, labels_of, metric, summed, valid_rows
 from limbeck.metrics.multi_label import MULTI_LABEL_METRICS, MultiLabelPredictions
 from limbeck.metrics.predictions import Predictions
 from limbeck.metrics.regression import REGRESSION_METRICS, Estimates
 from limbeck.metrics.segmentation import SEGMENTATION_METRICS, PixelCounts
-from limbeck.metrics.validation import labeled_rows, labels_of, valid_rows
 
 
 @metric(unit="fraction", higher_is_better=True, requires=("labels",))

@@ -11,8 +11,7 @@ from torch import Tensor
 
 from limbeck.batch import IGNORED
 from limbeck.errors import LimbeckError
-from limbeck.metrics.metric import Metric, MetricFunction, fraction, metric, summed
-from limbeck.metrics.validation import Needed, require_fields, valid_rows
+from limbeck.metrics.metric import Metric, MetricFunction, Needed, fraction, metric, require_fields, summed, valid_rows
 from limbeck.optional_imports import import_optional
 
 

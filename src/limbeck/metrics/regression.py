@@ -9,8 +9,16 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from limbeck.errors import LimbeckError
-from limbeck.metrics.metric import Metric, MetricFunction, mean_of_all, metric, summed
-from limbeck.metrics.validation import Needed, require_fields, valid_rows
+from limbeck.metrics.metric import (
+    Metric,
+    MetricFunction,
+    Needed,
+    mean_of_all,
+    metric,
+    require_fields,
+    summed,
+    valid_rows,
+)
 
 
 class Estimates(NamedTuple):

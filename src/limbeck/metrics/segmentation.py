@@ -8,8 +8,7 @@ import torch
 from jaxtyping import Int, Integer
 from torch import Tensor
 
-from limbeck.metrics.metric import Metric, MetricFunction, mean_of_all, metric
-from limbeck.metrics.validation import Needed, require_fields, valid_rows
+from limbeck.metrics.metric import Metric, MetricFunction, Needed, mean_of_all, metric, require_fields, valid_rows
 
 
 class PixelCounts(NamedTuple):

@@ -10,9 +10,8 @@ import torch
 
 from limbeck.errors import LimbeckError, unknown_name_error
 from limbeck.metrics.classification import METRICS
-from limbeck.metrics.metric import Metric
+from limbeck.metrics.metric import Metric, labeled_rows
 from limbeck.metrics.predictions import Predictions
-from limbeck.metrics.validation import labeled_rows
 from limbeck.models import UserFile
 
 _ARGUMENTS = (

@@ -7,7 +7,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, TypeGuard
 
-from limbeck.metrics.distributions import t_ppf
+from limbeck.metrics.statistics import t_ppf
 from limbeck.report.axes import Interval, Number, padded_limits
 from limbeck.tasks import Task
 

@@ -17,8 +17,8 @@ from limbeck.errors import DataError, LimbeckError
 from limbeck.functional import cross_entropy, kl_divergence, label_smoothing
 from limbeck.losses import Loss
 from limbeck.metrics.classification import METRICS, correctness, evaluate
+from limbeck.metrics.metric import labeled_rows
 from limbeck.metrics.predictions import Predictions, flatten_positions
-from limbeck.metrics.validation import labeled_rows
 from limbeck.tasks.task import Evaluation, EvaluationState, Score, Task, join_outputs, join_targets
 
 

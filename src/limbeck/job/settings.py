@@ -1,4 +1,4 @@
-"""Settings of models in a job: students, teachers, and teachers of several models."""
+"""Settings of the parts of a job: models, teachers of one or several models, methods, the task, the cache."""
 
 from __future__ import annotations
 
@@ -7,11 +7,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from limbeck.errors import LimbeckError
-from limbeck.job.budget import Budget
+from limbeck.cache import validate_encoding
+from limbeck.errors import ArgumentError, LimbeckError, UnknownNameError, nearest, unknown_name_error
+from limbeck.job.budget import Budget, Strict
+from limbeck.job.validation import add_flag_hint, flag_hint
+from limbeck.methods import method
 from limbeck.models import UserFile
+from limbeck.tasks import Task, get_task
 from limbeck.teachers import EstimatorFile
 
 SHALLOW = "shallow"
@@ -130,6 +134,104 @@ class TeacherSettings(ModelSettings):
     def runs_code(self) -> bool:
         """Whether opening it runs a user's Python file or opens a pickle."""
         return any(one.runs_code for one in self.ensemble.values()) if self.ensemble else super().runs_code
+
+
+class MethodSettings(BaseModel):
+    """A method by name, with its hyper-parameters."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+    name: str = "hinton"
+
+    @property
+    def hyper(self) -> dict[str, Any]:
+        """Its hyper-parameters."""
+        return dict(self.model_extra or {})
+
+    @property
+    def is_user_function(self) -> bool:
+        """Whether it is a user's function, ``my.py:function``, whose file has to be run."""
+        return UserFile.parse(self.name) is not None
+
+    def check(self, place: str = "method") -> None:
+        """Check the names of the method and its hyper-parameters. Values are checked when the recipe is made.
+
+        Args:
+            place: The key of the method in the job, for the flag in a message.
+
+        Raises:
+            UnknownNameError: If the method or a hyper-parameter is unknown; the nearest name is given.
+            LimbeckError: If a required hyper-parameter is missing.
+        """
+        definition = method(self.name)
+        names = list(definition.hyper_parameters)
+        for key in self.hyper:
+            if key not in names:
+                near = nearest(key, names)
+                raise unknown_name_error(
+                    f"hyper-parameter of {self.name}", key, names, then=flag_hint(place, near) if near else ""
+                )
+        lacking = [name for name in definition.required if name in names and name not in self.hyper]
+        if lacking:
+            flags = " ".join(f"--set {place}.{name}=..." for name in lacking)
+            raise LimbeckError(f"The method {self.name} needs {' and '.join(lacking)}: {flags}")
+
+
+class TaskSettings(BaseModel):
+    """A task by name, with its settings: ``regression`` with ``standardize: false``.
+
+    Attributes:
+        name: ``classification``, ``multi_label``, ``regression`` or ``segmentation``.
+    """
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+    name: str
+
+    @field_validator("name")
+    @classmethod
+    def _known_name(cls, value: str) -> str:
+        return get_task(value).name
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The settings of the task."""
+        return dict(self.model_extra or {})
+
+    def open(self) -> Task:
+        """The task, before it knows the data.
+
+        Raises:
+            LimbeckError: If a setting is unknown or has the wrong type.
+        """
+        return get_task(self.name, **self.settings)
+
+
+class CacheSettings(Strict):
+    """Cache of the teacher's outputs: each output is computed once.
+
+    Attributes:
+        folder: The folder of the cache, or an address that fsspec opens; ``answers`` in the job's folder by default.
+            Jobs with the same teacher and data can share a cache.
+        encoding: ``float32``, ``float16``, ``top-k``, ``sampled``, ...; or a mapping of a name and its parameters.
+        views: The number of different views of each example, if inputs are augmented: epoch e uses view e modulo this
+            number. By default one for each epoch.
+        through: The name of the teacher's last layer: its inputs are cached instead of the logits.
+    """
+
+    folder: str | None = None
+    encoding: str | dict[str, Any] = "float16"
+    views: int | None = Field(default=None, ge=1)
+    through: str | None = None
+
+    @field_validator("encoding")
+    @classmethod
+    def _check_encoding(cls, value: str | dict[str, Any]) -> str | dict[str, Any]:
+        try:
+            _ = validate_encoding(value)
+        except (ArgumentError, UnknownNameError) as error:
+            raise add_flag_hint(error, "cache" if error.argument == "encoding" else "cache.encoding") from error
+        return value
 
 
 def join_teachers(values: Any) -> Any:
