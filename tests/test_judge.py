@@ -284,7 +284,7 @@ def test_scores_have_no_direction_of_their_own():
 
 @pytest.mark.parametrize("right", [0.9, 0.7, 0.5])
 def test_its_verdict_begins_as_that_of_a_job_does(right):
-    from limbeck.compare.verdict import judge as judge_job
+    from limbeck.judging.verdict import compare_with_baseline as judge_job
 
     draw = np.random.default_rng(0)
     alone, ours = (draw.random((3, 500)) < 0.7).astype(float), (draw.random((3, 500)) < right).astype(float)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from limbeck.compare import Outcome, judge
+from limbeck.compare import Outcome, compare_with_baseline
 from limbeck.compare.result import verdict_of
 from limbeck.job import make_job
 from small_jobs import small_job
@@ -33,7 +33,9 @@ def answered(draw, *, seeds, gain, examples=EXAMPLES, arms=2):
 
 def verdicts(*, seeds, gain, simulations, examples=EXAMPLES):
     draw = np.random.default_rng([seeds, int(1e6 * abs(gain)), examples])
-    return [judge(*answered(draw, seeds=seeds, gain=gain, examples=examples)) for _ in range(simulations)]
+    return [
+        compare_with_baseline(*answered(draw, seeds=seeds, gain=gain, examples=examples)) for _ in range(simulations)
+    ]
 
 
 @pytest.mark.parametrize(("seeds", "examples"), [(3, 300), (3, 2000), (20, 300), (20, 2000)])

@@ -7,7 +7,7 @@ import json
 import numpy as np
 import pytest
 
-from limbeck.compare import judge, set_beside
+from limbeck.compare import compare_with_baseline, compare_with_control
 
 ALONE = [0.930, 0.940, 0.935]
 
@@ -17,7 +17,7 @@ def moved(*gains):
 
 
 def test_it_helped():
-    verdict = judge(moved(0.02, 0.021, 0.019), ALONE)
+    verdict = compare_with_baseline(moved(0.02, 0.021, 0.019), ALONE)
     assert verdict.helps is True
     assert verdict.sentence.startswith(
         "Distilling helped: +2.00 points of accuracy over the same student trained alone"
@@ -29,13 +29,13 @@ def test_it_helped():
 
 
 def test_it_hurt():
-    verdict = judge(moved(-0.02, -0.021, -0.019), ALONE)
+    verdict = compare_with_baseline(moved(-0.02, -0.021, -0.019), ALONE)
     assert verdict.helps is False
     assert verdict.sentence.startswith("Not worth it: -2.00 points of accuracy")
 
 
 def test_it_is_unclear():
-    verdict = judge(moved(0.02, -0.02, 0.01), ALONE)
+    verdict = compare_with_baseline(moved(0.02, -0.02, 0.01), ALONE)
     assert verdict.helps is False
     assert verdict.interval[0] < 0 < verdict.interval[1]
     assert verdict.sentence.startswith("Not shown to help: +0.33 points")
@@ -43,7 +43,7 @@ def test_it_is_unclear():
 
 
 def test_all_equal_is_unclear():
-    verdict = judge(ALONE, ALONE)
+    verdict = compare_with_baseline(ALONE, ALONE)
     assert verdict.difference == 0
     assert verdict.interval == (0, 0)
     assert verdict.helps is False
@@ -53,7 +53,7 @@ def test_all_equal_is_unclear():
 
 
 def test_one_seed_gives_no_verdict():
-    verdict = judge([0.95], [0.93])
+    verdict = compare_with_baseline([0.95], [0.93])
     assert verdict.interval is None
     assert verdict.helps is None
     assert verdict.sentence.startswith("Unknown. One seed gives +2.00 points")
@@ -68,21 +68,21 @@ def test_one_seed_gives_no_verdict():
         ((0.02, -0.02, 0.01), "No clear difference to label smoothing, which needs no teacher: +0.33 points (", False),
     ],
 )
-def test_a_control_that_needs_no_teacher_is_set_beside(gains, said, better):
-    verdict = set_beside(moved(*gains), ALONE, name="label smoothing")
+def test_a_control_that_needs_no_teacher_is_compare_with_control(gains, said, better):
+    verdict = compare_with_control(moved(*gains), ALONE, name="label smoothing")
     assert verdict.sentence.startswith(said)
     assert verdict.helps is better
 
 
 def test_one_seed_beside_a_control():
-    verdict = set_beside([0.95], [0.93], name="label smoothing")
+    verdict = compare_with_control([0.95], [0.93], name="label smoothing")
     assert verdict.helps is None
     assert "unknown; one seed gives +2.00 points" in verdict.sentence
 
 
 @pytest.mark.parametrize("ours", [[0.95], moved(0.02, 0.021, 0.019)])
 def test_it_is_json(ours):
-    found = judge(ours, ALONE[: len(ours)]).as_dict()
+    found = compare_with_baseline(ours, ALONE[: len(ours)]).as_dict()
     assert list(found) == ["difference", "interval", "helps", "sentence", "p", "covers", "comparisons"]
     assert json.loads(json.dumps(found)) == found
 
@@ -94,26 +94,28 @@ def right(*shares, examples=1000):
 
 def test_which_examples_were_right_says_how_sure_it_is_of_other_examples():
     shares = moved(0.02, 0.021, 0.019)
-    verdict = judge(right(*shares), right(*ALONE))
-    known = judge(shares, ALONE)
+    verdict = compare_with_baseline(right(*shares), right(*ALONE))
+    known = compare_with_baseline(shares, ALONE)
     assert verdict.difference == pytest.approx(known.difference)
     assert verdict.interval[0] < known.interval[0] < known.interval[1] < verdict.interval[1]
     assert "3 paired seeds and 1,000 test examples)." in verdict.sentence
     assert verdict.covers == "seeds and test examples"
-    assert judge(shares, ALONE, examples=1000).interval[0] < verdict.interval[0], "what is not known is allowed for"
-    mixed = judge(right(*shares), ALONE, examples=1000)
-    assert mixed.interval == pytest.approx(judge(shares, ALONE, examples=1000).interval)
+    assert compare_with_baseline(shares, ALONE, examples=1000).interval[0] < verdict.interval[0], (
+        "what is not known is allowed for"
+    )
+    mixed = compare_with_baseline(right(*shares), ALONE, examples=1000)
+    assert mixed.interval == pytest.approx(compare_with_baseline(shares, ALONE, examples=1000).interval)
 
 
 def test_the_best_of_several_has_a_wider_interval_and_says_so():
     shares = moved(0.02, 0.021, 0.019)
-    one, ten = (judge(right(*shares), right(*ALONE), comparisons=count) for count in (1, 10))
+    one, ten = (compare_with_baseline(right(*shares), right(*ALONE), comparisons=count) for count in (1, 10))
     assert ten.interval[0] < one.interval[0]
     assert ten.p == pytest.approx(10 * one.p)
     assert "for the best of 10 methods" in ten.sentence
 
 
 def test_one_test_example_has_no_interval():
-    verdict = judge(np.ones((3, 1)), np.zeros((3, 1)))
+    verdict = compare_with_baseline(np.ones((3, 1)), np.zeros((3, 1)))
     assert verdict.helps is None
     assert verdict.sentence.startswith("Unknown. One test example gives +100.00 points")

@@ -5,7 +5,7 @@ from limbeck.compare.experiment import run_job
 from limbeck.compare.run_doctor import checkup
 from limbeck.compare.trackers import is_rank_zero
 from limbeck.compare.tuning import tune
-from limbeck.compare.verdict import Verdict, judge, set_beside
+from limbeck.judging.verdict import Verdict, compare_with_baseline, compare_with_control
 from limbeck.metrics import Difference, paired_difference
 
 __all__ = [
@@ -14,10 +14,10 @@ __all__ = [
     "Outcome",
     "Verdict",
     "checkup",
+    "compare_with_baseline",
+    "compare_with_control",
     "is_rank_zero",
-    "judge",
     "paired_difference",
     "run_job",
-    "set_beside",
     "tune",
 ]

@@ -17,11 +17,11 @@ from limbeck.compare.comparison_data import ComparisonData, eval_batches, studen
 from limbeck.compare.costs import Combined, ShippedCost
 from limbeck.compare.estimator import unknown_sizes
 from limbeck.compare.run_storage import seed_folder
-from limbeck.compare.verdict import Results, compare_results, judge, set_beside
 from limbeck.data import preprocess_from_dict
 from limbeck.engine import open_fabric
 from limbeck.export.finished_run import FinishedRun, rebuild_student
 from limbeck.job import Job, MethodSettings, RunLayout, plain_name
+from limbeck.judging.verdict import Results, compare_results, compare_with_baseline, compare_with_control
 from limbeck.methods import method
 from limbeck.metrics import Cost, cost_in_full, cost_of
 from limbeck.models import get_description, read_config
@@ -170,7 +170,7 @@ def verdict_of(
         sentence = "No verdict: without the arm 'student alone' there is nothing to compare with."
         return {"arm": arm, "difference": None, "interval": None, "helps": None, "sentence": sentence, "against": {}}
     alone = results_of(outcomes, arm, ALONE, score=score)
-    verdict = judge(*alone, examples=examples, comparisons=count, score=score).as_dict()
+    verdict = compare_with_baseline(*alone, examples=examples, comparisons=count, score=score).as_dict()
     verdict["sentence"] += _effort(outcomes, arm) + _size(outcomes, arm)
     if count > 1:
         chosen = f"Of {count} methods {arm} is the best on development data. "
@@ -179,7 +179,7 @@ def verdict_of(
         verdict["sentence"] = chosen + verdict["sentence"]
     taught = method(job.method_arms.get(arm, job.method).name).has_teacher  # else nobody's answers could be shuffled
     against = {
-        control: set_beside(
+        control: compare_with_control(
             *results_of(outcomes, arm, control, score=score),
             name=control,
             examples=examples,

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from limbeck.errors import DataError, LimbeckError, unknown_name_error
 from limbeck.judging.judgment import ArmScores, Comparison, Judgment, Role, check_new
 from limbeck.judging.scores import ScoreFunction, array_of, open_metric
-from limbeck.metrics import Difference, compare_scores
+from limbeck.judging.verdict import compare_with_baseline, compare_with_control
+from limbeck.tasks import Score
 
 BASELINE, TEACHER = "student alone", "teacher"
 CONTROLS = ("label smoothing", "shuffled teacher")
@@ -219,56 +220,27 @@ def _arm(scores: NDArray[Any], role: Role) -> ArmScores:
 
 
 class _ArmComparer:
-    """Compares two arms and describes the result; positive differences are better."""
+    """Compares two arms by the scores of their examples."""
 
     def __init__(self, scores: Mapping[str, NDArray[Any]], metric: ScoreFunction, baseline: str, methods: int) -> None:
-        self._scores, self._metric, self._baseline = scores, metric, baseline
-        self._methods = methods
-        self._is_error = not metric.higher_is_better
+        self._scores, self._baseline, self._methods = scores, baseline, methods
+        self._score = Score(
+            metric.name, metric.name.replace("_", " "), higher_is_better=bool(metric.higher_is_better),
+            percent=metric.percent, largest=metric.largest,
+        )  # fmt: skip
 
     def verdict(self, arm: str, chosen_on: str) -> Comparison:
-        difference = self._difference(arm, self._baseline)
+        """Compare a method with the baseline."""
         chosen = f"Of {self._methods} methods {arm} is the best on {chosen_on}. " if chosen_on else ""
-        gain = f"{self._gain(difference.mean)} {'than' if self._is_error else 'over'} {self._baseline}"
-        if difference.low is None or difference.high is None:
-            unit = "One seed gives" if difference.pairs == 1 else "One test example gives"
-            more = "run more seeds" if difference.pairs == 1 else "measure it on more test data"
-            result = f"{chosen}Unknown. {unit} {gain} and no interval: {more} before you rely on it."
-            return self._comparison(difference, result)
-        better, worse = difference.low > 0, difference.high < 0
-        result = "Distilling helped" if better else "Not worth it" if worse else "Not shown to help"
-        zero = ", and zero lies inside it" if difference.low <= 0 <= difference.high else ""
-        return self._comparison(difference, f"{chosen}{result}: {gain} {self._interval(difference)}{zero}.")
+        verdict = compare_with_baseline(
+            self._scores[arm], self._scores[self._baseline], name=self._baseline, comparisons=self._methods,
+            score=self._score,
+        )  # fmt: skip
+        return Comparison(verdict.difference, verdict.interval, verdict.p, chosen + verdict.sentence)
 
     def compare(self, arm: str, other: str) -> Comparison:
-        difference = self._difference(arm, other)
-        gain = self._gain(difference.mean)
-        if difference.low is None or difference.high is None:
-            unit = "seed" if difference.pairs == 1 else "test example"
-            return self._comparison(difference, f"Compared with {other}: unknown; one {unit} gives {gain}.")
-        relation = f"beats {other}" if difference.low > 0 else f"is beaten by {other}" if difference.high < 0 else None
-        start = f"{arm} {relation}" if relation else f"No clear difference between {arm} and {other}"
-        return self._comparison(difference, f"{start}: {gain} {self._interval(difference)}.")
-
-    def _difference(self, arm: str, other: str) -> Difference:
-        ours, theirs = self._scores[arm], self._scores[other]
-        pair = (ours, theirs) if self._metric.higher_is_better else (theirs, ours)
-        return compare_scores(*pair, comparisons=self._methods, largest=self._metric.largest)
-
-    def _comparison(self, difference: Difference, sentence: str) -> Comparison:
-        interval = None if difference.low is None or difference.high is None else (difference.low, difference.high)
-        return Comparison(difference.mean, interval, difference.p, sentence)
-
-    def _gain(self, value: float) -> str:
-        name = self._metric.name.replace("_", " ")
-        if self._is_error:
-            return f"{abs(value):.4g} {'less' if value >= 0 else 'more'} {name}"
-        return f"{100 * value:+.2f} points of {name}" if self._metric.percent else f"{value:+.4g} of {name}"
-
-    def _interval(self, difference: Difference) -> str:
-        low, high = (difference.low or 0.0), (difference.high or 0.0)
-        ends = f"{100 * low:+.2f} to {100 * high:+.2f}" if self._metric.percent else f"{low:+.4g} to {high:+.4g}"
-        fall = "" if self._metric.higher_is_better else ", where + is less error"
-        wider = f"; for the best of {self._methods} methods" if self._methods > 1 else ""
-        size = f"{difference.pairs} paired seeds and {difference.examples:,} test examples"
-        return f"(95 % interval {ends}{fall}, {size}{wider})"
+        """Compare a method with any other arm."""
+        verdict = compare_with_control(
+            self._scores[arm], self._scores[other], name=other, arm=arm, comparisons=self._methods, score=self._score
+        )
+        return Comparison(verdict.difference, verdict.interval, verdict.p, verdict.sentence)

@@ -1,4 +1,4 @@
-"""Whether distilling was worth it, in plain words."""
+"""The verdict on two arms: difference, interval and sentence."""
 
 from __future__ import annotations
 
@@ -50,83 +50,88 @@ class Verdict(NamedTuple):
         return {**self._asdict(), "interval": list(self.interval) if self.interval is not None else None}
 
 
-def judge(
-    distilled: Results, alone: Results, *, examples: int = 0, comparisons: int = 1, score: Score = ACCURACY
-) -> Verdict:
-    """Compare the distilled student with the student alone.
-
-    Args:
-        distilled: Which test examples were right, ``[seeds, examples]``: then the interval allows for other seeds and
-            other test examples (`limbeck.metrics.compare_scores`). Or an accuracy for each seed, a fraction: then it
-            allows for other test examples only as far as their number goes (`compare_accuracies`).
-        alone: The student alone, with the same seeds, on the same examples.
-        examples: How many test examples accuracies were measured on, where known.
-        comparisons: How many methods were tried of which this one was chosen.
-        score: The primary metric of the task: its direction and its words.
-
-    Example:
-        >>> print(judge([0.95, 0.96, 0.95], [0.93, 0.94, 0.94]).sentence)
-        Distilling helped: +1.67 points of accuracy over the same student trained alone (95 % interval +0.23 to +3.10, \
-3 paired seeds, with the sampling of test examples left out).
-    """
-    difference = compare_results(distilled, alone, examples=examples, comparisons=comparisons, score=score)
-    measured = f"{_with_unit(difference.mean, score)} over the same student trained alone"
-    if difference.low is None or difference.high is None:
-        lone, more = _lone(difference), _more(difference)
-        sentence = f"Unknown. {lone} gives {measured} and no interval: {more} before you rely on it."
-        return _verdict(difference, sentence, comparisons)
-    if difference.low > 0:
-        return _verdict(
-            difference, f"Distilling helped: {measured} {_interval(difference, comparisons, score)}.", comparisons
-        )
-    if difference.high < 0:
-        return _verdict(
-            difference, f"Not worth it: {measured} {_interval(difference, comparisons, score)}.", comparisons
-        )
-    sentence = f"Not shown to help: {measured} {_interval(difference, comparisons, score)}, and zero lies inside it."
-    return _verdict(difference, sentence, comparisons)
-
-
-def set_beside(
-    distilled: Results,
-    control: Results,
+def compare_with_baseline(
+    ours: Results,
+    baseline: Results,
     *,
-    name: str,
+    name: str = "the same student trained alone",
     examples: int = 0,
     comparisons: int = 1,
     score: Score = ACCURACY,
 ) -> Verdict:
-    """Compare the distilled student with a control; `helps` says whether the distilled student is better.
+    """Compare a distilled student with the student alone.
 
     Args:
-        distilled: As for `judge`.
-        control: The control, with the same seeds, on the same examples.
-        name: What it is called: "label smoothing", "shuffled teacher".
-        examples: As for `judge`.
-        comparisons: As for `judge`.
-        score: As for `judge`.
+        ours: For each seed which test examples were right, or the score of each example, ``[seeds, examples]``: then
+            the interval allows for other seeds and other test examples (`limbeck.metrics.compare_scores`). Or an
+            accuracy for each seed, a fraction: then it allows for other test examples only as far as their number goes
+            (`compare_accuracies`).
+        baseline: The baseline, with the same seeds, on the same examples.
+        name: The name of the baseline in the sentence.
+        examples: The number of test examples of the accuracies; 0 if it is unknown.
+        comparisons: The number of methods from which this one was chosen.
+        score: The primary metric of the task: its direction and its words.
 
     Example:
-        >>> print(set_beside([0.95, 0.96, 0.95], [0.93, 0.94, 0.94], name="label smoothing").sentence)
+        >>> print(compare_with_baseline([0.95, 0.96, 0.95], [0.93, 0.94, 0.94]).sentence)
+        Distilling helped: +1.67 points of accuracy over the same student trained alone (95 % interval +0.23 to +3.10, \
+3 paired seeds, with the sampling of test examples left out).
+    """
+    difference = compare_results(ours, baseline, examples=examples, comparisons=comparisons, score=score)
+    gain = _describe_gain(difference.mean, score, name)
+    if difference.low is None or difference.high is None:
+        more = "run it with --seeds 5" if difference.pairs == 1 else "measure it on more test data"
+        sentence = f"Unknown. One {_lone(difference)} gives {gain} and no interval: {more} before you rely on it."
+        return _verdict(difference, sentence, comparisons)
+    interval = _interval(difference, comparisons, score)
+    if difference.low > 0:
+        return _verdict(difference, f"Distilling helped: {gain} {interval}.", comparisons)
+    if difference.high < 0:
+        return _verdict(difference, f"Not worth it: {gain} {interval}.", comparisons)
+    return _verdict(difference, f"Not shown to help: {gain} {interval}, and zero lies inside it.", comparisons)
+
+
+def compare_with_control(
+    ours: Results,
+    control: Results,
+    *,
+    name: str,
+    arm: str = "",
+    examples: int = 0,
+    comparisons: int = 1,
+    score: Score = ACCURACY,
+) -> Verdict:
+    """Compare a distilled student with a control; `helps` says whether the distilled student is better.
+
+    Args:
+        ours: As for `compare_with_baseline`.
+        control: The control, with the same seeds, on the same examples.
+        name: The name of the control: "label smoothing", "shuffled teacher".
+        arm: The name of the distilled student in the sentence; without a name it is called "it".
+        examples: As for `compare_with_baseline`.
+        comparisons: As for `compare_with_baseline`.
+        score: As for `compare_with_baseline`.
+
+    Example:
+        >>> print(compare_with_control([0.95, 0.96, 0.95], [0.93, 0.94, 0.94], name="label smoothing").sentence)
         It beats label smoothing, which needs no teacher, by 1.67 points (95 % interval +0.23 to +3.10, 3 paired \
 seeds, with the sampling of test examples left out).
     """
-    difference = compare_results(distilled, control, examples=examples, comparisons=comparisons, score=score)
+    difference = compare_results(ours, control, examples=examples, comparisons=comparisons, score=score)
     called = _CALLED.get(name, name)
+    comma = "," if called != name else ""  # it ends a relative clause
+    signed = _signed(difference.mean, score)
     if difference.low is None or difference.high is None:
-        return _verdict(
-            difference,
-            f"Compared with {called}: unknown; {_lone(difference).lower()} gives {_signed(difference.mean, score)}.",
-            comparisons,
-        )
-    gap = f"{score.format_difference(abs(difference.mean)).lstrip('+')} {_interval(difference, comparisons, score)}"
+        sentence = f"Compared with {called}: unknown; one {_lone(difference)} gives {signed}."
+        return _verdict(difference, sentence, comparisons)
+    interval = _interval(difference, comparisons, score)
+    gap = f"{score.format_difference(abs(difference.mean)).lstrip('+')} {interval}"
     if difference.low > 0:
-        return _verdict(difference, f"It beats {called}, by {gap}.", comparisons)
+        return _verdict(difference, f"{arm or 'It'} beats {called}{comma} by {gap}.", comparisons)
     if difference.high < 0:
-        return _verdict(difference, f"But {called}, beats it by {gap}.", comparisons)
-    gap = f"{_signed(difference.mean, score)} {_interval(difference, comparisons, score)}"
-    sentence = f"No clear difference to {called}: {gap}."
-    return _verdict(difference, sentence, comparisons)
+        return _verdict(difference, f"But {called}{comma} beats {arm or 'it'} by {gap}.", comparisons)
+    between = f"between {arm} and {called}" if arm else f"to {called}"
+    return _verdict(difference, f"No clear difference {between}: {signed} {interval}.", comparisons)
 
 
 def compare_results(
@@ -151,11 +156,7 @@ def _verdict(difference: Difference, sentence: str, comparisons: int) -> Verdict
 
 
 def _lone(difference: Difference) -> str:
-    return "One seed" if difference.pairs == 1 else "One test example"
-
-
-def _more(difference: Difference) -> str:
-    return "run it with --seeds 5" if difference.pairs == 1 else "measure it on more test data"
+    return "seed" if difference.pairs == 1 else "test example"
 
 
 def _interval(difference: Difference, comparisons: int, score: Score) -> str:
@@ -176,5 +177,8 @@ def _signed(gain: float, score: Score) -> str:
     return score.format_difference(gain if score.higher_is_better else -gain)
 
 
-def _with_unit(gain: float, score: Score) -> str:
-    return f"{_signed(gain, score)} of {score.title}"
+def _describe_gain(gain: float, score: Score, other: str) -> str:
+    if score.higher_is_better:
+        return f"{_signed(gain, score)} of {score.title} over {other}"
+    size = score.format_difference(abs(gain)).lstrip("+")
+    return f"{size} {'less' if gain >= 0 else 'more'} {score.title} than {other}"
