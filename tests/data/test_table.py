@@ -180,7 +180,7 @@ def test_the_nearest_column_is_offered(tmp_path):
     ("change", "sentence"),
     [
         ({"age": ["old", None]}, "'age' has numbers in the training part, but here it has 'old'"),
-        ({"kind": ["cow", "dog"]}, "row 0 has the class 'cow' in 'kind', which is not one of cat, dog"),
+        ({"kind": ["cow", "dog"]}, "row 0 has the class 'cow' in column 'kind', which is not one of cat, dog"),
         ({"age": None}, "no column 'age'"),
     ],
 )

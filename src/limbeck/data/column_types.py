@@ -9,7 +9,7 @@ from typing import Any, Literal
 import numpy as np
 
 from limbeck.data.arrow import RawTable, as_float64
-from limbeck.data.name_matching import NUMBER, is_number
+from limbeck.data.name_matching import NUMBER, is_number, quoted
 from limbeck.errors import DataError
 
 MISSING = frozenset(
@@ -35,8 +35,6 @@ _INFINITE = frozenset(("inf", "+inf", "-inf", "infinity", "+infinity", "-infinit
 
 # A column with at least _MANY different numbers counts as numbers if at most _FEW of its values are other strings.
 _FEW, _MANY = 0.05, 10
-
-_SHOWN = 40  # characters of a value in a message
 
 _LARGEST = float(np.finfo(np.float32).max)
 
@@ -316,11 +314,6 @@ def _counts(texts: Iterable[str | None]) -> dict[str, int]:
 def _value_counts(texts: Any) -> dict[str, int]:
     counted = texts.drop_null().value_counts()
     return dict(zip(counted.field(0).to_pylist(), counted.field(1).to_pylist(), strict=True))
-
-
-def quoted(text: str) -> str:
-    """Quote a value for a message; long values are shortened."""
-    return repr(text) if len(text) <= _SHOWN else f"{text[: _SHOWN - 3]!r}..."
 
 
 def _listed(counts: Mapping[str, int]) -> str:

@@ -5,10 +5,15 @@ from __future__ import annotations
 import math
 import re
 import unicodedata
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
 
+import numpy as np
+
+from limbeck.batch import IGNORED
 from limbeck.errors import DataError, nearest
 
+_SHOWN = 40  # characters of a value in a message
 NUMBER = r"^[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?$"
 """A regular expression for a number: digits, a point, an exponent."""
 _TRUE = frozenset(("true", "t", "yes", "y", "on", "1"))
@@ -41,6 +46,46 @@ def match_names(names: Iterable[str], known_names: Sequence[str]) -> dict[str, s
             if name not in matches and key is not None and len(alike.get(key, ())) == 1:
                 matches[name] = alike[key][0]
     return {name: matches[name] for name in unmatched if name in matches}
+
+
+def encode_classes(
+    labels: Sequence[str | None], classes: Sequence[str], *, file: str | Path, where: str
+) -> tuple[np.ndarray, list[str]]:
+    """Convert labels to class indices, -100 for none; a label with another spelling than a class is matched to it.
+
+    Args:
+        labels: The label of each row.
+        classes: The classes in order.
+        file: The file, for messages.
+        where: The column, for messages, such as ``in column 'kind'``.
+
+    Returns:
+        The indices, int64, and a note on labels with another spelling, if there are any.
+
+    Raises:
+        DataError: If a label matches no class.
+    """
+    matched = match_names(dict.fromkeys(label for label in labels if label is not None), classes)
+    for row, label in enumerate(labels):
+        if label is not None and label not in matched:
+            expected = ", ".join(classes[:12])
+            raise DataError(f"{file}: row {row} has the class {quoted(label)} {where}, which is not one of {expected}.")
+    moved = {label: name for label, name in matched.items() if label != name}
+    numbers = {name: number for number, name in enumerate(classes)}
+    indices = [IGNORED if label is None else numbers[matched[label]] for label in labels]
+    return np.array(indices, dtype=np.int64), [matching_note(f"{Path(file).name}: {where}", moved)] if moved else []
+
+
+def matching_note(where: str, moved: Mapping[str, str]) -> str:
+    """A note on names that were matched to names of the training part with another spelling."""
+    listed = ", ".join(f"{quoted(name)} as {quoted(target)}" for name, target in list(moved.items())[:4])
+    more = f" and {len(moved) - 4} more" if len(moved) > 4 else ""
+    return f"{where}, {listed}{more} was read, as in the training part."
+
+
+def quoted(text: str) -> str:
+    """Quote a value for a message; long values are shortened."""
+    return repr(text) if len(text) <= _SHOWN else f"{text[: _SHOWN - 3]!r}..."
 
 
 def find_similar_names(names: Iterable[str]) -> list[str]:

@@ -7,9 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
-from limbeck.batch import IGNORED
 from limbeck.data.files import PART_NAMES
-from limbeck.data.name_matching import match_names, order_classes, sorted_classes
+from limbeck.data.name_matching import encode_classes, order_classes, sorted_classes
 from limbeck.errors import DataError, LimbeckError, one_hot_labels_error
 
 _LABELS = ("y_train", "y", "y_val", "y_test")
@@ -91,7 +90,9 @@ def number_labels(
     notes = list[str]()
     for name, array in labels.items():
         if name in texts:
-            result[name] = _class_indices(path, name, texts[name], class_order, notes)
+            labels_of = [text or None for text in texts[name]]
+            result[name], moved = encode_classes(labels_of, class_order, file=path, where=f"in {name}")
+            notes += moved
         elif class_order != classes and array.dtype.kind in "iu":
             result[name] = _reorder_labels(path, name, array, classes, class_order)
     return {**result, "class_names": np.array(class_order)}, notes
@@ -140,16 +141,6 @@ def _training_classes(labels: Mapping[str, np.ndarray], texts: Mapping[str, list
     array = labels[first]
     size = int(array.max()) + 1 if array.size and array.dtype.kind in "iu" else 0
     return tuple(map(str, range(size)))
-
-
-def _class_indices(path: str, name: str, texts: list[str], classes: tuple[str, ...], notes: list[str]) -> np.ndarray:
-    matched = match_names(dict.fromkeys(text for text in texts if text), classes)
-    if strange := next((text for text in texts if text and text not in matched), None):
-        raise DataError(f"{path}: {name} has the class {strange!r}, which is not one of {', '.join(classes[:12])}.")
-    if moved := [f"{text!r} as {class_name!r}" for text, class_name in matched.items() if text != class_name]:
-        notes.append(f"In {name}, {', '.join(moved[:4])} was read, as in the training part.")
-    numbers = {class_name: number for number, class_name in enumerate(classes)}
-    return np.array([numbers[matched[text]] if text else IGNORED for text in texts], dtype=np.int64)
 
 
 def _reorder_labels(

@@ -14,10 +14,11 @@ from limbeck.data.arrays import ArrayDataset
 from limbeck.data.arrow import RawTable, check_columns, trimmed_note
 from limbeck.data.column_types import read_target
 from limbeck.data.dataset import split
+from limbeck.data.name_matching import encode_classes
 from limbeck.data.options import DataOptions
 from limbeck.data.preprocess import Identity
 from limbeck.data.splits import HELD_OUT, DataSplits, held_out_note, held_out_source, summarize
-from limbeck.data.table_encoding import TableEncoding, encode_known, encode_labels, match_labels
+from limbeck.data.table_encoding import TableEncoding, encode_known
 from limbeck.data.targets import TargetRequest, read_targets
 from limbeck.data.training_table import TableForm, TableReport, TrainingTable, make_dataset, read_groups
 from limbeck.errors import DataError, LimbeckError, LimbeckWarning
@@ -203,9 +204,9 @@ def _encode_other_table(
     elif labeled:
         classes, notes = read_target(raw, form.target, missing=missing)
         report.notes += [one for one in notes if one.endswith("counts as no label.")]
-        classes, mapped = match_labels(raw, form.target, classes, encoding.class_names)
+        where = f"in column {form.target!r}"
+        labels, mapped = encode_classes(classes, encoding.class_names, file=raw.path, where=where)
         report.notes += mapped
-        labels = encode_labels(raw, form.target, classes, encoding.class_names)
     return make_dataset(np.stack(columns, 1), labels, encoding, read_groups(raw, groups))
 
 

@@ -9,10 +9,9 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Float32
 
-from limbeck.batch import IGNORED
 from limbeck.data.arrow import RawTable, as_float64
-from limbeck.data.column_types import PLACEHOLDERS, ColumnValues, quoted, read_column
-from limbeck.data.name_matching import match_names
+from limbeck.data.column_types import PLACEHOLDERS, ColumnValues, read_column
+from limbeck.data.name_matching import match_names, matching_note, quoted
 from limbeck.errors import DataError, LimbeckError
 
 
@@ -201,36 +200,6 @@ def encode_known(
     return _encode_names(raw, column, values, notes, warnings)
 
 
-def match_labels(
-    raw: RawTable, target: str, classes: list[str | None], names: Sequence[str]
-) -> tuple[list[str | None], list[str]]:
-    """Replace class names by the training part's spelling; also returns a note if any were replaced."""
-    present = list(dict.fromkeys(label for label in classes if label is not None))
-    matched = match_names(present, names)
-    moved = {name: class_name for name, class_name in matched.items() if name != class_name}
-    if not moved:
-        return classes, []
-    return [matched.get(label, label) if label is not None else None for label in classes], [
-        _matching_note(raw, target, moved)
-    ]
-
-
-def encode_labels(raw: RawTable, target: str, classes: Sequence[str | None], names: Sequence[str]) -> np.ndarray:
-    """Convert class names to class indices; -100 for rows without a class.
-
-    Raises:
-        DataError: If a class is not in `names`.
-    """
-    numbers = {name: number for number, name in enumerate(names)}
-    for row, text in enumerate(classes):
-        if text is not None and text not in numbers:
-            expected = ", ".join(names[:12])
-            raise DataError(
-                f"{raw.path}: row {row} has the class {quoted(text)} in {target!r}, which is not one of {expected}."
-            )
-    return np.array([IGNORED if text is None else numbers[text] for text in classes], dtype=np.int64)
-
-
 def _encode_numbers(
     raw: RawTable, column: NumberColumn, values: ColumnValues, notes: list[str], warnings: list[str]
 ) -> np.ndarray:
@@ -254,7 +223,7 @@ def _encode_numbers(
             f"{raw.path}: column {column.name!r} has numbers in the training part, but here it has "
             f"{quoted(present[0])}. If that means a missing value, set missing=[{quoted(present[0])}]."
         )
-    notes.append(_matching_note(raw, column.name, matched))
+    notes.append(matching_note(f"{raw.path.name}: in column {column.name!r}", matched))
     return find_codes(_rename_values(values.names, matched), ("0", "1"))
 
 
@@ -277,7 +246,7 @@ def _encode_names(
     matched = match_names(present, column.values)
     moved = {name: expected for name, expected in matched.items() if name != expected}
     if moved:
-        notes.append(_matching_note(raw, column.name, moved))
+        notes.append(matching_note(f"{raw.path.name}: in column {column.name!r}", moved))
     codes = find_codes(_rename_values(values.names, matched), column.values)
     rows = int((~values.missing).sum())
     lost = rows - int((~np.isnan(codes)).sum())
@@ -305,9 +274,3 @@ def _rename_values(names: Any, matched: dict[str, str]) -> Any:
 
     index = compute.index_in(names, value_set=pa.array(list(matched), pa.string()))
     return pa.array(list(matched.values()), pa.string()).take(index) if matched else names
-
-
-def _matching_note(raw: RawTable, name: str, moved: dict[str, str]) -> str:
-    listed = ", ".join(f"{quoted(value)} as {quoted(target)}" for value, target in list(moved.items())[:4])
-    more = f" and {len(moved) - 4} more" if len(moved) > 4 else ""
-    return f"{raw.path.name}: in column {name!r}, {listed}{more} was read, as in the training part."

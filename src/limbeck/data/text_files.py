@@ -10,11 +10,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from limbeck.batch import IGNORED
 from limbeck.data.arrow import check_columns, is_table, load_table
 from limbeck.data.builtin_datasets import data_folders
 from limbeck.data.column_types import read_target
-from limbeck.data.name_matching import match_names, order_classes, sorted_classes
+from limbeck.data.name_matching import encode_classes, order_classes, sorted_classes
 from limbeck.data.options import DataOptions
 from limbeck.data.preprocess import Identity
 from limbeck.data.splits import DataSplits, held_out_source, hold_out, summarize
@@ -251,7 +250,11 @@ def load_texts(name: str, options: DataOptions) -> DataSplits:
     builtin = name in TEXT_DATASETS
     names = CLASS_NAMES if builtin else _class_names(rows["train"], options.class_names, who=name)
     notes = list(dict.fromkeys(sentence for part in rows.values() for sentence in part.notes))
-    labels = {part: texts.labels if builtin else _number_labels(texts, names, notes) for part, texts in rows.items()}
+    labels: dict[str, Any] = {part: texts.labels for part, texts in rows.items()}
+    if not builtin:
+        for part, texts in rows.items():
+            labels[part], moved = encode_classes(texts.labels, names, file=texts.source, where="in the labels")
+            notes += moved
     tokenizer, most = _prepare_tokenizer(rows["train"].texts, options)
     whole = {
         part: TextDataset(texts.texts, labels[part], tokenizer=tokenizer, max_length=most, class_names=names)
@@ -303,23 +306,6 @@ def _read_file(file: str, options: DataOptions) -> LabeledTexts:
 
 def _class_names(rows: LabeledTexts, order: Sequence[str], *, who: str) -> tuple[str, ...]:
     return order_classes(sorted_classes(label for label in rows.labels if label is not None), order, who=who)
-
-
-def _number_labels(rows: LabeledTexts, names: tuple[str, ...], notes: list[str]) -> list[int]:
-    """Convert labels to class indices; labels with another spelling than in the training part are matched."""
-    matched = match_names(dict.fromkeys(label for label in rows.labels if label is not None), names)
-    moved = [f"{label!r} as {class_name!r}" for label, class_name in matched.items() if label != class_name]
-    if moved:
-        notes.append(f"{Path(rows.source).name}: the label {', '.join(moved[:4])} was read, as in the training part.")
-    class_numbers = {name: number for number, name in enumerate(names)}
-    numbers = list[int]()
-    for label in rows.labels:
-        if label is not None and label not in matched:
-            raise DataError(
-                f"{rows.source} has the label {label!r}, which is not in the training part: {', '.join(names[:12])}."
-            )
-        numbers.append(IGNORED if label is None else class_numbers[matched[label]])
-    return numbers
 
 
 def _cut_notes(

@@ -14,9 +14,9 @@ from limbeck.batch import IGNORED
 from limbeck.data.arrays import ArrayDataset
 from limbeck.data.arrow import RawTable, check_columns, load_table, starts_with_values, trimmed_note
 from limbeck.data.column_types import ColumnValues, missing_note, read_column, read_target
-from limbeck.data.name_matching import find_similar_names, is_number, order_classes, sorted_classes
+from limbeck.data.name_matching import encode_classes, find_similar_names, is_number, order_classes, sorted_classes
 from limbeck.data.splits import ColumnSummary
-from limbeck.data.table_encoding import CategoryColumn, NumberColumn, TableEncoding, encode_labels, find_codes
+from limbeck.data.table_encoding import CategoryColumn, NumberColumn, TableEncoding, find_codes
 from limbeck.data.targets import InferredTask, TargetRequest, read_targets
 from limbeck.errors import DataError
 
@@ -115,7 +115,7 @@ class TrainingTable:
         self._classes, notes = read_target(raw, form.target, missing=form.missing)
         report.notes += notes
         self.class_names = self._names_of_classes()
-        self.labels = encode_labels(raw, form.target, self._classes, self.class_names)
+        self.labels, _ = encode_classes(self._classes, self.class_names, file=raw.path, where=f"in {form.target!r}")
 
     def _names_of_classes(self) -> tuple[str, ...]:
         classes = {name for name in self._classes if name is not None}
