@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 
 from report_runs import planted_run
 from small_jobs import refused
@@ -38,6 +39,13 @@ def test_bad_input_is_one_sentence(limbeck, here):
     refused(limbeck("report", "one", "--out", "one"), "is a folder")
     assert json.loads((here / "one" / "result.json").read_text())["arms"]
     assert limbeck("report").code == 2
+
+
+def test_without_matplotlib_it_says_what_to_install(limbeck, here, monkeypatch):
+    planted_run(here / "run", test=100, seeds=1)
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    refused(limbeck("report", "run"), "matplotlib", "pip install 'limbeck[report]'")
+    assert not (here / "run" / "report.html").exists()
 
 
 def test_a_real_run_has_a_page(done, limbeck, monkeypatch):

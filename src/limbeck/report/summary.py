@@ -8,7 +8,7 @@ from statistics import fmean
 from typing import NamedTuple
 
 from limbeck.job import RunLayout, read_interval, read_suggestions, recommend, sort_controls, split_rerun
-from limbeck.report.arms import ArmRow, half_width
+from limbeck.report.arms import ArmRow, ScoreFormat, half_width
 from limbeck.report.classes import ClassRow
 from limbeck.report.html import Markup, duration, listed, prose, share_of, sized, tag, times
 from limbeck.report.run_data import ALONE, RunData
@@ -124,19 +124,21 @@ def _method(run: RunData) -> Answer:
     if len(methods) < 2:
         return Answer(question, name, "The only method of this run. `limbeck compare` compares several.")
     if all(arm.development.mean is None for arm in methods):
-        return Answer(question, name, f"One of {len(methods)} methods. Their development accuracies were not saved.")
+        return Answer(
+            question, name, f"One of {len(methods)} methods. Their scores on development data were not saved."
+        )
     rest = sorted((a for a in methods if a.name != method_arm and a.development.mean is not None),
                   key=lambda a: -run.score.gain(a.development.mean or 0.0, 0.0))  # fmt: skip
-    second = f" Second best: {rest[0].name}{_by_luck(run.arms[method_arm], rest[0])}." if rest else ""
+    second = f" Second best: {rest[0].name}{_by_luck(run.score, run.arms[method_arm], rest[0])}." if rest else ""
     return Answer(
         question, name, f"Chosen on development data among {len(methods)} methods; test data were not used.{second}"
     )
 
 
-def _by_luck(first: ArmRow, second: ArmRow) -> str:
+def _by_luck(score: ScoreFormat, first: ArmRow, second: ArmRow) -> str:
     """Return a remark if the difference between two methods may be chance."""
     ours, theirs = first.development.values, second.development.values
-    differences = [a - b for a, b in zip(ours, theirs, strict=False)]
+    differences = [score.gain(a, b) for a, b in zip(ours, theirs, strict=False)]
     half = half_width(differences)
     if len(ours) != len(theirs) or half is None or fmean(differences) > half:
         return ""
