@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from limbeck.errors import LimbeckError
 from limbeck.functional import kl_divergence
-from limbeck.methods.teachers.dustbin import dustbin_cross_entropy, rest_kl
+from limbeck.methods.teachers.specialist_training import dustbin_cross_entropy, rest_kl
 from limbeck.testing import LAWS, Claim
 from limbeck.testing.kernel import check_classes
 

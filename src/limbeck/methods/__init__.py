@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import cache
 from importlib import import_module, resources
+from types import FunctionType
 from typing import Any
 
 from limbeck.errors import unknown_name_error
@@ -61,8 +62,7 @@ def method(name: str) -> MethodCall:
     """
     if (file := UserFile.parse(name)) is not None:
         function = file.load()
-        # A callable object or a partial has no globals, and so no CARD beside it.
-        card = getattr(function, "__globals__", {}).get("CARD")
+        card = function.__globals__.get("CARD") if isinstance(function, FunctionType) else None
         if not isinstance(card, MethodCard):
             card = MethodCard.unpublished(file.function, function.__doc__)
         return MethodCall.of(function, card)

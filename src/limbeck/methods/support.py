@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from limbeck import functional
 from limbeck.errors import ArgumentError, unknown_name_error
+from limbeck.functional.kernel import declaration
 from limbeck.losses import Loss
 from limbeck.model_call import Adaptor
 from limbeck.models import UserFile, check_fresh, reinitialize
@@ -139,7 +140,7 @@ def _available_losses() -> dict[str, Callable[..., Tensor]]:
     kernels: dict[str, Callable[..., Any]] = {}
     for name in functional.__all__:
         function = getattr(functional, name)
-        if getattr(function, "per", None) != "position" or function is functional.state_squared_error:
+        if declaration(function, "per") != "position" or function is functional.state_squared_error:
             continue  # it compares hidden states, which have no classes
         parameters = inspect.signature(function).parameters.values()
         needed = {p.name for p in parameters if p.default is p.empty}

@@ -43,6 +43,7 @@ def check_laws(laws: Iterable[Callable[[], None]], *, of: str, subject: str = ""
     Raises:
         LawError: If a law is broken.
     """
+    __tracebackhide__ = True  # pytest then shows the message, not this function
     broken: list[str] = []
     cause: Exception | None = None
     for law in laws:

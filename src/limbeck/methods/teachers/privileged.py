@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from types import FunctionType
 from typing import Any, final
 
 from jaxtyping import Float
@@ -116,5 +117,6 @@ class PreprocessingTeacher(TeacherWrapper):
 
     def describe(self) -> dict[str, Any]:
         """Describe the wrapped teacher and the preprocessing."""
-        name = getattr(self.preprocess, "__name__", repr(self.preprocess))
+        # A resumed run compares this, so it holds the arguments of an object such as SelectColumn('privileged').
+        name = self.preprocess.__name__ if isinstance(self.preprocess, FunctionType) else repr(self.preprocess)
         return {**self.teachers[0].describe(), "preprocess": name}
