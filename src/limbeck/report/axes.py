@@ -83,18 +83,18 @@ def row_axes(ax: Axes | None, names: Sequence[str], values: Sequence[str], *, to
     ax.set_ylim(last, -0.68)
     above = [index - 0.44 for index in range(len(names))]
     ax.set_yticks(above, [shorten(name, 30) for name in names], ha="left", **text_style(ax))
-    ax.tick_params(axis="y", length=0, pad=0)
+    ax.tick_params(axis="y", length=0, pad=-4)  # inside the axes
     ax.grid(visible=False, axis="y")
     place: dict[str, Any] = {"transform": ax.get_yaxis_transform(), "ha": "right", "va": "center"}
     for y, value in zip(above, values, strict=True):
-        ax.text(1.0, y, literal(value), **place, **text_style(ax))
+        ax.text(0.992, y, literal(value), **place, **text_style(ax))
     return ax
 
 
 def matrix_axes(ax: Axes | None, rows: Sequence[str], columns: Sequence[str], *, x_label: str, y_label: str,
                 left: float = 112.0) -> Axes:  # fmt: skip
     """Return axes for a matrix of cells of size 1, the first row on top, with the names of rows and columns."""
-    few = max(len(rows), len(columns)) <= LETTERED
+    few, is_own = max(len(rows), len(columns)) <= LETTERED, ax is None
     leaning = max(map(len, columns), default=0) > 3
     right = 34.0 if leaning else 20.0
     top = 96.0 if leaning else 54.0
@@ -111,8 +111,9 @@ def matrix_axes(ax: Axes | None, rows: Sequence[str], columns: Sequence[str], *,
     ax.tick_params(length=0, pad=4)
     turn: dict[str, Any] = {"rotation": 55, "ha": "left", "rotation_mode": "anchor"} if leaning else {}
     ax.set_xticks([i + 0.5 for i in shown_columns], [shorten(columns[i], 11) for i in shown_columns], **turn)
-    ax.xaxis.set_label_coords(0.5, 1 + (top - 10) / (high * max(len(rows), 1)))
-    ax.yaxis.set_label_coords((10 - left) / wide, 0.5)
+    if is_own:
+        ax.xaxis.set_label_coords(0.5, 1 + (top - 10) / (high * max(len(rows), 1)))
+        ax.yaxis.set_label_coords((10 - left) / wide, 0.5)
     return ax
 
 
@@ -284,7 +285,7 @@ def draw_interval(ax: Axes, low: Number, high: Number, y: Number, *, style: int,
 def draw_outlier(ax: Axes, side: int, y: Number, text: str, *, style: int) -> None:
     """Draw an arrow with its number at the edge of a row, in place of a value far off the scale."""
     words = f"{text}, off scale →" if side > 0 else f"← off scale, {text}"
-    x, ha = (1.0, "right") if side > 0 else (0.0, "left")
+    x, ha = (0.992, "right") if side > 0 else (0.008, "left")
     ax.text(x, y, literal(words), transform=ax.get_yaxis_transform(), ha=ha, va="center",
             **text_style(ax, color(style)))  # fmt: skip
 

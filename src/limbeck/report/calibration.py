@@ -42,7 +42,7 @@ def plot_reliability(run: RunData | str | Path, *, ax: Axes | None = None) -> Ax
     On the diagonal, accuracy equals confidence. Marks are larger for bins with more examples.
     """
     ax = draw_reliability(_models(load_run(run)), ax=ax)
-    ax.legend(loc="upper left", frameon=False)
+    ax.legend(loc="lower right", bbox_to_anchor=(1.0, 0.08), frameon=False)
     return ax
 
 

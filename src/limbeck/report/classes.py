@@ -87,7 +87,7 @@ def plot_class_changes(run: RunData | str | Path, *, ax: Axes | None = None) -> 
     run = load_run(run)
     after = str(run.method_arm)
     ax = draw_class_changes(class_rows(run, ALONE, after), (ALONE, run.style(ALONE)), (after, run.style(after)), ax=ax)
-    ax.legend(loc="upper left", bbox_to_anchor=(0, 0), frameon=False)
+    ax.legend(loc="lower left", bbox_to_anchor=(0, 1), borderaxespad=0, ncols=2, frameon=False)
     return ax
 
 
@@ -97,7 +97,7 @@ def draw_class_changes(
     """Draw the accuracy of each class before and after; `before` and `after` are name and style of the arms."""
     rows = select_rows(rows)
     values = [f"{100 * row.change:+.1f}{' *' if row.sure else ''}   of {row.examples:,}" for row in rows]
-    ax = axes.row_axes(ax, [row.name for row in rows], values, row=34.0)
+    ax = axes.row_axes(ax, [row.name for row in rows], values, top=26.0, row=34.0)
     ends = [100 * value for row in rows for value in (row.before, row.after)]
     ax.set(xlim=axes.padded_limits(ends, least=2.0, floor=0.0, ceiling=100.0), xlabel="test accuracy, %")
     axes.round_ticks(ax.xaxis)
