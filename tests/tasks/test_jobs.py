@@ -218,3 +218,10 @@ def test_test_data_without_targets_are_refused(tmp_path):
 
 def test_every_task_has_a_job_here():
     assert {*TASKS, "classification"} == set(task_names())
+
+
+def test_a_regressor_as_teacher_is_refused_with_a_way_out(tmp_path):
+    (tmp_path / "own.py").write_text("def build():\n    from sklearn.linear_model import Ridge\n\n    return Ridge()\n")
+    job = {**job_of("regression", write_data(tmp_path)["regression"]), "teacher": f"{tmp_path / 'own.py'}:build"}
+    with pytest.raises(LimbeckError, match="PrecomputedTeacher"):
+        run_job(make_job(job))

@@ -20,6 +20,7 @@ from limbeck.data import (
 )
 from limbeck.errors import LimbeckError
 from limbeck.models import count_parameters, size_in_bytes
+from limbeck.tasks import Classification
 from limbeck.teachers import SklearnTeacher
 
 _FEW = 256
@@ -50,13 +51,18 @@ def open_estimator(estimator: Any, name: str, material: ComparisonData) -> Estim
     Raises:
         LimbeckError: If it gives no probabilities, or cannot be fitted to the data.
     """
+    if not isinstance(material.task, Classification):
+        raise LimbeckError(
+            f"{name} returned a {type(estimator).__name__}. An estimator can teach classes only; the teacher of a job "
+            f"of {material.task.name} is a torch module. In Python, its predictions can teach as well: "
+            "limbeck.PrecomputedTeacher(predictions)."
+        )
     if isinstance(estimator, SklearnTeacher):
         return EstimatorModule(estimator, fitted=True)
     if not hasattr(estimator, "predict_proba"):
         raise LimbeckError(
             f"{name} returned a {type(estimator).__name__}, which has no predict_proba. A job's teacher is a torch "
-            "module, a classifier with probabilities, or a limbeck.SklearnTeacher; "
-            "regression is done in Python, see docs/metrics.md."
+            "module, a classifier with probabilities, or a limbeck.SklearnTeacher."
         )
     fitted = hasattr(estimator, "classes_")
     if not fitted:
