@@ -29,6 +29,7 @@ def test_every_measure_is_the_reference_s(rows, outputs):
     assert found == pytest.approx(
         {
             "mse": metrics.mean_squared_error(y, f),
+            "rmse": metrics.mean_squared_error(y, f) ** 0.5,
             "mae": metrics.mean_absolute_error(y, f),
             "r2": metrics.r2_score(y, f),
             "gaussian_nll": -norm.logpdf(y, f, given.variance.double().numpy() ** 0.5).mean(),
