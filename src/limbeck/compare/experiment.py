@@ -9,10 +9,10 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from limbeck.atomic_io import write_text
 from limbeck.checksums import write_json
@@ -83,19 +83,40 @@ def run_job(
     with ExitStack() as stack:
         job, changes = changed_job(job) if change else (job, None)
         out = checked_folder(job, resume=resume or change, changed=change)
-        return _done(job, callback, out, stack, changes)
+        start = time.perf_counter()
+        new = out is not None and not out.exists()
+        if out is not None and not new:
+            stack.enter_context(lock_folder(job, out))
+        run = _open(job, callback if is_rank_zero(job) else ignore_events, out)
+        if out is not None:
+            if new:  # it is created only after all checks, and a folder that does not exist cannot be locked
+                stack.enter_context(create_and_lock(run.job, out))
+            _prepare_folder(run, out, changes)
+        result = _train_and_judge(run)
+        result["seconds"] = round(time.perf_counter() - start, 3)
+        if out is not None and is_rank_zero(run.job):
+            if not has_figures():
+                run.tell(Message(NO_FIGURES.replace("`", "")))
+            _write(result, out)
+        return result
 
 
-def _done(job: Job, callback: Callback, out: Path | None, stack: ExitStack, changes: Changes | None) -> dict[str, Any]:
-    began = time.perf_counter()
-    new = out is not None and not out.exists()
-    if out is not None and not new:
-        stack.enter_context(lock_folder(job, out))
+class _OpenJob(NamedTuple):
+    """A job whose data and teacher are open, and that passed all checks before training."""
+
+    job: Job
+    material: ComparisonData
+    teacher: Teacher
+    models: Mapping[str, nn.Module]
+    tell: Callback
+    out: Path | None
+
+
+def _open(job: Job, tell: Callback, out: Path | None) -> _OpenJob:
     job.check_user_methods()
     check_tracker(job)
     check_backend(job.workers)
     open_fabric(precision=job.precision, devices=job.devices, strategy=job.strategy)
-    tell: Callback = callback if is_rank_zero(job) else ignore_events
     material = load_comparison_data(job)
     job = ordered_job(job, material.data) if material.reordered else job
     tell(Message("\n".join((_described(material), *lines_of(material.data)))))
@@ -108,25 +129,32 @@ def _done(job: Job, callback: Callback, out: Path | None, stack: ExitStack, chan
     verify_files(material, tell)
     if (note := describe_few_steps(job, material)) is not None:
         tell(Message(note))
-    if out is not None:
-        if new:  # it is not made before all was rehearsed, and what is not there cannot be locked
-            stack.enter_context(create_and_lock(job, out))
-        if changes is not None:
-            tell(Message(changes.describe()))
-            if is_rank_zero(job):
-                forget(changes, out)
-        initialize_folder(job, out, partial(leave_student, job, material, teacher, out), changed=changes is not None)
+    return _OpenJob(job, material, teacher, models, tell, out)
+
+
+def _prepare_folder(run: _OpenJob, out: Path, changes: Changes | None) -> None:
+    if changes is not None:
+        run.tell(Message(changes.describe()))
+        if is_rank_zero(run.job):
+            forget(changes, out)
+    leave = partial(leave_student, run.job, run.material, run.teacher, out)
+    initialize_folder(run.job, out, leave, changed=changes is not None)
+
+
+def _train_and_judge(run: _OpenJob) -> dict[str, Any]:
+    """Train the teacher and all arms, and return the result without its duration."""
+    job, material, teacher, models, tell, out = run
     seen = find_seen_rows(job, material, models)
     train_teacher(models, job, material, out, tell)
-    if (begins := describe_layers(job, teacher)) is not None:
-        tell(Message(begins))
+    if (layers := describe_layers(job, teacher)) is not None:
+        tell(Message(layers))
     check_store(job, material, teacher)
     answers = ask(teacher, material.data.test, material)
     taught = _judge_teacher(job, teacher, material, out, tell, answers)
     if seen is not None:
         tell(Message(seen["sentence"]))
     smoothing = matched_smoothing(job, teacher, material)
-    if job.cache is not None and job.workers > 1:  # side by side they could not add to one store
+    if job.cache is not None and job.workers > 1:  # several processes cannot add to one cache
         ask_all(job, material, teacher, tell)
     runs = _runs(job, teacher, out, smoothing, material.task)
     outcomes = [_seen(one, material.task, tell) for one in _outcomes(runs, job, material, teacher, answers, out, tell)]
@@ -141,7 +169,7 @@ def _done(job: Job, callback: Callback, out: Path | None, stack: ExitStack, chan
         "verdict": verdict,
         "shipped": shipped,
         "report": str(RunLayout(out).report) if out else None,
-        "seconds": round(time.perf_counter() - began, 3),
+        "seconds": 0.0,
         "run": str(out) if out else None,
         "method": method_settings(job.method),
         "seeds": job.seeds,
@@ -152,10 +180,6 @@ def _done(job: Job, callback: Callback, out: Path | None, stack: ExitStack, chan
         **extra,
         "environment": environment(),
     })  # fmt: skip
-    if out is not None and is_rank_zero(job):
-        if not has_figures():
-            tell(Message(NO_FIGURES.replace("`", "")))
-        _write(result, out)
     return result
 
 
