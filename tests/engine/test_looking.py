@@ -12,9 +12,9 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from engine.stories import arrays, everything, make_loader, network, weights
-from limbeck.batch import Batch
+from limbeck.batch import Batch, Progress
 from limbeck.data import ArrayDataset, TorchLoader
-from limbeck.engine import distill
+from limbeck.engine import distill, open_stage
 from limbeck.errors import LimbeckError
 from limbeck.functional import cross_entropy, kernel, kl_divergence, squared_error
 from limbeck.losses import Loss
@@ -59,11 +59,11 @@ def test_the_first_step_finds_everything_as_the_probe_found_it(kind):
 
 def test_a_moving_teacher_is_not_moved_by_the_probe():
     teacher = MovingAverage(decay=0.9, mode="train")
-    student = network(norm=True)
-    run = distill(student, Stage(CE + KL, teacher=teacher, steps=1), make_loader())
-    run.finish()
-    assert int(teacher.model[1].num_batches_tracked) == 1
-    assert teacher.state_dict()["steps"] == 1
+    with open_stage(Stage(CE + KL, teacher=teacher), {"student": network(norm=True)}, make_loader()) as trainer:
+        assert int(trainer.session.model[1].num_batches_tracked) == 0
+        trainer.step([trainer.batch], Progress())
+        assert int(trainer.session.model[1].num_batches_tracked) == 1
+        assert trainer.session.state_dict()["steps"] == 1
 
 
 def test_a_teacher_that_nobody_reads_is_not_asked():

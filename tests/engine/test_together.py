@@ -9,8 +9,9 @@ import torch
 from torch import nn
 
 from engine.stories import SGD, arrays, hint, hooks, make_loader, network, weights
+from limbeck.batch import Progress
 from limbeck.data import ShuffledLoader
-from limbeck.engine import distill
+from limbeck.engine import distill, open_stage
 from limbeck.errors import LimbeckError, UnknownNameError
 from limbeck.functional import cross_entropy, kl_divergence
 from limbeck.losses import Loss
@@ -102,8 +103,14 @@ def test_an_average_of_a_tapped_model_listens_to_nobody():
     first = Stage(hint(), trains="one", teacher=network(hidden=6, seed=7), steps=4, optimizer=SGD)
     second = Stage(Loss(kl_divergence), trains="two", teacher=average, optimizer=SGD)
     models = {"one": network(seed=1), "two": network(seed=2)}
+    # As in a run: both are made before the first is open.
+    one, two = (open_stage(stage, models, make_loader(30)) for stage in (first, second))
+    with one, two:
+        one.step([one.batch], Progress())
+        assert hooks([models["one"]]) > 0
+        assert hooks([two.session.model]) == 0
+    models = {"one": network(seed=1), "two": network(seed=2)}
     distill(models, first & second, make_loader(30)).finish()
-    assert hooks([average.model]) == 0
     alone = {"one": network(seed=1)}
     distill(
         alone, Stage(hint(), trains="one", teacher=network(hidden=6, seed=7), steps=4, optimizer=SGD), make_loader(30)

@@ -67,6 +67,7 @@ class StageTrainer(AbstractContextManager["StageTrainer"]):
         model: The model that learns.
         tapped: The model, whose outputs at the addresses are read.
         preprocess: Function from a batch to the student's inputs.
+        session: The teacher's session; None if there is nothing to compute or to update.
         get_teacher_outputs: Function from a batch to the teacher's outputs; empty ones without a teacher.
         objective: The stage's objective after `Objective.setup`.
         reached: The parameters, of student and heads, that at least one term reaches.
@@ -100,10 +101,10 @@ class StageTrainer(AbstractContextManager["StageTrainer"]):
         self._plan = stage.optimizer or setting.optimizer
         self.preprocess = SharedInputs(stage.preprocess or setting.preprocess)
         # Before any stage of a group is open: a teacher that copies a model must not copy hooks that listen in it.
-        self._session = open_teacher(stage, self.preprocess, loader, fabric.device, self._models)
+        self.session = open_teacher(stage, self.preprocess, loader, fabric.device, self._models)
         self._alone = len(set(group) | {stage.trains}) == 1
         self._networks = find_networks(stage.teacher, models=self._models, learning={stage.trains, *group})
-        self._averages = find_moving_averages(self._session)
+        self._averages = find_moving_averages(self.session)
         student = self._models[stage.trains]
         asleep = {module for network in self._networks for module in network.modules()}
         self._shares = not asleep.isdisjoint(student.modules())
@@ -187,7 +188,7 @@ class StageTrainer(AbstractContextManager["StageTrainer"]):
             module.training = False
 
     def _enter_teacher(self, stack: ExitStack) -> TeacherFn:
-        session = None if self._session is None else stack.enter_context(self._session)
+        session = None if self.session is None else stack.enter_context(self.session)
         if session is None or not self.stage.objective.requires.teacher:
             return lambda batch: Outputs()
         if not self._shares:
@@ -205,20 +206,20 @@ class StageTrainer(AbstractContextManager["StageTrainer"]):
     def ahead(self) -> int:
         """The number of batches that the teacher takes before it is asked for the outputs of the first one."""
         # A teacher that changes answers for the weights of this step; one that shares layers needs their modes now.
-        if self._session is None or self._shares or self.stage.every > 1 or not self.stage.objective.requires.teacher:
+        if self.session is None or self._shares or self.stage.every > 1 or not self.stage.objective.requires.teacher:
             return 0
         changes = self.stage.teacher is not None and self.stage.teacher.capabilities.changes
-        return 0 if changes else self._session.ahead
+        return 0 if changes else self.session.ahead
 
     def submit(self, window: Sequence[Batch]) -> None:
         """Submit the batches of a later step to the teacher, if it computes ahead."""
-        if self.ahead and self._session is not None:
+        if self.ahead and self.session is not None:
             with self._fabric.autocast():
-                self._submitted.extend((batch, self._session.submit(batch)) for batch in window)
+                self._submitted.extend((batch, self.session.submit(batch)) for batch in window)
 
     def _probed(self) -> Probe:
         batch = self.batch.to(self._fabric.device)
-        before = None if self._session is None else self._session.state_dict()
+        before = None if self.session is None else self.session.state_dict()
         copies = {key: value.detach().clone() for key, value in _tensors(before)}
         # Only models that exist: asking for the others would make them before their stage.
         looked_at = [*self._models.existing.values(), *self._networks]
@@ -270,8 +271,8 @@ class StageTrainer(AbstractContextManager["StageTrainer"]):
         self.tally.steps += 1
         self._update_memories(seen, progress)
         broadcast_buffers(self._inner, self._fabric)
-        if self._session is not None:
-            self._session.after_step()
+        if self.session is not None:
+            self.session.after_step()
             for average in self._averages:
                 broadcast_buffers(average, self._fabric)
 
@@ -341,7 +342,7 @@ class StageTrainer(AbstractContextManager["StageTrainer"]):
             state = self.gather()
         return {
             **state,
-            "teacher": {} if self._session is None else self._session.state_dict(),
+            "teacher": {} if self.session is None else self.session.state_dict(),
             "tally": self.tally.state_dict(),
         }
 
@@ -369,8 +370,8 @@ class StageTrainer(AbstractContextManager["StageTrainer"]):
             _check_options(self.optimizer.param_groups, state["optimizer"]["param_groups"])
             self.optimizer.load_state_dict(to_device(state["optimizer"], self._fabric.device))
         self.tally.load_state_dict(to_device(state["tally"], self._fabric.device))
-        if self._session is not None and state["teacher"]:
-            self._session.load_state_dict(state["teacher"])
+        if self.session is not None and state["teacher"]:
+            self.session.load_state_dict(state["teacher"])
 
 
 def _check_options(mine: Sequence[Mapping[str, Any]], saved: Sequence[Mapping[str, Any]]) -> None:
