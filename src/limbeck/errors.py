@@ -179,8 +179,6 @@ def one_hot_labels_error(shape: Iterable[int]) -> DataError:
     """Error for labels that are one-hot or probabilities instead of class indices."""
     return DataError(
         f"labels of shape {list(shape)} contain one number per class, but labels must be class indices. For one-hot "
-        "labels, type labels.argmax(-1). For probabilities p, use a teacher: lb.ArrayDataset(inputs, "
-        "extra={'soft': p}) "
-        "and "
-        "teacher=lb.ModelTeacher(nn.Identity(), preprocess=lambda batch: batch.extra['soft'].log())."
+        "labels, type labels.argmax(-1). For probabilities p, use a teacher: lb.ArrayDataset(inputs, extra={'soft': p})"
+        " and teacher=lb.ModelTeacher(nn.Identity(), preprocess=lambda batch: batch.extra['soft'].log())."
     )

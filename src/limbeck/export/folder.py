@@ -116,10 +116,10 @@ def reopen_hf(path: Path) -> nn.Module:
     """
     import transformers
 
-    names = json.loads((path / "config.json").read_text(encoding="utf-8")).get("architectures") or [None]
-    kind = getattr(transformers, str(names[0]), None)  # versions of transformers have different classes
-    if kind is None:
-        raise LimbeckError(f"{path / 'config.json'} names {names[0]!r}, which transformers does not have.")
+    (name, *_) = json.loads((path / "config.json").read_text(encoding="utf-8")).get("architectures") or [None]
+    if not hasattr(transformers, str(name)):
+        raise LimbeckError(f"{path / 'config.json'} names {name!r}, which transformers does not have.")
+    kind = getattr(transformers, str(name))
     with silence_logging():  # its progress bars
         model, info = kind.from_pretrained(path, output_loading_info=True)
     lacking = sorted({*info["missing_keys"], *info["unexpected_keys"]})
