@@ -1,4 +1,4 @@
-"""What do all tests share? Shape checks on, one thread, fixed seeds, and where real data lie."""
+"""Shared by all tests: shape checks, one thread, fixed seeds, and the folder of real data."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which finished runs do the tests of exports ship?"""
+"""Helpers: finished runs for the tests of exports."""
 
 from __future__ import annotations
 

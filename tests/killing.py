@@ -1,4 +1,4 @@
-"""What would a kill leave on disk, at every moment at which a run changes its folder?"""
+"""Helpers: what a kill leaves on disk at every change of a folder."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which small jobs, opened for the doctor, do its tests share?"""
+"""Helpers: small jobs for the tests of the doctor."""
 
 from __future__ import annotations
 

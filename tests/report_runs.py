@@ -1,4 +1,4 @@
-"""Which run folders do the tests of the report read?"""
+"""Helpers: run folders for the tests of the report."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which results do the tests of reports show?"""
+"""Helpers: results for the tests of reports."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which searches for settings do tests read?"""
+"""Helpers: tuning searches for tests."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which small jobs, data and ways of typing a command do the tests of jobs share?"""
+"""Helpers: small jobs, data and commands for tests."""
 
 from __future__ import annotations
 

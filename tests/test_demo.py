@@ -1,4 +1,4 @@
-"""Does the demo's story hold, in small?"""
+"""The demo, in small."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How does a teacher of whom a part was kept meet an objective?"""
+"""Losses with a teacher of partial logits."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Are schedules the functions that they claim to be, at both ends and between?"""
+"""Schedules against their definitions, at both ends and between."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Are derived seeds unrelated to each other, and to the seeds that people type?"""
+"""Derived seeds are unrelated to each other and to typed seeds."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Can the inside of any module be read without a trace left in it?"""
+"""Layers of any module are read without a trace."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How does a test wait for another process?"""
+"""Helpers: waiting for another process."""
 
 from __future__ import annotations
 

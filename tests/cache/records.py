@@ -1,4 +1,4 @@
-"""How do tests encode rows that are nobody's, and read them back?"""
+"""Helpers: rows of encoded outputs."""
 
 from __future__ import annotations
 

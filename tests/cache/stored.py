@@ -1,4 +1,4 @@
-"""What do the tests of stores put in, and how do they look for it again?"""
+"""Helpers: outputs that the tests of the cache store and read."""
 
 from __future__ import annotations
 

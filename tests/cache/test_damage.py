@@ -1,4 +1,4 @@
-"""Whatever happens to a store, a kill, a flipped bit, a full disk, does it stay whole or say that it is not?"""
+"""The cache after a kill, a flipped bit or a full disk: whole, or refused."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Do the logits of all classes come back, as exactly as is said?"""
+"""Dense encodings: the logits of all classes and their precision."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Does an encoding take as few bytes, and lose as little, as is promised?"""
+"""Encodings: bytes per row and errors stay within their bounds."""
 
 from __future__ import annotations
 

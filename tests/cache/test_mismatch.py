@@ -1,4 +1,4 @@
-"""Does the refusal of a store show what differs, in words that help?"""
+"""A cache of another teacher or data is refused with the differences."""
 
 from __future__ import annotations
 

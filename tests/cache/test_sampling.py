@@ -1,4 +1,4 @@
-"""Are sampled answers without bias, in value and gradient, and the same for the same example?"""
+"""Sampled logits: unbiased values and gradients, equal for equal examples."""
 
 from __future__ import annotations
 

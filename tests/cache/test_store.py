@@ -1,4 +1,4 @@
-"""Does a store give back what was put in, in any order, of any shape, from any place?"""
+"""The cache returns what was stored, in any order and shape."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Do packed classes come back, exactly, in as few bytes as promised?"""
+"""Packed class indices: exact, in the promised number of bytes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Are answers that lie decoded in memory the ones that the store reads?"""
+"""Outputs that are decoded in memory equal those on disk."""
 
 from __future__ import annotations
 

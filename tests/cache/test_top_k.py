@@ -1,4 +1,4 @@
-"""Do the likeliest classes come back exactly, and the weight of all others at every temperature?"""
+"""Top-k logits: exact classes, and the weight of the others at every temperature."""
 
 from __future__ import annotations
 

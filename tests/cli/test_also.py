@@ -1,4 +1,4 @@
-"""Does a person hear what was measured besides, and in one sentence what cannot be?"""
+"""Extra metrics on the command line, and their errors."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Does a job with augmentations run, and say what cannot learn from mixtures?"""
+"""Jobs with augmentation and mixing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Is nothing in a folder lost, whatever is asked of it?"""
+"""Commands on wrong folders lose nothing."""
 
 from __future__ import annotations
 

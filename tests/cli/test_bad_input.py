@@ -1,4 +1,4 @@
-"""Does every mistake end in one clear sentence, a non-zero exit, and nothing lost?"""
+"""Wrong input: one clear message, a non-zero exit code, nothing lost."""
 
 from __future__ import annotations
 

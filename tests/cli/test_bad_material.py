@@ -1,4 +1,4 @@
-"""Do data and models that cannot be used end in one sentence before anything is paid for?"""
+"""Data and models that cannot be used are refused before training."""
 
 from __future__ import annotations
 

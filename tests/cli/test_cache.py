@@ -1,4 +1,4 @@
-"""Are a teacher's answers built, shown, checked and shared from the command line, and mistakes told in a sentence?"""
+"""`limbeck cache`: build, info, verify, sharing, and errors."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Can the student of one job teach the next, fed as it was fed before?"""
+"""The student of one job is the teacher of the next, with its preprocessing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Does `limbeck compare` set methods beside each other, and leave a page?"""
+"""`limbeck compare`: several methods and a report page."""
 
 from __future__ import annotations
 

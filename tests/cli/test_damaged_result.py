@@ -1,4 +1,4 @@
-"""Is a finished run whose result is damaged, moved, or not its own read without a traceback?"""
+"""Finished runs with a damaged, moved or foreign result are read without a traceback."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Does `limbeck distill` do what a job asks, and say so in one object?"""
+"""`limbeck distill`: runs a job and prints its result."""
 
 from __future__ import annotations
 

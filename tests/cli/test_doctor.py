@@ -1,4 +1,4 @@
-"""Does `limbeck doctor` pass a sound job, refuse one that is not, and leave nothing behind?"""
+"""`limbeck doctor`: passes sound jobs, refuses others, writes nothing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Does a run go on from any working folder, although its job was typed with relative paths?"""
+"""Runs with relative paths are resumed from any working folder."""
 
 from __future__ import annotations
 

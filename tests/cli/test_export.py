@@ -1,4 +1,4 @@
-"""Do `limbeck export` and `limbeck cite` say what they did, and what is wrong, in a sentence?"""
+"""`limbeck export` and `limbeck cite`: output and errors."""
 
 from __future__ import annotations
 

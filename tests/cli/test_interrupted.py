@@ -1,4 +1,4 @@
-"""Is nothing lost when a job is stopped, and does it end as if it had not been?"""
+"""A stopped job loses nothing and ends like an uninterrupted one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Does `limbeck cache build` go on after it was killed, wherever it stood, to the store that nobody stopped?"""
+"""`limbeck cache build` continues after a kill to the same cache."""
 
 from __future__ import annotations
 

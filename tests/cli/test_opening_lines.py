@@ -1,4 +1,4 @@
-"""Do the lines that open a student run as they are printed: in the terminal, on the page, on the card?"""
+"""The printed lines that load a student run as they are."""
 
 from __future__ import annotations
 

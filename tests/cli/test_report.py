@@ -1,4 +1,4 @@
-"""What does `limbeck report` print, write and refuse?"""
+"""`limbeck report`: output, files and errors."""
 
 from __future__ import annotations
 

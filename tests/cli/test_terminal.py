@@ -1,4 +1,4 @@
-"""What does a person see: in a terminal, and in a file?"""
+"""Output in a terminal and in a file."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Does `limbeck tune` show what it found, go on where it was, and tell mistakes in a sentence? Do its pages run?"""
+"""`limbeck tune`: results, resume, errors, and the commands of its page."""
 
 from __future__ import annotations
 

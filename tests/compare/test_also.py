@@ -1,4 +1,4 @@
-"""Is what a job has measured besides true, bounded, refused early, and never the end of a result?"""
+"""Extra metrics of a job: values, bounds, early errors, and no effect on the result."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Do a job's data take the order of a teacher that names its classes?"""
+"""A job's data take the class order of a teacher with class names."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Is the teacher that a method puts together itself judged beside its student, and found again in the run's folder?"""
+"""The teacher that a method makes is evaluated and saved in the run's folder."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Are several methods compared fairly, and is the right student shipped?"""
+"""Several methods are compared fairly, and the right student is shipped."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Does what an interrupted comparison wrote come back as it was?"""
+"""An interrupted comparison is read back as it was."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Do all arms share what they must share?"""
+"""All arms share the same data and initial weights."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Is a person's own tracker that fails a sentence, and the run that it stopped taken up again?"""
+"""A failing tracker gives a message, and the run can be resumed."""
 
 from __future__ import annotations
 

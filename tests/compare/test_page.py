@@ -1,4 +1,4 @@
-"""Does the Python of the page about comparisons run?"""
+"""The Python of the page about comparisons runs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Does the verdict find what was planted, and nothing where nothing was?
+"""The verdict finds planted differences, and none where there is none.
 
 A simulated student has a true accuracy: its arm's, moved by the luck of its seed (0.3 points). All students answer the
 same test examples, drawn anew for each simulation: some every one of them gets right, some none, on some the arms

@@ -1,4 +1,4 @@
-"""Is a job's privileged teacher asked what it was trained on, or refused before anything is paid for?"""
+"""The privileged teacher of a job gets its own inputs, or is refused before training."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Does a rehearsal find what is wrong, touch nothing, and cost two steps a stage?"""
+"""A dry run finds errors, changes nothing, and takes two steps per stage."""
 
 from __future__ import annotations
 

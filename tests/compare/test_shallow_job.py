@@ -1,4 +1,4 @@
-"""Does a job's student begin as its teacher's layers, in every arm, and is what cannot be refused in one sentence?"""
+"""Students that start from layers of the teacher, in every arm; invalid ones are refused."""
 
 from __future__ import annotations
 

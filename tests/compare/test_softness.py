@@ -1,4 +1,4 @@
-"""Are smoothed labels as soft as they are meant to be?"""
+"""Label smoothing matches the entropy of the teacher."""
 
 from __future__ import annotations
 

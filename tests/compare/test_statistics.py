@@ -1,4 +1,4 @@
-"""Do paired intervals cover as often as they say?"""
+"""Paired intervals have their stated coverage."""
 
 from __future__ import annotations
 

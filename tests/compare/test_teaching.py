@@ -1,4 +1,4 @@
-"""Is the teacher the one that was asked for?"""
+"""The teacher of a job is the requested one."""
 
 from __future__ import annotations
 

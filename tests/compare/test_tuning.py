@@ -1,4 +1,4 @@
-"""Are settings chosen on development data, with equal effort for every arm, and by nothing else?"""
+"""Settings are chosen on development data, with equal effort for every arm."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Do processes that are kept between searches work in the folder of the search, with the files that lie there?"""
+"""Reused worker processes work in the folder of the search, with its files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Does the sentence say what the numbers say?"""
+"""The sentence of the verdict agrees with its numbers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Do arrays become examples without copies, and are bad ones refused with a sentence?"""
+"""Arrays become datasets without copies; invalid ones are refused."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Does whatever a person has become the right source, or a readable error?"""
+"""Anything that holds data becomes the right loader, or a readable error."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Are counter-based numbers splitmix64, pure, uniform and uncorrelated?"""
+"""Counter-based numbers are splitmix64: pure, uniform and uncorrelated."""
 
 from __future__ import annotations
 

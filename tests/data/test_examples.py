@@ -1,4 +1,4 @@
-"""Do parts of a set keep ids, stay disjoint, and hold the classes in their shares?"""
+"""Splits of a dataset keep ids, are disjoint, and keep the class shares."""
 
 from __future__ import annotations
 

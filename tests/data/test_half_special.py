@@ -1,4 +1,4 @@
-"""Is one half of it special, drawn anew in every epoch, and is its factor the one that Bayes' rule asks for?"""
+"""Loader of a specialist: half special examples, drawn again per epoch, and its oversampling factor."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Are folders of pictures decoded as they are, and damaged ones named?"""
+"""Image folders are decoded as they are; damaged files are named."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Are lines without a label, files that are no data, and other layouts of picture folders read or refused in words?"""
+"""Other layouts of image folders, missing labels and foreign files are read or refused."""
 
 from __future__ import annotations
 

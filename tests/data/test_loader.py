@@ -1,4 +1,4 @@
-"""Is a DataLoader read as it is, and refused where it cannot do what is asked?"""
+"""A DataLoader is read as it is, and refused where it cannot do what is needed."""
 
 from __future__ import annotations
 

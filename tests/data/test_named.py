@@ -1,4 +1,4 @@
-"""Does a name, a file or a folder become the right data set, with how to read it?"""
+"""Names, files and folders become the right dataset and preprocessing."""
 
 from __future__ import annotations
 

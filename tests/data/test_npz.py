@@ -1,4 +1,4 @@
-"""Is an .npz file read, and every kind of damage told in a sentence that names the file?"""
+""".npz files are read; damage is reported with the name of the file."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Are labels that are texts read as classes, and arrays under other usual names found, from .npz files?"""
+"""Text labels and other usual array names in .npz files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Do labels with a number for each class end in a sentence that says what to type, and does that work?"""
+"""One-hot labels are refused with a message whose advice works."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Has every option of a data set a type, and every wrong value a sentence?"""
+"""Every option of a dataset has a type, and wrong values have a message."""
 
 from __future__ import annotations
 

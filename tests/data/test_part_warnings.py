@@ -1,4 +1,4 @@
-"""Is it said of parts that do not fit together: other classes, scales and shapes, and examples that are in both?"""
+"""Warnings about splits that differ in classes, scale or shape, or that overlap."""
 
 from __future__ import annotations
 

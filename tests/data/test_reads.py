@@ -1,4 +1,4 @@
-"""Are pixels standardized exactly, cheaply, and without touching the batch?"""
+"""Pixels are standardized exactly, without a change of the batch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Does a student's folder say how the student reads?"""
+"""A student's folder describes its preprocessing."""
 
 from __future__ import annotations
 

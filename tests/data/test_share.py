@@ -1,4 +1,4 @@
-"""Do the ranks' shares make up the whole batch again?"""
+"""The parts of all ranks make up the whole batch."""
 
 from __future__ import annotations
 

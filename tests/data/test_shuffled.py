@@ -1,4 +1,4 @@
-"""Does a source hand out every example once, remember where it is, and continue exactly?"""
+"""The shuffled loader yields every example once and resumes exactly."""
 
 from __future__ import annotations
 

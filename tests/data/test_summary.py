@@ -1,4 +1,4 @@
-"""Does a data set say what was read of it?"""
+"""The summary of a dataset says what was read."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Do tables become standardized numbers, and a test table the same ones?"""
+"""Tables become standardized numbers, with the same encoding for test data."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Are dates, headers, nameless columns, names written alike and columns that hold the answer found in a table?"""
+"""Dates, headers, nameless and similar columns, and leaking columns in tables."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Is every value of a table read as what it is, and said where it is not?"""
+"""Values of a table are read by their kind, and reported where that fails."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Are texts tokenized once, padded rightly, and known by name?"""
+"""Texts are tokenized once, padded correctly, and known by name."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Is a shifted image the one that was asked for, whatever the batch?"""
+"""A shifted image does not depend on the batch."""
 
 from __future__ import annotations
 

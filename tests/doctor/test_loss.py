@@ -1,4 +1,4 @@
-"""Is it found when a loss is not what it claims to be, and when a gradient does not get where it should?"""
+"""Checks of losses: wrong formulas and gradients are found."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Is it found when data, teacher or stored answers are not what they should be?"""
+"""Checks of data, teacher and cached outputs find what is wrong."""
 
 from __future__ import annotations
 

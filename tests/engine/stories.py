@@ -1,4 +1,4 @@
-"""Which small students, data and recipes do the engine's tests share?"""
+"""Helpers: small students, data and recipes for the tests of the engine."""
 
 from __future__ import annotations
 

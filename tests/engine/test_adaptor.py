@@ -1,4 +1,4 @@
-"""Does a student with a strange output learn exactly as one with a plain output does?"""
+"""A student with an unusual output learns as one with a plain output."""
 
 from __future__ import annotations
 

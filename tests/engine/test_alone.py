@@ -1,4 +1,4 @@
-"""Is a run alone in its folder, and does a lock never outlive the process that held it?"""
+"""A run locks its folder, and no lock outlives its process."""
 
 from __future__ import annotations
 

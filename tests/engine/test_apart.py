@@ -1,4 +1,4 @@
-"""Are branches joined by | independent of each other, and of where they run?"""
+"""Branches joined by | are independent of each other and of where they run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Is a folder that was begun by another recipe refused in one sentence that says what differs?"""
+"""A folder of another recipe is refused with the differences."""
 
 from __future__ import annotations
 

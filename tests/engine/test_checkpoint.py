@@ -1,4 +1,4 @@
-"""Does everything that a run needs come back from disk, whole or not at all?"""
+"""Checkpoints restore the complete state, or nothing."""
 
 from __future__ import annotations
 

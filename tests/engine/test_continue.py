@@ -1,4 +1,4 @@
-"""Does a run that was left go on as if it had not been, and does it leave everyone else alone?"""
+"""A run that was left continues as if it had not been, without effect on others."""
 
 from __future__ import annotations
 

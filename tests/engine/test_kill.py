@@ -1,4 +1,4 @@
-"""Does a run that is killed at any moment end, bit for bit, as one that is not?"""
+"""A run that is killed at any moment ends with the same bits."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Is what a recipe cannot make or ship refused before it is paid for, or when it comes?"""
+"""Models that a recipe cannot make or ship are refused early."""
 
 from __future__ import annotations
 

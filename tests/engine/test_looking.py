@@ -1,4 +1,4 @@
-"""Does the probe look without a trace, at models and data of every kind?"""
+"""The probe leaves no trace in models and data."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Are the models that a recipe makes made only when a stage names them?"""
+"""Models of a recipe are made only when a stage names them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Does a run leave nothing behind, and does it say so when nobody used it?"""
+"""A run leaves nothing behind, and warns if it was never started."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Do inputs, students and layers that are a little out of the way train as the plain ones do?"""
+"""Unusual inputs, students and layers train like plain ones."""
 
 from __future__ import annotations
 

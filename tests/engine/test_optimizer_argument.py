@@ -1,4 +1,4 @@
-"""Is what was given as an optimizer taken, or refused with the line to type?"""
+"""Values of the optimizer argument are accepted, or refused with a correction."""
 
 from __future__ import annotations
 

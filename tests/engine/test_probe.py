@@ -1,4 +1,4 @@
-"""Is everything that can be known wrong said in one sentence before the first step, with nothing left behind?"""
+"""Errors are found before the first step, with nothing left behind."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Do two processes end as one does, on the same global batches?"""
+"""Two processes give the result of one on the same global batches."""
 
 from __future__ import annotations
 

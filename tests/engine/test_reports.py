@@ -1,4 +1,4 @@
-"""Is every number in a report the number that it claims to be?"""
+"""The numbers of a report are correct."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Is a folder taken up only by the run that began it?"""
+"""A folder is resumed only by the run that started it."""
 
 from __future__ import annotations
 

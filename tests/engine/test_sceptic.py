@@ -1,4 +1,4 @@
-"""Does the engine hold where people did not mean to test it?"""
+"""The engine in situations that are easy to forget."""
 
 from __future__ import annotations
 

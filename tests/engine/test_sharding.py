@@ -1,4 +1,4 @@
-"""Do models that are spread over processes end as the model that is not?"""
+"""Models that are sharded over processes give the result of an unsharded one."""
 
 from __future__ import annotations
 

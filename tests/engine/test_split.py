@@ -1,4 +1,4 @@
-"""The central law: does the gradient never depend on how a batch was split?"""
+"""The gradient does not depend on how a batch is split."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Is the student on disk valid at any moment?"""
+"""The student on disk is valid at any moment."""
 
 from __future__ import annotations
 

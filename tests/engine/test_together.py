@@ -1,4 +1,4 @@
-"""Do stages joined by & alternate on one batch, each by its own optimizer?"""
+"""Stages joined by & alternate on one batch, each with its own optimizer."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Do padded batches of token ids, as Hugging Face collators make them, train a model with an output object?"""
+"""Padded batches of token ids train a model with an output object."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Does a tracker hear everything that a run reports, once, from one process, and leave the loop alone?"""
+"""A tracker gets every report once, from one process, without effect on the loop."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Does a term of weight 0 take no part at all, and one of a small weight a small one?"""
+"""A term of weight 0 has no effect, and one of a small weight a small one."""
 
 from __future__ import annotations
 

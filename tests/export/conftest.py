@@ -1,4 +1,4 @@
-"""What do the tests of exports share? Runs that are done once."""
+"""Fixtures of the tests of exports: runs that are made once."""
 
 from __future__ import annotations
 

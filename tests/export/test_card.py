@@ -1,4 +1,4 @@
-"""Is an export described truly, for a stranger and for the hub?"""
+"""Model cards describe an export correctly."""
 
 from __future__ import annotations
 

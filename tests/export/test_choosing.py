@@ -1,4 +1,4 @@
-"""Is the way to 8 bits chosen that keeps a student's answers best?"""
+"""The way to 8 bits that keeps a student's predictions best is chosen."""
 
 from __future__ import annotations
 

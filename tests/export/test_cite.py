@@ -1,4 +1,4 @@
-"""Is everybody cited whose work a run used, and nobody else?"""
+"""All sources that a run used are cited, and no others."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Is what 8 bits cost and bring measured, and said where it is too much or too little?"""
+"""The gain and loss of 8 bits are measured and reported."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Is what a run exports what it trained?"""
+"""An export is the trained student."""
 
 from __future__ import annotations
 

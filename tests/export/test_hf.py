@@ -1,4 +1,4 @@
-"""Does stock `from_pretrained` open what a Hugging Face student becomes?"""
+"""Stock `from_pretrained` opens an exported Hugging Face student."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Is a quantized file smaller, and nearly as good, however it was calibrated?"""
+"""Quantized files are smaller and nearly as accurate for every calibration."""
 
 from __future__ import annotations
 

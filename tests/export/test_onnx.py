@@ -1,4 +1,4 @@
-"""Does an ONNX file say what the model says, and is it told where it does not?"""
+"""ONNX files agree with the model, and differences are reported."""
 
 from __future__ import annotations
 

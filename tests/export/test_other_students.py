@@ -1,4 +1,4 @@
-"""Is a student of one's own shipped whole, with the heads that it needs and with no others?"""
+"""Students of other kinds are exported with the heads that they need."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Is an export's read.py right about raw rows, pictures and texts, where limbeck cannot be imported?"""
+"""An export's read.py handles raw rows, images and texts without limbeck."""
 
 from __future__ import annotations
 

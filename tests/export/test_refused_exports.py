@@ -1,4 +1,4 @@
-"""Is what cannot be exported refused in one sentence, with nothing left behind?"""
+"""Impossible exports are refused, with nothing left behind."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Is a wrong call refused with a sentence that helps?"""
+"""Wrong calls of kernels are refused with a helpful message."""
 
 from __future__ import annotations
 

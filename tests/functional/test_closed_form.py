@@ -1,4 +1,4 @@
-"""Do the written-out gradients work wherever automatic ones would?"""
+"""The closed-form gradients work wherever automatic ones would."""
 
 from __future__ import annotations
 

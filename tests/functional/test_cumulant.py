@@ -1,4 +1,4 @@
-"""Is the sum of exp(v / T) known at every temperature, from a few?"""
+"""The log-partition function is interpolated from a few temperatures."""
 
 from __future__ import annotations
 

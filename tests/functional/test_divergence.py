@@ -1,4 +1,4 @@
-"""Are KL, reverse KL and total variation what their definitions say, at every value and at every limit?"""
+"""KL, reverse KL and total variation against their definitions and limits."""
 
 from __future__ import annotations
 

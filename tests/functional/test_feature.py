@@ -1,4 +1,4 @@
-"""Are the squared errors what their definitions say?"""
+"""Squared errors against their definitions."""
 
 from __future__ import annotations
 

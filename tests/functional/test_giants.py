@@ -1,4 +1,4 @@
-"""Do logits as large as float32 holds give numbers, and finite gradients?"""
+"""Logits as large as float32 allows give finite values and gradients."""
 
 from __future__ import annotations
 

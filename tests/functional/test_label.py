@@ -1,4 +1,4 @@
-"""Are the label losses what their definitions say?"""
+"""Losses of labels against their definitions."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Are the divergences from a mixture what their definitions say, and continuous at the ends?"""
+"""Divergences from a mixture against their definitions, and continuous at the ends."""
 
 from __future__ import annotations
 

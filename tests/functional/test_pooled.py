@@ -1,4 +1,4 @@
-"""Is what a generalist and specialists say together the minimum that it claims to be?"""
+"""The pooled distribution of generalist and specialists is the minimum of its problem."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Does a bias make the mean prediction the prior, and is it the right one?"""
+"""A bias makes the mean prediction the prior."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Does the projector lead from the student's shape to the teacher's, and does it travel?"""
+"""The projector maps the student's shape to the teacher's, and can be saved."""
 
 from __future__ import annotations
 

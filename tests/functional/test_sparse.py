@@ -1,4 +1,4 @@
-"""Are classes merged exactly, and does a divergence of what is left keep what merging promises?"""
+"""Merged classes are exact, and divergences of them keep their guarantees."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Does a batch that needs no guard get the very same numbers without one?"""
+"""Batches that need no guards give the same numbers with and without them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Are the losses towards numbers and towards several labels what their definitions, and our own measures, say?"""
+"""Losses of regression and multi-label targets against their definitions and metrics."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Is the distilled classifier a scikit-learn estimator like any other, and is its student taught?"""
+"""The distilled classifier is a scikit-learn estimator."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Does a LightningModule that distils minimize what limbeck's engine does?"""
+"""DistillModule minimizes the same loss as limbeck's engine."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Does a transformers.Trainer that distils minimize what limbeck's engine does?"""
+"""DistillTrainer minimizes the same loss as limbeck's engine."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Does a job come from a file and flags as it was meant, and go back?"""
+"""Jobs are read from files and options, and written back."""
 
 from __future__ import annotations
 

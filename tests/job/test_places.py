@@ -1,4 +1,4 @@
-"""Does what a run leaves for others say nothing of where things lie on this machine, and is the run still taken up?"""
+"""Files of a run that others get hold no absolute paths, and the run can be resumed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Is a result believed for no more than it can say?"""
+"""Results are read only as far as their version allows."""
 
 from __future__ import annotations
 

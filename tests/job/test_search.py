@@ -1,4 +1,4 @@
-"""Does a run know of the search that its settings came from, and of nothing else?"""
+"""A run records the search that its settings came from."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Do objectives add and scale as numbers do, in value and in gradient?"""
+"""Objectives add and scale like numbers, in value and gradient."""
 
 from __future__ import annotations
 

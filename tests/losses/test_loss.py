@@ -1,4 +1,4 @@
-"""Does a lifted kernel sum what counts, over how many values count, wherever the classes are?"""
+"""A loss sums the values that count, for every class dimension."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Does each generation learn from the one before, and is the last one shipped?"""
+"""Each generation learns from the one before, and the last one is shipped."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Do the kernels of specialists keep the laws, and add up to the divergence over all classes?"""
+"""The kernels of specialists keep the laws, and add up to the full divergence."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Does the hint move the lower half alone, and does the second stage follow the paper's formula?"""
+"""The hint trains the lower half alone, and the second stage follows the paper."""
 
 from __future__ import annotations
 

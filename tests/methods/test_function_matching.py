@@ -1,4 +1,4 @@
-"""Does function matching ask the teacher about exactly what the student sees, and about nothing else?"""
+"""Function matching shows teacher and student the same views."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Are classes grouped that the generalist confuses, and is a wrong wish refused with a sentence?"""
+"""Classes that the generalist confuses are grouped; wrong arguments are refused."""
 
 from __future__ import annotations
 

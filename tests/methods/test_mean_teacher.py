@@ -1,4 +1,4 @@
-"""Does the average teach as the paper says, and is it what is shipped?"""
+"""The average teaches as in the paper, and is shipped."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Do two peers learn from each other in the paper's order?"""
+"""Two peers learn from each other in the order of the paper."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Can a method of one's own be used by name, without being put into the package?"""
+"""Methods in a user's own file."""
 
 from __future__ import annotations
 

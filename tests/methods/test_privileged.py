@@ -1,4 +1,4 @@
-"""Does privileged information help where the paper says, and not where it says it does not?"""
+"""Privileged information helps where the paper says, and not elsewhere."""
 
 from __future__ import annotations
 

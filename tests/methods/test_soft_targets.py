@@ -1,4 +1,4 @@
-"""Do hinton, logit_matching and the controls agree where their definitions do, and does a teacher help?"""
+"""hinton, logit_matching and the controls agree in their limits, and a teacher helps."""
 
 from __future__ import annotations
 

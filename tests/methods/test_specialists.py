@@ -1,4 +1,4 @@
-"""Do specialists begin as their generalist, learn what is theirs, and teach the student together?"""
+"""Specialists start as their generalist, learn their classes, and teach the student."""
 
 from __future__ import annotations
 

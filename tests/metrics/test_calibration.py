@@ -1,4 +1,4 @@
-"""Are the bins of a reliability diagram those of the calibration errors, and the scores theirs?"""
+"""Bins of reliability diagrams and scores of calibration."""
 
 from __future__ import annotations
 

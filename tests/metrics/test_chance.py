@@ -1,4 +1,4 @@
-"""Are the distributions scipy.stats' own, and does a report load without that?"""
+"""Distributions equal those of scipy.stats, which a report does not import."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Are classes called changed when they changed, and left alone when they did not?"""
+"""Changed classes are found, and unchanged ones are not."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Is the similarity of layers its definition, what it should not see left unseen, and no trace left?"""
+"""CKA against its definition and invariances; no trace in the models."""
 
 from __future__ import annotations
 

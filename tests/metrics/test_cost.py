@@ -1,4 +1,4 @@
-"""Is the time a median for one example, on one thread, with the model left as it was?"""
+"""Latency is a median for one example on one thread; the model is unchanged."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Are multiply-adds, memory, bytes and percentiles those that are known, and is the model left as it was?"""
+"""Multiply-adds, memory, bytes and percentiles have known values."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Does the interval of a difference hold the difference on unseen data as often as it says?"""
+"""Intervals of a difference have their stated coverage on unseen data."""
 
 from __future__ import annotations
 

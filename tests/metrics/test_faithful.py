@@ -1,4 +1,4 @@
-"""Does the attack find the gap that is there, and none where there is none?"""
+"""The attack finds a gap where there is one, and none elsewhere."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Does a student's deviation from its teacher come out as it was planted?"""
+"""Deviations of a student from its teacher are measured as planted."""
 
 from __future__ import annotations
 

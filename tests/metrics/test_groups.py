@@ -1,4 +1,4 @@
-"""Are classes and groups counted as one counts by hand?"""
+"""Metrics of classes and groups equal counts by hand."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Is each measure its definition, also at its limits, and does it say what it lacks?"""
+"""Each metric against its definition and limits, and its error messages."""
 
 from __future__ import annotations
 

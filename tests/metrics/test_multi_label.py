@@ -1,4 +1,4 @@
-"""Are the measures of several labels at once scikit-learn's and torchmetrics', and are unknown answers left out?"""
+"""Multi-label metrics equal those of scikit-learn and torchmetrics; unknown labels are left out."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Does the page about measures say the truth: every one has a row, with its unit and its direction?"""
+"""The page of metrics lists every metric with its unit and direction."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Are predictions gathered in the right mode, order and shape, without a trace in the model?"""
+"""Predictions are collected in the right mode, order and shape, without a trace."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Are the measures of estimates scikit-learn's and SciPy's, and are unknown targets left out?"""
+"""Regression metrics equal those of scikit-learn and SciPy; unknown targets are left out."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Is a classifier with other label numbers told from one that is poor?"""
+"""A classifier with other label numbers is told from a poor one."""
 
 from __future__ import annotations
 

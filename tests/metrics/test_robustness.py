@@ -1,4 +1,4 @@
-"""Do images go bad as they should, the same way for every model, and is accuracy counted on them?"""
+"""Corruptions are the same for every model, and accuracy is counted on them."""
 
 from __future__ import annotations
 

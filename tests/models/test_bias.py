@@ -1,4 +1,4 @@
-"""Is a bias added where the logits are made, and is the model still the plain one?"""
+"""A bias is added to the output layer, and the model stays plain."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Is a model heard that says what it calls its classes?"""
+"""Class names of a model are read."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Are saved files equal, byte for byte, where weights are equal?"""
+"""Equal weights give equal files, byte for byte."""
 
 from __future__ import annotations
 

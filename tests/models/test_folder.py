@@ -1,4 +1,4 @@
-"""Does a saved student come back as it was, at any moment, and are damaged folders refused?"""
+"""Saved students are loaded as they were; damaged folders are refused."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Is a student folder that is damaged, or was being written at a death, refused or whole?"""
+"""Student folders that are damaged or were being written are refused or whole."""
 
 from __future__ import annotations
 

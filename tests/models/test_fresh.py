@@ -1,4 +1,4 @@
-"""Is a fresh model the same architecture with new weights, and the original untouched?"""
+"""A reinitialized model has new weights, and the original is unchanged."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Does a Hugging Face student's folder open by itself, here and in stock transformers, and run no code of its own?"""
+"""Folders of Hugging Face students open here and in transformers, without own code."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Does each form of a model's name open what it says, and nothing else run?"""
+"""Each form of a model's name opens the right model and runs nothing else."""
 
 from __future__ import annotations
 

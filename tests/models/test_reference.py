@@ -1,4 +1,4 @@
-"""Are the reference networks what their papers say, and does building them fail early?"""
+"""Reference networks match their papers, and invalid arguments are refused."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Does a student begin as the layers of the teacher that were named, and nothing else?"""
+"""A student starts as the chosen layers of the teacher."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Does a fingerprint tell weights apart, and only weights; are sizes counted once?"""
+"""Fingerprints depend on weights only, and sizes are counted once."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Do weights get into a model only if they fit, and are pickles refused?"""
+"""Weights are loaded only if they fit, and pickles are refused."""
 
 from __future__ import annotations
 

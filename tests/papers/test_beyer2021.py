@@ -1,4 +1,4 @@
-"""Does each way of asking a teacher ask it about what its name says?"""
+"""Each kind of teacher input is the one of its name."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Does the experiment with specialists measure what it says, on pictures small enough for a test?"""
+"""The experiment with specialists, on small images."""
 
 from __future__ import annotations
 

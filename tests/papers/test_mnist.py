@@ -1,4 +1,4 @@
-"""Do teacher and students of the MNIST experiments learn what they should, on digits small enough for a test?"""
+"""The MNIST experiments, on small digits."""
 
 from __future__ import annotations
 

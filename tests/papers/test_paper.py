@@ -1,4 +1,4 @@
-"""Does `limbeck papers` say what it will do, do it once, and print the table?"""
+"""`limbeck papers`: plan, one execution per task, and the table."""
 
 from __future__ import annotations
 

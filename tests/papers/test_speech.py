@@ -1,4 +1,4 @@
-"""Do spoken digits become the windows, labels and answers that the paper's experiments on speech need?"""
+"""Windows, labels and predictions of the speech experiments."""
 
 from __future__ import annotations
 

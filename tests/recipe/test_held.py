@@ -1,4 +1,4 @@
-"""What may a function in a recipe ask of its run, besides the models?"""
+"""What a function in a recipe can read of its run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Do parameters move as the optimizer says?"""
+"""Optimizers change parameters as described."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Do stages compose to the recipe that was written?"""
+"""Stages compose to the written recipe."""
 
 from __future__ import annotations
 

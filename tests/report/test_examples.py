@@ -1,4 +1,4 @@
-"""Is an example shown as what it is?"""
+"""Examples in a report are shown by their kind."""
 
 from __future__ import annotations
 

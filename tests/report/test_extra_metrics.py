@@ -1,4 +1,4 @@
-"""Does the page show what was measured besides, as it is in the result, and nothing where nothing was?"""
+"""The page shows the extra metrics of the result."""
 
 from __future__ import annotations
 

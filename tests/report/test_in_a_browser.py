@@ -1,4 +1,4 @@
-"""Does a browser draw every figure, in light and dark, without a complaint?"""
+"""A browser draws every figure, in light and dark."""
 
 from __future__ import annotations
 

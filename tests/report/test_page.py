@@ -1,4 +1,4 @@
-"""Is the page whole, valid, honest and short, whatever a run holds?"""
+"""The page is complete, valid and short for every kind of run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Is a run's folder read for what it holds, and for nothing else?"""
+"""A run's folder is read completely, and nothing else."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Is the table of arms right, and narrow enough for a terminal?"""
+"""The table of arms is right and fits into a terminal."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which network, examples and ways of asking do the tests of kept answers share?"""
+"""Helpers: networks, examples and calls for the tests of cached teachers."""
 
 from __future__ import annotations
 

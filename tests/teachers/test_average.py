@@ -1,4 +1,4 @@
-"""Is a moving average the average that it claims to be?"""
+"""The moving average against its definition."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Does a moving average keep itself in a model of the run, where a recipe can ship it?"""
+"""A moving average is kept in a model of the run, which a recipe can ship."""
 
 from __future__ import annotations
 

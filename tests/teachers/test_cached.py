@@ -1,4 +1,4 @@
-"""Does a student learn the same from answers that were kept as from the teacher, who is asked once?"""
+"""A student learns the same from cached outputs as from the teacher."""
 
 from __future__ import annotations
 

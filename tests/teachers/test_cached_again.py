@@ -1,4 +1,4 @@
-"""Are filled answers those that the teacher gives when it is asked again, and is another teacher found out?"""
+"""Cached outputs are verified, and another teacher is detected."""
 
 from __future__ import annotations
 

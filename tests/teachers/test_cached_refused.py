@@ -1,4 +1,4 @@
-"""Are answers to something else, or of somebody else, refused in words that help?"""
+"""Caches of other data or teachers are refused with a helpful message."""
 
 from __future__ import annotations
 

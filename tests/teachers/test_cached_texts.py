@@ -1,4 +1,4 @@
-"""Are answers about texts kept without their padding, and found again however a text is padded?"""
+"""Outputs for texts are stored without padding and found for every padding."""
 
 from __future__ import annotations
 

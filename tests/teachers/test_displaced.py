@@ -1,4 +1,4 @@
-"""Does a displaced teacher answer about other examples, and is it otherwise the teacher?"""
+"""The shuffled teacher returns the outputs of other examples."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Is an ensemble's answer the mean that it claims to be?"""
+"""Outputs of an ensemble are its stated mean."""
 
 from __future__ import annotations
 

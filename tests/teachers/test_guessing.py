@@ -1,4 +1,4 @@
-"""Is a teacher that knows no more than chance noticed while its answers are being kept?"""
+"""A teacher at chance level is noticed while its outputs are stored."""
 
 from __future__ import annotations
 

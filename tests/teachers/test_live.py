@@ -1,4 +1,4 @@
-"""Does a model that teaches stand still, in the mode that was asked for?"""
+"""A model that teaches is unchanged and in the requested mode."""
 
 from __future__ import annotations
 

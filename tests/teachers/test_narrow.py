@@ -1,4 +1,4 @@
-"""Does a frozen model under autocast answer with the same bits, without casting its weights every time?"""
+"""A frozen model under autocast gives the same bits without casting its weights each time."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Do recorded answers teach as the teacher who gave them would?"""
+"""Precomputed outputs teach like the teacher that computed them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Does an estimator answer with its own probabilities, no zero among them?"""
+"""Estimators give their own probabilities, without zeros."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Do specialists answer for what they know, corrected for how they were trained, and for nothing else?"""
+"""Specialists give their classes, corrected for their training."""
 
 from __future__ import annotations
 

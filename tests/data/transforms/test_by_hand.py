@@ -1,4 +1,4 @@
-"""Is each operation what a loop over pixels, in double precision, says it is?"""
+"""Each image operation equals a loop over pixels in double precision."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Do augmentations follow each other, each with numbers of its own?"""
+"""Chained transforms each have their own random numbers."""
 
 from __future__ import annotations
 

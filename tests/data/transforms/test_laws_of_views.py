@@ -1,4 +1,4 @@
-"""Is every augmentation a pure function of the image, its id and the number of the view?"""
+"""Every transform is a pure function of image, id and view number."""
 
 from __future__ import annotations
 

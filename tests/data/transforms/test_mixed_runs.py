@@ -1,4 +1,4 @@
-"""Can a student learn from mixtures, and is it told where it cannot?"""
+"""Training on mixtures, and errors where it is impossible."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Is a mixture the one that partner and ratio say, and are these drawn from the whole set?"""
+"""Mixtures have the right partners and ratios, drawn from the whole set."""
 
 from __future__ import annotations
 

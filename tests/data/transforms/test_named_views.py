@@ -1,4 +1,4 @@
-"""Does a name in a job stand for the augmentation that it says?"""
+"""Names in a job stand for the right transforms."""
 
 from __future__ import annotations
 
