@@ -128,6 +128,7 @@ def test_without_matplotlib_the_page_has_no_figures_and_says_why(tmp_path, monke
     assert "<figure" not in text
     assert "pip install 'limbeck[report]'" in text.replace("&#x27;", "'")
     assert "All 10 classes" in text, "tables are still there"
+    assert text.count("<main") == 1
 
 
 class TestResult:

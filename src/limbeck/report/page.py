@@ -154,7 +154,7 @@ def page_document(title: str, data: str, body: Markup) -> str:
     heading = tag("header", tag("p", "Distillation report"), tag("h1", title))
     foot = tag("footer", tag("p", "Made with limbeck. This page loads nothing and runs no script."))
     skip = tag("a", "Skip to the verdict", href="#verdict", class_="skip")
-    missing = None if has_figures() else tag("main", note(prose(NO_FIGURES)))
+    missing = None if has_figures() else tag("div", note(prose(NO_FIGURES)), class_="missing")
     page = tag("html", head, tag("body", skip, heading, missing, body, foot), lang="en")
     return f"<!doctype html>\n{number_drawings(page)}\n"
 
