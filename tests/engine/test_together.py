@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 
 import pytest
 import torch
@@ -104,7 +105,8 @@ def test_an_average_of_a_tapped_model_listens_to_nobody():
     second = Stage(Loss(kl_divergence), trains="two", teacher=average, optimizer=SGD)
     models = {"one": network(seed=1), "two": network(seed=2)}
     # As in a run: both are made before the first is open.
-    one, two = (open_stage(stage, models, make_loader(30)) for stage in (first, second))
+    looked_at = replace(first, objective=hint())
+    one, two = (open_stage(stage, models, make_loader(30)) for stage in (looked_at, second))
     with one, two:
         one.step([one.batch], Progress())
         assert hooks([models["one"]]) > 0
