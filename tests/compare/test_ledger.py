@@ -8,7 +8,7 @@ import math
 import pytest
 import torch
 
-from limbeck.atomic_io import partial_path
+from limbeck.atomic_io import partial_path, write_text
 from limbeck.compare import Outcome
 from limbeck.compare.run_storage import (
     append_outcome,
@@ -18,7 +18,6 @@ from limbeck.compare.run_storage import (
     load_outcomes,
     remove_partial_files,
     to_json_safe,
-    write,
 )
 from limbeck.engine import is_first_rank, open_fabric
 from limbeck.errors import LimbeckError
@@ -124,8 +123,8 @@ def test_what_kills_have_left_is_swept_and_nothing_else(tmp_path):
 
 
 def test_a_file_is_replaced_whole(tmp_path):
-    write(tmp_path / "a", "one")
-    write(tmp_path / "a", "two")
+    write_text("one", tmp_path / "a")
+    write_text("two", tmp_path / "a")
     assert (tmp_path / "a").read_text() == "two"
     assert [path.name for path in tmp_path.iterdir()] == ["a"]
 
@@ -137,7 +136,7 @@ def test_plain_is_json():
 
 
 def test_a_run_may_go_on_elsewhere_and_with_other_workers(tmp_path):
-    write(tmp_path / "job.yaml", job_text(make_job({**JOB, "out": "old"})))
+    write_text(job_text(make_job({**JOB, "out": "old"})), tmp_path / "job.yaml")
     job = make_job({**JOB, "out": str(tmp_path), "workers": 2})
     assert checked_folder(job, resume=True) == tmp_path
     data = {"name": JOB["data"], "num_workers": 3}
@@ -149,7 +148,7 @@ def test_a_run_may_go_on_elsewhere_and_with_other_workers(tmp_path):
 
 @pytest.mark.parametrize("change", [{"seeds": 2}, {"method": "logit_matching"}, {"budget": {"epochs": 3}}])
 def test_another_job_may_not(tmp_path, change):
-    write(tmp_path / "job.yaml", job_text(make_job(JOB)))
+    write_text(job_text(make_job(JOB)), tmp_path / "job.yaml")
     with pytest.raises(LimbeckError, match=f"another job: its {next(iter(change))}"):
         checked_folder(make_job({**JOB, **change, "out": str(tmp_path)}), resume=True)
 
