@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import limbeck as lb
-from limbeck.compare import run_job
+from limbeck.compare import checkup, run_job
 from limbeck.errors import DataError, LimbeckError
 from limbeck.job import make_job, read_run_job, recommend
 from limbeck.job.result import list_custom_metrics, read_result, read_task
@@ -225,3 +225,10 @@ def test_a_regressor_as_teacher_is_refused_with_a_way_out(tmp_path):
     job = {**job_of("regression", write_data(tmp_path)["regression"]), "teacher": f"{tmp_path / 'own.py'}:build"}
     with pytest.raises(LimbeckError, match="PrecomputedTeacher"):
         run_job(make_job(job))
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_the_doctor_finds_nothing_wrong(name, tmp_path):
+    findings = list(checkup(make_job(job_of(name, write_data(tmp_path)[name])), seconds=5.0))
+    assert [(one.name, one.sentence) for one in findings if one.state in ("wrong", "crash")] == []
+    assert {"data", "teacher", "first step"} <= {one.name for one in findings}

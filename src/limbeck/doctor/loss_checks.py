@@ -170,6 +170,10 @@ _SURE = 0.9
 
 def check_term_balance(context: StageContext) -> Finding:
     """Check the share of each term in the gradient at the parameters, halfway through the stage."""
+    if not context.teacher_trained and context.batch.labels is None and "targets" in context.batch.extra:
+        return warn(
+            TERM_BALANCE, None, "Unknown: the job trains the teacher first, and two untrained networks are alike."
+        )
     # Two untrained networks hardly differ, so an untrained teacher is replaced by one that knows the labels.
     teacher_outputs = context.teacher_outputs if context.teacher_trained else _confident_outputs(context)
     norms = {name: float(gradient.norm()) for name, gradient in context.gradients(teacher_outputs).items()}

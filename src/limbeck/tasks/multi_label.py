@@ -44,7 +44,7 @@ class MultiLabel(Task):
 
     name: ClassVar[str] = "multi_label"
     title: ClassVar[str] = "Multi-label classification"
-    primary: ClassVar[Score] = Score("f1_micro", "micro F1", percent=True)
+    primary: ClassVar[Score] = Score("f1_micro", "micro F1", percent=True, largest=1.0)
     headline = ("f1_micro", "mean_average_precision", "answer_agreement")
     metrics = MULTI_LABEL_METRICS
     output_title: ClassVar[str] = "labels"

@@ -52,7 +52,7 @@ class Segmentation(Task):
 
     name: ClassVar[str] = "segmentation"
     title: ClassVar[str] = "Segmentation"
-    primary: ClassVar[Score] = Score("miou", "mean IoU", percent=True)
+    primary: ClassVar[Score] = Score("miou", "mean IoU", percent=True, largest=1.0)
     headline = ("miou", "pixel_accuracy", "pixel_agreement")
     metrics = SEGMENTATION_METRICS
     target_field: ClassVar[str] = "labels"
