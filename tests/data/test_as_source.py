@@ -71,8 +71,8 @@ def test_options_that_cannot_apply_are_refused():
     with pytest.raises(LimbeckError, match="views= requires examples with ids"):
         as_loader([X], batch_size=4, views=3)
     for data in (X, ShuffledLoader(ArrayDataset(X), batch_size=4)):
-        with pytest.raises(LimbeckError, match="adapt="):
-            as_loader(data, batch_size=4, adapt=lambda item: item)
+        with pytest.raises(LimbeckError, match="to_batch="):
+            as_loader(data, batch_size=4, to_batch=lambda item: item)
 
 
 @pytest.mark.parametrize("option", [{"augment": RandomShift(1)}, {"mix": Mixup()}, {"views": 3}])

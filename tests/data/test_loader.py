@@ -116,14 +116,14 @@ def test_ids_and_texts_of_a_mapping_find_their_place():
 def test_an_item_that_could_mean_several_things_is_shown(item, shown):
     with pytest.raises(DataError, match=shown) as error:
         list(TorchLoader([item]))
-    assert "adapt=" in str(error.value)
+    assert "to_batch=" in str(error.value)
 
 
 def test_adapt_is_the_way_in_for_anything_else():
-    loader = TorchLoader([(X, Y, Y > 0)], adapt=lambda item: Batch(item[0], labels=item[1], mask=item[2]))
+    loader = TorchLoader([(X, Y, Y > 0)], to_batch=lambda item: Batch(item[0], labels=item[1], mask=item[2]))
     assert torch.equal(next(iter(loader)).mask, Y > 0)
     with pytest.raises(DataError, match=r"must return a limbeck.Batch; it returned Tensor"):
-        list(TorchLoader([X], adapt=lambda item: item))
+        list(TorchLoader([X], to_batch=lambda item: item))
 
 
 def test_peeking_loses_and_repeats_nothing():

@@ -94,7 +94,7 @@ def test_labels_that_are_the_inputs_are_refused(prompt):
     inputs = {name: item[name] for name in ("input_ids", "attention_mask")}
     ways = [
         ArrayDataset(inputs, item["labels"]),
-        TorchLoader([item], adapt=lambda one: Batch(inputs, labels=one["labels"])),
+        TorchLoader([item], to_batch=lambda one: Batch(inputs, labels=one["labels"])),
     ]
     for data in ways:
         with pytest.raises(LimbeckError, match="learn to copy"):

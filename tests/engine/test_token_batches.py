@@ -68,7 +68,7 @@ def counted(item: dict[str, Tensor]) -> Batch:
 def learnt(items: list[dict[str, Tensor]], objective: Any) -> tuple[Tensor, float]:
     student = Tagger(0)
     stage = Stage(objective, teacher=Tagger(1), optimizer=SGD, epochs=2)
-    run = distill(student, stage, TorchLoader(items, adapt=counted)).finish()
+    run = distill(student, stage, TorchLoader(items, to_batch=counted)).finish()
     return nn.utils.parameters_to_vector(student.parameters()).detach(), run.history[-1].loss
 
 
@@ -87,14 +87,14 @@ def test_an_attention_mask_alone_leaves_the_padding_out():
         distill(student, Stage(Loss(kl_divergence), teacher=Tagger(1), optimizer=SGD, epochs=2), data).finish()
         return nn.utils.parameters_to_vector(student.parameters()).detach()
 
-    wanted = learnt_from(TorchLoader(collated(None, labeled=False), adapt=counted))
+    wanted = learnt_from(TorchLoader(collated(None, labeled=False), to_batch=counted))
     assert torch.allclose(learnt_from(collated(9, labeled=False)), wanted, atol=1e-6)
 
 
 def test_without_any_mask_uneven_widths_are_refused():
     stage = Stage(Loss(kl_divergence), teacher=nn.Embedding(WORDS, CLASSES), epochs=1)
     items = [item["input_ids"] for item in collated(None, labeled=False)]
-    with pytest.raises(LimbeckError, match=r"say which of them count, with Batch\.mask.*Loader\(\.\.\., adapt="):
+    with pytest.raises(LimbeckError, match=r"say which of them count, with Batch\.mask.*Loader\(\.\.\., to_batch="):
         distill(nn.Embedding(WORDS, CLASSES), stage, items).finish()
 
 

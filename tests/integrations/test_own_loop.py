@@ -114,9 +114,9 @@ def test_whatever_distill_takes_gives_the_same_loss():
     assert {
         engine_loss(copy.deepcopy(student), objective(), copy.deepcopy(teacher), lb.Batch(x, labels=y))[0]
     } == losses
-    with pytest.raises(DataError, match="adapt="):
+    with pytest.raises(DataError, match="to_batch="):
         distillation((x, y, torch.arange(8)))
-    triples = DistillationLoss(student, objective(), teacher, adapt=lambda item: lb.Batch(item[0], labels=item[1]))
+    triples = DistillationLoss(student, objective(), teacher, to_batch=lambda item: lb.Batch(item[0], labels=item[1]))
     assert triples((x, y, torch.arange(8))).loss.item() in losses
 
 

@@ -41,7 +41,7 @@ def batch_from(item: Any) -> Batch:
         _check_soft(item[1], inputs.shape if isinstance(inputs, Tensor) else None)
     raise DataError(
         f"A batch is {describe(item)}; supported are a tensor, (inputs, integer labels), a mapping or a Batch. "
-        "Pass adapt=, a function that converts such an item to limbeck.Batch(inputs=..., labels=...)."
+        "Pass to_batch=, a function that converts such an item to limbeck.Batch(inputs=..., labels=...)."
     )
 
 
@@ -52,12 +52,12 @@ def _from_mapping(item: Mapping[str, Any]) -> Batch:
     if label_column is not None and labels is None:
         _check_soft(label_column)
         raise DataError(
-            f"labels must be class indices (whole numbers); this batch has {describe(label_column)}. Pass adapt=."
+            f"labels must be class indices (whole numbers); this batch has {describe(label_column)}. Pass to_batch=."
         )
     id = _integers(columns.pop("id")) if _integers(columns.get("id")) is not None else None
     inputs = {name: column for name, column in columns.items() if isinstance(column, Tensor)}
     if not inputs:
-        raise DataError(f"A batch is {describe(item)}, in which no column is a tensor for the model. Pass adapt=.")
+        raise DataError(f"A batch is {describe(item)}, in which no column is a tensor for the model. Pass to_batch=.")
     extra = {name: column for name, column in columns.items() if name not in inputs}
     return Batch(inputs, id, None, labels, None, extra)
 
@@ -135,7 +135,7 @@ class TorchLoader(Loader):
 
     An item may be a `Batch`; a tensor; ``(inputs,)`` or ``(inputs, labels)``; or a mapping, in which ``labels`` (or
     ``label``) are labels, ``id`` are ids, columns that are not tensors are ``extra``, and the other columns are the
-    model inputs. `adapt` converts anything else to a `Batch`. An ``attention_mask`` in a mapping is also
+    model inputs. `to_batch` converts anything else to a `Batch`. An ``attention_mask`` in a mapping is also
     ``Batch.mask``, so that padding does not count. The ``labels`` of a causal language model are expected in the format
     of Hugging Face models, at their own token, and are shifted to the model output that predicts them.
 
@@ -145,7 +145,7 @@ class TorchLoader(Loader):
 
     Args:
         loader: The batches.
-        adapt: Function item -> `Batch`.
+        to_batch: Function item -> `Batch`.
         fingerprint: An identifier of the data; by default a hash of the DataLoader's types and lengths, which is the
             same for different data of the same size.
 
@@ -162,11 +162,11 @@ class TorchLoader(Loader):
     ragged = True
 
     def __init__(
-        self, loader: Any, *, adapt: Callable[[Any], Batch] | None = None, fingerprint: str | None = None
+        self, loader: Any, *, to_batch: Callable[[Any], Batch] | None = None, fingerprint: str | None = None
     ) -> None:
         super().__init__()
         self.loader = loader
-        self.adapt = adapt
+        self.to_batch = to_batch
         self._size = _length(loader)
         self._fingerprint = fingerprint or _description(loader, self._size)
         self._live: Iterator[Any] | None = None
@@ -273,14 +273,14 @@ class TorchLoader(Loader):
 
     def _align_labels(self, batch: Batch) -> Batch:
         """Align labels and mask with model outputs; done late, because `bind` may come after the first `peek`."""
-        return batch if self.adapt is not None else token_batch(batch, shifted=self._shifted)
+        return batch if self.to_batch is not None else token_batch(batch, shifted=self._shifted)
 
     def _read(self, item: Any) -> Batch:
-        if self.adapt is None:
+        if self.to_batch is None:
             return batch_from(item)
-        batch = self.adapt(item)
+        batch = self.to_batch(item)
         if not isinstance(batch, Batch):
-            raise DataError(f"adapt= must return a limbeck.Batch; it returned {describe(batch)}.")
+            raise DataError(f"to_batch= must return a limbeck.Batch; it returned {describe(batch)}.")
         return batch
 
     def _check_resumable(self) -> None:
@@ -321,7 +321,7 @@ def as_loader(
     augment: Transform | None = None,
     mix: BatchMix | None = None,
     views: int | None = None,
-    adapt: Callable[[Any], Batch] | None = None,
+    to_batch: Callable[[Any], Batch] | None = None,
 ) -> Loader:
     """Convert data to a loader.
 
@@ -335,11 +335,11 @@ def as_loader(
         augment: A transform; for datasets and arrays only.
         mix: A mix of two examples; for datasets and arrays only.
         views: Number of views of each example.
-        adapt: Function item -> `Batch`; for DataLoaders and iterables only.
+        to_batch: Function item -> `Batch`; for DataLoaders and iterables only.
 
     Raises:
         DataError: If the data have an unsupported type.
-        LimbeckError: If `augment`, `mix`, `views` or `adapt` does not apply to the data.
+        LimbeckError: If `augment`, `mix`, `views` or `to_batch` does not apply to the data.
 
     Example:
         >>> import torch
@@ -348,9 +348,9 @@ def as_loader(
     """
     examples = as_dataset(data)
     if examples is not None:
-        if adapt is not None:
+        if to_batch is not None:
             raise LimbeckError(
-                "adapt= converts the items of a DataLoader to batches; these data are examples, not batches."
+                "to_batch= converts the items of a DataLoader to batches; these data are examples, not batches."
             )
         options: dict[str, Any] = {"shuffle": shuffle, "drop_last": drop_last, "augment": augment, "mix": mix}
         return ShuffledLoader(examples, batch_size=batch_size, seed=seed, views=views, **options)
@@ -365,13 +365,13 @@ def as_loader(
                 f"{name}= requires examples with ids, and a {type(data).__name__} has none. Use lb.ArrayDataset(...)."
             )
     if isinstance(data, Loader):
-        if adapt is not None:
+        if to_batch is not None:
             raise LimbeckError(
-                "adapt= converts the items of a DataLoader to batches; a limbeck loader has batches already."
+                "to_batch= converts the items of a DataLoader to batches; a limbeck loader has batches already."
             )
         return data
     if isinstance(data, DataLoader) or _is_batches(data):
-        return TorchLoader(data, adapt=adapt)
+        return TorchLoader(data, to_batch=to_batch)
     raise DataError(_unsupported_message(data))
 
 

@@ -88,7 +88,7 @@ class DistillationLoss(AbstractContextManager["DistillationLoss"]):
         loader: The source of the batches, for a `CachedTeacher`, which needs its ids and fingerprint.
         preprocess: Function from a batch to the student's inputs.
         adaptor: Function from the student's raw output to logits, for unusual outputs.
-        adapt: Function from an item of the loader to a `Batch`, for items that `__call__` does not support.
+        to_batch: Function from an item of the loader to a `Batch`, for items that `__call__` does not support.
         accumulate: The number of batches in one optimizer step.
 
     Raises:
@@ -117,7 +117,7 @@ class DistillationLoss(AbstractContextManager["DistillationLoss"]):
         loader: Stream | None = None,
         preprocess: Preprocess = read_inputs,
         adaptor: Adaptor | None = None,
-        adapt: Callable[[Any], Batch] | None = None,
+        to_batch: Callable[[Any], Batch] | None = None,
         accumulate: int = 1,
     ) -> None:
         objective_check(objective, accumulate=accumulate)
@@ -126,7 +126,7 @@ class DistillationLoss(AbstractContextManager["DistillationLoss"]):
         self.loader: Any = loader
         self.preprocess = preprocess
         self.adaptor = adaptor
-        self.adapt = adapt
+        self.to_batch = to_batch
         self._shifted = is_causal_lm(student)
         self._closing: Callable[[], Any] | None = None
         self._place: torch.device | None = None
@@ -206,7 +206,7 @@ class DistillationLoss(AbstractContextManager["DistillationLoss"]):
         Raises:
             DataError: If the item is ambiguous.
         """
-        batch = to_batch(item, shifted=self._shifted) if self.adapt is None else self.adapt(item)
+        batch = to_batch(item, shifted=self._shifted) if self.to_batch is None else self.to_batch(item)
         return batch.to(self.device)
 
     def __call__(

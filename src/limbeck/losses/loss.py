@@ -298,7 +298,7 @@ class Loss(LossTerm):
             raise LimbeckError(
                 f"{self.name} returns {values.numel()} values for a batch where {int(expected)} were expected: the "
                 "number of positions changes between batches, so say which of them count, with Batch.mask: "
-                "from a loader, Loader(..., adapt=lambda item: Batch(..., mask=...))."
+                "from a loader, TorchLoader(..., to_batch=lambda item: Batch(..., mask=...))."
             )
 
     def __repr__(self) -> str:

@@ -84,7 +84,7 @@ def _is_batches(data: Any) -> bool:
 def _epoch(loader: Loader, model: Any) -> Iterable[Batch]:
     if isinstance(loader, TorchLoader):
         # A loader continues where it stopped; a new one around the same batches starts at the beginning.
-        anew = TorchLoader(loader.loader, adapt=loader.adapt)
+        anew = TorchLoader(loader.loader, to_batch=loader.to_batch)
         anew.bind({} if model is None else {"model": model})
         return anew
     return loader.batches(0, 0) if loader.resumable else loader
