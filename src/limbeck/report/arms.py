@@ -130,7 +130,7 @@ class ArmRow(NamedTuple):
 
     def measure(self, name: str) -> SeedStat:
         """Return a metric on the test data."""
-        return read_stat(_mapping(self.row.get("measures")).get(name))
+        return read_stat(as_mapping(self.row.get("measures")).get(name))
 
     def number(self, key: str) -> float | None:
         """Return a cost: ``parameters``, ``megabytes``, ``milliseconds`` or ``seconds``."""
@@ -153,7 +153,7 @@ def read_arms(
         if style is None:
             style = _METHOD_STYLES[methods % len(_METHOD_STYLES)]
         methods += role == "method" and style != _JUDGED
-        score = read_stat(row.get(metric) or _mapping(row.get("measures")).get(metric))
+        score = read_stat(row.get(metric) or as_mapping(row.get("measures")).get(metric))
         arms[name] = ArmRow(name, role, style, score, read_stat(row.get("development")), row)
     return arms
 
@@ -168,7 +168,7 @@ def read_stat(entry: Any) -> SeedStat:
     if _is_number(entry):
         number = float(entry)
         return SeedStat((number,), number, None)
-    entries = _mapping(entry).get("values")
+    entries = as_mapping(entry).get("values")
     entries = entries if isinstance(entries, Sequence) and not isinstance(entries, str) else []
     values = tuple(float(value) for value in entries if _is_number(value))
     if not values or len(values) < len(entries):
@@ -196,5 +196,6 @@ def _is_number(value: Any) -> TypeGuard[float]:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
-def _mapping(value: Any) -> Mapping[str, Any]:
+def as_mapping(value: Any) -> Mapping[str, Any]:
+    """Return a mapping as it is, and an empty one for anything else: results may be damaged."""
     return value if isinstance(value, Mapping) else {}

@@ -18,7 +18,7 @@ from limbeck.errors import DataError, LimbeckError
 from limbeck.job import RunLayout, Search, read_run_job, read_search
 from limbeck.job.result import read_result, read_task
 from limbeck.metrics import Predictions, load_tensors
-from limbeck.report.arms import ArmRow, ScoreFormat, read_arms
+from limbeck.report.arms import ArmRow, ScoreFormat, as_mapping, read_arms
 from limbeck.report.curves import Curves, counted_reports, read_curves
 from limbeck.tasks import Classification, Task
 
@@ -61,7 +61,7 @@ class RunData:
     @property
     def verdict(self) -> Mapping[str, Any]:
         """The verdict of the result."""
-        return _mapping(self.result.get("verdict"))
+        return as_mapping(self.result.get("verdict"))
 
     @property
     def task(self) -> Task:
@@ -98,7 +98,7 @@ class RunData:
     @property
     def data(self) -> Mapping[str, Any]:
         """The description of the data."""
-        return _mapping(self.result.get("data"))
+        return as_mapping(self.result.get("data"))
 
     @property
     def method_arm(self) -> str | None:
@@ -117,14 +117,14 @@ class RunData:
     @property
     def shipped_arm(self) -> str | None:
         """The arm whose student is in ``student/``. In results of earlier versions it is `method_arm`."""
-        named = _mapping(self.result.get("shipped")).get("arm")
+        named = as_mapping(self.result.get("shipped")).get("arm")
         return str(named) if named in self.arms else self.method_arm
 
     @property
     def shown_seed(self) -> int | None:
         """The seed of `method_arm` that the figures show: that of the shipped student, or else the first."""
         seeds = self.logits.get(self.method_arm or "", {})
-        seed = _mapping(self.result.get("shipped")).get("seed") if self.shipped_arm == self.method_arm else None
+        seed = as_mapping(self.result.get("shipped")).get("seed") if self.shipped_arm == self.method_arm else None
         return seed if isinstance(seed, int) and seed in seeds else min(seeds, default=None)
 
     @property
@@ -164,7 +164,7 @@ def read_run(run: str | Path) -> RunData:
     check_no_folder_links(folder)
     result = _result(folder)
     task = read_task(result)
-    arms = read_arms(result["arms"], verdict_arm=_mapping(result.get("verdict")).get("arm"), metric=task.primary.name)
+    arms = read_arms(result["arms"], verdict_arm=as_mapping(result.get("verdict")).get("arm"), metric=task.primary.name)
     unknown: list[str] = []
     one_class = isinstance(task, Classification)  # outputs of other tasks are read where they are shown
     labels, teacher = _teacher_outputs(folder, unknown) if one_class else (None, None)
@@ -306,7 +306,3 @@ def _fits(logits: Tensor, labels: Tensor) -> bool:
 def _seeds(folder: Path, arm: str) -> list[tuple[int, Path]]:
     """Return the prediction files of an arm in the order of the seeds."""
     return list(RunLayout(folder).predictions(arm).items())
-
-
-def _mapping(value: Any) -> Mapping[str, Any]:
-    return value if isinstance(value, Mapping) else {}

@@ -11,7 +11,7 @@ from limbeck.job import list_custom_metrics, read_interval, read_size_notes
 from limbeck.job.result import read_task
 from limbeck.methods import method, names
 from limbeck.report import axes
-from limbeck.report.arms import MEMBER, ArmRow, ScoreFormat, SeedStat, mean_std_text, read_arms
+from limbeck.report.arms import MEMBER, ArmRow, ScoreFormat, SeedStat, as_mapping, mean_std_text, read_arms
 from limbeck.report.axes import Axes
 from limbeck.report.html import Markup, details, join, note, section, sized, table, tag
 from limbeck.report.run_data import ALONE, RunData, load_run
@@ -191,25 +191,23 @@ def _difference_text(row: DifferenceRow, score: ScoreFormat) -> str:
 
 def read_differences(run: RunData) -> list[DifferenceRow]:
     """Return the differences between the verdict's arm and each control, the student alone first."""
-    against = run.verdict.get("against")
-    comparisons = [(ALONE, run.verdict)] if ALONE in run.arms else []
-    comparisons += [(str(name), row) for name, row in (against.items() if isinstance(against, Mapping) else ())]
-    return [
-        DifferenceRow(f"over {name}", run.style(name), float(row["difference"]), read_interval(row))
-        for name, row in comparisons
-        if isinstance(row, Mapping) and isinstance(row.get("difference"), (int, float))
-    ]
+    alone = [(ALONE, run.verdict)] if ALONE in run.arms else []
+    comparisons = [*alone, *as_mapping(run.verdict.get("against")).items()]
+    return [row._replace(name=f"over {row.name}") for row in _read_rows(run, comparisons)]
 
 
 def read_methods(run: RunData) -> list[DifferenceRow]:
     """Return the difference between every method and the student alone; empty for a single method."""
-    comparisons = run.verdict.get("methods")
-    if not isinstance(comparisons, Mapping) or len(comparisons) < 2:
-        return []
+    comparisons = as_mapping(run.verdict.get("methods"))
+    rows = _read_rows(run, [(name, row) for name, row in comparisons.items() if name in run.arms])
+    return rows if len(comparisons) > 1 else []
+
+
+def _read_rows(run: RunData, comparisons: Sequence[tuple[str, Any]]) -> list[DifferenceRow]:
     return [
-        DifferenceRow(str(name), run.arms[name].style, float(row["difference"]), read_interval(row))
-        for name, row in comparisons.items()
-        if name in run.arms and isinstance(row, Mapping) and isinstance(row.get("difference"), (int, float))
+        DifferenceRow(name, run.style(name), float(row["difference"]), read_interval(row))
+        for name, row in comparisons
+        if isinstance(row, Mapping) and isinstance(row.get("difference"), (int, float))
     ]
 
 
@@ -328,11 +326,11 @@ def _methods_caption(run: RunData) -> str:
 
 def _measures(arms: list[ArmRow], task: Task) -> Markup:
     """Return the tables of all metrics and costs in the result."""
-    metrics = list(dict.fromkeys(name for arm in arms for name in _mapping(arm.row.get("measures"))))
+    metrics = list(dict.fromkeys(name for arm in arms for name in as_mapping(arm.row.get("measures"))))
     head = ("metric", "unit", "better", *(arm.name for arm in arms))
     rows = [(name, *_kind(name, task), *(mean_std_text(arm.measure(name), 4) for arm in arms)) for name in metrics]
-    costs = list(dict.fromkeys(name for arm in arms for name in _mapping(arm.row.get("cost"))))
-    cost_rows = [(name, *(_value(_mapping(arm.row.get("cost")).get(name)) for arm in arms)) for name in costs]
+    costs = list(dict.fromkeys(name for arm in arms for name in as_mapping(arm.row.get("cost"))))
+    cost_rows = [(name, *(_value(as_mapping(arm.row.get("cost")).get(name)) for arm in arms)) for name in costs]
     more = table("Further costs of each arm", ("cost", *(arm.name for arm in arms)), cost_rows) if costs else None
     caption = "Every metric on the test data, mean ± standard deviation over seeds"
     return details("All metrics and costs", table(caption, head, rows, words=3) if rows else None, more)
@@ -354,7 +352,3 @@ def _value(value: object) -> Markup | str:
     if isinstance(value, Mapping):
         return join(tag("div", f"{key}: ", _value(inner)) for key, inner in value.items())
     return str(value)
-
-
-def _mapping(value: object) -> Mapping[str, object]:
-    return value if isinstance(value, Mapping) else {}

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from limbeck.job import list_custom_metrics, read_size_notes
 from limbeck.job.result import read_task
-from limbeck.report.arms import MEMBER, SeedStat, read_stat
+from limbeck.report.arms import MEMBER, SeedStat, as_mapping, mean_std_text, read_stat
 from limbeck.tasks import Task
 
 if TYPE_CHECKING:
@@ -95,21 +95,21 @@ def table_notes(result: Mapping[str, Any]) -> str:
 
 def majority_accuracy(result: Mapping[str, Any]) -> float | None:
     """Return the test accuracy of always predicting the most frequent class; None if it is not known."""
-    share = _mapping(_mapping(result.get("data")).get("most_frequent")).get("test")
+    share = as_mapping(as_mapping(result.get("data")).get("most_frequent")).get("test")
     return float(share) if isinstance(share, (int, float)) else None
 
 
 _SCORES: dict[str, tuple[tuple[str, str, Callable[[Mapping[str, Any]], str]], ...]] = {
     "classification": (
-        ("accuracy", "%", lambda arm: _percent(_stat(arm, "accuracy"))),
+        ("accuracy", "%", lambda arm: mean_std_text(_stat(arm, "accuracy"), 2, 100)),
         ("error", "%", lambda arm: _error(_stat(arm, "accuracy").mean)),
         ("NLL", "nats", lambda arm: _fixed(_number(arm.get("nll")), 3)),
         ("agrees", "%", lambda arm: _fixed(_number(arm.get("agreement")), 1, scale=100.0)),
     ),
     "multi_label": (
-        ("micro F1", "%", lambda arm: _percent(_stat(arm, "f1_micro"))),
-        ("macro F1", "%", lambda arm: _percent(_stat(arm, "f1_macro"))),
-        ("mAP", "%", lambda arm: _percent(_stat(arm, "mean_average_precision"))),
+        ("micro F1", "%", lambda arm: mean_std_text(_stat(arm, "f1_micro"), 2, 100)),
+        ("macro F1", "%", lambda arm: mean_std_text(_stat(arm, "f1_macro"), 2, 100)),
+        ("mAP", "%", lambda arm: mean_std_text(_stat(arm, "mean_average_precision"), 2, 100)),
         ("agrees", "%", lambda arm: _fixed(_number(arm.get("answer_agreement")), 1, scale=100.0)),
     ),
     "regression": (
@@ -118,8 +118,8 @@ _SCORES: dict[str, tuple[tuple[str, str, Callable[[Mapping[str, Any]], str]], ..
         ("MAE", "", lambda arm: _plain(_stat(arm, "mae"))),
     ),
     "segmentation": (
-        ("mean IoU", "%", lambda arm: _percent(_stat(arm, "miou"))),
-        ("pixel acc.", "%", lambda arm: _percent(_stat(arm, "pixel_accuracy"))),
+        ("mean IoU", "%", lambda arm: mean_std_text(_stat(arm, "miou"), 2, 100)),
+        ("pixel acc.", "%", lambda arm: mean_std_text(_stat(arm, "pixel_accuracy"), 2, 100)),
         ("agrees", "%", lambda arm: _fixed(_number(arm.get("pixel_agreement")), 1, scale=100.0)),
     ),
 }
@@ -146,12 +146,11 @@ def _costs(arm: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def _own(arm: Mapping[str, Any], names: Sequence[str]) -> list[str]:
-    stats = (read_stat(_mapping(arm.get("measures")).get(name)) for name in names)
-    return [_fixed(stat.mean, 4) + (f" ± {_fixed(stat.std, 4)}" if stat.std is not None else "") for stat in stats]
+    return [mean_std_text(_stat(arm, name), 4) for name in names]
 
 
 def _stat(arm: Mapping[str, Any], name: str) -> SeedStat:
-    return read_stat(_mapping(arm.get("measures")).get(name) or arm.get(name))
+    return read_stat(as_mapping(arm.get("measures")).get(name) or arm.get(name))
 
 
 def _plain(stat: SeedStat) -> str:
@@ -171,12 +170,6 @@ def _parameter_count(parameters: float | None) -> str:
     return f"{parameters / 1e6:,.{1 if parameters < 1e9 else 0}f} M"
 
 
-def _percent(accuracy: SeedStat) -> str:
-    mean = _fixed(accuracy.mean, 2, scale=100.0)
-    has_std = accuracy.mean is not None and accuracy.std is not None
-    return f"{mean} ± {_fixed(accuracy.std, 2, scale=100.0)}" if has_std else mean
-
-
 def _error(accuracy: float | None) -> str:
     return _fixed(None if accuracy is None else 1.0 - accuracy, 2, scale=100.0)
 
@@ -184,10 +177,6 @@ def _error(accuracy: float | None) -> str:
 def _fixed(value: float | None, digits: int, *, scale: float = 1.0) -> str:
     """Format a number; a dash if it is infinite or was not measured."""
     return "-" if value is None else f"{scale * value:,.{digits}f}"
-
-
-def _mapping(value: Any) -> Mapping[str, Any]:
-    return value if isinstance(value, Mapping) else {}
 
 
 # --- a paper's numbers beside ours ----------------------------------------------------------------------------------
