@@ -1,201 +1,194 @@
-"""A DataLoader is read as it is, and refused where it cannot do what is needed."""
+"""The shuffled loader yields every example once and resumes exactly."""
 
 from __future__ import annotations
 
-from collections import UserDict
+import copy
+from itertools import chain
 
-import numpy as np
 import pytest
 import torch
-from torch.utils.data import DataLoader, TensorDataset
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from limbeck.batch import Batch
-from limbeck.data import TorchLoader
-from limbeck.errors import DataError, LimbeckError
+from limbeck.data import ArrayDataset, RandomShift, ShuffledLoader
+from limbeck.errors import LimbeckError
 
-X, Y = torch.arange(20.0).view(10, 2), torch.arange(10) % 3
-
-
-class Stateful:
-    """A loader that keeps its own place, as some libraries' loaders do."""
-
-    def __init__(self) -> None:
-        self.place, self.restored = 0, False
-
-    def __len__(self) -> int:
-        return 4
-
-    def __iter__(self):
-        if not self.restored:
-            self.place = 0
-        self.restored = False
-        while self.place < 4:
-            self.place += 1
-            yield Batch(torch.full((2,), self.place))
-
-    def state_dict(self):
-        return {"place": self.place}
-
-    def load_state_dict(self, state):
-        self.place, self.restored = state["place"], True
+property_test = settings(derandomize=True, database=None, deadline=None, max_examples=40)
 
 
-def test_a_data_loader_gives_its_own_batches():
-    loader = TorchLoader(DataLoader(TensorDataset(X, Y), batch_size=4))
-    batches = list(loader)
-    assert torch.equal(torch.cat([b.inputs for b in batches]), X)
-    assert torch.equal(torch.cat([b.labels for b in batches]), Y)
-    assert len(loader) == 3
-    assert loader.examples_per_epoch == 10
-    assert not loader.has_ids
-    assert not loader.resumable
-    assert TorchLoader(DataLoader(TensorDataset(X), batch_size=4, drop_last=True)).examples_per_epoch == 8
+def _data(n: int) -> ArrayDataset:
+    return ArrayDataset(torch.arange(n) * 2, torch.arange(n) % 3)
 
 
-def test_torchs_seed_governs_a_shuffling_loader():
-    new = lambda: DataLoader(TensorDataset(X, Y), batch_size=3, shuffle=True)  # noqa: E731
-    torch.manual_seed(5)
-    bare = [[x for x, _ in new()] for _ in range(2)]
-    torch.manual_seed(5)
-    loader = TorchLoader(new())
-    torch.manual_seed(5)
-    read = [[b.inputs for b in loader], [b.inputs for b in TorchLoader(new())]]
-    assert all(torch.equal(a, b) for one, two in zip(bare, read, strict=True) for a, b in zip(one, two, strict=True))
+def _ids(batches) -> list[list[int]]:
+    return [batch.id.tolist() for batch in batches]
 
 
-@pytest.mark.parametrize(
-    ("item", "inputs", "labels"),
-    [
-        (X, X, None),
-        (X.numpy(), X, None),
-        ([X], X, None),
-        ((X, Y), X, Y),
-        ([X, Y.numpy()], X, Y),
-        ((X, Y.to(torch.uint8)), X, Y),
-        (((X, X), Y), (X, X), Y),
-        (({"a": X}, Y), {"a": X}, Y),
-        ({"a": X, "labels": Y}, {"a": X}, Y),
-        ({"a": X, "label": Y}, {"a": X}, Y),
-        ({"a": X}, {"a": X}, None),
-        (UserDict({"input_ids": Y, "labels": Y}), {"input_ids": Y}, Y),
-    ],
-)
-def test_an_item_becomes_a_batch(item, inputs, labels):
-    batch = next(iter(TorchLoader([item])))
-    torch.testing.assert_close(batch.inputs, inputs)
-    if labels is None:
-        assert batch.labels is None
-    else:
-        assert torch.equal(batch.labels, labels)
-        assert batch.labels.dtype == torch.int64
-    assert batch.id is None
+@property_test
+@given(n=st.integers(1, 40), size=st.integers(1, 50), seed=st.integers(-9, 9), epochs=st.integers(1, 3))
+def test_an_epoch_is_every_example_once_and_a_pure_function_of_seed_and_epoch(n, size, seed, epochs):
+    loader, again = (ShuffledLoader(_data(n), batch_size=size, seed=seed) for _ in range(2))
+    for epoch in range(epochs):
+        found = _ids(loader)
+        assert sorted(chain(*found)) == list(range(n))
+        assert len(found) == len(loader)
+        again.load_state_dict({"epoch": epoch, "batch": 0})
+        assert _ids(again) == found
+    assert loader.state_dict() == {"epoch": epochs, "batch": 0}
 
 
-def test_ids_and_texts_of_a_mapping_find_their_place():
-    loader = TorchLoader([{"x": X, "id": torch.arange(10), "text": ["t"] * 10}])
-    assert loader.has_ids
-    batch = next(iter(loader))
-    assert batch.id.tolist() == list(range(10))
-    assert set(batch.inputs) == {"x"}
-    assert batch.extra == {"text": ["t"] * 10}
-
-
-@pytest.mark.parametrize(
-    ("item", "shown"),
-    [
-        ((X, Y, Y), r"a tuple of 3: \(Tensor\[10, 2\] float32, Tensor\[10\] int64"),
-        ((X, X), r"Tensor\[10, 2\] float32"),
-        ((X, ["cat"]), "a list of 1: .*str"),
-        ("text", "is str"),
-        (None, "NoneType"),
-        ({"a": X, "labels": X}, "labels must be class indices"),
-        ({"text": ["a"]}, "no column is a tensor"),
-        ((np.array(["a"]).tolist(), Y), "a list of 1"),
-    ],
-)
-def test_an_item_that_could_mean_several_things_is_shown(item, shown):
-    with pytest.raises(DataError, match=shown) as error:
-        list(TorchLoader([item]))
-    assert "to_batch=" in str(error.value)
-
-
-def test_adapt_is_the_way_in_for_anything_else():
-    loader = TorchLoader([(X, Y, Y > 0)], to_batch=lambda item: Batch(item[0], labels=item[1], mask=item[2]))
-    assert torch.equal(next(iter(loader)).mask, Y > 0)
-    with pytest.raises(DataError, match=r"must return a limbeck.Batch; it returned Tensor"):
-        list(TorchLoader([X], to_batch=lambda item: item))
-
-
-def test_peeking_loses_and_repeats_nothing():
-    loader = TorchLoader([torch.tensor([n]) for n in range(3)])
-    assert loader.peek().inputs.tolist() == [0]
-    assert [b.inputs.item() for b in loader] == [0, 1, 2]
-    assert loader.peek().inputs.tolist() == [0]
-    assert [b.inputs.item() for b in loader] == [0, 1, 2]
-
-
-def test_an_iterator_left_early_goes_on_where_it_was():
-    loader = TorchLoader([torch.tensor([n]) for n in range(4)])
-    for batch in loader:
-        if batch.inputs.item() == 1:
-            break
-    assert loader.peek().inputs.item() == 2
-    assert [b.inputs.item() for b in loader] == [2, 3]
-    assert [b.inputs.item() for b in loader] == [0, 1, 2, 3]
-
-
-def test_peeking_after_the_last_batch_is_the_next_epoch():
-    loader = TorchLoader([torch.tensor([n]) for n in range(2)])
-    for batch in loader:
-        if batch.inputs.item() == 1:
-            break
-    assert loader.peek().inputs.item() == 0
-    assert [b.inputs.item() for b in loader] == [0, 1]
-
-
-def test_without_a_state_it_cannot_be_resumed_and_says_the_way_out():
-    loader = TorchLoader(DataLoader(TensorDataset(X, Y)))
-    for ask in (loader.state_dict, lambda: loader.load_state_dict({"epoch": 0, "batch": 0})):
-        with pytest.raises(LimbeckError, match=r"DataLoader cannot be resumed.*lb.ArrayDataset"):
-            ask()
-
-
-@pytest.mark.parametrize("stop", [0, 1, 3, 4])
-@pytest.mark.parametrize("peek", [False, True])
-def test_a_loader_with_a_state_continues_exactly(stop, peek):
-    loader = TorchLoader(Stateful())
-    assert loader.resumable
-    if stop:
-        for used, _ in enumerate(loader, start=1):
+@property_test
+@given(n=st.integers(1, 30), size=st.integers(1, 7), stop=st.integers(0, 60), augmented=st.booleans())
+def test_an_interrupted_and_restored_source_gives_exactly_the_remaining_batches(n, size, stop, augmented):
+    data = ArrayDataset(torch.arange(n * 9).view(n, 3, 3), torch.arange(n) % 3)
+    new = lambda: ShuffledLoader(data, batch_size=size, seed=1, augment=RandomShift(1) if augmented else None)  # noqa: E731
+    whole = [batch for loader in [new()] for _ in range(3) for batch in loader]
+    loader, state, used = new(), None, 0
+    for _ in range(3):
+        for _batch in loader:
+            used += 1
             if used == stop:
                 break
-    if peek and stop < 4:
-        loader.peek()
-    state = loader.state_dict()
-    assert (state["epoch"], state["batch"]) == (0, stop)
-    restored = TorchLoader(Stateful())
+        if used == stop:
+            break
+    state = copy.deepcopy(loader.state_dict())
+    restored = new()
     restored.load_state_dict(state)
-    assert [int(b.inputs[0]) for b in restored] == list(range(stop + 1, 5))
-    assert [int(b.inputs[0]) for b in restored] == [1, 2, 3, 4]
+    rest = [batch for _ in range(3 - state["epoch"]) for batch in restored]
+    assert len(rest) == len(whole) - used
+    for one, two in zip(whole[used:], rest, strict=True):
+        assert torch.equal(one.id, two.id)
+        assert torch.equal(one.inputs, two.inputs)
+        assert (one.view is None) == (not augmented)
+        assert one.view is None or torch.equal(one.view, two.view)
 
 
-def test_the_start_of_an_epoch_needs_no_state_of_the_loader():
-    loader = TorchLoader(Stateful())
-    next(iter(loader))
-    loader.load_state_dict({"epoch": 3, "batch": 0})
-    assert [int(b.inputs[0]) for b in loader] == [1, 2, 3, 4]
-    assert loader.state_dict()["epoch"] == 4
-    with pytest.raises(LimbeckError, match="inside an epoch"):
-        loader.load_state_dict({"epoch": 3, "batch": 1})
+def test_a_state_taken_while_a_batch_is_used_counts_it():
+    loader = ShuffledLoader(_data(5), batch_size=2)
+    seen = [loader.state_dict() for _ in loader]
+    assert seen == [{"epoch": 0, "batch": n} for n in (1, 2, 3)]
+    loader.load_state_dict(seen[-1])
+    assert list(loader) == []
+    assert loader.state_dict() == {"epoch": 1, "batch": 0}
 
 
-def test_a_length_is_needed():
-    with pytest.raises(LimbeckError, match="generator has no length"):
-        TorchLoader(x for x in [X])
-    with pytest.raises(LimbeckError, match="has no batches"):
-        TorchLoader([])
+def test_an_iterator_left_early_is_continued():
+    loader = ShuffledLoader(_data(9), batch_size=2, seed=5)
+    first = _ids([next(iter(loader))])
+    assert sorted(chain(*first, *_ids(loader))) == list(range(9))
 
 
-def test_the_fingerprint_is_what_was_given_or_a_description():
-    assert TorchLoader([X], fingerprint="mine").fingerprint == "mine"
-    assert TorchLoader([X]).fingerprint != TorchLoader([X, X]).fingerprint
+def test_peeking_uses_nothing_up():
+    loader = ShuffledLoader(_data(4), batch_size=2)
+    seen = _ids([loader.peek(), loader.peek()])
+    assert seen[0] == seen[1]
+    assert loader.state_dict() == {"epoch": 0, "batch": 0}
+    assert _ids(loader)[0] == seen[0]
+    loader.load_state_dict({"epoch": 0, "batch": 2})
+    at_end = _ids([loader.peek()])
+    assert list(loader) == []
+    assert _ids(loader)[0] == at_end[0]
+
+
+def test_sizes():
+    data = _data(10)
+    assert [b.size for b in ShuffledLoader(data, batch_size=4)] == [4, 4, 2]
+    assert [b.size for b in ShuffledLoader(data, batch_size=4, drop_last=True)] == [4, 4]
+    assert [b.size for b in ShuffledLoader(data, batch_size=64)] == [10]
+    assert ShuffledLoader(data, batch_size=4).examples_per_epoch == 10
+    assert ShuffledLoader(data, batch_size=4, drop_last=True).examples_per_epoch == 8
+    assert _ids(ShuffledLoader(data, batch_size=10, shuffle=False)) == [list(range(10))]
+
+
+def test_seeds_and_epochs_give_other_orders():
+    orders = [
+        tuple(ShuffledLoader(_data(50), batch_size=50, seed=seed).order(epoch).tolist())
+        for seed in (0, 1)
+        for epoch in (0, 1)
+    ]
+    assert len(set(orders)) == 4
+
+
+def test_global_random_numbers_are_neither_read_nor_moved():
+    before = torch.get_rng_state()
+    loader = ShuffledLoader(_data(20), batch_size=3)
+    one = _ids(loader)
+    assert torch.equal(torch.get_rng_state(), before)
+    torch.manual_seed(99)
+    assert _ids(ShuffledLoader(_data(20), batch_size=3)) == one
+
+
+def test_a_view_is_that_of_the_epoch():
+    images = torch.randint(0, 256, (7, 6, 6), dtype=torch.uint8)
+    shift = RandomShift(2, seed=3)
+    loader = ShuffledLoader(ArrayDataset(images), batch_size=4, augment=shift)
+    for epoch in range(3):
+        for batch in loader:
+            assert batch.view.tolist() == [epoch] * batch.size
+            assert torch.equal(batch.inputs, shift(images[batch.id], batch.id, batch.view))
+
+
+@property_test
+@given(views=st.integers(1, 5), epochs=st.integers(1, 8), stop=st.integers(0, 20))
+def test_only_so_many_views_are_handed_out_and_a_restored_source_knows_which(views, epochs, stop):
+    images = torch.arange(6 * 25).view(6, 5, 5)
+    shift = RandomShift(2)
+    new = lambda: ShuffledLoader(ArrayDataset(images), batch_size=4, augment=shift, views=views)  # noqa: E731
+    loader, found = new(), []
+    for epoch in range(epochs):
+        assert sorted(chain(*(batch.id.tolist() for batch in new().batches(epoch, 0)))) == list(range(6))
+        for batch in loader:
+            assert batch.view.tolist() == [epoch % views] * batch.size
+            assert torch.equal(batch.inputs, shift(images[batch.id], batch.id, batch.view))
+            found.append(batch)
+    restored = new()
+    stop = min(stop, len(found))
+    restored.load_state_dict({"epoch": stop // 2, "batch": stop % 2})
+    again = [batch for _ in range(epochs - stop // 2) for batch in restored]
+    assert len(again) == len(found) - stop
+    for one, two in zip(found[stop:], again, strict=True):
+        assert torch.equal(one.inputs, two.inputs)
+        assert torch.equal(one.view, two.view)
+
+
+def test_how_many_views_there_are_changes_neither_what_one_is_nor_the_order():
+    data = ArrayDataset(torch.arange(8 * 9).view(8, 3, 3))
+    few, many = (ShuffledLoader(data, batch_size=3, augment=RandomShift(1), views=views) for views in (2, None))
+    assert few.fingerprint == many.fingerprint
+    for epoch in range(5):
+        assert torch.equal(few.order(epoch), many.order(epoch))
+    plain = ShuffledLoader(data, batch_size=3, views=2)
+    assert plain.fingerprint == data.fingerprint
+    assert plain.peek().view is None
+
+
+def test_the_fingerprint_is_that_of_examples_and_view():
+    data = ArrayDataset(torch.zeros(4, 3, 3))
+    plain = ShuffledLoader(data, batch_size=2).fingerprint
+    assert plain == data.fingerprint == ShuffledLoader(data, batch_size=3, seed=8).fingerprint
+    views = {ShuffledLoader(data, batch_size=2, augment=RandomShift(n)).fingerprint for n in (1, 2)}
+    assert len(views | {plain}) == 3
+
+
+def test_a_subset_keeps_its_ids_in_a_source():
+    part = _data(10).select(torch.tensor([3, 8, 9]))
+    assert sorted(chain(*_ids(ShuffledLoader(part, batch_size=2)))) == [3, 8, 9]
+
+
+@pytest.mark.parametrize("size", [0, -3, True])
+def test_a_batch_holds_a_positive_number(size):
+    with pytest.raises(LimbeckError, match="batch_size"):
+        ShuffledLoader(_data(3), batch_size=size)
+
+
+def test_drop_last_must_leave_a_batch():
+    with pytest.raises(LimbeckError, match="leaves no batch"):
+        ShuffledLoader(_data(3), batch_size=4, drop_last=True)
+
+
+@pytest.mark.parametrize(
+    "state", [{}, {"epoch": 0}, {"epoch": 0, "batch": 4}, {"epoch": -1, "batch": 0}, {"epoch": 0, "batch": "1"}]
+)
+def test_a_position_of_another_source_is_refused(state):
+    with pytest.raises(LimbeckError, match="is not a valid position"):
+        ShuffledLoader(_data(6), batch_size=2).load_state_dict(state)

@@ -1,4 +1,4 @@
-"""Pictures of every kind: scaled, converted, counted and told, or refused; damaged ones are all found."""
+"""Tests of images of every kind: scaled, converted, counted or refused; damaged files."""
 
 from __future__ import annotations
 
