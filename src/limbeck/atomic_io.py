@@ -8,6 +8,7 @@ import os
 import shutil
 import socket
 import stat
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -15,16 +16,13 @@ from pathlib import Path
 
 from limbeck.errors import DataError, LimbeckError, WriteError
 
-_NOFOLLOW = getattr(os, "O_NOFOLLOW", 0)  # Windows has none; links need a privilege there
-
-_CLOEXEC = getattr(os, "O_CLOEXEC", 0)
-
+if sys.platform == "win32":  # it has none of these flags, and links need a privilege there
+    _NOFOLLOW = _CLOEXEC = _NONBLOCK = 0
+else:
+    _NOFOLLOW, _CLOEXEC, _NONBLOCK = os.O_NOFOLLOW, os.O_CLOEXEC, os.O_NONBLOCK
 _HERE = -100
-
 """AT_FDCWD of Linux, whose libraries alone have renameat2: paths are relative to the working folder."""
-
 _EXCHANGE = 2
-
 """RENAME_EXCHANGE, see man 2 renameat2."""
 
 
@@ -112,7 +110,7 @@ def open_regular_file(path: Path, flags: int) -> int:
             path.unlink()
     try:
         # O_NONBLOCK: opening a named pipe would otherwise block.
-        descriptor = os.open(path, flags | _NOFOLLOW | _CLOEXEC | getattr(os, "O_NONBLOCK", 0), 0o666)
+        descriptor = os.open(path, flags | _NOFOLLOW | _CLOEXEC | _NONBLOCK, 0o666)
     except IsADirectoryError as error:
         raise DataError(f"{path} is a folder, but limbeck writes a file with that name. Remove the folder.") from error
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
@@ -210,8 +208,13 @@ def publish_folder(new: Path, folder: Path) -> None:
 
 def _exchange(one: Path, other: Path) -> bool:
     """Exchange two paths and return True, or return False; `os.replace` refuses folders that are not empty."""
-    call = getattr(ctypes.CDLL(None), "renameat2", None) if os.name == "posix" else None
-    return call is not None and call(_HERE, os.fsencode(one), _HERE, os.fsencode(other), _EXCHANGE) == 0
+    if os.name != "posix":
+        return False
+    try:
+        exchange = ctypes.CDLL(None).renameat2
+    except AttributeError:  # macOS, and old C libraries
+        return False
+    return bool(exchange(_HERE, os.fsencode(one), _HERE, os.fsencode(other), _EXCHANGE) == 0)
 
 
 def publish_file(partial: Path, path: Path) -> None:

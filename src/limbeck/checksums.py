@@ -145,4 +145,5 @@ def _canonical(body: Mapping[str, Any]) -> bytes:
 def _reason(error: Exception) -> str:
     if isinstance(error, RecursionError):
         return "it is nested too deeply"
-    return str(getattr(error, "strerror", None) or error).rstrip(".")
+    reason = error.strerror if isinstance(error, OSError) else None
+    return str(reason or error).rstrip(".")

@@ -7,7 +7,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from limbeck.batch import IGNORED
 from limbeck.errors import DataError, LimbeckError, unknown_name_error
@@ -65,7 +67,7 @@ def open_metric(metric: str | Callable[[Any, Any], Any], *, higher_is_better: bo
     if isinstance(metric, str) or not callable(metric):
         raise LimbeckError(f"metric={metric!r} is neither a name nor a function; names are {', '.join(METRICS)}.")
     # an object with __call__ has no __name__
-    return ScoreFunction(getattr(metric, "__name__", "score"), metric, higher_is_better)
+    return ScoreFunction(metric.__name__ if hasattr(metric, "__name__") else "score", metric, higher_is_better)
 
 
 def score_accuracy(predictions: Any, targets: Any) -> Scores:
@@ -135,11 +137,11 @@ def array_of(values: Any) -> NDArray[Any]:
     Raises:
         DataError: If the rows differ in shape.
     """
-    detached = values.detach().cpu() if hasattr(values, "detach") else values
-    if str(getattr(detached, "dtype", "")) == "torch.bfloat16":
-        detached = detached.float()  # numpy has no bfloat16
+    if isinstance(values, Tensor):
+        values = values.detach().cpu()
+        values = values.float() if values.dtype == torch.bfloat16 else values  # numpy has no bfloat16
     try:
-        return np.asarray(detached)
+        return np.asarray(values)
     except (TypeError, ValueError) as error:
         raise DataError(
             f"Cannot convert a {type(values).__name__} to an array of numbers or names: {error}."
