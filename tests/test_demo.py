@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import limbeck as lb
-from limbeck.compare.comparison_data import load_comparison_data, student_of
+from limbeck.compare.comparison_data import load_comparison_data, make_student
 from limbeck.compare.teacher import open_teacher
 from limbeck.demo import DESCRIPTION, demo_job
 from limbeck.models import count_parameters, load
@@ -18,7 +18,7 @@ def test_the_demos_job_is_what_its_story_says():
     assert not set(material.train.ids.tolist()) & set(material.development.ids.tolist())
     _, members = open_teacher(job, material)
     teacher = sum(count_parameters(model) for model in members.values())
-    assert teacher >= 10 * count_parameters(student_of(job, material, seed=0))
+    assert teacher >= 10 * count_parameters(make_student(job, material, seed=0))
     assert len(members) == 5
     assert str(len(material.train)) in DESCRIPTION
     assert (job.seeds, job.out) == (5, "somewhere")

@@ -12,7 +12,7 @@ from limbeck.atomic_io import partial_path, write_text
 from limbeck.compare import Outcome
 from limbeck.compare.run_storage import (
     append_outcome,
-    checked_folder,
+    check_folder,
     initialize_folder,
     is_rank_zero,
     load_outcomes,
@@ -138,28 +138,28 @@ def test_plain_is_json():
 def test_a_run_may_go_on_elsewhere_and_with_other_workers(tmp_path):
     write_text(job_text(make_job({**JOB, "out": "old"})), tmp_path / "job.yaml")
     job = make_job({**JOB, "out": str(tmp_path), "workers": 2})
-    assert checked_folder(job, resume=True) == tmp_path
+    assert check_folder(job, resume=True) == tmp_path
     data = {"name": JOB["data"], "num_workers": 3}
     job = make_job({**JOB, "out": str(tmp_path), "data": data})
-    assert checked_folder(job, resume=True) == tmp_path
+    assert check_folder(job, resume=True) == tmp_path
     with pytest.raises(LimbeckError, match="another job: its data"):
-        checked_folder(make_job({**JOB, "out": str(tmp_path), "data": {**data, "size": 8}}), resume=True)
+        check_folder(make_job({**JOB, "out": str(tmp_path), "data": {**data, "size": 8}}), resume=True)
 
 
 @pytest.mark.parametrize("change", [{"seeds": 2}, {"method": "logit_matching"}, {"budget": {"epochs": 3}}])
 def test_another_job_may_not(tmp_path, change):
     write_text(job_text(make_job(JOB)), tmp_path / "job.yaml")
     with pytest.raises(LimbeckError, match=f"another job: its {next(iter(change))}"):
-        checked_folder(make_job({**JOB, **change, "out": str(tmp_path)}), resume=True)
+        check_folder(make_job({**JOB, **change, "out": str(tmp_path)}), resume=True)
 
 
 def test_a_full_folder_without_a_job_is_no_run(tmp_path):
     (tmp_path / "note").write_text("mine")
     job = make_job({**JOB, "out": str(tmp_path)})
     with pytest.raises(LimbeckError, match="no run's folder"):
-        checked_folder(job, resume=True)
+        check_folder(job, resume=True)
     with pytest.raises(LimbeckError, match="limbeck resume"):
-        checked_folder(job, resume=False)
+        check_folder(job, resume=False)
 
 
 def test_a_run_that_was_killed_before_its_job_was_written_leaves_its_folder_free(tmp_path):
@@ -168,21 +168,21 @@ def test_a_run_that_was_killed_before_its_job_was_written_leaves_its_folder_free
     (tmp_path / "student" / "config.json").write_text("half")
     (tmp_path / "job.yaml.partial").write_text("data: dig")
     with pytest.raises(LimbeckError, match="already holds something"):
-        checked_folder(job, resume=False)  # without a lock nobody knows whose these are
+        check_folder(job, resume=False)  # without a lock nobody knows whose these are
     (tmp_path / ".lock").touch()
-    assert checked_folder(job, resume=False) == tmp_path
+    assert check_folder(job, resume=False) == tmp_path
     initialize_folder(job, tmp_path, lambda: (tmp_path / "student").mkdir())
     assert sorted(path.name for path in tmp_path.iterdir()) == [".lock", ".places.json", "job.yaml", "student"]
     assert list((tmp_path / "student").iterdir()) == []
     (tmp_path / "job.yaml").unlink()
     (tmp_path / "mine").touch()
     with pytest.raises(LimbeckError, match="already holds something"):
-        checked_folder(job, resume=False)
+        check_folder(job, resume=False)
 
 
 def test_an_empty_or_missing_folder_is_free(tmp_path):
     for folder in (tmp_path, tmp_path / "new" / "er"):
         for resume in (False, True):
-            assert checked_folder(make_job({**JOB, "out": str(folder)}), resume=resume) == folder
-    assert checked_folder(make_job(JOB), resume=False) is None
+            assert check_folder(make_job({**JOB, "out": str(folder)}), resume=resume) == folder
+    assert check_folder(make_job(JOB), resume=False) is None
     assert not (tmp_path / "new").exists()

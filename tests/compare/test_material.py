@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from limbeck.compare.comparison_data import eval_batches, load_comparison_data, setting_of, student_of
+from limbeck.compare.comparison_data import eval_batches, load_comparison_data, make_student, make_train_config
 from limbeck.compare.teacher import ask, check_teacher
 from limbeck.data import ArrayDataset, Chain, CutMix, Flip, RandomShift
 from limbeck.errors import LimbeckError
@@ -104,7 +104,7 @@ def test_predictions_are_asked_in_order_whatever_the_batches(material):
 def test_the_budget_is_the_engines(material):
     job = make_job(small_job("digits", precision="bf16-mixed"))
     budget = Budget(epochs=7, accumulate=3, lr=0.5, warmup=4, decay="linear", clip=2, options={"weight_decay": 0.1})
-    setting = setting_of(job, budget, material, seed=5)
+    setting = make_train_config(job, budget, material, seed=5)
     assert (setting.epochs, setting.accumulate, setting.seed, setting.precision) == (7, 3, 5, "bf16-mixed")
     made = setting.optimizer
     assert (made.name, made.lr, made.warmup, made.decay, made.clip) == ("adamw", 0.5, 4, "linear", 2)
@@ -177,10 +177,10 @@ def test_a_student_of_lazy_layers_is_whole_from_the_start_and_depends_on_its_see
     blob = blobs(tmp_path / "blobs.npz")
     job = make_job(small_job(blob, student=f"{tmp_path / 'mine.py'}:build", train_examples=100))
     material = load_comparison_data(job)
-    one, same, other = (student_of(job, material, seed=seed).state_dict() for seed in (0, 0, 1))
+    one, same, other = (make_student(job, material, seed=seed).state_dict() for seed in (0, 0, 1))
     assert one["1.weight"].shape == (4, 36)
     assert torch.equal(one["1.weight"], same["1.weight"])
     assert not torch.equal(one["1.weight"], other["1.weight"])
     assert torch.equal(one["2.running_mean"], torch.zeros(4))
     with pytest.raises(LimbeckError, match="lazy layers, and its first call failed: mat1"):
-        student_of(make_job(small_job(blob, student=f"{tmp_path / 'mine.py'}:wrong")), material, seed=0)
+        make_student(make_job(small_job(blob, student=f"{tmp_path / 'mine.py'}:wrong")), material, seed=0)

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 import limbeck as lb
-from limbeck.compare.comparison_data import check_student, load_comparison_data, student_of
+from limbeck.compare.comparison_data import check_student, load_comparison_data, make_student
 from limbeck.compare.dry_run import dry_run
 from limbeck.compare.teacher import has_weights, open_teacher
 from limbeck.engine import Run, TrainConfig, open_fabric
@@ -48,12 +48,12 @@ def test_it_leaves_the_teacher_as_it_was(data):
 def test_students_of_one_seed_are_the_same_whoever_was_made_before(data):
     job = make_job(small_job(data))
     material = load_comparison_data(job)
-    first = student_of(job, material, seed=3)
+    first = make_student(job, material, seed=3)
     torch.manual_seed(9)
     rehearsed(job)
-    second = student_of(job, material, seed=3)
+    second = make_student(job, material, seed=3)
     assert all(torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True))
-    other = student_of(job, material, seed=4)
+    other = make_student(job, material, seed=4)
     assert not torch.equal(first.classifier.weight, other.classifier.weight)
 
 

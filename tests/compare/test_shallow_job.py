@@ -12,7 +12,7 @@ transformers = pytest.importorskip("transformers", reason="transformers is not i
 import limbeck as lb  # noqa: E402
 from job_events import collect_messages  # noqa: E402
 from limbeck.compare.arms import ArmRun, start  # noqa: E402
-from limbeck.compare.comparison_data import load_comparison_data, student_of  # noqa: E402
+from limbeck.compare.comparison_data import load_comparison_data, make_student  # noqa: E402
 from limbeck.compare.teacher import open_teacher  # noqa: E402
 from limbeck.errors import LimbeckError  # noqa: E402
 from limbeck.export import export_run  # noqa: E402
@@ -88,7 +88,7 @@ def test_arms_and_seeds_share_the_teacher_s_layers_and_a_new_head_is_the_seed_s(
         assert begun == wanted
         assert fingerprint(run.student) != wanted
     new = asked(rows, student={"model": "shallow", "layers": [0, 3], "head": False})
-    first, second, again = (student_of(new, material, seed=seed, teacher=teacher) for seed in (0, 1, 0))
+    first, second, again = (make_student(new, material, seed=seed, teacher=teacher) for seed in (0, 1, 0))
     assert torch.equal(first.classifier.weight, again.classifier.weight)
     assert not torch.equal(first.classifier.weight, second.classifier.weight)
     assert torch.equal(first.bert.encoder.layer[1].output.dense.bias, second.bert.encoder.layer[1].output.dense.bias)
@@ -146,7 +146,7 @@ def test_a_teacher_that_is_no_model_of_transformers_has_no_layers_to_give(tmp_pa
 
 def test_a_teacher_with_another_tokenizer_beside_it_is_refused(rows, tmp_path):
     mine, other = (load_comparison_data(asked(rows, data={"name": str(rows), "vocabulary": size})) for size in (60, 50))
-    teacher = student_of(asked(rows, student=BERT), mine, seed=0)
+    teacher = make_student(asked(rows, student=BERT), mine, seed=0)
     folder = lb.save(teacher, tmp_path / "teacher")
     mine.data.tokenizer.save_pretrained(folder)
     job = asked(rows, teacher={"model": str(folder)})
@@ -158,7 +158,7 @@ def test_a_teacher_with_another_tokenizer_beside_it_is_refused(rows, tmp_path):
 
 def test_a_student_by_a_configuration_speaks_the_data_s_names(rows):
     job = asked(rows, student={**BERT, "num_hidden_layers": 1})
-    student = student_of(job, load_comparison_data(job), seed=0)
+    student = make_student(job, load_comparison_data(job), seed=0)
     assert student.config.id2label == {0: "b", 1: "g"}
     with seeded(0):
         assert student.config.num_labels == 2

@@ -46,10 +46,10 @@ def recipe_of(
     except LimbeckError as error:
         raise add_flag_hint(error, job.key_of(settings), own_method.hyper_parameters) from error
     # The method itself gets the real teacher, whose layers or shapes it may need; who learns hears displaced answers.
-    return change_stages(recipe, _displaced) if arm == SHUFFLED else recipe
+    return change_stages(recipe, _with_shuffled_teacher) if arm == SHUFFLED else recipe
 
 
-def _displaced(stage: Stage) -> Stage:
+def _with_shuffled_teacher(stage: Stage) -> Stage:
     return stage if stage.teacher is None else replace(stage, teacher=ShuffledTeacher(stage.teacher))
 
 

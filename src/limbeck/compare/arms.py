@@ -14,8 +14,8 @@ from torch import Tensor
 
 from limbeck.checksums import read_lines
 from limbeck.compare.arm_recipes import is_taught, recipe_of
-from limbeck.compare.comparison_data import ComparisonData, eval_batches, setting_of, student_of
-from limbeck.compare.costs import Combined, ShippedCost, combined_in, structure_of
+from limbeck.compare.comparison_data import ComparisonData, eval_batches, make_student, make_train_config
+from limbeck.compare.costs import Combined, ShippedCost, measure_combined, structure_of
 from limbeck.compare.teacher_cache import with_cache
 from limbeck.compare.trackers import is_rank_zero, with_trackers
 from limbeck.data import Preprocess
@@ -84,10 +84,10 @@ def start(arm: ArmRun, material: ComparisonData, teacher: Teacher) -> Run:
     recipe = recipe_of(job, arm.arm, with_cache(job, teacher), task=material.task, smoothing=arm.smoothing)
     labels = {} if isinstance(recipe.ship, str) else {"ships": "a module that the method has put together"}
     return Run(
-        {"student": student_of(job, material, seed=arm.seed, teacher=teacher)},
+        {"student": make_student(job, material, seed=arm.seed, teacher=teacher)},
         recipe,
         train_loader(material.train, budget, seed=arm.seed, cache=job.cache, mixed=is_taught(job, arm.arm)),
-        setting=setting_of(job, budget, material, seed=arm.seed),
+        setting=make_train_config(job, budget, material, seed=arm.seed),
         fabric=open_fabric(precision=job.precision, devices=job.devices, strategy=job.strategy),
         out=arm.out,
         resume=True,
@@ -135,13 +135,13 @@ def run_arm(
     if arm.out is not None and is_rank_zero(arm.job):
         save_tensors({"test": test.outputs, "development": development.outputs}, arm.out / PREDICTIONS)
     seconds = time.perf_counter() - began if fresh else None
-    combined = combined_in(run, material, answers)
+    combined = measure_combined(run, material, answers)
     shipped = run.student
     # A method may ship another model than the student, and any model may come out of training in another dtype.
     cost = ShippedCost.measure(shipped, material) if arm.seed == 0 and structure_of(shipped) != plain else None
     size = count_parameters(shipped)
     own = custom_metrics(arm.job, material, test.outputs, answers)
-    noted = _noted(arm)
+    noted = _read_reports(arm)
     steps, reports = _steps(noted, stage_steps), len(noted) if arm.out is not None else None
     return Outcome(
         arm.arm,
@@ -158,7 +158,7 @@ def run_arm(
     )
 
 
-def _noted(arm: ArmRun) -> list[dict[str, Any]]:
+def _read_reports(arm: ArmRun) -> list[dict[str, Any]]:
     """The step reports on disk, those before an interruption included."""
     return [] if arm.out is None else read_lines(arm.out / METRICS_FILE).values
 

@@ -19,7 +19,7 @@ from limbeck.job import Job, RunLayout, make_job, read_run_job, with_absolute_pa
 _FREE = frozenset({"out", "workers", "track", "search", "seeds", "arms", "also"})
 """What changes no run of an arm: how many there are, what is measured besides, where reports go."""
 _OWN = frozenset({"method", "methods", "budget", "budgets"})
-"""What changes the runs of some arms, of which `_asked_of` says which."""
+"""What changes the runs of some arms, of which `_arm_settings` says which."""
 
 
 class Changes(NamedTuple):
@@ -63,14 +63,14 @@ def changed_job(job: Job) -> tuple[Job, Changes]:
     mine, theirs = (one.model_dump(mode="json") for one in (job, before))
     keys = tuple(key for key in _differing(theirs, mine) if key != "out")
     trains = not has_weights(before.teacher)
-    another = _teacher_of(job) != _teacher_of(before)
+    another = _teacher_settings(job) != _teacher_settings(before)
     if another and trains and _is_trained(out) and _has_begun_arms(out):
         first = next(key for key in keys if key.partition(".")[0] not in _FREE | _OWN)
         raise LimbeckError(
             f"The teacher in {out} is trained, and with another {first} it would be another one: give another --out."
         )
     arms = [arm for arm in before.all_arms if arm != "teacher"]
-    unchanged = [arm for arm in job.all_arms if arm in arms and _asked_of(job, arm) == _asked_of(before, arm)]
+    unchanged = [arm for arm in job.all_arms if arm in arms and _arm_settings(job, arm) == _arm_settings(before, arm)]
     again = tuple(arm for arm in arms if arm not in unchanged and RunLayout(out).arm(arm).is_dir())
     if RunLayout(out).result.is_file() and again:
         raise LimbeckError(
@@ -82,7 +82,7 @@ def changed_job(job: Job) -> tuple[Job, Changes]:
     return job, Changes(keys, again, another and RunLayout(out).teacher.is_dir(), student)
 
 
-def forget(changes: Changes, out: Path) -> None:
+def remove_outdated(changes: Changes, out: Path) -> None:
     """Remove from a job's folder what is done again.
 
     The record is removed first, so that a kill in between does no harm.
@@ -124,7 +124,7 @@ def _has_begun_arms(out: Path) -> bool:
     return RunLayout(out).arms.is_dir() and any(RunLayout(out).arms.iterdir())
 
 
-def _teacher_of(job: Job) -> dict[str, Any]:
+def _teacher_settings(job: Job) -> dict[str, Any]:
     """All settings that the teacher's training depends on."""
     dumped = job.model_dump(mode="json", include={"development", "train_examples", "precision"})
     dumped["data"] = without_workers(job.model_dump(mode="json")["data"])
@@ -132,14 +132,14 @@ def _teacher_of(job: Job) -> dict[str, Any]:
     return {**dumped, "teacher": {**job.teacher.model_dump(mode="json", exclude={"check"}), "train": train}}
 
 
-def _asked_of(job: Job, arm: str) -> dict[str, Any]:
+def _arm_settings(job: Job, arm: str) -> dict[str, Any]:
     """All settings that the runs of an arm depend on."""
     dumped = job.model_dump(mode="json", exclude=set(_FREE | _OWN | {"teacher", "data"}))
     learns = job.method_arms.get(arm, job.method if arm == SHUFFLED else None)
     own = job.budgets.get(arm) if arm == SMOOTHED else None
     return {
         **dumped,
-        **_teacher_of(job),
+        **_teacher_settings(job),
         "budget": job.budget_of(arm).model_dump(mode="json"),
         "method": None if learns is None else learns.model_dump(mode="json"),
         "smoothing": None if own is None else own.smoothing,

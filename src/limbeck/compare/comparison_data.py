@@ -252,7 +252,7 @@ def _draw_lazy(model: nn.Module, material: ComparisonData, *, who: str) -> None:
             raise LimbeckError(f"{who} has lazy layers, and its first call failed: {error}") from error
 
 
-def student_of(job: Job, material: ComparisonData, *, seed: int, teacher: Teacher | None = None) -> nn.Module:
+def make_student(job: Job, material: ComparisonData, *, seed: int, teacher: Teacher | None = None) -> nn.Module:
     """Make the job's student: a new model, or layers of the teacher. It gets the data's class names.
 
     Raises:
@@ -265,7 +265,9 @@ def student_of(job: Job, material: ComparisonData, *, seed: int, teacher: Teache
     return name_classes(student, material.data.class_names)
 
 
-def setting_of(job: Job, budget: Budget, material: ComparisonData, *, seed: int, workers: int = 1) -> TrainConfig:
+def make_train_config(
+    job: Job, budget: Budget, material: ComparisonData, *, seed: int, workers: int = 1
+) -> TrainConfig:
     """The training settings of a budget for the engine."""
     return TrainConfig(
         optimizer=budget.make_optimizer(), epochs=budget.epochs, accumulate=budget.accumulate,
@@ -279,7 +281,7 @@ def eval_batches(examples: Dataset) -> list[Batch]:
     return list(ShuffledLoader(examples, batch_size=_ASKED, shuffle=False))
 
 
-def lines_of(data: DataSplits) -> tuple[str, ...]:
+def summary_lines(data: DataSplits) -> tuple[str, ...]:
     """The summary of the data as lines; empty if there is none."""
     return data.summary.lines() if data.summary is not None else ()
 
@@ -305,15 +307,15 @@ def check_student(job: Job, material: ComparisonData, teacher: Teacher | None = 
     Raises:
         LimbeckError: If it cannot be built, fails on them, or has another number of classes.
     """
-    student = student_of(job, material, seed=0, teacher=teacher).eval()
+    student = make_student(job, material, seed=0, teacher=teacher).eval()
     first = material.data.preprocess(material.train.take(torch.tensor([0, min(1, len(material.train) - 1)])))
     shape = "x".join(map(str, material.input_shape))
     with torch.no_grad():
-        logits = answered(partial(_logits, student, first), f"The student {job.student.model}", shape)
+        logits = call_checked(partial(_logits, student, first), f"The student {job.student.model}", shape)
         for part, examples in judged_parts(material).items():
             read = material.data.preprocess(examples.take(torch.tensor([0])))
             ask = partial(_logits, student, read)
-            answered(ask, f"The student {job.student.model}", shape_in(part, read))
+            call_checked(ask, f"The student {job.student.model}", shape_in(part, read))
     check_classes(logits, f"The student {job.student.model}", material.task)
 
 
@@ -332,7 +334,7 @@ def shape_in(part: str, read: Any) -> str:
     return f"{shape}, those of the {part} data"
 
 
-def answered(ask: Callable[[], Tensor], who: str, shape: str) -> Tensor:
+def call_checked(ask: Callable[[], Tensor], who: str, shape: str) -> Tensor:
     """Call a model on examples of the data.
 
     Raises:

@@ -90,7 +90,7 @@ class Combined(NamedTuple):
         return Combined(measures, int(line["parameters"]), float(line["megabytes"]), float(line["milliseconds"]))
 
 
-def combined_in(run: Run, material: ComparisonData, answers: Tensor) -> Combined | None:
+def measure_combined(run: Run, material: ComparisonData, answers: Tensor) -> Combined | None:
     """The teacher that the recipe of a finished run combined from several models; None if it did not."""
     teachers = [stage.teacher for stage in run.stages if isinstance(stage.teacher, Specialists)]
     if not teachers:

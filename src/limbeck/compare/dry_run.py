@@ -21,8 +21,8 @@ from limbeck.compare.comparison_data import (
     check_student,
     eval_batches,
     has_weights,
-    setting_of,
-    student_of,
+    make_student,
+    make_train_config,
 )
 from limbeck.compare.estimator import EstimatorModule, is_estimator
 from limbeck.compare.teacher import ask, teachers_recipe, without_weights
@@ -98,8 +98,8 @@ def rehearse_teacher(job: Job, material: ComparisonData, teacher: Teacher, model
     teacher, models = copy.deepcopy((teacher, dict(models)))
     budget = job.teacher.train or job.budget
     place = "budget" if job.teacher.train is None else "teacher.train"
-    with seeded(0), _explained("The teacher cannot take its first steps", place):
-        _rehearsed({first: models[first]}, teachers_recipe((first,), material.task), job, budget, material)
+    with seeded(0), _explain_errors("The teacher cannot take its first steps", place):
+        _run_first_steps({first: models[first]}, teachers_recipe((first,), material.task), job, budget, material)
         ask(teacher, material.data.test.select(torch.arange(min(_FEW, len(material.data.test)))), material)
     return teacher
 
@@ -108,24 +108,24 @@ def _rehearse_arm(job: Job, arm: str, material: ComparisonData, teacher: Teacher
     # Nothing that a lazy layer draws at its first call may depend on what went before.
     with (
         seeded(0),
-        _explained(f"The arm {arm!r} cannot take its first steps", "budget"),
+        _explain_errors(f"The arm {arm!r} cannot take its first steps", "budget"),
         with_temporary_cache(job, teacher) as cached_teacher,
     ):
-        models = {"student": student_of(job, material, seed=0, teacher=teacher)}
+        models = {"student": make_student(job, material, seed=0, teacher=teacher)}
         recipe, mixed = recipe_of(job, arm, cached_teacher, task=material.task), is_taught(job, arm)
-        run = _rehearsed(models, recipe, job, job.budget_of(arm), material, mixed=mixed)
+        run = _run_first_steps(models, recipe, job, job.budget_of(arm), material, mixed=mixed)
     if arm == SHUFFLED and not any(isinstance(stage.teacher, ShuffledTeacher) for stage in run.stages):
         raise LimbeckError(
             f"No stage of {job.method_arms.get(arm, job.method).name} asks the teacher, so there are no answers "
             f"to shuffle: leave that arm out, --set arms=[{','.join(a for a in job.arms if a != SHUFFLED)}]."
         )
-    with _explained(f"The student of the arm {arm!r} cannot be judged", "budget"):
+    with _explain_errors(f"The student of the arm {arm!r} cannot be judged", "budget"):
         test = material.data.test.select(torch.arange(min(_FEW, len(material.data.test))))
         material.task.evaluate(run.student, eval_batches(test), preprocess=material.data.preprocess)
         cost_in_full(run.student.cpu(), material.data.preprocess(eval_batches(test)[0]), batches=(1,), repeats=1)
 
 
-def _rehearsed(
+def _run_first_steps(
     models: Mapping[str, nn.Module],
     recipe: Recipe,
     job: Job,
@@ -136,7 +136,7 @@ def _rehearsed(
 ) -> Run:
     run = Run(
         models, recipe, train_loader(material.train, budget, seed=0, cache=job.cache, mixed=mixed),
-        setting=replace(setting_of(job, budget, material, seed=0), rehearsal=True),
+        setting=replace(make_train_config(job, budget, material, seed=0), rehearsal=True),
         fabric=open_fabric(precision=job.precision, devices=job.devices, strategy=job.strategy),
     )  # fmt: skip
     # A rate that is too high in these few steps may be right in a run that warms up; the run itself says if it is not.
@@ -154,7 +154,7 @@ def _check_metrics(job: Job, material: ComparisonData) -> None:
 
 
 @contextmanager
-def _explained(cannot: str, place: str) -> Iterator[None]:
+def _explain_errors(cannot: str, place: str) -> Iterator[None]:
     """Turn an error of a user's module into a sentence; ``--debug`` shows the traceback.
 
     `place` is where the budget stands in the job that says how large a batch is.
@@ -200,7 +200,7 @@ def verify_files(material: ComparisonData, callback: Callback) -> None:
         callback(Message(f"All {count:,} pictures can be decoded ({time.perf_counter() - began:.1f} s)."))
 
 
-def look_at_files(material: ComparisonData, *, seconds: float) -> Finding | None:
+def verify_some_files(material: ComparisonData, *, seconds: float) -> Finding | None:
     """Decode a random part of the image files within a time limit; None if the data have no image files."""
     parts = _parts(material)
     if not parts:

@@ -18,21 +18,21 @@ from limbeck.atomic_io import write_text
 from limbeck.checksums import write_json
 from limbeck.compare.arm_recipes import matched_smoothing, recipe_of
 from limbeck.compare.arms import ArmRun, Outcome, run_arm
-from limbeck.compare.changed_job import Changes, changed_job, forget
+from limbeck.compare.changed_job import Changes, changed_job, remove_outdated
 from limbeck.compare.comparison_data import (
     ComparisonData,
     arms_of_task,
     describe_layers,
-    lines_of,
     load_comparison_data,
     ordered_job,
+    summary_lines,
 )
 from limbeck.compare.dry_run import describe_few_steps, dry_run, find_seen_rows, verify_files
 from limbeck.compare.extra_metrics import check_also, measure_extra
 from limbeck.compare.result import MetricContext, arms_rows, method_settings, verdict_of
 from limbeck.compare.run_storage import (
     append_outcome,
-    checked_folder,
+    check_folder,
     create_and_lock,
     initialize_folder,
     leave_student,
@@ -46,7 +46,7 @@ from limbeck.compare.run_storage import (
 )
 from limbeck.compare.suggestions import JudgedRun, suggest
 from limbeck.compare.teacher import ask, has_weights, judge_teacher, open_teacher, steps_taken, train_teacher
-from limbeck.compare.teacher_cache import ask_all, check_store
+from limbeck.compare.teacher_cache import check_store, fill_job_cache
 from limbeck.compare.trackers import check_tracker, is_rank_zero
 from limbeck.data import Dataset
 from limbeck.engine import StepReport, environment, open_fabric
@@ -82,7 +82,7 @@ def run_job(
     """
     with ExitStack() as stack:
         job, changes = changed_job(job) if change else (job, None)
-        out = checked_folder(job, resume=resume or change, changed=change)
+        out = check_folder(job, resume=resume or change, changed=change)
         start = time.perf_counter()
         new = out is not None and not out.exists()
         if out is not None and not new:
@@ -119,7 +119,7 @@ def _open(job: Job, tell: Callback, out: Path | None) -> _OpenJob:
     open_fabric(precision=job.precision, devices=job.devices, strategy=job.strategy)
     material = load_comparison_data(job)
     job = ordered_job(job, material.data) if material.reordered else job
-    tell(Message("\n".join((_described(material), *lines_of(material.data)))))
+    tell(Message("\n".join((_data_message(material), *summary_lines(material.data)))))
     if (without := arms_of_task(job, material.task)) is not job:
         job = without
         tell(Message(f"Without the arm 'label smoothing': {material.task.no_smoothing}."))
@@ -136,7 +136,7 @@ def _prepare_folder(run: _OpenJob, out: Path, changes: Changes | None) -> None:
     if changes is not None:
         run.tell(Message(changes.describe()))
         if is_rank_zero(run.job):
-            forget(changes, out)
+            remove_outdated(changes, out)
     leave = partial(leave_student, run.job, run.material, run.teacher, out)
     initialize_folder(run.job, out, leave, changed=changes is not None)
 
@@ -155,13 +155,17 @@ def _train_and_judge(run: _OpenJob) -> dict[str, Any]:
         tell(Message(seen["sentence"]))
     smoothing = matched_smoothing(job, teacher, material)
     if job.cache is not None and job.workers > 1:  # several processes cannot add to one cache
-        ask_all(job, material, teacher, tell)
+        fill_job_cache(job, material, teacher, tell)
     runs = _runs(job, teacher, out, smoothing, material.task)
-    outcomes = [_seen(one, material.task, tell) for one in _outcomes(runs, job, material, teacher, answers, out, tell)]
+    outcomes = [
+        _report_outcome(one, material.task, tell) for one in _outcomes(runs, job, material, teacher, answers, out, tell)
+    ]
     verdict = verdict_of(job, outcomes, examples=_labeled(material), task=material.task)
     rows = arms_rows(job, material, outcomes, answers, models, smoothing=smoothing)
     verdict["advice"] = suggest(JudgedRun(job, rows, verdict, outcomes, out, material.task))
-    advice = recommend({"arms": rows, "verdict": verdict, "data": _counted(material), "task": material.task.to_dict()})
+    advice = recommend(
+        {"arms": rows, "verdict": verdict, "data": _data_summary(material), "task": material.task.to_dict()}
+    )
     shipped = ship(job, material, advice, outcomes, out)
     extra = measure_extra(MetricContext(job, material, teacher, models, verdict["arm"], answers), tell)
     result: dict[str, Any] = to_json_safe({
@@ -174,7 +178,7 @@ def _train_and_judge(run: _OpenJob) -> dict[str, Any]:
         "method": method_settings(job.method),
         "seeds": job.seeds,
         "task": material.task.to_dict(),
-        "data": _counted(material),
+        "data": _data_summary(material),
         "teacher_development_accuracy": taught,
         "teacher_may_have_seen": seen,
         **extra,
@@ -183,7 +187,7 @@ def _train_and_judge(run: _OpenJob) -> dict[str, Any]:
     return result
 
 
-def _seen(outcome: Outcome, task: Task, tell: Callback) -> Outcome:
+def _report_outcome(outcome: Outcome, task: Task, tell: Callback) -> Outcome:
     """Report an outcome, and return it."""
     value = outcome.measures.get(task.primary.name, math.nan)
     tell(ArmFinished(outcome.arm, outcome.seed, value, task.primary.describe(value)))
@@ -193,7 +197,7 @@ def _seen(outcome: Outcome, task: Task, tell: Callback) -> Outcome:
     return outcome
 
 
-def _counted(material: ComparisonData) -> dict[str, Any]:
+def _data_summary(material: ComparisonData) -> dict[str, Any]:
     """The description of the data in the result."""
     return {
         "name": plain_name(material.data.name), "train": len(material.train),
@@ -321,7 +325,7 @@ def _labeled(material: ComparisonData) -> int:
     return material.task.check(material.data.test, "test")
 
 
-def _described(material: ComparisonData) -> str:
+def _data_message(material: ComparisonData) -> str:
     data = material.data
     return (
         f"Data: {data.name}, {len(material.train):,} training, {len(material.development):,} development and "

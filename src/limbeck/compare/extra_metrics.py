@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from limbeck.batch import Batch
-from limbeck.compare.comparison_data import ComparisonData, eval_batches, student_of
+from limbeck.compare.comparison_data import ComparisonData, eval_batches, make_student
 from limbeck.compare.corruptions import check_corruptions, measure_corruptions
 from limbeck.compare.result import (
     MetricContext,
@@ -270,5 +270,5 @@ def _check(name: str, context: MetricContext) -> str:
     """Check that a metric can be measured, and describe it."""
     if name == "groups":
         return check_groups(context)
-    student = student_of(context.job, context.material, seed=0, teacher=context.teacher)
+    student = make_student(context.job, context.material, seed=0, teacher=context.teacher)
     return check_cka(context, student) if name == "cka" else check_corruptions(context, student)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from limbeck.compare.arm_recipes import ALONE, SHUFFLED, SMOOTHED
 from limbeck.compare.arms import Outcome, custom_metrics
-from limbeck.compare.comparison_data import ComparisonData, eval_batches, student_of
+from limbeck.compare.comparison_data import ComparisonData, eval_batches, make_student
 from limbeck.compare.costs import Combined, ShippedCost
 from limbeck.compare.estimator import unknown_sizes
 from limbeck.compare.run_storage import seed_folder
@@ -65,7 +65,7 @@ def arms_rows(
     table: dict[str, Any] = {}
     task = material.task
     sample = material.data.preprocess(material.data.test.take(torch.arange(min(64, len(material.data.test)))))
-    student = student_of(job, material, seed=0, teacher=ModelTeacher(next(iter(teachers.values())))).cpu()
+    student = make_student(job, material, seed=0, teacher=ModelTeacher(next(iter(teachers.values())))).cpu()
     # Students that are built alike are timed once, on the CPU, wherever they ran; the others were timed by their arm.
     plain = ShippedCost.measure(student, material)
     for arm in job.all_arms:

@@ -16,17 +16,17 @@ from limbeck.compare.comparison_data import (
     arms_of_task,
     check_student,
     load_comparison_data,
+    make_student,
+    make_train_config,
     new_model,
-    setting_of,
-    student_of,
 )
-from limbeck.compare.dry_run import look_at_files, rehearse_arms, rehearse_teacher
+from limbeck.compare.dry_run import rehearse_arms, rehearse_teacher, verify_some_files
 from limbeck.compare.estimator import is_estimator
 from limbeck.compare.extra_metrics import check_also
 from limbeck.compare.result import MetricContext
-from limbeck.compare.run_storage import checked_folder
+from limbeck.compare.run_storage import check_folder
 from limbeck.compare.teacher import has_weights, open_teacher, teachers_recipe, without_weights
-from limbeck.compare.teacher_cache import cached, folder_of, make_cache_loader, views_of
+from limbeck.compare.teacher_cache import folder_of, make_cache_loader, open_cached_teacher, views_of
 from limbeck.compare.trackers import check_tracker
 from limbeck.data import subsample
 from limbeck.doctor import (
@@ -85,7 +85,10 @@ def open_check_context(
     stored = None
     if job.cache is not None and (job.cache.folder is not None or job.out is not None):
         # Of several teachers with a cache each, the first one stands for all.
-        stored = next(iter(cached(job, teacher, folder_of(job)).values())), make_cache_loader(job, material, shuffled=0)
+        stored = (
+            next(iter(open_cached_teacher(job, teacher, folder_of(job)).values())),
+            make_cache_loader(job, material, shuffled=0),
+        )
     return CheckContext(
         tuple(arms), teacher, networks, ready, material.train, material.development,
         material.classes, material.data.class_names, material.data.preprocess, fabric,
@@ -102,13 +105,13 @@ def _arms(job: Job, material: ComparisonData, less: ComparisonData, teacher: Tea
         whole = train_loader(material.train, budget, seed=0)
         yield CheckedArm(
             name, partial(_students, job, material, teacher), recipe_of(job, name, teacher, task=material.task), loader,
-            setting_of(job, budget, material, seed=0), job.seeds, len(whole) / len(loader),
+            make_train_config(job, budget, material, seed=0), job.seeds, len(whole) / len(loader),
             whole.examples_per_epoch % budget.batch_size, name in job.method_arms,
         )  # fmt: skip
 
 
 def _students(job: Job, material: ComparisonData, teacher: Teacher) -> dict[str, nn.Module]:
-    return {"student": student_of(job, material, seed=0, teacher=teacher)}
+    return {"student": make_student(job, material, seed=0, teacher=teacher)}
 
 
 def _teachers_arm(job: Job, material: ComparisonData, less: ComparisonData, members: tuple[str, ...]) -> CheckedArm:
@@ -122,7 +125,7 @@ def _teachers_arm(job: Job, material: ComparisonData, less: ComparisonData, memb
 
     return CheckedArm(
         "teacher", untrained, teachers_recipe(members, material.task), loader,
-        setting_of(job, budget, material, seed=0), 1,
+        make_train_config(job, budget, material, seed=0), 1,
         len(whole) / len(loader), check_stages=False, first=True,
     )  # fmt: skip
 
@@ -164,7 +167,7 @@ def checkup(job: Job, *, seconds: float = 120.0) -> Iterator[Finding]:
     )
     yield finding
     if arms is not None:
-        files = look_at_files(material, seconds=seconds / 4)
+        files = verify_some_files(material, seconds=seconds / 4)
         if files is not None:
             yield files
         extra, finding = _try(
@@ -197,7 +200,7 @@ def _apply_teacher_check(job: Job, finding: Finding) -> Finding:
 
 
 def _check_folder(job: Job) -> str:
-    out = checked_folder(job, resume=False)
+    out = check_folder(job, resume=False)
     job.check_user_methods()
     check_tracker(job)
     return "The job names no folder; the first free one under runs/ is used." if out is None else f"{out} is free."

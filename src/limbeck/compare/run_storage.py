@@ -13,7 +13,7 @@ from typing import Any
 from limbeck.atomic_io import folder_lock, remove, replace_folder, write_bytes, write_text
 from limbeck.checksums import append_line, read_lines
 from limbeck.compare.arms import Outcome, metadata_of
-from limbeck.compare.comparison_data import ComparisonData, student_of
+from limbeck.compare.comparison_data import ComparisonData, make_student
 from limbeck.compare.costs import Combined, ShippedCost
 from limbeck.compare.trackers import is_rank_zero
 from limbeck.errors import LimbeckError
@@ -38,7 +38,7 @@ _BEFORE_A_JOB = ("student", "tuned.json", "job.yaml.partial", ".places.json")
 """What is written before the job."""
 
 
-def checked_folder(job: Job, *, resume: bool, changed: bool = False) -> Path | None:
+def check_folder(job: Job, *, resume: bool, changed: bool = False) -> Path | None:
     """Check that the job's folder is free, or holds this job if it continues; returns the folder.
 
     If it is `changed`, it may hold the job with other settings.
@@ -251,7 +251,7 @@ def _check_same_job(job: Job, out: Path) -> None:
 def leave_student(job: Job, material: ComparisonData, teacher: Teacher, out: Path) -> None:
     """Save an untrained student, so that the folder has one that opens from the start."""
     if not RunLayout(out).student.exists():
-        student = student_of(job, material, seed=0, teacher=teacher)
+        student = make_student(job, material, seed=0, teacher=teacher)
         save(student, RunLayout(out).student, metadata=metadata_of(job, next(iter(job.method_arms)), material))
 
 

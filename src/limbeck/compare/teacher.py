@@ -14,14 +14,14 @@ from torch import Tensor, nn
 from limbeck.batch import IGNORED, LOGITS, Batch
 from limbeck.compare.comparison_data import (
     ComparisonData,
-    answered,
+    call_checked,
     check_classes,
     check_names,
     eval_batches,
     has_weights,
     judged_parts,
+    make_train_config,
     new_model,
-    setting_of,
     shape_in,
 )
 from limbeck.compare.estimator import EstimatorModule, fit_estimator, open_estimator
@@ -118,14 +118,14 @@ def _check_opened(
     """
     first = material.train.select(torch.tensor([0]))
     shape, who = "x".join(map(str, material.input_shape)), f"The teacher {part.model}"
-    logits = answered(lambda: next(iterate_answers(teacher, first, material))[1], who, shape)
+    logits = call_checked(lambda: next(iterate_answers(teacher, first, material))[1], who, shape)
     check_classes(logits, who, material.task)
     if isinstance(teacher, ModelTeacher) and teacher.preprocess is not None:
         _check_own(job, model, teacher.preprocess, material)
     for split, examples in judged_parts(material).items():
         one = examples.select(torch.tensor([0]))
         shape = shape_in(split, material.data.preprocess(one.take(torch.tensor([0]))))
-        answered(partial(ask, teacher, one, material), who, shape)
+        call_checked(partial(ask, teacher, one, material), who, shape)
 
 
 def train_teacher(
@@ -162,7 +162,7 @@ def _train_networks(
     budget = job.teacher.train or job.budget
     run = Run(
         models, teachers_recipe(tuple(models), material.task), train_loader(material.train, budget, seed=0),
-        setting=setting_of(job, budget, material, seed=0, workers=job.workers),
+        setting=make_train_config(job, budget, material, seed=0, workers=job.workers),
         fabric=open_fabric(precision=job.precision, devices=job.devices, strategy=job.strategy),
         out=RunLayout(out).teacher if out else None, resume=True,
     )  # fmt: skip
@@ -313,7 +313,7 @@ def _check_own(job: Job, model: nn.Module, own: Callable[[Batch], Any], material
     shape = "x".join(map(str, material.input_shape))
     try:
         with torch.no_grad(), FrozenParameters(model):
-            answered(
+            call_checked(
                 lambda: logits_of(call(model, material.data.preprocess(first))),
                 f"The teacher {job.teacher.model}",
                 shape,

@@ -54,7 +54,7 @@ def with_cache(job: Job, teacher: Teacher, where: str | None = None) -> Teacher:
     if job.cache is None:
         return teacher
     try:
-        stores = cached(job, teacher, where or folder_of(job))
+        stores = open_cached_teacher(job, teacher, where or folder_of(job))
         if len(stores) == 1:
             return next(iter(stores.values()))
         return Ensemble(*stores.values(), mean=job.teacher.mean, weights=job.teacher.weights)
@@ -69,7 +69,7 @@ def with_temporary_cache(job: Job, teacher: Teacher) -> Iterator[Teacher]:
         yield with_cache(job, teacher, folder)
 
 
-def cached(job: Job, teacher: Teacher, where: str) -> dict[str, CachedTeacher]:
+def open_cached_teacher(job: Job, teacher: Teacher, where: str) -> dict[str, CachedTeacher]:
     """The teacher with a cache of all outputs that the methods of all arms need."""
     if job.teacher.model != SEVERAL or not isinstance(teacher, Ensemble):
         return {"": _cached(job, teacher, where)}
@@ -121,13 +121,13 @@ def build(job: Job, *, callback: Callback) -> list[CacheReader]:
         LimbeckError: If the teacher has no weights yet, the store was made for something else, or cannot be written.
     """
     material, teacher = load_data_and_teacher(job)
-    ask_all(job, material, teacher, callback)
+    fill_job_cache(job, material, teacher, callback)
     return [CacheReader(folder) for folder in folders_of(job)]
 
 
-def ask_all(job: Job, material: ComparisonData, teacher: Teacher, callback: Callback) -> None:
+def fill_job_cache(job: Job, material: ComparisonData, teacher: Teacher, callback: Callback) -> None:
     """Fill the cache with the outputs of a trained teacher."""
-    for store in cached(job, teacher, folder_of(job)).values():
+    for store in open_cached_teacher(job, teacher, folder_of(job)).values():
         _fill(job, material, store, callback)
 
 
@@ -138,7 +138,7 @@ def _fill(job: Job, material: ComparisonData, store: CachedTeacher, callback: Ca
         store, make_cache_loader(job, material), preprocess=material.data.preprocess, views=views,
         device=fabric.device,
     )  # fmt: skip
-    lacking = _lacking(job, material, where)
+    lacking = _count_missing(job, material, where)
     with fabric.autocast():
         for number, done in enumerate(filling):
             if not number:  # a store that is refused has been refused by now
@@ -156,7 +156,7 @@ def _asking(examples: int, views: int, missing: int, where: str) -> str:
     )
 
 
-def _lacking(job: Job, material: ComparisonData, where: str) -> int:
+def _count_missing(job: Job, material: ComparisonData, where: str) -> int:
     """The number of outputs that are missing or damaged in the cache."""
     views = range(views_of(job)) if job.budget.has_views else [-1]
     repair(Location(where))
@@ -195,7 +195,7 @@ def check(job: Job, *, sample: int, seed: int) -> list[CacheVerification]:
                 store, loader, preprocess=material.data.preprocess, sample=sample,
                 views=range(views_of(job)), seed=seed, device=fabric.device,
             )
-            for store in cached(job, teacher, folder_of(job)).values()
+            for store in open_cached_teacher(job, teacher, folder_of(job)).values()
         ]  # fmt: skip
 
 
@@ -267,7 +267,7 @@ def plan(job: Job) -> CachePlan:
         LimbeckError: If the teacher has no weights yet.
     """
     material, teacher = load_data_and_teacher(job)
-    logits, pace = _sampled(job, material, teacher)
+    logits, pace = _sample_outputs(job, material, teacher)
     answers = views_of(job) * len(material.train)
     rows = logits.reshape(-1, logits.shape[-1])
     each = len(rows) // len(logits)
@@ -278,7 +278,7 @@ def plan(job: Job) -> CachePlan:
     return CachePlan(answers, views_of(job), pace * answers, len(logits), estimates)
 
 
-def _sampled(job: Job, material: ComparisonData, teacher: Teacher) -> tuple[Tensor, float]:
+def _sample_outputs(job: Job, material: ComparisonData, teacher: Teacher) -> tuple[Tensor, float]:
     """Some outputs, and the seconds for one of them."""
     fabric = open_fabric(precision=job.precision, devices=1)
     preprocess, device = material.data.preprocess, fabric.device

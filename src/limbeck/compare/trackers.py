@@ -45,7 +45,7 @@ def with_trackers(run: Run, job: Job, name: str) -> Iterator[StepReport]:
 def _opened(name: str, folder: Path) -> Tracker:
     if (own := _own(name)) is None:
         return TensorBoard(folder, resume=True)  # a job's folder is its own: what it holds is of this very job
-    with _explained(name):
+    with _explain_errors(name):
         tracker = own.load()(folder)
     if not isinstance(tracker, Tracker):
         raise LimbeckError(
@@ -62,16 +62,16 @@ class _Explaining:
         self._name, self._inner = name, inner
 
     def log(self, values: Mapping[str, float], step: int) -> None:
-        with _explained(self._name):
+        with _explain_errors(self._name):
             self._inner.log(values, step)
 
     def close(self) -> None:
-        with _explained(self._name):
+        with _explain_errors(self._name):
             self._inner.close()
 
 
 @contextmanager
-def _explained(name: str) -> Iterator[None]:
+def _explain_errors(name: str) -> Iterator[None]:
     try:
         yield
     except LimbeckError:

@@ -31,7 +31,7 @@ _BEFORE = (".lock", ".search.json.partial", SEARCH_PLACES, f".{SEARCH_PLACES}.pa
 """What a search leaves that is stopped before it has written down whose it is."""
 
 
-def checked_place(job: Job) -> Path:
+def check_search_folder(job: Job) -> Path:
     """Check that the search's folder is free, or holds a search of this job; returns the folder.
 
     Raises:
@@ -52,7 +52,7 @@ def checked_place(job: Job) -> Path:
     return out
 
 
-def claim_place(job: Job, spaces: Mapping[str, Space], out: Path) -> None:
+def claim_search_folder(job: Job, spaces: Mapping[str, Space], out: Path) -> None:
     """Write the job and the ranges of a search; for a search that continues, check them.
 
     Raises:

@@ -14,14 +14,14 @@ from limbeck.compare.comparison_data import ComparisonData, arms_of_task, load_c
 from limbeck.compare.dry_run import dry_run, verify_files
 from limbeck.compare.run_storage import lock_folder, remove_partial_files, to_json_safe
 from limbeck.compare.teacher import ask, has_weights, judge_teacher, open_teacher, train_teacher
-from limbeck.compare.teacher_cache import ask_all
+from limbeck.compare.teacher_cache import fill_job_cache
 from limbeck.compare.trackers import check_tracker
-from limbeck.compare.tuning.results import best_job, checked_place, claim_place, job_files, result_of
+from limbeck.compare.tuning.results import best_job, check_search_folder, claim_search_folder, job_files, result_of
 from limbeck.compare.tuning.search_space import (
     Ends,
     Space,
     check_ends,
-    made_ranges,
+    make_ranges,
     read_arms,
     spaces_of,
     start_of,
@@ -67,8 +67,8 @@ def tune(
     start = time.perf_counter()
     _check(job, trials)
     import_optuna()
-    out = checked_place(job)
-    search_ranges = made_ranges(job, ranges or {})
+    out = check_search_folder(job)
+    search_ranges = make_ranges(job, ranges or {})
     spaces_of(job, search_ranges, smoothing=0.0)  # a wrong name is said before data are read
     material = _without_test(load_comparison_data(job))
     _check_development(material)
@@ -86,7 +86,7 @@ def tune(
         taught["seconds"] = round(time.perf_counter() - teacher_start, 3)
         smoothing = matched_smoothing(job, teacher, material)
         spaces = spaces_of(job, search_ranges, smoothing=smoothing, task=material.task)
-        claim_place(job, spaces, out)
+        claim_search_folder(job, spaces, out)
         starts = {arm: start_of(job, arm, smoothing, task=material.task) for arm in spaces}
         _build_answers(job, spaces, material, teacher, callback)
         trials_by_arm = all_trials(job, spaces, starts, trials, out, material, teacher, callback)
@@ -162,4 +162,4 @@ def _build_answers(
     for arm, space in spaces.items():
         if "epochs" in space:
             longest = with_values(longest, arm, {"epochs": int(space["epochs"].high)})
-    ask_all(longest, material, teacher, callback)
+    fill_job_cache(longest, material, teacher, callback)

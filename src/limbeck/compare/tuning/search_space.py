@@ -121,7 +121,7 @@ def read_ranges(texts: list[str]) -> dict[str, SearchRange | Ends]:
     return ranges
 
 
-def made_ranges(job: Job, requested: Mapping[str, SearchRange | Ends]) -> dict[str, SearchRange]:
+def make_ranges(job: Job, requested: Mapping[str, SearchRange | Ends]) -> dict[str, SearchRange]:
     """Make pairs of ends into ranges of the parameter's kind: logarithmic, linear, whole numbers.
 
     Raises:

@@ -104,7 +104,7 @@ def _as_loss(value: float | None, higher_is_better: bool | None) -> float | None
     return -value if value is not None and higher_is_better else value
 
 
-def place_of(out: Path, arm: str) -> Path:
+def trials_folder(out: Path, arm: str) -> Path:
     """The folder of one arm's trials."""
     place = RunLayout(out).arm(arm)
     place.mkdir(parents=True, exist_ok=True)
@@ -255,7 +255,7 @@ def all_trials(
     that every arm of a search that was stopped has had as many.
 
     """
-    trials_by_arm = {arm: load_trials(place_of(out, arm))[:trials] for arm in spaces}
+    trials_by_arm = {arm: load_trials(trials_folder(out, arm))[:trials] for arm in spaces}
     callback(TrialsPlanned(trials * len(spaces)))
     for arm, done in trials_by_arm.items():
         for trial in done:
@@ -265,7 +265,16 @@ def all_trials(
         for number in range(len(done), trials):
             report = partial(_report_steps, callback, arm, number) if job.workers == 1 else None
             function = partial(
-                _run_next, job, arm, number, spaces[arm], starts[arm], place_of(out, arm), material, teacher, report
+                _run_next,
+                job,
+                arm,
+                number,
+                spaces[arm],
+                starts[arm],
+                trials_folder(out, arm),
+                material,
+                teacher,
+                report,
             )
             requires = (f"{arm}, trial {number - 1}",) if number > len(done) else ()
             tasks.append(WorkItem(f"{arm}, trial {number}", function, requires))
