@@ -15,7 +15,7 @@ def test_export_speaks_json(limbeck, done, here):
     ended = limbeck("export", done[0] / "run", "--to", "onnx", "--out", here / "out", "--json")
     assert ended.code == 0, ended.err
     found = ended.result
-    assert list(found) == ["path", "arm", "bytes", "max_difference", "score_before", "score_after"]
+    assert list(found) == ["path", "arm", "bytes", "max_difference", "metric", "score_before", "score_after"]
     assert found["arm"] == "distilled"
     assert found["path"] == str(here / "out" / "model.onnx")
     assert found["max_difference"] < 1e-4
@@ -41,7 +41,7 @@ def test_8_bits_say_what_was_tried_and_how_fast_they_are(limbeck, done, here):
     ended = limbeck("export", done[0] / "run", "--to", "int8", "--out", here / "out", "--json")
     assert ended.code == 0, ended.err
     found = ended.result
-    assert list(found)[:6] == ["path", "arm", "bytes", "max_difference", "score_before", "score_after"]
+    assert list(found)[:7] == ["path", "arm", "bytes", "max_difference", "metric", "score_before", "score_after"]
     assert len(found["tried"]) == 6
     best = next(one for one in found["tried"] if one["method"] == found["calibration"]
                 and one["symmetric"] == found["symmetric"])  # fmt: skip
