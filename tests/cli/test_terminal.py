@@ -68,7 +68,8 @@ def test_nothing_but_sentences_where_there_is_no_terminal(done):
     _, ended = done
     assert "━" not in ended.err
     assert "\x1b" not in ended.err
-    first, *rest = ended.err.splitlines()
+    # On a busy machine the first line may be that it is starting.
+    first, *rest = [line for line in ended.err.splitlines() if not line.startswith("... ")]
     assert first.endswith("blobs.npz, 135 training, 15 development and 60 test examples, 5 classes.")
     begins = [line.split(":")[0] for line in rest]
     assert begins.index("Training the teacher") < begins.index("Teacher") < begins.index("student alone, seed 0")
