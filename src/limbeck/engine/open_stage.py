@@ -40,6 +40,7 @@ def open_stage(
         single: Whether to try a batch of one example too, which BatchNorm cannot train on.
 
     Example:
+        >>> from limbeck.batch import Progress
         >>> from limbeck.data import ArrayDataset, ShuffledLoader
         >>> from limbeck.functional import cross_entropy
         >>> from limbeck.losses import Loss
