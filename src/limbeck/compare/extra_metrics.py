@@ -31,6 +31,7 @@ from limbeck.job import Job
 from limbeck.job.run_layout import PREDICTIONS
 from limbeck.metrics import LayerCKA, Predictions, group_accuracy, layer_cka, load_tensors
 from limbeck.metrics.cka import Reading, named_layers
+from limbeck.tasks import Classification
 
 _MOST = 1000
 _CLASSES = "classes"
@@ -227,6 +228,12 @@ def check_also(context: MetricContext, callback: Callback) -> None:
     names = requested_metrics(context.job.also, context.material.data)
     if not names:
         return
+    task, of_classes = context.material.task, [name for name in names if name in ("corruptions", "groups")]
+    if of_classes and not isinstance(task, Classification):
+        raise LimbeckError(
+            f"also: {', '.join(of_classes)} measures the accuracy of classes, and this is {task.name}; leave it out (and "
+            "data.groups)."
+        )
     if context.job.out is None:
         raise LimbeckError(f"also: {', '.join(names)} needs the saved students; give the job a folder: out=...")
     try:
