@@ -231,8 +231,8 @@ def check_also(context: MetricContext, callback: Callback) -> None:
     task, of_classes = context.material.task, [name for name in names if name in ("corruptions", "groups")]
     if of_classes and not isinstance(task, Classification):
         raise LimbeckError(
-            f"also: {', '.join(of_classes)} measures the accuracy of classes, and this is {task.name}; leave it out (and "
-            "data.groups)."
+            f"also: {', '.join(of_classes)} measures the accuracy of classes, and this is {task.name}; leave it out "
+            "(and data.groups)."
         )
     if context.job.out is None:
         raise LimbeckError(f"also: {', '.join(names)} needs the saved students; give the job a folder: out=...")
