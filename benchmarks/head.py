@@ -14,7 +14,8 @@ from torch import Tensor
 
 from limbeck import functional as K
 from limbeck.errors import LimbeckError
-from limbeck.functional.fused_linear import CHUNK, HiddenLogits, OutputLayer, TokenRows, fused_linear_losses
+from limbeck.functional.fused_linear import CHUNK, TokenRows, fused_linear_losses
+from limbeck.functional.output_layer import HiddenLogits, OutputLayer
 from limbeck.metrics.compute import peak_on_cpu
 
 

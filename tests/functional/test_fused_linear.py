@@ -18,7 +18,8 @@ from limbeck.functional import (
     skew_reverse_kl,
     total_variation,
 )
-from limbeck.functional.fused_linear import HiddenLogits, OutputLayer, fused_linear_losses
+from limbeck.functional.fused_linear import fused_linear_losses
+from limbeck.functional.output_layer import HiddenLogits, OutputLayer
 
 DIVERGENCES = [kl_divergence, reverse_kl, jensen_shannon, gkd_jensen_shannon, skew_kl, skew_reverse_kl, total_variation]
 LAYERS = {

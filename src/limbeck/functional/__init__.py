@@ -9,10 +9,11 @@ from limbeck.functional.features import (
     squared_error,
     state_squared_error,
 )
-from limbeck.functional.fused_linear import HiddenLogits, OutputLayer, fused_linear_losses
+from limbeck.functional.fused_linear import fused_linear_losses
 from limbeck.functional.kernel import check_hyper, kernel
 from limbeck.functional.labels import cross_entropy, label_smoothing
 from limbeck.functional.mixture import gkd_jensen_shannon, jensen_shannon, skew_kl, skew_reverse_kl
+from limbeck.functional.output_layer import HiddenLogits, OutputLayer
 from limbeck.functional.prior import prior_bias
 from limbeck.functional.projector import Head, Projector
 from limbeck.functional.sparse import coarse_logits, sampled_kl_divergence

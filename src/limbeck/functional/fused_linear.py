@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
-from typing import Any, NamedTuple, final
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -13,85 +13,12 @@ from torch import Tensor
 
 from limbeck.errors import LimbeckError
 from limbeck.functional.blockwise import AT_ONCE
+from limbeck.functional.output_layer import HiddenLogits, OutputLayer
 
 CHUNK = 256
 """Tokens whose logits are held at a time. Below it the products are slower, above it they are hardly faster."""
 
 _TILE = 4096  # rows of a weight in half precision that are widened at a time
-
-
-class OutputLayer(NamedTuple):
-    """The last layer of a language model: ``logits = softcap * tanh(scale * (hidden @ weight.T + bias) / softcap)``.
-
-    Attributes:
-        weight: ``[vocabulary, width]``. It may be the embedding itself (tied weights).
-        bias: ``[vocabulary]``; None if the layer has none.
-        softcap: The bound of the logits, as in Gemma 2; None for no bound.
-        scale: A factor of the logits, as in Cohere.
-    """
-
-    weight: Float[Tensor, "vocabulary width"]
-    bias: Float[Tensor, " vocabulary"] | None = None
-    softcap: float | None = None
-    scale: float = 1.0
-
-    def logits(self, hidden: Float[Tensor, "*tokens width"]) -> Float[Tensor, "*tokens vocabulary"]:
-        """Compute all logits at once: the reference of `fused_linear_losses`.
-
-        Example:
-            >>> OutputLayer(torch.eye(2), scale=2.0).logits(torch.tensor([[1.0, 3.0]]))
-            tensor([[2., 6.]])
-        """
-        logits = torch.nn.functional.linear(hidden, self.weight, self.bias) * self.scale
-        return logits if self.softcap is None else self.softcap * torch.tanh(logits / self.softcap)
-
-    def detach(self) -> OutputLayer:
-        """The same layer without gradients."""
-        return self._replace(weight=self.weight.detach(), bias=None if self.bias is None else self.bias.detach())
-
-
-@final
-class HiddenLogits:
-    """Logits that are not multiplied out: hidden states and the output layer that follows them.
-
-    A teacher of width d and V classes is stored in d numbers for each token in place of V, without loss.
-
-    Args:
-        hidden: ``[*leading, width]``.
-        layer: The output layer. No gradient reaches it.
-    """
-
-    def __init__(self, hidden: Float[Tensor, "*leading width"], layer: OutputLayer) -> None:
-        if hidden.shape[-1] != layer.weight.shape[-1]:
-            raise LimbeckError(
-                f"The hidden states have {hidden.shape[-1]} values; the output layer takes {layer.weight.shape[-1]}."
-            )
-        self.hidden, self.layer = hidden.detach(), layer.detach()
-
-    @property
-    def shape(self) -> torch.Size:
-        """Shape of the logits."""
-        return torch.Size([*self.hidden.shape[:-1], self.layer.weight.shape[0]])
-
-    @property
-    def device(self) -> torch.device:
-        """Device of the hidden states."""
-        return self.hidden.device
-
-    def reshape(self, *leading: int) -> HiddenLogits:
-        """Change the leading dimensions, like ``Tensor.reshape``."""
-        return HiddenLogits(self.hidden.reshape(*leading, self.hidden.shape[-1]), self.layer)
-
-    def to_dense(self) -> Tensor:
-        """Multiply the logits out."""
-        return self.layer.logits(self.hidden)
-
-    def __getitem__(self, rows: Any) -> HiddenLogits:
-        """Select along the first dimension."""
-        return HiddenLogits(self.hidden[rows], self.layer)
-
-    def __len__(self) -> int:
-        return len(self.hidden)
 
 
 class TokenRows(NamedTuple):
