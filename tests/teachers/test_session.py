@@ -14,7 +14,10 @@ from limbeck import ArrayDataset, CachedTeacher, Ensemble, ModelTeacher, Shuffle
 from limbeck.batch import Batch, Outputs
 from limbeck.data import TorchLoader
 from limbeck.errors import LimbeckError
+from limbeck.functional import kl_divergence
+from limbeck.losses import Loss
 from limbeck.methods import make
+from limbeck.recipe import Stage
 from limbeck.teachers import (
     FunctionSession,
     SharedInputs,
@@ -124,6 +127,20 @@ def test_a_resumed_run_goes_on_after_the_batches_that_were_used(tmp_path, stop, 
     learn(PooledTeacher(network(0), 3), steps=stop, out=tmp_path, **options)
     run = learn(PooledTeacher(network(0), 3), out=tmp_path, resume=True, **options)
     assert torch.equal(weights(run), weights(expected))
+
+
+def test_several_steps_on_a_window_and_windows_without_a_step():
+    """`times` asks once for the outputs of a window, `every` not at all where the stage takes no step."""
+    kl, found, served = Loss(kl_divergence), [], []
+    for kind in (ModelTeacher, lambda model: PooledTeacher(model, 2)):
+        teachers = [kind(network(0)), kind(network(4))]
+        recipe = Stage(kl, teacher=teachers[0], times=2) & Stage(kl, teacher=teachers[1], trains="other", every=2)
+        models = {"student": network(1), "other": network(2)}
+        distill(models, recipe, data(), epochs=2, seed=3).finish()
+        found.append(torch.cat([p.detach().flatten() for model in models.values() for p in model.parameters()]))
+        served = [teacher.submitted for teacher in teachers if isinstance(teacher, PooledTeacher)]
+    assert torch.equal(*found)
+    assert served == [14, 7]
 
 
 def test_the_epoch_in_reports_is_that_of_the_batches():

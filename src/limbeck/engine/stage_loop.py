@@ -132,7 +132,8 @@ class StageLoop:
                 more = window is not None
                 if window is not None:
                     for trainer in self.learners if ahead else ():
-                        trainer.submit(window)
+                        if not (self.step + len(ready)) % trainer.stage.every:  # it takes a step on this window
+                            trainer.submit(window)
                     ready.append((window, (self.loader.state_dict(), self._ahead) if ahead else None))
             if ready and (len(ready) > ahead or not more or self.step + len(ready) >= self.steps):
                 window, self._position = ready.popleft()

@@ -206,7 +206,7 @@ class StageTrainer(AbstractContextManager["StageTrainer"]):
     def ahead(self) -> int:
         """The number of batches that the teacher takes before it is asked for the outputs of the first one."""
         # A teacher that changes answers for the weights of this step; one that shares layers needs their modes now.
-        if self.session is None or self._shares or self.stage.every > 1 or not self.stage.objective.requires.teacher:
+        if self.session is None or self._shares or not self.stage.objective.requires.teacher:
             return 0
         changes = self.stage.teacher is not None and self.stage.teacher.capabilities.changes
         return 0 if changes else self.session.ahead
@@ -216,6 +216,12 @@ class StageTrainer(AbstractContextManager["StageTrainer"]):
         if self.ahead and self.session is not None:
             with self._fabric.autocast():
                 self._submitted.extend((batch, self.session.submit(batch)) for batch in window)
+
+    def _drop_submitted(self, window: Sequence[Batch]) -> None:
+        """Drop the outputs of earlier windows. Those of this one stay: a stage may take several steps on it."""
+        place = next((i for i, (batch, _) in enumerate(self._submitted) if batch is window[0]), 0)
+        for _ in range(place):
+            self._submitted.popleft()
 
     def _probed(self) -> Probe:
         batch = self.batch.to(self._fabric.device)
@@ -255,6 +261,7 @@ class StageTrainer(AbstractContextManager["StageTrainer"]):
         # Another stage's graph may pass through this model: what that left there is not this stage's gradient. And
         # freed here, not after the step, the memory is taken again by the backward pass that follows.
         self._clear_gradients()
+        self._drop_submitted(window)
         alone = len(window) == 1 and self._fabric.world_size == 1
         counts = None if alone else self._counts(window)
         seen: list[tuple[Outputs, Outputs, Batch]] = []
@@ -290,8 +297,8 @@ class StageTrainer(AbstractContextManager["StageTrainer"]):
 
     def _backward(self, batch: Batch, progress: Progress, counts: dict[str, float] | None, *, measure: bool) -> Outputs:
         with self._fabric.autocast():
-            is_submitted = bool(self._submitted) and self._submitted[0][0] is batch
-            teacher_outputs = self._submitted.popleft()[1].result() if is_submitted else self.get_teacher_outputs(batch)
+            future = next((future for submitted, future in self._submitted if submitted is batch), None)
+            teacher_outputs = self.get_teacher_outputs(batch) if future is None else future.result()
         parameters = measure and self._setting.parameter_norms
         lesson = StepInputs(teacher_outputs, batch, progress, counts, measure=measure, measure_parameters=parameters)
         with explain_batchnorm_error(self.stage):
