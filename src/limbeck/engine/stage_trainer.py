@@ -110,6 +110,7 @@ class StageTrainer(AbstractContextManager["StageTrainer"]):
         self._shares = not asleep.isdisjoint(student.modules())
         check_shared(stage, student, self._networks)
         check_class_order(stage, student, self._networks)
+        self._memory_check = MemoryCheck(stage, fabric, accumulate=setting.accumulate)
         self._stack = ExitStack()
         self._learning: list[nn.Parameter] = []
         self._submitted: deque[tuple[Batch, Future[Outputs]]] = deque()
@@ -233,16 +234,13 @@ class StageTrainer(AbstractContextManager["StageTrainer"]):
         with fork_rng(seed_all(self._head_seed())), preserved_buffers(looked_at), self._fabric.autocast():
             result = probe(
                 self.stage, self.tapped, self.get_teacher_outputs, batch, self.preprocess(batch), self._loader,
-                fixed=self._networks, memory_check=self._memory_check(), check_eval=self._alone,
+                fixed=self._networks, memory_check=self._memory_check, check_eval=self._alone,
             )  # fmt: skip
             if self._single:
                 check_single(self.stage, self.tapped, self.preprocess(shard_batch(batch, 0, batch.size)))
         for key, value in _tensors(before):
             value.copy_(copies[key])
         return result
-
-    def _memory_check(self) -> MemoryCheck:
-        return MemoryCheck(self.stage, self._fabric, accumulate=self._setting.accumulate)
 
     def _head_seed(self) -> int:
         """Alike on every rank, and another one for every model that learns, so that peers' heads differ."""
@@ -289,7 +287,7 @@ class StageTrainer(AbstractContextManager["StageTrainer"]):
                 for outputs, teacher_outputs, batch in seen:
                     leaf.after_step(outputs, teacher_outputs, batch, progress)
         if self._memories and progress.step == 0:
-            self._memory_check().compare_ranks(self._inner.objective)
+            self._memory_check.compare_ranks(self._inner.objective)
 
     def _clear_gradients(self) -> None:
         for parameter in self._learning:  # what zero_grad does, without its bookkeeping
