@@ -26,7 +26,7 @@ def is_causal_lm(model: Any) -> bool:
         >>> is_causal_lm(torch.nn.Linear(2, 3))
         False
     """
-    inner: Any = unwrap_compiled(model)
+    inner: Any = unwrap_compiled(model) if isinstance(model, torch.nn.Module) else model  # None: no model is known
     inner = inner.get_base_model() if hasattr(inner, "get_base_model") else inner
     name = type(inner).__name__
     if name.endswith("ForConditionalGeneration"):
