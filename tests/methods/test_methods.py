@@ -80,7 +80,7 @@ def test_a_method_without_a_teacher_says_so(name):
         ("hinton", {"labels": "no"}, "labels is true or false; got 'no'"),
         ("hinton", {"epochs": 2.5}, "epochs is a whole number; got 2.5"),
         ("hinton", {"epochs": True}, "epochs is a whole number; got True"),
-        ("hinton", {"epochs": 0}, "at least one step; got epochs=0"),
+        ("hinton", {"epochs": 0}, "at least 1; got epochs=0"),
         ("specialists", {"active": 0}, "active is a whole number of at least 1; got 0"),
         ("specialists", {"soft": -1.0}, "soft is a finite number of at least 0"),
         ("specialists", {"mean": "harmonic"}, "mean is one of arithmetic and geometric; got 'harmonic'"),
