@@ -41,6 +41,7 @@ from limbeck.engine.student_module import (
     frozen_eval_modules,
     has_sparse_gradients,
     losses_with_memory,
+    other_modules,
     unwrap_for_call,
 )
 from limbeck.engine.train_config import Fabric, TrainConfig
@@ -94,8 +95,7 @@ class StageTrainer(AbstractContextManager["StageTrainer"]):
         self.tally = Tally()
         self.lr = 0.0
         self._models = RunModels.of(models, setting.adaptor)
-        self._setting = setting
-        self._fabric = fabric
+        self._setting, self._fabric = setting, fabric
         self._loader = loader
         self._single = single
         self._plan = stage.optimizer or setting.optimizer
@@ -133,7 +133,7 @@ class StageTrainer(AbstractContextManager["StageTrainer"]):
         self.model = (copy_for_sharding(whole, stage) if self._sharded else whole).to(device)
         learning = {parameter for part in stage.parts(self.model) for parameter in part.parameters()}
         self._frozen = [p for p in self.model.parameters() if p.requires_grad and p not in learning]
-        self._resting = [*frozen_eval_modules(self.model), *_other_modules(stage, self.model)]
+        self._resting = [*frozen_eval_modules(self.model), *other_modules(self.model, stage.parts(self.model))]
         called = self.model if self._sharded else self._models.get_callable(stage.trains)
         requires = stage.objective.requires.student
         # A sharded module cannot be left in the middle of its forward pass.
@@ -149,8 +149,8 @@ class StageTrainer(AbstractContextManager["StageTrainer"]):
                 stack.enter_context(freeze_except(StudentWithLoss(self.tapped, self.objective), self.reached))
             objective = copy.deepcopy(self.objective) if self._sharded else self.objective
             reached = () if self._sharded else self.reached
-            self._inner = student_with_loss = StudentWithLoss(self.tapped, objective, reached=reached)
-            self.student_with_loss: Any = self._fabric.setup_module(student_with_loss)
+            self._inner = StudentWithLoss(self.tapped, objective, reached=reached)
+            self.student_with_loss: Any = self._fabric.setup_module(self._inner)
             self._ask = unwrap_for_call(self.student_with_loss, self._fabric)
             self._memories = losses_with_memory(objective)
             self._learning = [p for p in self.student_with_loss.parameters() if p.requires_grad]
@@ -388,14 +388,6 @@ def _check_options(mine: Sequence[Mapping[str, Any]], saved: Sequence[Mapping[st
 def find_heads(stage: Stage) -> list[nn.Module]:
     """The modules of a stage's losses that other stages may share."""
     return [head for leaf, _ in stage.objective.leaves() for head in leaf.heads]
-
-
-def _other_modules(stage: Stage, model: nn.Module) -> list[nn.Module]:
-    """The modules that neither are in a part that learns nor contain one."""
-    if stage.only is None:
-        return []
-    inside = {module for part in stage.parts(model) for module in part.modules()}
-    return [module for module in model.modules() if inside.isdisjoint(module.modules())]
 
 
 def _tensors(state: Mapping[str, Any] | None, prefix: str = "") -> list[tuple[str, Tensor]]:

@@ -163,3 +163,9 @@ def has_sparse_gradients(model: nn.Module) -> bool:
     kinds = (nn.Embedding, nn.EmbeddingBag)
     embeddings = [module for module in model.modules() if isinstance(module, kinds) and module.sparse]
     return any(module.weight.requires_grad for module in embeddings)
+
+
+def other_modules(model: nn.Module, parts: Iterable[nn.Module]) -> list[nn.Module]:
+    """The modules that neither are in one of these parts nor contain one."""
+    inside = {module for part in parts for module in part.modules()}
+    return [module for module in model.modules() if inside.isdisjoint(module.modules())]
