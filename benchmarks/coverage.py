@@ -153,5 +153,5 @@ def _verdict(job: Any, draw: np.random.Generator, development: int) -> dict[str,
         for seed, luck in enumerate(draw.normal(0, _LUCK, _SEEDS)):
             right = np.where(sure, True, draw.random(_TESTED) < np.clip(0.5 + 10 * luck, 0, 1))
             development_accuracy = draw.binomial(development, np.clip(0.95 + luck, 0, 1)) / development
-            outcomes.append(Outcome(arm, seed, {"accuracy": float(right.mean())}, development_accuracy, correct=right))
+            outcomes.append(Outcome(arm, seed, {"accuracy": float(right.mean())}, development_accuracy, scores=right))
     return verdict_of(job, outcomes, examples=_TESTED)

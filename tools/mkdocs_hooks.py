@@ -9,7 +9,7 @@ from limbeck.methods import method, names
 try:
     from tools.method_pages import family_of
 except ImportError:  # mkdocs puts this folder, not its parent, on the path
-    from method_pages import family_of  # type: ignore[import-not-found,no-redef]
+    from method_pages import family_of  # type: ignore[no-redef]
 
 
 def on_config(config: Any) -> Any:

@@ -170,7 +170,7 @@ class Progress(NamedTuple):
     steps: int = 1
     epoch: int = 0
     weight: float = 1.0
-    count: float | None = None
+    count: float | None = None  # type: ignore[assignment] # the field's name; tuple.count is of no use here
 
     @property
     def fraction(self) -> float:
