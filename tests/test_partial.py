@@ -282,7 +282,7 @@ def test_a_teacher_of_partial_answers_keeps_the_laws():
 
 def test_an_ensemble_of_partial_answers_says_that_it_cannot():
     opened = Ensemble(Kept(), Kept()).open(TeacherContext())
-    told = pytest.raises(MissingOutputError, match="this teacher shows a part of its answer alone")
+    told = pytest.raises(MissingOutputError, match="this teacher gives only a part of its output")
     with opened as answer, told:
         answer(Batch(torch.randn(6, 9)))
 

@@ -14,25 +14,25 @@ from limbeck.errors import MissingOutputError, nearest
 from limbeck.partial_logits import PartialLogits
 
 IGNORED = -100
-"""The label of an example, or position, that has none: PyTorch's own convention."""
+"""The label of an example or position without a class (PyTorch's default `ignore_index`)."""
 
 LOGITS = "logits"
 """The address that every model and every teacher has."""
 
 LOGITS_INPUT = "logits:in"
-"""The address of the input of the output layer. If a stage reads it and not `LOGITS`, logits are never computed."""
+"""The address of the output layer's input. A stage that reads it and not `LOGITS` never computes the logits."""
 
 Inputs = Any
-"""What a model is called with: a tensor ``m(x)``, a tuple ``m(*x)`` or a mapping ``m(**x)``."""
+"""A model's inputs: a tensor ``m(x)``, a tuple ``m(*x)`` or a mapping ``m(**x)``."""
 
 
 class Outputs(dict[str, Tensor]):
-    """What a model showed for one batch: address -> tensor.
+    """The outputs of a model for one batch: address -> tensor.
 
-    ``logits`` is always there; any other address is a ``named_modules()`` path of the model.
+    ``logits`` is always present; any other address is a ``named_modules()`` path of the model.
 
-    A teacher of whose logits only a part was kept shows a `PartialLogits` there: it stands in `partial`, and whoever
-    asks for the tensor is told that there is none.
+    If only a part of a teacher's logits is stored, for example the top k, the `PartialLogits` are in `partial`, and
+    reading the tensor raises a `MissingOutputError`.
 
     Example:
         >>> Outputs(logits=torch.zeros(2, 3))["logits"].shape
@@ -40,7 +40,7 @@ class Outputs(dict[str, Tensor]):
     """
 
     partial: Mapping[str, PartialLogits] = MappingProxyType({})
-    """The answers that are no tensors: address -> the top k of the classes, or some drawn at random."""
+    """Outputs that are not tensors: address -> the top k classes, or classes drawn at random."""
 
     @staticmethod
     def of(values: Mapping[str, Tensor | PartialLogits]) -> Outputs:
@@ -55,32 +55,32 @@ class Outputs(dict[str, Tensor]):
         if address in self.partial:
             kind = type(self.partial[address]).__name__
             raise MissingOutputError(
-                f"At {address!r} this teacher shows a part of its answer alone ({kind}), which only losses can read: "
-                "kl_divergence and other divergences. For anything else store all classes: the encoding 'quantized' "
-                "(1 byte a class), 'float16' or 'float32', or ask the teacher itself."
+                f"At {address!r} this teacher gives only a part of its output ({kind}), which only losses can read: "
+                "kl_divergence and other divergences. For other uses, store all classes: the encoding 'quantized' "
+                "(1 byte a class), 'float16' or 'float32', or use the teacher without a cache."
             )
         raise missing_output_error(address, self)
 
 
 def missing_output_error(address: str, addresses: Iterable[str], *, who: str = "this model") -> MissingOutputError:
-    """An error for an address that `who` cannot show, naming the nearest that it can."""
+    """The error for an address that `who` does not have; it names the nearest existing address."""
     choices = list(addresses)
     near = nearest(address, choices)
     hint = f" Did you mean {near!r}?" if near else ""
     listed = ", ".join(choices[:12]) + (f", ... ({len(choices)} in all)" if len(choices) > 12 else "")
-    return MissingOutputError(f"No output at {address!r} in {who}.{hint} It can show: {listed}.")
+    return MissingOutputError(f"No output at {address!r} in {who}.{hint} Available: {listed}.")
 
 
 class Batch(NamedTuple):
-    """One batch of examples, as a source yields it.
+    """One batch of examples, as a loader yields it.
 
     Attributes:
-        inputs: What the models are called with, unless a side ``preprocess`` something else from the batch.
-        id: Which examples these are, ``int64 [batch]``, unique within the source; None where the source cannot tell.
-        view: Which augmented view of each example this is, ``int64 [batch]``; None means the examples themselves.
-        labels: Class indices ``int64 [batch]`` or ``[batch, *positions]``; `IGNORED` (-100) where there is none.
+        inputs: The inputs of the models, unless a model's ``preprocess`` computes others from the batch.
+        id: The number of each example, ``int64 [batch]``, unique within the data; None if the loader has no numbers.
+        view: The number of each example's augmented view, ``int64 [batch]``; None for examples without augmentation.
+        labels: Class indices ``int64 [batch]`` or ``[batch, *positions]``; `IGNORED` (-100) for none.
         mask: True where a value counts, ``bool [batch]`` or ``[batch, *positions]``; None means everywhere.
-        extra: Further columns by name, each with the batch first.
+        extra: Further columns by name; the first dimension is the batch.
     """
 
     inputs: Inputs
@@ -92,7 +92,7 @@ class Batch(NamedTuple):
 
     @property
     def size(self) -> int:
-        """How many examples the batch holds."""
+        """The number of examples in the batch."""
         for tensor in (self.id, self.labels, self.mask):
             if tensor is not None:
                 return len(tensor)
@@ -100,9 +100,9 @@ class Batch(NamedTuple):
 
     @property
     def valid(self) -> Tensor:
-        """Whether anything of an example counts, ``bool [batch]``.
+        """Whether any value of an example counts, ``bool [batch]``.
 
-        On several ranks a rank without an example gets one that does not count.
+        In distributed training, a rank without examples gets one that does not count, because all ranks must step.
 
         Example:
             >>> Batch(torch.zeros(2), mask=torch.tensor([[True, False], [False, False]])).valid
@@ -115,7 +115,7 @@ class Batch(NamedTuple):
 
     @property
     def mixed(self) -> bool:
-        """Whether each example is a mixture of two, so that no single label is right: ``extra["ratio"]`` says how."""
+        """Whether each example is a mixture of two, so that it has no single label; ``extra["ratio"]`` is the ratio."""
         return "ratio" in self.extra and "partner" in self.extra
 
     def to(self, device: torch.device | str) -> Batch:
@@ -124,7 +124,7 @@ class Batch(NamedTuple):
         return Batch(*(_to_device(part, target) for part in self))
 
     def rows(self, index: Tensor) -> Batch:
-        """The examples at these places of the batch, in this order.
+        """The examples at the positions `index` of the batch, in this order.
 
         Example:
             >>> Batch(torch.arange(5) * 10, labels=torch.arange(5)).rows(torch.tensor([3, 1])).inputs
@@ -139,9 +139,9 @@ class Batch(NamedTuple):
 
 
 class Term(NamedTuple):
-    """What one loss yields for one batch: its sum, over how many values, and its weight in the objective.
+    """One loss for one batch: the sum, the number of values in it, and the weight in the objective.
 
-    The mean is taken once, over the count of the whole accumulation window and all ranks: `total` is never averaged.
+    The mean is taken once, over the values of all micro-batches and ranks of the step, so `total` is never an average.
     """
 
     total: Tensor
@@ -150,20 +150,20 @@ class Term(NamedTuple):
 
     @property
     def mean(self) -> Tensor:
-        """The unweighted mean over this batch alone, for people to read; zero where nothing counts."""
+        """The unweighted mean over this batch, for reports; 0 if no value counts."""
         return self.total.detach() / max(float(self.count), 1.0)
 
 
 class Progress(NamedTuple):
-    """How far a stage has come, and what a loss knows of the step before it is computed.
+    """The progress of a stage, and what a loss knows about the step before it is computed.
 
     Attributes:
-        step: Optimizer steps taken; the first step is 0.
-        steps: Optimizer steps of the stage.
-        epoch: Passes over the data begun, from 0.
+        step: Number of the optimizer step, from 0.
+        steps: Number of optimizer steps of the stage.
+        epoch: Number of the pass over the data, from 0.
         weight: The weight of the loss at this step.
-        count: The number of values that its mean is over, in all micro-batches and ranks of the step; None if they are
-            those of the batch at hand.
+        count: The number of values in the loss's mean, over all micro-batches and ranks of the step; None if it is the
+            number in the present batch.
     """
 
     step: int = 0
@@ -179,14 +179,14 @@ class Progress(NamedTuple):
 
 
 class Requirements(NamedTuple):
-    """What an objective reads: addresses in the student, addresses in the teacher, fields of the batch."""
+    """The inputs of an objective: addresses in the student, addresses in the teacher, fields of the batch."""
 
     student: frozenset[str] = frozenset()
     teacher: frozenset[str] = frozenset()
     batch: frozenset[str] = frozenset()
 
     def __or__(self, other: tuple[Any, ...]) -> Requirements:
-        """What two objectives read together."""
+        """The requirements of both objectives."""
         return Requirements(*(mine | theirs for mine, theirs in zip(self, other, strict=True)))
 
 
@@ -202,7 +202,7 @@ def count_rows(column: Any, index: Tensor) -> Any:
 
 
 def input_rows(inputs: Inputs, index: Tensor) -> Inputs:
-    """The rows `index` of what a model is called with: of each part, where it is called with several."""
+    """The rows `index` of a model's inputs; of each part if there are several."""
     if isinstance(inputs, tuple):
         return sequence_like(inputs, (count_rows(part, index) for part in inputs))
     if isinstance(inputs, list) and inputs and isinstance(inputs[0], Tensor):
@@ -211,15 +211,17 @@ def input_rows(inputs: Inputs, index: Tensor) -> Inputs:
 
 
 def zero_where_masked(outputs: Tensor, counts: Tensor) -> Tensor:
-    """What a teacher showed, 0 where it is NaN and nothing counts, as of attention over padding alone.
+    """Outputs with 0 in place of NaN where nothing counts; attention over padding alone gives NaN.
 
     Args:
         outputs: ``[batch, ...]``.
-        counts: Where it counts, ``bool`` with the leading dimensions of `outputs`; of other ones nothing is changed.
+        counts: True where a value counts, ``bool`` with the leading dimensions of `outputs`; with another shape,
+            `outputs`
+            is returned unchanged.
     """
     if counts.shape != outputs.shape[: counts.ndim] or not outputs.is_floating_point():
         return outputs
-    if outputs.device.type == "cpu" and bool(outputs.sum().isfinite()):  # elsewhere to ask would be to wait
+    if outputs.device.type == "cpu" and bool(outputs.sum().isfinite()):  # on a GPU this would synchronize
         return outputs
     nothing = outputs.isnan().flatten(counts.ndim).any(-1) if outputs.ndim > counts.ndim else outputs.isnan()
     nothing = nothing & ~counts
@@ -247,5 +249,5 @@ def _to_device(part: Any, device: torch.device) -> Any:
 
 
 def sequence_like(kind: tuple[Any, ...] | list[Any], parts: Iterable[Any]) -> Any:
-    """`parts` as the same kind of sequence: a list, a tuple, or a named tuple, which takes them one by one."""
+    """`parts` as the same kind of sequence: list, tuple or named tuple, whose constructor takes them one by one."""
     return type(kind)(*parts) if hasattr(kind, "_fields") else type(kind)(parts)

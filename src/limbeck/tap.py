@@ -1,4 +1,4 @@
-"""`Tapped`: reads the inside of any module without changing it."""
+"""`Tapped`: reads intermediate outputs of any module without changing it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from limbeck.model_call import Adaptor, call, check_first_of_several, find_outpu
 
 
 class Address(NamedTuple):
-    """Where to listen: a module, its input or output, and which element of that.
+    """The place of a tensor in a model: a module, its input or output, and an element of that.
 
     Written ``path``, ``path:in``, ``path:0``, ``path:in:1`` or ``path:key``.
     """
@@ -30,7 +30,7 @@ class Address(NamedTuple):
 
     @classmethod
     def parse(cls, text: str) -> Address:
-        """Read an address as a person writes it.
+        """Parse the text form of an address.
 
         Example:
             >>> Address.parse("encoder.layer.11:0")
@@ -50,24 +50,24 @@ class _StopForward(BaseException):
 
 
 class Tapped(nn.Module):
-    """A module whose inside can be read while a ``with`` block lasts.
+    """A module with readable intermediate outputs inside a ``with`` block.
 
-    Called with a model's inputs it gives a `Outputs`: ``logits`` and every address asked for. The module itself is not
-    edited: its hooks leave with the block, its state-dict keys never change, its classes are untouched.
+    Called with a model's inputs, it returns an `Outputs` with ``logits`` and every requested address. The model is not
+    changed: the hooks are removed at the end of the block, and state-dict keys and classes stay the same.
 
     If the addresses contain ``logits:in``, the input of the output layer, and not ``logits``, then the forward pass
     ends before that layer: logits, the largest tensor of a language model, are never computed.
 
-    A module that is called several times in one forward pass shows its last call. A value that is changed in place
-    after it was read (``ReLU(inplace=True)``) is read again from a copy, so what is shown is what the address held.
+    If a module is called several times in one forward pass, the last call is returned. If a later operation changes a
+    value in place (``ReLU(inplace=True)``), the model is called again and the value is copied before the change.
 
     Args:
         model: Any module.
-        addresses: What to read besides ``logits``.
-        adaptor: Raw output -> logits, for unusual outputs.
+        addresses: The addresses to read in addition to ``logits``.
+        adaptor: Function from the model's raw output to logits, for unusual outputs.
 
     Raises:
-        MissingOutputError: If an address is not a module of the model; the nearest is named.
+        MissingOutputError: If an address is not a module of the model; the message names the nearest.
 
     Example:
         >>> import torch
@@ -82,7 +82,7 @@ class Tapped(nn.Module):
         self.model = model
         self.adaptor = adaptor
         self.changes_inputs: bool | None = None
-        """Whether the model's forward changes its inputs in place; None before it was called."""
+        """Whether the model's forward pass changes its inputs in place; None before the first call."""
         texts = set(addresses)
         self.skips_logits = LOGITS_INPUT in texts and LOGITS not in texts
         """Whether the forward pass ends before the output layer."""
@@ -108,17 +108,17 @@ class Tapped(nn.Module):
         return layer[0]
 
     def of(self, model: nn.Module) -> Tapped:
-        """The same taps, closed, in another module."""
+        """The same addresses for another module, outside a ``with`` block."""
         return Tapped(model, self._read if self.skips_logits else {*self._read, LOGITS}, adaptor=self.adaptor)
 
     def __enter__(self) -> Tapped:
         modules = dict(unwrap(self.model).named_modules())
         for text, address in self._read.items():
             module = modules[address.path]
-            # An input is read before the module has had a chance to change it in place.
+            # A pre-hook, because the module may change its input in place.
             listen = module.register_forward_pre_hook if address.side == "in" else module.register_forward_hook
             self._handles.append(listen(self._listen(text, address)))
-        if self.skips_logits:  # the last hook, so that all others have read the input
+        if self.skips_logits:  # registered last, so that all other hooks have read the input
             last = modules[self._read[LOGITS_INPUT].path]
             self._handles.append(last.register_forward_pre_hook(self._stop))
         return self
@@ -150,9 +150,9 @@ class Tapped(nn.Module):
         return outputs
 
     def _call(self, inputs: Inputs) -> Any:
-        """Call the model, which may change its inputs in place (``x.sub_(mean)``): the other side reads them too."""
+        """Call the model, on copies if it changes its inputs in place (``x.sub_(mean)``): the teacher reads them too."""
         self._values.clear()
-        # What torch.compile has traced cannot be left in the middle.
+        # A graph of torch.compile cannot be stopped in the middle.
         model = unwrap(self.model) if self.skips_logits else self.model
         if self.changes_inputs is False:
             return self._until_stop(model, inputs)
@@ -176,11 +176,11 @@ class Tapped(nn.Module):
             raise _StopForward
 
     def _check_output_layer(self, inputs: Inputs) -> None:
-        """Call the whole model once on a few positions: the logits have to be the output of the output layer."""
+        """Call the whole model once on a few positions to check that the logits are the output of the output layer."""
         model = unwrap(self.model)
         layer = dict(model.named_modules())[self._read[LOGITS_INPUT].path]
         results: list[Any] = []
-        # Of a text a few positions are enough; all of them may need more memory than there is.
+        # A few positions of a text are enough; the logits of all may not fit in memory.
         handles = [
             layer.register_forward_pre_hook(lambda _, seen: (seen[0][:, :8], *seen[1:]) if seen[0].ndim == 3 else None),
             layer.register_forward_hook(lambda _, __, output: results.append(output)),
@@ -201,13 +201,13 @@ class Tapped(nn.Module):
     def _was_called(self, text: str) -> bool:
         if text not in self._values:
             raise MissingOutputError(
-                f"The module at {text!r} was not called in this forward pass, so it shows nothing; tap one that is."
+                f"The module at {text!r} was not called in this forward pass, so it has no output; choose another one."
             )
         return True
 
     def _listen(self, text: str, address: Address) -> Callable[..., None]:
         def hook(_: nn.Module, *seen: Any) -> None:
-            # The last is the arguments before the module ran, its output after it.
+            # The last argument is the inputs in a pre-hook and the output in a forward hook.
             tensor = _pick_element(text, address, seen[-1])
             tensor = tensor.clone() if text in self._copied or _of_inference(tensor) else tensor
             self._values[text] = (tensor, _version(tensor))
@@ -223,7 +223,7 @@ def _tensors(inputs: Inputs) -> list[Tensor]:
 
 
 def _copied(inputs: Inputs) -> Any:
-    """The same inputs in memory of their own, on the same graph."""
+    """Copies of the inputs, on the same autograd graph."""
     if isinstance(inputs, Mapping):
         return {name: value.clone() if isinstance(value, Tensor) else value for name, value in inputs.items()}
     if isinstance(inputs, (tuple, list)):
@@ -232,7 +232,7 @@ def _copied(inputs: Inputs) -> Any:
 
 
 def _version(tensor: Tensor) -> int:
-    """How often a tensor was changed in place; one of inference mode does not say, so it is copied when it is read."""
+    """The number of in-place changes; inference tensors do not count them, so they are copied when they are read."""
     return -1 if _of_inference(tensor) else tensor._version
 
 
@@ -241,7 +241,7 @@ def _of_inference(tensor: Tensor) -> bool:
 
 
 class FrozenParameters(AbstractContextManager["FrozenParameters"]):
-    """A module in eval (or train) mode for the length of a block; every submodule's own flag comes back after it."""
+    """A block in which a module is in eval (or train) mode; afterwards every submodule has its previous mode."""
 
     def __init__(self, model: nn.Module, *, mode: Literal["eval", "train"] = "eval") -> None:
         self._model = model
@@ -262,7 +262,7 @@ class FrozenParameters(AbstractContextManager["FrozenParameters"]):
 
 @contextmanager
 def preserved_buffers(modules: Iterable[nn.Module]) -> Iterator[None]:
-    """A block after which every buffer (running statistics) is as before: looking must not change what is looked at."""
+    """A block after which every buffer, such as running statistics, has its previous value."""
     copies = [(b, b.detach().clone()) for module in modules for b in module.buffers() if not is_lazy(b)]
     try:
         yield

@@ -55,7 +55,7 @@ def test_a_run_that_was_overtaken_says_so(tmp_path):
     second = run(tmp_path / "run", resume=True).finish()
     assert (tmp_path / "run" / "metrics.jsonl").read_bytes().count(b"\n") == 8
     assert weights(second.student).equal(weights(whole.student))
-    with pytest.raises(LimbeckError, match="Another run has gone on in"):
+    with pytest.raises(LimbeckError, match="Another run has continued in"):
         first.finish()
     assert (tmp_path / "run" / "metrics.jsonl").read_bytes().count(b"\n") == 8
 

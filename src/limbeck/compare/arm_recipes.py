@@ -1,4 +1,4 @@
-"""Recipes of the arms, and the smoothing that matches the teacher."""
+"""Recipes of the arms, and the label smoothing that matches the teacher's outputs."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def recipe_of(
         recipe = make(settings.name, **arguments, **settings.hyper)
     except LimbeckError as error:
         raise add_flag_hint(error, job.key_of(settings), own_method.hyper_parameters) from error
-    # The method itself gets the real teacher, whose layers or shapes it may need; who learns hears displaced answers.
+    # The method gets the real teacher, because it may need its layers or shapes; only the stages get the shuffled one.
     return change_stages(recipe, _with_shuffled_teacher) if arm == SHUFFLED else recipe
 
 
@@ -54,15 +54,13 @@ def _with_shuffled_teacher(stage: Stage) -> Stage:
 
 
 _ASKED = 2000
-"""Examples whose answers say how soft the teacher is."""
+"""Number of examples for the mean entropy of the teacher's outputs."""
 
 
 def matched_smoothing(job: Job, teacher: Teacher, material: ComparisonData) -> float:
-    """The label smoothing of the control.
+    """The label smoothing of the control: the job's, or the one with the mean entropy of the teacher's outputs.
 
-    That of the job, or the one that makes labels as soft as the teacher's outputs.
-
-    The teacher is asked about examples that the arms learn from.
+    The entropy is measured on training examples of the arms.
     """
     if SMOOTHED not in job.arms:
         return 0.0
@@ -79,7 +77,7 @@ def matched_smoothing(job: Job, teacher: Teacher, material: ComparisonData) -> f
 
 
 def mean_entropy(logits: Float[Tensor, "*rows classes"]) -> float:
-    """The mean entropy of the answers, in nats, at temperature 1.
+    """The mean entropy of the outputs, in nats, at temperature 1.
 
     Example:
         >>> round(mean_entropy(torch.zeros(3, 2)), 4)
@@ -91,12 +89,11 @@ def mean_entropy(logits: Float[Tensor, "*rows classes"]) -> float:
 def smoothing_of(entropy: float, classes: int) -> float:
     r"""The s at which a smoothed label, :math:`(1 - s) 1[c = y] + s / C`, has this entropy.
 
-    A student that learns from such labels is regularized as one that learns from the teacher is, and is taught nothing
-    by it.
+    Such labels regularize a student as much as the teacher's outputs do, but carry no information from the teacher.
 
     Args:
-        entropy: In nats; at log C and above s is 1, at 0 it is 0.
-        classes: C, at least 2.
+        entropy: Entropy in nats; s is 0 at entropy 0, and 1 at log C and above.
+        classes: The number of classes C, at least 2.
 
     Example:
         >>> round(smoothing_of(0.5, 10), 4)
@@ -111,5 +108,5 @@ def smoothing_of(entropy: float, classes: int) -> float:
 
     if entropy >= math.log(classes):
         return 1.0
-    least = 1e-12  # of which the logarithm exists
+    least = 1e-12  # log(0) is not finite
     return 0.0 if excess(least) >= 0 else float(brentq(excess, least, 1.0, xtol=1e-10))

@@ -29,15 +29,15 @@ from limbeck.teachers import Teacher
 
 
 class ArmRun(NamedTuple):
-    """One arm with one seed: all that a worker process needs.
+    """One arm with one seed, with everything that a worker process needs.
 
     Attributes:
-        job: The whole job.
-        arm: The competitor's name.
-        seed: Initial weights, order of the data and noise; the same number pairs the arms.
+        job: The job.
+        arm: The arm's name.
+        seed: Seed of initial weights, order of the data and noise; arms are paired by it.
         out: The run's folder, or None.
-        student: Where its student goes, if not inside that folder.
-        smoothing: Of the labels of the arm "label smoothing".
+        student: The student's folder, if it is not inside the run's folder.
+        smoothing: The smoothing of the arm "label smoothing".
     """
 
     job: Job
@@ -52,17 +52,17 @@ class Outcome(NamedTuple):
     """The result of one arm with one seed.
 
     Attributes:
-        arm: The competitor's name.
-        seed: Which of its runs.
-        measures: On the test data.
+        arm: The arm's name.
+        seed: The seed of the run.
+        measures: Metrics on the test data.
         development: The primary metric of the task on development data.
-        seconds: Of training and judging; None for a run that was taken up again.
-        steps: Optimizer steps of all its stages, a resumed part included; None where nobody counted.
-        combined: The teacher that the method has put together itself, if it has.
-        parameters: Of the model that it ships; None where nobody counted.
-        cost: Of that model, where it is not built like the job's student; of the first seed alone.
-        scores: The score of each test example with a target (`limbeck.tasks.Evaluation`); None where that is not known.
-        reports: How many lines its ``metrics.jsonl`` has, so that a lost one is noticed; None where nobody counted.
+        seconds: Seconds of training and evaluation; None for a resumed run.
+        steps: Number of optimizer steps of all stages, also those before an interruption; None if unknown.
+        combined: The teacher that the method built, if it built one.
+        parameters: Number of parameters of the shipped model; None if unknown.
+        cost: Costs of the shipped model, if its structure is not that of the job's student; only for the first seed.
+        scores: The score of each test example with a target (`limbeck.tasks.Evaluation`); None if unknown.
+        reports: Number of lines in ``metrics.jsonl``, so that a lost line is noticed; None if unknown.
     """
 
     arm: str

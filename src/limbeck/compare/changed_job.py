@@ -1,4 +1,4 @@
-"""A job that is taken up again with other settings: what is kept of its folder, what is done again, what is refused."""
+"""A job that continues with other settings: the results that stay valid, the runs to repeat, and invalid changes."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ from limbeck.errors import LimbeckError
 from limbeck.job import Job, RunLayout, make_job, read_run_job, with_absolute_paths
 
 _FREE = frozenset({"out", "workers", "track", "search", "seeds", "arms", "also"})
-"""What changes no run of an arm: how many there are, what is measured besides, where reports go."""
+"""The keys that change no run of an arm, such as the number of runs, extra metrics and trackers."""
 _OWN = frozenset({"method", "methods", "budget", "budgets"})
-"""What changes the runs of some arms, of which `_arm_settings` says which."""
+"""The keys that change the runs of some arms; `_arm_settings` determines which."""
 
 
 class Changes(NamedTuple):
-    """What changes when a job continues with other settings.
+    """The changes when a job continues with other settings.
 
     Attributes:
         keys: The keys that differ, with dots.
-        again: The arms whose runs were begun or done with other settings, and are done again.
-        teacher: Whether what is kept of a teacher is of another one: of one that was loaded, or not trained to the end.
-        student: Whether the untrained student in the folder is another one now.
+        again: The arms with runs under other settings, which are run again.
+        teacher: Whether the teacher's files belong to another teacher, which was loaded or not fully trained.
+        student: Whether the untrained student in the folder has changed.
     """
 
     keys: tuple[str, ...]
@@ -45,15 +45,15 @@ class Changes(NamedTuple):
 
 
 def changed_job(job: Job) -> tuple[Job, Changes]:
-    """The job without what its folder already has, and what must be done again.
+    """The job without what its folder already has, and the runs to repeat.
 
-    A teacher that is trained stays as it is: a new ``budget`` is that of the arms, and the old one becomes
-    ``teacher.train``. Before any arm has begun the teacher can still be another one, as where it failed its check, and
-    is then trained again. An arm is done again if a setting that its runs read is another one.
+    A trained teacher does not change: a new ``budget`` applies to the arms, and the old one becomes ``teacher.train``.
+    Before the first arm starts, the teacher can still change, for example after it failed its check; it is then trained
+    again. An arm is run again if a setting that its runs depend on has changed.
 
     Raises:
-        LimbeckError: If the folder holds no job, the trained teacher would be another one, or the job is finished and a
-            run that was judged would be done again.
+        LimbeckError: If the folder holds no job, if the trained teacher would change, or if the job is finished and an
+            evaluated run would be repeated.
     """
     out = Path(job.out or "")
     if job.out is None or not RunLayout(out).job.is_file():
@@ -83,12 +83,12 @@ def changed_job(job: Job) -> tuple[Job, Changes]:
 
 
 def remove_outdated(changes: Changes, out: Path) -> None:
-    """Remove from a job's folder what is done again.
+    """Remove the runs to repeat from a job's folder.
 
-    The record is removed first, so that a kill in between does no harm.
+    The record is removed first, so that the folder stays valid if the process is killed in between.
 
     Raises:
-        LimbeckError: If the trained teacher, which is kept, is damaged; the folder with its result stays as it is.
+        LimbeckError: If the trained teacher's files are damaged; the folder is not changed then.
     """
     if not changes.teacher:
         for checkpoint in sorted(RunLayout(out).teacher.rglob("checkpoint.safetensors")):
@@ -115,7 +115,7 @@ def _with_trained_teacher(job: Job, before: Job, out: Path) -> Job:
 
 
 def _is_trained(out: Path) -> bool:
-    """Whether the teacher's training is over: its outputs are written after that."""
+    """Whether the teacher's training is finished; its outputs are written after that."""
     return RunLayout(out).teacher_outputs.is_file()
 
 

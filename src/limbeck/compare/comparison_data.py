@@ -1,4 +1,4 @@
-"""The data and models that all arms of a comparison share."""
+"""The data and models that are common to all arms of a comparison."""
 
 from __future__ import annotations
 
@@ -52,12 +52,12 @@ def has_weights(teacher: TeacherSettings) -> bool:
 
 
 def load_in_order(job: Job) -> tuple[DataSplits, bool]:
-    """Load the job's data; returns also whether their classes were put into the order of the teacher.
+    """Load the job's data; return also whether their classes were put into the teacher's order.
 
-    That is done where the teacher lies in a folder that names the same classes in another order, and the job does not
-    say an order. Where it cannot be done, `check_names` refuses the teacher once it is open.
+    This is done if the teacher's folder has the same class names in another order and the job sets no order. If it
+    cannot be done, `check_names` raises an error after the teacher is open.
     """
-    with silenced():  # what it warns of stands in the summary, which is printed
+    with silenced():  # the printed summary has the same warnings
         name = None if job.task is None else job.task.name
         data = load_data(job.data, task=name)
         settings: dict[str, Any] = dict(job.data) if isinstance(job.data, dict) else {"name": job.data}
@@ -68,7 +68,7 @@ def load_in_order(job: Job) -> tuple[DataSplits, bool]:
             return data, False
         try:
             data = load_data({**settings, "class_names": list(order)}, task=name)
-        except LimbeckError:  # data that take no order
+        except LimbeckError:  # data without a class order
             return data, False
     note = f"The classes are in the order of the teacher {job.teacher.title}: {', '.join(order[:8])}"
     summary = data.summary and replace(data.summary, notes=(*data.summary.notes, f"{note}."))
@@ -76,7 +76,7 @@ def load_in_order(job: Job) -> tuple[DataSplits, bool]:
 
 
 def ordered_job(job: Job, data: DataSplits) -> Job:
-    """The job with the order of the data's classes, so that it can be opened without the teacher."""
+    """The job with the order of the data's classes, so that the data can be loaded without the teacher."""
     settings: dict[str, Any] = dict(job.data) if isinstance(job.data, dict) else {"name": job.data}
     return job.model_copy(update={"data": {**settings, "class_names": list(data.class_names or ())}})
 
@@ -84,10 +84,10 @@ def ordered_job(job: Job, data: DataSplits) -> Job:
 def check_names(teacher: TeacherSettings, model: nn.Module, data: DataSplits) -> None:
     """Check that teacher and data have the same class names in the same order.
 
-    Data whose classes are numbers say nothing of names.
+    Data with numbers as classes are not checked.
 
     Raises:
-        LimbeckError: With the names of both, and what to type.
+        LimbeckError: If they differ; the message has the names of both and the option to type.
     """
     ours, theirs = data.class_names, get_class_names(model) or read_class_names(_folder(teacher))
     if not (ours and theirs and teacher.check) or len(ours) != len(theirs) or not has_weights(teacher):
@@ -113,12 +113,12 @@ def _folder(teacher: TeacherSettings) -> str:
 
 
 def init_student(student: ModelSettings, teacher: Teacher | None, *, seed: int) -> nn.Module:
-    """Make a student from layers of the teacher, with the teacher's present weights.
+    """Build a student from layers of the teacher, with the teacher's present weights.
 
-    `seed` draws the new parts (``head: false``).
+    `seed` is for new parts (``head: false``).
 
     Raises:
-        LimbeckError: If the teacher is not one model of transformers whose layers can be taken out.
+        LimbeckError: If the teacher is not a single model of transformers with removable layers.
     """
     if not isinstance(teacher, ModelTeacher):
         raise LimbeckError("student: shallow takes layers of its teacher, and there is no teacher that is one model.")
@@ -131,9 +131,9 @@ def init_student(student: ModelSettings, teacher: Teacher | None, *, seed: int) 
 
 
 def describe_layers(job: Job, teacher: Teacher) -> str | None:
-    """A sentence on trained weights that the students of all arms start with.
+    """A sentence about trained weights at the start of all arms' students.
 
-    None if they start with random weights.
+    None for random weights.
     """
     library = LibraryModel.parse(job.student.model)
     if library is not None and library.weights is None and job.student.arguments.get("pretrained", True):
@@ -152,20 +152,20 @@ def describe_layers(job: Job, teacher: Teacher) -> str | None:
 
 
 _ASKED = 250
-"""Examples that a model is asked about at a time: with a thousand, a small network's layers no longer fit a cache."""
+"""Examples per batch of predictions. With a thousand, a small network's outputs no longer fit in the CPU's cache."""
 
 
 class ComparisonData(NamedTuple):
     """The data that all arms share.
 
     Attributes:
-        data: The data set.
-        train: What is learnt from.
-        development: What choices and checks are made on; carved from the training data.
-        input_shape: One example as the models see it.
-        classes: How many outputs a model has: classes, labels, or target columns.
-        task: What is learned; it knows the data.
-        reordered: Whether the classes are in another order than the data alone would have them: the teacher's.
+        data: The dataset.
+        train: The training data.
+        development: The data for choices and checks, split off from the training data.
+        input_shape: The shape of one example as a model's input.
+        classes: Number of a model's outputs: classes, labels or target columns.
+        task: The task, set up for the data.
+        reordered: Whether the classes have the teacher's order and not that of the data.
     """
 
     data: DataSplits
@@ -181,14 +181,14 @@ def load_comparison_data(job: Job) -> ComparisonData:
     """Load the job's data and split off the development part.
 
     Raises:
-        LimbeckError: If the data cannot be had, or are too few.
+        LimbeckError: If the data cannot be loaded, or have too few examples.
     """
     data, reordered = load_in_order(job)
     train, development = train_and_development(job, data)
     for part, examples in {"training": train, "development": development, "test": data.test}.items():
         _check_read(data, part, examples)
     first = data.preprocess(train.take(torch.tensor([0])))
-    # What a model is called with by names, such as token ids and their mask, has no one shape.
+    # Inputs by name, such as token ids and their mask, have no single shape.
     shape = tuple(first.shape[1:]) if isinstance(first, Tensor) else ()
     task = fit_task(job, data)
     if not task.check(data.test, "test"):
@@ -202,7 +202,7 @@ def fit_task(job: Job, data: DataSplits) -> Task:
     """The task of a job for its data, with the scale of the targets that a loaded teacher has learned.
 
     Raises:
-        LimbeckError: If a method of the job cannot learn the task, or the targets do not fit it.
+        LimbeckError: If a method of the job does not support the task, or the targets do not fit the task.
     """
     task = get_task(data.task) if job.task is None else job.task.open()
     job.check_task(task)
@@ -216,7 +216,7 @@ def fit_task(job: Job, data: DataSplits) -> Task:
 
 
 def arms_of_task(job: Job, task: Task) -> Job:
-    """The job without the arm of label smoothing, where the task has none."""
+    """The job; without the arm of label smoothing if the task does not support it."""
     if task.no_smoothing is None or "label smoothing" not in job.arms:
         return job
     budgets = {arm: budget for arm, budget in job.budgets.items() if arm != "label smoothing"}
@@ -224,7 +224,7 @@ def arms_of_task(job: Job, task: Task) -> Job:
 
 
 def new_model(model: ModelSettings, material: ComparisonData, *, seed: int, who: str) -> nn.Module:
-    """Make a model by its name, with initial weights that depend on `seed` alone; `who` starts an error message."""
+    """Build a model by its name, with initial weights that depend only on `seed`; `who` begins an error message."""
     if material.data.tokenizer is not None and model.model in reference_names():
         raise LimbeckError(
             f"{who} {model.model} reads one tensor, and {material.data.name} gives several by name: take a model that "
@@ -244,7 +244,7 @@ def new_model(model: ModelSettings, material: ComparisonData, *, seed: int, who:
 
 
 def _draw_lazy(model: nn.Module, material: ComparisonData, *, who: str) -> None:
-    """Let lazy layers draw their weights now, because a model is saved, copied and counted before it is trained."""
+    """Initialize lazy layers now, because a model is saved, copied and counted before it is trained."""
     if any(is_lazy(tensor) for tensor in (*model.parameters(), *model.buffers())):
         try:
             predict(model, material.development.take(torch.tensor([0])), preprocess=material.data.preprocess)
@@ -253,10 +253,10 @@ def _draw_lazy(model: nn.Module, material: ComparisonData, *, who: str) -> None:
 
 
 def make_student(job: Job, material: ComparisonData, *, seed: int, teacher: Teacher | None = None) -> nn.Module:
-    """Make the job's student: a new model, or layers of the teacher. It gets the data's class names.
+    """Build the job's student: a new model, or layers of the teacher. It gets the data's class names.
 
     Raises:
-        LimbeckError: If it cannot be made, or is to begin as layers of a teacher that has none.
+        LimbeckError: If it cannot be built, or the teacher has no layers to start from.
     """
     if job.student.is_shallow:
         student = init_student(job.student, teacher, seed=seed)
@@ -292,7 +292,7 @@ def _check_read(data: DataSplits, part: str, examples: Dataset) -> None:
         read = data.preprocess(examples.take(torch.tensor([0])))
     except LimbeckError:
         raise
-    except Exception as error:  # whatever a person's function raises
+    except Exception as error:  # a user's function may raise anything
         raise LimbeckError(
             f"The preprocess of {data.name} failed on an example of the {part} data: {type(error).__name__}: {error}. "
             "It is called with a lb.Batch, and returns what a model is called with: lambda batch: batch.inputs / 255."
@@ -353,7 +353,7 @@ def check_classes(logits: Tensor, who: str, task: Task) -> None:
     """Check that a model has as many outputs as the task needs, in the right dimension.
 
     Raises:
-        LimbeckError: With both numbers.
+        LimbeckError: If not; the message has both numbers.
     """
     if isinstance(task, Segmentation) and logits.ndim != 4:
         raise LimbeckError(

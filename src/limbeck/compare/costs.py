@@ -19,13 +19,13 @@ Structure = tuple[tuple[tuple[str, type], ...], tuple[tuple[str, torch.Size, tor
 
 
 class ShippedCost(NamedTuple):
-    """What a model costs, measured on the CPU with one thread.
+    """The costs of a model, measured on the CPU with one thread.
 
     Attributes:
-        parameters: How many numbers it has.
-        megabytes: Of its parameters and buffers.
-        milliseconds: For one example.
-        in_full: All other figures, as `limbeck.metrics.CostInFull.as_dict` names them.
+        parameters: Number of parameters.
+        megabytes: Size of parameters and buffers.
+        milliseconds: Time for one example.
+        in_full: All other costs, with the names of `limbeck.metrics.CostInFull.as_dict`.
     """
 
     parameters: int
@@ -35,7 +35,7 @@ class ShippedCost(NamedTuple):
 
     @staticmethod
     def measure(model: nn.Module, material: ComparisonData) -> ShippedCost:
-        """Time the model on test examples on the CPU, to which it is moved."""
+        """Time the model on test examples; it is moved to the CPU."""
         sample = material.data.preprocess(material.data.test.take(torch.arange(min(64, len(material.data.test)))))
         cost = cost_of(model.cpu(), sample)
         return ShippedCost(
@@ -70,10 +70,10 @@ class Combined(NamedTuple):
     """A generalist and its specialists, as one teacher.
 
     Attributes:
-        measures: On the test data.
-        parameters: Of all of its networks.
-        megabytes: Likewise.
-        milliseconds: For one example, on the CPU.
+        measures: Metrics on the test data.
+        parameters: Number of parameters of all its networks.
+        megabytes: Size of all its networks.
+        milliseconds: Time for one example on the CPU.
     """
 
     measures: dict[str, float]

@@ -1,4 +1,4 @@
-"""Checks before training: the first steps of all arms, images, and rows that a teacher may know."""
+"""Checks before training: first steps of all arms, image files, evaluation data that a teacher may have seen."""
 
 from __future__ import annotations
 
@@ -46,9 +46,10 @@ FEW_STEPS = 500
 def dry_run(job: Job, material: ComparisonData, teacher: Teacher, models: Mapping[str, nn.Module]) -> None:
     """Run the first steps of the teacher's training and of every stage of every arm, on copies.
 
-    One step is taken on a first batch, and one on as few examples as the last batch of an epoch holds; then the student
-    is asked about test data, and timed. Whatever a job gets wrong (a name, a hyper-parameter, an address, a shape, a
-    precision, a batch size) comes to light here, as it would come to light after the teacher's training.
+    One step is taken on a first batch, and one on as many examples as the last batch of an epoch holds; then the
+    student
+    is evaluated on a few test examples and timed. So a mistake in a job (a name, a hyper-parameter, an address, a
+    shape, a precision, a batch size) is found here and not after the teacher's training.
 
     Raises:
         LimbeckError: If the teacher or an arm cannot run.
@@ -59,7 +60,7 @@ def dry_run(job: Job, material: ComparisonData, teacher: Teacher, models: Mappin
 
 
 def describe_few_steps(job: Job, material: ComparisonData) -> str | None:
-    """A note for a job whose students take too few optimizer steps to learn; None where they take enough."""
+    """A note for a job with too few optimizer steps for a student to learn; None for enough steps."""
     per_epoch = math.ceil(len(train_loader(material.train, job.budget, seed=0)) / job.budget.accumulate)
     steps = per_epoch * job.budget.epochs
     if steps >= FEW_STEPS:
@@ -87,10 +88,10 @@ def rehearse_teacher(job: Job, material: ComparisonData, teacher: Teacher, model
     """Run the first steps of the teacher's training on a copy, and return the copy.
 
     Returns:
-        The copy; the teacher itself, where it comes with weights.
+        The copy; the teacher itself, if it comes with weights.
 
     Raises:
-        LimbeckError: If it cannot be trained.
+        LimbeckError: If the teacher cannot be trained.
     """
     first = next((name for name, one in without_weights(job, models).items() if not is_estimator({name: one})), None)
     if first is None:
@@ -105,7 +106,7 @@ def rehearse_teacher(job: Job, material: ComparisonData, teacher: Teacher, model
 
 
 def _rehearse_arm(job: Job, arm: str, material: ComparisonData, teacher: Teacher) -> None:
-    # Nothing that a lazy layer draws at its first call may depend on what went before.
+    # The weights that a lazy layer draws at its first call must not depend on earlier random numbers.
     with (
         seeded(0),
         _explain_errors(f"The arm {arm!r} cannot take its first steps", "budget"),
@@ -139,7 +140,7 @@ def _run_first_steps(
         setting=replace(make_train_config(job, budget, material, seed=0), rehearsal=True),
         fabric=open_fabric(precision=job.precision, devices=job.devices, strategy=job.strategy),
     )  # fmt: skip
-    # A rate that is too high in these few steps may be right in a run that warms up; the run itself says if it is not.
+    # A learning rate that diverges in these few steps may work in a run with warm-up; the run itself raises if not.
     with suppress(DivergedError):
         run.finish()
     return run
@@ -155,13 +156,13 @@ def _check_metrics(job: Job, material: ComparisonData) -> None:
 
 @contextmanager
 def _explain_errors(cannot: str, place: str) -> Iterator[None]:
-    """Turn an error of a user's module into a sentence; ``--debug`` shows the traceback.
+    """Turn an error of a user's module into a `LimbeckError`; ``--debug`` prints the traceback.
 
-    `place` is where the budget stands in the job that says how large a batch is.
+    `place` is the job's key of the budget with the batch size.
     """
     try:
         with warnings.catch_warnings():
-            # Of a teacher that has learnt nothing yet there is nothing to be said.
+            # There is nothing to report about a teacher that is not trained yet.
             warnings.simplefilter("ignore", LimbeckWarning)
             yield
     except LastBatchError as error:
@@ -180,7 +181,7 @@ def _explain_errors(cannot: str, place: str) -> Iterator[None]:
 
 
 _MANY = 2000
-"""So many pictures are decoded before anybody wonders what is going on."""
+"""Number of pictures above which the progress of decoding is printed."""
 _CHUNK = 256
 
 
@@ -188,7 +189,7 @@ def verify_files(material: ComparisonData, callback: Callback) -> None:
     """Decode every image file of the data once.
 
     Raises:
-        DataError: If some are damaged: how many, and the first of them.
+        DataError: If files are damaged; the message has their number and the first of them.
     """
     parts = _parts(material)
     count, began = sum(map(len, parts)), time.perf_counter()
@@ -239,14 +240,12 @@ def _chunks(parts: list[Dataset]) -> list[Subset]:
 def find_seen_rows(job: Job, material: ComparisonData, models: Mapping[str, nn.Module]) -> dict[str, Any] | None:
     """Find the parts of the data that a loaded teacher may have been trained on.
 
-    Those split off from the training data.
-
-    Such a teacher was trained before limbeck drew those parts, perhaps on the whole file: nobody can tell. Its accuracy
-    there may then be too high, and so may be that of students which imitate it.
+    These are the parts that limbeck split off from the training data. The teacher was trained before, perhaps on the
+    whole file. Then its accuracy on these parts is too high, and so is the accuracy of students that imitate it.
 
     Returns:
-        ``parts`` (``development``, ``test``) and ``sentence``; None where the teacher is trained here, or the data
-        bring both parts with them.
+        ``parts`` (``development``, ``test``) and ``sentence``; None if the job trains the teacher, or the data have
+        both parts already.
     """
     if not has_weights(job.teacher) and not any(isinstance(m, EstimatorModule) and m.fitted for m in models.values()):
         return None

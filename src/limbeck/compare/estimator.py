@@ -24,7 +24,7 @@ from limbeck.tasks import Classification
 from limbeck.teachers import SklearnTeacher
 
 _FEW = 256
-"""Rows that an estimator is fitted to first, so that every arm can be tried before the real fit is paid for."""
+"""Number of rows for a first, quick fit, so that every arm can be checked before the real fit."""
 
 
 class EstimatorModule(nn.Module):
@@ -46,10 +46,10 @@ def is_estimator(models: Mapping[str, nn.Module]) -> bool:
 
 
 def open_estimator(estimator: Any, name: str, material: ComparisonData) -> EstimatorModule:
-    """Wrap what a user's function returned: an estimator, fitted or not, or a `SklearnTeacher`.
+    """Wrap the result of a user's function: an estimator, fitted or not, or a `SklearnTeacher`.
 
     Raises:
-        LimbeckError: If it gives no probabilities, or cannot be fitted to the data.
+        LimbeckError: If it has no probabilities, or cannot be fitted to the data.
     """
     if not isinstance(material.task, Classification):
         raise LimbeckError(
@@ -74,7 +74,7 @@ def fit_estimator(module: EstimatorModule, name: str, material: ComparisonData) 
     """Fit the estimator to the training data; returns the number of labeled rows.
 
     Raises:
-        LimbeckError: If it fails.
+        LimbeckError: If the fit fails.
     """
     rows = _fit(module.teacher.estimator, name, material.train, material)
     module.teacher.read_classes()
@@ -84,8 +84,8 @@ def fit_estimator(module: EstimatorModule, name: str, material: ComparisonData) 
 def unknown_sizes(models: Iterable[nn.Module], cost: Mapping[str, Any]) -> dict[str, Any]:
     """The entries of a teacher's row for sizes that PyTorch cannot count; empty if it can.
 
-    An estimator weighs what its pickle does. Of any other module without a single tensor (a wrapper around a program)
-    nobody knows.
+    The size of an estimator is that of its pickle. The size of any other module without tensors (a wrapper around a
+    program) is unknown.
     """
     bare = [model for model in models if not count_parameters(model) and not size_in_bytes(model)]
     if not bare:
@@ -96,7 +96,7 @@ def unknown_sizes(models: Iterable[nn.Module], cost: Mapping[str, Any]) -> dict[
         name, size = type(bare[0].teacher.estimator).__name__, _pickled_bytes(bare[0].teacher.estimator)
         weighs = "its MB are those of its pickle" if size else "it cannot be pickled, so its size is not known"
         note = f"{name} has no parameters to count, and {weighs}"
-    # What PyTorch's allocator gave out, and the operations that it saw, are not the estimator's either.
+    # PyTorch's counts of memory and operations do not include the estimator's.
     costs = {key: value if "milliseconds" in key or key == "threads" else None for key, value in cost.items()}
     megabytes = None if size is None else round(size / 1e6, 6)
     return {

@@ -1,4 +1,4 @@
-"""`run_job`: a job from data to verdict."""
+"""`run_job`: runs a job from data to verdict."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def run_job(
             depend on the changed settings are kept; the other arms are run again.
 
     Returns:
-        The result, of JSON values: ``arms`` by name, ``verdict``, ``seconds``, ``run``, and what it was measured on.
+        The result as JSON values: ``arms`` by name, ``verdict``, ``seconds``, ``run``, and a description of the data.
 
     Raises:
         LimbeckError: If the job is invalid. As far as possible this is checked before training and writing.
@@ -89,7 +89,7 @@ def run_job(
             stack.enter_context(lock_folder(job, out))
         run = _open(job, callback if is_rank_zero(job) else ignore_events, out)
         if out is not None:
-            if new:  # it is created only after all checks, and a folder that does not exist cannot be locked
+            if new:  # a new folder is created only after all checks; it is locked then
                 stack.enter_context(create_and_lock(run.job, out))
             _prepare_folder(run, out, changes)
         result = _train_and_judge(run)
@@ -191,7 +191,7 @@ def _report_outcome(outcome: Outcome, task: Task, tell: Callback) -> Outcome:
     """Report an outcome, and return it."""
     value = outcome.measures.get(task.primary.name, math.nan)
     tell(ArmFinished(outcome.arm, outcome.seed, value, task.primary.describe(value)))
-    # A mean over rows: one NaN makes it one. A row that another version has written may lack it.
+    # One NaN among the rows makes the mean NaN. A row that another version wrote may lack the value.
     if math.isnan(outcome.measures.get("confidence", 0.0)):
         tell(Message(f"{outcome.arm}, seed {outcome.seed}: some outputs on test data are NaN; they count as wrong."))
     return outcome
@@ -278,7 +278,7 @@ def _outcomes(
     out: Path | None,
     callback: Callback,
 ) -> Iterator[Outcome]:
-    planned = {(run.arm, run.seed) for run in runs}  # a folder may hold arms that another setting left out
+    planned = {(run.arm, run.seed) for run in runs}  # a folder may hold arms that are not in the present job
     finished = [outcome for outcome in load_outcomes(out) if (outcome.arm, outcome.seed) in planned]
     done = {(outcome.arm, outcome.seed) for outcome in finished}
     pending = [run for run in runs if (run.arm, run.seed) not in done]

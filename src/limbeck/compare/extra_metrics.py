@@ -38,7 +38,7 @@ _CLASSES = "classes"
 
 
 class GroupsError(DataError):
-    """An error in the option data.groups, and not in also."""
+    """An error in the option `data.groups`, not in `also`."""
 
 
 def check_groups(context: MetricContext) -> str:
@@ -135,7 +135,7 @@ def check_cka(context: MetricContext, student: nn.Module) -> str:
 
 
 def measure_cka(context: MetricContext) -> dict[str, Any]:
-    """CKA of each pair of a student's and the teacher's layers, over seeds; of an ensemble the first member's."""
+    """CKA of each pair of a student's and the teacher's layers, over seeds; of an ensemble, the first member's."""
     job, name, teacher = context.job, *next(iter(context.models.items()))
     teacher, examples = teacher.to(first_device(job)), subsample(context.material.data.test, EXAMPLES, 0)
     arms: dict[str, Any] = {}
@@ -216,11 +216,11 @@ _METRICS: Mapping[str, Callable[[MetricContext], dict[str, Any]]] = {
     "corruptions": measure_corruptions,
     "groups": measure_groups,
 }
-"""By the name in ``also``, which is the key in the result too."""
+"""The extra metrics by their name in ``also``, which is also the key in the result."""
 
 
 def check_also(context: MetricContext, callback: Callback) -> None:
-    """Try the job's extra metrics on untrained models, and report what they will take.
+    """Try the job's extra metrics on untrained models, and report their cost.
 
     Raises:
         LimbeckError: If the data or the models do not fit a metric, or the job has no folder.
@@ -246,7 +246,7 @@ def check_also(context: MetricContext, callback: Callback) -> None:
 
 
 def measure_extra(context: MetricContext, callback: Callback) -> dict[str, Any]:
-    """Measure the job's extra metrics; for one that fails the result holds a sentence.
+    """Measure the job's extra metrics; the result of one that fails is a sentence.
 
     All arms are trained at this point, so no error here may lose the result.
 

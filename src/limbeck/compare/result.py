@@ -1,4 +1,4 @@
-"""The result of all arms, and the trained students that it is measured on."""
+"""The result of all arms, and their trained students."""
 
 from __future__ import annotations
 
@@ -38,15 +38,15 @@ def std_over_seeds(values: Sequence[float]) -> float:
     return math.sqrt(sum((value - mean) ** 2 for value in values) / (len(values) - 1))
 
 
-_EQUAL = 0.05  # steps that differ by so little are as many
+_EQUAL = 0.05  # numbers of steps within this fraction count as equal
 
 COMBINED = "combined teacher"
 
-"""The row of a generalist and the specialists that a method has made of it: it taught the students of that method."""
+"""The row of a generalist and its specialists, the teacher that a method built for its students."""
 
 MEMBER = "one member"
 
-"""The row of a teacher of several: each of them alone, its values one for a member instead of one for a seed."""
+"""The row of an ensemble's members, each alone: one value per member in place of one per seed."""
 
 
 def arms_rows(
@@ -66,7 +66,7 @@ def arms_rows(
     task = material.task
     sample = material.data.preprocess(material.data.test.take(torch.arange(min(64, len(material.data.test)))))
     student = make_student(job, material, seed=0, teacher=ModelTeacher(next(iter(teachers.values())))).cpu()
-    # Students that are built alike are timed once, on the CPU, wherever they ran; the others were timed by their arm.
+    # Students with the same structure are timed once, on the CPU; others were timed by their arm.
     plain = ShippedCost.measure(student, material)
     for arm in job.all_arms:
         if arm == "teacher":
@@ -77,7 +77,7 @@ def arms_rows(
                 table[arm]["cost"] = cost_in_full(next(iter(teachers.values())), sample).as_dict()
             table[arm].update(unknown_sizes(teachers.values(), table[arm].get("cost", {})))
             if len(costs) > 1:
-                # Any one of them could be shipped in the ensemble's place: what does averaging bring?
+                # A single member could be shipped in place of the ensemble, so the row shows the gain of averaging.
                 rows = [_alone(job, model, answers, material) for model in teachers.values()]
                 if job.teacher.ensemble:
                     for name, row, own_cost in zip(teachers, rows, costs, strict=True):
@@ -142,7 +142,7 @@ def _row(rows: list[dict[str, float]], costs: Sequence[Cost | ShippedCost], task
 
 
 def _alone(job: Job, member: nn.Module, answers: Tensor, material: ComparisonData) -> dict[str, float]:
-    own = get_description(member).get("preprocess")  # of a saved model that reads other inputs than the students
+    own = get_description(member).get("preprocess")  # set for a saved model with other inputs than the students
     preprocess = material.data.preprocess if own is None else preprocess_from_dict(own)
     evaluation = material.task.evaluate(
         member, eval_batches(material.data.test), preprocess=preprocess, teacher=answers
@@ -161,8 +161,9 @@ def verdict_of(
 ) -> dict[str, Any]:
     """Compare the method that is best on development data with every control.
 
-    Dev and test accuracies belong to the same students, so whose seeds were lucky in the one is lucky in the other: all
-    intervals and p-values of the chosen method allow for as many methods as there were.
+    Development and test accuracy come from the same students, so a method that is chosen for lucky seeds is lucky on
+    the
+    test data too. All intervals and p-values of the chosen method are therefore corrected for the number of methods.
     """
     score = get_task(task).primary
     arm, count = _best(job, outcomes, score), len(job.method_arms)
@@ -177,7 +178,7 @@ def verdict_of(
         if math.isnan(_development(outcomes, arm)):
             chosen = f"No development example has a label: of {count} methods the first, {arm}. "
         verdict["sentence"] = chosen + verdict["sentence"]
-    taught = method(job.method_arms.get(arm, job.method).name).has_teacher  # else nobody's answers could be shuffled
+    taught = method(job.method_arms.get(arm, job.method).name).has_teacher  # needed to shuffle outputs
     against = {
         control: compare_with_control(
             *results_of(outcomes, arm, control, score=score),
@@ -201,7 +202,7 @@ def _effort(outcomes: Sequence[Outcome], arm: str) -> str:
 
 
 def _size(outcomes: Sequence[Outcome], arm: str) -> str:
-    """A sentence if an arm ships a model of another size than the student alone."""
+    """A sentence if an arm's model has another size than the student alone."""
     ours, theirs = (next((o.parameters for o in outcomes if o.arm == one), None) for one in (arm, ALONE))
     if not ours or not theirs or abs(ours / theirs - 1) < _EQUAL:
         return ""
@@ -240,7 +241,7 @@ def _best(job: Job, outcomes: Sequence[Outcome], score: Score) -> str:
 
 
 def _development(outcomes: Sequence[Outcome], arm: str) -> float:
-    """The arm's mean primary metric on development data; NaN where no example has a target."""
+    """The arm's mean primary metric on development data; NaN if no example has a target."""
     values = [one.development for one in outcomes if one.arm == arm]
     return sum(values) / len(values)
 
@@ -258,7 +259,7 @@ def results_of(outcomes: Sequence[Outcome], *arms: str, score: Score = Classific
 
 
 def _summary(rows: list[dict[str, float]], task: Task) -> dict[str, Any]:
-    # A run of another version, taken up again, may lack a measure in the rows that it had written.
+    # A resumed run of an older version may lack a measure in its earlier rows.
     measures = {name: over_seeds([row[name] for row in rows]) for name in rows[0] if all(name in row for row in rows)}
     return {
         task.primary.name: measures[task.primary.name],

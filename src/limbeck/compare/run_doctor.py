@@ -50,7 +50,7 @@ _EXAMPLES = 2000
 def subset_for_check(job: Job, material: ComparisonData) -> ComparisonData:
     """The data with fewer training examples: about 2,000, and at least two batches.
 
-    The last batch of an epoch has the same size as with all data, as BatchNorm fails on a last batch of one.
+    The last batch of an epoch has the same size as with all data, because BatchNorm fails on a batch of one.
     """
     batch = job.budget.batch_size * job.budget.accumulate
     size = max(_EXAMPLES // batch, 2) * batch + len(material.train) % job.budget.batch_size
@@ -72,7 +72,7 @@ def open_check_context(
 
     Args:
         job: The job.
-        material: Its data.
+        material: The job's data.
         less: The subset of the data for the checks.
         teacher: The teacher.
         networks: The modules of the teacher.
@@ -84,7 +84,7 @@ def open_check_context(
     arms += _arms(job, material, less, teacher)
     stored = None
     if job.cache is not None and (job.cache.folder is not None or job.out is not None):
-        # Of several teachers with a cache each, the first one stands for all.
+        # If there are several teachers with a cache each, only the first one is checked.
         stored = (
             next(iter(open_cached_teacher(job, teacher, folder_of(job)).values())),
             make_cache_loader(job, material, shuffled=0),
@@ -115,7 +115,7 @@ def _students(job: Job, material: ComparisonData, teacher: Teacher) -> dict[str,
 
 
 def _teachers_arm(job: Job, material: ComparisonData, less: ComparisonData, members: tuple[str, ...]) -> CheckedArm:
-    """The training of the teacher, which is only timed."""
+    """The training of the teacher, for the estimate of its time."""
     budget = job.teacher.train or job.budget
     loader, whole = train_loader(less.train, budget, seed=0), train_loader(material.train, budget, seed=0)
 

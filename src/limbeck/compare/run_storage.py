@@ -33,18 +33,18 @@ from limbeck.models import save
 from limbeck.teachers import Teacher
 
 _MAY_DIFFER = ("out", "workers", "track", "search")
-"""What may change between two goes at a job: none is part of what is asked."""
+"""The keys that may differ when a job continues, because they do not change its results."""
 _BEFORE_A_JOB = ("student", "tuned.json", "job.yaml.partial", ".places.json")
-"""What is written before the job."""
+"""The files that are written before the job."""
 
 
 def check_folder(job: Job, *, resume: bool, changed: bool = False) -> Path | None:
     """Check that the job's folder is free, or holds this job if it continues; returns the folder.
 
-    If it is `changed`, it may hold the job with other settings.
+    If `changed`, the folder may hold the job with other settings.
 
     Raises:
-        LimbeckError: If it is a file, holds something, or holds another job; nothing in it is touched.
+        LimbeckError: If it is a file, or holds something else or another job; the content is not changed.
     """
     if job.out is None:
         return None
@@ -63,10 +63,10 @@ def check_folder(job: Job, *, resume: bool, changed: bool = False) -> Path | Non
 def initialize_folder(job: Job, out: Path, leave_student: Callable[[], None], *, changed: bool = False) -> None:
     """Write a student and then the resolved job, so that a folder with a job always has a valid student.
 
-    A job that is there already stays, unless it is `changed`.
+    An existing job file is not replaced, unless `changed`.
 
     Raises:
-        LimbeckError: If it cannot be written to.
+        LimbeckError: If the folder cannot be written to.
     """
     if not is_rank_zero(job):
         return
@@ -76,12 +76,12 @@ def initialize_folder(job: Job, out: Path, leave_student: Callable[[], None], *,
             _clear(out)
         leave_student()
         if changed or not RunLayout(out).job.exists():
-            # So that it can be taken up from any working folder.
+            # So that the job can be resumed from any working directory.
             copy_search(job, out)
             for name, text in run_job_texts(job, out).items():
                 write_text(text, out / name)
     except BaseException as error:
-        # Without its job nobody could take the folder up: it is left as free as it was.
+        # A folder without its job cannot be resumed, so its content is removed.
         if new and not RunLayout(out).job.exists():
             with suppress(OSError):
                 _clear(out)
@@ -91,13 +91,13 @@ def initialize_folder(job: Job, out: Path, leave_student: Callable[[], None], *,
 
 
 def _died_early(out: Path) -> bool:
-    """Whether the folder holds only what a run leaves that was killed before it wrote its job."""
+    """Whether the folder holds only the files of a run that was killed before it wrote its job."""
     names = {one.name for one in out.iterdir()}
     return ".lock" in names and all(name.startswith(".") or name in _BEFORE_A_JOB for name in names)
 
 
 def _clear(out: Path) -> None:
-    """Remove what such a run left. The caller holds the lock of the folder."""
+    """Remove the files of such a run. The caller must hold the lock of the folder."""
     for path in [*(out / name for name in _BEFORE_A_JOB), *out.glob(".*.partial")]:
         remove(path)
 
@@ -106,7 +106,7 @@ def lock_folder(job: Job, out: Path) -> AbstractContextManager[None]:
     """A context in which no other run uses this folder.
 
     Raises:
-        LimbeckError: If one does.
+        LimbeckError: If another run does.
     """
     return folder_lock(out) if is_rank_zero(job) else nullcontext()
 
@@ -116,7 +116,7 @@ def create_and_lock(job: Job, out: Path) -> Iterator[None]:
     """Create the folder, and lock it before anything is written to it.
 
     Raises:
-        LimbeckError: If it cannot be made, or another run has written to it meanwhile.
+        LimbeckError: If the folder cannot be created, or another run has written to it meanwhile.
     """
     try:
         if is_rank_zero(job):
@@ -144,7 +144,7 @@ def load_outcomes(out: Path | None) -> Iterator[Outcome]:
     """Read the outcomes that were written before an interruption."""
     path = RunLayout(out).outcomes if out is not None else None
     for line in [] if path is None else read_lines(path).values:
-        # A line that is damaged, or was being written when the run was killed, is not there: its arm is run again.
+        # A damaged line, or one that was not complete when the run was killed, is skipped: its arm is run again.
         with suppress(ValueError, TypeError, KeyError, AttributeError):
             yield _outcome(line)
 
@@ -158,7 +158,7 @@ def with_scores(outcome: Outcome, out: Path | None, material: ComparisonData) ->
         outputs = load_tensors(folder / PREDICTIONS)["test"]
         targets = material.task.stored_targets(material.data.test)
         return outcome._replace(scores=material.task.scores(outputs, targets))
-    except (LimbeckError, KeyError):  # missing, damaged, or an earlier version's: the verdict says what it lacks
+    except (LimbeckError, KeyError):  # missing, damaged or of an earlier version: the verdict names what is missing
         return outcome
 
 
@@ -207,7 +207,7 @@ def _outcome(line: Mapping[str, Any]) -> Outcome:
 
 def _outcome_as_dict(outcome: Outcome) -> dict[str, Any]:
     nested = {"combined": outcome.combined, "cost": outcome.cost}
-    values = {name: value for name, value in outcome._asdict().items() if name != "scores"}  # the predictions say that
+    values = {name: value for name, value in outcome._asdict().items() if name != "scores"}  # restored from predictions
     return {**values, **{name: None if one is None else one._asdict() for name, one in nested.items()}}
 
 
@@ -249,7 +249,7 @@ def _check_same_job(job: Job, out: Path) -> None:
 
 
 def leave_student(job: Job, material: ComparisonData, teacher: Teacher, out: Path) -> None:
-    """Save an untrained student, so that the folder has one that opens from the start."""
+    """Save an untrained student, so that the folder has a valid student from the start."""
     if not RunLayout(out).student.exists():
         student = make_student(job, material, seed=0, teacher=teacher)
         save(student, RunLayout(out).student, metadata=metadata_of(job, next(iter(job.method_arms)), material))
@@ -260,8 +260,8 @@ def ship(
 ) -> dict[str, Any]:
     """Choose the student that is shipped, and copy it to its place.
 
-    A job of one method ships a first seed's student. Of several methods the one that is best on development data is
-    judged, and of an arm's students the best there is shipped: how good that one is is said by the test data alone.
+    With one method, the first seed's student is shipped. With several methods, the verdict is about the method that is
+    best on development data, and the best of its students there is shipped. The test data play no part in the choice.
     """
     arm = advice.arm or next(iter(job.method_arms))
     own = [outcome for outcome in outcomes if outcome.arm == arm]

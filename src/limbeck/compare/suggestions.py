@@ -1,4 +1,4 @@
-"""Likely reasons for a verdict that is no clear yes, with evidence and a command."""
+"""Likely reasons for a verdict other than a clear yes, with evidence and a command."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ from limbeck.report.curves import read_curves, read_losses
 from limbeck.tasks import Classification, Task
 
 _FEWEST = 10
-"""Reports of a seed, below which a tenth of its training is less than one report."""
+"""Minimum number of reports per seed, so that a tenth of the training has at least one."""
 _SHARE = 0.01
-"""A fall by less than this share of the loss is not worth more epochs."""
+"""Minimum relative fall of the loss that justifies more epochs."""
 
 
 class Fall(NamedTuple):
@@ -39,8 +39,9 @@ def find_fall(arm: Path) -> Fall | None:
     r"""Find out whether an arm's loss fell over the last tenth of its last stage, beyond noise.
 
     The noise of one report is estimated from second differences of the second half of the curve, which a straight
-    trend leaves at zero: :math:`\sigma^2 = \overline{(l_{i+1} - 2 l_i + l_{i-1})^2} / 6`. A fall counts from two
-    standard errors and 1 % of the loss on.
+    trend leaves at zero: :math:`\sigma^2 = \overline{(l_{i+1} - 2 l_i + l_{i-1})^2} / 6`. A fall counts if it is at
+    least
+    two standard errors and 1 % of the loss.
     """
     curves = [[value for _, value in curve] for curve in read_losses(arm)]
     curves = [curve for curve in curves if len(curve) >= _FEWEST]
@@ -55,7 +56,7 @@ def find_fall(arm: Path) -> Fall | None:
 
 
 def last_values(arm: Path, term: str) -> float | None:
-    """A term's mean over the last tenth of training and all seeds; None where no report holds it."""
+    """A term's mean over the last tenth of training and all seeds; None if no report has the term."""
     curves = read_curves(arm).get(term)
     if not curves:
         return None
@@ -63,7 +64,7 @@ def last_values(arm: Path, term: str) -> float | None:
 
 
 def _noise(curve: list[float]) -> float:
-    """The variance of one report."""
+    """The variance of the loss in one report."""
     half = curve[len(curve) // 2 - 1 :]
     return fmean((a - 2 * b + c) ** 2 for a, b, c in zip(half, half[1:], half[2:], strict=False)) / 6
 
@@ -79,8 +80,8 @@ class Suggestion(NamedTuple):
 
     Attributes:
         why: The reason, in a sentence.
-        evidence: What was measured in this run that speaks for it.
-        type: A command to type; None where there is none.
+        evidence: The measurements of this run that support it.
+        type: A command to type, or None.
     """
 
     why: str
@@ -92,12 +93,12 @@ class JudgedRun(NamedTuple):
     """The input of the rules.
 
     Attributes:
-        job: What was asked.
+        job: The job.
         rows: The arms' rows of the result.
         verdict: The verdict of the result.
-        outcomes: Of every arm and seed.
-        out: The run's folder; None has neither curves nor a folder to name in a command.
-        task: What is learned.
+        outcomes: The outcomes of every arm and seed.
+        out: The run's folder; without it there are no training curves and no commands.
+        task: The task.
     """
 
     job: Job
@@ -108,7 +109,7 @@ class JudgedRun(NamedTuple):
     task: Task = Classification()
 
     def value(self, arm: str) -> float | None:
-        """An arm's mean primary metric on test data; None where it was not run."""
+        """An arm's mean primary metric on test data; None if it was not run."""
         return self.rows[arm][self.task.primary.name]["mean"] if arm in self.rows else None
 
     def format(self, value: float) -> str:

@@ -56,10 +56,10 @@ from limbeck.teachers.chance import compute_chance, most_frequent_share
 def open_teacher(job: Job, material: ComparisonData) -> tuple[Teacher, dict[str, nn.Module]]:
     """Open the teacher, loaded or still untrained, and its modules.
 
-    A teacher that was saved with its own preprocessing keeps it.
+    A saved teacher uses the preprocessing that was saved with it.
 
     Raises:
-        LimbeckError: If it cannot be opened, fails on the data, or has another number of classes.
+        LimbeckError: If the teacher cannot be opened, fails on the data, or has another number of classes.
     """
     settings = job.teacher
     if has_weights(settings) and settings.members > 1:
@@ -114,7 +114,7 @@ def _check_opened(
     """Run a teacher on one example of each part of the data.
 
     Raises:
-        LimbeckError: If it fails, or has another number of classes than the data.
+        LimbeckError: If the teacher fails, or has another number of classes than the data.
     """
     first = material.train.select(torch.tensor([0]))
     shape, who = "x".join(map(str, material.input_shape)), f"The teacher {part.model}"
@@ -207,7 +207,7 @@ def judge_teacher(outputs: Tensor, material: ComparisonData, *, loaded: bool) ->
     """Check the teacher on development data; returns its primary metric, NaN without targets, and a sentence.
 
     Raises:
-        LimbeckError: If it is no better than a model that ignores its inputs.
+        LimbeckError: If the teacher is no better than a model that ignores its inputs.
     """
     task, examples = material.task, material.development
     if isinstance(task, Classification):
@@ -291,7 +291,7 @@ def _check_preprocess(job: Job, own: Preprocess | None) -> None:
     """Raise if the job would train the teacher on inputs other than those its method uses.
 
     Raises:
-        LimbeckError: With what to type instead.
+        LimbeckError: If they differ; the message has the option to type instead.
     """
     if own is None and "preprocess" in method(job.method.name).parameters:
         raise LimbeckError(
@@ -306,7 +306,7 @@ def _check_own(job: Job, model: nn.Module, own: Callable[[Batch], Any], material
     """Check that the test data have the teacher's own inputs, and that it can be timed on the student's.
 
     Raises:
-        LimbeckError: Before training.
+        LimbeckError: If either fails.
     """
     first = material.data.test.take(torch.tensor([0]))
     own(first)
@@ -325,10 +325,10 @@ def _check_own(job: Job, model: nn.Module, own: Callable[[Batch], Any], material
 
 
 def _check_tokenizer(teacher: TeacherSettings, data: DataSplits) -> None:
-    """Raise if the teacher has another tokenizer than the data: token ids would mean other words to it.
+    """Raise if the teacher has another tokenizer than the data: the same token ids would be other words.
 
     Raises:
-        LimbeckError: With the flag for the teacher's tokenizer.
+        LimbeckError: If they differ; the message has the option for the teacher's tokenizer.
     """
     folder = teacher.model.rpartition("@")[2].removeprefix("hf:")
     if data.tokenizer is None or not teacher.check or not has_weights(teacher) or not holds_tokenizer(folder):
@@ -343,7 +343,7 @@ def _check_tokenizer(teacher: TeacherSettings, data: DataSplits) -> None:
 
 
 def _own_preprocess(teacher: TeacherSettings, data: DataSplits) -> Preprocess | None:
-    """The preprocessing of a saved teacher; None if it is that of the data."""
+    """The preprocessing of a saved teacher; None if it uses that of the data."""
     library = LibraryModel.parse(teacher.model)
     folder = Path(teacher.model.rpartition("@")[2] if ".py:" in teacher.model else teacher.model)
     folder = library.weights if library is not None and library.weights is not None else folder

@@ -41,7 +41,7 @@ def folder_of(job: Job) -> str:
     """The folder of a job's teacher cache.
 
     Raises:
-        LimbeckError: If nobody said where.
+        LimbeckError: If the job does not name one.
     """
     cache = job.cache or CacheSettings()
     if cache.folder is None and job.out is None:
@@ -97,7 +97,7 @@ def _objectives_of(job: Job, teacher: Teacher) -> list[Objective]:
     """The objectives of all stages that use the teacher, as far as they are known before training."""
     objectives: list[Objective] = []
     for settings in job.method_arms.values():
-        with suppress(LimbeckError):  # an arm says itself, and better, what is wrong with its method
+        with suppress(LimbeckError):  # the arm itself raises a clearer error about its method
             if method(settings.name).has_teacher:
                 stages = Recipe(make(settings.name, teacher=teacher, **settings.hyper)).stages()
                 objectives += [stage.objective for stage in stages if stage.teacher is teacher]
@@ -105,7 +105,7 @@ def _objectives_of(job: Job, teacher: Teacher) -> list[Objective]:
 
 
 def views_of(job: Job) -> int:
-    """How many views of each example the arms see."""
+    """The number of views of each example that the arms use."""
     if job.budget.has_views:
         views = job.cache.views if job.cache is not None else None
         return views or max(job.budget_of(arm).epochs for arm in job.method_arms)
@@ -115,10 +115,10 @@ def views_of(job: Job) -> int:
 def build(job: Job, *, callback: Callback) -> list[CacheReader]:
     """Fill the cache of a job: the teacher's outputs for all training data, in every view that the arms need.
 
-    Stopped at any time, it goes on where it was.
+    After an interruption, the next call continues.
 
     Raises:
-        LimbeckError: If the teacher has no weights yet, the store was made for something else, or cannot be written.
+        LimbeckError: If the teacher has no weights yet, or the cache belongs to something else or cannot be written.
     """
     material, teacher = load_data_and_teacher(job)
     fill_job_cache(job, material, teacher, callback)
@@ -141,7 +141,7 @@ def _fill(job: Job, material: ComparisonData, store: CachedTeacher, callback: Ca
     lacking = _count_missing(job, material, where)
     with fabric.autocast():
         for number, done in enumerate(filling):
-            if not number:  # a store that is refused has been refused by now
+            if not number:  # only the first step raises for a cache that does not fit
                 callback(Message(_asking(len(material.train), views, lacking, where)))
             callback(OutputsCached(done, views * len(material.train)))
 
@@ -184,7 +184,7 @@ def check_store(job: Job, material: ComparisonData, teacher: Teacher) -> None:
 def check(job: Job, *, sample: int, seed: int) -> list[CacheVerification]:
     """Compute some outputs again, chosen at random by `seed`, and compare them with the cache.
 
-    Several teachers, each with a cache of its own, are compared one by one.
+    Several teachers with a cache each are compared one by one.
     """
     material, teacher = load_data_and_teacher(job)
     fabric = open_fabric(precision=job.precision, devices=1)
@@ -229,11 +229,11 @@ class Estimate(NamedTuple):
     """The size and the error of a cache with one encoding.
 
     Attributes:
-        encoding: Its name and parameters.
-        bytes: Of one answer, keys and all.
-        total: Of all answers.
-        error: The mean KL in nats of the teacher to what is read back; infinite for what is drawn at random, which has
-            no bias but noise.
+        encoding: The encoding's name and parameters.
+        bytes: Bytes for one output, keys included.
+        total: Bytes for all outputs.
+        error: The mean KL in nats from the teacher's outputs to the stored ones; infinite for an encoding that draws
+            classes at random, which has noise but no bias.
     """
 
     encoding: dict[str, Any]
@@ -246,11 +246,11 @@ class CachePlan(NamedTuple):
     """The size and the time of a teacher cache.
 
     Attributes:
-        answers: How many there are.
-        views: In how many views of each example.
-        seconds: About how long the teacher takes for them on this machine.
-        sample: On how many examples the errors were measured.
-        estimates: For each encoding.
+        answers: Number of outputs.
+        views: Number of views of each example.
+        seconds: Estimated time of the teacher for all outputs on this machine.
+        sample: Number of examples for the errors.
+        estimates: Size and error for each encoding.
     """
 
     answers: int
@@ -291,14 +291,14 @@ def _sample_outputs(job: Job, material: ComparisonData, teacher: Teacher) -> tup
         first = next(batches)
         logits.append(
             answer(first.to(device))[LOGITS].float().cpu()
-        )  # the first call of a model is not like the others
+        )  # the first call of a model is slower than the others
         began, count = time.perf_counter(), 0
         for batch in batches:
             if count and sum(map(len, logits)) >= _SAMPLE:
                 break
             logits.append(answer(batch.to(device))[LOGITS].float().cpu())
             count += batch.size
-        if not count:  # there is but one batch
+        if not count:  # there is only one batch
             _ = answer(first.to(device))
             count = first.size
         pace = (time.perf_counter() - began) / count

@@ -1,4 +1,4 @@
-"""Trackers of a job, written by the first process."""
+"""Trackers of a job, which only the first process writes to."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def check_tracker(job: Job) -> None:
 
 def with_trackers(run: Run, job: Job, name: str) -> Iterator[StepReport]:
     """The reports of a run, which the job's tracker logs to ``OUT/tracked/NAME``."""
-    reports = iter(run)  # begun: a tracker that cannot be made is to blame, and not a run that was never iterated
+    reports = iter(run)  # first, or an error of the tracker would also warn of an unused run
     if job.track is None or job.out is None:
         return reports
     return track(run, _opened(job.track, RunLayout(Path(job.out)).tracked / name))
@@ -44,7 +44,7 @@ def with_trackers(run: Run, job: Job, name: str) -> Iterator[StepReport]:
 
 def _opened(name: str, folder: Path) -> Tracker:
     if (own := _own(name)) is None:
-        return TensorBoard(folder, resume=True)  # a job's folder is its own: what it holds is of this very job
+        return TensorBoard(folder, resume=True)  # the folder belongs to this job, so its events are this job's
     with _explain_errors(name):
         tracker = own.load()(folder)
     if not isinstance(tracker, Tracker):

@@ -26,11 +26,11 @@ _VERSION = 1
 def write_checkpoint(path: Path, state: Mapping[str, Any]) -> None:
     """Write nested state (mappings, sequences, numbers, strings, tensors) to one file, atomically and without pickle.
 
-    The file is written beside its place, flushed to the disk, and renamed: after a kill at any moment, what is found
-    under `path` is the old state whole or the new state whole. A checksum over all of it tells damage apart.
+    The file is written under a temporary name, flushed to disk and renamed, so after a kill at any moment `path` holds
+    either the complete old state or the complete new state. A checksum over all of it detects damage.
 
     Raises:
-        WriteError: If it cannot be written; the old state is whole.
+        WriteError: If the file cannot be written; the old state is unchanged.
     """
     tensors: dict[str, Tensor] = {}
     tree = json.dumps(_packed(state, tensors))
@@ -38,13 +38,13 @@ def write_checkpoint(path: Path, state: Mapping[str, Any]) -> None:
     with atomic_write(path) as partial:
         try:
             save_file(tensors, partial, metadata=metadata)
-        except SafetensorError as error:  # it has no errno of the system's
+        except SafetensorError as error:  # it carries no errno
             raise OSError(str(error)) from error
         sort_header(partial)
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
-    """What `write_checkpoint` wrote.
+    """Read the state that `write_checkpoint` wrote.
 
     Raises:
         LimbeckError: If the file is missing, damaged, or not a checkpoint.
@@ -129,7 +129,7 @@ def capture() -> dict[str, Any]:
 
 
 def restore(state: Mapping[str, Any]) -> None:
-    """Put every generator back to where `capture` found it."""
+    """Restore every generator to a state that `capture` returned."""
     torch.set_rng_state(state["torch"])
     if state["cuda"] and torch.cuda.is_available():
         torch.cuda.set_rng_state_all(state["cuda"])
@@ -140,7 +140,7 @@ def restore(state: Mapping[str, Any]) -> None:
 
 
 def seed_all(seed: int) -> dict[str, Any]:
-    """The state that every generator has right after being seeded; the present state is left alone."""
+    """The state of every generator directly after seeding; the present state does not change."""
     with fork_rng():
         torch.manual_seed(seed)
         random.seed(seed)
@@ -150,7 +150,7 @@ def seed_all(seed: int) -> dict[str, Any]:
 
 @contextmanager
 def fork_rng(state: Mapping[str, Any] | None = None) -> Iterator[None]:
-    """A block that draws from `state` (or from where things stand), after which every generator is as it was before."""
+    """A block that draws from `state` (default: the present state); afterwards every generator is restored."""
     before = capture()
     if state is not None:
         restore(state)
@@ -161,7 +161,7 @@ def fork_rng(state: Mapping[str, Any] | None = None) -> Iterator[None]:
 
 
 def clone_rng_state(value: Any) -> Any:
-    """A copy of a nested state that later steps cannot change."""
+    """A copy of a nested state, independent of later steps."""
     if isinstance(value, Tensor):
         return value.detach().clone()
     if isinstance(value, Mapping):

@@ -40,10 +40,10 @@ def distill(
     Args:
         student: The model that learns, or several by name (``{"student": a, "peer": b}``).
         recipe: A `Recipe` or a `Stage`: objective, teacher and length.
-        data: A `Loader`; or `Dataset`, ``(inputs, labels)``, inputs alone, or a DataLoader, which become one.
+        data: A `Loader`, or data to make one of: a `Dataset`, ``(inputs, labels)``, inputs alone, or a DataLoader.
         batch_size: Examples per (micro-)batch on all ranks together; unused if `data` is a `Loader`.
-        out: The run's folder; nothing is written if it is None.
-        resume: Continue from the checkpoint in `out`, bit for bit, if there is one.
+        out: The run's folder; None to write nothing.
+        resume: Whether to continue from the checkpoint in `out`, if there is one; the result is the same bit for bit.
         devices: Number of devices; ``auto`` means one.
         strategy: Name of a Fabric strategy: ``ddp``, ``fsdp``, ...
         accelerator: ``cpu``, ``cuda``, ... or ``auto``.

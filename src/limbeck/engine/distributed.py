@@ -1,4 +1,4 @@
-"""Ranks kept alike, and sharded weights gathered and loaded."""
+"""Synchronization of ranks, and gathering and loading of sharded weights."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ def is_sharded(fabric: Fabric) -> bool:
 
 
 def copy_for_sharding(model: nn.Module, stage: Stage) -> nn.Module:
-    """A copy of the student to be spread; the run's own stays whole, and is brought up to date at every report.
+    """A copy of the student for sharding; the run's own model stays complete and is updated at every report.
 
     Raises:
-        LimbeckError: If the stage's teacher follows the student while it learns: it would see the whole copy, which
-            lags behind.
+        LimbeckError: If the stage's teacher follows the student during training: it would read the complete model,
+            which is updated only at reports.
     """
     teacher = stage.teacher
     if teacher is not None and (
@@ -47,7 +47,7 @@ def copy_for_sharding(model: nn.Module, stage: Stage) -> nn.Module:
 
 
 def whole_state(student_with_loss: Any, optimizer: Any) -> dict[str, Any]:
-    """The student's, the heads' and the optimizer's whole state, on every rank, which must all ask at the same time."""
+    """The complete state of student, heads and optimizer on every rank; a collective call for all ranks."""
     from torch.distributed.checkpoint.state_dict import (
         StateDictOptions,
         get_model_state_dict,
@@ -65,7 +65,7 @@ def whole_state(student_with_loss: Any, optimizer: Any) -> dict[str, Any]:
 
 
 def load_whole_state(student_with_loss: Any, optimizer: Any, state: Mapping[str, Any]) -> None:
-    """Spread a whole state over the ranks again; every rank holds it when it asks."""
+    """Shard a complete state over the ranks; every rank must pass it."""
     from torch.distributed.checkpoint.state_dict import (
         StateDictOptions,
         set_model_state_dict,
@@ -90,9 +90,9 @@ def _under(prefix: str, tensors: Mapping[str, Any]) -> dict[str, Any]:
 def broadcast_buffers(module: nn.Module, fabric: Fabric) -> None:
     """Give the first rank's buffers, such as the running statistics of BatchNorm, to all ranks.
 
-    DistributedDataParallel does so before a forward pass only. Until then each rank holds values of its own, and a
-    teacher that averages the student, a peer in eval mode or the next generation's teacher would read them; a run that
-    is resumed holds the first rank's on all.
+    DistributedDataParallel does so only before a forward pass. Until then the ranks differ, and a teacher that averages
+    the student, a peer in eval mode or the next generation's teacher would read different values. A resumed run has
+    the first rank's buffers on all ranks.
     """
     if fabric.world_size == 1:
         return
@@ -108,7 +108,7 @@ def broadcast_buffers(module: nn.Module, fabric: Fabric) -> None:
 
 
 def gather_states(state: Mapping[str, Any], fabric: Fabric) -> list[dict[str, Any]]:
-    """Every rank's state, in the order of the ranks; all must ask at the same time."""
+    """The state of every rank, in order; a collective call, so every rank must make it."""
     if fabric.world_size == 1:
         return [dict(state)]
     gathered: list[Any] = [None] * fabric.world_size
@@ -117,12 +117,12 @@ def gather_states(state: Mapping[str, Any], fabric: Fabric) -> list[dict[str, An
 
 
 def seed_of_rank(seed: int, fabric: Fabric) -> int:
-    """What a rank's random numbers start from: on the first rank, as on one device, the run's own seed."""
+    """The seed of a rank; the first rank has the run's own seed, as on one device."""
     return derive_seed(seed, f"rank {fabric.global_rank}") if fabric.global_rank else seed
 
 
 def random_of_rank(state: Mapping[str, Any], fabric: Fabric) -> Mapping[str, Any] | None:
-    """This rank's random numbers in a checkpoint, or None where it was written by fewer ranks than there are now."""
+    """This rank's random state in a checkpoint; None if fewer ranks wrote it than there are now."""
     others: list[Mapping[str, Any]] = state.get("random_of_other_ranks", [])
     if len(others) + 1 != fabric.world_size and not state["finished"] and fabric.is_global_zero:
         warnings.warn(
@@ -137,10 +137,10 @@ def random_of_rank(state: Mapping[str, Any], fabric: Fabric) -> Mapping[str, Any
 
 @contextmanager
 def lost_rank_explained(fabric: Fabric) -> Iterator[None]:
-    """A block in which the end of another rank becomes a sentence.
+    """A block that turns the failure of another rank into a readable error.
 
     Raises:
-        LimbeckError: In place of what the transport says. NCCL's errors have a type; Gloo's are told by their text.
+        LimbeckError: In place of the backend's error. NCCL's errors have a type; Gloo's are recognized by their text.
     """
     try:
         yield

@@ -30,10 +30,10 @@ from limbeck.teachers import MovingAverageSession, Teacher, TeacherRef, TeacherS
 def check_class_order(stage: Stage, student: nn.Module, networks: Iterable[nn.Module]) -> None:
     """Refuse a teacher whose ``id2label`` names a class that the student has under another number.
 
-    Nothing is said where no loss compares the logits of the two, or one of them does not name its classes.
+    The check is skipped if no loss compares the two models' logits, or one of them has no class names.
 
     Raises:
-        LimbeckError: With the line that gives the student the teacher's order.
+        LimbeckError: If the orders differ; the message has the line that gives the student the teacher's order.
     """
     compared = any(
         LOGITS in leaf.requires.student and LOGITS in leaf.requires.teacher and not leaf.heads
@@ -59,19 +59,19 @@ _OF_LOGITS = {"cross_entropy", "label_smoothing", "logit_squared_error", "probab
 def check_outputs(
     stage: Stage, tapped: Tapped, outputs: Outputs, teacher_outputs: Outputs, inputs: Inputs, *, check_eval: bool = True
 ) -> None:
-    """Refuse answers that losses would take for logits, and that are something else.
+    """Refuse outputs that losses would read as logits but that are something else.
 
     Args:
-        stage: What is learnt.
-        tapped: Its student, open, in train mode.
-        outputs: What it showed.
-        teacher_outputs: What the teacher showed.
-        inputs: What the student read.
-        check_eval: Whether to look at what it will say in eval mode.
+        stage: The stage.
+        tapped: The stage's student, open, in train mode.
+        outputs: The student's outputs.
+        teacher_outputs: The teacher's outputs.
+        inputs: The student's inputs.
+        check_eval: Whether to check the student's outputs in eval mode too.
 
     Raises:
-        LimbeckError: If a side answers with probabilities, there is one class alone, or the student answers with
-            probabilities in eval mode alone.
+        LimbeckError: If a model returns probabilities, if there is a single class, or if the student returns
+            probabilities only in eval mode.
     """
     for leaf in _softmax_losses(stage):
         _check_one_class(stage, leaf, outputs)
@@ -85,7 +85,7 @@ def check_outputs(
 
 
 def _softmax_losses(stage: Stage) -> Iterator[Loss]:
-    """The losses that take the student's answer for logits."""
+    """The losses that read the student's output as logits."""
     for leaf, _ in stage.objective.leaves():
         if isinstance(leaf, Loss) and leaf.compares_logits and _takes_logits(leaf):
             yield leaf
@@ -97,7 +97,7 @@ def _takes_logits(leaf: Loss) -> bool:
 
 
 def _check_one_class(stage: Stage, leaf: Loss, outputs: Outputs) -> None:
-    """Refuse one logit where a softmax is taken: it is 1, whatever the logit, so that nothing is learnt."""
+    """Refuse a single logit before a softmax: the softmax is always 1, so nothing can be learnt."""
     logits = outputs[LOGITS]
     if not -logits.ndim <= leaf.classes < logits.ndim or logits.shape[leaf.classes] != 1:
         return
@@ -111,7 +111,7 @@ def _check_one_class(stage: Stage, leaf: Loss, outputs: Outputs) -> None:
 
 
 def _has_gradient(leaf: Loss) -> bool:
-    """Whether a loss depends on a student of one class at all."""
+    """Whether a loss has a gradient for a student with a single class."""
     draw = torch.Generator().manual_seed(0)
     student = torch.randn(4, 1, generator=draw).requires_grad_()
     arguments: dict[str, Any] = {"student": student, "teacher": torch.randn(4, 1, generator=draw)}
@@ -132,13 +132,13 @@ def _check_probabilities(leaf: Loss, logits: Tensor, who: str, where: str) -> No
 
 
 def _check_eval(stage: Stage, leaf: Loss, tapped: Tapped, trained: Tensor, inputs: Inputs) -> None:
-    """Look at what the student will say when it is judged, where its own code asks in which mode it is."""
+    """Check the student's outputs in eval mode, if its code depends on the mode."""
     if not any(_reads_training_mode(module) for module in tapped.model.modules()):
         return
     try:
         with FrozenParameters(tapped.model), torch.no_grad():
             logits = logits_of(call(tapped.model, inputs), tapped.adaptor)
-    except Exception:  # what is never asked in eval mode need not answer there
+    except Exception:  # a model that is never used in eval mode need not work there
         return
     if are_probabilities(_last(logits, leaf.classes)):
         raise LimbeckError(
@@ -170,13 +170,13 @@ Span = tuple[torch.device, int, int]
 def find_networks(
     teacher: Any, *, models: Mapping[str, nn.Module] | None = None, learning: Iterable[str] = ()
 ) -> list[nn.Module]:
-    """The modules that a teacher is made of, those of the teachers inside it included.
+    """The modules of a teacher, including those of the teachers inside it.
 
     Args:
-        teacher: Any teacher; None has none.
-        models: The run's models, for a teacher that names some.
+        teacher: Any teacher; None gives no modules.
+        models: The run's models, for teachers that refer to them by name.
         learning: The names of the run's models that learn in the same group of stages: a teacher that names one of
-            these is meant to follow it.
+            these follows it on purpose.
     """
     named = (
         {name: models[name] for name in teacher.names - frozenset(learning)} if teacher is not None and models else {}
@@ -199,23 +199,23 @@ def _networks(value: Any, named: Mapping[str, nn.Module], seen: set[int]) -> Ite
         yield from [named[value.name]] if value.name in named else []
     elif isinstance(value, Teacher):
         for item in vars(value).values():
-            # A teacher that moves may hold the student that it follows.
+            # A moving-average teacher may hold the student that it follows.
             if not value.capabilities.changes or not isinstance(item, nn.Module):
                 yield from _networks(item, named, seen)
 
 
 def find_moving_averages(session: TeacherSession | None) -> list[nn.Module]:
-    """The moving averages in a session that answer in train mode, and so keep running statistics of their own."""
+    """The moving averages in a session that run in train mode and so update their own running statistics."""
     if isinstance(session, WrapperSession):
         return [average for inner in session.sessions for average in find_moving_averages(inner)]
     return [session.model] if isinstance(session, MovingAverageSession) and session.mode == "train" else []
 
 
 def check_shared(stage: Stage, model: nn.Module, networks: Iterable[nn.Module]) -> None:
-    """Refuse a student, or a head, whose weights that learn are the teacher's own.
+    """Refuse a student or head that shares trainable weights with the teacher.
 
     Raises:
-        LimbeckError: If they are; frozen weights may be shared.
+        LimbeckError: If trainable weights are shared; frozen weights may be.
     """
     networks = list(networks)
     if any(model is network for network in networks):
@@ -243,10 +243,10 @@ def _lies_in(name: str, parts: Iterable[str]) -> bool:
 
 @contextmanager
 def statistics_watched(stage: Stage, networks: Iterable[nn.Module]) -> Iterator[None]:
-    """A block, the student's forward pass, in which no buffer of the teacher may move.
+    """A block for the student's forward pass, in which no buffer of the teacher may change.
 
     Raises:
-        LimbeckError: If one does: the student holds a BatchNorm of the teacher's, or calls the teacher.
+        LimbeckError: If one changes: the student shares a BatchNorm with the teacher, or calls the teacher.
     """
     copies = [(name, buffer, buffer.detach().clone()) for network in networks for name, buffer in _buffers(network)]
     yield
@@ -269,19 +269,19 @@ def _buffers(network: nn.Module) -> Iterator[tuple[str, Tensor]]:
 
 
 def _span(tensor: Tensor) -> Span | None:
-    """Which bytes of which device a tensor lies in; None where it has none."""
+    """The device and address range of a tensor's memory; None if it has none."""
     if is_lazy(tensor) or tensor.is_meta or tensor.layout != torch.strided or not tensor.numel():
         return None
     try:
         start = tensor.data_ptr()
-    except (RuntimeError, NotImplementedError):  # a tensor that wraps others has no address
+    except (RuntimeError, NotImplementedError):  # a tensor subclass that wraps others has no address
         return None
     last = sum((size - 1) * step for size, step in zip(tensor.shape, tensor.stride(), strict=True))
     return (tensor.device, start, start + (last + 1) * tensor.element_size()) if start else None
 
 
 class _Occupied:
-    """The bytes of every device that some tensors lie in."""
+    """The address ranges of some tensors, by device."""
 
     def __init__(self, spans: Iterable[Span]) -> None:
         self._starts: dict[torch.device, list[int]] = {}
@@ -295,7 +295,7 @@ class _Occupied:
                 ends.append(end)
 
     def overlaps(self, span: Span) -> bool:
-        """Whether one of them lies in any byte of `span`."""
+        """Whether any of the tensors overlaps with `span`."""
         device, start, end = span
         index = bisect.bisect_left(self._starts.get(device, []), end) - 1
         return index >= 0 and self._ends[device][index] > start
@@ -308,8 +308,9 @@ def _list_names(names: list[str]) -> str:
 class MemoryCheck:
     """Checks that what losses remember does not depend on how a batch is split.
 
-    Distributed strategies give the first rank's buffers to all before every step. So a memory bank to which each rank
-    writes its own examples would lose those of all but the first rank. What is made of the whole batch is equal on all.
+    Distributed strategies copy the first rank's buffers to all ranks before every step. A memory bank to which each
+    rank
+    writes its own examples would lose those of the other ranks. Buffers computed from the whole batch are equal on all.
 
     Args:
         stage: The stage of the losses.
@@ -323,14 +324,14 @@ class MemoryCheck:
         self._accumulate = accumulate
 
     def remember(self, objective: Objective) -> dict[str, int]:
-        """A mark of every buffer of the objective; empty if a batch is never split."""
+        """A checksum of every buffer of the objective; empty if a batch is never split."""
         return {name: _mark(buffer) for name, buffer in _memory(objective).items()} if self._accumulate > 1 else {}
 
     def compare(self, before: Mapping[str, int], objective: Objective) -> None:
-        """Check an objective after it was called once.
+        """Check an objective after its first call.
 
         Raises:
-            LimbeckError: If a buffer has changed and the batch is split in micro-batches, or it differs between ranks.
+            LimbeckError: If a buffer has changed and the batch is split into micro-batches, or if ranks differ.
         """
         memory = _memory(objective)
         changed = [name for name, mark in before.items() if name in memory and _mark(memory[name]) != mark]
@@ -343,7 +344,7 @@ class MemoryCheck:
         self.compare_ranks(objective)
 
     def compare_ranks(self, objective: Objective) -> None:
-        """Check on every rank that all ranks hold the same.
+        """Check that the buffers are equal on all ranks.
 
         Raises:
             LimbeckError: If a buffer of the objective differs between ranks.
@@ -364,7 +365,7 @@ class MemoryCheck:
 
 
 def _memory(objective: nn.Module) -> dict[str, Tensor]:
-    """The buffers of an objective by name, but for running statistics, which strategies take from one rank anyway."""
+    """The buffers of an objective by name, without running statistics, which strategies copy from one rank anyway."""
     return {
         f"{path}.{name}": buffer
         for path, module in objective.named_modules()

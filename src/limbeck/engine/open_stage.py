@@ -25,14 +25,14 @@ def open_stage(
     batch: Batch | None = None,
     single: bool = False,
 ) -> StageTrainer:
-    """Open one stage, for code that looks at it or trains it step by step without a run.
+    """Open one stage, to inspect it or to train it step by step without a run.
 
-    Use it in a ``with`` block. At its beginning the teacher is opened, one batch is sent forward and backward, heads
-    get their shapes, and the optimizer is made; at its end hooks, modes and gradients are as before.
+    Use it in a ``with`` block. At the start, the teacher is opened, one batch is sent forward and backward, heads get
+    their shapes, and the optimizer is created. At the end, hooks, modes and gradients are restored.
 
     Args:
         stage: The stage.
-        models: Models by name: the one that learns, and those that the teacher names.
+        models: Models by name: the student, and those that the teacher refers to.
         loader: The loader, unless the stage has its own.
         config: The settings of a run; by default those of `distill`.
         fabric: Device and precision; by default one device in 32 bits.
@@ -67,12 +67,12 @@ def make_models(
     *,
     device: torch.device | str = "cpu",
 ) -> RunModels:
-    """The models of a run of this recipe, as they are before training; those that it makes are made when asked for.
+    """The models of a run of this recipe before training; those that the recipe creates are created on first use.
 
     Args:
-        models: The models that exist.
+        models: The existing models.
         recipe: The recipe.
-        loader: The loader that functions in the recipe may look at.
+        loader: The loader that is passed to functions in the recipe.
         config: The settings of the run.
         device: The device of its models.
     """

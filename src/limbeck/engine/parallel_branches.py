@@ -37,14 +37,14 @@ class ParallelBranches:
     is yielded per branch, in order.
 
     Args:
-        apart: The branches.
+        apart: The part with the branches.
         key: Position of the part in the recipe.
         models: The run's models.
         loader: The run's loader; its position is restored afterwards.
         setting: The settings of the run.
         fabric: The device.
         folder: The run's folder.
-        make_run: The class `Run`, handed in because its module imports this one.
+        make_run: The class `Run`, passed as an argument because its module imports this one.
 
     Raises:
         LimbeckError: If two branches train the same model, or the models that a branch trains are not known in advance.

@@ -23,10 +23,10 @@ from limbeck.teachers import Preprocess, TeacherContext, TeacherFn, TeacherSessi
 
 
 class Probe(NamedTuple):
-    """What a probe finds.
+    """The result of a probe.
 
     Attributes:
-        objective: The stage's objective, fitted to the shapes of its first batch.
+        objective: The stage's objective after setup with the shapes of its first batch.
         reached: The parameters, of student and heads, that at least one term reaches.
     """
 
@@ -72,21 +72,21 @@ def probe(
 
     Args:
         stage: The stage.
-        tapped: Its student, open.
-        answer: Its teacher, open; returns empty outputs if there is none.
-        batch: Any batch of its loader.
-        inputs: The student's inputs of that batch.
+        tapped: The stage's student, open.
+        answer: Function from a batch to the teacher's outputs; empty outputs without a teacher.
+        batch: Any batch of the stage's loader.
+        inputs: The student's inputs for that batch.
         loader: The loader, if there is one, for ids and labels of all examples.
         fixed: The modules of the teacher: the student's forward pass must not change them.
         memory_check: Checks what the losses remember.
-        check_eval: Whether to check the student's outputs in eval mode too; a peer is asked there as a teacher.
+        check_eval: Whether to check the student's outputs in eval mode too; a peer is a teacher in eval mode.
 
     Returns:
         The objective for the stage, and the parameters, of student and heads, that at least one term reaches.
 
     Raises:
-        LimbeckError: If the student refuses the inputs, the two sides cannot be compared, labels are no classes of
-            the student, or a term reaches no parameter.
+        LimbeckError: If the student cannot read the inputs, the two models' outputs cannot be compared, a label is
+            not a class of the student, or a term reaches no parameter.
     """
     fixed, dataset = list(fixed), loader.examples if isinstance(loader, Loader) else None
     teacher_outputs = _teacher_outputs(stage, answer, batch)
@@ -106,7 +106,7 @@ def probe(
     stage.objective.to(context.device)
     objective = setup_objective(stage.objective, context).to(context.device)
     candidates = [p for p in [*tapped.parameters(), *objective.parameters()] if p.requires_grad]
-    with preserved_state(objective):  # also while going back: what it remembers may be in the graph
+    with preserved_state(objective):  # also during backward: the graph may contain the losses' memory
         before = {} if memory_check is None else memory_check.remember(objective)
         terms = objective(outputs, teacher_outputs, batch, Progress())
         if memory_check is not None:
@@ -142,7 +142,7 @@ def _student_outputs(stage: Stage, tapped: Tapped, inputs: Inputs) -> Outputs:
 
 
 def _bytes_hint(inputs: Inputs) -> str:
-    """What to type where a model was given the bytes of pictures; empty where it was not."""
+    """A hint for a model that received image bytes (``uint8``); empty for other inputs."""
     values = inputs.values() if isinstance(inputs, dict) else inputs if isinstance(inputs, (tuple, list)) else [inputs]
     if not any(isinstance(one, Tensor) and one.dtype == torch.uint8 for one in values):
         return ""
@@ -159,7 +159,7 @@ def _check_labels(stage: Stage, outputs: Outputs, labels: Tensor | None) -> None
         if labels is None or not own or outputs[LOGITS].ndim != labels.ndim + 1:
             continue
         dimension = leaf.classes
-        # A dimension that there is not is the loss's own to refuse.
+        # The loss itself raises for a missing dimension.
         classes = (
             outputs[LOGITS].shape[dimension] if -outputs[LOGITS].ndim <= dimension < outputs[LOGITS].ndim else math.inf
         )
@@ -171,7 +171,7 @@ def _check_labels(stage: Stage, outputs: Outputs, labels: Tensor | None) -> None
 
 
 def _check_copies(stage: Stage, outputs: Outputs, batch: Batch, inputs: Inputs) -> None:
-    """Refuse labels that are the tokens just read: a model copies them, and its loss says that it has learnt."""
+    """Refuse labels that equal the input tokens: the model would copy them, and the loss would still fall."""
     reads_labels = any("labels" in leaf.requires.batch for leaf, _ in stage.objective.leaves())
     if not reads_labels or LOGITS not in outputs or outputs[LOGITS].ndim != 3:
         return
@@ -185,7 +185,7 @@ def _check_copies(stage: Stage, outputs: Outputs, batch: Batch, inputs: Inputs) 
 
 
 def first_line(error: BaseException) -> str:
-    """What an error says, in one line that ends in a full stop."""
+    """The text of an error in one line, with a full stop at the end."""
     first, *more = [line.strip() for line in str(error).splitlines()] or [type(error).__name__]
     if first.endswith(":") and more:
         first = f"{first} {more[0]}"
@@ -215,7 +215,7 @@ def _reached_parameters(stage: Stage, terms: dict[str, Term], candidates: list[n
 
 
 def check_single(stage: Stage, tapped: Tapped, inputs: Inputs) -> None:
-    """Send a single example forward, where the source is known to give one alone.
+    """Send a single example forward, if the loader is known to yield a batch of one.
 
     Raises:
         LimbeckError: If the student cannot train on it, as BatchNorm cannot.
@@ -226,7 +226,7 @@ def check_single(stage: Stage, tapped: Tapped, inputs: Inputs) -> None:
 
 @contextmanager
 def explain_batchnorm_error(stage: Stage) -> Iterator[None]:
-    """A block in which BatchNorm's error about a single example becomes a sentence that says what to do."""
+    """A block that turns BatchNorm's error about a single example into one that says what to do."""
     try:
         yield
     except ValueError as error:
@@ -241,7 +241,7 @@ def explain_batchnorm_error(stage: Stage) -> Iterator[None]:
 
 @contextmanager
 def freeze_except(module: nn.Module, reached: set[nn.Parameter]) -> Iterator[None]:
-    """A block in which only `reached` may learn: distributed strategies wait for ever for the others' gradients."""
+    """A block in which only `reached` requires gradients: distributed strategies would wait forever for the others."""
     rested = [p for p in module.parameters() if p.requires_grad and p not in reached]
     for parameter in rested:
         parameter.requires_grad_(False)

@@ -36,7 +36,7 @@ from limbeck.teachers import TeacherContext
 
 @runtime_checkable
 class HasAdaptor(Protocol):
-    """A model factory that knows how the output of its model is read."""
+    """A model factory with an adaptor for its model's output."""
 
     def adaptor(self, models: Models) -> Adaptor | None:
         """The adaptor of the model."""
@@ -45,27 +45,27 @@ class HasAdaptor(Protocol):
 
 @runtime_checkable
 class HasCheck(Protocol):
-    """A model factory that can tell before the run starts that it cannot make its model."""
+    """A model factory that can check before the run starts whether it can create its model."""
 
     def check(self, models: Models) -> None:
-        """Raise an error if the model cannot be made."""
+        """Raise an error if the model cannot be created."""
         ...
 
 
 class RunModels(Mapping[str, nn.Module]):
-    """The models of a run by name; one that the recipe makes is made when it is first asked for.
+    """The models of a run by name; models that the recipe creates are created on first use.
 
-    Of a model that ``torch.compile`` made it holds the module that was compiled, under whose names weights are kept.
-    A model's random initial weights depend on the run's seed and its own name, and on nothing that happened before.
+    For a model from ``torch.compile`` it holds the original module, so that weights have the original names. A model's
+    random initial weights depend only on the run's seed and the model's name, not on earlier steps.
 
     Args:
-        models: The models that there are.
-        makes: Name -> function of the models so far.
+        models: The existing models.
+        makes: Name -> function from the existing models to the new model.
         seed: The run's seed.
         adaptor: Raw output -> logits, of every model or by a model's name.
 
     Attributes:
-        context: What else the run holds, for the functions in its recipe.
+        context: Further objects of the run, for the functions in its recipe.
     """
 
     context: RunContext | None = None
@@ -94,7 +94,7 @@ class RunModels(Mapping[str, nn.Module]):
 
     @classmethod
     def of(cls, models: Mapping[str, nn.Module], adaptor: Adaptor | Mapping[str, Adaptor] | None = None) -> RunModels:
-        """The models of a run as they are, or those of a plain mapping."""
+        """The models of a run, from a `RunModels` unchanged or from a plain mapping."""
         return models if isinstance(models, cls) else cls(models, {}, seed=0, adaptor=adaptor)
 
     def __getitem__(self, name: str) -> nn.Module:
@@ -118,9 +118,9 @@ class RunModels(Mapping[str, nn.Module]):
         return name in self._existing or name in self._makes
 
     def adaptor(self, name: str) -> Adaptor | None:
-        """How the output of the model of this name is read, if it is not read as it is.
+        """The adaptor of the model with this name; None if its output is read directly.
 
-        A model that was made of another one is read like that one, unless the run was told of it by its own name.
+        A model made from another one has the adaptor of that one, unless the run has an adaptor for its own name.
         """
         option = self._adaptor
         if isinstance(option, Mapping) and name in option:
@@ -131,26 +131,26 @@ class RunModels(Mapping[str, nn.Module]):
 
     @property
     def adaptors(self) -> dict[str, Adaptor]:
-        """How each model that exists is read, where it is not read as it is."""
+        """The adaptor of each existing model that has one."""
         adaptors = {name: self.adaptor(name) for name in self._existing}
         return {name: adaptor for name, adaptor in adaptors.items() if adaptor is not None}
 
     def add_factories(self, more: Mapping[str, ModelFactory]) -> None:
-        """Learn to make more models: those of a part that the run has just come to."""
+        """Add model factories, those of the part that the run has reached."""
         self._makes |= {name: maker for name, maker in more.items() if name not in self._makes}
 
     def replace(self, name: str, model: nn.Module) -> None:
-        """Put another module in the place of a model."""
+        """Replace a model."""
         self._existing[name] = unwrap_compiled(model)
         self._compiled.pop(name, None)
 
     def get_callable(self, name: str) -> nn.Module:
-        """What is called for the model of that name: what ``torch.compile`` made of it, if that was given."""
+        """The module to call for the model with this name: the compiled one, if there is one."""
         return self._compiled.get(name, self[name])
 
     @property
     def existing(self) -> dict[str, nn.Module]:
-        """The models that exist by now."""
+        """The models that exist so far."""
         return self._existing
 
 
@@ -191,7 +191,7 @@ class RecipeRunner:
 
     @property
     def transformed_models(self) -> frozenset[str]:
-        """The names of the models whose structure the recipe changes, so that their layers are not known before."""
+        """The names of the models with a structure that the recipe changes; their layers are not known in advance."""
         return frozenset(part.model for part in self._recipe.parts if isinstance(part, TransformModel))
 
     def check_makers(self) -> None:
@@ -234,7 +234,7 @@ class RecipeRunner:
                 yield from self._walk(self._answer(key, part).parts, f"{key}.", ask=ask)
 
     def _begin_round(self, key: str) -> None:
-        """Forget the models' states of earlier rounds: a resumed run repeats their calls for the structure alone."""
+        """Drop the models' states of earlier rounds: a resumed run repeats those calls only for the structure."""
         place = key.rpartition(".")[0]
         self.call_states |= {earlier: {} for earlier in self._rounds if earlier.rpartition(".")[0] == place}
         self._rounds.append(key)
@@ -285,7 +285,7 @@ class RecipeRunner:
             only = ship == "student" and ship not in self._models
             return self._models.existing.get(next(iter(self._models)) if only else ship)
         try:
-            # How often it is built depends on the clock, so it must not use the run's random state.
+            # How often it is built depends on the time of checkpoints, so it must not use the run's random state.
             with fork_rng(seed_all(self._seed)):
                 return ship(self._models)
         except LimbeckError:
@@ -305,17 +305,17 @@ class RecipeRunner:
 
 
 def preflight_check(course: RecipeRunner, models: RunModels, loader: Loader, setting: TrainConfig) -> None:
-    """Look at every stage that is known, also those of later, without running or making anything.
+    """Check every known stage, including later ones, without running or creating anything.
 
-    What depends on shapes is left to each stage's probe.
+    Each stage's probe checks what depends on shapes.
 
     Raises:
-        LimbeckError: If a stage does not say how long it lasts, its objective cannot be accumulated, or a model that
-            the recipe makes cannot be made.
-        UnknownNameError: If a stage names a model that there is not and that nothing makes.
-        MissingOutputError: If a model that exists has no module at an address that is read, or a teacher cannot
-            show it.
-        LimbeckError: If a teacher has no answers for what it will be asked.
+        LimbeckError: If a stage has no length, its objective cannot be accumulated, or a model of the recipe cannot
+            be created.
+        UnknownNameError: If a stage names a model that neither exists nor is created by the recipe.
+        MissingOutputError: If an existing model has no module at a requested address, or a teacher has no
+            output there.
+        LimbeckError: If a teacher has no answers for the data of its stage.
     """
     course.check_makers()
     for _, part in course.known_parts():

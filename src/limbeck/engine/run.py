@@ -42,7 +42,7 @@ class Run:
         finished: Whether the whole recipe has run.
     """
 
-    _touched = True  # until __init__ has come to its end, so that a run that was refused does not warn
+    _touched = True  # until __init__ ends, so that a run that raised an error does not warn
 
     def __init__(
         self,

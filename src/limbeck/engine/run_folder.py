@@ -1,4 +1,4 @@
-"""What a run leaves on disk, how it is described, and how it is taken up again."""
+"""The folder of a run: its files, the description of the run, and how it is resumed."""
 
 from __future__ import annotations
 
@@ -36,12 +36,12 @@ class RunFolder:
 
     Args:
         path: The folder, or None.
-        resume: Whether it is to be taken up again; otherwise it must not hold a run.
-        writes: Whether this process is the one that writes.
-        student: Where the student goes, if not into ``student/`` inside the folder.
+        resume: Whether to resume the run in the folder; otherwise it must not hold a run.
+        writes: Whether this process writes.
+        student: The student's folder; ``student/`` inside the run's folder by default.
 
     Raises:
-        LimbeckError: If it already holds a run and `resume` is False.
+        LimbeckError: If the folder already holds a run and `resume` is False.
     """
 
     def __init__(
@@ -73,12 +73,12 @@ class RunFolder:
 
     @contextmanager
     def alone(self, fabric: Fabric) -> Iterator[None]:
-        """A block in which no other run is in the folder, and none has been since this one last was.
+        """A block with a lock on the folder; no other run may have used it since this one last did.
 
-        The first rank looks, and all hear of it.
+        The first rank checks and sends the result to all.
 
         Raises:
-            LimbeckError: If there is one, or has been.
+            LimbeckError: If another run uses the folder, or has used it.
         """
         with ExitStack() as stack:
             refused = None
@@ -100,29 +100,29 @@ class RunFolder:
     def _check_untouched(self, path: Path) -> None:
         if self._files_at_exit is not None and self._files_at_exit != self._state():
             raise LimbeckError(
-                f"Another run has gone on in {path} since this one last was there: take it up anew, with "
+                f"Another run has continued in {path} since this one last used it. Resume from there with "
                 "distill(..., resume=True)."
             )
 
     def _state(self) -> list[tuple[int, int, int]]:
-        """Which files the folder's are: they change with every checkpoint and report."""
+        """Modification times and sizes of the folder's files, which change with every checkpoint and report."""
         names = ("run.json", "metrics.jsonl", "checkpoint.safetensors")
         files = [os.stat(self.path / name) for name in names if (self.path / name).exists()] if self.path else []
         return [(file.st_ino, file.st_mtime_ns, file.st_size) for file in files]
 
     @property
     def metrics(self) -> Path | None:
-        """Where the JSON lines go; None where nothing is written."""
+        """The file of JSON lines; None if nothing is written."""
         return self.path / "metrics.jsonl" if self.path is not None and self._writes else None
 
     @property
     def checkpoint(self) -> Path | None:
-        """Where the state goes that a resumed run takes up."""
+        """The file with the state that a resumed run continues from."""
         return self.path / "checkpoint.safetensors" if self.path is not None else None
 
     @property
     def student(self) -> Path | None:
-        """Where the student lies, valid at any moment."""
+        """The student's folder, complete at any moment."""
         return self._student or (self.path / "student" if self.path is not None else None)
 
     @property
@@ -131,16 +131,16 @@ class RunFolder:
         return self._writes
 
     def describe(self, description: Mapping[str, Any]) -> None:
-        """Write what the run is: recipe, setting, data, environment."""
+        """Write the description of the run: recipe, settings, data, environment."""
         if self._writes and self.path is not None:
             write_json(description, self.path / "run.json")
 
     def check_same(self, description: Mapping[str, Any]) -> None:
-        """Refuse to take up a run that was begun otherwise: it would end in weights that no one asked for.
+        """Refuse to resume a run with another recipe, settings or data, because its weights would belong to neither.
 
         Raises:
             LimbeckError: If recipe, setting or data differ from those in ``run.json``; the first field is named.
-            DataError: If there is a checkpoint, and no ``run.json`` that says of which run it is.
+            DataError: If there is a checkpoint without a ``run.json`` that describes its run.
         """
         if self.path is None:
             return
@@ -155,7 +155,7 @@ class RunFolder:
         before = read_json(self.path / "run.json")
         for part in ("recipe", "functions", "setting", "data", "contents"):
             if part == "contents" and part not in before:
-                continue  # of a version that did not look into functions
+                continue  # written by a version that did not hash functions
             difference = _difference(part, before.get(part), now.get(part))
             if difference is not None:
                 field, old, new = difference
@@ -165,18 +165,19 @@ class RunFolder:
                 )
 
     def save_student(self, model: nn.Module, metadata: Mapping[str, Any]) -> None:
-        """Replace the student, atomically.
+        """Replace the student atomically.
 
         Args:
-            model: What is shipped.
-            metadata: What is saved with it.
+            model: The model to write.
+            metadata: Further entries of its ``config.json``.
         """
         if not self._writes or self.student is None:
             return
         try:
             save(model, self.student, metadata=dict(metadata))
         except OtherModelError:
-            # A recipe may change the structure of the student; a folder of another run is never replaced.
+            # A recipe may change the student's structure, so its own folder may be replaced; that of another run never
+            # is.
             if not (self.started or self._own_student):
                 raise
             _swap_folder(self.student, model, metadata)
@@ -184,7 +185,7 @@ class RunFolder:
 
 
 def _swap_folder(folder: Path, model: nn.Module, metadata: Mapping[str, Any]) -> None:
-    """Put a model where one of another kind is."""
+    """Replace a model folder by one with another structure."""
     new = folder.with_name(f".{folder.name}.new.partial")
     remove(new)
     save(model, new, metadata=dict(metadata))
@@ -203,7 +204,7 @@ def _difference(name: str, old: Any, new: Any) -> tuple[str, Any, Any] | None:
 
 
 def describe_run(recipe: Recipe, setting: TrainConfig, loader: Loader) -> dict[str, Any]:
-    """What a folder keeps of the run that began it: a run of another recipe, setting or data does not take it up."""
+    """The description of a run in its folder; only a run with the same recipe, settings and data can resume it."""
     stages = [{**stage.describe(), "preprocess": get_function_name(stage.preprocess)} for stage in recipe.stages()]
     fixed = {**setting.describe(), "preprocess": get_function_name(setting.preprocess)}
     contents = {
@@ -221,14 +222,14 @@ def describe_run(recipe: Recipe, setting: TrainConfig, loader: Loader) -> dict[s
 
 
 def _functions(recipe: Recipe) -> dict[str, Any]:
-    """The functions in a recipe by name, where they stand."""
+    """The names of the functions in a recipe, at their positions."""
     makes = {name: get_function_name(maker) for name, maker in recipe.makes.items()}
     ship = recipe.ship if isinstance(recipe.ship, str) else get_function_name(recipe.ship)
     return {"parts": _map_functions(recipe, _describe_function), "makes": makes, "ship": ship}
 
 
 def _map_functions(recipe: Recipe, describe: Callable[[Any], Any]) -> list[Any]:
-    """For each part, what `describe` says of a function; what its branches hold; or how many stages it has."""
+    """For each part: the description of a function, the contents of its branches, or its number of stages."""
     values: list[Any] = []
     for part in recipe.parts:
         if isinstance(part, ParallelStages):
@@ -255,7 +256,7 @@ def _describe_function(part: Any) -> Any:
 
 
 def _list_functions(recipe: Recipe, setting: TrainConfig) -> Iterator[tuple[str, Any]]:
-    """All functions that a run was given, each under a place."""
+    """All functions in a run's settings and recipe, by position."""
     yield "preprocess", setting.preprocess
     adaptors = setting.adaptor if isinstance(setting.adaptor, Mapping) else {"": setting.adaptor}
     yield from ((f"adaptor {name}".strip(), adaptor) for name, adaptor in adaptors.items())
@@ -274,7 +275,7 @@ def _list_functions(recipe: Recipe, setting: TrainConfig) -> Iterator[tuple[str,
 
 
 def _describe_content(function: Any) -> dict[str, Any] | None:
-    """A partial's arguments, and a hash of what a function is made of and holds; None where it describes itself."""
+    """The arguments of a partial, and a hash of a function's code and closure; None if it describes itself."""
     function = function.inner if isinstance(function, WrappedFunction) else function
     if not callable(function) or isinstance(function, Describes):
         return None
@@ -286,7 +287,7 @@ def _describe_content(function: Any) -> dict[str, Any] | None:
 
 
 def _to_readable(value: Any) -> Any:
-    """A value for people to read: numbers and words as they are, of anything else its kind."""
+    """A readable form of a value: numbers and strings unchanged, the type of anything else."""
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
     if isinstance(value, Mapping):
@@ -297,7 +298,7 @@ def _to_readable(value: Any) -> Any:
 
 
 def state_dict(models: RunModels, course: RecipeRunner, loader: Loader) -> dict[str, Any]:
-    """Models, heads, what functions were asked of, and the position in the data, as they are now."""
+    """The present state of models, heads, models at function calls, and the position in the data."""
     return {
         "exact": loader.resumable,
         "source": loader.state_dict() if loader.resumable else None,
@@ -316,10 +317,10 @@ def load_state_dict(
     device: torch.device,
     where: Any,
 ) -> dict[nn.Module, Any]:
-    """Put models, course and source back to where `holdings` found them; the states of heads wait for their stages.
+    """Restore models, recipe and loader to the state from `holdings`; heads are restored when their stages start.
 
     Raises:
-        LimbeckError: If they are of another run; `where` says whose folder it is.
+        LimbeckError: If the state is of another run; `where` is the folder for the message.
     """
 
     def load(states: Mapping[str, Any]) -> None:
@@ -337,12 +338,12 @@ def load_state_dict(
             f"{where} was written by a run of other models or another recipe: {first_line(error)} "
             "Resume with those that it began with."
         ) from error
-    # A head whose stage had not begun had no shape yet, and so no state.
+    # A head has no shape, and so no state, before its stage begins.
     return {head: state["heads"][name] for name, head in course.heads().items() if state["heads"].get(name)}
 
 
 def not_resumable_error(where: Any, what: str) -> LimbeckError:
-    """An error for a run that cannot be resumed, for `what` has no position to go on from."""
+    """The error for a run that cannot be resumed because `what` has no position."""
     return LimbeckError(
         f"{where} cannot be resumed: {what} has no position to go on from. "
         "Use ShuffledLoader(ArrayDataset(inputs, labels), batch_size=...), or a loader with state_dict()."

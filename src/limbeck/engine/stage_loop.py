@@ -28,16 +28,16 @@ Heads = dict[nn.Module, Any]
 
 
 class StageLoop:
-    """One stage, or several that alternate on one batch, run step by step.
+    """The training loop of one stage, or of several that alternate on one batch.
 
     Args:
-        stages: The stages; all step once on every window of batches, in this order.
+        stages: The stages; each takes a step on every window of batches, in this order.
         models: The run's models by name.
-        loader: Where batches come from.
-        setting: What the run holds fixed.
+        loader: The loader of the batches.
+        setting: The settings of the run.
         fabric: Device, precision, strategy.
         name: The group's name in reports.
-        part: The group's position in the recipe; empty where the recipe has no other part.
+        part: The group's position in the recipe; empty if the recipe has no other part.
     """
 
     def __init__(
@@ -78,10 +78,10 @@ class StageLoop:
     def __call__(
         self, checkpoint: Callable[[bool], None], state: Mapping[str, Any] | None, heads: Heads
     ) -> Iterator[StepReport]:
-        """Run to the end, with a report every so often; from `state` on, if there is one.
+        """Run to the end and yield reports; continue from `state`, if there is one.
 
-        `checkpoint` is called after every step and its report, when everything that a checkpoint needs stands still,
-        and told whether the step was one to report. `heads` are the states of heads that learnt before.
+        `checkpoint` is called after every step and its report, when the state is complete; its argument is whether
+        the step had a report. `heads` are the states of heads from earlier stages.
         """
         with ExitStack() as stack:
             for trainer in self.learners:
@@ -103,13 +103,13 @@ class StageLoop:
                         yield self._report(time.perf_counter() - since)
                         since = time.perf_counter()
                         began = since - self.seconds
-                    # A report comes first: one that a checkpoint has seen must have been written.
+                    # The report comes first: every report that a checkpoint counts must be on disk.
                     checkpoint(logged)
                     if self.step >= self.steps:
                         break
 
     def _take_step(self, window: list[Batch]) -> bool:
-        """One step of every learner; whether it is one to report."""
+        """Take one step with every student; return whether to report it."""
         progress = Progress(self.step, self.steps, self.epoch)
         logged = (self.step + 1) % self._setting.log_every == 0 or self.step + 1 == self.steps
         last = self._setting.rehearsal and self.step == 1
@@ -122,7 +122,7 @@ class StageLoop:
         return logged
 
     def _windows_ahead(self) -> Iterator[list[Batch]]:
-        """The windows of `_windows`, read early by as many as teachers that compute ahead may take."""
+        """The windows of `_windows`, read in advance as far as teachers that compute ahead allow."""
         windows, ready, ahead = self._windows(), deque[tuple[list[Batch], Any]](), self._count_ahead()
         more = True
         while more or ready:
@@ -132,7 +132,7 @@ class StageLoop:
                 more = window is not None
                 if window is not None:
                     for trainer in self.learners if ahead else ():
-                        if not (self.step + len(ready)) % trainer.stage.every:  # it takes a step on this window
+                        if not (self.step + len(ready)) % trainer.stage.every:  # the stage takes a step on this window
                             trainer.submit(window)
                     ready.append((window, (self.loader.state_dict(), self._ahead) if ahead else None))
             if ready and (len(ready) > ahead or not more or self.step + len(ready) >= self.steps):
@@ -143,15 +143,15 @@ class StageLoop:
 
     def _count_ahead(self) -> int:
         """The number of windows that may be read before the first of them is used."""
-        # Only batches that are a function of epoch and number: others may draw random numbers when they are read, and
-        # those of a loader that depends on a model must be made by the model as the last step left it.
+        # Only batches that depend on epoch and number alone: others may draw random numbers when they are read, and a
+        # loader that depends on a model must use the model after the last step.
         if not (self.loader.resumable and self.loader.replayable) or self.loader.depends_on_model:
             return 0
         batches = min((trainer.ahead for trainer in self.learners if trainer.ahead), default=0)
         return max(0, (batches + 1) // self._setting.accumulate - 1)
 
     def _windows(self) -> Iterator[list[Batch]]:
-        """What is left of the epoch, in groups of `accumulate` micro-batches; the last may hold fewer."""
+        """The rest of the epoch in groups of `accumulate` micro-batches; the last may have fewer."""
         window: list[Batch] = []
         any_batch = False
         for batch in self.loader:
@@ -161,11 +161,11 @@ class StageLoop:
                 yield window
                 window = []
         if window:
-            # The source stands at its next epoch already, and this step still belongs to the last.
+            # The loader is already at the next epoch, but this step still belongs to the last one.
             self._ahead = 1
             yield window
             self._ahead = 0
-        # A resumed run may stand at the very end of an epoch; two that are empty mean that nothing will come.
+        # A resumed run may be exactly at the end of an epoch; two empty epochs mean that there is no data.
         self._empty = 0 if any_batch else self._empty + 1
         if self._empty > 1 or (self.loader.has_length and not len(self.loader)):
             raise LimbeckError(
@@ -174,7 +174,7 @@ class StageLoop:
             )
 
     def _rehearsed_windows(self) -> Iterator[list[Batch]]:
-        """A first step's batches, and then as few examples as the last batch of an epoch holds."""
+        """The batches of the first step, then as many examples as the last batch of an epoch holds."""
         batch = self.loader.peek()
         yield [self._ours(batch)] * min(self._setting.accumulate, 2)
         if not self._last:
@@ -188,7 +188,7 @@ class StageLoop:
         )
 
     def _size_of_last(self, length: int) -> int:
-        """How many examples the last batch of an epoch holds; 0 where it is a full one, not reached, or not known."""
+        """The number of examples in the last batch of an epoch; 0 if it is full, not reached, or unknown."""
         examples, size = self.loader.examples_per_epoch, self.loader.batch_size
         if examples is None or size is None or not self.loader.has_length:
             return 0
@@ -224,7 +224,7 @@ class StageLoop:
         )  # fmt: skip
 
     def _norm(self, gradient: torch.Tensor) -> float:
-        """The norm of a gradient at parameters, of which every rank holds its share of the mean."""
+        """The norm of a gradient at the parameters; every rank holds its share of the mean."""
         mean: Any = self._fabric.all_reduce(gradient, reduce_op="mean") if self._fabric.world_size > 1 else gradient
         return float(mean.norm())
 
@@ -239,7 +239,7 @@ class StageLoop:
         return [float(value) for value in stacked.tolist()]
 
     def state_dict(self) -> dict[str, Any]:
-        """Where the stage stands: learners, position in the data, step."""
+        """The state of the stage: students, position in the data, step."""
         return {
             "step": self.step,
             "steps": self.steps,
@@ -250,7 +250,7 @@ class StageLoop:
         }
 
     def _source(self) -> dict[str, Any] | None:
-        """The position after the batches of the last step, whatever was read since then."""
+        """The position after the batches of the last step, without batches that were read in advance."""
         if self._position is not None:
             return self._position[0]
         return self.loader.state_dict() if self.loader.resumable else None
@@ -270,7 +270,7 @@ class StageLoop:
 
     @contextmanager
     def _as_it_began(self) -> Iterator[None]:
-        """A block in which what does not fit is said to be another recipe's."""
+        """A block that turns a state that does not fit into an error about another recipe."""
         try:
             yield
         except (RuntimeError, ValueError, KeyError) as error:
@@ -282,13 +282,13 @@ class StageLoop:
 
 @contextmanager
 def _explain_last_batch(trains: str, window: Sequence[Batch]) -> Iterator[None]:
-    """A block in which whatever goes wrong is said to come from the size of the last batch."""
+    """A block that adds to any error that it came with the size of the last batch."""
     try:
         yield
     except LastBatchError:
         raise
     except Exception as error:
-        if is_out_of_memory(error):  # whatever the batch's size
+        if is_out_of_memory(error):  # memory is not a matter of the last batch's size
             raise
         size = sum(batch.size for batch in window)
         raise LastBatchError(
@@ -298,7 +298,7 @@ def _explain_last_batch(trains: str, window: Sequence[Batch]) -> Iterator[None]:
 
 
 def reset_to_epoch_start(loader: Loader, epoch: int) -> None:
-    """Move a source to the start of an epoch, if it can be moved; a loader's own state stays as it is."""
+    """Move a loader to the start of an epoch, if it can be moved; its other state does not change."""
     if loader.resumable:
         loader.load_state_dict({**loader.state_dict(), "epoch": epoch, "batch": 0})
 

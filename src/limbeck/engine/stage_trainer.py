@@ -59,8 +59,8 @@ class StageTrainer(AbstractContextManager["StageTrainer"]):
         setting: The settings of the run.
         fabric: Device, precision, strategy.
         loader: The loader of the stage's batches.
-        batch: Any batch of it, to try.
-        single: Whether some batch is known to leave a rank a single example.
+        batch: Any batch of the loader, for the probe.
+        single: Whether a batch is known to give a rank a single example.
         group: The names of all models that learn from the same batches.
 
     Attributes:
@@ -100,7 +100,7 @@ class StageTrainer(AbstractContextManager["StageTrainer"]):
         self._single = single
         self._plan = stage.optimizer or setting.optimizer
         self.preprocess = SharedInputs(stage.preprocess or setting.preprocess)
-        # Before any stage of a group is open: a teacher that copies a model must not copy hooks that listen in it.
+        # Before any stage of a group is open: a teacher that copies a model must not copy its hooks.
         self.session = open_teacher(stage, self.preprocess, loader, fabric.device, self._models)
         self._alone = len(set(group) | {stage.trains}) == 1
         self._networks = find_networks(stage.teacher, models=self._models, learning={stage.trains, *group})
@@ -136,7 +136,7 @@ class StageTrainer(AbstractContextManager["StageTrainer"]):
         self._resting = [*frozen_eval_modules(self.model), *other_modules(self.model, stage.parts(self.model))]
         called = self.model if self._sharded else self._models.get_callable(stage.trains)
         requires = stage.objective.requires.student
-        # A sharded module cannot be left in the middle of its forward pass.
+        # The forward pass of a sharded module cannot be stopped in the middle.
         requires = requires | {LOGITS} if self._sharded and LOGITS_INPUT in requires else requires
         self.tapped = Tapped(called, requires, adaptor=self._models.adaptor(stage.trains))
         self.get_teacher_outputs = self._enter_teacher(stack)
@@ -173,7 +173,7 @@ class StageTrainer(AbstractContextManager["StageTrainer"]):
     def _others_frozen(self) -> Iterator[None]:
         """A block in which the parts of the model that do not learn in this stage need no gradient.
 
-        Only for a block: a part may learn in another stage of the group.
+        It is undone at the end, because a part may learn in another stage of the group.
         """
         for parameter in self._frozen:
             parameter.requires_grad_(False)
@@ -205,8 +205,9 @@ class StageTrainer(AbstractContextManager["StageTrainer"]):
 
     @property
     def ahead(self) -> int:
-        """The number of batches that the teacher takes before it is asked for the outputs of the first one."""
-        # A teacher that changes answers for the weights of this step; one that shares layers needs their modes now.
+        """The number of batches that the teacher accepts before the outputs of the first one are used."""
+        # A changing teacher must use the weights of this step; one that shares layers with the student needs their
+        # modes.
         if self.session is None or self._shares or not self.stage.objective.requires.teacher:
             return 0
         changes = self.stage.teacher is not None and self.stage.teacher.capabilities.changes
@@ -228,9 +229,9 @@ class StageTrainer(AbstractContextManager["StageTrainer"]):
         batch = self.batch.to(self._fabric.device)
         before = None if self.session is None else self.session.state_dict()
         copies = {key: value.detach().clone() for key, value in _tensors(before)}
-        # Only models that exist: asking for the others would make them before their stage.
+        # Only existing models: a look-up of the others would create them before their stage.
         looked_at = [*self._models.existing.values(), *self._networks]
-        # Heads must begin alike on every rank, whatever else each rank draws.
+        # Heads must start equal on every rank, whatever random numbers a rank has drawn.
         with fork_rng(seed_all(self._head_seed())), preserved_buffers(looked_at), self._fabric.autocast():
             result = probe(
                 self.stage, self.tapped, self.get_teacher_outputs, batch, self.preprocess(batch), self._loader,
@@ -243,7 +244,7 @@ class StageTrainer(AbstractContextManager["StageTrainer"]):
         return result
 
     def _head_seed(self) -> int:
-        """Alike on every rank, and another one for every model that learns, so that peers' heads differ."""
+        """Equal on every rank, and different for every student, so that peers' heads differ."""
         return zlib.crc32(f"{self._setting.seed} {self.stage.trains} {self.stage.name}".encode())
 
     def step(self, window: Sequence[Batch], progress: Progress, *, measure: bool = False) -> None:
@@ -256,8 +257,9 @@ class StageTrainer(AbstractContextManager["StageTrainer"]):
         """
         if not self.model.training or any(module.training for module in self._resting):
             self._wake()
-        # Another stage's graph may pass through this model: what that left there is not this stage's gradient. And
-        # freed here, not after the step, the memory is taken again by the backward pass that follows.
+        # Another stage's graph may pass through this model and leave gradients that are not this stage's. They are
+        # freed
+        # here, not after the step, because the backward pass that follows uses the memory again.
         self._clear_gradients()
         self._drop_submitted(window)
         alone = len(window) == 1 and self._fabric.world_size == 1
@@ -311,7 +313,7 @@ class StageTrainer(AbstractContextManager["StageTrainer"]):
         """How many values each term has in the window, on all ranks, known before the first backward.
 
         Strategies average gradients over ranks; a mean over the global count needs their sum, so the count is divided
-        by the number of ranks. A loss that gathers the whole batch is the same on every rank and needs no such thing.
+        by the number of ranks. A loss that gathers the whole batch is equal on every rank and is not divided.
         """
         counts: dict[str, float] = {}
         for batch in window:
@@ -352,7 +354,7 @@ class StageTrainer(AbstractContextManager["StageTrainer"]):
         }
 
     def gather(self) -> dict[str, Any]:
-        """Bring a sharded student's weights back into the run's own model; every rank must ask at the same time."""
+        """Copy a sharded student's weights into the run's own model; a collective call, so every rank must make it."""
         if not self._sharded:
             return {}
         state = whole_state(self.student_with_loss, self.optimizer)
@@ -361,13 +363,13 @@ class StageTrainer(AbstractContextManager["StageTrainer"]):
         return state
 
     def load_heads(self, states: dict[nn.Module, Any]) -> None:
-        """Heads that learnt before a run was taken up again are as they were then; each is taken out of `states`."""
+        """Restore the heads of earlier stages in a resumed run; each is removed from `states`."""
         for head in find_heads(self.stage):
             if head in states:
                 head.load_state_dict(to_device(states.pop(head), self._fabric.device))
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from what a checkpoint held."""
+        """Restore the state of a checkpoint."""
         if self._sharded:
             load_whole_state(self.student_with_loss, self.optimizer, state)
         else:
@@ -380,7 +382,7 @@ class StageTrainer(AbstractContextManager["StageTrainer"]):
 
 
 def _check_options(mine: Sequence[Mapping[str, Any]], saved: Sequence[Mapping[str, Any]]) -> None:
-    """Raise if these are the parameter groups of another optimizer: torch would take its options over unseen."""
+    """Raise if these are the parameter groups of another optimizer: torch would load its options without an error."""
     if [set(group) for group in mine] != [set(group) for group in saved]:
         raise ValueError("the optimizer is another one.")
 

@@ -27,7 +27,7 @@ class Tally:
         self.clear()
 
     def clear(self) -> None:
-        """Begin again."""
+        """Clear the sums."""
         self.loss: Tensor | None = None
         self.totals: dict[str, Tensor] = {}
         self.counts: dict[str, float] = {}
@@ -37,7 +37,7 @@ class Tally:
         self.steps = 0
 
     def add(self, loss: Tensor, terms: Mapping[str, Term], examples: int) -> None:
-        """One micro-batch more."""
+        """Add one micro-batch."""
         self.loss = loss if self.loss is None else self.loss + loss
         for name, term in terms.items():
             self.totals[name] = self.totals[name] + term.total if name in self.totals else term.total
@@ -45,9 +45,9 @@ class Tally:
         self.examples += examples
 
     def add_gradients(self, outputs: Mapping[str, Tensor], parameters: Mapping[str, Tensor]) -> None:
-        """Each term's gradients of one micro-batch.
+        """Add each term's gradients for one micro-batch.
 
-        Outputs of different examples are different places, so squares add; parameters are the same, so gradients do.
+        Micro-batches have different outputs, so squared norms are added; they share the parameters, so gradients are.
         """
         for name, gradient in outputs.items():
             square = gradient.float().square().sum()
@@ -57,31 +57,31 @@ class Tally:
             sums[name] = sums[name] + gradient if name in sums else gradient
 
     def state_dict(self) -> dict[str, Any]:
-        """The sums so far, so that a resumed run reports what an unbroken one would."""
+        """The sums so far, so that a resumed run reports the same as an uninterrupted one."""
         return dict(vars(self))
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from there."""
+        """Restore the sums of a checkpoint."""
         vars(self).update(state)
 
 
 class StepReport(NamedTuple):
-    """How a stage stood at one optimizer step; means are over the steps since the last report.
+    """A report about one optimizer step of a stage; means are over the steps since the last report.
 
     Attributes:
         stage: The stage's name.
-        step: Optimizer steps taken in this stage; `steps` is how many it will take.
-        steps: How many optimizer steps the stage takes.
-        epoch: Passes over the source begun in this stage, from 0.
-        loss: The number that is minimized.
-        terms: The unweighted mean of every term, in its own unit.
+        step: Number of optimizer steps so far in this stage.
+        steps: Number of optimizer steps of the whole stage.
+        epoch: Number of the pass over the data in this stage, from 0.
+        loss: The value of the objective.
+        terms: The unweighted mean of every term, in the term's unit.
         gradient_norms: The norm of each weighted term's gradient at the student's outputs, at this step.
-        parameter_norms: The same at the student's parameters, where asked for.
+        parameter_norms: The same at the student's parameters; empty unless requested.
         lr: The learning rate of this step.
-        rate: Examples a second since the last report, on all ranks.
-        seconds: Time spent in the stage, in seconds, a resumed part included.
-        part: Position of the stage in the recipe; empty where the recipe has one part. `stage` begins with it.
-        title: The stage's name without its position; empty where the recipe has one part, or for parallel branches.
+        rate: Examples per second since the last report, on all ranks.
+        seconds: Time in the stage, in seconds, including the time before a run was resumed.
+        part: Position of the stage in the recipe; empty if the recipe has one part. `stage` begins with it.
+        title: The stage's name without its position; empty if the recipe has one part, or for parallel branches.
     """
 
     stage: str
@@ -100,23 +100,23 @@ class StepReport(NamedTuple):
 
 
 class Metrics:
-    """A file of JSON lines, one a report, that a resumed run takes up where its checkpoint left it."""
+    """A file of JSON lines, one per report; a resumed run continues it after the checkpoint's last line."""
 
     def __init__(self, path: Path | None) -> None:
         self._path = path
 
     @property
     def position(self) -> int:
-        """The file's length in bytes, for a checkpoint to remember."""
+        """The file's length in bytes, for the checkpoint."""
         return self._path.stat().st_size if self._path is not None and self._path.exists() else 0
 
     def rewind(self, position: int) -> None:
-        """Forget the lines that were written after the checkpoint was."""
+        """Remove the lines after the checkpoint."""
         if self._path is not None and self.position > position:
             truncate(self._path, position)
 
     def write(self, report: StepReport) -> None:
-        """Add one line."""
+        """Append one line."""
         if self._path is None:
             return
         # The stage's full name is in the line already, so its position and title are not repeated.
@@ -125,7 +125,7 @@ class Metrics:
 
 
 def environment() -> dict[str, Any]:
-    """What a result may depend on besides the job: versions, machine, threads."""
+    """The environment that a result may depend on: versions, machine, threads."""
     packages = ("limbeck", "torch", "lightning-fabric", "numpy", "scikit-learn")
     return {
         "python": platform.python_version(),
@@ -145,7 +145,7 @@ def _package_version(name: str) -> str | None:
 
 
 def run_summary(models: Sequence[str], history: Sequence[StepReport], *, finished: bool, path: Path | None) -> str:
-    """A run in one line: how far it is, what it minimizes, which models it has, where it is kept."""
+    """A run in one line: its progress, losses, models and folder."""
     last = history[-1] if history else None
     loss = "" if last is None else f", loss {last.loss:.4g}"
     position = "not begun" if last is None else f"step {last.step} of {last.steps} in stage {last.stage!r}"
@@ -154,7 +154,7 @@ def run_summary(models: Sequence[str], history: Sequence[StepReport], *, finishe
 
 
 def check_finite(report: StepReport) -> None:
-    """Raise as soon as the loss is no number any more, naming the terms that are to blame.
+    """Raise if the loss is not finite; the message names the terms that cause it.
 
     Raises:
         DivergedError: If the loss is infinite or not a number.
@@ -170,7 +170,7 @@ def check_finite(report: StepReport) -> None:
 
 
 def check_weights(name: str, model: nn.Module) -> None:
-    """Raise before a model that is no number any more is written over the last good one.
+    """Raise before a model with NaN or infinite weights is written over the last good one.
 
     Raises:
         DivergedError: If a parameter of the model holds NaN or infinity.

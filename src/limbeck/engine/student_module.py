@@ -15,7 +15,7 @@ from limbeck.tap import Tapped
 
 
 class StepInputs:
-    """What `StudentWithLoss` needs besides inputs. Not a tuple, so that no strategy casts or copies what is in it.
+    """The arguments of `StudentWithLoss` besides inputs; not a tuple, so that no strategy casts or copies the contents.
 
     Args:
         teacher: The teacher's outputs.
@@ -49,12 +49,12 @@ class StepInputs:
 class StudentWithLoss(nn.Module):
     """A student with its objective, wrapped as one module because heads learn too.
 
-    A term of weight 0 adds nothing, even if it is infinite. The parameters that terms reach then still have a gradient,
-    of 0, so that weights are continuous.
+    A term of weight 0 adds nothing, even if it is infinite. The parameters that terms reach still get a gradient of 0,
+    so that a schedule of weights is continuous at 0.
 
     Attributes:
-        terms: The terms of the last batch, without their graph. They are no output of `forward`, because strategies
-            walk through all outputs.
+        terms: The terms of the last batch, without their graph. They are not an output of `forward`, because strategies
+            process all outputs.
         outputs: The student's outputs for the last batch, without their graph, if a loss has an `after_step`.
         gradients: Each term's weighted gradient at the student's outputs, in one row, if it was measured.
         parameter_gradients: The same at the parameters.
@@ -72,7 +72,7 @@ class StudentWithLoss(nn.Module):
         self.parameter_gradients: dict[str, Tensor] = {}
 
     def forward(self, inputs: Inputs, lesson: StepInputs) -> Tensor:
-        """The number to minimize for one batch."""
+        """The value of the objective for one batch."""
         outputs = self.tapped(inputs)
         terms = self.objective(outputs, lesson.teacher, lesson.batch, lesson.progress, lesson.counts)
         counts = lesson.counts or {name: float(term.count) for name, term in terms.items()}
@@ -96,10 +96,10 @@ def losses_with_memory(objective: Objective) -> list[LossTerm]:
 
 
 def unwrap_for_call(student_with_loss: Any, fabric: Fabric) -> Callable[[Inputs, StepInputs], Tensor]:
-    """How a student that Fabric has set up is called: past Fabric's wrapper where that would only open autocast.
+    """The module to call for a student that Fabric has set up; without Fabric's wrapper if that only adds autocast.
 
-    The wrapper walks through every argument, which beside a small model costs as much as a layer. And it casts inputs
-    to the narrow type before the model sees them, where autocast leaves that to each operation.
+    The wrapper processes every argument, which costs as much as a layer of a small model. It also casts the inputs to
+    the lower precision before the model, while autocast decides that for each operation.
     """
     from lightning_fabric.plugins.precision import MixedPrecision, Precision
     from lightning_fabric.strategies import SingleDeviceStrategy
@@ -117,7 +117,7 @@ def unwrap_for_call(student_with_loss: Any, fabric: Fabric) -> Callable[[Inputs,
 
 
 def _gradients(terms: dict[str, Term], counts: dict[str, float], at: list[Any]) -> dict[str, Tensor]:
-    """Each term's weighted gradient at all of `at`, in one row: zero where it does not reach."""
+    """Each term's weighted gradient at all tensors of `at`, in one row; 0 at tensors that the term does not reach."""
     at = [tensor for tensor in at if tensor.requires_grad]
     if not at:
         return {name: torch.zeros(1) for name in terms}
@@ -133,11 +133,11 @@ def _gradients(terms: dict[str, Term], counts: dict[str, float], at: list[Any]) 
 
 
 def frozen_eval_modules(model: nn.Module) -> list[nn.Module]:
-    """The modules that stay in eval mode while the model trains: those that were put to rest on purpose.
+    """The modules that stay in eval mode while the model trains, because the user froze them.
 
-    That is a part in eval mode, none of whose parameters may learn, inside a whole in train mode: a BatchNorm with its
-    running statistics held, a frozen body. A model that is in eval mode as a whole has only been asked something, or
-    just been loaded, and so has a part whose parameters may learn: they train as a whole.
+    These are parts in eval mode without trainable parameters, inside a model in train mode: a BatchNorm with fixed
+    running statistics, a frozen body. A model that is completely in eval mode was evaluated or just loaded, so it
+    trains as a whole; so does a part in eval mode with trainable parameters.
 
     Example:
         >>> model = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2)).train()
@@ -159,13 +159,13 @@ def _resting(module: nn.Module) -> Iterator[nn.Module]:
 
 
 def has_sparse_gradients(model: nn.Module) -> bool:
-    """Whether an embedding in it that learns gives gradients of which only the rows that were looked up are there."""
+    """Whether a trainable embedding in the module gives sparse gradients, with only the rows that were looked up."""
     kinds = (nn.Embedding, nn.EmbeddingBag)
     embeddings = [module for module in model.modules() if isinstance(module, kinds) and module.sparse]
     return any(module.weight.requires_grad for module in embeddings)
 
 
 def other_modules(model: nn.Module, parts: Iterable[nn.Module]) -> list[nn.Module]:
-    """The modules that neither are in one of these parts nor contain one."""
+    """The modules that are not in one of these parts and do not contain one."""
     inside = {module for part in parts for module in part.modules()}
     return [module for module in model.modules() if inside.isdisjoint(module.modules())]

@@ -1,4 +1,4 @@
-"""Trackers: TensorBoard and others receive each report once."""
+"""Trackers, such as TensorBoard, that receive each report once."""
 
 from __future__ import annotations
 
@@ -16,26 +16,26 @@ from limbeck.optional_imports import is_installed, missing_package_error
 
 @runtime_checkable
 class Tracker(Protocol):
-    """Where numbers go that people watch: TensorBoard, or a service of your own."""
+    """An experiment tracker: TensorBoard, or a service of your own."""
 
     def log(self, values: Mapping[str, float], step: int) -> None:
-        """Numbers by name, as they stood after so many optimizer steps of the stage that begins each name."""
+        """Log numbers by name after `step` optimizer steps of the stage; each name begins with the stage's name."""
 
     def close(self) -> None:
-        """Nothing comes any more, for now: a run that is iterated again logs again."""
+        """End the log for now; a run that is iterated again logs again."""
 
 
 def track(run: Run, *trackers: Tracker) -> Iterator[StepReport]:
-    """The run's reports, each of them logged first; the loop stays yours.
+    """Log each report of a run, then yield it.
 
-    Of several ranks the first alone logs. Trackers are closed when the loop ends, however it ends.
+    On several ranks only the first logs. Trackers are closed when the loop ends, also after an error.
 
     Args:
-        run: What is iterated.
+        run: The run to iterate.
         *trackers: Anything with ``log(values, step)`` and ``close()``.
 
     Raises:
-        LimbeckError: If a tracker has not these two.
+        LimbeckError: If a tracker lacks one of these methods.
 
     Example:
         >>> import torch
@@ -78,7 +78,7 @@ def _log_reports(run: Run, trackers: tuple[Tracker, ...]) -> Iterator[StepReport
 
 
 def report_values(report: StepReport) -> dict[str, float]:
-    """A report's numbers by name; each name begins with the stage's.
+    """A report's numbers by name; each name begins with the stage's name.
 
     Example:
         >>> list(report_values(StepReport("labels", 1, 9, 0, 0.5, {"cross_entropy": 0.5}, {}, {}, 0.1, 100.0, 1.0)))
@@ -91,14 +91,14 @@ def report_values(report: StepReport) -> dict[str, float]:
 
 
 class TensorBoard:
-    """A tracker that writes TensorBoard's event files; ``tensorboard --logdir FOLDER`` shows them.
+    """A tracker that writes TensorBoard event files, for ``tensorboard --logdir FOLDER``.
 
-    A run that is resumed from its checkpoint passes once more through the steps after it: what a name holds already,
-    up to its last step, is not written again. Every report is on disk before the loop goes on.
+    A resumed run repeats the steps after its checkpoint; steps that are already in the files are not written again.
+    Every report is on disk before the loop continues.
 
     Args:
-        folder: Where the files go; nothing is made before the first report.
-        resume: Go on after what the folder holds.
+        folder: The folder of the files; it is created at the first report.
+        resume: Whether to continue after the events in the folder.
 
     Raises:
         LimbeckError: If the extra ``tensorboard`` is not installed, the folder is a file, or it holds events and
@@ -119,7 +119,7 @@ class TensorBoard:
             )
 
     def log(self, values: Mapping[str, float], step: int) -> None:
-        """Write what is new, and wait until it is on disk."""
+        """Write the new numbers, and wait until they are on disk."""
         from torch.utils.tensorboard import SummaryWriter
 
         if self._last is None:
@@ -135,7 +135,7 @@ class TensorBoard:
         self._writer.flush()
 
     def close(self) -> None:
-        """Close the file; the next `log` opens another."""
+        """Close the file; the next `log` opens a new one."""
         if self._writer is not None:
             self._writer.close()
             self._writer = None
@@ -144,7 +144,7 @@ class TensorBoard:
         return sorted(self.folder.glob("events.out.tfevents.*")) if self.folder.is_dir() else []
 
     def _written(self) -> dict[str, int]:
-        """The last step of every name in the folder; what a kill cut off at the end of a file does not count."""
+        """The last step of every name in the folder; an incomplete record at the end of a file is ignored."""
         from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
 
         last: dict[str, int] = {}

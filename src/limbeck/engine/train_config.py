@@ -17,30 +17,32 @@ from limbeck.teachers import Preprocess, read_inputs
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 else:
-    Fabric = Any  # two seconds to import; so type hints can be read without
+    Fabric = Any  # its import takes two seconds; with this, type hints can be read without it
 
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """What a run holds fixed for all its stages; a stage's own choices come first.
+    """The settings of a run for all its stages; a stage's own settings take precedence.
 
     Attributes:
-        optimizer: How parameters move.
-        epochs: How many passes a stage takes that says nothing; or `steps`.
-        steps: How many optimizer steps a stage takes that says nothing.
-        accumulate: Micro-batches to one optimizer step; the mean is over all of them.
-        preprocess: The way from a batch to inputs, for every side that declares none.
+        optimizer: The optimizer.
+        epochs: Number of passes over the data for stages without a length of their own; an alternative to `steps`.
+        steps: Number of optimizer steps for stages without a length of their own.
+        accumulate: Micro-batches per optimizer step; the mean is over all of them.
+        preprocess: Function from a batch to inputs, for every model without its own.
         adaptor: Raw output -> logits, or a dict with ``logits``, for the run's own models (those that learn, those
             that the recipe makes, averages of them), or by a model's name. A teacher from outside has its own:
             ``ModelTeacher(model, adaptor=...)``.
-        seed: What all random numbers of the run start from.
+        seed: Seed of all random numbers of the run.
         log_every: Optimizer steps between reports.
-        checkpoint_seconds: Least time between checkpoints, in seconds; 0 writes one at every step.
-        parameter_norms: Whether reports hold gradient norms at the parameters too (about 1.8 steps' time each).
-        workers: How many processes run the branches of ``a | b``; None means one for each core.
+        checkpoint_seconds: Minimum time between checkpoints, in seconds; 0 writes one at every step.
+        parameter_norms: Whether reports have gradient norms at the parameters too (each costs about the time of 1.8
+            steps).
+        workers: Number of processes for the branches of ``a | b``; None means one per core.
         precision: Fabric's name: ``32-true``, ``bf16-mixed``, ...
-        rehearsal: Whether every stage takes only a first step and, where it would come to the end of an epoch, one on
-            as few examples as the last batch of an epoch holds.
+        rehearsal: Whether every stage takes only a first step and, if it would reach the end of an epoch, one step on
+            as
+            many examples as the last batch of an epoch has.
     """
 
     optimizer: Optimizer = field(default_factory=Optimizer)
@@ -81,10 +83,10 @@ class TrainConfig:
             raise LimbeckError(f"checkpoint_seconds must be at least 0; got {self.checkpoint_seconds}.")
 
     def length(self, stage: Stage, loader: Loader) -> int:
-        """How many optimizer steps `stage` takes on `loader`; an epoch's last step may be on fewer micro-batches.
+        """The number of optimizer steps of `stage` on `loader`; an epoch's last step may have fewer micro-batches.
 
         Raises:
-            LimbeckError: If neither the stage nor the run says how long.
+            LimbeckError: If neither the stage nor the run has a length.
         """
         if stage.steps is not None:
             return stage.steps
@@ -103,13 +105,13 @@ class TrainConfig:
         )
 
     def describe(self) -> dict[str, Any]:
-        """What a report says of it."""
+        """A JSON form of the settings, for reports."""
         names = ("epochs", "steps", "accumulate", "seed", "precision")
         return {"optimizer": self.optimizer.describe(), **{name: getattr(self, name) for name in names}}
 
 
 def check_lengths(stages: Sequence[Stage]) -> Stage:
-    """The stage of a group that says how long it lasts; the first if none does."""
+    """The stage of a group that has a length; the first if none has."""
     timed = [stage for stage in stages if stage.epochs is not None or stage.steps is not None]
     if not stages:
         raise LimbeckError("A group of stages needs at least one stage.")
@@ -130,9 +132,9 @@ def open_fabric(
 
 
 def is_first_rank(*, devices: int | str = "auto", strategy: str = "auto") -> bool:
-    """Whether this process is the first of those that run together on so many devices, also before their launch.
+    """Whether this process is the first of a run on this number of devices, also before the launch.
 
-    A run on one device is alone, whatever number a scheduler gives its process: `srun -n 8` of it are eight runs.
+    A run on one device is always first, whatever its number in a scheduler: `srun -n 8` starts eight separate runs.
 
     Raises:
         LimbeckError: If Fabric refuses the combination; its own words are kept.
@@ -143,7 +145,7 @@ def is_first_rank(*, devices: int | str = "auto", strategy: str = "auto") -> boo
     if not isinstance(parallel, ParallelStrategy) or parallel.cluster_environment is None:
         return True
     cluster = parallel.cluster_environment
-    # Before the launch Fabric's own environment knows its local rank alone; a scheduler's knows the global one.
+    # Before the launch, Fabric's own environment knows only the local rank; a scheduler's knows the global one.
     return cluster.global_rank() == cluster.node_rank() == cluster.local_rank() == 0
 
 

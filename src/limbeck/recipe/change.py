@@ -1,4 +1,4 @@
-"""Recipes made of recipes: every stage changed, and rounds."""
+"""Changes of all stages of a recipe, and recipes of several rounds."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from limbeck.teachers.teacher import get_function_name
 
 
 def change_stages(recipe: Recipe, change: Callable[[Stage], Stage]) -> Recipe:
-    """The same recipe, makers and what it ships included, with `change` applied to each of its stages.
+    """The same recipe with `change` applied to each of its stages; `makes` and `ship` stay the same.
 
-    A function in the recipe stays a function: what it returns, when its turn comes, is changed too.
+    A function in the recipe stays a function; the part that it returns is changed too.
 
     Args:
-        recipe: The recipe; it is left as it is.
-        change: Stage -> stage.
+        recipe: The recipe; it is not modified.
+        change: Function from a stage to a stage.
 
     Example:
         >>> from dataclasses import replace
@@ -49,13 +49,13 @@ def _change_part(
 def rounds(count: int, make: Callable[[int, Models], Part]) -> Recipe:
     """A recipe of several rounds: generations, federated rounds, a student that teaches its teacher.
 
-    ``make(number, models)`` is called when a round begins, so it may look at the models as they are then. A resumed run
+    ``make(number, models)`` is called when a round begins, so it can use the models' present weights. A resumed run
     calls it again with the same models and random numbers.
 
     Args:
         count: The number of rounds.
         make: A function of the number of the round, from 0, and the models of the run, which returns a part: a stage,
-            ``a >> b``, ``a & b``. It must not keep anything from one call to the next.
+            ``a >> b``, ``a & b``. It must not hold state between calls.
 
     Raises:
         ArgumentError: If `count` is not a whole number of at least 1.
@@ -73,7 +73,7 @@ def rounds(count: int, make: Callable[[int, Models], Part]) -> Recipe:
 
 
 class WrappedFunction(ABC):
-    """A function in a recipe that calls another one, `inner`, which is described in its place."""
+    """A function in a recipe that calls another one, `inner`; descriptions are those of `inner`."""
 
     inner: Callable[..., Part]
 
@@ -101,7 +101,7 @@ class Round(WrappedFunction):
 
 @final
 class _ChangedFunction(WrappedFunction):
-    """A function in a recipe, and then the change of what it returns."""
+    """A function in a recipe with a change of the part that it returns."""
 
     def __init__(self, function: Callable[[Models], Part], change: Callable[[Stage], Stage]) -> None:
         self.inner = function
@@ -109,5 +109,5 @@ class _ChangedFunction(WrappedFunction):
 
     def __call__(self, models: Models) -> Any:
         part = self.inner(models)
-        # What is no part is refused, by the function's name, where it is called.
+        # The caller raises for a value that is not a part, because it knows the function's name.
         return change_stages(Recipe(part), self.change) if isinstance(part, Part) else part

@@ -1,4 +1,4 @@
-"""What a function in a recipe can ask of the run: loader, preprocessing, device, the teacher's module, shapes."""
+"""Access to the run for functions in a recipe: loader, preprocessing, device, the teacher's module, shapes."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from limbeck.teachers import CachedTeacher, ModelTeacher, Preprocess, Teacher, T
 
 
 class RunContext(NamedTuple):
-    """What a run was given.
+    """The objects of a run.
 
     Attributes:
-        loader: The loader of its batches. Only look (``loader.batches(0, 0)``, ``loader.peek()``): its position is the
-            run's.
-        preprocess: Function from a batch to inputs, for every model that has none of its own.
-        device: The device of its models.
+        loader: The loader of the run's batches. Only read from it (``loader.batches(0, 0)``, ``loader.peek()``); its
+            position belongs to the run.
+        preprocess: Function from a batch to inputs, for every model without its own.
+        device: The device of the models.
     """
 
     loader: Loader
@@ -36,10 +36,10 @@ class _HasContext(Protocol):
 
 
 def run_context(models: Models) -> RunContext:
-    """What the run of these models was given, for a function in a recipe that needs more than models.
+    """The objects of the run of these models, for a function in a recipe that needs more than the models.
 
     Raises:
-        LimbeckError: If they are not the models of a run.
+        LimbeckError: If `models` are not the models of a run.
     """
     context = models.context if isinstance(models, _HasContext) else None
     if context is None:
@@ -58,7 +58,7 @@ def teacher_module(teacher: object, models: Models) -> nn.Module:
         models: The models of the run.
 
     Returns:
-        The module itself, not a copy. Copy what the student gets: ``copy.deepcopy(module.classifier)``.
+        The module itself, not a copy. Copy the layers that the student gets: ``copy.deepcopy(module.classifier)``.
 
     Raises:
         LimbeckError: If the teacher is not a single network.
@@ -85,7 +85,7 @@ def output_shapes(
 ) -> dict[str, tuple[int, ...]]:
     """The shapes of a model's outputs for the run's next batch, without the batch dimension.
 
-    Nothing is changed: neither the model nor the position of the loader.
+    Neither the model nor the position of the loader changes.
 
     Args:
         models: The models of the run.
@@ -93,7 +93,7 @@ def output_shapes(
         model: The name of a model of the run, or a module, such as that of `teacher_module`.
 
     Raises:
-        MissingOutputError: If the model has no module at an address; the nearest is named.
+        MissingOutputError: If the model has no module at an address; the message names the nearest.
 
     Example:
         >>> # output_shapes(models, ["layer3"]) == {"layer3": (256, 8, 8)}
@@ -101,7 +101,7 @@ def output_shapes(
     context, addresses = run_context(models), list(addresses)
     module = models[model] if isinstance(model, str) else model
     adaptor = get_adaptor(models, model) if isinstance(model, str) else None
-    # A context: buffers on the way may move only if the module is in train mode, which some modules decide themselves.
+    # Restored, because a module may update its buffers in eval mode too.
     module = module.to(context.device)
     batch = context.loader.peek().to(context.device)
     tapped = Tapped(module, addresses, adaptor=adaptor)

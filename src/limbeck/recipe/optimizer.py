@@ -17,35 +17,34 @@ Make = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
 
 _KNOWN = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW, "sgd": torch.optim.SGD, "rmsprop": torch.optim.RMSprop}
 
-# One fused kernel a step instead of a handful of small ones a parameter; the mathematics is the same.
+# One fused kernel per step in place of several small ones per parameter; the mathematics is the same.
 _FUSED = ("adam", "adamw", "sgd")
 
 
 @dataclass(frozen=True)
 class Optimizer:
-    """Which optimizer, how its learning rate runs over a stage, and where gradients are clipped.
+    """The optimizer of a stage, with its learning-rate schedule, clipping and parameter groups.
 
     The learning rate at step t of n is ``lr * min(1, (t + 1) / w) * d(x)``, with w warm-up steps and x from 0 to 1 over
     the steps after them: ``d = 1`` for ``"constant"``, ``(1 + cos(pi x)) / 2`` for ``"cosine"``, ``1 - x`` for
-    ``"linear"``. At the last step, t = n - 1, x is ``1 - 1 / (n - w)``: the last step still moves something, and a rate
-    of 0 would be that of step n, which is not taken. It is a pure function of the step, so a resumed run needs no state
-    for it.
+    ``"linear"``. At the last step, t = n - 1, x is ``1 - 1 / (n - w)``: the learning rate would be 0 only at
+    step n, which is not taken. It is a pure function of the step, so a resumed run needs no state for it.
 
     Attributes:
         name: ``adam``, ``adamw``, ``sgd``, ``rmsprop``, or a function parameters -> `torch.optim.Optimizer`, whose
             groups' own learning rates are then scaled.
         lr: The peak learning rate.
         warmup: The warm-up, as a fraction of the stage (below 1) or a whole number of steps.
-        decay: How the learning rate falls after it.
-        clip: The greatest norm of the whole gradient; None leaves it as it is.
+        decay: The schedule after the warm-up.
+        clip: The maximum norm of the whole gradient; None for no clipping.
         options: Further arguments of the optimizer: ``{"weight_decay": 1e-4, "momentum": 0.9}``.
         groups: Other options for some parameters, by the name of a part of the model or a pattern of parameter names:
-            ``{"backbone": {"lr": 1e-5}, "*.bias": {"weight_decay": 0.0}}``. The first that matches counts. Parameters
+            ``{"backbone": {"lr": 1e-5}, "*.bias": {"weight_decay": 0.0}}``. The first match applies. Parameters
             of losses are called ``loss.TERM.NAME``.
 
     Raises:
-        LimbeckError: If a value makes no sense.
-        UnknownNameError: If the name or an option is unknown; the nearest is named.
+        LimbeckError: If a value is out of range.
+        UnknownNameError: If the name or an option is unknown; the message names the nearest.
     """
 
     name: str | Make = "adamw"
@@ -94,11 +93,11 @@ class Optimizer:
         """The torch optimizer for `parameters`, or for groups of them (see `group`).
 
         Args:
-            parameters: What the optimizer moves.
+            parameters: The parameters to optimize.
             sparse: Whether some parameters have sparse gradients, which few optimizers can use.
 
         Raises:
-            LimbeckError: If gradients are sparse and the optimizer, one that is named, cannot use them.
+            LimbeckError: If gradients are sparse and the optimizer is known not to support them.
         """
         if not isinstance(self.name, str):
             return self.name(parameters)  # type: ignore[arg-type]
@@ -122,7 +121,7 @@ class Optimizer:
 
         Args:
             named: The parameters by name.
-            own: Options by the beginning of a name, which count where no pattern of `groups` matches.
+            own: Options by the beginning of a name, for parameters that match no pattern of `groups`.
 
         Raises:
             UnknownNameError: If a pattern matches no parameter.
@@ -143,7 +142,7 @@ class Optimizer:
         return [{"params": members, **(patterns[key] if key else {})} for key, members in groups.items() if members]
 
     def scale(self, step: int, steps: int) -> float:
-        """What the peak learning rate is multiplied by at `step` (from 0) of `steps`."""
+        """The factor of the peak learning rate at `step` (from 0) of `steps`."""
         warm = self.warmup * steps if isinstance(self.warmup, float) and self.warmup < 1 else float(self.warmup)
         rise = min(1.0, (step + 1) / warm) if warm > 0 else 1.0
         x = min(max((step - warm) / max(steps - warm, 1.0), 0.0), 1.0)
@@ -151,7 +150,7 @@ class Optimizer:
         return rise * fall
 
     def describe(self) -> dict[str, Any]:
-        """What a report says of it."""
+        """A JSON form of the optimizer, for reports."""
         name = self.name if isinstance(self.name, str) else short_name(self.name)
         shape = {"lr": self.lr, "warmup": self.warmup, "decay": self.decay, "clip": self.clip}
         groups = {"groups": {key: dict(options) for key, options in self.groups.items()}} if self.groups else {}
@@ -171,24 +170,24 @@ class Optimizer:
 
 
 def _matches(name: str, pattern: str) -> bool:
-    """Whether a parameter's name is, or lies in, the part of this name, or has this pattern."""
+    """Whether a parameter belongs to the module `pattern`, or its name matches that pattern."""
     return name == pattern or name.startswith(f"{pattern}.") or fnmatchcase(name, pattern)
 
 
 def short_name(function: Any) -> str:
-    """The name of a function for messages; of an object without a name, that of its class."""
+    """The name of a function for messages; for an object without a name, that of its class."""
     return str(function.__name__ if hasattr(function, "__name__") else type(function).__name__)
 
 
 OPTIMIZERS = tuple(_KNOWN)
-"""The optimizers that have a name."""
+"""The names of the optimizers."""
 
 
 def check_optimizer(value: Any) -> None:
-    """Refuse what is no `Optimizer`; None stands for the run's.
+    """Raise if the value is not an `Optimizer` or None, which stands for the run's.
 
     Raises:
-        LimbeckError: With the line that makes one of it.
+        LimbeckError: If it is something else; the message has the line that makes an `Optimizer`.
 
     Example:
         >>> check_optimizer("adam")
@@ -216,6 +215,6 @@ def check_optimizer(value: Any) -> None:
 
 
 def optimizer_hint(name: str) -> str:
-    """What to type for an argument that an `Optimizer` takes and a run does not; nothing for any other."""
+    """A hint for an argument that belongs to `Optimizer` and not to a run; empty for other arguments."""
     names = [field.name for field in fields(Optimizer) if field.name != "name"]
     return f"Type optimizer=Optimizer({name}=...)." if name in names else ""

@@ -1,4 +1,4 @@
-"""`Stage`, `Recipe` and how they combine: one after another, on one batch, or in parallel."""
+"""`Stage`, `Recipe` and their combinations: in sequence, on one batch, or in parallel."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ from limbeck.teachers import Preprocess, Teacher, as_teacher
 
 Models = Mapping[str, nn.Module]
 ModelFactory = Callable[[Models], nn.Module]
-"""The models there are -> a new one, made just before the first stage that names it."""
+"""Function from the existing models to a new one; called just before the first stage that names it."""
 Ship = str | Callable[[Models], nn.Module]
 """The name of the model that is evaluated, saved and exported, or a function that builds it."""
 
 
 class Part(ABC):  # noqa: B024 - its operators are whole, only its kinds are open
-    """A piece of a recipe. Parts compose, and what comes out is a `Recipe`.
+    """A part of a recipe. Parts combine to a `Recipe`.
 
     * ``a >> b``: first a, then b; either may be a function of the models so far that returns a part;
-    * ``a & b``: alternating on one batch, each with its own optimizer;
-    * ``a | b``: independent of each other, in processes where cores allow.
+    * ``a & b``: a and b alternate on each batch, each with its own optimizer;
+    * ``a | b``: a and b are independent and run in parallel processes if there are enough cores.
     """
 
     def __rshift__(self, other: Part | Callable[[Models], Part]) -> Recipe:
@@ -38,7 +38,7 @@ class Part(ABC):  # noqa: B024 - its operators are whole, only its kinds are ope
         return Recipe(self, other)
 
     def __rrshift__(self, other: Callable[[Models], Part]) -> Recipe:
-        """``function >> stage``: a recipe may begin with a function."""
+        """``function >> stage``, because a recipe may begin with a function."""
         return Recipe(other, self) if callable(other) else NotImplemented
 
     def __and__(self, other: Part) -> Recipe:
@@ -55,7 +55,7 @@ class Stage(Part):
     Attributes:
         objective: The loss that is minimized.
         trains: The name of the model that learns.
-        teacher: A `Teacher`, or anything that becomes one: a module, an estimator, the name of a model of the run.
+        teacher: A `Teacher`, or what can be converted to one: a module, an estimator, the name of a model of the run.
             None if the objective reads no teacher.
         optimizer: The optimizer; the run's by default.
         loader: The loader of its batches; the run's by default.
@@ -64,12 +64,12 @@ class Stage(Part):
         preprocess: Function from a batch to the student's inputs; the run's by default.
         only: The part of the model that learns, or several: names of its modules. Gradients flow through the other
             parts, which are in eval mode, and keep their weights and statistics.
-        every: In ``a & b``: it takes steps on every k-th batch only, beginning with the first.
-        times: How many steps it takes on each of these batches.
+        every: In ``a & b``, take steps only on every k-th batch, starting with the first.
+        times: Number of steps on each of these batches.
         name: The name of the stage in progress and metrics.
 
     Raises:
-        LimbeckError: If it has both epochs and steps, if either is negative, or if its objective reads a teacher
+        LimbeckError: If both epochs and steps are set, if either is negative, or if the objective reads a teacher
             and there is none.
 
     Example:
@@ -112,7 +112,7 @@ class Stage(Part):
             object.__setattr__(self, "teacher", as_teacher(self.teacher))
 
     def parts(self, model: nn.Module) -> tuple[nn.Module, ...]:
-        """The modules of `model` that learn: those that `only` names, or the whole model.
+        """The trainable modules of `model`: those in `only`, or the whole model.
 
         Raises:
             UnknownNameError: If the model has no module of that name.
@@ -155,7 +155,7 @@ def _check_count(unit: str, amount: Any) -> None:
 class JointStages(Part):
     """Stages that alternate on one batch, each with its own optimizer: peers, discriminators.
 
-    ``Stage(..., every=10) & Stage(...)`` takes one step of the first to ten of the second.
+    ``Stage(..., every=10) & Stage(...)`` takes one step of the first for ten of the second.
     """
 
     stages: tuple[Stage, ...]
@@ -176,7 +176,7 @@ class JointStages(Part):
 
 @dataclass(frozen=True)
 class ParallelStages(Part):
-    """Recipes that have nothing to do with each other: the members of an ensemble, specialists."""
+    """Recipes that are independent of each other, such as the members of an ensemble or specialists."""
 
     branches: tuple[Recipe, ...]
 
@@ -187,7 +187,7 @@ class TransformModel(Part):
 
     ``first >> TransformModel("student", "prune", amount=0.5) >> second``. The change is recorded in the
     ``config.json`` of the saved model, so that `limbeck.load` and exports build it again. For that, the shapes of the
-    new model may depend on the arguments alone, not on the weights.
+    new model may depend only on the arguments, not on the weights.
 
     Args:
         model: The name of the model in the run.
@@ -226,15 +226,15 @@ class TransformModel(Part):
 
 @dataclass(frozen=True, init=False)
 class Recipe(Part):
-    """A method as data: its parts in order, the models it makes, and what it ships.
+    """A method as data: its parts in order, the models that it creates, and the model that it ships.
 
     Attributes:
-        parts: Stages, groups of stages, or functions of the models so far that return a part.
-        makes: Models that the recipe brings itself: name -> function of the models so far.
-        ship: What is evaluated, saved and exported: a model's name, or a function that builds it.
+        parts: Stages, groups of stages, or functions from the existing models to a part.
+        makes: Models that the recipe creates: name -> function from the existing models to the new one.
+        ship: The model that is evaluated, saved and exported: its name, or a function that builds it.
 
     Raises:
-        LimbeckError: If it has no part, or two makers share a name.
+        LimbeckError: If there is no part, or two models have the same name.
 
     Example:
         >>> from limbeck.functional import cross_entropy
@@ -309,7 +309,7 @@ def _branches(part: Part) -> tuple[Recipe, ...]:
 
 
 def _merge_settings(*parts: Part) -> dict[str, Any]:
-    """What composed recipes bring along: all their makers, and the last thing that one of them ships."""
+    """The `makes` of all combined recipes, and the last `ship` among them."""
     makes: Mapping[str, ModelFactory] = {}
     ship: Ship | None = None
     for part in parts:

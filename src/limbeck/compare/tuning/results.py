@@ -1,4 +1,4 @@
-"""Results of a search, its folder, and the job that it makes."""
+"""The results of a search, its folder, and the job with the best values."""
 
 from __future__ import annotations
 
@@ -20,22 +20,22 @@ from limbeck.models import read_config
 
 _MAY_DIFFER = ("out", "workers", "track", "seeds", "search")
 
-"""What may change between two goes at a search: none is part of what is searched."""
+"""The keys that may differ when a search continues, because they do not change its results."""
 
 SEARCH_PLACES = ".search.places.json"
 
-"""Private, as ``.places.json`` is: where what `search.json` names lies on this machine."""
+"""A private file, like ``.places.json``: the paths on this machine of the things in `search.json`."""
 
 _BEFORE = (".lock", ".search.json.partial", SEARCH_PLACES, f".{SEARCH_PLACES}.partial", "teacher", "answers", "tracked")
 
-"""What a search leaves that is stopped before it has written down whose it is."""
+"""The files of a search that was stopped before it wrote its job."""
 
 
 def check_search_folder(job: Job) -> Path:
     """Check that the search's folder is free, or holds a search of this job; returns the folder.
 
     Raises:
-        LimbeckError: If it is a file, holds something else, or another job's search; nothing in it is touched.
+        LimbeckError: If it is a file, or holds something else or another job's search; the content is not changed.
     """
     out = Path(job.out or "")
     if out.exists() and not out.is_dir():
@@ -56,7 +56,7 @@ def claim_search_folder(job: Job, spaces: Mapping[str, Space], out: Path) -> Non
     """Write the job and the ranges of a search; for a search that continues, check them.
 
     Raises:
-        LimbeckError: If a range is another than that of the trials which are there.
+        LimbeckError: If a range differs from that of the existing trials.
     """
     ranges = {
         arm: {name: [search_range.low, search_range.high] for name, search_range in space.items()}
@@ -84,7 +84,7 @@ def _ends(ends: Any) -> str:
 
 
 def _describe_job(job: Job) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The job of the search as it was typed, and the paths that it names."""
+    """The job of the search as the user wrote it, and the paths in it."""
     description, places = split_private_paths(_dumped(job), _dumped(with_absolute_paths(job)), {})
     return description, places
 
@@ -97,7 +97,7 @@ def _dumped(job: Job) -> dict[str, Any]:
 def _other_keys(job: Job, stored: Mapping[str, Any], out: Path) -> Iterator[str]:
     """The keys in which the job of the search in a folder differs from this job.
 
-    What it names is the same if it lies at the same place; or, where that is gone, if it is called the same.
+    Two paths are the same if they lead to the same place; or, if that no longer exists, if they have the same name.
     """
     current, _ = _describe_job(job)
     whole, places = _dumped(with_absolute_paths(job)), _places(out)
@@ -116,7 +116,7 @@ def _places(out: Path) -> dict[str, Any]:
 
 
 def _is_there(places: Mapping[str, Any], key: str) -> bool:
-    """Whether a path that a key of the job names still exists."""
+    """Whether the path under a key of the job still exists."""
     own = [one for name, one in places.items() if name.split(".")[0] == key and isinstance(one, Mapping)]
     return any(path_exists(one.get("path")) for one in own)
 
@@ -138,16 +138,16 @@ def _parts(value: dict[str, Any], key: str) -> list[Any]:
 def best_job(job: Job, trials_by_arm: Mapping[str, list[Trial]], out: Path) -> Job:
     """The job with the best values of every arm, and the teacher that was trained for the search.
 
-    An ensemble is trained again, to the same weights: a job has no name for several networks on disk.
+    An ensemble is trained again, to the same weights, because a job cannot refer to several networks on disk.
 
     Raises:
-        DataError: If the teacher was trained for the search, and what lies on disk of it is damaged.
+        DataError: If the teacher was trained for the search and its files are damaged.
     """
     for arm, trials in trials_by_arm.items():
         job = with_values(job, arm, best_of(trials).values)
     update: dict[str, Any] = {"out": None, "search": str(out)}
     trained = RunLayout(out).trained_teacher
-    # A fitted classifier leaves no run.
+    # A fitted classifier has no run folder.
     if not has_weights(job.teacher) and len(job.teacher.parts) == 1 and (RunLayout(out).teacher / "run.json").exists():
         _check_whole(trained)
         update["teacher"] = TeacherSettings(model=str(trained), check=job.teacher.check)
@@ -165,7 +165,7 @@ def _check_whole(trained: Path) -> None:
 
 
 def job_files(job: Job, best: Job, out: Path) -> dict[str, str]:
-    """The job as files, without the keys that were left to their defaults: seeds, arms."""
+    """The job as YAML values, without keys at their defaults: seeds, arms."""
     defaults = [key for key in ("seeds", "arms", "out") if key == "out" or key not in job.model_fields_set]
     return search_job_texts(best, out, omit=defaults)
 

@@ -1,4 +1,4 @@
-"""`tune`: the settings of every arm, chosen on development data."""
+"""`tune`: a search for the best settings of every arm on development data."""
 
 from __future__ import annotations
 
@@ -46,30 +46,30 @@ def tune(
 ) -> dict[str, Any]:
     """Choose the settings of every arm on development data, with the same number of trials for each arm.
 
-    Learning rate and epochs are searched for every arm, the hyper-parameters that its method declares for those that
-    learn by one, the smoothing for label smoothing. The teacher is trained or loaded once. The test data are not read.
-    The job's folder keeps every trial, and ``best.yaml``: the job with what was found. A search that was stopped goes
-    on when it is asked for again, and one that is done may be given more trials.
+    Learning rate and epochs are searched for every arm; in addition, the hyper-parameters of the method for arms with
+    a method, and the smoothing for label smoothing. The teacher is trained or loaded once. The test data are not read.
+    The job's folder holds every trial, and ``best.yaml``: the job with the best settings. An interrupted search
+    continues at the next call, and a finished one can be continued with more trials.
 
     Args:
-        job: What is asked; its ``out`` is the search's folder.
-        trials: How many settings each arm tries, the job's own among them.
-        ranges: Between which values a parameter is searched, by its name, in place of the usual ones.
+        job: The job; its ``out`` is the search's folder.
+        trials: Number of trials for each arm, including the job's own settings.
+        ranges: Search ranges by parameter name, in place of the defaults.
         callback: A function that receives each event (`limbeck.events`).
 
     Returns:
-        What was found, of JSON values: ``arms`` by name with the trials, the best of them and the cost; ``best``, the
-        path of the job file; ``teacher``; ``development``; ``seconds``.
+        The result as JSON values: ``arms`` by name with the trials, the best trial and the cost; ``best``, the path of
+        the job file; ``teacher``; ``development``; ``seconds``.
 
     Raises:
-        LimbeckError: If anything is wrong with what was asked, before anything is paid for.
+        LimbeckError: If the job or an argument is invalid; this is checked before any training.
     """
     start = time.perf_counter()
     _check(job, trials)
     import_optuna()
     out = check_search_folder(job)
     search_ranges = make_ranges(job, ranges or {})
-    spaces_of(job, search_ranges, smoothing=0.0)  # a wrong name is said before data are read
+    spaces_of(job, search_ranges, smoothing=0.0)  # raises for a wrong name before data are read
     material = _without_test(load_comparison_data(job))
     _check_development(material)
     teacher, models = open_teacher(job, material)
@@ -133,7 +133,7 @@ def _check_development(material: ComparisonData) -> None:
     """Check that there are enough development data to compare settings.
 
     Raises:
-        LimbeckError: If fewer than two of them are labeled.
+        LimbeckError: If fewer than two examples have labels.
     """
     count = material.task.check(material.development, "development")
     if count < 2:

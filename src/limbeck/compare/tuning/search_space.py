@@ -21,9 +21,9 @@ _BUDGET = ("lr", "epochs")
 
 
 def read_arms(job: Job) -> tuple[str, ...]:
-    """The arms that are searched. The shuffled teacher uses the values of the first method.
+    """The arms of a search. The student of a shuffled teacher is not among them.
 
-    The student of a shuffled teacher has what is found for the first method: it is to differ by its teacher alone.
+    It uses the values of the first method, because only its teacher should differ.
     """
     return tuple(arm for arm in job.all_arms if arm in (ALONE, SMOOTHED) or arm in job.method_arms)
 
@@ -33,11 +33,11 @@ def spaces_of(
 ) -> dict[str, Space]:
     """The search space of each arm. Every default range contains the value of the job.
 
-    The learning rate runs from a tenth to ten times the job's, the epochs from a quarter of the job's up to these: no
-    arm learns for longer than it was given. Hyper-parameters run between the values that their method declares.
+    The learning rate ranges from a tenth of the job's to ten times that, the epochs from a quarter of the job's up to
+    the job's, so no arm trains for longer. The ranges of hyper-parameters are declared by their method.
 
     Raises:
-        UnknownNameError: If no arm has a parameter of a name in `ranges`; the nearest is named.
+        UnknownNameError: If no arm has a parameter with a name in `ranges`; the message names the nearest.
     """
     spaces = {arm: _space(job, arm, ranges) for arm in read_arms(job)}
     parameters = {name for arm in read_arms(job) for name in _usual(job, arm)}
@@ -85,7 +85,7 @@ def check_ends(job: Job, ranges: Mapping[str, SearchRange], teacher: Teacher, ta
     """Check that both ends of every range are valid values of the parameter.
 
     Raises:
-        LimbeckError: As the method, or the job, says it.
+        LimbeckError: If the method or the job refuses a value.
     """
     for arm in read_arms(job):
         for name in sorted(set(ranges) & set(_usual(job, arm))):
@@ -99,7 +99,7 @@ def read_ranges(texts: list[str]) -> dict[str, SearchRange | Ends]:
     """Parse ranges: ``lr=1e-4..1e-2``, or ``epochs=20`` for a fixed value.
 
     Raises:
-        LimbeckError: If one is written otherwise.
+        LimbeckError: If a range has another form.
 
     Example:
         >>> read_ranges(["temperature=1..8", "epochs=20"])
@@ -122,10 +122,10 @@ def read_ranges(texts: list[str]) -> dict[str, SearchRange | Ends]:
 
 
 def make_ranges(job: Job, requested: Mapping[str, SearchRange | Ends]) -> dict[str, SearchRange]:
-    """Make pairs of ends into ranges of the parameter's kind: logarithmic, linear, whole numbers.
+    """Turn pairs of ends into ranges of the parameter's kind: logarithmic, linear or integer.
 
     Raises:
-        LimbeckError: If a range holds no value, or one that its parameter cannot have.
+        LimbeckError: If a range is empty, or has a value that its parameter cannot have.
     """
     kinds = {name: kind for arm in reversed(read_arms(job)) for name, kind in _usual(job, arm).items()}
     ranges: dict[str, SearchRange] = {}
@@ -168,7 +168,7 @@ def _usual(job: Job, arm: str) -> Space:
         return ranges
     settings = job.method_arms[arm]
     if settings.hyper.get("epochs") is not None:
-        del ranges["epochs"]  # the method says itself how long it takes
+        del ranges["epochs"]  # the method sets its own length
     own = method(settings.name)
     start = start_of(job, arm, 0.0)
     fixed = {

@@ -34,7 +34,7 @@ from limbeck.task_runner import WorkItem, run_tasks
 from limbeck.teachers import Teacher
 
 SEED = 1_000_000
-"""Of every trial; no student of a comparison has it, so nothing is chosen for the luck of one of them."""
+"""The seed of every trial. No student of a comparison has it, so the choice cannot favor one of them."""
 TRIALS = "trials.jsonl"
 
 
@@ -42,14 +42,14 @@ class Trial(NamedTuple):
     """The result of one trial on development data.
 
     Attributes:
-        number: Which of the arm's trials, from 0.
-        values: What was tried.
-        accuracy: The primary metric of the task on development data, after the last epoch; of a classifier the
-            accuracy.
-        nll: A second metric there that orders equal trials, lower for better; of a classifier the negative
-            log-likelihood, in nats. None where the run diverged.
-        seconds: Of training and judging; None for a run that was taken up again.
-        epochs: For how many it learnt.
+        number: Number of the trial in its arm, from 0.
+        values: The values of the trial.
+        accuracy: The primary metric of the task on development data, after the last epoch: for a classifier
+            the accuracy.
+        nll: A second metric there that orders equal trials, where lower is better: for a classifier the
+            negative log-likelihood, in nats. None if the run diverged.
+        seconds: Seconds of training and evaluation; None for a resumed run.
+        epochs: Number of epochs.
     """
 
     number: int
@@ -66,7 +66,7 @@ def run_trial(
 ) -> Trial:  # fmt: skip
     """Train the student of an arm with these values, and evaluate it on development data.
 
-    A run whose loss is no number any more has got nothing right. A killed one goes on from its checkpoint.
+    A run that diverges gets accuracy 0. A killed run continues from its checkpoint.
     """
     trial_job = with_values(job, arm, values)
     folder = place / f"trial-{number}-{_digest(values)}"
@@ -100,7 +100,7 @@ def run_trial(
 
 
 def _as_loss(value: float | None, higher_is_better: bool | None) -> float | None:
-    """A metric as a number that is lower for a better value."""
+    """A metric with its sign changed if needed, so that lower is better."""
     return -value if value is not None and higher_is_better else value
 
 
@@ -147,7 +147,7 @@ def _trial(line: Mapping[str, Any]) -> Trial | None:
 
 
 def best_of(trials: list[Trial]) -> Trial:
-    """The trial with the best metric; of equal ones the one with the lower NLL, then the earlier one."""
+    """The trial with the best metric; among equal ones, that with the lower NLL, then the earlier one."""
     return max(trials, key=_rank)
 
 
@@ -159,7 +159,7 @@ def _digest(values: Values) -> str:
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:8]
 
 
-_SHARED = ("lr", "epochs")  # what every arm has: all arms try the same of these
+_SHARED = ("lr", "epochs")  # parameters of every arm: all arms try the same values
 
 _COLUMNS = 32
 
@@ -167,9 +167,9 @@ _COLUMNS = 32
 def sobol_point(space: Space, number: int) -> Values:
     """Point `number`, from 0, of a scrambled Sobol sequence over a space.
 
-    Of the first 2^k points each 2^k-th part of every range (of its logarithm, for a range of factors) holds exactly
-    one. Values drawn at random leave gaps: of seven learning rates six may lie in one half, and an arm that was unlucky
-    looks worse than it is. All arms try the same learning rates.
+    The first 2^k points have exactly one value in each 2^k-th part of every range (of the logarithm, for logarithmic
+    ranges). Independent random values leave gaps: six of seven learning rates may lie in one half, so that an unlucky
+    arm looks worse than it is. All arms try the same learning rates.
 
     Source: Sobol, On the distribution of points in a cube and the approximate evaluation of integrals, 1967; scrambled
     as Matousek, On the L2-discrepancy for anchored boxes, 1998; the sequence is PyTorch's.
@@ -186,7 +186,7 @@ def sobol_point(space: Space, number: int) -> Values:
 
 
 def _at(search_range: SearchRange, part: float) -> int | float:
-    """The value that has this fraction of a range below it."""
+    """The value at this fraction of a range."""
     aside = 0.5 if search_range.whole else 0.0
     low, high = search_range.low - aside, search_range.high + aside
     value = low * (high / low) ** part if search_range.log else low + (high - low) * part
@@ -194,15 +194,15 @@ def _at(search_range: SearchRange, part: float) -> int | float:
     return round(value) if search_range.whole else float(value)
 
 
-_SPREAD = 10  # an estimator of densities has little to say from fewer trials; Optuna's own number too
+_SPREAD = 10  # density estimates need this many trials; Optuna's default too
 
 
 def propose(arm: str, space: Space, start: Values, done: Sequence[Trial]) -> Values:
     """The values of an arm's next trial. They depend only on the earlier trials.
 
-    The first are the job's own, or the nearest to them that are in range. The next nine are `spread` over the ranges.
-    Then a tree-structured Parzen estimator proposes, seeded by the arm's name and the trial's number, so that a search
-    that was killed goes on as it would have gone on.
+    The first trial has the job's own values, moved into the ranges if needed. The next nine come from `spread`. The
+    following ones come from a tree-structured Parzen estimator with a seed from the arm's name and the trial's number,
+    so that a killed search continues with the same values.
 
     Source: Bergstra, Bardenet, Bengio and Kegl, Algorithms for Hyper-Parameter Optimization, NIPS 2011; as in Optuna.
     """
@@ -251,8 +251,8 @@ def all_trials(
 ) -> dict[str, list[Trial]]:  # fmt: skip
     """Run every arm's trials that are not in its folder yet, and return all.
 
-    The trials of an arm follow each other, as a trial's values depend on the results before it. The arms take turns, so
-    that every arm of a search that was stopped has had as many.
+    The trials of an arm run one after another, because a trial's values depend on earlier results. The arms take turns,
+    so that all arms of an interrupted search have about the same number of trials.
 
     """
     trials_by_arm = {arm: load_trials(trials_folder(out, arm))[:trials] for arm in spaces}
