@@ -1,9 +1,14 @@
-"""Random seeds that do not collide, and random numbers as a pure function of (example id, view number, seed)."""
+"""Random seeds that do not collide, states of random generators, and random numbers as a pure function of counters."""
 
 from __future__ import annotations
 
 import hashlib
+import random
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -27,6 +32,51 @@ def derive_seed(seed: int, name: str) -> int:
         True
     """
     return int.from_bytes(hashlib.sha256(f"{seed} {name}".encode()).digest()[:4], "big")
+
+
+def get_rng_state() -> dict[str, Any]:
+    """Return the state of all random generators that a step may draw from: those of PyTorch, NumPy and Python."""
+    version, numbers, gauss = random.getstate()
+    name, keys, position, has_gauss, cached = np.random.get_state(legacy=True)
+    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() and torch.cuda.is_initialized() else []
+    return {
+        "torch": torch.get_rng_state(),
+        "cuda": list(cuda),
+        "python": [version, torch.tensor(numbers, dtype=torch.int64), gauss],
+        "numpy": [str(name), torch.from_numpy(np.asarray(keys, dtype=np.int64)), int(position), int(has_gauss), cached],
+    }
+
+
+def set_rng_state(state: Mapping[str, Any]) -> None:
+    """Set all random generators to a state from `get_rng_state`."""
+    torch.set_rng_state(state["torch"])
+    if state["cuda"] and torch.cuda.is_available():
+        torch.cuda.set_rng_state_all(state["cuda"])
+    version, numbers, gauss = state["python"]
+    random.setstate((version, tuple(numbers.tolist()), gauss))
+    name, keys, position, has_gauss, cached = state["numpy"]
+    np.random.set_state((name, keys.numpy().astype(np.uint32), position, has_gauss, cached))
+
+
+def make_rng_state(seed: int) -> dict[str, Any]:
+    """Return the state that all random generators have after they are seeded; the present state does not change."""
+    with fork_rng():
+        torch.manual_seed(seed)
+        random.seed(seed)
+        np.random.seed(seed % 2**32)
+        return get_rng_state()
+
+
+@contextmanager
+def fork_rng(state: Mapping[str, Any] | None = None) -> Iterator[None]:
+    """Draw from another state, or a copy of the present one, within a block; the state is restored afterwards."""
+    before = get_rng_state()
+    if state is not None:
+        set_rng_state(state)
+    try:
+        yield
+    finally:
+        set_rng_state(before)
 
 
 def _signed(value: int) -> int:

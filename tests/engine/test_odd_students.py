@@ -12,7 +12,7 @@ from engine.stories import SGD, arrays, hint, make_loader, network, weights
 from limbeck.batch import Batch
 from limbeck.data import ShuffledLoader, shard_batch
 from limbeck.engine import distill
-from limbeck.engine.checkpoint import clone_rng_state, to_device
+from limbeck.engine.checkpoint import clone_state, to_device
 from limbeck.errors import LimbeckError
 from limbeck.functional import cross_entropy, kl_divergence
 from limbeck.integrations import DistillationLoss
@@ -49,7 +49,7 @@ def pairs() -> Two:
 
 def test_inputs_under_names_stay_what_they_are():
     moved = Batch(pairs(), extra={"more": pairs()}).to("cpu")
-    for found in (moved.inputs, moved.extra["more"], to_device(pairs(), torch.device("cpu")), clone_rng_state(pairs())):
+    for found in (moved.inputs, moved.extra["more"], to_device(pairs(), torch.device("cpu")), clone_state(pairs())):
         assert isinstance(found, Two)
         assert torch.equal(found.right, pairs().right)
     mine = shard_batch(Batch(pairs()), 1, 2)

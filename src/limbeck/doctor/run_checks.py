@@ -31,8 +31,9 @@ from limbeck.doctor.context import (
     stage_groups,
     warn,
 )
-from limbeck.engine import StageTrainer, check_lengths, fork_rng, open_stage, seed_all
+from limbeck.engine import StageTrainer, check_lengths, open_stage
 from limbeck.models.size_and_hash import size_in_bytes
+from limbeck.random_seeds import fork_rng, make_rng_state
 
 STEP, JOB = "one step", "whole job"
 _STEPS, _SECONDS = 12, 4.0
@@ -226,7 +227,7 @@ class _ArmChecks:
 
     def check_arm(self, arm: CheckedArm) -> None:
         """Check the stages of an arm in order, then which parameters no stage trains."""
-        with fork_rng(seed_all(arm.setting.seed)):
+        with fork_rng(make_rng_state(arm.setting.seed)):
             try:
                 self._check_stages(arm)
             except Exception as error:

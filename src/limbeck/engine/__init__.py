@@ -1,6 +1,6 @@
 """The engine: runs a recipe on a student and data."""
 
-from limbeck.engine.checkpoint import fork_rng, read_checkpoint, seed_all
+from limbeck.engine.checkpoint import read_checkpoint
 from limbeck.engine.distill import distill
 from limbeck.engine.model_checks import check_class_order, check_shared, find_networks
 from limbeck.engine.open_stage import build_shipped, make_models, open_stage, walk_recipe
@@ -33,7 +33,6 @@ __all__ = [
     "environment",
     "find_networks",
     "first_line",
-    "fork_rng",
     "is_first_rank",
     "make_models",
     "objective_check",
@@ -42,7 +41,6 @@ __all__ = [
     "open_teacher",
     "probe",
     "read_checkpoint",
-    "seed_all",
     "track",
     "walk_recipe",
 ]

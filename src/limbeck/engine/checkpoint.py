@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import json
-import random
 import zlib
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
@@ -115,57 +112,12 @@ def to_device(value: Any, device: torch.device) -> Any:
     return value
 
 
-def capture() -> dict[str, Any]:
-    """The state of every generator that a step may draw from: PyTorch's (CPU and CUDA), numpy's, Python's."""
-    version, numbers, gauss = random.getstate()
-    name, keys, position, has_gauss, cached = np.random.get_state(legacy=True)
-    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() and torch.cuda.is_initialized() else []
-    return {
-        "torch": torch.get_rng_state(),
-        "cuda": list(cuda),
-        "python": [version, torch.tensor(numbers, dtype=torch.int64), gauss],
-        "numpy": [str(name), torch.from_numpy(np.asarray(keys, dtype=np.int64)), int(position), int(has_gauss), cached],
-    }
-
-
-def restore(state: Mapping[str, Any]) -> None:
-    """Restore every generator to a state that `capture` returned."""
-    torch.set_rng_state(state["torch"])
-    if state["cuda"] and torch.cuda.is_available():
-        torch.cuda.set_rng_state_all(state["cuda"])
-    version, numbers, gauss = state["python"]
-    random.setstate((version, tuple(numbers.tolist()), gauss))
-    name, keys, position, has_gauss, cached = state["numpy"]
-    np.random.set_state((name, keys.numpy().astype(np.uint32), position, has_gauss, cached))
-
-
-def seed_all(seed: int) -> dict[str, Any]:
-    """The state of every generator directly after seeding; the present state does not change."""
-    with fork_rng():
-        torch.manual_seed(seed)
-        random.seed(seed)
-        np.random.seed(seed % 2**32)
-        return capture()
-
-
-@contextmanager
-def fork_rng(state: Mapping[str, Any] | None = None) -> Iterator[None]:
-    """A block that draws from `state` (default: the present state); afterwards every generator is restored."""
-    before = capture()
-    if state is not None:
-        restore(state)
-    try:
-        yield
-    finally:
-        restore(before)
-
-
-def clone_rng_state(value: Any) -> Any:
-    """A copy of a nested state, independent of later steps."""
+def clone_state(value: Any) -> Any:
+    """A copy of a nested state that later steps cannot change."""
     if isinstance(value, Tensor):
         return value.detach().clone()
     if isinstance(value, Mapping):
-        return {key: clone_rng_state(inner) for key, inner in value.items()}
+        return {key: clone_state(inner) for key, inner in value.items()}
     if isinstance(value, (list, tuple)):
-        return sequence_like(value, (clone_rng_state(inner) for inner in value))
+        return sequence_like(value, (clone_state(inner) for inner in value))
     return value

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from limbeck.checksums import read_lines
 from limbeck.data import Loader
-from limbeck.engine.checkpoint import clone_rng_state, to_device
+from limbeck.engine.checkpoint import clone_state, to_device
 from limbeck.engine.recipe_runner import RunModels
 from limbeck.engine.run_folder import RunFolder
 from limbeck.engine.step_report import StepReport
@@ -142,7 +142,7 @@ class _Task:
             models, self.branch, loader, setting=replace(setting, seed=seed), fabric=fabric,
             out=self.folder, resume=True,
         ).finish()  # fmt: skip
-        states = {name: to_device(clone_rng_state(dict(run.models[name].state_dict())), CPU) for name in self.trains}
+        states = {name: to_device(clone_state(dict(run.models[name].state_dict())), CPU) for name in self.trains}
         return states, run.history[-1] if run.history else _last_report(self.folder)
 
 
@@ -150,7 +150,7 @@ def _in_place(
     task: _Task, models: dict[str, nn.Module], loader: Loader, setting: TrainConfig
 ) -> tuple[_Task, States, StepReport]:
     """Run a branch in this process and restore models and loader afterwards."""
-    before = {name: clone_rng_state(dict(models[name].state_dict())) for name in task.trains}
+    before = {name: clone_state(dict(models[name].state_dict())) for name in task.trains}
     position = loader.state_dict() if loader.resumable else None
     try:
         states, last = task.run(models, loader, setting)

@@ -9,14 +9,14 @@ import torch
 from torch import nn
 
 from limbeck.data import Loader
-from limbeck.engine.checkpoint import clone_rng_state, fork_rng, seed_all, to_device
+from limbeck.engine.checkpoint import clone_state, to_device
 from limbeck.engine.model_checks import check_shared, find_networks
 from limbeck.engine.probe import objective_check
 from limbeck.engine.train_config import TrainConfig, check_lengths
 from limbeck.errors import ArgumentError, LimbeckError, unknown_name_error
 from limbeck.model_call import Adaptor
 from limbeck.models.size_and_hash import unwrap_compiled
-from limbeck.random_seeds import derive_seed
+from limbeck.random_seeds import derive_seed, fork_rng, make_rng_state
 from limbeck.recipe import (
     JointStages,
     ModelFactory,
@@ -101,7 +101,7 @@ class RunModels(Mapping[str, nn.Module]):
         if name not in self._existing:
             if name not in self._makes:
                 raise unknown_name_error("model", name, self)
-            with fork_rng(seed_all(derive_seed(self._seed, name))):
+            with fork_rng(make_rng_state(derive_seed(self._seed, name))):
                 model = self._makes[name](self)
                 self._existing[name] = unwrap_compiled(model)
                 if model is not self._existing[name]:
@@ -242,14 +242,14 @@ class RecipeRunner:
     def _remember_call(self, key: str) -> None:
         if key not in self.call_states:
             states = {name: dict(model.state_dict()) for name, model in self._models.existing.items()}
-            self.call_states[key] = to_device(clone_rng_state(states), torch.device("cpu"))
+            self.call_states[key] = to_device(clone_state(states), torch.device("cpu"))
 
     def _transform(self, key: str, part: TransformModel) -> None:
         """Change the structure of a model, once. A resumed run repeats it on the weights that it had at that time."""
         if key in self._transformed:
             return
         self._remember_call(key)
-        with fork_rng(seed_all(derive_seed(self._seed, f"part {key}"))):
+        with fork_rng(make_rng_state(derive_seed(self._seed, f"part {key}"))):
             self._models.replace(part.model, part.apply(self._models[part.model]))
         self._transformed.add(key)
 
@@ -258,7 +258,7 @@ class RecipeRunner:
             if isinstance(function, Round):
                 self._begin_round(key)
             self._remember_call(key)
-            with fork_rng(seed_all(derive_seed(self._seed, f"part {key}"))):
+            with fork_rng(make_rng_state(derive_seed(self._seed, f"part {key}"))):
                 part = function(self._models)
             if not isinstance(part, Part):
                 name = short_name(function)
@@ -285,8 +285,8 @@ class RecipeRunner:
             only = ship == "student" and ship not in self._models
             return self._models.existing.get(next(iter(self._models)) if only else ship)
         try:
-            # How often it is built depends on the time of checkpoints, so it must not use the run's random state.
-            with fork_rng(seed_all(self._seed)):
+            # How often it is built depends on the clock, so it must not use the run's random state.
+            with fork_rng(make_rng_state(self._seed)):
                 return ship(self._models)
         except LimbeckError:
             return None

@@ -16,7 +16,7 @@ from torch import nn
 from torch.nn.parameter import is_lazy
 
 from limbeck.data import Loader
-from limbeck.engine.checkpoint import capture, clone_rng_state, read_checkpoint, restore, seed_all, write_checkpoint
+from limbeck.engine.checkpoint import clone_state, read_checkpoint, write_checkpoint
 from limbeck.engine.distributed import gather_states, lost_rank_explained, random_of_rank, seed_of_rank
 from limbeck.engine.parallel_branches import ParallelBranches
 from limbeck.engine.recipe_runner import RecipeRunner, RunModels, preflight_check
@@ -26,6 +26,7 @@ from limbeck.engine.step_report import Metrics, StepReport, check_finite, check_
 from limbeck.engine.train_config import Fabric, TrainConfig
 from limbeck.errors import DivergedError, LimbeckError
 from limbeck.models import describe_model
+from limbeck.random_seeds import get_rng_state, make_rng_state, set_rng_state
 from limbeck.recipe import Recipe, RunContext, Stage
 
 
@@ -73,7 +74,7 @@ class Run:
             fabric.barrier()
         self._metrics = Metrics(self._folder.metrics)
         self._metadata = dict(metadata or {})
-        self._random: Mapping[str, Any] = seed_all(seed_of_rank(setting.seed, fabric))
+        self._random: Mapping[str, Any] = make_rng_state(seed_of_rank(setting.seed, fabric))
         self._random_of_ranks: list[dict[str, Any]] = []
         self._state: dict[str, Any] | None = None
         self._done: list[str] = []
@@ -179,8 +180,8 @@ class Run:
             yield from self._going_on()
 
     def _going_on(self) -> Iterator[StepReport]:
-        outside = capture()
-        restore(self._random)
+        outside = get_rng_state()
+        set_rng_state(self._random)
         # Closed explicitly: the traceback of an error would keep the generator and its hooks alive.
         with closing(self._all_parts()) as reports:
             try:
@@ -188,18 +189,18 @@ class Run:
                     self.history.append(report)
                     self._metrics.write(report)
                     check_finite(report)
-                    self._random = capture()
+                    self._random = get_rng_state()
                     self._gather_random()
-                    restore(outside)
+                    set_rng_state(outside)
                     yield report
-                    outside = capture()
-                    restore(self._random)
+                    outside = get_rng_state()
+                    set_rng_state(self._random)
                 self.finished = True
                 self._save()
             except GeneratorExit:
                 # Raised at the yield, where the caller's random state is already restored.
                 if not sys.is_finalizing():
-                    self._state = clone_rng_state(self._snapshot()) | {"random": clone_rng_state(self._random)}
+                    self._state = clone_state(self._snapshot()) | {"random": clone_state(self._random)}
                     with suppress(DivergedError):  # nothing may be raised here; the saved student stays
                         self._check_weights()
                         self._save_on_disk(self._state)
@@ -210,11 +211,11 @@ class Run:
                         self._check_weights()
                         self._save_student()
                 self._broken = True
-                restore(outside)
+                set_rng_state(outside)
                 raise
             finally:
                 self._loop = None
-        restore(outside)
+        set_rng_state(outside)
 
     def _all_parts(self) -> Generator[StepReport, None, None]:
         for key, part in self._course:
@@ -260,7 +261,7 @@ class Run:
         This happens at every report, not when the loop ends: one rank may leave it alone and would wait for the others.
         """
         if self._folder.checkpoint is not None and self._fabric.world_size > 1:
-            self._random_of_ranks = gather_states(capture(), self._fabric)
+            self._random_of_ranks = gather_states(get_rng_state(), self._fabric)
 
     def _save_on_disk(self, state: dict[str, Any]) -> None:
         """Write checkpoint and student on the first rank; a sharded state was gathered by all ranks."""
@@ -288,7 +289,7 @@ class Run:
             "finished": self.finished,
             "key": self._key if loop is not None else None,
             "stage": stage,
-            "random": capture(),
+            "random": get_rng_state(),
             "random_of_other_ranks": self._random_of_ranks[1:],
             "metrics": self._metrics.position,
             **state_dict(self.models, self._course, self._loader),

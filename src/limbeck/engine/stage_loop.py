@@ -13,7 +13,6 @@ from torch import nn
 
 from limbeck.batch import Batch, Progress
 from limbeck.data import Loader, shard_batch
-from limbeck.engine.checkpoint import fork_rng
 from limbeck.engine.parallel_branches import ParallelBranches
 from limbeck.engine.probe import first_line
 from limbeck.engine.recipe_runner import RunModels
@@ -22,6 +21,7 @@ from limbeck.engine.stage_trainer import StageTrainer
 from limbeck.engine.step_report import StepReport
 from limbeck.engine.train_config import Fabric, TrainConfig, check_lengths
 from limbeck.errors import LastBatchError, LimbeckError, is_out_of_memory
+from limbeck.random_seeds import fork_rng
 from limbeck.recipe import JointStages, ParallelStages, Stage
 
 Heads = dict[nn.Module, Any]

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from limbeck.batch import LOGITS, LOGITS_INPUT, Batch, Outputs, Progress
 from limbeck.data import Loader, shard_batch
-from limbeck.engine.checkpoint import fork_rng, seed_all, to_device
+from limbeck.engine.checkpoint import to_device
 from limbeck.engine.distributed import broadcast_buffers, copy_for_sharding, is_sharded, load_whole_state, whole_state
 from limbeck.engine.model_checks import (
     MemoryCheck,
@@ -45,6 +45,7 @@ from limbeck.engine.student_module import (
     unwrap_for_call,
 )
 from limbeck.engine.train_config import Fabric, TrainConfig
+from limbeck.random_seeds import fork_rng, make_rng_state
 from limbeck.recipe import Stage
 from limbeck.tap import FrozenParameters, Tapped, preserved_buffers
 from limbeck.teachers import SharedInputs, TeacherFn
@@ -231,8 +232,8 @@ class StageTrainer(AbstractContextManager["StageTrainer"]):
         copies = {key: value.detach().clone() for key, value in _tensors(before)}
         # Only existing models: a look-up of the others would create them before their stage.
         looked_at = [*self._models.existing.values(), *self._networks]
-        # Heads must start equal on every rank, whatever random numbers a rank has drawn.
-        with fork_rng(seed_all(self._head_seed())), preserved_buffers(looked_at), self._fabric.autocast():
+        # Heads must begin alike on every rank, whatever else each rank draws.
+        with fork_rng(make_rng_state(self._head_seed())), preserved_buffers(looked_at), self._fabric.autocast():
             result = probe(
                 self.stage, self.tapped, self.get_teacher_outputs, batch, self.preprocess(batch), self._loader,
                 fixed=self._networks, memory_check=self._memory_check, check_eval=self._alone,

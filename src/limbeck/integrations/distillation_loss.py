@@ -20,7 +20,6 @@ from limbeck.engine import (
     check_class_order,
     check_shared,
     find_networks,
-    fork_rng,
     objective_check,
     open_teacher,
     probe,
@@ -29,6 +28,7 @@ from limbeck.errors import LimbeckError
 from limbeck.integrations.id_dataset import to_batch
 from limbeck.losses import Objective, all_reduce_sum, rank_device, world_size
 from limbeck.model_call import Adaptor
+from limbeck.random_seeds import fork_rng
 from limbeck.recipe import Stage
 from limbeck.tap import FrozenParameters, Tapped, preserved_buffers
 from limbeck.teachers import Preprocess, Stream, TeacherFn, read_inputs

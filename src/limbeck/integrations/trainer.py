@@ -14,11 +14,11 @@ from transformers import Trainer, TrainerCallback
 from limbeck.atomic_io import atomic_write
 from limbeck.batch import Batch, Progress
 from limbeck.data.tokenizer import is_causal_lm
-from limbeck.engine import fork_rng
 from limbeck.errors import LimbeckError
 from limbeck.integrations.distillation_loss import DistillationLoss, broadcast_heads
 from limbeck.integrations.id_dataset import identify_dataset, to_batch
 from limbeck.losses import Objective
+from limbeck.random_seeds import fork_rng
 
 HEADS = "limbeck_heads.safetensors"
 

@@ -183,9 +183,10 @@ def _values(text: str, *, who: str) -> Any:
         check_bounds(values, who if len(who) < 200 else f"{who[:200]}...")
         return values
     except yaml.YAMLError as error:
-        where = getattr(error, "problem_mark", None)
+        marked = error if isinstance(error, yaml.MarkedYAMLError) else None
+        where = marked.problem_mark if marked is not None else None
         line = f", line {where.line + 1}" if where is not None and "\n" in text else ""
-        raise LimbeckError(f"{who} is not YAML{line}: {getattr(error, 'problem', None) or error}.") from error
+        raise LimbeckError(f"{who} is not YAML{line}: {(marked and marked.problem) or error}.") from error
     # PyYAML converts what looks like a number with Python's functions, which raise their own errors.
     except (ValueError, TypeError, KeyError, AttributeError, IndexError, OverflowError, RecursionError) as error:
         reason = "its brackets are nested too deep" if isinstance(error, RecursionError) else str(error)
@@ -268,7 +269,8 @@ def _example(place: list[str]) -> str:
         (): Job.model_fields, ("budget",): Budget.model_fields, ("cache",): CacheSettings.model_fields,
         ("teacher",): TeacherSettings.model_fields, ("teacher", "train"): Budget.model_fields,
     }.get(tuple(place[:-1]), {})  # fmt: skip
-    default = getattr(fields.get(place[-1]) if place else None, "default", None)
+    field = fields.get(place[-1]) if place else None
+    default = None if field is None else field.default
     return str(default) if isinstance(default, (int, float, str)) and not isinstance(default, bool) else "..."
 
 

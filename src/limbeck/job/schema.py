@@ -309,7 +309,9 @@ def _check_kinds(shallow: dict[str, Any]) -> None:
 
 def _called(method: Any) -> Any:
     """The name of a method, given as a string, a mapping or `MethodSettings`."""
-    return method.get("name", "hinton") if isinstance(method, dict) else getattr(method, "name", method)
+    if isinstance(method, MethodSettings):
+        return method.name
+    return method.get("name", "hinton") if isinstance(method, dict) else method
 
 
 _PARTS: tuple[tuple[str, type], ...] = (

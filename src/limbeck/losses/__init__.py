@@ -1,7 +1,8 @@
 """Losses between student and teacher, which add and scale."""
 
+from limbeck.losses.distributed import all_gather, all_reduce_sum, rank_device, world_size
 from limbeck.losses.loss import Loss
-from limbeck.losses.memory import RowIndex, all_gather, all_reduce_sum, preserved_state, rank_device, world_size
+from limbeck.losses.memory import RowIndex, preserved_state
 from limbeck.losses.objective import (
     LossContext,
     LossTerm,

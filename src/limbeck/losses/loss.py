@@ -14,7 +14,8 @@ from limbeck.errors import ArgumentError, LimbeckError, one_hot_labels_error, un
 from limbeck.functional import Head
 from limbeck.functional.targets import known_targets
 from limbeck.losses.bound_kernel import FROM_BATCH, BoundKernel, Kernel, check_tensor_names
-from limbeck.losses.memory import all_gather, all_reduce_sum, preserved_state
+from limbeck.losses.distributed import all_gather, all_reduce_sum
+from limbeck.losses.memory import preserved_state
 from limbeck.losses.objective import LossContext, LossTerm
 from limbeck.partial_logits import PartialLogits
 

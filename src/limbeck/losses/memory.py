@@ -12,7 +12,6 @@ from typing import Any, cast
 
 import numpy as np
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
@@ -71,42 +70,6 @@ class RowIndex(nn.Module):
         if bool(wrong.any()):
             raise LimbeckError(f"Example {int(ids[wrong.to(ids.device)][0])} is none of the {len(known)} examples.")
         return cast(Tensor, self.rows)[places]
-
-
-def world_size() -> int:
-    """The number of ranks that share the batch; 1 without distributed training."""
-    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
-
-
-def all_reduce_sum(number: float) -> float:
-    """Sum `number` over all ranks."""
-    if world_size() == 1:
-        return number
-    total = torch.tensor(number, dtype=torch.float64, device=rank_device())
-    dist.all_reduce(total)
-    return float(total)
-
-
-def all_gather(tensor: Tensor) -> Tensor:
-    """Gather the rows of all ranks in rank order, with gradients. Ranks may have different numbers of rows."""
-    if world_size() == 1:
-        return tensor
-    from torch.distributed.nn.functional import all_gather as gather
-
-    sizes = [torch.zeros(1, dtype=torch.int64, device=tensor.device) for _ in range(world_size())]
-    dist.all_gather(sizes, torch.tensor([len(tensor)], device=tensor.device))
-    rows = [int(size) for size in sizes]
-    # all_gather needs tensors of equal shape, so shorter ones are padded.
-    filled = torch.cat([tensor, tensor.new_zeros(max(rows) - len(tensor), *tensor.shape[1:])])
-    parts = cast(Any, gather(filled.contiguous()))
-    return torch.cat([part[:size] for part, size in zip(parts, rows, strict=True)])
-
-
-def rank_device() -> torch.device:
-    """The device that the communication backend can send from."""
-    if dist.get_backend() == "nccl":
-        return torch.device("cuda", torch.cuda.current_device())
-    return torch.device("cpu")
 
 
 @contextmanager

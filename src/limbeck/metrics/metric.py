@@ -144,6 +144,7 @@ def require_fields(predictions: Any, name: str, requires: Iterable[Needed]) -> N
         LimbeckError: If something is missing.
     """
     for needed in requires:
+        # Kinds of predictions have different fields; a metric of another kind needs one that is not there.
         if getattr(predictions, needed, None) is None:
             raise LimbeckError(f"The metric {name!r} needs {needed}, and these predictions have none.")
 

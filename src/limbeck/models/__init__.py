@@ -20,6 +20,7 @@ from limbeck.models.folder import (
 from limbeck.models.hf_folder import is_hf_folder, is_transformers, name_classes
 from limbeck.models.hub import open_hf, open_timm
 from limbeck.models.layers import add_bias, chosen_layers, layer_list, shallow
+from limbeck.models.model_transforms import MODEL_TRANSFORMS, ModelTransform, transform_model, transforms_of
 from limbeck.models.networks import Cnn, Mlp, ModelSpec, ResNet
 from limbeck.models.open_model import open_model
 from limbeck.models.pickle_conversion import convert_pickle
@@ -33,19 +34,18 @@ from limbeck.models.reference import (
     seeded,
 )
 from limbeck.models.size_and_hash import count_parameters, fingerprint, size_in_bytes
-from limbeck.models.transforms import TRANSFORMS, Transform, transform_model, transforms_of
 from limbeck.models.user_file import NoModuleError, UserFile
 from limbeck.models.weights import load_weights
 
 __all__ = [
-    "TRANSFORMS",
+    "MODEL_TRANSFORMS",
     "Cnn",
     "Mlp",
     "ModelSpec",
+    "ModelTransform",
     "NoModuleError",
     "OtherModelError",
     "ResNet",
-    "Transform",
     "UserFile",
     "add_bias",
     "build",

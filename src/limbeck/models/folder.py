@@ -18,11 +18,11 @@ from limbeck.checksums import digest
 from limbeck.errors import DataError, LimbeckError
 from limbeck.models.adapters import ADAPTER, has_adapter, merge_adapters, write_adapter
 from limbeck.models.hf_folder import find_hf_config, hf_description, hf_outline, is_hf_folder, open_hf_folder
+from limbeck.models.model_transforms import MODEL_TRANSFORMS, ModelTransform, replay_transforms, transforms_of
 from limbeck.models.networks import ModelSpec
 from limbeck.models.reference import build as build_reference
 from limbeck.models.reference import build_on_meta, get_model_spec, reference_names
 from limbeck.models.size_and_hash import tensors_of, unwrap_compiled
-from limbeck.models.transforms import TRANSFORMS, Transform, replay_transforms, transforms_of
 from limbeck.models.user_file import call_builder, plain_name
 from limbeck.models.weights import cast_parameters, match_state, open_weights, read_header, write_weights
 
@@ -125,7 +125,7 @@ def describe_structure(model: nn.Module) -> dict[str, Any]:
 
 
 def load(
-    path: str | Path, *, build: Callable[[], nn.Module] | None = None, transforms: Sequence[Transform] = ()
+    path: str | Path, *, build: Callable[[], nn.Module] | None = None, transforms: Sequence[ModelTransform] = ()
 ) -> nn.Module:
     """Load a model from a student folder: on the CPU, in eval mode, in the dtypes in which it was saved.
 
@@ -156,7 +156,9 @@ def load(
     return describe_model(model, config["metadata"])
 
 
-def _load_model(path: Path, config: Mapping[str, Any], build: Any, transforms: Sequence[Transform] = ()) -> nn.Module:
+def _load_model(
+    path: Path, config: Mapping[str, Any], build: Any, transforms: Sequence[ModelTransform] = ()
+) -> nn.Module:
     state = open_weights(path / WEIGHTS).state
     changed = bool(config["model"].get("transforms"))
     if build is not None or "architectures" in config or changed:
@@ -216,7 +218,9 @@ def is_student_folder(path: Path) -> bool:
 def loads_without_code(config: Mapping[str, Any]) -> bool:
     """Whether `load` opens a student with this configuration (see `read_config`) without a function of the user."""
     own = [
-        record["function"] for record in config["model"].get("transforms", ()) if record["function"] not in TRANSFORMS
+        record["function"]
+        for record in config["model"].get("transforms", ())
+        if record["function"] not in MODEL_TRANSFORMS
     ]
     return not own and ("name" in config["model"] or "architectures" in config)
 

@@ -12,8 +12,8 @@ from torch import nn
 from limbeck.data import Loader
 from limbeck.errors import ArgumentError, LimbeckError, unknown_name_error
 from limbeck.losses import Objective
-from limbeck.models import Transform, UserFile, describe_structure, transform_model
-from limbeck.models.transforms import find_transform
+from limbeck.models import ModelTransform, UserFile, describe_structure, transform_model
+from limbeck.models.model_transforms import find_transform
 from limbeck.recipe.optimizer import Optimizer, check_optimizer, short_name
 from limbeck.teachers import Preprocess, Teacher, as_teacher
 
@@ -204,10 +204,10 @@ class TransformModel(Part):
     """
 
     model: str
-    function: Transform
+    function: ModelTransform
     arguments: Mapping[str, Any]
 
-    def __init__(self, model: str, function: Transform | str, **arguments: Any) -> None:
+    def __init__(self, model: str, function: ModelTransform | str, **arguments: Any) -> None:
         own = UserFile.parse(function) if isinstance(function, str) else None
         call = own.load() if own is not None else find_transform(function)[1]
         object.__setattr__(self, "model", model)

@@ -14,7 +14,7 @@ from limbeck.errors import ArgumentError, LimbeckError, unknown_name_error
 from limbeck.models.user_file import plain_name
 from limbeck.optional_imports import import_optional
 
-Transform = Callable[..., nn.Module | None]
+ModelTransform = Callable[..., nn.Module | None]
 """A function of a model and keyword arguments. It returns the new model, or None if it has changed the model itself."""
 
 _RECORDS: WeakKeyDictionary[nn.Module, tuple[dict[str, Any], list[dict[str, Any]]]] = WeakKeyDictionary()
@@ -86,35 +86,35 @@ def lora(model: nn.Module, **config: Any) -> nn.Module:
     return adapted
 
 
-TRANSFORMS: Mapping[str, Transform] = {"keep_layers": keep_layers, "lora": lora, "prune": prune}
+MODEL_TRANSFORMS: Mapping[str, ModelTransform] = {"keep_layers": keep_layers, "lora": lora, "prune": prune}
 """The transforms that have a name."""
 
 
-def find_transform(function: Transform | str) -> tuple[str, Transform]:
+def find_transform(function: ModelTransform | str) -> tuple[str, ModelTransform]:
     """The recorded name and the function of a transform.
 
     Args:
-        function: A function, or one of `TRANSFORMS`.
+        function: A function, or one of `MODEL_TRANSFORMS`.
 
     Raises:
         UnknownNameError: If there is no transform of that name.
     """
     if callable(function):
-        named = next((name for name, own in TRANSFORMS.items() if own is function), None)
+        named = next((name for name, own in MODEL_TRANSFORMS.items() if own is function), None)
         return named or plain_name(f"{function.__module__}.{function.__qualname__}"), function
-    if function not in TRANSFORMS:
-        raise unknown_name_error("transform", function, TRANSFORMS, then="Or give a function of the model.")
-    return function, TRANSFORMS[function]
+    if function not in MODEL_TRANSFORMS:
+        raise unknown_name_error("transform", function, MODEL_TRANSFORMS, then="Or give a function of the model.")
+    return function, MODEL_TRANSFORMS[function]
 
 
 def transform_model(
-    model: nn.Module, function: Transform | str, arguments: Mapping[str, Any], *, origin: Mapping[str, Any]
+    model: nn.Module, function: ModelTransform | str, arguments: Mapping[str, Any], *, origin: Mapping[str, Any]
 ) -> nn.Module:
     """Change a model's structure, and record how.
 
     Args:
         model: The model; it may be changed.
-        function: A function, or one of `TRANSFORMS`.
+        function: A function, or one of `MODEL_TRANSFORMS`.
         arguments: Its keyword arguments: JSON values, as they are saved with the model.
         origin: What the unchanged model is, for its ``config.json``.
 
@@ -143,7 +143,7 @@ def transforms_of(model: nn.Module) -> tuple[dict[str, Any], list[dict[str, Any]
 
 
 def replay_transforms(
-    model: nn.Module, config: Mapping[str, Any], functions: Sequence[Transform] = (), *, source: str = "The model"
+    model: nn.Module, config: Mapping[str, Any], functions: Sequence[ModelTransform] = (), *, source: str = "The model"
 ) -> nn.Module:
     """Transform a newly built model as a saved one was.
 
@@ -160,7 +160,7 @@ def replay_transforms(
     origin = {key: value for key, value in config.items() if key != "transforms"}
     for record in config.get("transforms", ()):
         name = record["function"]
-        if name not in known and name not in TRANSFORMS:
+        if name not in known and name not in MODEL_TRANSFORMS:
             raise LimbeckError(
                 f"{source} was changed by {name}, a function of your own; limbeck imports no code that a folder names. "
                 "Type: limbeck.load(folder, transforms=[function])."
