@@ -17,39 +17,39 @@ Say = Callable[[str], None]
 
 
 def run_loop(options: argparse.Namespace, say: Say) -> dict[str, Any]:
-    """The engine beside a hand-written PyTorch loop of the same mathematics, and beside other toolkits."""
+    """Compare the engine with a hand-written PyTorch loop of the same mathematics and with other toolkits."""
     return benchmarks.bench_loop(steps=options.steps, threads=options.threads, say=say)
 
 
 def run_cache(options: argparse.Namespace, say: Say) -> dict[str, Any]:
-    """A cached teacher beside no teacher and beside a model; whether damaged cache files are noticed."""
+    """Compare a cached teacher with no teacher and with a model; check that damaged cache files are detected."""
     return benchmarks.bench_cache(say=say)
 
 
 def run_judging(options: argparse.Namespace, say: Say) -> dict[str, Any]:
-    """What the metrics add to the time of a run; the time and size of a report of ten runs."""
+    """Measure the share of the metrics in the time of a run, and the time and size of a report of ten runs."""
     return benchmarks.bench_judging(say=say)
 
 
 def run_coverage(options: argparse.Namespace, say: Say) -> dict[str, Any]:
-    """How often a verdict's interval holds the true difference, and how often a useless method "helps"."""
+    """Simulate how often a verdict's interval holds the true difference, and how often a useless method "helps"."""
     return benchmarks.bench_coverage(scale=CoverageScale(simulations=options.simulations), say=say)
 
 
 def run_images(options: argparse.Namespace, say: Say) -> dict[str, Any]:
-    """Random crops beside torchvision's; how long a busy device waits for images to be decoded."""
+    """Compare random crops with torchvision's; measure how long a busy device waits for decoded images."""
     return benchmarks.bench_images(torchvision_python=options.torchvision_python, say=say)
 
 
 def run_kernels(options: argparse.Namespace, say: Say) -> dict[str, Any]:
-    """Losses beside the fastest way to write them in plain PyTorch: time and memory, forward and backward."""
+    """Compare losses with their fastest form in plain PyTorch: time and memory, forward and backward."""
     if not options.shape:
         return benchmarks.bench_kernels(say=say)
     return benchmarks.bench_kernels(shapes=[parse_shape(text) for text in options.shape], features=(), say=say)
 
 
 def run_head(options: argparse.Namespace, say: Say) -> dict[str, Any]:
-    """Losses of an output layer without all its logits, beside dense PyTorch and other toolkits."""
+    """Compare losses of an output layer without all its logits with dense PyTorch and other toolkits."""
     return benchmarks.bench_head(rounds=options.rounds, say=say)
 
 
@@ -65,7 +65,7 @@ BENCHMARKS: Mapping[str, Callable[[argparse.Namespace, Say], dict[str, Any]]] = 
 
 
 def parse_shape(text: str) -> tuple[int, int]:
-    """Read rows and classes, written 2048x32000."""
+    """Parse rows and classes, such as 2048x32000."""
     rows, _, classes = text.partition("x")
     if not (rows.isdecimal() and classes.isdecimal()):
         raise LimbeckError(f"--shape is rows x classes, such as 2048x32000; got {text!r}.")

@@ -1,4 +1,4 @@
-"""Check that two training loops compute the same thing, so that their times may be compared."""
+"""Check that two training loops compute the same thing, so that their times can be compared."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from benchmarks.workload import Blocks, Plan, Work
 from limbeck.errors import LimbeckError
 
 WEIGHTS = 1e-4
-"""How far apart two float32 weights may be after a few steps."""
+"""Largest allowed difference of two float32 weights after a few steps."""
 MOVED = 0.05
-"""How far apart bfloat16 students may be, as a fraction of how far they moved: rounding alone makes a few per cent."""
+"""Largest allowed distance of bfloat16 students, relative to their movement; rounding alone causes a few per cent."""
 
 
 class Apart(NamedTuple):
-    """How far apart two students are that started and learnt alike.
+    """The distance between two students with the same start and training.
 
     Attributes:
-        weights: The greatest difference between two weights.
-        moved: The norm of the difference of all weights, as a fraction of how far the reference has moved.
-        loss: The greatest relative difference between the losses of two blocks.
+        weights: The largest difference between two weights.
+        moved: The norm of the difference of all weights, relative to the movement of the reference.
+        loss: The largest relative difference between the losses of two blocks.
     """
 
     weights: float
@@ -32,7 +32,7 @@ class Apart(NamedTuple):
 
 
 def distance(loop: Blocks, work: Work, plan: Plan, *, reference: Blocks = plain_blocks) -> Apart:
-    """Run two loops from the same weights on the same batches, and say how far apart they end."""
+    """Run two loops from the same weights on the same batches, and return their final distance."""
     order = work.make_loader().order
     mine, its = work.student(), work.student()
     my_losses = torch.tensor(list(loop(work, plan, mine, order)))
@@ -46,13 +46,13 @@ def distance(loop: Blocks, work: Work, plan: Plan, *, reference: Blocks = plain_
 
 
 def check_agreement(loop: Blocks, work: Work, plan: Plan, *, reference: Blocks = plain_blocks) -> Apart:
-    """The `distance` of two loops, if it is no more than rounding.
+    """The `distance` of two loops; raises if it is larger than rounding explains.
 
-    In float32 no weight may differ by 1e-4, nor a loss by that fraction; in bfloat16, where each loop rounds its own
-    way, the students may differ by a twentieth of how far they moved, and losses by a hundredth.
+    In float32, weights may differ by less than 1e-4, and losses by less than that fraction. In bfloat16 the loops round
+    differently, so the students may differ by a twentieth of their movement, and losses by a hundredth.
 
     Raises:
-        LimbeckError: If it is more: the loops compute different things, and comparing their speed means nothing.
+        LimbeckError: If it is larger: the loops compute different things, so their speeds cannot be compared.
     """
     apart = distance(loop, work, plan, reference=reference)
     same = (

@@ -28,20 +28,20 @@ from limbeck.recipe import Optimizer, Recipe
 from limbeck.teachers import CachedTeacher, Ensemble, Teacher, TeacherContext, fill_cache
 
 FORWARDS = 20
-"""Forward passes of the student that one of the teacher costs."""
+"""Cost of the teacher's forward pass, in forward passes of the student."""
 
 
 @dataclass(frozen=True)
 class CacheScale:
-    """How big the benchmark is; the defaults are those of the figures in the documentation.
+    """The sizes of the benchmark; the defaults are those of the figures in the documentation.
 
     Attributes:
         steps: Timed steps of each loop.
         block: Steps in a block.
         gathers: Timed reads of 256 rows.
-        rows: In a store of so many.
-        flips: Damaged bytes.
-        examples: Of the data that students learn from.
+        rows: Number of rows in the cache that is read.
+        flips: Number of damaged bytes.
+        examples: Number of training examples.
     """
 
     steps: int = 2000
@@ -56,22 +56,22 @@ class CacheScale:
 
 
 def bench_cache(*, scale: CacheScale | None = None, say: Callable[[str], None] = lambda _: None) -> dict[str, Any]:
-    """Time a student with stored answers beside one with none and one with a live teacher; and try the store's checks.
+    """Time training with a cache, without a teacher and with a teacher model; test the checks of the cache.
 
     All loops run in one process, block by block in turn.
 
     Args:
-        scale: How big.
-        say: Told what is being done.
+        scale: The sizes.
+        say: Gets messages about the progress.
 
     Returns:
         ``cached_step_over_plain_step``: a step with a cached teacher over a step on labels alone, and its
         ``quartiles`` over pairs of blocks; ``cached_epoch_over_live_epoch``: over a step with a live teacher that
         costs 20 forward passes of the student; ``gather_over_memmap``: the rate of reading 256 rows at random, by
-        their ids, over numpy's fancy indexing of the same bytes; ``build_over_teacher_forward``: the time to build a
-        store over that of the forward passes alone; ``corruptions_read_as_good``: flipped bytes that were not noticed,
-        of ``flips``; ``identical_to_live``: whether a student of stored float32 answers has the same weights to the
-        bit; ``milliseconds``: of each loop's step; and what `encoding_figures` finds.
+        their ids, over numpy's fancy indexing of the same bytes; ``build_over_teacher_forward``: the time to fill a
+        cache over that of the forward passes alone; ``corruptions_read_as_good``: flipped bytes that were not detected,
+        out of ``flips``; ``identical_to_live``: whether a student of cached float32 outputs has bitwise the same
+        weights; ``milliseconds``: the time of each loop's step; and the figures of `encoding_figures`.
     """
     size = scale or CacheScale()
     with _scratch() as folder:
@@ -94,7 +94,7 @@ def bench_cache(*, scale: CacheScale | None = None, say: Callable[[str], None] =
 
 @contextmanager
 def _scratch() -> Iterator[Path]:
-    """A folder that is thrown away; that the teachers here have learnt nothing needs no saying."""
+    """A temporary folder, without warnings that the teachers are at chance level: they are not trained."""
     folder = Path(tempfile.mkdtemp(prefix="limbeck-bench-"))
     try:
         with warnings.catch_warnings():
@@ -105,7 +105,7 @@ def _scratch() -> Iterator[Path]:
 
 
 def _teacher(work: Work) -> Ensemble:
-    """Twenty networks of the student's shape: its forward pass is twenty of the student's."""
+    """Twenty networks of the student's shape, so that a forward pass costs twenty of the student's."""
     size = work.sizes
     return Ensemble(*(Network(size.inputs, size.student, size.classes).eval() for _ in range(FORWARDS)))
 
@@ -143,7 +143,7 @@ def _blocks(work: Work, recipe: Recipe, scale: CacheScale, blocks: int) -> Itera
 
 
 def _building(work: Work, folder: Path) -> float:
-    """The time to build over that of asking alone, batch by batch in turn; what begins and ends a build is in it."""
+    """The time to fill a cache, with its start and end, over that of the forward passes, batch by batch in turn."""
     teacher, loader = _teacher(work), work.make_loader()
     loops = {"ask": _asking(teacher, loader), "build": fill_cache(CachedTeacher(teacher, folder / "build"), loader)}
     times = dict.fromkeys(loops, 0.0)

@@ -32,9 +32,9 @@ from limbeck.teachers import (
 
 
 def gather_over_memmap(folder: Path, *, rows: int, preprocess: int) -> float:
-    """How many times as fast as numpy a store hands out 256 of its rows at random.
+    """The speed of reading 256 random rows of a cache, relative to numpy.
 
-    Reads in turn: by ids through the store, and the same rows of a `numpy.memmap` of the same bytes.
+    It reads in turn by ids from the cache, and the same rows of a `numpy.memmap` of the same bytes.
     """
     encoding = make_encoding("top-k", classes=1000, k=100)
     column = Column(encoding)
@@ -47,7 +47,7 @@ def gather_over_memmap(folder: Path, *, rows: int, preprocess: int) -> float:
     plain = np.memmap(folder / "plain.bin", dtype=np.uint8, mode="r", shape=records.shape)
     store = CacheReader(folder / "gather")
     id_batches = [rng.integers(0, rows, 256) for _ in range(preprocess)]
-    for ids in islice(id_batches, 200):  # the shard is checked at its first touch; and both are in the page cache
+    for ids in islice(id_batches, 200):  # checks the shard; both are in the page cache afterwards
         store.records(store.rows(ids, -1), "logits"), plain[ids]
     ours, theirs = [], []
     for ids in id_batches:
@@ -61,7 +61,7 @@ def gather_over_memmap(folder: Path, *, rows: int, preprocess: int) -> float:
 
 
 def corruptions_read_as_good(folder: Path, *, flips: int) -> int:
-    """How many flipped bytes, anywhere in a small store, leave it readable."""
+    """The number of single flipped bytes, anywhere in a small cache, that are not detected."""
     column = Column(make_encoding("float16", classes=10))
     origin = TeacherProvenance("bench", "bench", None, None, "float32", {"logits": column.spec})
     ids, place = torch.arange(30), folder / "flips"
@@ -93,9 +93,9 @@ def _preprocess(place: Path, ids: np.ndarray) -> bool:
 
 
 def identical_to_live(folder: Path) -> bool:
-    """Whether a student of stored float32 answers ends in the same weights as the live teacher's, to the bit.
+    """Whether a student of cached float32 outputs ends with bitwise the same weights as with the model.
 
-    Both teachers are asked in whole batches: the last one of an epoch is filled up.
+    Both teachers compute full batches: the last one of an epoch is padded.
     """
     work = make_work(Sizes(examples=1000, inputs=64, teacher=128, student=64, batch=128))
 
@@ -112,17 +112,17 @@ def identical_to_live(folder: Path) -> bool:
 
 
 class _Whole(Teacher):
-    """A live teacher that is asked in batches of one size."""
+    """A teacher model that runs in batches of one size."""
 
     def __init__(self, model: nn.Module, size: int) -> None:
         self._live, self._size = ModelTeacher(model), size
 
     def open(self, context: TeacherContext) -> TeacherSession:
-        """As the live teacher does."""
+        """Open the teacher model."""
         session = self._live.open(context)
         return FunctionSession(lambda batch: predict_padded(session, batch, self._size), within=session)
 
     @property
     def fingerprint(self) -> str:
-        """The live teacher's."""
+        """The fingerprint of the teacher model."""
         return self._live.fingerprint

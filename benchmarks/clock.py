@@ -11,9 +11,9 @@ from types import FunctionType
 from typing import Any
 
 Parts = Mapping[str, Sequence[str]]
-"""What a part is called -> where its functions are defined: a module with all below it, or ``module:function``.
+"""Name of a part -> the definitions of its functions: a module with its submodules, or ``module:function``.
 
-A function belongs to the first part that names it.
+A function belongs to the first part that contains it.
 """
 
 
@@ -21,15 +21,15 @@ A function belongs to the first part that names it.
 def clocked(
     package: str, parts: Parts, *, clock: Callable[[], float] = time.perf_counter
 ) -> Iterator[dict[str, float]]:
-    """A block within which every call that a package makes into these parts is timed: seconds by part.
+    """A block that measures the time of every call from a package to these parts, in seconds by part.
 
-    The functions are replaced under the names by which the package's loaded modules call them, and put back. A call
-    within a timed call belongs to that; nothing else is touched, so nothing else becomes slower.
+    The functions are replaced under the names that the package's loaded modules use, and restored afterwards. A call
+    inside a timed call counts for the outer one. Other functions are not replaced, so their speed does not change.
 
     Args:
-        package: Whose calls.
-        parts: What is timed.
-        clock: By what; `time.process_time` counts what the processor did for this process alone.
+        package: The package that makes the calls.
+        parts: The parts to time.
+        clock: The clock; `time.process_time` counts the processor time of this process alone.
     """
     seconds, depth = dict.fromkeys(parts, 0.0), [0]
     replaced = []
@@ -47,7 +47,7 @@ def clocked(
 
 
 def _part_of(value: Any, held_by: str, parts: Parts) -> str | None:
-    """The part that a module's attribute belongs to; a part's own modules are left as they are."""
+    """The part that a module's attribute belongs to; calls inside a part are not replaced."""
     if not isinstance(value, FunctionType):
         return None
     for part, places in parts.items():

@@ -17,13 +17,13 @@ from limbeck.metrics import compare_scores
 
 @dataclass(frozen=True)
 class Arms:
-    """What two arms differ in.
+    """The true difference of two arms.
 
     Attributes:
-        better: The share of examples that the first arm alone gets right, with every seed.
-        worse: The share that the other alone gets right.
-        moving: The share on which every student errs by chance.
-        noise: The standard deviation of a seed's luck, in accuracy.
+        better: The fraction of examples that only the first arm classifies correctly, with every seed.
+        worse: The fraction that only the other arm classifies correctly.
+        moving: The fraction on which every student is right or wrong at random.
+        noise: The standard deviation of the accuracy between seeds.
     """
 
     better: float = 0.0
@@ -54,10 +54,10 @@ ARMS: Mapping[str, Arms] = {
 
 @dataclass(frozen=True)
 class CoverageScale:
-    """How much is drawn.
+    """The sizes of the simulation.
 
     Attributes:
-        simulations: Of each row of both tables.
+        simulations: Number of simulations for each row of both tables.
         examples: Sizes of the test set.
         seeds: Numbers of seeds.
         methods: Numbers of methods.
@@ -79,17 +79,18 @@ class CoverageScale:
 def bench_coverage(
     *, scale: CoverageScale | None = None, say: Callable[[str], None] = lambda _: None
 ) -> dict[str, Any]:
-    """Simulate test sets and seeds, and count how often what is said of them is true.
+    """Simulate test sets and seeds, and count how often the verdicts are true.
 
     Args:
-        scale: How much.
-        say: Told what is being done.
+        scale: The sizes.
+        say: Gets messages about the progress.
 
     Returns:
-        ``coverage``: a row for each pair of arms, size of the test set and number of seeds, with the share of intervals
-        that hold the true difference and half their mean width in points. ``false_alarms``: a row for each number of
-        methods that do nothing and each size of the development set by which the best is chosen, with the share of
-        verdicts that say that distilling helped. ``least_coverage``, ``most_false_alarms``: the worst of each.
+        ``coverage``: a row for each pair of arms, size of the test set and number of seeds, with the fraction of
+        intervals
+        that hold the true difference, and half their mean width in points. ``false_alarms``: a row for each number of
+        useless methods and each size of the development set for the choice of the best, with the fraction of verdicts
+        that distillation helped. ``least_coverage``, ``most_false_alarms``: the worst of each.
     """
     size = scale or CoverageScale()
     coverage: list[dict[str, Any]] = []
@@ -116,7 +117,7 @@ def bench_coverage(
 
 
 def _covered(number: int, examples: int, seeds: int, simulations: int) -> dict[str, Any]:
-    """One row; where it comes near the bar, so many simulations more that chance explains little, and all count."""
+    """One row; near the bar it gets more simulations, so that chance explains little of the difference."""
     arms, draw = list(ARMS.values())[number], np.random.default_rng([number, examples, seeds])
     covered, width, drawn = 0, 0.0, 0
     for more in (simulations, 4 * simulations):
@@ -136,7 +137,7 @@ _TESTED, _SEEDS, _LUCK = 1000, 5, 0.01
 
 
 def _helped(methods: int, development: int, simulations: int) -> float:
-    """How often the verdict on the best of so many methods says that it helps, where a seed's luck is one point."""
+    """How often the verdict on the best of several useless methods is that it helps, if seeds differ by one point."""
     job = make_job({
         "data": "digits", "teacher": {"model": "mlp"}, "student": {"model": "mlp"}, "seeds": _SEEDS,
         "arms": ["student alone", "distilled"],

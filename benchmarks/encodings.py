@@ -12,13 +12,13 @@ _KS = (8, 16, 32, 50, 64, 100, 128)
 
 
 def encoding_figures() -> dict[str, Any]:
-    """Encodings of a thousand words and of 50,257 tokens, on the answers of models that were trained on the spot.
+    """Measure encodings for a thousand words and for 50,257 tokens, on outputs of models that are trained here.
 
     Returns:
         ``bytes_per_record_top100_of_1000``: of the encoding ``top-k`` with k = 100; ``kl_error_over_float16_top100``:
-        its mean KL from the whole answer, over that of float16 values of the same classes;
+        its mean KL from the full output, over that of float16 values of the same classes;
         ``bytes_per_token_over_float16_top50``: bytes of the smallest ``top-k`` whose error is at most that of 50
-        float16 values, over theirs with packed ids; ``answers``: whose answers these were; ``tables``: bytes against
+        float16 values, over theirs with packed ids; ``answers``: the source of the outputs; ``tables``: bytes against
         error for each k.
     """
     words, tokens = word_answers(), token_answers()

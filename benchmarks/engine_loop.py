@@ -14,7 +14,7 @@ from limbeck.recipe import Optimizer, Stage
 
 
 def engine_blocks(work: Work, plan: Plan, student: nn.Module, order: Order | None = None) -> Iterator[float]:
-    """Train with `limbeck.distill`, reporting once a block; batches and their order are always its source's own."""
+    """Train with `limbeck.distill`, with a report per block; batches and their order are those of its own loader."""
     objective = (1 - WEIGHT) * Loss(cross_entropy) + WEIGHT * Loss(kl_divergence, temperature=TEMPERATURE)
     stage = Stage(objective, teacher=work.teacher, optimizer=Optimizer(lr=PEAK), steps=plan.steps)
     for report in distill(

@@ -24,11 +24,11 @@ class HeadShape(NamedTuple):
 
     Attributes:
         name: The name in the results.
-        tokens: The number of tokens; a quarter of them is masked.
+        tokens: The number of tokens; a quarter of them are masked.
         student: The width of the student.
         teacher: The width of the teacher.
         vocabulary: The size of the vocabulary.
-        bars: The most that each loss may take, as a multiple of the bare products.
+        bars: The maximum time of each loss, as a multiple of the bare products.
     """
 
     name: str
@@ -44,13 +44,13 @@ SHAPES = (
     HeadShape("A, long", 8192, 128, 256, 50_257, {"kl": 1.25, "jsd": 1.4}),
     HeadShape("B", 512, 512, 2048, 32_000, {"kl": 1.10, "jsd": 1.15}),
 )
-"""A small language model with the vocabulary of GPT-2, on two lengths, and one whose products dominate."""
+"""A small language model with the vocabulary of GPT-2, at two lengths, and one with dominant matrix products."""
 
 _MASKED = 0.25
 
 
 class Problem(NamedTuple):
-    """The inputs of one case; the gradients of `hidden` and `weight` are what every contender computes."""
+    """The inputs of one case; every contender computes the gradients of `hidden` and `weight`."""
 
     hidden: Tensor
     weight: Tensor
@@ -88,7 +88,7 @@ def make_problem(shape: HeadShape, *, dtype: torch.dtype = torch.float32, near: 
 
 
 def sum_fused(problem: Problem, loss: str) -> Tensor:
-    """Ours."""
+    """The losses of limbeck."""
     kernel = {"kl": K.kl_divergence, "jsd": K.gkd_jensen_shannon}[loss]
 
     def of_rows(student: Tensor, rows: TokenRows) -> Tensor:
@@ -115,7 +115,7 @@ def sum_dense(problem: Problem, loss: str) -> Tensor:
 
 
 def compute_bare(problem: Problem, _: str) -> None:
-    """Only the products that no method can do without, over the tokens that count."""
+    """Only the matrix products that every method needs, over the tokens that count."""
     rows = problem.keep.nonzero().squeeze(1)
     hidden, teacher = problem.hidden.detach()[rows], problem.teacher[rows]
     weight, its = problem.weight.detach(), problem.teacher_weight
@@ -159,7 +159,7 @@ def _make_liger() -> Contender:
 
     def total(problem: Problem, loss: str) -> Tensor:
         beta = 0.0 if loss == "kl" else 0.5
-        # Without compilation, which costs more than it gives on a CPU; chunk_size=256 is its best setting there.
+        # Without compilation, which costs more than it saves on a CPU; chunk_size=256 is its best setting there.
         options: dict[str, Any] = {"weight_hard_loss": 0.0, "weight_soft_loss": 1.0, "compiled": False}
         module = LigerFusedLinearJSDLoss(beta=beta, chunk_size=256, **options)
         labels = problem.labels.masked_fill(~problem.keep, -100)
@@ -176,12 +176,12 @@ def bench_head(
 
     Args:
         shapes: The cases.
-        rounds: How often each is measured.
+        rounds: Number of measurements of each.
         say: Gets messages about the progress.
 
     Returns:
         ``head``: a row for each shape and loss, with ``over_bare`` and ``bar``, ``over_dense``, ``over_trl``,
-        ``over_liger`` (None where it is not installed), ``seconds`` of processor time by name, ``memory_mib`` beyond
+        ``over_liger`` (None if it is not installed), ``seconds`` of processor time by name, ``memory_mib`` beyond
         the inputs, and ``memory_bar_mib``. ``errors``: the error against float64 of the same inputs. ``skipped``: the
         peers that are not installed.
 
@@ -241,7 +241,7 @@ def _time_in_turn(steps: Mapping[str, Callable[[], None]], rounds: int) -> dict[
 
 
 def _measure_errors() -> Iterator[dict[str, Any]]:
-    """The error of ours and of the dense path against float64 of the same inputs, far from equality and near it."""
+    """The errors of limbeck and of the dense path against float64, for equal and for different student and teacher."""
     shape = HeadShape("errors", 128, 128, 128, 50_257, {"kl": 1.0, "jsd": 1.0})
     for dtype in (torch.float32, torch.bfloat16):
         for near in (None, 0.01):

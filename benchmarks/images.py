@@ -26,18 +26,18 @@ from limbeck.errors import LimbeckError
 
 @dataclass(frozen=True)
 class ImageSizes:
-    """How big the benchmark is; the defaults are those of the figures in the documentation.
+    """The sizes of the benchmark; the defaults are those of the figures in the documentation.
 
     Attributes:
-        images: Images in one timed pass of the crop.
-        height: Of these images, in pixels.
-        width: Of these images, in pixels.
-        crop: Height and width of what comes out.
-        rounds: Timed passes of each side.
-        files: Pictures in the folder.
-        side: Their height and width.
-        batch_size: Pictures in a batch.
-        pause: How long the device computes for a batch, in milliseconds.
+        images: Number of images in one timed pass of the crop.
+        height: Height of these images in pixels.
+        width: Width of these images in pixels.
+        crop: Height and width of the crops.
+        rounds: Number of timed passes of each library.
+        files: Number of images in the folder.
+        side: Height and width of these images.
+        batch_size: Number of images in a batch.
+        pause: Time of the simulated device for a batch, in milliseconds.
     """
 
     images: int = 64
@@ -60,21 +60,23 @@ def bench_images(
     torchvision_python: str | None = None,
     say: Callable[[str], None] = lambda _: None,
 ) -> dict[str, Any]:
-    """Time random resized crops beside torchvision's, and a folder of pictures beside a busy device.
+    """Compare random resized crops with torchvision's, and time the loading of an image folder for a busy device.
 
-    The crops are of bytes, image by image on torchvision's side and batch by batch on ours, with one thread each, in
-    turn; torchvision runs in a process of its own. The device is a pause: what a source makes its reader wait besides
-    is its share of the whole time. The same folder is read by PyTorch's DataLoader with two worker processes.
+    The crops are of bytes, image by image with torchvision and batch by batch with limbeck, with one thread each, in
+    turn; torchvision runs in a separate process. The device is simulated by a pause; the measurement is the share of
+    the total time in which it waits for the loader. The same folder is read by PyTorch's DataLoader with two worker
+    processes.
 
     Args:
-        sizes: How big the benchmark is.
-        torchvision_python: An interpreter that has torchvision; by default this one.
-        say: Told what is being done.
+        sizes: The sizes.
+        torchvision_python: A Python interpreter with torchvision; by default this one.
+        say: Gets messages about the progress.
 
     Returns:
-        ``resized_crop_over_torchvision``: the median over rounds of our processor time over torchvision's; None, and
-        why in ``torchvision``, where there is none. ``resized_crop_quartiles``, ``resized_crop_milliseconds`` an image.
-        ``same_bits``: the fraction of batches that are the same bits with any number of threads, and after resuming in
+        ``resized_crop_over_torchvision``: the median over rounds of limbeck's processor time over torchvision's; None
+        without torchvision, with the reason in ``torchvision``. ``resized_crop_quartiles``,
+        ``resized_crop_milliseconds`` per image.
+        ``same_bits``: the fraction of batches that are bitwise equal with any number of threads, and after resuming in
         the middle of an epoch. ``waiting``: the share of the time that a busy device waits for the folder, from 0 to 1;
         ``waiting_no_workers`` and ``waiting_data_loader`` likewise; ``num_workers``. And ``torch``.
 
@@ -117,11 +119,11 @@ def _crops(sizes: ImageSizes, python: str) -> dict[str, Any]:
 
 @contextmanager
 def _torchvision(sizes: ImageSizes, python: str) -> Iterator[tuple[str, Iterator[float] | None]]:
-    """Torchvision's version and an endless row of the seconds of its passes; why not and None, where there is none."""
+    """Torchvision's version and an iterator over the seconds of its passes; without it, the reason and None."""
     script = str(Path(__file__).with_name("torchvision_crop.py"))
     numbers = [str(number) for number in (sizes.images, sizes.height, sizes.width, sizes.crop)]
     try:
-        # -P: the folder of the script is not searched, in which modules of limbeck have names of their own.
+        # -P: do not import from the script's folder, where modules may have the names of installed ones.
         process = subprocess.Popen(
             [python, "-P", script, *numbers], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
             text=True,
@@ -130,7 +132,7 @@ def _torchvision(sizes: ImageSizes, python: str) -> Iterator[tuple[str, Iterator
         raise LimbeckError(f"The interpreter {python!r} cannot be started ({error}).") from error
     with process:
         requests, answers, errors = process.stdin, process.stdout, process.stderr
-        if requests is None or answers is None or errors is None:  # they are pipes, which no type says
+        if requests is None or answers is None or errors is None:  # for the type checker: these are always pipes
             raise LimbeckError(f"The interpreter {python!r} has no pipes.")
         version = answers.readline().strip()
         if not version:
@@ -176,7 +178,7 @@ def _folder(sizes: ImageSizes, folder: ImageFolder) -> dict[str, Any]:
 
 
 class _Items(Dataset[tuple[Tensor, int]]):
-    """The folder as a data set of PyTorch."""
+    """The folder as a PyTorch dataset."""
 
     def __init__(self, folder: ImageFolder) -> None:
         self.folder = folder
@@ -190,7 +192,7 @@ class _Items(Dataset[tuple[Tensor, int]]):
 
 
 def _waiting(batches: Iterable[Any], pause: int) -> float:
-    """The share of an epoch's time in which the device does not compute."""
+    """The fraction of an epoch's time in which the device waits."""
     computed, began = 0.0, time.perf_counter()
     for _ in batches:
         start = time.perf_counter()
@@ -200,7 +202,7 @@ def _waiting(batches: Iterable[Any], pause: int) -> float:
 
 
 def _same_bits(make_loader: Callable[[int | None], ShuffledLoader]) -> float:
-    """The fraction of batches that come out alike: without threads, with several, and taken up in the middle."""
+    """The fraction of equal batches without threads, with several threads, and after resuming in the middle."""
     half, whole = len(make_loader(0)) // 2, make_loader(3)
     first_half = [batch for batch, _ in zip(whole, range(half), strict=False)]
     rest = make_loader(2)

@@ -12,30 +12,30 @@ _STARTS = 8
 
 @dataclass
 class Times:
-    """What one loop's blocks took, in the order in which they ran.
+    """The times of one loop's blocks, in order.
 
     Attributes:
-        wall: Seconds on the clock, one number a block.
-        cpu: Seconds of processor time, of all threads of the process.
+        wall: Seconds of wall-clock time, one number per block.
+        cpu: Seconds of processor time of all threads of the process, one number per block.
     """
 
     wall: list[float] = field(default_factory=list)
     cpu: list[float] = field(default_factory=list)
 
     def extend(self, more: Times) -> None:
-        """Add the blocks of another start."""
+        """Append the blocks of another start."""
         self.wall += more.wall
         self.cpu += more.cpu
 
 
 def interleave(loops: Mapping[str, Iterator[float]], *, rounds: int) -> dict[str, Times]:
-    """Let each loop run a block in turn, `rounds` times, in one order and then in the other.
+    """Run a block of each loop in turn, `rounds` times, in alternating order.
 
-    Every loop runs one block before, untimed: set-up and warm-up are in it.
+    Every loop first runs one block without timing, for set-up and warm-up.
 
     Args:
         loops: Loops by name, each with at least ``rounds + 1`` blocks left.
-        rounds: How many timed blocks each runs.
+        rounds: Number of timed blocks of each loop.
     """
     times = {name: Times() for name in loops}
     for loop in loops.values():
@@ -50,11 +50,11 @@ def interleave(loops: Mapping[str, Iterator[float]], *, rounds: int) -> dict[str
 
 
 def interleave_starts(begin: Mapping[str, Callable[[int], Iterator[float]]], *, rounds: int) -> dict[str, Times]:
-    """The rounds of several starts: where in memory a loop's weights lie is worth some per cent for its whole life.
+    """The rounds of several starts, because the position of the weights in memory changes the time by some per cent.
 
     Args:
-        begin: Loops by name, each a function of how many blocks it will run.
-        rounds: How many timed blocks each runs, in all its starts.
+        begin: Functions by loop name, from the number of blocks to the loop.
+        rounds: Number of timed blocks of each loop over all starts.
     """
     times = {name: Times() for name in begin}
     for start in range(min(_STARTS, rounds)):
@@ -67,14 +67,14 @@ def interleave_starts(begin: Mapping[str, Callable[[int], Iterator[float]]], *, 
 
 
 def ratio(times: list[float], reference: list[float]) -> float:
-    """The median time of a block over that of the reference's."""
+    """The median time of a block over that of a block of the reference."""
     return statistics.median(times) / statistics.median(reference)
 
 
 def paired_ratio(times: list[float], reference: list[float]) -> float:
     """The median, over rounds, of a block's time over that of the reference's in the same round.
 
-    A machine that is fast for a while, and slow for a while, moves it less than `ratio`.
+    If the speed of the machine changes over time, this changes less than `ratio`.
     """
     return statistics.median(mine / its for mine, its in zip(times, reference, strict=True))
 

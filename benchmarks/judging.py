@@ -29,22 +29,22 @@ PARTS: Mapping[str, tuple[str, ...]] = {
     "measures": ("limbeck.metrics", "limbeck.compare.extra_metrics"),
     "page": ("limbeck.report",),
 }
-"""What a run spends its time on besides learning: which functions."""
+"""The parts of a run besides training, and their functions."""
 
 
 @dataclass(frozen=True)
 class JudgingScale:
-    """How big the benchmark is; the defaults are those of the figures in the documentation.
+    """The sizes of the benchmark; the defaults are those of the figures in the documentation.
 
     Attributes:
-        train: Training examples of the run whose measures are timed: pictures of 28 x 28.
-        test: Its test examples.
-        epochs: Of its teacher and every arm.
-        seeds: Of every arm.
-        shown: Test examples of the runs that pages are made of.
-        shown_seeds: Seeds of their arms.
-        runs: How many runs one page is about.
-        repeats: How often that page is made.
+        train: Number of training examples of the timed run: images of 28 x 28 pixels.
+        test: Number of its test examples.
+        epochs: Number of epochs of its teacher and every arm.
+        seeds: Number of seeds of every arm.
+        shown: Number of test examples of the runs on a page.
+        shown_seeds: Number of seeds of their arms.
+        runs: Number of runs on a page.
+        repeats: Number of times that the page is made.
     """
 
     train: int = 6_000
@@ -61,21 +61,21 @@ class JudgingScale:
 
 
 def bench_judging(*, scale: JudgingScale | None = None, say: Callable[[str], None] = lambda _: None) -> dict[str, Any]:
-    """Time what a comparison's measures add to it, and a page about ten comparisons.
+    """Measure the share of the metrics in the time of a comparison, and the time of a page about ten comparisons.
 
-    A real comparison of small convolutional networks runs in this process, two methods and three controls, and every
-    call that it makes into the measures is timed. (A second run without them would differ from the first by more than
-    they take.) Another one, of small perceptrons on many test examples, leaves a folder that is copied, and `limbeck
-    report` makes a page of all copies, in a process of its own from start to end, several times.
+    A real comparison of small convolutional networks, with two methods and three controls, runs in this process, and
+    every call of the metrics is timed. (A second run without metrics would differ by more than the metrics take.)
+    The folder of another comparison, of small perceptrons on many test examples, is copied, and `limbeck report` makes
+    a page of all copies in a separate process, several times.
 
     Args:
-        scale: How big.
-        say: Told what is being done.
+        scale: The sizes.
+        say: Gets messages about the progress.
 
     Returns:
         ``measures_over_run``: processor time of predictions, measures and costs over that of the rest of the run;
-        ``report_seconds``: the median time, by the clock, of the process that makes the page, and
-        ``report_cpu_seconds`` of processor time; ``report_megabytes``: what the page weighs. And ``cpu_seconds_run``
+        ``report_seconds``: the median wall-clock time of the process that makes the page, and
+        ``report_cpu_seconds`` its processor time; ``report_megabytes``: the size of the page. And ``cpu_seconds_run``
         and of each of its parts, ``report_seconds_each``, ``runs``, ``threads``, ``torch``.
 
     Raises:
@@ -134,7 +134,7 @@ def _comparison(folder: Path, *, train: int, test: int, **job: Any) -> Job:
 def _reported(run: Path, folder: Path, size: JudgingScale) -> dict[str, Any]:
     copies = [shutil.copytree(run, folder / f"run-{number}") for number in range(size.runs)]
     page = folder / "report.html"
-    _ = _page(copies, page)  # what is read for the first time is read from the disk
+    _ = _page(copies, page)  # the first page reads its files from the disk
     times = [_page(copies, page) for _ in range(size.repeats)]
     wall, cpu = zip(*times, strict=True)
     return {
@@ -146,7 +146,7 @@ def _reported(run: Path, folder: Path, size: JudgingScale) -> dict[str, Any]:
 
 
 def _page(runs: list[Path], page: Path) -> tuple[float, float]:
-    """Seconds by the clock, and of the processor, of a process that makes a page of these runs."""
+    """The wall-clock and processor time, in seconds, of a process that makes a page of these runs."""
     words = [sys.executable, "-m", "limbeck", "report", *map(str, runs), "--out", str(page)]
     before, began = os.times(), time.perf_counter()
     done = subprocess.run(words, capture_output=True, text=True, check=False)
@@ -158,7 +158,7 @@ def _page(runs: list[Path], page: Path) -> tuple[float, float]:
 
 
 def _pictures(path: Path, train: int, test: int) -> Path:
-    """Ten kinds of noisy pictures; of ten, a small network that has seen 3,000 takes one or two for another."""
+    """Noisy images of ten classes; a small network trained on 3,000 of them errs on one or two in ten."""
     draw = np.random.default_rng(0)
     kinds = draw.normal(0, 10, (10, 28, 28))
 

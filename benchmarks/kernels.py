@@ -22,20 +22,20 @@ SHAPES = ((256, 10), (256, 1000), (512, 32_000))
 """Rows and classes: a small classifier, a large one, and the tokens of a language model."""
 
 FEATURES = (128, 256, 8, 8)
-"""Of feature maps, for `squared_error`."""
+"""Shapes of feature maps, for `squared_error`."""
 
 _T = 4.0
 _SHARE = 0.1
 _WARM = 3
-_STEPS = 20  # of a round, at most
-_LARGE = 1 << 18  # values that are a round by themselves
+_STEPS = 20  # maximum number of steps in a round
+_LARGE = 1 << 18  # number of values from which a round is a single step
 
 Loss = Callable[[Tensor, Tensor, Tensor], Tensor]
 """Student, teacher, labels -> values or their mean."""
 
 
 class Case(NamedTuple):
-    """A kernel of ours, and the same mathematics by hand; what it may cost, as a multiple of that."""
+    """A kernel of limbeck and the same mathematics by hand, with the maximum cost as a multiple of that."""
 
     ours: Loss
     peers: Mapping[str, Loss]
@@ -110,7 +110,7 @@ CASES: Mapping[str, Case] = {
         lambda s, _, y: K.label_smoothing(s, labels=y, smoothing=_SHARE), {"cross_entropy": smoothed}
     ),
 }
-"""What is compared, by name."""
+"""The comparisons by name."""
 
 
 def bench_kernels(
@@ -121,20 +121,20 @@ def bench_kernels(
     seconds: float = 1.5,
     say: Callable[[str], None] = lambda _: None,
 ) -> dict[str, Any]:
-    """Time each loss beside its peers: forward and backward on one thread, in turn, in processor time.
+    """Compare the processor time of each loss with its peers, forward and backward on one thread, in turn.
 
     Args:
         shapes: Rows and classes of the logits.
-        features: Shapes of feature maps, for `squared_error` alone.
-        rounds: How often each runs, at most; of small shapes a round is several steps.
-        seconds: Of processor time, after which a case is left with the rounds that it has, two at least.
-        say: Told what is being done.
+        features: Shapes of feature maps, only for `squared_error`.
+        rounds: Maximum number of rounds; for small shapes a round is several steps.
+        seconds: Seconds of processor time after which a case ends, with at least two rounds.
+        say: Gets messages about the progress.
 
     Returns:
-        ``kernels``: a row for each kernel and shape, with ``time`` (ours over the quickest peer's, the median of
-        rounds), ``least_time`` (the least of ours over the least of that peer's, which other programs move less),
-        ``peer`` (which that is), ``memory`` (the peak of ours, with what is kept for the next call, over that peer's),
-        ``time_bar``, ``memory_bar`` (at most which they should be; None if there is no bar), ``microseconds`` (by
+        ``kernels``: a row for each kernel and shape, with ``time`` (limbeck's over the fastest peer's, the median of
+        rounds), ``least_time`` (the minimum of limbeck's over the minimum of that peer's, which other programs disturb
+        less), ``peer`` (the name of that peer), ``memory`` (limbeck's peak, including buffers for the next call, over
+        that peer's), ``time_bar``, ``memory_bar`` (their upper limits; None without a limit), ``microseconds`` (by
         name) and ``rounds``. And ``torch``.
 
     Raises:
@@ -171,12 +171,12 @@ def _measured(name: str, case: Case, shape: tuple[int, ...], rounds: int, second
     losses = {"limbeck": case.ours, **case.peers}
     steps = {one: functools.partial(step, loss) for one, loss in losses.items()}
     times = _timed(steps, student.numel(), rounds, seconds)
-    # Of a round's ratios: what the machine does besides, it does to all of a round.
+    # The ratio is taken within a round, because other load on the machine slows all parts of a round alike.
     ratio = {one: statistics.median(map(operator.truediv, times["limbeck"], times[one])) for one in case.peers}
     peer = max(case.peers, key=ratio.__getitem__)
     memory = {}
     for one in ("limbeck", peer):
-        student.grad = None  # what was made before the watch began would be missed
+        student.grad = None  # a gradient that exists already would not be counted
         release_buffers()
         memory[one] = peak_on_cpu(steps[one])
     return {
@@ -194,7 +194,7 @@ def _measured(name: str, case: Case, shape: tuple[int, ...], rounds: int, second
 
 
 def _timed(steps: Mapping[str, Callable[[], None]], size: int, rounds: int, seconds: float) -> dict[str, list[float]]:
-    """Seconds of processor time of a step of each, in turn, round by round."""
+    """Seconds of processor time for a step of each, in turn, round by round."""
     times: dict[str, list[float]] = {one: [] for one in steps}
     repeats = max(1, min(_STEPS, _LARGE // size))
     warm = _WARM if size < _LARGE * 10 else 1

@@ -1,4 +1,4 @@
-"""Logits of small language models that are trained on the spot."""
+"""Logits of small language models that are trained here."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ _STEPS, _BATCH = 400, 256
 
 
 class Answers(NamedTuple):
-    """Logits to measure encodings on.
+    """Logits for the measurement of encodings.
 
     Attributes:
         logits: ``[rows, classes]``.
-        source: Whose they are, for the record.
+        source: Description of the model, for the record.
     """
 
     logits: Float[Tensor, "rows classes"]
@@ -37,7 +37,7 @@ class Answers(NamedTuple):
 
 
 def word_answers(classes: int = 1000, *, rows: int = 2000) -> Answers:
-    """Of a model of WikiText-2's most frequent words on text that it has not seen; made up where that is absent."""
+    """Logits of a model of WikiText-2's most frequent words on unseen text; synthetic logits without WikiText-2."""
     texts = _texts()
     if texts is None:
         return _made_up(rows, classes)
@@ -52,7 +52,7 @@ def word_answers(classes: int = 1000, *, rows: int = 2000) -> Answers:
 
 
 def token_answers(*, rows: int = 500) -> Answers:
-    """Of a model of GPT-2's 50,257 tokens, likewise; it needs the package tokenizers too."""
+    """The same for a model of GPT-2's 50,257 tokens; this needs the package tokenizers too."""
     texts, classes = _texts(), 50_257
     encode = _encoder()
     if texts is None or encode is None:
@@ -69,7 +69,7 @@ def _made_up(rows: int, classes: int) -> Answers:
 
 
 class _Model(nn.Module):
-    """The mean and the last of a few tokens' vectors, a hidden layer, and all tokens."""
+    """A language model: mean and last of a few tokens' embeddings, a hidden layer, and logits of all tokens."""
 
     def __init__(self, classes: int) -> None:
         super().__init__()
@@ -78,7 +78,7 @@ class _Model(nn.Module):
         self.bias = nn.Parameter(torch.zeros(classes))
 
     def forward(self, context: Int[Tensor, "batch context"]) -> Float[Tensor, "batch classes"]:
-        """The logits of the next token; words are compared with the vectors that they are read by."""
+        """The logits of the next token; the output layer has the weights of the embedding."""
         embedded = self.embed(context)
         hidden = self.body(torch.cat([embedded.mean(1), embedded[:, -1]], -1))
         return F.linear(hidden, self.embed.weight, self.bias)

@@ -33,26 +33,27 @@ def bench_loop(
     peers: bool = True,
     say: Callable[[str], None] = lambda _: None,
 ) -> dict[str, Any]:
-    """Time the engine, and its peers, beside a hand-written loop of the same mathematics.
+    """Compare the time of the engine and of other toolkits with a hand-written loop of the same mathematics.
 
     Every loop trains the same student from the same teacher: ``0.1 CE + 0.9 T^2 KL`` at T = 4, AdamW, shuffled batches
-    gathered from memory. First each is run from the same weights on the same batches, and the engine's student must
-    end where the plain loop's does. Then all run in turn in one process, block by block, in alternating order; a
-    block's time holds everything, batches and reports too.
+    gathered from memory. First the engine and the plain loop run from the same weights on the same batches, and must
+    end
+    with the same weights. Then all loops run in turn in one process, block by block, in alternating order. The time of
+    a block includes everything, also batches and reports.
 
     Args:
         steps: Timed steps of each loop in each precision, rounded up to whole blocks.
         block: Steps in a block.
         threads: CPU threads; PyTorch's choice by default.
-        sizes: How big data and networks are; by default as Hinton et al. on MNIST.
-        peers: Whether to time other toolkits too, where they are installed.
-        say: Told what is being done.
+        sizes: The sizes of data and networks; by default those of Hinton et al. on MNIST.
+        peers: Whether to time other installed toolkits too.
+        say: Gets messages about the progress.
 
     Returns:
         ``ratio_float32`` and ``ratio_bfloat16``: the median time of the engine's blocks over that of the plain loop's.
         ``quartiles_...``: the first and third quartile of the ratio over pairs of blocks. ``cpu_ratio_...``: the same
         ratio of processor time, which other programs on the machine disturb less. ``milliseconds``: precision -> loop
-        -> median time of a step. ``agreement``: how far apart engine and plain loop ended from the same start.
+        -> median time of a step. ``agreement``: the final distance of engine and plain loop from the same start.
         ``peers``: name -> its ratios to the plain loop, version and note; or why it was skipped. And ``threads``,
         ``steps``, ``block``, ``torch``.
 
@@ -101,7 +102,7 @@ def _timed(loops: Mapping[str, Blocks], work: Work, plan: Plan, rounds: int) -> 
 
 
 def _note(result: dict[str, Any], times: Mapping[str, Times], precision: str, block: int) -> None:
-    """Put one precision's figures where `bench_loop` says they are."""
+    """Add one precision's figures to the result of `bench_loop`."""
     plain = times[_PLAIN]
     milliseconds = {name: 1000 * statistics.median(time.wall) / block for name, time in times.items()}
     result["milliseconds"][precision] = {name: round(value, 3) for name, value in milliseconds.items()}
@@ -120,7 +121,7 @@ def _fields(apart: Apart) -> dict[str, float]:
 
 @contextmanager
 def _threads(count: int | None) -> Iterator[None]:
-    """A block with so many CPU threads."""
+    """A block with this number of CPU threads."""
     before = torch.get_num_threads()
     torch.set_num_threads(count or before)
     try:

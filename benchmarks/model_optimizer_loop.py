@@ -24,7 +24,7 @@ NOTE = (
 def model_optimizer_blocks(work: Work, plan: Plan, student: nn.Module, order: Order | None = None) -> Iterator[float]:
     """Train a student that Model-Optimizer has converted."""
     model = _converted(student, work.teacher)
-    # The teacher's parameters are among the model's by now.
+    # The converted model's parameters include the teacher's.
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=PEAK, fused=True)
     total = torch.zeros(())
     for step, (inputs, labels) in enumerate(batches(work, order), start=1):
@@ -51,7 +51,7 @@ def _converted(student: nn.Module, teacher: nn.Module) -> Any:
         warnings.simplefilter("ignore")
         loss = mtd.LogitsDistillationLoss(temperature=TEMPERATURE, reduction="batchmean")
         setting = {
-            # It hangs hooks into the teacher and changes its class.
+            # The library registers hooks in the teacher and changes its class.
             "teacher_model": copy.deepcopy(teacher),
             "criterion": {("layers", "layers"): loss},
             "loss_balancer": mtd.StaticLossBalancer(WEIGHT),
@@ -60,7 +60,7 @@ def _converted(student: nn.Module, teacher: nn.Module) -> Any:
 
 
 def _exported(model: Any) -> nn.Module:
-    """The student alone again."""
+    """The student without the teacher."""
     import modelopt.torch.distill as mtd
 
     student: nn.Module = mtd.export(model)

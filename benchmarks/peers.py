@@ -15,10 +15,10 @@ class Peer:
     """Another toolkit's loop.
 
     Attributes:
-        blocks: Its loop on the benchmark's job.
-        version: Which version is installed.
-        note: How the job was put to it.
-        precisions: In which precisions it can run it.
+        blocks: The toolkit's loop for the benchmark's job.
+        version: The installed version.
+        note: How the job is written with the toolkit.
+        precisions: The precisions that it supports.
     """
 
     blocks: Blocks
@@ -28,7 +28,7 @@ class Peer:
 
 
 def find_peers() -> tuple[dict[str, Peer], dict[str, str]]:
-    """The peers that are installed, and for each that is not, why."""
+    """The installed peers, and the reason for each that is missing."""
     peers: dict[str, Peer] = {}
     skipped: dict[str, str] = {}
     for name, package, look in _KNOWN:

@@ -14,10 +14,10 @@ from benchmarks.workload import PEAK, TEMPERATURE, WEIGHT, Order, Plan, Work
 
 
 def plain_blocks(work: Work, plan: Plan, student: nn.Module, order: Order | None = None) -> Iterator[float]:
-    """Train with nothing but PyTorch: what the engine is measured against.
+    """Train in plain PyTorch, as the reference for the engine.
 
     ``0.1 CE + 0.9 T^2 KL(teacher || student)`` at T = 4, AdamW (fused), half a cosine wave of learning rate. The batch
-    is gathered in each step; the sums of both terms stay tensors and are read once a block.
+    is gathered in each step; the sums of both terms stay tensors and are read once per block.
     """
     teacher, optimizer = work.teacher, torch.optim.AdamW(student.parameters(), lr=PEAK, fused=True)
     total = torch.zeros(2)
@@ -50,7 +50,7 @@ def losses(student_logits: Tensor, teacher_logits: Tensor, labels: Tensor) -> tu
 
 
 def batches(work: Work, order: Order | None) -> Iterator[tuple[Tensor, Tensor]]:
-    """Epochs without end, shuffled, each batch gathered when it is asked for."""
+    """Endless shuffled epochs; each batch is gathered when it is read."""
     for epoch in count():
         for index in (order or work.random_order)(epoch).split(work.sizes.batch):
             yield work.inputs.index_select(0, index), work.labels.index_select(0, index)

@@ -1,4 +1,4 @@
-"""Figures of a benchmark as text tables, beside their bars."""
+"""Figures of a benchmark as text tables, with their bars."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ BARS: Mapping[str, Mapping[str, tuple[str, float]]] = {
     "kernels": {},  # each row has bars of its own
     "head": {},
 }
-"""Benchmark -> figure -> the bar that it should meet."""
+"""Benchmark -> figure -> its bar."""
 
 
 def print_tables(name: str, result: Mapping[str, Any]) -> None:

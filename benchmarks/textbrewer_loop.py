@@ -22,7 +22,7 @@ NOTE = (
 
 
 def textbrewer_blocks(work: Work, plan: Plan, student: nn.Module, order: Order | None = None) -> Iterator[float]:
-    """Train with TextBrewer's own loop, a block to a call of ``train``."""
+    """Train with TextBrewer's own loop, one block per call of ``train``."""
     from textbrewer import DistillationConfig, TrainingConfig
 
     optimizer = torch.optim.AdamW(student.parameters(), lr=PEAK, fused=True)
@@ -44,7 +44,7 @@ def textbrewer_blocks(work: Work, plan: Plan, student: nn.Module, order: Order |
 
 
 class _Endless:
-    """A loader without a length, which TextBrewer may begin again and again."""
+    """A loader without a length, which TextBrewer can iterate many times."""
 
     def __init__(self, stream: Iterator[tuple[Tensor, Tensor]]) -> None:
         self._stream = stream
@@ -54,7 +54,7 @@ class _Endless:
 
 
 class _Labeled(nn.Module):
-    """A model that is called with the whole batch, as TextBrewer calls one."""
+    """A model that takes the whole batch as its argument, as TextBrewer expects."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
@@ -69,7 +69,7 @@ def _distiller(training: Any, distilling: Any, teacher: nn.Module, student: nn.M
     from textbrewer import GeneralDistiller
 
     class Unsaved(GeneralDistiller):
-        """Without the checkpoint that each call of ``train`` would end in; losses are kept for the report."""
+        """A distiller that writes no checkpoint at the end of ``train``, and stores losses for the report."""
 
         def save_and_callback(self, *_: Any) -> None:
             pass

@@ -1,4 +1,4 @@
-"""torchvision's RandomResizedCrop, timed in a process of its own: it may stand in another environment than limbeck.
+"""torchvision's RandomResizedCrop, timed in a separate process, which may use another environment than limbeck.
 
 Run as a file, with the size of the images as arguments. For every line on standard input one pass over the images is
 timed, and its processor time is printed, in seconds. Nothing of limbeck is imported.
@@ -9,7 +9,7 @@ import time
 
 
 def main() -> None:
-    """Answer every line with the seconds of one pass."""
+    """Print the seconds of one pass for every input line."""
     import torch
     import torchvision
     from torchvision.transforms import v2

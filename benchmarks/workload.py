@@ -15,29 +15,29 @@ from limbeck.data import ArrayDataset, ShuffledLoader
 from limbeck.errors import LimbeckError, unknown_name_error
 
 PRECISIONS = {"float32": "32-true", "bfloat16": "bf16-mixed"}
-"""What a figure is called -> what Fabric calls it."""
+"""Name of a precision in the figures -> Fabric's name."""
 
 TEMPERATURE = 4.0
 WEIGHT = 0.9
-"""Of the soft targets; the labels have the rest."""
+"""Weight of the soft targets; the labels have the rest."""
 PEAK = 1e-3
-"""The learning rate that half a cosine wave starts from."""
+"""The initial learning rate of half a cosine wave."""
 
 
 @dataclass(frozen=True)
 class Sizes:
-    """How big data and networks are; the defaults are those of Hinton et al. on MNIST.
+    """The sizes of data and networks; the defaults are those of Hinton et al. on MNIST.
 
     Attributes:
-        examples: How many examples there are.
-        inputs: Numbers in one example.
-        classes: Classes.
+        examples: Number of examples.
+        inputs: Number of inputs of one example.
+        classes: Number of classes.
         teacher: Units in each of the teacher's two hidden layers.
         student: Units in each of the student's two hidden layers.
         batch: Examples in a batch.
 
     Raises:
-        LimbeckError: If one is below 1, or the batch is larger than the data.
+        LimbeckError: If a number is below 1, or the batch is larger than the data.
     """
 
     examples: int = 60_000
@@ -54,10 +54,10 @@ class Sizes:
 
 
 def check_counts(counts: object) -> None:
-    """Refuse a benchmark of which one number is below 1.
+    """Check that all numbers of a benchmark are at least 1.
 
     Raises:
-        LimbeckError: With its name.
+        LimbeckError: If one is not; the message has its name.
     """
     for name, value in vars(counts).items():
         if value < 1:
@@ -65,7 +65,7 @@ def check_counts(counts: object) -> None:
 
 
 class Network(nn.Module):
-    """Two hidden layers with ReLU, as one writes it by hand."""
+    """Two hidden layers with ReLU, in plain PyTorch."""
 
     def __init__(self, inputs: int, hidden: int, classes: int) -> None:
         super().__init__()
@@ -81,7 +81,7 @@ class Network(nn.Module):
 
 @dataclass(frozen=True)
 class Work:
-    """Data, a teacher that is frozen, and the weights that every student starts from."""
+    """Data, a frozen teacher, and the initial weights of every student."""
 
     sizes: Sizes
     inputs: Float[Tensor, "examples inputs"]
@@ -90,38 +90,38 @@ class Work:
     initial: nn.Module
 
     def student(self) -> nn.Module:
-        """A student of one's own; all start from the same weights."""
+        """A new student with the common initial weights."""
         return copy.deepcopy(self.initial)
 
     @cached_property
     def examples(self) -> ArrayDataset:
-        """The data as the engine takes them; they are looked through once."""
+        """The data as the engine's loader."""
         return ArrayDataset(self.inputs, self.labels)
 
     def make_loader(self) -> ShuffledLoader:
-        """A stream of batches, at its beginning."""
+        """A new loader of the engine."""
         return ShuffledLoader(self.examples, batch_size=self.sizes.batch, seed=0)
 
     def random_order(self, epoch: int) -> Int[Tensor, " examples"]:
-        """The order of one epoch, as one draws it by hand."""
+        """The order of one epoch in the plain loop."""
         return torch.randperm(self.sizes.examples)
 
 
 Order = Callable[[int], Tensor]
-"""An epoch's number -> the order in which it hands out the examples."""
+"""Number of an epoch -> the order of its examples."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """How long a loop runs, and in what precision.
+    """The length and precision of a loop.
 
     Attributes:
-        steps: Optimizer steps, over which the learning rate falls to zero.
-        block: Steps between two yields, at which the loss is read.
+        steps: Number of optimizer steps, over which the learning rate falls to zero.
+        block: Number of steps between two yields, at which the loss is read.
         precision: ``float32``, or ``bfloat16`` for autocast around both forward passes.
 
     Raises:
-        LimbeckError: If steps are not whole blocks.
+        LimbeckError: If `steps` is not a multiple of `block`.
         UnknownNameError: If the precision is unknown.
     """
 
@@ -144,19 +144,19 @@ class Plan:
 Blocks = Callable[[Work, Plan, nn.Module, Order | None], Iterator[float]]
 """A loop that trains a student block by block: each ``next()`` is `Plan.block` steps and gives their mean loss.
 
-The order of epochs is for the check; None leaves it to the loop.
+The order of epochs is for the check of agreement; None for the loop's own.
 """
 
 
 def make_work(sizes: Sizes | None = None, *, seed: int = 0) -> Work:
     """Random data and networks of the given sizes.
 
-    The teacher's logits are scaled to a standard deviation of about 3, as a trained one's are; an untrained teacher is
-    nearly uniform, and an error in the soft targets would not show.
+    The teacher's logits are scaled to a standard deviation of about 3, as for a trained teacher. The outputs of an
+    untrained teacher are nearly uniform, so an error in the soft targets would have no visible effect.
 
     Args:
-        sizes: How big; by default as on MNIST.
-        seed: Another seed gives other data and weights.
+        sizes: The sizes; by default those of MNIST.
+        seed: Seed of data and weights.
     """
     size = sizes or Sizes()
     generator = torch.Generator().manual_seed(seed)

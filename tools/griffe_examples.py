@@ -1,4 +1,4 @@
-"""Griffe extension: reads the docstring section "Example:" as "Examples:", so that doctests are shown as code."""
+"""Griffe extension: reads the docstring section "Example:" as "Examples:", so that doctests are rendered as code."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import griffe
 
 
 class ExampleSections(griffe.Extension):
-    """Griffe knows "Examples:" only, and would read the ``>>>`` of the other as a quotation."""
+    """Griffe supports only "Examples:", and would render the ``>>>`` under "Example:" as a quotation."""
 
     def on_object(self, *, obj: griffe.Object, **kwargs: Any) -> None:
         """Rename the section of one object's docstring."""

@@ -1,4 +1,4 @@
-"""Figures of the source code beside their bars: size, names, docstrings, imports.
+"""Figures of the source code with their bars: size, names, docstrings, imports.
 
 Run `make house`, or `python tools/house.py [--json] [--check] [ROOT]`. Everything is counted from the text of the files
 below ROOT/src/limbeck; nothing is imported.
@@ -24,7 +24,7 @@ PARTICIPLES = frozenset({
     "found", "told", "asked", "said", "shown", "kept", "given", "held", "made", "judged", "wanted", "meant", "known",
     "taken", "built", "begun", "learnt", "left", "set_going", "fed", "parted", "thinned",
 })  # fmt: skip
-"""Words that may not be a whole name: they do not say what the thing is."""
+"""Words that may not be a whole name: they do not describe the thing."""
 
 BARS: Mapping[str, tuple[str, float]] = {
     "files": ("at most", 230),
@@ -132,7 +132,8 @@ def find_comments(text: str) -> set[int]:
 def make_import_graph(package: Path, trees: Mapping[Path, ast.Module]) -> dict[str, set[str]]:
     """Module -> the modules of the package that it imports, also inside functions.
 
-    ``__init__.py`` files are left out: they gather the names of their package, and a cycle through one shows up between
+    ``__init__.py`` files are left out: they re-export the names of their package, and a cycle through one shows up
+    between
     the modules themselves.
     """
     parts = {path: (PACKAGE, *path.relative_to(package).with_suffix("").parts) for path in trees}
@@ -172,7 +173,7 @@ def _reach(start: str, graph: Mapping[str, set[str]]) -> set[str]:
 
 
 def meets_bar(name: str, value: float) -> bool:
-    """Whether a figure meets its bar; one without a bar does."""
+    """Whether a figure meets its bar; a figure without a bar does."""
     if name not in BARS:
         return True
     side, bar = BARS[name]
@@ -180,7 +181,7 @@ def meets_bar(name: str, value: float) -> bool:
 
 
 def format_table(figures: Mapping[str, float]) -> str:
-    """The figures beside their bars, one a line."""
+    """The figures with their bars, one per line."""
     lines = []
     for name, value in figures.items():
         side, bar = BARS.get(name, ("", None))

@@ -1,6 +1,6 @@
 """Write the generated parts of the pages of methods, and of the table on docs/choose.md, from the cards.
 
-`python tools/method_pages.py` writes them; with `--check` it only says which pages are out of date.
+`python tools/method_pages.py` writes them; with `--check` it only lists the pages that are out of date.
 """
 
 from __future__ import annotations

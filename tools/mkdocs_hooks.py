@@ -1,4 +1,4 @@
-"""mkdocs hook: the pages of the methods, by family, in the navigation."""
+"""mkdocs hook: adds the pages of the methods, by family, to the navigation."""
 
 from __future__ import annotations
 

@@ -150,7 +150,7 @@ class Tapped(nn.Module):
         return outputs
 
     def _call(self, inputs: Inputs) -> Any:
-        """Call the model, on copies if it changes its inputs in place (``x.sub_(mean)``): the teacher reads them too."""
+        """Call the model; on copies if it changes its inputs in place (``x.sub_(mean)``): a teacher reads them too."""
         self._values.clear()
         # A graph of torch.compile cannot be stopped in the middle.
         model = unwrap(self.model) if self.skips_logits else self.model

@@ -163,7 +163,7 @@ class Manifest:
 
 
 def _check_types(manifest: Manifest) -> None:
-    """Raise ValueError where a field has the wrong type: whoever edits the file can also write its checksum."""
+    """Raise ValueError where a field has the wrong type: an edited file can have a valid checksum."""
     origin = manifest.origin
     texts = (origin.teacher, origin.data, origin.precision, *(t for s in manifest.shards for t in (s.sha256, s.keys)))
     counts = [count for shard in manifest.shards for count in (shard.examples, shard.bytes)]

@@ -143,7 +143,7 @@ def _merge(used: Iterable[Citation]) -> list[Citation]:
 
 
 def bibtex(entries: list[Citation]) -> str:
-    """Return the entries as a BibTeX file, each with a comment that says what it is for."""
+    """Return the entries as a BibTeX file, each with a comment about its use."""
     blocks = [f"{_comment(one.used)}\n{one.bibtex}" for one in entries if one.bibtex]
     unknown = [_comment(f"{one.used}: limbeck has no entry; cite its authors") for one in entries if not one.bibtex]
     return printable("\n\n".join([*blocks, *(["\n".join(unknown)] if unknown else [])]) + "\n")

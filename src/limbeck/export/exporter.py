@@ -90,7 +90,7 @@ def _export(
     metadata = {name: value for name, value in done.metadata.items() if value is not None}
     task, model = done.task, student
     before = task.evaluate(student, data.test, preprocess=data.preprocess).measures[task.primary.name]
-    if isinstance(task, Regression) and to in ("onnx", "int8"):  # whoever opens the file knows nothing of a scale
+    if isinstance(task, Regression) and to in ("onnx", "int8"):  # the file has no other place for the scale
         model, task = task.with_scale(student), task.without_scale()
         metadata["task"] = task.to_dict()
     request = ExportRequest(
@@ -121,7 +121,7 @@ def _export(
 
 
 def _doubts(done: FinishedRun, arm: str | None) -> Iterator[str]:
-    """What to know before shipping a student that was not chosen by name."""
+    """Notes about a student that the user did not choose by name."""
     if arm is not None or not done.result["arms"]:
         return
     advice = recommend(done.result)
@@ -135,7 +135,7 @@ def _doubts(done: FinishedRun, arm: str | None) -> Iterator[str]:
 
 
 def _evaluate(written: ExportedFile, data: DataSplits, task: Task, before: float) -> ExportedRun:
-    """Compute the primary metric of what was written on all test data, and its size."""
+    """Compute the primary metric of the export on all test data, and its size."""
     outputs = ((batch, written.predict(batch).float()) for batch in as_batches(data.test))
     after = task.evaluate_outputs(outputs).measures[task.primary.name]
     files = [written.path] if written.path.is_file() else [p for p in written.path.rglob("*") if p.is_file()]
@@ -158,6 +158,6 @@ def _tokenizer(done: FinishedRun, data: DataSplits) -> Any:
     for kind in (AutoTokenizer, AutoImageProcessor):
         try:
             return kind.from_pretrained(model.name, local_files_only=True, trust_remote_code=False)
-        except Exception:  # transformers has no error of its own for "there is none"
+        except Exception:  # transformers has no specific error for a missing file
             continue
     return None

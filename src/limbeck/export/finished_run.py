@@ -238,7 +238,7 @@ def _teacher_part(part: ModelSettings, open_settings: Callable[[ModelSettings], 
 
 
 def _no_job(folder: Path) -> str:
-    """Say what a folder without a job is, and what to type."""
+    """Describe a folder without a job, and what to type."""
     whole = next((one for one in folder.resolve().parents if is_run(one)), None)
     if whole is not None:
         return f"{folder} is a part of the run {whole}. Type the path of the run: {quote(str(whole))}."

@@ -101,7 +101,7 @@ class ExportedRun(NamedTuple):
         parity: The largest difference of its logits from the student's, and the number of test examples compared.
         score_before: The primary metric of the student on all test data, in PyTorch: the accuracy of a classifier.
         score_after: The same of the export, opened again.
-        notes: What you should know before you ship it.
+        notes: Warnings and notes before you ship it.
         eight: The report of the quantization to 8 bits; None in float32.
         arm: The arm of the run whose student it is; None in runs of earlier versions, which did not store it.
         metric: The primary metric: its name and how people read it.

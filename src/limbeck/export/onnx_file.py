@@ -262,7 +262,7 @@ def strip_debug(proto: Any) -> Any:
 
 
 class _Logits(nn.Module):
-    """Returns only the logits of a model, and takes inputs in order. The file does not show it."""
+    """Returns only the logits of a model, and takes inputs in order. The file does not contain the wrapper."""
 
     def __init__(self, model: nn.Module, names: tuple[str, ...]) -> None:
         super().__init__()

@@ -115,7 +115,7 @@ def make_job(values: Mapping[str, Any]) -> Job:
     """A checked job.
 
     Raises:
-        LimbeckError: If a key is unknown_name_error (the nearest is named), missing, or its value makes no sense.
+        LimbeckError: If a key is unknown (the message names the nearest) or missing, or a value is invalid.
     """
     from pydantic import ValidationError
 
@@ -132,7 +132,7 @@ def make_job(values: Mapping[str, Any]) -> Job:
 
 
 def job_text(job: Job) -> str:
-    """The text of the job's file, defaults included."""
+    """The text of the job's file, including defaults."""
     return _text(_dumped(job))
 
 
@@ -148,7 +148,7 @@ def search_job_texts(best: Job, folder: Path, *, omit: Sequence[str]) -> dict[st
     Args:
         best: The job.
         folder: The search's folder.
-        omit: Keys that are left to whoever runs it.
+        omit: Keys to leave out, so that the next run can choose them.
     """
     public, places = split_private_paths(_dumped(best), _dumped(with_absolute_paths(best)), {})
     public = {key: value for key, value in public.items() if key not in omit}

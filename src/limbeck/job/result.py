@@ -16,7 +16,7 @@ from limbeck.tasks import Score, Task, task_from_dict
 from limbeck.teachers.chance import compute_chance
 
 _LARGEST = 2**63
-"""Larger integers are no measured values and are read as None."""
+"""Larger integers cannot be measurements and are read as None."""
 
 
 def read_result(folder: Path, *, arms: bool = True) -> dict[str, Any]:
@@ -24,7 +24,7 @@ def read_result(folder: Path, *, arms: bool = True) -> dict[str, Any]:
 
     ``arms`` is a mapping of mappings; ``verdict``, its ``against`` and ``methods``, and ``data`` are mappings, empty
     if the file lacks them; numbers are finite or None; strings contain no control characters. The file may come from
-    a stranger, so nothing of this is taken for granted.
+    an untrusted source, so all of this is checked.
 
     Args:
         folder: The run's folder.
@@ -86,7 +86,7 @@ def read_size_notes(result: Mapping[str, Any]) -> list[str]:
 
 
 def is_run(folder: Path) -> bool:
-    """Whether the folder is a run of a job. A job file alone is not enough: it may lie beside the runs."""
+    """Whether the folder is a run of a job. A job file alone is not enough: it may be stored beside the runs."""
     return RunLayout(folder).job.is_file() and RunLayout(folder).student.is_dir()
 
 

@@ -81,7 +81,7 @@ class RunLayout:
 
     @property
     def job(self) -> Path:
-        """The job file, written first: a folder without it is no job."""
+        """The job file, written first: a folder without it is not a job's."""
         return self.folder / "job.yaml"
 
     @property
@@ -96,12 +96,12 @@ class RunLayout:
 
     @property
     def figure(self) -> Path:
-        """The picture of the arms."""
+        """The figure of the arms."""
         return self.folder / "result.svg"
 
     @property
     def outcomes(self) -> Path:
-        """One line for each arm and seed that is finished."""
+        """The file with one line for each finished arm and seed."""
         return self.folder / METRICS
 
     @property
@@ -111,7 +111,7 @@ class RunLayout:
 
     @property
     def teacher(self) -> Path:
-        """The training run of the teacher, and its outputs."""
+        """The folder of the teacher's training run and outputs."""
         return self.folder / "teacher"
 
     @property
@@ -126,12 +126,12 @@ class RunLayout:
 
     @property
     def cache(self) -> Path:
-        """The teacher cache, where the job names no other folder."""
+        """The teacher cache, unless the job sets another folder."""
         return self.folder / "answers"
 
     @property
     def tracked(self) -> Path:
-        """What trackers write."""
+        """The folder for trackers."""
         return self.folder / "tracked"
 
     @property
@@ -141,7 +141,7 @@ class RunLayout:
 
     @property
     def search(self) -> Path:
-        """What a search searches."""
+        """The search ranges of a search."""
         return self.folder / "search.json"
 
     @property
@@ -155,7 +155,7 @@ class RunLayout:
         return self.folder / "best.yaml"
 
     def arm(self, arm: str) -> Path:
-        """The folder of an arm, always inside the job's folder: its name may come from a stranger's file.
+        """The folder of an arm, always inside the job's folder: its name may come from an untrusted file.
 
         Example:
             >>> RunLayout(Path("runs/mine")).arm("../../etc").as_posix()
@@ -180,7 +180,7 @@ class RunLayout:
         }
 
     def partial_files(self) -> list[Path]:
-        """The parts of files that a killed process left."""
+        """The partial files that killed processes left."""
         places = (self.arms, self.teacher, self.student)
         return [*self.folder.glob(".*.partial"), *(path for place in places for path in place.rglob(".*.partial"))]
 
@@ -196,7 +196,7 @@ def arm_folder_name(arm: str) -> str:
 
 
 def seed_folder_name(seed: int) -> str:
-    """The name of a seed's folder in that of its arm."""
+    """The name of a seed's folder inside its arm's folder."""
     return f"seed-{seed}"
 
 

@@ -21,9 +21,9 @@ from limbeck.teachers import EstimatorFile
 SHALLOW = "shallow"
 """A student that starts as a subset of the teacher's layers (`limbeck.models.shallow`)."""
 ENSEMBLE = "ensemble"
-"""The model of a teacher that is one average of several models."""
+"""The model name of a teacher that is one average of several models."""
 SEVERAL = "teachers"
-"""The model of several teachers, which are averaged and cached each on its own."""
+"""The model name of several teachers, which are averaged and have a cache each."""
 
 
 class ModelSettings(BaseModel):
@@ -111,7 +111,7 @@ class TeacherSettings(ModelSettings):
 
     @property
     def parts(self) -> dict[str, TeacherSettings]:
-        """Each of its models by name, as a teacher of its own."""
+        """Each of its models by name, as a separate teacher."""
         if not self.ensemble:
             return {f"member-{i}": self for i in range(self.members)}
         own: dict[str, Any] = {"train": self.train, "check": self.check}
@@ -127,7 +127,7 @@ class TeacherSettings(ModelSettings):
 
     @property
     def title(self) -> str:
-        """What it is, for people: the model, or the names of several."""
+        """A readable name: the model, or the names of several."""
         return f"{self.model} ({', '.join(self.ensemble)})" if self.ensemble else self.model
 
     @property
@@ -199,7 +199,7 @@ class TaskSettings(BaseModel):
         return dict(self.model_extra or {})
 
     def open(self) -> Task:
-        """The task, before it knows the data.
+        """The task, before it is set up for the data.
 
         Raises:
             LimbeckError: If a setting is unknown or has the wrong type.
@@ -235,10 +235,10 @@ class CacheSettings(Strict):
 
 
 def join_teachers(values: Any) -> Any:
-    """The values of a job with its key ``teachers`` written as ``teacher``; they change teachers that it has already.
+    """The values of a job with its key ``teachers`` written as ``teacher``; they change existing teachers.
 
     Raises:
-        LimbeckError: If there is another teacher as well.
+        LimbeckError: If there is another teacher too.
     """
     if not isinstance(values, Mapping) or values.get("teachers") is None:
         return values

@@ -94,13 +94,13 @@ def check_extra_metrics(names: tuple[str, ...]) -> None:
 def add_flag_hint(error: LimbeckError, place: str, names: Iterable[str] = ()) -> LimbeckError:
     """Add to an error the part of the job that it is about, and the flag to type.
 
-    The flag comes from the argument that the error names, never from its sentence: a sentence may hold the name of
-    another key by chance.
+    The flag comes from the error's argument, never from its text, because a text may contain the name of another key
+    by chance.
 
     Args:
         error: An error raised by a model, a method or an optimizer.
         place: The part of the job: ``teacher``, ``method``, ``teacher.train``, ...
-        names: The keys of that part. An argument that is none of them gets no flag; without keys, every argument does.
+        names: The keys of that part. Another argument gets no flag; without keys, every argument does.
 
     Example:
         >>> error = ArgumentError("lr must be positive; got 0.", argument="lr", example="0.001")

@@ -30,7 +30,7 @@ def names() -> tuple[str, ...]:
 def _modules() -> dict[str, str]:
     """Find the module of each method: every file of a family that defines a ``CARD``.
 
-    The files are searched as text. Importing all of them would make `limbeck --help` wait for methods that nobody uses.
+    The files are searched as text. Importing all of them would make `limbeck --help` slow.
     """
     folder = resources.files(__name__)
     families = {item.name for item in folder.iterdir() if item.is_dir() and not item.name.startswith(("_", "."))}

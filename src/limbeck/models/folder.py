@@ -115,7 +115,7 @@ def save(model: nn.Module, folder: str | Path, *, metadata: Mapping[str, Any] | 
 
 
 def describe_structure(model: nn.Module) -> dict[str, Any]:
-    """What a model is built of: its reference network or class, and how its structure was changed since."""
+    """The structure of a model: its reference network or class, and the changes since."""
     changed = transforms_of(model)
     if changed is not None:
         # Adapters are merged into the plain model that is saved.
@@ -134,8 +134,7 @@ def load(
 
     Args:
         path: A folder that `save` wrote, or ``save_pretrained`` of a model of transformers.
-        build: A function without arguments that makes the module for the weights, as it was before a run transformed
-            it.
+        build: A function without arguments that builds the module for the weights, before the transforms of a run.
         transforms: The functions of your own with which a run transformed it (see `limbeck.recipe.TransformModel`).
 
     Returns:

@@ -29,7 +29,7 @@ def keep_layers(model: nn.Module, *, at: str, layers: Sequence[int]) -> None:
         layers: The numbers of the layers that stay, from 0.
 
     Raises:
-        LimbeckError: If there is no list of that name, or no layer of that number.
+        LimbeckError: If there is no list with that name, or no layer with that number.
     """
     lists = (nn.Sequential, nn.ModuleList)
     named = {name: part for name, part in model.named_modules() if name and isinstance(part, lists)}
@@ -73,7 +73,7 @@ def prune(model: nn.Module, *, amount: float, at: Sequence[str] | None = None) -
 def lora(model: nn.Module, **config: Any) -> nn.Module:
     """Freeze a model and add trainable low-rank adapters, with peft (extra ``peft``).
 
-    Saved and exported is the plain model, with the adapters merged.
+    The plain model with merged adapters is saved and exported.
 
     Args:
         model: The model.
@@ -87,7 +87,7 @@ def lora(model: nn.Module, **config: Any) -> nn.Module:
 
 
 MODEL_TRANSFORMS: Mapping[str, ModelTransform] = {"keep_layers": keep_layers, "lora": lora, "prune": prune}
-"""The transforms that have a name."""
+"""The transforms by name."""
 
 
 def find_transform(function: ModelTransform | str) -> tuple[str, ModelTransform]:
@@ -116,7 +116,7 @@ def transform_model(
         model: The model; it may be changed.
         function: A function, or one of `MODEL_TRANSFORMS`.
         arguments: Its keyword arguments: JSON values, as they are saved with the model.
-        origin: What the unchanged model is, for its ``config.json``.
+        origin: The description of the unchanged model, for its ``config.json``.
 
     Raises:
         LimbeckError: If the function does not return a module, or an argument is no JSON value.
@@ -138,20 +138,20 @@ def transform_model(
 
 
 def transforms_of(model: nn.Module) -> tuple[dict[str, Any], list[dict[str, Any]]] | None:
-    """What a model was before it was transformed, and how it was; None for a model that was not."""
+    """The record of a model's origin and changes; None for a model without changes."""
     return _RECORDS.get(model)
 
 
 def replay_transforms(
     model: nn.Module, config: Mapping[str, Any], functions: Sequence[ModelTransform] = (), *, source: str = "The model"
 ) -> nn.Module:
-    """Transform a newly built model as a saved one was.
+    """Apply the changes of a saved model to a newly built one.
 
     Args:
-        model: The model as it was before.
+        model: The model before the changes.
         config: The entry ``model`` of its ``config.json``.
-        functions: Functions of your own that are among them. Code that a file names is never imported.
-        source: What the model is, for messages.
+        functions: Your own functions among the changes. Code that a file names is never imported.
+        source: The model's name, for messages.
 
     Raises:
         LimbeckError: If a function of your own is needed and not given.

@@ -23,7 +23,7 @@ class ModelSpec(NamedTuple):
 
     Attributes:
         name: One of `reference_names()`.
-        arguments: What `build` was called with.
+        arguments: The arguments of `build`.
     """
 
     name: str
@@ -348,7 +348,7 @@ class ResNet(nn.Module):
         if depth not in DEPTHS:
             depths = ", ".join(map(str, DEPTHS))
             raise ArgumentError(f"A residual network has one of the depths {depths}; got {depth!r}.", argument="depth")
-        # The last stage alone: the other two are about a third of it.
+        # Only the last stage: the other two have about a third of its weights.
         _check_memory(f"resnet{depth}", 9 * ((depth - 2) // 3) * (4 * width) ** 2 + width * (channels + 4 * classes))
         self.spec = ModelSpec(f"resnet{depth}", {"channels": channels, "classes": classes, "width": width})
         blocks = (depth - 2) // 6

@@ -207,6 +207,6 @@ class _Resettable(Protocol):
 
 
 def _reset(module: nn.Module) -> Callable[[], None] | None:
-    if isinstance(module, (nn.MultiheadAttention, nn.Transformer)):  # these spell it with an underscore
+    if isinstance(module, (nn.MultiheadAttention, nn.Transformer)):  # their method is named `_reset_parameters`
         return module._reset_parameters
     return module.reset_parameters if isinstance(module, _Resettable) else None

@@ -26,7 +26,7 @@ def module_name(file: Path) -> str:
 
 
 def plain_name(name: str) -> str:
-    """A dotted name for users: a file of theirs has its own name, wherever it is.
+    """A dotted name for messages; a user's file has its own name, independent of its folder.
 
     Example:
         >>> plain_name(module_name(Path("folder/my.py")) + ".Net")
@@ -42,7 +42,7 @@ class NoModuleError(LimbeckError):
     """A user's function did not return a module.
 
     Attributes:
-        result: What it returned.
+        result: The returned value.
     """
 
     def __init__(self, message: str, *, result: Any) -> None:
@@ -76,12 +76,12 @@ class UserFile(NamedTuple):
         return None
 
     def open(self, *, input_shape: tuple[int, ...] | None, classes: int | None, arguments: dict[str, Any]) -> nn.Module:
-        """Run the file, call the function, and load the weights where some are named.
+        """Run the file, call the function, and load the weights if the name has some.
 
         Args:
-            input_shape: Shape of one example; passed on where known, if the function has an argument of that name.
-            classes: How many classes; passed on likewise.
-            arguments: Passed on, all of them.
+            input_shape: Shape of one example; passed to the function if known and if it has an argument of that name.
+            classes: Number of classes; passed in the same way.
+            arguments: Further arguments of the function.
 
         Raises:
             LimbeckError: If the file or function is missing, the file fails, an argument does not fit, or the function
@@ -164,8 +164,9 @@ _FOLDERS: list[str] = []
 def _let_import_neighbors(file: Path) -> None:
     """Let a file import the modules in its folder, as when Python runs it directly.
 
-    The folder comes last in ``sys.path``, so that no neighbor hides an installed module, and it stays there, because a
-    function may import a module when it is called. A neighbor of the same name that was imported from another folder is
+    The folder comes last in ``sys.path``, so that no file in it hides an installed module, and it stays there, because
+    a
+    function may import a module when it is called. A module of the same name from another such folder is
     removed from ``sys.modules``; the file that imported it keeps its reference.
     """
     folder = str(file.resolve().parent)

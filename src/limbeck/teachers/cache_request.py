@@ -1,4 +1,4 @@
-"""What a stage needs from a cache: addresses, layouts and keys; the output layer that is stored in place of logits."""
+"""The request of a stage to a cache: addresses, layouts, keys, and the output layer stored in place of logits."""
 
 from __future__ import annotations
 
@@ -37,9 +37,10 @@ def batch_keys(batch: Batch) -> Keys:
 
 
 def stored_positions(batch: Batch) -> Tensor | None:
-    """Which positions of each example are stored, ``bool [batch, positions]``.
+    """The positions of each example that are stored, ``bool [batch, positions]``.
 
-    These are the positions that the mask keeps. An example without any stores its first position. The result does not
+    These are the positions where the mask is true. An example without any stores its first position. The result does
+    not
     depend on the side of the padding or on the length of the other texts in the batch.
     """
     if batch.mask is None or batch.mask.ndim < 2:
@@ -54,7 +55,7 @@ def stored_positions(batch: Batch) -> Tensor | None:
 
 
 def count_positions(batch: Batch) -> Tensor | None:
-    """How many positions of each example are stored."""
+    """The number of stored positions of each example."""
     counted = stored_positions(batch)
     return None if counted is None else counted.sum(1)
 
@@ -63,12 +64,13 @@ _FEATURES = "float16"
 
 
 class CacheRequest(NamedTuple):
-    """What a stage needs from a cache.
+    """The request of a stage to a cache.
 
     Attributes:
         requires: The addresses that the stage reads.
         extra: Further addresses that a new cache stores, for other stages.
-        origin: What the outputs must belong to. Its precision and encodings are set at the first batch.
+        origin: The teacher, data and preprocessing of the outputs. Its precision and encodings are set at the first
+            batch.
         encoding: How logits are stored.
         classes: The dimension of the logits that holds the classes.
         head: The layer whose inputs are stored in place of the logits.

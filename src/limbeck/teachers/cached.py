@@ -105,7 +105,7 @@ class CachedTeacher(TeacherWrapper):
 
     @property
     def capabilities(self) -> TeacherCapabilities:
-        """Those of the teacher; with some encodings only a part of the logits is stored."""
+        """The teacher's, except that some encodings store only a part of the logits."""
         return super().capabilities._replace(partial=self.encoding["name"] in _OPEN, gradients=False)
 
     def open(self, context: TeacherContext) -> TeacherSession:
@@ -162,7 +162,7 @@ class CachedTeacher(TeacherWrapper):
     def _check_provenance(
         self, location: Location, inner: Teacher | None, loader: Stream, preprocess: Preprocess
     ) -> tuple[TeacherProvenance, dict[str, Any] | None]:
-        """What the outputs belong to, and the teacher's description; raises if the cache has something else."""
+        """The origin of the outputs, and the teacher's description; raises if the cache has another origin."""
         if loader.depends_on_model:
             raise LimbeckError(
                 f"The batches of a {type(loader).__name__} depend on a model that learns, so the teacher's outputs for "

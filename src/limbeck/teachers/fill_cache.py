@@ -54,7 +54,7 @@ def fill_cache(
 ) -> Iterator[int]:
     """Compute and store the outputs that a cache lacks, for `views` views of every example.
 
-    It can be stopped at any time: the next call goes on after the outputs that are on disk. Damaged outputs are
+    It can be stopped at any time; the next call continues after the outputs on disk. Damaged outputs are
     dropped with a warning and computed again. A warning says so if the teacher is no better than chance on the first
     thousand labeled examples.
 
@@ -85,7 +85,7 @@ def fill_cache(
 
 
 class CacheVerification(NamedTuple):
-    """How far stored outputs are from outputs that were computed again.
+    """The difference between stored outputs and outputs that were computed again.
 
     Attributes:
         answers: The number of outputs that were compared.

@@ -1,4 +1,4 @@
-"""`ModelTeacher`: a model in memory as a teacher. `TeacherRef`: a model of the run. `as_teacher`: what users pass."""
+"""`ModelTeacher`, a model in memory; `TeacherRef`, a model of the run; `as_teacher`, the conversion of arguments."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ class ModelTeacher(Teacher):
 
 @final
 class TeacherRef(Teacher):
-    """A model of the run, by name: one that an earlier stage made, or a peer that learns at the same time.
+    """A model of the run, by name: one that an earlier stage created, or a peer that learns at the same time.
 
     Args:
         name: The model's name in the run.

@@ -1,4 +1,4 @@
-"""`Teacher`, `TeacherContext` and `TeacherSession`: how a stage gets the outputs that a student learns from."""
+"""`Teacher`, `TeacherContext` and `TeacherSession`: the source of the outputs that a student learns from."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ class Fingerprinted(Protocol):
 class Stream(Protocol):
     """What a teacher needs to know about a loader; every `limbeck.data.Loader` is one.
 
-    A class that inherits from it gets the values of a loader about which nothing else is known.
+    A subclass gets the values of a loader without known properties as defaults.
     """
 
     @property
@@ -118,7 +118,7 @@ class Stream(Protocol):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class TeacherContext:
-    """What a stage opens a teacher for.
+    """The settings with which a stage opens a teacher.
 
     Attributes:
         requires: The addresses that the losses read from the teacher.
@@ -142,7 +142,7 @@ class TeacherContext:
 
 
 class TeacherCapabilities(NamedTuple):
-    """What a teacher declares about its outputs.
+    """The properties of a teacher's outputs.
 
     Attributes:
         deterministic: Whether an example always has the same outputs, whatever the batch. Only then can they be cached.
@@ -165,7 +165,7 @@ class TeacherSession(AbstractContextManager["TeacherSession"], ABC):
     """A teacher that is open for one stage: a context manager, and within it a function from a batch to outputs.
 
     Hooks and modes begin with the ``with`` block and end with it. Weights, buffers and random generators are never
-    changed, except that a teacher which declares so changes in `after_step`.
+    changed, except in `after_step` of a teacher that declares `changes`.
     """
 
     @property
@@ -191,7 +191,7 @@ class TeacherSession(AbstractContextManager["TeacherSession"], ABC):
         return future
 
     def __exit__(self, *_: object) -> None:
-        """End it; does nothing by default."""
+        """End the session; does nothing by default."""
 
     def after_step(self) -> None:
         """Update the teacher after a step of the student; does nothing for a frozen one."""
@@ -248,7 +248,7 @@ class Teacher(ABC):
 
     @property
     def capabilities(self) -> TeacherCapabilities:
-        """What it declares about its outputs."""
+        """The properties of its outputs."""
         return TeacherCapabilities()
 
     @abstractmethod
@@ -256,7 +256,7 @@ class Teacher(ABC):
         """Check that the teacher has what a stage needs, and return a session for it, not entered yet.
 
         Args:
-            context: What it is opened for.
+            context: The settings of the stage.
 
         Raises:
             MissingOutputError: If it lacks an address; the nearest one that it has is named.
@@ -285,7 +285,7 @@ def get_function_name(function: Callable[..., Any] | None) -> str | None:
     """The name of a function in a record: its module and name; for a callable object, those of its class.
 
     A function in a user's file gets the file's name, wherever the file is. Two closures or partials with the same name
-    are not told apart.
+    get the same text.
 
     Example:
         >>> get_function_name(get_function_name)
@@ -300,7 +300,7 @@ def get_function_name(function: Callable[..., Any] | None) -> str | None:
 
 @runtime_checkable
 class HasValues(Protocol):
-    """Preprocessing that is known by its values, as `limbeck.data.NormalizeImages` is."""
+    """Preprocessing that is identified by its values, such as `limbeck.data.NormalizeImages`."""
 
     def to_dict(self) -> dict[str, Any]:
         """The values."""
@@ -308,7 +308,7 @@ class HasValues(Protocol):
 
 
 def describe_preprocess(preprocess: Preprocess | None) -> str | None:
-    """The text by which a record tells preprocessing functions apart: their values where they have any, or a name."""
+    """The text that identifies a preprocessing function in a record: its values if it has any, or its name."""
     if isinstance(preprocess, SharedInputs):
         preprocess = preprocess.function
     if preprocess is read_inputs:
@@ -322,7 +322,7 @@ def describe_preprocess(preprocess: Preprocess | None) -> str | None:
 
 @runtime_checkable
 class HasAdaptors(Protocol):
-    """The models of a run, which know how the output of each is read."""
+    """The models of a run, with the adaptor for each one's output."""
 
     def adaptor(self, name: str) -> Adaptor | None:
         """The adaptor of the model of this name."""

@@ -41,7 +41,7 @@ class TeacherWrapper(Teacher):
 
     @property
     def capabilities(self) -> TeacherCapabilities:
-        """What all of them can do together."""
+        """The properties of the combined outputs."""
         every = [teacher.capabilities for teacher in self.teachers]
         return TeacherCapabilities(
             deterministic=all(one.deterministic for one in every),
@@ -102,7 +102,7 @@ class WrapperSession(TeacherSession):
 
     @property
     def ahead(self) -> int:
-        """The least of the sessions."""
+        """The minimum over the sessions."""
         return min((session.ahead for session in self.sessions), default=0)
 
     def __enter__(self) -> WrapperSession:
@@ -189,7 +189,7 @@ class ShuffledTeacher(TeacherWrapper):
 
     @property
     def capabilities(self) -> TeacherCapabilities:
-        """Those of the teacher, but not deterministic: the outputs of an example depend on its batch."""
+        """The teacher's, but not deterministic: the outputs of an example depend on its batch."""
         return super().capabilities._replace(deterministic=False)
 
     def open(self, context: TeacherContext) -> TeacherSession:
