@@ -162,6 +162,18 @@ def test_transforms_that_cannot_be():
         TransformModel("student", lambda model: 3).apply(network())
 
 
+@pytest.mark.parametrize(("function", "arguments", "wrong"), [("prune", {"amunt": 0.5}, "amunt"), (widen, {}, "width")])
+def test_arguments_that_a_transform_does_not_take_are_refused_when_it_is_written(function, arguments, wrong):
+    with pytest.raises(ArgumentError) as caught:
+        TransformModel("student", function, **arguments)
+    assert caught.value.argument == wrong
+
+
+def test_a_transform_of_a_model_that_there_is_not_is_refused_before_the_first_step():
+    with pytest.raises(UnknownNameError, match="'student'"):
+        distill(small(), stage() >> TransformModel("studnt", "prune", amount=0.5), make_loader())
+
+
 def test_the_module_of_a_teacher():
     teacher = network()
     assert teacher_module(teacher, {}) is teacher

@@ -12,7 +12,7 @@ from engine.stories import SGD, hint, make_loader, network, weights
 from limbeck.batch import Progress
 from limbeck.engine import distill, open_stage
 from limbeck.errors import ArgumentError, UnknownNameError
-from limbeck.functional import cross_entropy, kernel, kl_divergence
+from limbeck.functional import cross_entropy, kernel, kl_divergence, label_smoothing
 from limbeck.losses import Loss
 from limbeck.recipe import Optimizer, Stage
 
@@ -156,6 +156,29 @@ def test_every_is_resumed_exactly(tmp_path):
             break
     resumed = start(tmp_path / "part", resume=True).finish()
     assert torch.equal(weights(*whole.models.values()), weights(*resumed.models.values()))
+
+
+def test_two_stages_of_one_model_have_terms_of_their_own_also_after_a_resume(tmp_path):
+    def start(out, **options):
+        first = Stage(Loss(cross_entropy), only="0", every=2, steps=4)
+        recipe = first & Stage(Loss(label_smoothing, smoothing=0.5), times=2) & Stage(Loss(cross_entropy))
+        return distill(network(), recipe, make_loader(), out=out, log_every=1, checkpoint_seconds=0.0, **options)
+
+    whole = start(tmp_path / "whole").finish().history
+    second, third = "student#2/label_smoothing", "student#3/cross_entropy"
+    assert set(whole[0].terms) == {"student/cross_entropy", second, third}
+    assert sum(whole[0].terms.values()) == pytest.approx(whole[0].loss)
+    assert set(whole[1].terms) == {second, third}
+    for _ in start(tmp_path / "part"):
+        break
+    resumed = start(tmp_path / "part", resume=True).finish().history
+    assert [report[:9] for report in resumed] == [report[:9] for report in whole[1:]]
+
+
+def test_a_stage_with_nothing_to_learn_is_refused():
+    with pytest.raises(ArgumentError) as caught:
+        Stage(Loss(cross_entropy), only=())
+    assert caught.value.argument == "only"
 
 
 @pytest.mark.parametrize("value", [0, -1, True])

@@ -6,7 +6,7 @@ import pytest
 import torch
 from jaxtyping import TypeCheckError
 
-from limbeck.errors import LimbeckError
+from limbeck.errors import ArgumentError, LimbeckError, UnknownNameError
 from limbeck.functional import (
     cross_entropy,
     gkd_jensen_shannon,
@@ -262,3 +262,24 @@ def test_shapes_that_do_not_match_are_refused(inputs, wrong):
 def test_hidden_states_of_another_width_are_refused():
     with pytest.raises(LimbeckError):
         HiddenLogits(torch.zeros(3, 4), make_layer())
+
+
+@pytest.mark.parametrize("chunk", [0, -1, 1.5, True])
+def test_chunk_is_a_number_of_tokens(chunk):
+    with pytest.raises((ArgumentError, TypeCheckError)):
+        fused_linear_losses(torch.randn(4, WIDTH), make_layer(dtype=torch.float32), {}, chunk=chunk)
+
+
+@pytest.mark.parametrize("reduce", [torch.Tensor.sum, lambda logits: logits, lambda logits: logits.sum(1, True)])
+def test_a_loss_that_returns_no_value_for_each_row_is_refused(reduce):
+    losses = {"wrong": lambda logits, rows: reduce(logits)}
+    with pytest.raises(LimbeckError, match="each row"):
+        fused_linear_losses(torch.randn(4, WIDTH), make_layer(dtype=torch.float32), losses)
+
+
+def test_arguments_that_would_have_no_effect_or_give_nan_are_refused():
+    hidden, losses = torch.randn(4, WIDTH), {"sum": lambda logits, rows: logits.sum(1)}
+    with pytest.raises(UnknownNameError, match="'sum'"):
+        fused_linear_losses(hidden, make_layer(dtype=torch.float32), losses, weights={"summ": 2.0})
+    with pytest.raises(LimbeckError, match="softcap"):
+        fused_linear_losses(hidden, make_layer(dtype=torch.float32, softcap=0.0), losses)

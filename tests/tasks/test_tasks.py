@@ -182,6 +182,10 @@ def test_a_score_knows_its_direction():
         (Regression(), {"targets": torch.tensor([[3.0], [3.0]])}, "constant"),
         (Regression(), {}, "targets"),
         (MultiLabel(), {"targets": torch.zeros(2, 3, dtype=torch.int64)}, "0"),
+        (MultiLabel(), {"targets": torch.tensor([[0.0, 1.0], [torch.inf, 0.0]])}, "row 1 .* inf"),
+        (Regression(), {"targets": torch.tensor([[3.0], [torch.inf]])}, "Row 1"),
+        (Regression(), {"targets": torch.tensor([[1e300], [3.0]], dtype=torch.float64)}, "Row 0"),
+        (Regression(), {"targets": torch.zeros(2, 0)}, r"\[2, 0\]"),
     ],
 )
 def test_targets_that_do_not_fit_are_refused(task, data, value):
@@ -194,6 +198,28 @@ def test_masks_of_another_shape_are_refused():
         Segmentation().fit(ArrayDataset(torch.zeros(2, 1), torch.tensor([0, 1])))
     with pytest.raises(DataError, match="Label 5"):
         Segmentation(2).check(ArrayDataset(torch.zeros(1, 1), torch.tensor([[[5]]])), "test")
+
+
+def test_masks_and_predictions_that_do_not_fit_are_refused_when_they_are_scored():
+    task, images = Segmentation(2), torch.zeros(1, 2, 3, 3)
+    masks, small = torch.zeros(1, 3, 3, dtype=torch.uint8), torch.zeros(1, 2, 3, dtype=torch.uint8)
+    with pytest.raises(DataError, match="Label 5"):
+        task.evaluate(nn.Identity(), [Batch(images, labels=torch.full((1, 3, 3), 5))])
+    with pytest.raises(DataError, match=r"teacher.*\[1, 2, 3\]"):
+        task.evaluate(nn.Identity(), [Batch(images, labels=masks.long())], teacher=small)
+    with pytest.raises(DataError, match=r"\[1, 2, 3\]"):
+        task.measure(masks, small)
+    with pytest.raises(DataError, match=r"teacher.*\[1, 2, 3\]"):
+        task.measure(masks, masks, small)
+    with pytest.raises(DataError, match=r"\[1, 2, 3\]"):
+        task.scores(masks, small)
+
+
+def test_a_single_target_of_a_regression_may_have_no_column():
+    task, inputs, y = Regression(mean=(0.0,), std=(1.0,)), random(6, 1), random(6, seed=1)
+    flat, column = (task.evaluate(nn.Identity(), [Batch(inputs, extra={"targets": t})]) for t in (y, y.unsqueeze(1)))
+    assert flat.measures == column.measures
+    assert flat.measures["mse"] == pytest.approx(float((inputs[:, 0] - y).square().mean()))
 
 
 def test_what_a_task_does_not_have_has_a_reason():

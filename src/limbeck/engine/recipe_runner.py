@@ -33,6 +33,8 @@ from limbeck.recipe.optimizer import short_name
 from limbeck.tap import Tapped
 from limbeck.teachers import TeacherContext
 
+_MORE_MODELS = "A recipe may make more: Recipe(..., makes={name: function})."
+
 
 @runtime_checkable
 class HasAdaptor(Protocol):
@@ -318,6 +320,9 @@ def preflight_check(course: RecipeRunner, models: RunModels, loader: Loader, set
         LimbeckError: If a teacher has no answers for the data of its stage.
     """
     course.check_makers()
+    for name in sorted(course.transformed_models - set(models)):
+        if not course.open_ended:
+            raise unknown_name_error("model", name, models, then=_MORE_MODELS)
     for _, part in course.known_parts():
         if isinstance(part, ParallelStages):
             groups = [[stage] for branch in part.branches for stage in branch.stages()]
@@ -337,9 +342,7 @@ def _check(
         named = {stage.trains} | (stage.teacher.names if stage.teacher is not None else set())
         for name in sorted(named - set(models)):
             if not course.open_ended:
-                raise unknown_name_error(
-                    "model", name, models, then="A recipe may make more: Recipe(..., makes={name: function})."
-                )
+                raise unknown_name_error("model", name, models, then=_MORE_MODELS)
         if len(stages) == 1 and stage.every > 1:
             raise ArgumentError(f"every={stage.every} belongs to a stage joined to another by &.", argument="every")
         if stage.trains in models.existing and stage.trains not in course.transformed_models:

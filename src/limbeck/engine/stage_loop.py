@@ -74,6 +74,7 @@ class StageLoop:
         options: dict[str, Any] = {"loader": self.loader, "batch": first, "single": single}
         options |= {"setting": setting, "fabric": fabric, "group": [stage.trains for stage in stages]}
         self.learners = [StageTrainer(stage, models, **options) for stage in stages]
+        self._prefixes = _name_learners(stages)
 
     def __call__(
         self, checkpoint: Callable[[bool], None], state: Mapping[str, Any] | None, heads: Heads
@@ -195,15 +196,13 @@ class StageLoop:
         return 0 if length * self._setting.accumulate < len(self.loader) else examples % size
 
     def _report(self, seconds: float) -> StepReport:
-        many = len(self.learners) > 1
         terms: dict[str, float] = {}
         norms: dict[str, float] = {}
         parameter_norms: dict[str, float] = {}
         loss, examples = 0.0, 0.0
         # A rank's loss is scaled up by the number of ranks, because strategies average gradients over them.
         world = self._fabric.world_size
-        for trainer in self.learners:
-            prefix = f"{trainer.stage.trains}/" if many else ""
+        for prefix, trainer in zip(self._prefixes, self.learners, strict=True):
             tally = trainer.tally
             sums = self._summed([tally.loss if tally.loss is not None else torch.zeros(()), *tally.totals.values()])
             counts = self._summed(
@@ -278,6 +277,15 @@ class StageLoop:
                 f"The checkpoint is of another recipe than this one, in stage {self._name!r}: "
                 f"{first_line(error)} Resume with the recipe and the models that the run began with."
             ) from error
+
+
+def _name_learners(stages: Sequence[Stage]) -> list[str]:
+    """What stands before the terms of each stage in reports: its model, and a number if another stage trains it."""
+    if len(stages) == 1:
+        return [""]
+    models = [stage.trains for stage in stages]
+    before = [models[:place].count(model) for place, model in enumerate(models)]
+    return [f"{model}#{n + 1}/" if n else f"{model}/" for model, n in zip(models, before, strict=True)]
 
 
 @contextmanager

@@ -97,8 +97,7 @@ class StageTrainer(AbstractContextManager["StageTrainer"]):
         self.lr = 0.0
         self._models = RunModels.of(models, setting.adaptor)
         self._setting, self._fabric = setting, fabric
-        self._loader = loader
-        self._single = single
+        self._loader, self._single = loader, single
         self._plan = stage.optimizer or setting.optimizer
         self.preprocess = SharedInputs(stage.preprocess or setting.preprocess)
         # Before any stage of a group is open: a teacher that copies a model must not copy its hooks.
@@ -377,6 +376,7 @@ class StageTrainer(AbstractContextManager["StageTrainer"]):
             self.objective.load_state_dict(state["heads"])
             _check_options(self.optimizer.param_groups, state["optimizer"]["param_groups"])
             self.optimizer.load_state_dict(to_device(state["optimizer"], self._fabric.device))
+        self.lr = self.optimizer.param_groups[0]["lr"]  # with every=, a report may come before its next step
         self.tally.load_state_dict(to_device(state["tally"], self._fabric.device))
         if self.session is not None and state["teacher"]:
             self.session.load_state_dict(state["teacher"])

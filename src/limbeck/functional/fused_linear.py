@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from limbeck.errors import LimbeckError
+from limbeck.errors import ArgumentError, LimbeckError, unknown_name_error
 from limbeck.functional.blockwise import AT_ONCE
 from limbeck.functional.output_layer import HiddenLogits, OutputLayer
 
@@ -91,7 +91,8 @@ def fused_linear_losses(
         A `FusedLoss` for each loss.
 
     Raises:
-        LimbeckError: If shapes do not match.
+        ArgumentError: If `chunk` is below 1, or `weights` names a loss that there is not.
+        LimbeckError: If shapes do not match, or a loss does not return one value for each row.
 
     Example:
         >>> from limbeck.functional import cross_entropy
@@ -103,6 +104,7 @@ def fused_linear_losses(
     Source: the gradient in the forward pass as in Hsu et al., Liger Kernel: Efficient Triton Kernels for LLM Training,
         2024, arXiv:2410.10989; here with closed-form gradients of each divergence, block by block in the CPU's caches.
     """
+    _check_arguments(losses, weights or {}, chunk)
     _check_shapes(hidden, layer, teacher, labels, keep, token_weights)
     width = hidden.shape[-1]
     tokens = _Tokens(
@@ -259,6 +261,12 @@ def _values_and_slopes(logits: Tensor, teacher: Any, work: _Work, rows: slice, v
             learns = slopes and factor != 0
             with torch.set_grad_enabled(learns):
                 value = loss(block, given)
+            # A mean or a sum would depend on how many rows are computed at a time.
+            if value.shape != (len(block),):
+                raise LimbeckError(
+                    f"A loss of {len(block)} rows returned the shape {list(value.shape)}; it returns one value for "
+                    "each row, without a mean or a sum over them."
+                )
             values[i, at] = value.detach()
             if learns and value.requires_grad:
                 outputs.append(value)
@@ -325,6 +333,14 @@ def _slices(size: int, step: int) -> Iterator[slice]:
     return (slice(start, min(start + step, size)) for start in range(0, size, step))
 
 
+def _check_arguments(losses: Mapping[str, RowLoss], weights: Mapping[str, float], chunk: int) -> None:
+    if isinstance(chunk, bool) or not isinstance(chunk, int) or chunk < 1:
+        raise ArgumentError(f"chunk is a number of tokens, at least 1; got {chunk!r}.", argument="chunk")
+    for name in weights:
+        if name not in losses:
+            raise unknown_name_error("loss", name, losses, argument="weights")
+
+
 def _check_shapes(
     hidden: Tensor,
     layer: OutputLayer,
@@ -336,6 +352,8 @@ def _check_shapes(
     leading, (vocabulary, width) = hidden.shape[:-1], layer.weight.shape
     if hidden.shape[-1] != width:
         raise LimbeckError(f"The hidden states have {hidden.shape[-1]} values, and the output layer takes {width}.")
+    if layer.softcap is not None and not layer.softcap > 0:
+        raise LimbeckError(f"softcap is the bound of the logits, above 0, or None; got {layer.softcap}.")
     if layer.bias is not None and layer.bias.shape != (vocabulary,):
         raise LimbeckError(f"The bias has shape {list(layer.bias.shape)}, and the layer has {vocabulary} outputs.")
     for name, part in (("labels", labels), ("keep", keep), ("token_weights", token_weights)):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from abc import ABC
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -103,6 +104,8 @@ class Stage(Part):
             _check_count(unit, getattr(self, unit))
         if self.only is not None:
             object.__setattr__(self, "only", (self.only,) if isinstance(self.only, str) else tuple(self.only))
+            if not self.only:
+                raise ArgumentError("only=() leaves nothing to learn; name a module of the model.", argument="only")
         if self.teacher is None and self.objective.requires.teacher:
             addresses = ", ".join(sorted(self.objective.requires.teacher))
             raise LimbeckError(
@@ -197,6 +200,7 @@ class TransformModel(Part):
 
     Raises:
         UnknownNameError: If there is no transform of that name.
+        ArgumentError: If the function does not take these arguments.
 
     Example:
         >>> TransformModel("student", "prune", amount=0.5).describe()
@@ -210,6 +214,7 @@ class TransformModel(Part):
     def __init__(self, model: str, function: ModelTransform | str, **arguments: Any) -> None:
         own = UserFile.parse(function) if isinstance(function, str) else None
         call = own.load() if own is not None else find_transform(function)[1]
+        _check_takes(call, arguments)
         object.__setattr__(self, "model", model)
         object.__setattr__(self, "function", call)
         object.__setattr__(self, "arguments", arguments)
@@ -222,6 +227,23 @@ class TransformModel(Part):
         """Its entry in a report."""
         name, _ = find_transform(self.function)
         return {"transform": name, "model": self.model, "arguments": dict(self.arguments)}
+
+
+def _check_takes(function: Transform, arguments: Mapping[str, Any]) -> None:
+    """Check that a transform takes these arguments, before anything is trained."""
+    try:
+        takes = inspect.signature(function)
+    except ValueError:  # of a function in C
+        return
+    try:
+        takes.bind(None, **arguments)
+    except TypeError as error:
+        names = [name for name in list(takes.parameters)[1:] if name not in arguments]
+        wrong = next((name for name in arguments if name not in takes.parameters), names[0] if names else "")
+        raise ArgumentError(
+            f"{short_name(function)}() takes {', '.join(list(takes.parameters)[1:]) or 'no arguments'}: {error}.",
+            argument=wrong,
+        ) from error
 
 
 @dataclass(frozen=True, init=False)

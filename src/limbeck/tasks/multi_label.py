@@ -135,7 +135,7 @@ def _targets_of(examples: Dataset, part: str) -> Tensor:
         raise DataError(f"Targets of several labels have the shape [examples, labels]; got {list(targets.shape)}.")
     targets = targets.cpu()
     if targets.is_floating_point():
-        whole = targets.isnan() | (targets == targets.round())
+        whole = targets.isnan() | ((targets == targets.round()) & ~targets.isinf())
         if not bool(whole.all()):
             row, column = (~whole).nonzero()[0].tolist()
             raise DataError(

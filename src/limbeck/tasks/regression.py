@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Shaped
 from torch import Tensor, nn
 
+from limbeck.batch import Batch
 from limbeck.data import Dataset
 from limbeck.errors import DataError, LimbeckError
 from limbeck.functional import squared_error, target_squared_error
@@ -87,6 +88,9 @@ class Regression(Task):
         mean, std = [], []
         for i, column in enumerate(targets.unbind(1)):
             known = column[~column.isnan()]
+            # Sums in float64 of values that float32 holds are finite, so this is the only way to an infinite mean.
+            if bool(known.isinf().any()):
+                raise _infinite_target_error(targets, "training")
             if len(known) < 2 or float(known.std()) == 0.0:
                 what = "is constant" if len(known) else "has no values"
                 raise DataError(f"Target column {names[i] if names else i} of the training data {what}.")
@@ -100,8 +104,7 @@ class Regression(Task):
         if targets.shape[1] != self.outputs:
             raise DataError(f"The {part} data have {targets.shape[1]} targets a row, the training data {self.outputs}.")
         if bool(targets.isinf().any()):
-            row = int(targets.isinf().any(1).nonzero()[0])
-            raise DataError(f"Row {row} of the {part} data has an infinite target; unknown targets are NaN.")
+            raise _infinite_target_error(targets, part)
         return int((~targets.isnan()).any(1).sum())
 
     def stored_targets(self, examples: Dataset) -> Tensor:
@@ -127,6 +130,11 @@ class Regression(Task):
         if self.mean:
             outputs = outputs * torch.tensor(self.std).double() + torch.tensor(self.mean).double()
         return outputs.float()
+
+    def in_batch(self, batch: Batch) -> Tensor | None:
+        """The targets of a batch, with a column for a single target; None if it has none."""
+        targets = super().in_batch(batch)
+        return targets.unsqueeze(1) if targets is not None and targets.ndim == 1 else targets
 
     def without_scale(self) -> Regression:
         """The task for a model that `with_scale` has changed: its outputs are in the unit of the targets."""
@@ -163,6 +171,14 @@ class Regression(Task):
         return np.asarray(torch.stack(parts).mean(0).numpy()) if parts else np.empty(0)
 
 
+def _infinite_target_error(targets: Tensor, part: str) -> DataError:
+    row = int(targets.isinf().any(1).nonzero()[0])
+    return DataError(
+        f"Row {row} of the {part} data has an infinite target, or one above {torch.finfo(torch.float32).max:.2g}; "
+        "unknown targets are NaN."
+    )
+
+
 class _Rescaled(nn.Module):
     def __init__(self, model: nn.Module, mean: Tensor, std: Tensor) -> None:
         super().__init__()
@@ -182,6 +198,6 @@ def _targets_of(examples: Dataset, part: str) -> Tensor:
         raise DataError(f"The {part} data have no targets: regression needs a number for each example.")
     targets = targets.cpu()
     targets = targets.unsqueeze(1) if targets.ndim == 1 else targets
-    if targets.ndim != 2:
+    if targets.ndim != 2 or not targets.shape[1]:
         raise DataError(f"Targets of regression have the shape [examples, columns]; got {list(targets.shape)}.")
     return targets.float()

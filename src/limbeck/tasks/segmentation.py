@@ -112,6 +112,9 @@ class Segmentation(Task):
     def measure(self, outputs: Tensor, targets: Tensor | None, teacher: Tensor | None = None) -> dict[str, float]:
         """Compute mean IoU and pixel accuracy, and the agreement with the teacher, from predicted classes."""
         counts = None
+        for name, other in (("Masks", targets), ("The teacher's predictions", teacher)):
+            if other is not None:
+                _check_shape(name, other, outputs)
         if targets is not None:
             counts = count_pixels(outputs, targets, self.outputs, ignored=_IGNORED_BYTE)
         same = None if teacher is None else (int((outputs == teacher).sum()), outputs.numel())
@@ -119,6 +122,7 @@ class Segmentation(Task):
 
     def scores(self, outputs: Tensor, targets: Tensor) -> Shaped[np.ndarray, " examples"]:
         """The linearized mean IoU of each image with a labeled pixel."""
+        _check_shape("Masks", targets, outputs)
         return _scores(count_pixels(outputs, targets, self.outputs, ignored=_IGNORED_BYTE))
 
     def example_outputs(self, targets: Tensor) -> Tensor:
@@ -146,12 +150,14 @@ class _PixelEvaluation(EvaluationState):
         start = sum(map(len, self._outputs))
         self._outputs.append(predicted)
         if self._teacher is not None:
-            self._same += int((predicted == self._teacher[start : start + len(predicted)]).sum())
+            teacher = self._teacher[start : start + len(predicted)]
+            _check_shape("The teacher's predictions", teacher, predicted)
+            self._same += int((predicted == teacher).sum())
         if batch.labels is None:
             return
         labels = batch.labels.cpu()
-        if labels.shape != predicted.shape:
-            raise DataError(f"Masks have the shape {list(labels.shape)}, predictions {list(predicted.shape)}.")
+        _check_shape("Masks", labels, predicted)
+        check_class_labels(labels, "given", logits.shape[1])
         if batch.mask is not None:
             labels = labels.masked_fill(~batch.mask.cpu().bool(), IGNORED)
         self._counts.append(count_pixels(predicted, _as_bytes(labels), self._task.outputs, ignored=_IGNORED_BYTE))
@@ -181,6 +187,11 @@ def _scores(counts: Int[Tensor, "n 3 classes"]) -> Shaped[np.ndarray, " examples
     labeled = counts[counts[:, 2].sum(1) > 0].double().numpy()
     intersection, union = labeled[:, 0], labeled[:, 1] + labeled[:, 2] - labeled[:, 0]
     return linear_scores(evaluate(PixelCounts(counts), ["miou"])["miou"].value, intersection, union)
+
+
+def _check_shape(name: str, part: Tensor, predicted: Tensor) -> None:
+    if part.shape != predicted.shape:
+        raise DataError(f"{name} have the shape {list(part.shape)}, predictions {list(predicted.shape)}.")
 
 
 def _as_bytes(labels: Int[Tensor, "n height width"]) -> Tensor:
