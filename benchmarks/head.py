@@ -241,7 +241,7 @@ def _time_in_turn(steps: Mapping[str, Callable[[], None]], rounds: int) -> dict[
 
 
 def _measure_errors() -> Iterator[dict[str, Any]]:
-    """The errors of limbeck and of the dense path against float64, for equal and for different student and teacher."""
+    """The errors of limbeck and of the dense path against float64, for close and for unrelated models."""
     shape = HeadShape("errors", 128, 128, 128, 50_257, {"kl": 1.0, "jsd": 1.0})
     for dtype in (torch.float32, torch.bfloat16):
         for near in (None, 0.01):

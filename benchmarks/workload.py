@@ -95,7 +95,7 @@ class Work:
 
     @cached_property
     def examples(self) -> ArrayDataset:
-        """The data as the engine's loader."""
+        """The data as a dataset of limbeck."""
         return ArrayDataset(self.inputs, self.labels)
 
     def make_loader(self) -> ShuffledLoader:

@@ -212,7 +212,7 @@ def test_who_wants_the_tensor_is_told_that_there_is_none(name):
     shown = Outputs.of({"logits": partial(torch.randn(5, 9), name), "layer": torch.zeros(5, 2)})
     assert shown["layer"].shape == (5, 2)
     assert list(shown) == ["layer"]
-    with pytest.raises(MissingOutputError, match=r"a part of its answer alone .*, which only losses can read"):
+    with pytest.raises(MissingOutputError, match=r"gives only a part of its output .*, which only losses can read"):
         shown["logits"]
     with pytest.raises(MissingOutputError, match="No output at 'logit'"):
         shown["logit"]

@@ -20,11 +20,11 @@ class Message:
 
 @dataclass(frozen=True)
 class ImagesDecoded:
-    """Some of the image files have been decoded.
+    """Some of the image files are decoded.
 
     Attributes:
-        done: How many images were decoded so far.
-        total: How many images there are.
+        done: Number of decoded images.
+        total: Number of images.
     """
 
     done: int
@@ -36,7 +36,7 @@ class EnsemblePlanned:
     """Training of an ensemble of teachers begins.
 
     Attributes:
-        members: How many members are trained.
+        members: Number of members to train.
     """
 
     members: int
@@ -47,8 +47,8 @@ class OutputsCached:
     """The teacher's outputs for some of the examples are in the cache.
 
     Attributes:
-        done: How many outputs are cached so far.
-        total: How many outputs there will be.
+        done: Number of cached outputs.
+        total: Number of outputs in total.
     """
 
     done: int
@@ -60,11 +60,11 @@ class StepsTaken:
     """A run has taken some optimizer steps since its last report.
 
     Attributes:
-        run: What is trained: ``teacher``, or ``distilled, seed 0``.
+        run: Name of the run: ``teacher``, or ``distilled, seed 0``.
         part: The position of the running part in the recipe; empty where the recipe has one part.
         title: The name of the stage; empty where the recipe has one part, or for parallel branches.
         step: Optimizer steps so far.
-        steps: Optimizer steps in all.
+        steps: Optimizer steps in total.
         rate: Examples per second.
         terms: The mean of each term of the loss.
     """
@@ -83,7 +83,7 @@ class ArmsPlanned:
     """Training of the arms begins.
 
     Attributes:
-        runs: How many runs there are: arms times seeds.
+        runs: Number of runs: arms times seeds.
     """
 
     runs: int
@@ -111,7 +111,7 @@ class TrialsPlanned:
     """A search begins.
 
     Attributes:
-        trials: How many trials there are for all arms.
+        trials: Number of trials of all arms.
     """
 
     trials: int

@@ -1,4 +1,4 @@
-"""Calls a model with a batch's inputs, and finds the logits in what it returns."""
+"""Calls a model with a batch's inputs, and finds the logits in its output."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from limbeck.batch import LOGITS, Inputs, input_rows
 from limbeck.errors import MissingOutputError
 
 Adaptor = Callable[[Any], Any]
-"""A model's raw output -> its logits, or a dict with ``logits``: the way in for outputs `logits_of` cannot read."""
+"""Function from a model's raw output to logits or a dict with ``logits``, if `logits_of` cannot read the output."""
 
 
 @runtime_checkable
@@ -29,16 +29,16 @@ class _HasVocabulary(Protocol):
 
 
 def unwrap(model: Any) -> Any:
-    """The module that was compiled or distributed; the model itself if it was neither."""
+    """The module inside a compiled or distributed one; the model itself if it is neither."""
     inner = vars(model).get("_modules", {}).get("_orig_mod", model) if isinstance(model, nn.Module) else model
     return inner.module if isinstance(inner, DistributedDataParallel) else inner
 
 
 def find_output_layer(model: nn.Module) -> tuple[str, nn.Module] | None:
-    """The name and the module of the layer that computes a model's logits; None if it cannot be told.
+    """The name and the module of the layer that computes a model's logits; None if unknown.
 
-    A model of transformers says which one it is. Of any other model it is the module named ``logits``, or the last
-    linear layer; `Tapped` checks that the logits are the output of that one.
+    A model of transformers declares it. For any other model it is the module named ``logits``, or the last linear
+    layer; `Tapped` checks that the logits are the output of that one.
     """
     inner = unwrap(model)
     names = {id(module): name for name, module in inner.named_modules()}
@@ -58,18 +58,18 @@ def vocabulary_size(model: nn.Module) -> int | None:
         return None
     try:
         embedding = inner.get_input_embeddings()
-    except NotImplementedError:  # a model of images
+    except NotImplementedError:  # an image model
         return None
     return embedding.num_embeddings if isinstance(embedding, nn.Embedding) else None
 
 
 def call(model: Callable[..., Any], inputs: Inputs) -> Any:
-    """Call a model the way its inputs ask for: ``m(x)``, ``m(*x)`` for a tuple, ``m(**x)`` for a mapping.
+    """Call a model with its inputs: ``m(x)`` for a tensor, ``m(*x)`` for a tuple, ``m(**x)`` for a mapping.
 
-    Floating-point inputs come in the model's own dtype, where all of its parameters have one: a model that was trained
-    in bfloat16 or float64 is asked about float32 examples, too.
+    Floating-point inputs are cast to the dtype of the parameters, if all have the same one, so that float32 examples
+    can be passed to a model in bfloat16 or float64.
     """
-    if isinstance(inputs, Tensor):  # by far the most frequent, and the next question is a slow one
+    if isinstance(inputs, Tensor):  # the most frequent case, and the next check is slow
         return model(_cast(inputs, model))
     if isinstance(inputs, Mapping):
         placed = with_positions(model, inputs)
@@ -80,7 +80,7 @@ def call(model: Callable[..., Any], inputs: Inputs) -> Any:
 
 
 def _cast(value: Any, model: Callable[..., Any]) -> Any:
-    """A floating-point tensor in the one dtype of the model's parameters; anything else as it is."""
+    """A floating-point tensor in the dtype of the model's parameters; anything else unchanged."""
     if not isinstance(value, Tensor) or not value.is_floating_point() or not isinstance(model, nn.Module):
         return value
     first = next(model.parameters(), None)
@@ -91,10 +91,10 @@ def _cast(value: Any, model: Callable[..., Any]) -> Any:
 
 
 def with_positions(model: Callable[..., Any], inputs: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Inputs of texts that are padded on the left, with the place of each token in its own text.
+    """Inputs of left-padded texts with the position of each token in its text.
 
-    A model that counts places itself counts the padding too, so that a text would be read otherwise beside a longer
-    one. Added are ``position_ids``, to a model that takes them; what is padded on the right needs none.
+    A model that numbers positions itself counts the padding too, so the output for a text would depend on the length of
+    the other texts. ``position_ids`` are added for a model that takes them; right-padded texts do not need them.
     """
     mask = inputs.get("attention_mask")
     if not isinstance(mask, Tensor) or mask.ndim != 2 or "position_ids" in inputs or "input_ids" not in inputs:
@@ -106,7 +106,7 @@ def with_positions(model: Callable[..., Any], inputs: Mapping[str, Any]) -> Mapp
 
 
 def _takes_positions(model: Any) -> bool:
-    """Whether a model may be told the place of each token, and does not find it by the padding itself."""
+    """Whether a model takes the position of each token, and does not compute it from the padding."""
     inner = unwrap(model)
     inner = inner.get_base_model() if hasattr(inner, "get_base_model") else inner
     if not isinstance(inner, nn.Module) or "position_ids" not in _parameters(inner.__class__.forward):
@@ -124,13 +124,13 @@ def logits_of(output: Any, adaptor: Adaptor | None = None) -> Tensor:
     """The logits in a model's raw output: a tensor, the first of a tuple, ``logits`` of a dict or an output object.
 
     Raises:
-        MissingOutputError: If there are none (give an `adaptor` then), or the adaptor fails.
+        MissingOutputError: If there are none (pass an `adaptor` then), or the adaptor fails.
     """
     if adaptor is not None:
         output = _adapted(output, adaptor)
     if isinstance(output, Tensor):
         return output
-    # A model may return an object of any class, which has logits or not.
+    # A model may return an object of any class, with or without logits.
     logits = output.get(LOGITS) if isinstance(output, Mapping) else getattr(output, LOGITS, None)
     if logits is None and isinstance(output, (tuple, list)) and output and isinstance(output[0], Tensor):
         logits = output[0]
@@ -145,24 +145,24 @@ def logits_of(output: Any, adaptor: Adaptor | None = None) -> Tensor:
 
 
 def check_first_of_several(model: Callable[..., Any], inputs: Inputs, output: Any) -> None:
-    """Refuse an output of several tensors whose first is no logits: another one of them is computed from it.
+    """Refuse an output of several tensors if the first is not the logits, because another one is computed from it.
 
     Raises:
-        MissingOutputError: Saying which is likely meant.
+        MissingOutputError: If so; the message names the tensor that is likely meant.
     """
     if not isinstance(output, (tuple, list)) or hasattr(output, LOGITS):
         return
     tensors = {index: tensor for index, tensor in enumerate(output) if isinstance(tensor, Tensor) and tensor.ndim > 1}
     if len(tensors) < 2 or 0 not in tensors:
         return
-    if not tensors[0].requires_grad:  # a teacher: a few examples are enough to see what comes from what
+    if not tensors[0].requires_grad:  # a teacher: two examples are enough to find the graph between its outputs
         tensors = _with_graph(model, inputs, tensors)
     later = [index for index, tensor in tensors.items() if index and _comes_from(tensor, tensors[0])]
     if later:
         shapes = ", ".join(str(tuple(tensor.shape)) for tensor in tensors.values())
         raise MissingOutputError(
             f"The model {type(model).__name__} returned a {type(output).__name__} of several tensors {shapes}, and the "
-            f"first is no logits: the one at {later[-1]} is computed from it. Say which they are: "
+            f"first is not the logits: the one at {later[-1]} is computed from it. Name the logits: "
             f"adaptor=lambda output: output[{later[-1]}], to distill() for the run's models, to "
             f"ModelTeacher(model, ...) for a "
             "teacher."
@@ -170,7 +170,7 @@ def check_first_of_several(model: Callable[..., Any], inputs: Inputs, output: An
 
 
 def _with_graph(model: Callable[..., Any], inputs: Inputs, tensors: dict[int, Tensor]) -> dict[int, Tensor]:
-    """The same of two examples, with a graph; also of a model whose weights are all frozen."""
+    """The output for two examples with a graph, also for a model with only frozen weights."""
     few = input_rows(inputs, torch.arange(min(2, len(tensors[0]))))
     if isinstance(few, Tensor) and few.is_floating_point():
         few = few.detach().clone().requires_grad_()
@@ -180,7 +180,7 @@ def _with_graph(model: Callable[..., Any], inputs: Inputs, tensors: dict[int, Te
 
 
 def _comes_from(later: Tensor, first: Tensor) -> bool:
-    """Whether a tensor is computed from another one, and is not its softmax, as probabilities beside logits are."""
+    """Whether a tensor is computed from another one and is not its softmax, because models return probabilities too."""
     if not (later.requires_grad and first.requires_grad):
         return False
     with torch.enable_grad():
@@ -193,7 +193,7 @@ def _comes_from(later: Tensor, first: Tensor) -> bool:
 def _adapted(output: Any, adaptor: Adaptor) -> Any:
     try:
         return adaptor(output)
-    # It is a person's own function, and whatever it raises means the same here.
+    # A user's function may raise any error; all mean the same here.
     except Exception as error:
         raise MissingOutputError(
             f"The adaptor failed with {type(error).__name__}: {error}; the model returned a {_describe_output(output)}."

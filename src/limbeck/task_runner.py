@@ -1,4 +1,4 @@
-"""WorkItem runner: tasks in parallel on a joblib backend, with dependencies."""
+"""Runs tasks in parallel on a joblib backend, with dependencies."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from limbeck.errors import LimbeckError, LimbeckWarning
 from limbeck.optional_imports import install_command, is_installed
 
 _POLL_SECONDS = 0.5
-# A task that is sent just when loky's idle processes end is never run, and its result is waited for without end. So
-# idle processes are kept much longer than joblib's 300 seconds; they still end with their parent.
+# A task that is sent just when loky's idle processes end never runs, and its result never arrives. Idle processes
+# therefore live much longer than joblib's 300 seconds; they still end with their parent.
 _IDLE_SECONDS = 6 * 3600
 _WAIT_SECONDS = 0.1
 
@@ -33,7 +33,7 @@ class WorkItem:
     Attributes:
         name: A unique name.
         function: A function of a module, or a partial of one: it is pickled. `run_tasks` calls it without arguments.
-        requires: The names of tasks that must finish first. What they leave for this task is on disk.
+        requires: The names of tasks that must finish first. Results are passed between tasks on disk.
         seconds: The estimated time. Of several tasks that can start, the one with the longest chain of tasks after it
             starts first.
     """
@@ -112,7 +112,7 @@ def check_backend(workers: int) -> None:
         )
 
 
-@cache  # once a program
+@cache  # once per program
 def _warn_one_process(workers: int) -> None:
     warnings.warn(
         f"joblib is not installed, so tasks run one after another. For {workers} processes, type: "
@@ -133,7 +133,7 @@ class _Queue:
         self._on_start = on_start
 
     def __iter__(self) -> Iterator[WorkItem]:
-        """Yield every task when it can start, and a pause where none can."""
+        """Yield every task when it can start, and None as a pause if none can."""
         while self._waiting:
             # joblib takes tasks in a callback of its pool, which must not block. An idle worker sleeps instead.
             yield self.take() or WorkItem("", partial(time.sleep, _WAIT_SECONDS))
@@ -174,7 +174,7 @@ def _run_on_backend(queue: _Queue, workers: int, *, ordered: bool) -> Iterator[t
 
 
 def _call(parent: int, folder: str, name: str, function: Callable[[], Any]) -> tuple[str, Any]:
-    if os.getppid() == parent:  # a process that the backend started here, and neither this one nor another machine's
+    if os.getppid() == parent:  # a process that the backend started on this machine
         import torch
 
         _end_with(parent)
@@ -183,7 +183,7 @@ def _call(parent: int, folder: str, name: str, function: Callable[[], Any]) -> t
     return name, function()
 
 
-@cache  # a process does several tasks
+@cache  # a process runs several tasks
 def _end_with(parent: int) -> None:
     """End this process when its parent ends, so that its memory and its output folder are released.
 

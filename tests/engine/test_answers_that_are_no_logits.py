@@ -70,7 +70,9 @@ def learn(student, teacher, objective=SOFT, data=(X, Y), **how):
 def test_features_that_come_first_are_refused(kind, width, side):
     student = Several(kind, width) if side in ("student", "both") else plain()
     teacher = plain() if side == "student" else Several(kind, width).requires_grad_(side != "frozen teacher")
-    with pytest.raises(LimbeckError, match=r"first is no logits: the one at 1 .*adaptor=lambda output: output\[1\]"):
+    with pytest.raises(
+        LimbeckError, match=r"first is not the logits: the one at 1 .*adaptor=lambda output: output\[1\]"
+    ):
         learn(student, teacher)
 
 

@@ -97,7 +97,7 @@ def smoothing_of(entropy: float, classes: int) -> float:
 
     Example:
         >>> round(smoothing_of(0.5, 10), 4)
-        0.1109
+        0.0999
     """
     from scipy.optimize import brentq
 

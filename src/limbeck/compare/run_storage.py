@@ -173,7 +173,7 @@ def to_json_safe(value: Any) -> Any:
     """Replace NaN and infinite numbers by None, because JSON has none.
 
     Example:
-        >>> plain({"nll": float("inf"), "values": [1.0, float("nan")]})
+        >>> to_json_safe({"nll": float("inf"), "values": [1.0, float("nan")]})
         {'nll': None, 'values': [1.0, None]}
     """
     if isinstance(value, float) and not math.isfinite(value):

@@ -11,7 +11,7 @@ PART_NAMES = {
     "development": ("val", "valid", "validation", "dev", "development"),
     "test": ("test", "testing", "tst"),
 }
-"""What people call each part, in lower case."""
+"""Common names of each part, in lower case."""
 IMAGE_SUFFIXES = (
     ".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm", ".pgm", ".pbm", ".pnm",
     ".avif", ".jp2",

@@ -203,7 +203,7 @@ class DatasetLoader(Loader):
 
     @property
     def ragged(self) -> bool:  # type: ignore[override]
-        """As the dataset is."""
+        """Whether batches may differ in size, as the dataset declares."""
         return self.examples.ragged
 
     def batches(self, epoch: int, start: int) -> Iterator[Batch]:

@@ -67,7 +67,7 @@ def read_targets(targets: TargetColumns, raw: RawTable, missing: Sequence[str] =
 
 @dataclass(frozen=True)
 class TargetRequest:
-    """What the user said about the targets of a file.
+    """The user's options for the targets of a file.
 
     Attributes:
         task: The task; None infers it.

@@ -64,7 +64,7 @@ class TokenizedTexts:
 
     @property
     def prompted(self) -> Bool[Tensor, " texts"]:
-        """Which texts have tokens that are given and not learned, beside a special token in front."""
+        """A mask of the texts with a prompt, in addition to a special token at the start."""
         given = torch.cat([torch.zeros(1, dtype=torch.int64), (~self.learned).long().cumsum(0)])
         return given[self.starts].diff() > (~self.learned[self.starts[:-1]]).long()
 

@@ -1,4 +1,4 @@
-"""What the checks see, a job and a stage of it, and what they return."""
+"""The inputs of the checks, a job and its stages, and their findings."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ class Finding(NamedTuple):
 
 
 def passed(name: str, value: Any, sentence: str, text: str = "", *, rank: float = 0.0) -> Finding:
-    """Nothing to do."""
+    """No action needed."""
     return Finding(name, "ok", value, sentence, text, rank)
 
 

@@ -60,7 +60,7 @@ REFERENCES: Mapping[Any, Reference] = {
     functional.probability_squared_error: _probabilities,
 }
 
-"""By kernel. Other kernels are compared with themselves in float64."""
+"""The reference formulas by kernel. Other kernels are compared with themselves in float64."""
 
 
 LOSS_VALUE = "loss in float64"

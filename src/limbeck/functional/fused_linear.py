@@ -16,13 +16,13 @@ from limbeck.functional.blockwise import AT_ONCE
 from limbeck.functional.output_layer import HiddenLogits, OutputLayer
 
 CHUNK = 256
-"""Tokens whose logits are held at a time. Below it the products are slower, above it they are hardly faster."""
+"""Number of tokens with logits in memory at a time. With fewer the products are slower, with more hardly faster."""
 
 _TILE = 4096  # rows of a weight in half precision that are widened at a time
 
 
 class TokenRows(NamedTuple):
-    """What a row loss gets for some tokens beside the student's logits.
+    """The inputs of a row loss for some tokens, except the student's logits.
 
     Attributes:
         teacher: The teacher's logits, or partial logits; None without a teacher.

@@ -152,7 +152,7 @@ class DistillationLoss(AbstractContextManager["DistillationLoss"]):
 
     @property
     def _addresses(self) -> frozenset[str]:
-        """What is read in the student: also its logits, which the loop may need."""
+        """The addresses that are read in the student, always with its logits, which the loop may need."""
         return self.objective.requires.student | {LOGITS}
 
     @property

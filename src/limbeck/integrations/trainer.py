@@ -98,7 +98,7 @@ class DistillTrainer(Trainer):
         return (loss, seen[-1]) if return_outputs else loss
 
     def prediction_step(self, model: nn.Module, inputs: Mapping[str, Any], *args: Any, **kwargs: Any) -> Any:
-        """As the Trainer does, without the ids, which the model does not accept."""
+        """Predict like the Trainer, without the ids, which the model does not accept."""
         return super().prediction_step(model, _without_id(inputs), *args, **kwargs)
 
     def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: torch.device) -> tuple[list[Any], Any]:

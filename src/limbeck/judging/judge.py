@@ -152,7 +152,7 @@ def _scored(name: str, run: Any, targets: Any, metric: ScoreFunction) -> NDArray
 
 
 def _find_counted(scores: Mapping[str, NDArray[Any]]) -> NDArray[np.bool_]:
-    """Which examples count: those with a score in every arm."""
+    """A mask of the examples that count: those with a score in every arm."""
     nan_scores = {name: np.isnan(row).any(0) for name, row in scores.items()}
     unscored = np.logical_and.reduce(list(nan_scores.values()))
     for name, row in nan_scores.items():

@@ -14,7 +14,7 @@ from limbeck.tasks import Classification, Score
 
 ACCURACY = Classification.primary
 Results = Sequence[float] | Bool[np.ndarray, "seeds examples"] | Float[np.ndarray, "seeds examples"]
-"""What an arm came to: an accuracy for each seed, or for each seed (row) which test examples (columns) were right."""
+"""The results of an arm: an accuracy per seed, or whether each test example (column) is right for each seed (row)."""
 
 _CALLED = {
     "label smoothing": "label smoothing, which needs no teacher",
@@ -26,15 +26,15 @@ class Verdict(NamedTuple):
     """The result of a comparison of two arms.
 
     Attributes:
-        difference: By how much the distilled student is better than the student alone, in the unit of the score: the
-            difference of the means, with its sign changed where a lower score is better.
-        interval: Its 95 % interval; None with a single seed. Of the best of several methods it is as much wider.
-        helps: Whether the whole interval lies above zero; None where no interval is.
-        sentence: The same for people.
-        p: How often equal arms would be so far apart, two-sided, for as many methods as were tried; it is below 0.05
-            exactly where zero lies outside the interval.
-        covers: What the interval allows for, see `limbeck.metrics.Difference`.
-        comparisons: Of how many methods this one is.
+        difference: The gain of the distilled student over the student alone, in the unit of the score: the difference
+            of the means, with its sign changed if a lower score is better.
+        interval: Its 95 % interval; None with a single seed. It is corrected for the number of methods.
+        helps: Whether the whole interval lies above zero; None without an interval.
+        sentence: The verdict as a sentence.
+        p: The two-sided p-value, corrected for the number of methods. It is below 0.05 exactly if zero lies outside
+            the interval.
+        covers: The sources of chance in the interval, see `limbeck.metrics.Difference`.
+        comparisons: The number of methods from which this one was chosen.
     """
 
     difference: float
@@ -62,7 +62,7 @@ def compare_with_baseline(
     """Compare a distilled student with the student alone.
 
     Args:
-        ours: For each seed which test examples were right, or the score of each example, ``[seeds, examples]``: then
+        ours: For each seed, whether each test example is right, or its score, ``[seeds, examples]``: then
             the interval allows for other seeds and other test examples (`limbeck.metrics.compare_scores`). Or an
             accuracy for each seed, a fraction: then it allows for other test examples only as far as their number goes
             (`compare_accuracies`).
@@ -101,7 +101,7 @@ def compare_with_control(
     comparisons: int = 1,
     score: Score = ACCURACY,
 ) -> Verdict:
-    """Compare a distilled student with a control; `helps` says whether the distilled student is better.
+    """Compare a distilled student with a control; `helps` is whether the distilled student is better.
 
     Args:
         ours: As for `compare_with_baseline`.
@@ -137,7 +137,7 @@ seeds, with the sampling of test examples left out).
 def compare_results(
     ours: Results, theirs: Results, *, examples: int = 0, comparisons: int = 1, score: Score = ACCURACY
 ) -> Difference:
-    """By how much the first of two arms is better, from the scores of the examples where both arms know them."""
+    """The gain of the first of two arms, from the examples with a score in both arms."""
     first, second = np.asarray(ours, dtype=np.float64), np.asarray(theirs, dtype=np.float64)
     if not score.higher_is_better:
         first, second = -first, -second
@@ -173,7 +173,7 @@ def _interval(difference: Difference, comparisons: int, score: Score) -> str:
 
 
 def _signed(gain: float, score: Score) -> str:
-    """A gain as the difference of the metric that people read: negative where lower is better."""
+    """A gain as a difference of the printed metric: negative if lower is better."""
     return score.format_difference(gain if score.higher_is_better else -gain)
 
 

@@ -173,7 +173,7 @@ class MethodCall:
 
     @property
     def argument_help(self) -> dict[str, str]:
-        """What the docstring says about each parameter, under ``Args:``."""
+        """The description of each parameter in the docstring, under ``Args:``."""
         lines = inspect.cleandoc(self.make.__doc__ or "").partition("\nArgs:\n")[2].splitlines()
         help: dict[str, str] = {}
         name = ""

@@ -1,4 +1,4 @@
-"""How closely a student follows its teacher: agreement, divergences, confidence."""
+"""Fidelity of a student to its teacher: agreement, divergences, confidence."""
 
 from __future__ import annotations
 

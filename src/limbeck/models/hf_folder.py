@@ -31,7 +31,7 @@ _LARGEST = 2**31
 
 _ROOM = 50_000_000
 
-"""How many more numbers a network may have than the file: tables of positions, masks, a new head."""
+"""Maximum number of values of a network beyond those in the file: position tables, masks, a new head."""
 
 
 class TensorBudget(NamedTuple):

@@ -73,7 +73,7 @@ class ScoreFormat(NamedTuple):
         return 1.0 if self.percent else 1e-6
 
     def gain(self, ours: float, theirs: float) -> float:
-        """By how much the first value is better; negative if it is worse."""
+        """The gain of the first value over the second; negative if it is worse."""
         return ours - theirs if self.higher_is_better else theirs - ours
 
     def limits(self, values: Sequence[Number], *, least: float | None = None, margin: float = 0.08) -> Interval:

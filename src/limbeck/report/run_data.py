@@ -84,7 +84,7 @@ class RunData:
 
     @property
     def interval_covers(self) -> str:
-        """Which uncertainty the intervals cover, for sentences."""
+        """The uncertainty that the intervals cover, for sentences."""
         seeds, tested = f"over {self.seeds} paired seeds", self.data.get("test")
         examples = f"{tested:,} test examples" if isinstance(tested, int) else "the test examples"
         covers = {

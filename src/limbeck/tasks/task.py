@@ -27,7 +27,7 @@ class Score:
 
     Attributes:
         name: The key in ``measures``, such as ``accuracy``.
-        title: What it is called in a sentence, such as ``mean IoU``.
+        title: The name in a sentence, such as ``mean IoU``.
         higher_is_better: The direction.
         percent: Whether it is a fraction that people read in percent. Differences are then in percentage points.
         chance: The value of a model that ignores its inputs, where it does not depend on the data; None otherwise.
@@ -63,7 +63,7 @@ class Score:
         return f"{self.format_number(value)} points" if self.percent else self.format_number(value)
 
     def describe(self, value: float) -> str:
-        """The value with its name; of the accuracy, whose name goes without saying, only the value."""
+        """The value with its name; only the value for the accuracy."""
         return self.format(value) if self.name == "accuracy" else f"{self.title} {self.format(value)}"
 
     def gain(self, ours: float, theirs: float) -> float:
@@ -85,7 +85,7 @@ class Evaluation(NamedTuple):
         scores: One value for each example with a target, whose mean is the primary metric. A verdict compares them. For
             a metric that is no mean over examples (R², IoU, F1) they are its linearization: the value of the metric
             plus n times the influence of the example on it (the delta method for a ratio).
-        outputs: What is stored of the outputs: `Task.keep` of each batch, concatenated.
+        outputs: The stored outputs: `Task.keep` of each batch, concatenated.
     """
 
     measures: dict[str, float]
@@ -100,7 +100,7 @@ class Evaluation(NamedTuple):
 class EvaluationState(ABC):
     """The evaluation of one model, batch by batch.
 
-    A state needs memory for what `Task.keep` returns, and for counts. It never holds the logits of all positions.
+    A state needs memory only for the results of `Task.keep` and for counts. It never holds the logits of all positions.
     """
 
     @abstractmethod
@@ -113,11 +113,12 @@ class EvaluationState(ABC):
 
 
 class Task(ABC):
-    """What a job does: classification, several labels, regression, segmentation.
+    """The kind of a job's problem: classification, several labels, regression, segmentation.
 
-    A task says where the targets of a batch are, which losses the methods use, how outputs are scored, and which words
-    the verdict, the report and the model card use. It is immutable. `get_task` makes one from its name; `fit` returns
-    one that knows the data (number of outputs, names, scale of the targets).
+    A task defines where the targets of a batch are, which losses the methods use, how outputs are scored, and which
+    words the verdict, the report and the model card use. It is immutable. `get_task` makes one from its name; `fit`
+    returns
+    one for the data (number of outputs, names, scale of the targets).
 
     A new task is one final subclass in one file, and one line in `limbeck.tasks.registry`.
 
@@ -131,9 +132,9 @@ class Task(ABC):
         target_field: Where a batch has the targets: ``labels``, or ``targets`` in ``Batch.extra``.
         classes_dim: The dimension of the logits that has the classes or outputs.
         output_title: What one output is called in messages.
-        no_smoothing: Why there is no control with label smoothing; None if there is one.
+        no_smoothing: The reason why there is no control with label smoothing; None if there is one.
         has_temperature: Whether a temperature softens the outputs.
-        distance_title: What `distance` measures.
+        distance_title: The name of the measure in `distance`.
     """
 
     name: ClassVar[str]
@@ -156,7 +157,7 @@ class Task(ABC):
         """The number of outputs that a model needs: for each example, or for each position.
 
         Raises:
-            LimbeckError: If the task does not know its data yet.
+            LimbeckError: If the task is not fitted to data yet.
         """
 
     @property
@@ -196,7 +197,7 @@ class Task(ABC):
 
     @abstractmethod
     def distillation_loss(self, *, temperature: float = 1.0) -> Loss:
-        """The default loss to the outputs of the teacher; without effect of a temperature where there is none."""
+        """The default loss to the outputs of the teacher; the temperature has no effect if the task has none."""
 
     def smoothed_loss(self, smoothing: float) -> Loss:
         """The loss to smoothed labels.
@@ -209,7 +210,7 @@ class Task(ABC):
     # How it is scored.
 
     def keep(self, logits: Tensor) -> Tensor:
-        """What is stored of the outputs for a batch: float32 logits by default."""
+        """The part of a batch's outputs that is stored: float32 logits by default."""
         return logits.detach().float().cpu()
 
     @abstractmethod
@@ -263,7 +264,7 @@ class Task(ABC):
         return state.compute()
 
     def distance(self, logits: Tensor, reference: Tensor) -> float:
-        """How far outputs are from those of another file of the same model: the mean squared difference."""
+        """The distance of outputs from those of another file of the same model: the mean squared difference."""
         return float((logits.double() - reference.double()).square().mean())
 
     def without_scale(self) -> Task:
@@ -275,13 +276,13 @@ class Task(ABC):
         return {"labels": targets, "targets": targets, "predicted": outputs, "outputs": outputs, "teacher": teacher}
 
     def example_outputs(self, targets: Tensor) -> Tensor:
-        """Made-up stored outputs for these targets, to try a user's own metric before training."""
+        """Random stored outputs for these targets, to try a user's own metric before training."""
         return torch.randn(len(targets), self.outputs)
 
-    # What people and files say.
+    # Texts for people and files.
 
     def describe(self) -> str:
-        """What the outputs are, in a few words for a summary."""
+        """A description of the outputs in a few words, for a summary."""
         names = self.output_names
         return f"{self.outputs} {self.output_title}" + (f" ({', '.join(names[:6])})" if 0 < len(names) <= 6 else "")
 
@@ -302,7 +303,7 @@ def _plain(value: Any) -> Any:
 
 
 class _StoredOutputs(EvaluationState):
-    """Evaluation of a task whose stored outputs are all that its metrics need."""
+    """Evaluation of a task with metrics that need only the stored outputs."""
 
     def __init__(self, task: Task, teacher: Tensor | None) -> None:
         self._task, self._teacher = task, teacher

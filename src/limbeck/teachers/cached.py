@@ -68,6 +68,7 @@ class CachedTeacher(TeacherWrapper):
 
     Example:
         >>> import tempfile
+        >>> import torch
         >>> from limbeck.data import ArrayDataset, ShuffledLoader
         >>> loader = ShuffledLoader(ArrayDataset(torch.randn(6, 2)), batch_size=3)
         >>> teacher = CachedTeacher(torch.nn.Linear(2, 4), tempfile.mkdtemp())

@@ -69,7 +69,7 @@ class Claim:
 
     @property
     def per(self) -> str:
-        """What one value belongs to."""
+        """The kernel's ``per``: what one value belongs to, such as a row, a pair or a batch."""
         return str(declaration(self.kernel, "per"))
 
     @property

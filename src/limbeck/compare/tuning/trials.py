@@ -176,7 +176,7 @@ def sobol_point(space: Space, number: int) -> Values:
 
     Example:
         >>> space = {"lr": SearchRange(1e-4, 1.0, log=True)}
-        >>> [f"{rate:.4f}" for rate in sorted(spread(space, number)["lr"] for number in range(4))]
+        >>> [f"{rate:.4f}" for rate in sorted(sobol_point(space, number)["lr"] for number in range(4))]
         ['0.0006', '0.0080', '0.0503', '0.4151']
     """
     names = sorted(space, key=lambda name: (_SHARED.index(name) if name in _SHARED else len(_SHARED), name))
@@ -200,7 +200,8 @@ _SPREAD = 10  # density estimates need this many trials; Optuna's default too
 def propose(arm: str, space: Space, start: Values, done: Sequence[Trial]) -> Values:
     """The values of an arm's next trial. They depend only on the earlier trials.
 
-    The first trial has the job's own values, moved into the ranges if needed. The next nine come from `spread`. The
+    The first trial has the job's own values, moved into the ranges if needed. The next nine come from `sobol_point`.
+    The
     following ones come from a tree-structured Parzen estimator with a seed from the arm's name and the trial's number,
     so that a killed search continues with the same values.
 
