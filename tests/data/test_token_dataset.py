@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -9,7 +11,7 @@ import torch
 from limbeck.batch import IGNORED
 from limbeck.data import train_tokenizer
 from limbeck.data.token_dataset import TokenDataset
-from limbeck.data.tokenized_texts import hash_tokenizer, tokenize_texts
+from limbeck.data.tokenized_texts import TokenizedTexts, hash_tokenizer, tokenize_texts
 from limbeck.errors import ArgumentError, DataError, LimbeckError
 
 TEXTS = ["a b c d e f g h", "b c", "c d e f a a b", "h"]
@@ -250,3 +252,43 @@ def test_rows_are_the_same_whatever_the_order(tokenizer):
     for name in ("input_ids", "position_ids", "attention_mask"):
         assert torch.equal(whole.inputs[name][order][:, :width], some.inputs[name])
     assert torch.equal(whole.id[order], some.id)
+
+
+def test_a_row_may_have_the_columns_of_the_other_forms_without_values(tokenizer):
+    rows = [
+        {"text": "a b", "prompt": None, "completion": None, "messages": None},
+        {"text": None, "prompt": "a b", "completion": " c", "messages": None},
+    ]
+    plain = tokenize_texts(["a b", {"prompt": "a b", "completion": " c"}], tokenizer)
+    assert tokenize_texts(rows, tokenizer).fingerprint == plain.fingerprint
+
+
+def test_one_text_is_a_list_of_one(tokenizer):
+    expected = tokenize_texts(["a b"], tokenizer).fingerprint
+    assert tokenize_texts("a b", tokenizer).fingerprint == expected
+    assert tokenize_texts({"text": "a b"}, tokenizer).fingerprint == expected
+
+
+def test_a_chat_without_messages_is_refused(tokenizer):
+    chats = copy.deepcopy(tokenizer)
+    chats.chat_template = TEMPLATE
+    with pytest.raises(DataError, match="Row 1"):
+        tokenize_texts(["a", {"messages": []}], chats)
+
+
+def test_texts_keep_their_tokenizer(tokenizer):
+    texts = tokenize_texts(TEXTS, tokenizer)
+    other = train_tokenizer(["x y z"], vocabulary=20)
+    with pytest.raises(ArgumentError):
+        TokenDataset(texts, tokenizer=other)
+    without_padding = copy.deepcopy(tokenizer)
+    without_padding.pad_token = None
+    with pytest.raises(LimbeckError, match="padding token"):
+        TokenDataset(TokenizedTexts(texts.ids, texts.learned, texts.starts, tokenizer=without_padding))
+
+
+@pytest.mark.parametrize("packing", [False, True])
+def test_no_rows_are_an_empty_batch(tokenizer, packing):
+    batch = TokenDataset(TEXTS, tokenizer=tokenizer, packing=packing).take(torch.arange(0))
+    assert batch.size == 0
+    assert batch.labels.shape == (0, 0)

@@ -13,7 +13,8 @@ from torch import Tensor
 
 from limbeck.batch import IGNORED, Batch
 from limbeck.data.dataset import Dataset, hash_columns
-from limbeck.data.tokenized_texts import TokenizedTexts, tokenize_texts
+from limbeck.data.tokenized_texts import TokenizedTexts, hash_tokenizer, tokenize_texts
+from limbeck.data.tokenizer import check_tokenizer
 from limbeck.errors import ArgumentError, DataError
 
 _TOO_LONG = ("error", "drop", "window")
@@ -94,7 +95,9 @@ class TokenDataset(Dataset):
         folder: str | Path | None = None,
     ) -> None:
         _check_arguments(max_length, overlap, packing, padding_side, too_long)
-        if not isinstance(texts, TokenizedTexts):
+        if isinstance(texts, TokenizedTexts):
+            _check_same_tokenizer(texts, tokenizer)
+        else:
             texts = tokenize_texts(texts, tokenizer, add_eos_token=add_eos_token, folder=folder)
         self.texts = texts
         self.max_length, self.overlap, self.padding_side = max_length, overlap, padding_side
@@ -128,11 +131,12 @@ class TokenDataset(Dataset):
     def take(self, index: Int[Tensor, " n"]) -> Batch:
         """Return rows of tokens, padded to the longest of them."""
         first, last = self._bounds[index], self._bounds[index + 1]
-        windows = torch.cat([torch.arange(a, b) for a, b in zip(first.tolist(), last.tolist(), strict=True)])
+        ranges = [torch.arange(a, b) for a, b in zip(first.tolist(), last.tolist(), strict=True)]
+        windows = torch.cat([index.new_empty(0), *ranges])
         row = torch.repeat_interleave(torch.arange(len(index)), last - first)
         length = self._windows.length[windows]
         sizes = torch.zeros(len(index), dtype=torch.int64).index_add_(0, row, length)
-        width = int(sizes.max())
+        width = int(sizes.max()) if len(sizes) else 0
         # Where each window begins in its row: the tokens before it in the row, and the padding on the left.
         before = length.cumsum(0) - length
         offset = before - (sizes.cumsum(0) - sizes)[row]
@@ -175,6 +179,15 @@ def _check_arguments(max_length: int, overlap: int, packing: bool, padding_side:
             raise ArgumentError(f"{name} is {' or '.join(choices)}; got {value!r}.", argument=name)
     if packing and padding_side == "left":
         raise ArgumentError("Packed rows are padded on the right: leave padding_side out.", argument="padding_side")
+
+
+def _check_same_tokenizer(texts: TokenizedTexts, tokenizer: Any) -> None:
+    check_tokenizer(texts.tokenizer)
+    if tokenizer is not None and hash_tokenizer(tokenizer) != hash_tokenizer(texts.tokenizer):
+        raise ArgumentError(
+            "The texts were tokenized by another tokenizer, so its tokens mean something else: leave tokenizer= out.",
+            argument="",
+        )
 
 
 def _make_windows(texts: TokenizedTexts, max_length: int, overlap: int, too_long: str) -> _Windows:

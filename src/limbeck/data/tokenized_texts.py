@@ -106,7 +106,7 @@ def tokenize_texts(
         '3[SEP]'
     """
     _check(tokenizer, add_eos_token)
-    rows = [texts] if isinstance(texts, str) else list(texts)
+    rows = [texts] if isinstance(texts, (str, Mapping)) else list(texts)
     if not rows:
         raise DataError("There are no texts; a dataset needs at least one.")
     if folder is None:
@@ -211,9 +211,11 @@ def _split(row: Any, number: int, tokenizer: Any) -> _Parts:
         return _Parts(row, ((0, len(row)),), True)
     if not isinstance(row, Mapping):
         raise DataError(f"Row {number} is a {type(row).__name__}; a text is a string or a mapping.")
-    if "messages" in row:
+    # Rows of one file may have all its columns, and None in those of the other forms.
+    if row.get("messages") is not None:
         return _split_chat(row["messages"], number, tokenizer)
-    names = ("prompt", "completion") if "prompt" in row or "completion" in row else ("text",)
+    is_pair = any(row.get(name) is not None for name in ("prompt", "completion"))
+    names = ("prompt", "completion") if is_pair else ("text",)
     for name in names:
         if not isinstance(row.get(name), str):
             raise DataError(
@@ -235,7 +237,11 @@ def _split_chat(messages: Any, number: int, tokenizer: Any) -> _Parts:
             f"Row {number} has messages, and this {type(tokenizer).__name__} has no chat template. Set "
             "tokenizer.chat_template, or write prompt and completion."
         )
-    if not isinstance(messages, Sequence) or not all(isinstance(one, Mapping) and "role" in one for one in messages):
+    if (
+        not isinstance(messages, Sequence)
+        or not messages
+        or not all(isinstance(one, Mapping) and "role" in one for one in messages)
+    ):
         raise DataError(
             f"Row {number}: messages is a list of {{'role': ..., 'content': ...}}; got {_shorten(messages)}."
         )

@@ -229,7 +229,7 @@ class TransformModel(Part):
         return {"transform": name, "model": self.model, "arguments": dict(self.arguments)}
 
 
-def _check_takes(function: Transform, arguments: Mapping[str, Any]) -> None:
+def _check_takes(function: ModelTransform, arguments: Mapping[str, Any]) -> None:
     """Check that a transform takes these arguments, before anything is trained."""
     try:
         takes = inspect.signature(function)
