@@ -196,3 +196,20 @@ def test_few_steps_are_said_before_training(tmp_path):
     assert note < next(n for n, text in enumerate(messages) if "Training the teacher" in text)
     many = few.model_copy(update={"budget": few.budget.model_copy(update={"epochs": 60})})
     assert describe_few_steps(many, load_comparison_data(many)) is None
+
+
+@pytest.mark.parametrize(("steps", "epochs"), [(40, 250), (499, 21)])
+def test_the_advice_after_a_run_has_the_epochs_of_the_note_before_it(tmp_path, steps, epochs):
+    budget = {"epochs": 20, "batch_size": 64}
+    run = judged(tmp_path, interval=WORST, steps=steps, budget=budget)
+    curves(run, "distilled", lambda t: 2.0 - t)
+    for word in ("few steps to learn", "still learning"):
+        assert f"--set budget.epochs={epochs} " in named(run, word)["type"]
+    enough = judged(tmp_path, interval=WORST, steps=steps * epochs // 20, budget={**budget, "epochs": epochs})
+    assert named(enough, "few steps to learn") is None
+
+
+def test_a_method_with_several_stages_does_not_lower_the_epochs(tmp_path):
+    run = judged(tmp_path, interval=WORST, steps=40, budget={"epochs": 20})
+    two = [one._replace(steps=80) if one.arm == "distilled" else one for one in run.outcomes]
+    assert "--set budget.epochs=250 " in named(run._replace(outcomes=two), "few steps to learn")["type"]

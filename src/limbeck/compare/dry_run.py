@@ -65,12 +65,22 @@ def describe_few_steps(job: Job, material: ComparisonData) -> str | None:
     steps = per_epoch * job.budget.epochs
     if steps >= FEW_STEPS:
         return None
-    epochs = math.ceil(FEW_STEPS / per_epoch)
+    epochs = enough_epochs(job.budget.epochs, steps)
     return (
         f"Note: with {len(material.train):,} training examples, batches of {job.budget.batch_size} and "
         f"{job.budget.epochs} epochs each arm takes only {steps:,} optimizer steps. If the students do not learn, type "
         f"--set budget.epochs={epochs}, or make the batches smaller."
     )
+
+
+def enough_epochs(epochs: int, steps: int) -> int:
+    """The number of epochs with at least `FEW_STEPS` steps, if `epochs` have `steps`.
+
+    Example:
+        >>> enough_epochs(20, 40)
+        250
+    """
+    return math.ceil(FEW_STEPS * epochs / steps)
 
 
 def rehearse_arms(job: Job, material: ComparisonData, teacher: Teacher) -> None:

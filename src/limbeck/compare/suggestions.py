@@ -14,7 +14,7 @@ import numpy as np
 from limbeck.compare.arm_recipes import ALONE, SMOOTHED
 from limbeck.compare.arms import Outcome
 from limbeck.compare.comparison_data import has_weights
-from limbeck.compare.dry_run import FEW_STEPS
+from limbeck.compare.dry_run import FEW_STEPS, enough_epochs
 from limbeck.compare.result import results_of
 from limbeck.job import Job, RunLayout, read_interval, sort_controls
 from limbeck.methods import method
@@ -292,8 +292,12 @@ def _more_seeds(run: JudgedRun, seeds: int) -> str | None:
 
 
 def _longer(run: JudgedRun) -> str:
-    """A setting with three times the epochs of the judged arm."""
+    """A setting with enough epochs for an arm with few steps, else with three times the epochs of the judged arm."""
     arm = run.verdict["arm"]
     own = run.job.budgets.get(arm)
     key = f"budgets.{arm}.epochs" if own is not None and own.epochs is not None else "budget.epochs"
-    return f"{key}={3 * run.job.budget_of(arm).epochs}"
+    epochs = run.job.budget_of(arm).epochs
+    # Methods with several stages take more steps in an epoch; the note before training counts those of one stage.
+    same = {arm, *(one for one in run.job.all_arms if run.job.budget_of(one).epochs == epochs)} - {"teacher"}
+    steps = min((one.steps for one in run.outcomes if one.arm in same and one.steps), default=FEW_STEPS)
+    return f"{key}={enough_epochs(epochs, steps) if steps < FEW_STEPS else 3 * epochs}"
