@@ -69,7 +69,7 @@ def test_one_method_twice_has_two_names_and_a_job_survives_its_text(tmp_path):
     [
         ({"methods": ["hinton", "hintn"]}, "hintn"),
         ({"methods": ["hinton", "fitnets"]}, "--set methods.fitnets.hint="),
-        ({"methods": ["logit_matching"], "method": "hinton"}, "give one of the two keys"),
+        ({"methods": ["logit_matching"], "method": "hinton"}, "Use one of the two keys"),
         ({"methods": ["mutual"], "arms": [*FOUR, "distilled"]}, "mutual .* leave out the arm 'shuffled teacher'"),
     ],
 )

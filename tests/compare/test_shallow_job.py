@@ -50,7 +50,7 @@ def test_every_arm_begins_as_the_trained_teacher_s_layers_and_the_student_ships(
     said = []
     job = asked(rows, out=str(tmp_path / "run"))
     result = lb.run_job(job, callback=collect_messages(said))
-    assert "Student: layers 0, 2 of the teacher's 4 (from 0), with which every arm begins." in said
+    assert "Student: layers 0, 2 of the teacher's 4 (from 0) at the start of every arm." in said
     assert set(result["arms"]) == {"teacher", "student alone", "label smoothing", "distilled"}
     # The shipped student opens with nothing but its folder, reads texts, and speaks the data's names.
     student, preprocess = lb.load(tmp_path / "run" / "student"), lb.load_preprocess(tmp_path / "run" / "student")

@@ -102,7 +102,7 @@ def test_another_function(tmp_path, case):
     first, second, field = CASES[case]
     distill(network(), first(), make_loader(), out=tmp_path)._touched = True
     distill(network(), first(), make_loader(), out=tmp_path, resume=True)._touched = True
-    with pytest.raises(LimbeckError, match=f"begun by another run than this one: {field} was"):
+    with pytest.raises(LimbeckError, match=f"belongs to another run: {field} was"):
         distill(network(), second(), make_loader(), out=tmp_path, resume=True)
 
 
@@ -176,7 +176,7 @@ def test_the_same_functions_with_other_settings(tmp_path, case):
     make, place = SETTINGS[case]
     distill(network(), make(0.8), make_loader(), out=tmp_path)._touched = True
     distill(network(), make(0.8), make_loader(), out=tmp_path, resume=True)._touched = True
-    with pytest.raises(LimbeckError, match=f"begun by another run than this one: contents.*{place}"):
+    with pytest.raises(LimbeckError, match=f"belongs to another run: contents.*{place}"):
         distill(network(), make(99), make_loader(), out=tmp_path, resume=True)
 
 

@@ -120,7 +120,7 @@ def test_a_file_that_is_no_checkpoint(run):
 
 
 def test_a_checkpoint_that_is_missing(tmp_path):
-    with pytest.raises(LimbeckError, match=r"holds no checkpoint to go on from \(c is missing\)"):
+    with pytest.raises(LimbeckError, match=r"holds no checkpoint to continue from \(c is missing\)"):
         read_checkpoint(tmp_path / "c")
 
 
@@ -178,10 +178,10 @@ def test_lines_after_the_checkpoint_are_written_once(run):
     ("changed", "sentence"),
     [
         ({"student": network(hidden=9)}, r"other models or another recipe.*size mismatch"),
-        ({"stage": Stage(CE, epochs=2)}, r"another run than this one: recipe.0.objective"),
-        ({"stage": everything(epochs=3)}, r"another run than this one: recipe.0.epochs was 2 and is 3"),
+        ({"stage": Stage(CE, epochs=2)}, r"belongs to another run: recipe.0.objective"),
+        ({"stage": everything(epochs=3)}, r"belongs to another run: recipe.0.epochs was 2 and is 3"),
         ({"batch_size": 4}, r"stage of 8 steps; this one has 16"),
-        ({"stage": everything(epochs=2, optimizer=SGD)}, r"another run than this one: recipe.0.optimizer"),
+        ({"stage": everything(epochs=2, optimizer=SGD)}, r"belongs to another run: recipe.0.optimizer"),
     ],
     ids=["student", "objective", "epochs", "batch size", "optimizer"],
 )

@@ -67,7 +67,7 @@ def test_a_round_with_other_arguments_is_not_resumed(tmp_path):
     distill(network(), rounds(2, partial(plan, weight=0.5)), make_loader(), out=tmp_path).finish()
     with pytest.raises(LimbeckError, match=r"0\.5.*99"):
         distill(network(), rounds(2, partial(plan, weight=99.0)), make_loader(), out=tmp_path, resume=True)
-    with pytest.raises(LimbeckError, match=r"begun by another run"):
+    with pytest.raises(LimbeckError, match=r"belongs to another run"):
         distill(network(), rounds(3, partial(plan, weight=0.5)), make_loader(), out=tmp_path, resume=True)
 
 

@@ -94,7 +94,7 @@ def test_an_attention_mask_alone_leaves_the_padding_out():
 def test_without_any_mask_uneven_widths_are_refused():
     stage = Stage(Loss(kl_divergence), teacher=nn.Embedding(WORDS, CLASSES), epochs=1)
     items = [item["input_ids"] for item in collated(None, labeled=False)]
-    with pytest.raises(LimbeckError, match=r"say which of them count, with Batch\.mask.*Loader\(\.\.\., to_batch="):
+    with pytest.raises(LimbeckError, match=r"mark those that count with Batch\.mask.*Loader\(\.\.\., to_batch="):
         distill(nn.Embedding(WORDS, CLASSES), stage, items).finish()
 
 

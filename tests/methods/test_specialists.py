@@ -181,9 +181,9 @@ def test_a_broken_run_goes_on_to_the_same_weights(planted, tmp_path):
 
 def test_a_folder_of_other_groups_is_not_taken_up(planted, tmp_path):
     learn(planted, recipe(planted), out=tmp_path / "run", epochs=1)
-    with pytest.raises(LimbeckError, match="was begun by another run than this one: functions"):
+    with pytest.raises(LimbeckError, match="belongs to another run: functions"):
         learn(planted, recipe(planted, groups=[[0, 1], [2, 3]]), out=tmp_path / "run", epochs=1, resume=True)
-    with pytest.raises(LimbeckError, match="was begun by another run than this one: functions"):
+    with pytest.raises(LimbeckError, match="belongs to another run: functions"):
         learn(planted, recipe(planted, soft=0.5), out=tmp_path / "run", epochs=1, resume=True)
 
 

@@ -142,8 +142,8 @@ class Column:
     def _wrong_positions(self, shape: tuple[int, ...]) -> LimbeckError:
         expected = "one number" if self.positions is None else str(list(self.positions))
         return LimbeckError(
-            f"These outputs have {list(shape)} positions, and the cache was begun with {expected}. Where their number "
-            "differs between batches, mark the valid ones with Batch.mask, and begin another cache."
+            f"These outputs have {list(shape)} positions, those in the cache {expected}. If their number differs "
+            "between batches, mark the valid ones with Batch.mask, and use a new cache."
         )
 
 

@@ -131,8 +131,8 @@ class Location:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             free = shutil.disk_usage(self.local).free / 1e6
             return LimbeckError(
-                f"The disk is full at {self.name} ({free:.0f} MB free). What was written so far is complete; make "
-                "room, and the same command goes on."
+                f"The disk is full at {self.name} ({free:.0f} MB free). The outputs so far are complete. Free "
+                "some space; the same command then continues."
             )
         return LimbeckError(f"{self.name} cannot be written to: {error.strerror or error}.")
 

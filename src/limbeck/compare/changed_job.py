@@ -40,8 +40,8 @@ class Changes(NamedTuple):
     def describe(self) -> str:
         """Describe the changes in a sentence."""
         again = (["the teacher"] if self.teacher else []) + list(self.again)
-        done = f"Done again: {', '.join(again)}." if again else "All that was done is kept."
-        return f"Other settings than before: {', '.join(self.keys) or 'none'}. {done}"
+        done = f"Run again: {', '.join(again)}." if again else "All results stay valid."
+        return f"Changed settings: {', '.join(self.keys) or 'none'}. {done}"
 
 
 def changed_job(job: Job) -> tuple[Job, Changes]:

@@ -99,11 +99,11 @@ def check_names(teacher: TeacherSettings, model: nn.Module, data: DataSplits) ->
     mend = (
         f"Type --set 'data.class_names=[{', '.join(order)}]' if the data take it, or give the teacher the data's order."
         if order is not None
-        else "If these are the same classes in the same order, call them alike."
+        else "If these are the same classes in the same order, give them the same names."
     )
     raise LimbeckError(
-        f"The teacher {teacher.model} has the class {theirs[place]!r} where the data have {ours[place]!r}: its label "
-        f"order is not theirs. The teacher: {', '.join(theirs[:8])}; the data: {', '.join(ours[:8])}. {mend} To go on "
+        f"The teacher {teacher.model} has the class {theirs[place]!r} where the data have {ours[place]!r}: the label "
+        f"order differs. The teacher: {', '.join(theirs[:8])}; the data: {', '.join(ours[:8])}. {mend} To continue "
         "anyway: --set teacher.check=false."
     )
 
@@ -138,7 +138,7 @@ def describe_layers(job: Job, teacher: Teacher) -> str | None:
     library = LibraryModel.parse(job.student.model)
     if library is not None and library.weights is None and job.student.arguments.get("pretrained", True):
         return (
-            f"Student: every arm begins with the trained weights of {library} (student.pretrained=false for new ones)."
+            f"Student: every arm starts with the trained weights of {library} (student.pretrained=false for new ones)."
         )
     if not job.student.is_shallow or not isinstance(teacher, ModelTeacher):
         return None
@@ -148,7 +148,7 @@ def describe_layers(job: Job, teacher: Teacher) -> str | None:
     new = [part for part in ("embeddings", "head") if not arguments.get(part, True)]
     untrained = f"; new: {' and '.join(new)}" if new else ""
     listed = ", ".join(map(str, indices))
-    return f"Student: layers {listed} of the teacher's {depth} (from 0), with which every arm begins{untrained}."
+    return f"Student: layers {listed} of the teacher's {depth} (from 0) at the start of every arm{untrained}."
 
 
 _ASKED = 250

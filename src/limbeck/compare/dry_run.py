@@ -127,8 +127,8 @@ def _rehearse_arm(job: Job, arm: str, material: ComparisonData, teacher: Teacher
         run = _run_first_steps(models, recipe, job, job.budget_of(arm), material, mixed=mixed)
     if arm == SHUFFLED and not any(isinstance(stage.teacher, ShuffledTeacher) for stage in run.stages):
         raise LimbeckError(
-            f"No stage of {job.method_arms.get(arm, job.method).name} asks the teacher, so there are no answers "
-            f"to shuffle: leave that arm out, --set arms=[{','.join(a for a in job.arms if a != SHUFFLED)}]."
+            f"No stage of {job.method_arms.get(arm, job.method).name} uses the teacher, so there are no outputs "
+            f"to shuffle. Leave that arm out: --set arms=[{','.join(a for a in job.arms if a != SHUFFLED)}]."
         )
     with _explain_errors(f"The student of the arm {arm!r} cannot be judged", "budget"):
         test = material.data.test.select(torch.arange(min(_FEW, len(material.data.test))))
@@ -265,8 +265,8 @@ def find_seen_rows(job: Job, material: ComparisonData, models: Mapping[str, nn.M
         return None
     sentence = (
         f"The {' and '.join(parts)} examples were taken out of the training data, and the teacher was trained before "
-        "that: it may have learnt from them, and its accuracy there may be too high."
+        "that: it may have been trained on them, and its accuracy there may be too high."
     )
     if "test" in parts:
-        sentence += " Test data of their own, which no teacher has seen, settle it."
+        sentence += " Separate test data that the teacher has not seen avoid this."
     return {"parts": parts, "sentence": sentence}

@@ -243,8 +243,8 @@ def _check_same_job(job: Job, out: Path) -> None:
     for key, value in current.items():
         if key not in _MAY_DIFFER and stored.get(key) != value:
             raise LimbeckError(
-                f"{out} holds another job: its {key} is {stored.get(key)!r}, this one's is {value!r}. Give "
-                f"another --out, or change it and keep what can be kept: `limbeck resume {out} --set {key}=...`."
+                f"{out} holds another job: its {key} is {stored.get(key)!r}, not {value!r}. Use "
+                f"another --out, or change the job and reuse its results: `limbeck resume {out} --set {key}=...`."
             )
 
 

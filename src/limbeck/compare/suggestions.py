@@ -266,7 +266,7 @@ def _too_small(run: JudgedRun) -> Iterator[Suggestion]:
     wider = [f"student.{key}={[2 * one for one in value]}".replace(" ", "") for key, value in sizes.items()
              if isinstance(value, list) and all(isinstance(one, int) for one in value) and value]  # fmt: skip
     yield Suggestion(
-        "The student may be too small for what the teacher knows.",
+        "The student may be too small to learn all from the teacher.",
         f"Its cross-entropy is {trained:.3g} nats even on training data ({tested:.3g} on test data), and the teacher "
         f"is {100 * (teacher - ours):.1f} points better.", run.again(*wider) if wider else None,
     )  # fmt: skip

@@ -45,7 +45,7 @@ def folder_of(job: Job) -> str:
     """
     cache = job.cache or CacheSettings()
     if cache.folder is None and job.out is None:
-        raise LimbeckError("Nobody said where the answers are to be kept: --set cache.folder=answers/my-teacher.")
+        raise LimbeckError("The cache needs a folder. Type --set cache.folder=answers/my-teacher, or set out.")
     return cache.folder if cache.folder is not None else str(RunLayout(Path(job.out or "")).cache)
 
 

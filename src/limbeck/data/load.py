@@ -217,7 +217,7 @@ def _compare_parts(data: DataSplits, summary: DataSummary) -> DataSummary:
     for name, count, total in find_overlap(there):
         message = f"{count:,} of {total:,} {name} examples are training examples too"
         if count >= _SHARE * total:
-            notes.append(f"{message}: results on them do not show how the model does on new data.")
+            notes.append(f"{message}: results on them do not measure the quality on new data.")
     return replace(summary, notes=tuple(dict.fromkeys(notes)), warnings=tuple(dict.fromkeys(warned)))
 
 

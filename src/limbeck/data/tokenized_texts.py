@@ -135,7 +135,7 @@ def _check(tokenizer: Any, add_eos_token: bool) -> None:
     check_tokenizer(tokenizer)
     if not tokenizer.is_fast:
         raise LimbeckError(
-            f"{type(tokenizer).__name__} is a slow tokenizer, which does not say where a token begins in the text. "
+            f"{type(tokenizer).__name__} is a slow tokenizer, which does not give the position of a token in the text. "
             "Use AutoTokenizer.from_pretrained(..., use_fast=True)."
         )
     if add_eos_token and tokenizer.eos_token_id is None:

@@ -47,7 +47,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         LimbeckError: If the file is missing, damaged, or not a checkpoint.
     """
     if not path.is_file():
-        raise LimbeckError(f"{path.parent} holds no checkpoint to go on from ({path.name} is missing).")
+        raise LimbeckError(f"{path.parent} holds no checkpoint to continue from ({path.name} is missing).")
     try:
         with safe_open(path, framework="pt") as opened:
             metadata = opened.metadata() or {}

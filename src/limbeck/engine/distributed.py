@@ -126,8 +126,8 @@ def random_of_rank(state: Mapping[str, Any], fabric: Fabric) -> Mapping[str, Any
     others: list[Mapping[str, Any]] = state.get("random_of_other_ranks", [])
     if len(others) + 1 != fabric.world_size and not state["finished"] and fabric.is_global_zero:
         warnings.warn(
-            f"The checkpoint holds the random numbers of {len(others) + 1} process(es), and the run goes on with "
-            f"{fabric.world_size}: it will not end in the same bits as a run that was never stopped.",
+            f"The checkpoint holds the random numbers of {len(others) + 1} process(es), and the run continues "
+            f"with {fabric.world_size}: its result will differ from that of an uninterrupted run.",
             LimbeckWarning,
             stacklevel=2,
         )
@@ -155,7 +155,7 @@ def lost_rank_explained(fabric: Fabric) -> Iterator[None]:
         if fabric.world_size == 1 or not lost:
             raise
         raise LimbeckError(
-            f"Another of the {fabric.world_size} processes of this run has ended: it was killed, perhaps for want of "
-            "memory, or has printed an error of its own. The last checkpoint is whole: start all of them again with "
-            "resume=True, or the same command, to go on from it."
+            f"Another of the {fabric.world_size} processes of this run has ended: it was killed, perhaps because "
+            "memory was full, or it printed an error. The last checkpoint is complete. To continue from it, start all "
+            "processes again with resume=True, or with the same command."
         ) from error

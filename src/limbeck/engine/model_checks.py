@@ -46,10 +46,10 @@ def check_class_order(stage: Stage, student: nn.Module, networks: Iterable[nn.Mo
         if moved is not None:
             index, mine, its = moved
             raise LimbeckError(
-                f"Class {index} is {mine!r} to the model {stage.trains!r} and {its!r} to its teacher: they have the "
+                f"Class {index} is {mine!r} in the model {stage.trains!r} and {its!r} in its teacher: they have the "
                 "classes in different orders, so the student would learn the wrong ones. If its head is new, "
                 f"type limbeck.models.name_classes(student, {list(theirs or ())[:6]}) and give labels in that order; "
-                "if it has learnt, reorder the rows of one head's weights."
+                "if its head is trained, reorder the rows of one head's weights."
             )
 
 
@@ -105,8 +105,8 @@ def _check_one_class(stage: Stage, leaf: Loss, outputs: Outputs) -> None:
         return
     raise LimbeckError(
         f"The model {stage.trains!r} gives one logit (shape {tuple(logits.shape)}), and {leaf.name} takes a softmax "
-        "over classes: of one class that is always 1, so that nothing would be learnt. For yes or no by one logit use "
-        "Loss(binary_kl_divergence) and Loss(binary_cross_entropy) with targets; or give both sides two logits."
+        "over classes: with one class it is always 1, so nothing would be learnt. For yes or no with one logit use "
+        "Loss(binary_kl_divergence) and Loss(binary_cross_entropy) with targets; or give both models two logits."
     )
 
 
@@ -147,8 +147,8 @@ def _check_eval(stage: Stage, leaf: Loss, tapped: Tapped, trained: Tensor, input
         )
     if logits.shape != trained.shape:
         warnings.warn(
-            f"The model {stage.trains!r} answers with shape {tuple(trained.shape)} in train mode and "
-            f"{tuple(logits.shape)} in eval mode: what is learnt is not what will be judged.",
+            f"The model {stage.trains!r} returns shape {tuple(trained.shape)} in train mode and "
+            f"{tuple(logits.shape)} in eval mode, so the evaluated output differs from the trained one.",
             LimbeckWarning,
             stacklevel=2,
         )

@@ -147,8 +147,8 @@ class RunFolder:
         if not self.started:
             if self.checkpoint is not None and self.checkpoint.exists():
                 raise DataError(
-                    f"{self.path} is damaged: run.json is missing, so nothing says of which run its checkpoint is. "
-                    "Remove the folder, and the run begins again."
+                    f"{self.path} is damaged: run.json is missing, so the run of its checkpoint is unknown. "
+                    "Remove the folder to start the run again."
                 )
             return
         now = json.loads(json.dumps(description, default=str))
@@ -160,8 +160,8 @@ class RunFolder:
             if difference is not None:
                 field, old, new = difference
                 raise LimbeckError(
-                    f"{self.path} was begun by another run than this one: {field} was {old!r} and is {new!r}. "
-                    "Resume it as it was begun, or start again in a new folder."
+                    f"{self.path} belongs to another run: {field} was {old!r} and is {new!r}. "
+                    "Resume it with its old settings, or start in a new folder."
                 )
 
     def save_student(self, model: nn.Module, metadata: Mapping[str, Any]) -> None:
@@ -345,6 +345,6 @@ def load_state_dict(
 def not_resumable_error(where: Any, what: str) -> LimbeckError:
     """The error for a run that cannot be resumed because `what` has no position."""
     return LimbeckError(
-        f"{where} cannot be resumed: {what} has no position to go on from. "
+        f"{where} cannot be resumed: {what} has no position to continue from. "
         "Use ShuffledLoader(ArrayDataset(inputs, labels), batch_size=...), or a loader with state_dict()."
     )

@@ -114,7 +114,7 @@ class TensorBoard:
             raise LimbeckError(f"{self.folder} is a file; TensorBoard needs a folder.")
         if not resume and self._files():
             raise LimbeckError(
-                f"{self.folder} already holds events: two runs would be drawn as one. Give another folder, or go on "
+                f"{self.folder} already holds events: two runs would be drawn as one. Use another folder, or continue "
                 "after them with TensorBoard(..., resume=True)."
             )
 

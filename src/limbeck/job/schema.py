@@ -135,8 +135,8 @@ class Job(Strict):
         first = several[0] if isinstance(several, (list, tuple)) else several
         if "method" in values and _called(values["method"]) != _called(first):
             raise LimbeckError(
-                f"The job has the method {_called(values['method'])!r} and several methods, of which the first is "
-                f"{_called(first)!r}; give one of the two keys."
+                f"The job has the method {_called(values['method'])!r} and several methods, the first is "
+                f"{_called(first)!r}. Use one of the two keys."
             )
         return {**values, "method": first}
 

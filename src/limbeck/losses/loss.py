@@ -290,7 +290,7 @@ class Loss(LossTerm):
         if valid.shape != values.shape:
             raise LimbeckError(
                 f"{self.name} returns values of shape {tuple(values.shape)}, but labels or mask have "
-                f"{tuple(valid.shape)}; they must agree (classes= says which dimension holds the classes)."
+                f"{tuple(valid.shape)}; they must agree (classes= is the dimension of the classes)."
             )
         return valid
 
@@ -298,8 +298,8 @@ class Loss(LossTerm):
         if values.numel() != expected:
             raise LimbeckError(
                 f"{self.name} returns {values.numel()} values for a batch where {int(expected)} were expected: the "
-                "number of positions changes between batches, so say which of them count, with Batch.mask: "
-                "from a loader, TorchLoader(..., to_batch=lambda item: Batch(..., mask=...))."
+                "number of positions changes between batches, so mark those that count with Batch.mask: "
+                "for a DataLoader, TorchLoader(..., to_batch=lambda item: Batch(..., mask=...))."
             )
 
     def __repr__(self) -> str:

@@ -126,8 +126,8 @@ def _check_folder(folder: Path, scale: str) -> None:
             before = json.loads(file.read_text(encoding="utf-8"))["scale"]
         except (ValueError, TypeError, KeyError) as error:
             raise LimbeckError(
-                f"{file} is damaged, so that nothing says at which scale the results beside it are; give another "
-                f"""folder: --out; or, if you know it, write {{"scale": "quick"}} or {{"scale": "full"}} into it."""
+                f"{file} is damaged, so the scale of its results is unknown. Use "
+                f"""another --out; or, if known, write {{"scale": "quick"}} or {{"scale": "full"}} into it."""
             ) from error
         if before != scale:
             raise LimbeckError(

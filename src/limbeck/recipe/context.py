@@ -44,8 +44,8 @@ def run_context(models: Models) -> RunContext:
     context = models.context if isinstance(models, _HasContext) else None
     if context is None:
         raise LimbeckError(
-            f"This part of the recipe asks for the data of its run, and a {type(models).__name__} of models has none; "
-            "let distill() run the recipe."
+            f"This part of the recipe needs the data of its run, and a {type(models).__name__} of models has none. "
+            "Run the recipe with distill()."
         )
     return context
 

@@ -56,7 +56,7 @@ class Classification(Task):
         """The number of classes."""
         if self.classes < 1:
             raise LimbeckError(
-                "This task knows no data yet; type Classification().fit(train) or Classification(classes=10)."
+                "This task is not fitted to data yet. Type Classification().fit(train) or Classification(classes=10)."
             )
         return self.classes
 

@@ -56,7 +56,9 @@ class MultiLabel(Task):
     def outputs(self) -> int:
         """The number of labels."""
         if self.labels < 1:
-            raise LimbeckError("This task knows no data yet: MultiLabel().fit(train), or MultiLabel(labels=20).")
+            raise LimbeckError(
+                "This task is not fitted to data yet. Type MultiLabel().fit(train), or MultiLabel(labels=20)."
+            )
         return self.labels
 
     @property

@@ -66,7 +66,7 @@ class Regression(Task):
     def outputs(self) -> int:
         """The number of target columns."""
         if not self.mean:
-            raise LimbeckError("This task knows no data yet: Regression().fit(train).")
+            raise LimbeckError("This task is not fitted to data yet. Type Regression().fit(train).")
         return len(self.mean)
 
     @property

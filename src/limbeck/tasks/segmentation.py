@@ -63,7 +63,9 @@ class Segmentation(Task):
     def outputs(self) -> int:
         """The number of classes."""
         if self.classes < 1:
-            raise LimbeckError("This task knows no data yet: Segmentation().fit(train), or Segmentation(classes=21).")
+            raise LimbeckError(
+                "This task is not fitted to data yet. Type Segmentation().fit(train), or Segmentation(classes=21)."
+            )
         return self.classes
 
     @property

@@ -115,7 +115,7 @@ class CacheVerification(NamedTuple):
     def distance_text(self) -> str:
         """The distance in words."""
         if self.is_sampled:
-            return f"sampled classes are compared by their bytes, of which {100 * self.bytes:.1f} % are the same"
+            return f"{100 * self.bytes:.1f} % of the bytes of the sampled classes are equal"
         return f"mean KL {self.divergence:.2g} nats"
 
 

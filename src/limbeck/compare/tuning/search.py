@@ -104,7 +104,7 @@ def _check(job: Job, trials: int) -> None:
     if trials < 1:
         raise LimbeckError(f"A search tries at least one setting for each arm; got trials={trials}. Type --trials 20.")
     if job.out is None:
-        raise LimbeckError("A search needs a folder, to go on from if it is stopped: --out runs/search (out=...).")
+        raise LimbeckError("A search needs a folder, to be resumed from. Type --out runs/search (out=...).")
     if str(job.devices) not in ("auto", "1"):
         raise LimbeckError(
             f"A search runs each trial on one device; got devices={job.devices}. Type --set devices=1, and workers=2 "
