@@ -15,7 +15,7 @@ import yaml
 
 import limbeck as lb
 from fuzzing import ODD, changed_bytes, changed_json, changed_value, untyped
-from limbeck.cache import Store
+from limbeck.cache import CacheReader
 from limbeck.cache.column import Column
 from limbeck.cache.encodings import encoding
 from limbeck.cache.location import Location
@@ -84,7 +84,7 @@ def a_store(folder: Path) -> tuple[Manifest, bytes]:
 
 
 def read_store(folder: Path) -> None:
-    store = Store(folder)
+    store = CacheReader(folder)
     wrong = store.verify()
     rows = store.rows(np.arange(5), -1)
     rows = rows[rows >= 0]

@@ -11,7 +11,7 @@ from benchmarks.cache import CacheScale
 from benchmarks.cache_checks import corruptions_read_as_good, identical_to_live
 from benchmarks.language_logits import word_answers
 from benchmarks.tables import BARS
-from limbeck.cache import Store
+from limbeck.cache import CacheReader
 from limbeck.data.builtin_datasets import data_folders
 from limbeck.errors import LimbeckError
 
@@ -36,8 +36,8 @@ def test_a_store_that_checks_nothing_would_be_found_out(monkeypatch, tmp_path):
 
 
 def test_a_student_of_other_answers_would_be_found_out(monkeypatch, tmp_path):
-    real = Store.read
-    monkeypatch.setattr(Store, "read", lambda self, *what, **how: real(self, *what, **how) * 1.001)
+    real = CacheReader.read
+    monkeypatch.setattr(CacheReader, "read", lambda self, *what, **how: real(self, *what, **how) * 1.001)
     assert not identical_to_live(tmp_path)
 
 

@@ -159,7 +159,7 @@ def test_asking_for_a_specification_draws_nothing():
 
 
 def test_names():
-    assert reference_names() == ["mlp", "cnn", *(f"resnet{depth}" for depth in DEPTHS)]
+    assert reference_names() == ["mlp", "cnn", "fcn", *(f"resnet{depth}" for depth in DEPTHS)]
     with pytest.raises(UnknownNameError, match="Did you mean 'resnet20'"):
         build("resent20", channels=3, classes=10)
 
