@@ -87,10 +87,9 @@ def bench_coverage(
 
     Returns:
         ``coverage``: a row for each pair of arms, size of the test set and number of seeds, with the fraction of
-        intervals
-        that hold the true difference, and half their mean width in points. ``false_alarms``: a row for each number of
-        useless methods and each size of the development set for the choice of the best, with the fraction of verdicts
-        that distillation helped. ``least_coverage``, ``most_false_alarms``: the worst of each.
+        intervals that hold the true difference, and half their mean width in points. ``false_alarms``: a row for each
+        number of useless methods and each size of the development set for the choice of the best, with the fraction of
+        verdicts that distillation helped. ``least_coverage``, ``most_false_alarms``: the worst of each.
     """
     size = scale or CoverageScale()
     coverage: list[dict[str, Any]] = []

@@ -37,9 +37,8 @@ def bench_loop(
 
     Every loop trains the same student from the same teacher: ``0.1 CE + 0.9 T^2 KL`` at T = 4, AdamW, shuffled batches
     gathered from memory. First the engine and the plain loop run from the same weights on the same batches, and must
-    end
-    with the same weights. Then all loops run in turn in one process, block by block, in alternating order. The time of
-    a block includes everything, also batches and reports.
+    end with the same weights. Then all loops run in turn in one process, block by block, in alternating order. The time
+    of a block includes everything, also batches and reports.
 
     Args:
         steps: Timed steps of each loop in each precision, rounded up to whole blocks.

@@ -133,8 +133,7 @@ def make_import_graph(package: Path, trees: Mapping[Path, ast.Module]) -> dict[s
     """Module -> the modules of the package that it imports, also inside functions.
 
     ``__init__.py`` files are left out: they re-export the names of their package, and a cycle through one shows up
-    between
-    the modules themselves.
+    between the modules themselves.
     """
     parts = {path: (PACKAGE, *path.relative_to(package).with_suffix("").parts) for path in trees}
     modules = {path: ".".join(part) for path, part in parts.items() if path.name != "__init__.py"}

@@ -216,8 +216,7 @@ def zero_where_masked(outputs: Tensor, counts: Tensor) -> Tensor:
     Args:
         outputs: ``[batch, ...]``.
         counts: True where a value counts, ``bool`` with the leading dimensions of `outputs`; with another shape,
-            `outputs`
-            is returned unchanged.
+            `outputs` is returned unchanged.
     """
     if counts.shape != outputs.shape[: counts.ndim] or not outputs.is_floating_point():
         return outputs

@@ -92,7 +92,7 @@ def remove_outdated(changes: Changes, out: Path) -> None:
     """
     if not changes.teacher:
         for checkpoint in sorted(RunLayout(out).teacher.rglob("checkpoint.safetensors")):
-            read_checkpoint(checkpoint)
+            read_checkpoint(checkpoint)  # raises if the file is damaged
     for name in ("result.json", "report.html"):
         (out / name).unlink(missing_ok=True)
     path = RunLayout(out).outcomes

@@ -47,9 +47,8 @@ def dry_run(job: Job, material: ComparisonData, teacher: Teacher, models: Mappin
     """Run the first steps of the teacher's training and of every stage of every arm, on copies.
 
     One step is taken on a first batch, and one on as many examples as the last batch of an epoch holds; then the
-    student
-    is evaluated on a few test examples and timed. So a mistake in a job (a name, a hyper-parameter, an address, a
-    shape, a precision, a batch size) is found here and not after the teacher's training.
+    student is evaluated on a few test examples and timed. So a mistake in a job (a name, a hyper-parameter, an address,
+    a shape, a precision, a batch size) is found here and not after the teacher's training.
 
     Raises:
         LimbeckError: If the teacher or an arm cannot run.

@@ -162,8 +162,8 @@ def verdict_of(
     """Compare the method that is best on development data with every control.
 
     Development and test accuracy come from the same students, so a method that is chosen for lucky seeds is lucky on
-    the
-    test data too. All intervals and p-values of the chosen method are therefore corrected for the number of methods.
+    the test data too. All intervals and p-values of the chosen method are therefore corrected for the number of
+    methods.
     """
     score = get_task(task).primary
     arm, count = _best(job, outcomes, score), len(job.method_arms)

@@ -40,8 +40,7 @@ def find_fall(arm: Path) -> Fall | None:
 
     The noise of one report is estimated from second differences of the second half of the curve, which a straight
     trend leaves at zero: :math:`\sigma^2 = \overline{(l_{i+1} - 2 l_i + l_{i-1})^2} / 6`. A fall counts if it is at
-    least
-    two standard errors and 1 % of the loss.
+    least two standard errors and 1 % of the loss.
     """
     curves = [[value for _, value in curve] for curve in read_losses(arm)]
     curves = [curve for curve in curves if len(curve) >= _FEWEST]

@@ -236,9 +236,8 @@ def check_teacher(teacher_logits: Tensor, examples: Dataset, *, classes: int, lo
     """Compute and check the teacher's accuracy on development data; NaN without labels.
 
     Raises:
-        LimbeckError: If it is no better than chance, within two standard errors, or than the most frequent class; or,
-        if
-            loaded, far better with its classes in another order.
+        LimbeckError: If the teacher is no better than chance, within two standard errors, or than the most frequent
+            class; or if a loaded teacher is far better with its classes in another order.
     """
     labels = examples.labels
     if labels is None or not bool((labels != IGNORED).any()):

@@ -43,8 +43,7 @@ class Finding(NamedTuple):
     Attributes:
         name: The name of the check.
         state: ``ok``; ``look``: may be intended, or could not be checked; ``crash``: the check itself failed, which
-        says
-            nothing about the job; ``wrong``: the job should not be run like this.
+            says nothing about the job; ``wrong``: the job should not be run like this.
         value: The measured number, or several by name; None if there is none.
         sentence: What the value means, and what to do.
         text: The value formatted for people.

@@ -54,6 +54,7 @@ def whole_state(student_with_loss: Any, optimizer: Any) -> dict[str, Any]:
         get_optimizer_state_dict,
     )
 
+    # Full tensors in place of shards: they do not depend on the number of ranks.
     options = StateDictOptions(full_state_dict=True)
     module, plain = student_with_loss._forward_module, optimizer.optimizer
     tensors = get_model_state_dict(module, options=options)
@@ -100,6 +101,7 @@ def broadcast_buffers(module: nn.Module, fabric: Fabric) -> None:
     for buffer in module.buffers():
         if type(buffer) is Tensor and not is_lazy(buffer) and buffer.numel():
             by_type.setdefault(buffer.dtype, []).append(buffer)
+    # One broadcast per dtype, because models have many small buffers and each call has a fixed cost.
     for buffers in by_type.values():
         flat = torch.cat([buffer.reshape(-1).to(fabric.device) for buffer in buffers])
         torch.distributed.broadcast(flat, src=0)

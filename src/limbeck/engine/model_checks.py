@@ -309,8 +309,8 @@ class MemoryCheck:
     """Checks that what losses remember does not depend on how a batch is split.
 
     Distributed strategies copy the first rank's buffers to all ranks before every step. A memory bank to which each
-    rank
-    writes its own examples would lose those of the other ranks. Buffers computed from the whole batch are equal on all.
+    rank writes its own examples would lose those of the other ranks. Buffers computed from the whole batch are equal on
+    all.
 
     Args:
         stage: The stage of the losses.

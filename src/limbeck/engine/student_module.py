@@ -79,6 +79,7 @@ class StudentWithLoss(nn.Module):
         skipped = len(terms) < len(self.objective.named_leaves())
         loss = weighted_loss(terms, counts)
         if skipped or any(term.weight == 0 for term in terms.values()):
+            # Without a gradient the optimizer would skip these parameters, with their momentum and weight decay.
             loss = loss + sum(parameter.sum() * 0.0 for parameter in self._reached)
         if lesson.measure:
             self.gradients = _gradients(terms, counts, list(outputs.values()))
@@ -123,7 +124,7 @@ def _gradients(terms: dict[str, Term], counts: dict[str, float], at: list[Any]) 
         return {name: torch.zeros(1) for name in terms}
     rows: dict[str, Tensor] = {}
     for name, term in terms.items():
-        if term.weight == 0:
+        if term.weight == 0:  # 0 times an infinite or NaN total would be NaN
             rows[name] = at[0].new_zeros(sum(tensor.numel() for tensor in at))
             continue
         weighted = term.total * (term.weight / (counts[name] or 1.0))

@@ -41,8 +41,7 @@ class TrainConfig:
         workers: Number of processes for the branches of ``a | b``; None means one per core.
         precision: Fabric's name: ``32-true``, ``bf16-mixed``, ...
         rehearsal: Whether every stage takes only a first step and, if it would reach the end of an epoch, one step on
-            as
-            many examples as the last batch of an epoch has.
+            as many examples as the last batch of an epoch has.
     """
 
     optimizer: Optimizer = field(default_factory=Optimizer)

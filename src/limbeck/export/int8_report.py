@@ -62,6 +62,7 @@ def _benchmark(full: Any, small: Any, inputs: Inputs) -> LatencyPair:
         call()
     began, times = time.perf_counter(), (list[float](), list[float]())
     while len(times[0]) < _FEWEST or (len(times[0]) < _MOST and time.perf_counter() - began < _ENOUGH):
+        # The order alternates, so that neither file is always the first of a pair.
         for which in (0, 1) if len(times[0]) % 2 else (1, 0):
             times[which].append(_seconds(calls[which]))
     return LatencyPair(*(1e3 * statistics.median(one) for one in times))

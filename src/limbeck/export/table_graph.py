@@ -40,6 +40,7 @@ def include_encoding(path: Path, encoding: TableEncoding) -> None:
     onnx = _onnx()
     proto = onnx.load(str(path))
     old = proto.graph.input[0].name
+    # A column may have the name of a tensor in the student's graph.
     onnx.compose.add_prefix(proto, _STUDENT, rename_outputs=False, inplace=True)
     names = input_names(encoding)
     nodes: list[Any] = []
@@ -54,7 +55,8 @@ def include_encoding(path: Path, encoding: TableEncoding) -> None:
     old_nodes = list(proto.graph.node)
     del proto.graph.input[:], proto.graph.node[:]
     proto.graph.input.extend(inputs)
-    proto.graph.node.extend([*nodes, *old_nodes])
+    proto.graph.node.extend([*nodes, *old_nodes])  # ONNX requires topological order
+    # LabelEncoder belongs to this operator set.
     if all(one.domain != "ai.onnx.ml" for one in proto.opset_import):
         proto.opset_import.append(onnx.helper.make_opsetid("ai.onnx.ml", 3))
     for entry in proto.metadata_props:

@@ -242,6 +242,7 @@ class LossTerm(Objective, ABC):
         """A copy that shares parameters, buffers and modules, and may get more of its own, for `setup`."""
         copied = type(self).__new__(type(self))
         vars(copied).update(vars(self))
+        # With shared dicts, a head that is added to the copy would appear in the original too.
         for kind in ("_parameters", "_buffers", "_modules"):
             vars(copied)[kind] = dict(vars(self)[kind])
         return copied

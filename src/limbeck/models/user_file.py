@@ -165,9 +165,8 @@ def _let_import_neighbors(file: Path) -> None:
     """Let a file import the modules in its folder, as when Python runs it directly.
 
     The folder comes last in ``sys.path``, so that no file in it hides an installed module, and it stays there, because
-    a
-    function may import a module when it is called. A module of the same name from another such folder is
-    removed from ``sys.modules``; the file that imported it keeps its reference.
+    a function may import a module when it is called. A module of the same name from another such folder is removed from
+    ``sys.modules``; the file that imported it keeps its reference.
     """
     folder = str(file.resolve().parent)
     others = [path for path in _FOLDERS if path != folder]

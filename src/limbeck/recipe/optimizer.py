@@ -101,7 +101,7 @@ class Optimizer:
         """
         if not isinstance(self.name, str):
             return self.name(parameters)  # type: ignore[arg-type]
-        if sparse and self.name != "sgd":
+        if sparse and self.name != "sgd":  # the other named optimizers of PyTorch raise for sparse gradients
             raise LimbeckError(
                 f"An embedding with sparse=True gives sparse gradients, and {self.name} cannot use them. "
                 'Give the embedding sparse=False, or use Optimizer("sgd", lr=...).'
@@ -110,6 +110,7 @@ class Optimizer:
         options = dict(self.options)
         flat = [p for group in groups for p in (group["params"] if isinstance(group, dict) else [group])]
         sharded = any(hasattr(parameter, "to_local") for parameter in flat)
+        # PyTorch refuses fused together with foreach, and a choice of the user takes precedence.
         if self.name in _FUSED and not sharded and not sparse and not {"fused", "foreach"} & set(options):
             options["fused"] = True
         return _KNOWN[self.name](groups, lr=self.lr, **options)
@@ -144,6 +145,7 @@ class Optimizer:
     def scale(self, step: int, steps: int) -> float:
         """The factor of the peak learning rate at `step` (from 0) of `steps`."""
         warm = self.warmup * steps if isinstance(self.warmup, float) and self.warmup < 1 else float(self.warmup)
+        # step + 1, because the first step would otherwise have a learning rate of 0.
         rise = min(1.0, (step + 1) / warm) if warm > 0 else 1.0
         x = min(max((step - warm) / max(steps - warm, 1.0), 0.0), 1.0)
         fall = {"constant": 1.0, "cosine": 0.5 * (1 + math.cos(math.pi * x)), "linear": 1.0 - x}[self.decay]

@@ -117,8 +117,7 @@ class Task(ABC):
 
     A task defines where the targets of a batch are, which losses the methods use, how outputs are scored, and which
     words the verdict, the report and the model card use. It is immutable. `get_task` makes one from its name; `fit`
-    returns
-    one for the data (number of outputs, names, scale of the targets).
+    returns one for the data (number of outputs, names, scale of the targets).
 
     A new task is one final subclass in one file, and one line in `limbeck.tasks.registry`.
 

@@ -40,8 +40,7 @@ def stored_positions(batch: Batch) -> Tensor | None:
     """The positions of each example that are stored, ``bool [batch, positions]``.
 
     These are the positions where the mask is true. An example without any stores its first position. The result does
-    not
-    depend on the side of the padding or on the length of the other texts in the batch.
+    not depend on the side of the padding or on the length of the other texts in the batch.
     """
     if batch.mask is None or batch.mask.ndim < 2:
         return None

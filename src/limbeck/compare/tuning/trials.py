@@ -187,6 +187,7 @@ def sobol_point(space: Space, number: int) -> Values:
 
 def _at(search_range: SearchRange, part: float) -> int | float:
     """The value at this fraction of a range."""
+    # Half a step more on both sides, so that rounding gives the end values the same share as the others.
     aside = 0.5 if search_range.whole else 0.0
     low, high = search_range.low - aside, search_range.high + aside
     value = low * (high / low) ** part if search_range.log else low + (high - low) * part
@@ -201,9 +202,8 @@ def propose(arm: str, space: Space, start: Values, done: Sequence[Trial]) -> Val
     """The values of an arm's next trial. They depend only on the earlier trials.
 
     The first trial has the job's own values, moved into the ranges if needed. The next nine come from `sobol_point`.
-    The
-    following ones come from a tree-structured Parzen estimator with a seed from the arm's name and the trial's number,
-    so that a killed search continues with the same values.
+    The following ones come from a tree-structured Parzen estimator with a seed from the arm's name and the trial's
+    number, so that a killed search continues with the same values.
 
     Source: Bergstra, Bardenet, Bengio and Kegl, Algorithms for Hyper-Parameter Optimization, NIPS 2011; as in Optuna.
     """
