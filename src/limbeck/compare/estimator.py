@@ -45,18 +45,36 @@ def is_estimator(models: Mapping[str, nn.Module]) -> bool:
     return any(isinstance(model, EstimatorModule) for model in models.values())
 
 
+def check_estimator_task(estimator: Any, origin: str, material: ComparisonData) -> None:
+    """Check that the job is one of classes, which are all that an estimator can teach.
+
+    Args:
+        estimator: The estimator, fitted or not.
+        origin: The begin of the message: where the estimator is from, with a verb.
+        material: The data of the job.
+
+    Raises:
+        LimbeckError: If the job has another task.
+    """
+    if isinstance(material.task, Classification):
+        return
+    own = estimator.estimator if isinstance(estimator, SklearnTeacher) else estimator
+    classes = getattr(own, "classes_", None)  # only a fitted classifier has it
+    listed = "" if classes is None else f" with the classes {', '.join(map(str, list(classes)[:8]))}"
+    raise LimbeckError(
+        f"{origin} a {type(own).__name__}{listed}. An estimator can teach classes only; the teacher of a job of "
+        f"{material.task.name} is a torch module, such as --teacher mlp. In Python, its predictions can teach as well: "
+        "limbeck.PrecomputedTeacher(predictions)."
+    )
+
+
 def open_estimator(estimator: Any, name: str, material: ComparisonData) -> EstimatorModule:
     """Wrap the result of a user's function: an estimator, fitted or not, or a `SklearnTeacher`.
 
     Raises:
         LimbeckError: If it has no probabilities, or cannot be fitted to the data.
     """
-    if not isinstance(material.task, Classification):
-        raise LimbeckError(
-            f"{name} returned a {type(estimator).__name__}. An estimator can teach classes only; the teacher of a job "
-            f"of {material.task.name} is a torch module. In Python, its predictions can teach as well: "
-            "limbeck.PrecomputedTeacher(predictions)."
-        )
+    check_estimator_task(estimator, f"{name} returned", material)
     if isinstance(estimator, SklearnTeacher):
         return EstimatorModule(estimator, fitted=True)
     if not hasattr(estimator, "predict_proba"):

@@ -24,7 +24,8 @@ from limbeck.compare.comparison_data import (
     new_model,
     shape_in,
 )
-from limbeck.compare.estimator import EstimatorModule, fit_estimator, open_estimator
+from limbeck.compare.estimator import EstimatorModule, check_estimator_task, fit_estimator, open_estimator
+from limbeck.compare.saved_teacher import check_saved_teacher, other_inputs_error, own_preprocess
 from limbeck.compare.trackers import with_trackers
 from limbeck.data import (
     Dataset,
@@ -32,7 +33,6 @@ from limbeck.data import (
     Preprocess,
     holds_tokenizer,
     open_tokenizer,
-    preprocess_from_dict,
 )
 from limbeck.engine import Run, StepReport, open_fabric
 from limbeck.errors import LimbeckError
@@ -43,8 +43,7 @@ from limbeck.metrics import Predictions, accuracy
 from limbeck.metrics.classes import is_misordered, misorder_message, renamed_accuracy
 from limbeck.metrics.memoize import predicted_class
 from limbeck.model_call import call, logits_of
-from limbeck.models import NoModuleError, is_student_folder, read_config
-from limbeck.models.hub import LibraryModel
+from limbeck.models import NoModuleError
 from limbeck.models.networks import check_arguments
 from limbeck.recipe import Recipe, Stage
 from limbeck.tap import FrozenParameters
@@ -90,7 +89,9 @@ def _open_part(
             check_arguments(part.model, SklearnTeacher, part.arguments, without=("estimator", "preprocess", "classes"))
         except LimbeckError as error:
             raise add_flag_hint(error, "teacher") from error
-        module = EstimatorModule(SklearnTeacher(file.open(), classes=material.classes, **part.arguments), fitted=True)
+        estimator = file.open()
+        check_estimator_task(estimator, f"{file.path} holds", material)
+        module = EstimatorModule(SklearnTeacher(estimator, classes=material.classes, **part.arguments), fitted=True)
         return module.teacher, module
     try:
         model = new_model(part, material, seed=seed, who="teacher")
@@ -101,8 +102,9 @@ def _open_part(
                 f"teacher.members={part.members}: an estimator cannot have members; remove the option."
             ) from error
         return module.teacher, module
+    check_saved_teacher(part, material)
     check_names(part, model, material.data)
-    preprocess = _own_preprocess(part, material.data)
+    preprocess = own_preprocess(part, material.data)
     _check_tokenizer(part, material.data)
     _check_preprocess(job, preprocess)
     return ModelTeacher(model, preprocess=preprocess), model
@@ -118,7 +120,10 @@ def _check_opened(
     """
     first = material.train.select(torch.tensor([0]))
     shape, who = "x".join(map(str, material.input_shape)), f"The teacher {part.model}"
-    logits = call_checked(lambda: next(iterate_answers(teacher, first, material))[1], who, shape)
+    try:
+        logits = call_checked(lambda: next(iterate_answers(teacher, first, material))[1], who, shape)
+    except LimbeckError as error:
+        raise other_inputs_error(part, material, error) from error
     check_classes(logits, who, material.task)
     if isinstance(teacher, ModelTeacher) and teacher.preprocess is not None:
         _check_own(job, model, teacher.preprocess, material)
@@ -339,15 +344,3 @@ def _check_tokenizer(teacher: TeacherSettings, data: DataSplits) -> None:
             f"The teacher {teacher.model} was trained with another tokenizer, {sizes}. Type --set "
             f"data.tokenizer={folder}, or, to continue anyway, --set teacher.check=false."
         )
-
-
-def _own_preprocess(teacher: TeacherSettings, data: DataSplits) -> Preprocess | None:
-    """The preprocessing of a saved teacher; None if it uses that of the data."""
-    library = LibraryModel.parse(teacher.model)
-    folder = Path(teacher.model.rpartition("@")[2] if ".py:" in teacher.model else teacher.model)
-    folder = library.weights if library is not None and library.weights is not None else folder
-    if not is_student_folder(folder):
-        return None
-    metadata = read_config(folder)["metadata"]
-    preprocess = preprocess_from_dict(metadata["preprocess"]) if metadata.get("preprocess") else None
-    return None if preprocess == data.preprocess else preprocess
