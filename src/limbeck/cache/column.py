@@ -21,7 +21,7 @@ _LARGEST = 2**31
 
 @dataclass(frozen=True)
 class Column:
-    """The layout of the outputs at one address: how a row is encoded, and how rows make an output.
+    """The layout of the outputs at one address: the encoding of a row, and the rows of an output.
 
     Attributes:
         encoding: The encoding of one row of classes (or of features).

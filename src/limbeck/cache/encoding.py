@@ -47,7 +47,7 @@ class Encoding(ABC):
         classes: The number of logits in a row.
 
     Raises:
-        LimbeckError: If that is no integer above 0, or a parameter is out of range.
+        LimbeckError: If that is not an integer above 0, or a parameter is out of range.
     """
 
     name: ClassVar[str]
@@ -97,7 +97,7 @@ class Encoding(ABC):
         """Decode the rows, on the CPU.
 
         Raises:
-            DataError: If these are no records of this encoding.
+            DataError: If the records do not have this encoding.
         """
 
     @property

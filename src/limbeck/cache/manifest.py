@@ -199,7 +199,7 @@ About = Mapping[str, Any]
 def find_mismatch(
     location: Location, manifest: Manifest, difference: ManifestDifference, *, about: About | None = None
 ) -> LimbeckError:
-    """The error for a cache that a run cannot use: it says what differs, in words as far as possible.
+    """The error for a cache that a run cannot use: it describes the differences, in words as far as possible.
 
     Args:
         location: The location of the cache.

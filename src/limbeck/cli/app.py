@@ -330,7 +330,7 @@ def papers(
     workers: Annotated[int | None, typer.Option(min=1, help="Number of parallel tasks. Default: one per core.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Run the experiments of a paper and print its numbers beside ours.
+    """Run the experiments of a paper and print its numbers next to limbeck's.
 
     If it is interrupted, the same command continues.
     """

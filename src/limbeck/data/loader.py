@@ -48,11 +48,11 @@ class Loader(ABC):
     """Whether batches depend on models of the run (rollouts). `bind` is called before the first batch is requested.
     Teacher outputs for such batches cannot be cached."""
     batch_size: int | None = None
-    """Number of examples per batch, of which the last one of an epoch may have fewer; None if it varies."""
+    """Number of examples per batch, except that the last one of an epoch may have fewer; None if it varies."""
     seed: int = 0
     """Seed of the order."""
     examples: Dataset | None = None
-    """The dataset of which the batches consist; None if there is none."""
+    """The dataset of the batches; None if there is none."""
     augment: Transform | None = None
     """The transform of every example."""
     mix: BatchMix | None = None

@@ -221,7 +221,7 @@ def _part(name: str, part: Dataset, classes: int, source: str) -> PartSummary:
 
 
 def _count_unknown(part: Dataset) -> int:
-    """Count the examples without a target, of which all targets are unknown."""
+    """Count the examples without any known target."""
     if part.targets is None:
         return len(part)
     rows = part.targets.flatten(1) if part.targets.ndim > 1 else part.targets.unsqueeze(1)

@@ -1,4 +1,4 @@
-"""Targets of regression, several labels and segmentation: which task the data have, and their values."""
+"""Targets of regression, several labels and segmentation: the task of the data, and their values."""
 
 from __future__ import annotations
 

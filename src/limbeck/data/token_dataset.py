@@ -25,7 +25,7 @@ class _Windows(NamedTuple):
     """Windows of the texts, each within one text.
 
     Attributes:
-        text: Which text it is of.
+        text: The number of the text.
         start: Its first token, among all tokens.
         length: The number of tokens that a model reads; the label of the last one is the token behind it.
         repeated: The number of tokens in front that the window before has had already, as context.
@@ -42,7 +42,7 @@ class TokenDataset(Dataset):
     """Dataset for language models: each example is a window of tokens, and its labels are the next tokens.
 
     The labels are shifted here and nowhere else: ``Batch.labels[i, t]`` is the token behind ``input_ids[i, t]``, and
-    -100 where that is given (a prompt), repeated, or padding. ``Batch.mask`` is true where there is a label, so
+    -100 for a prompt, repeated tokens and padding. ``Batch.mask`` is true where there is a label, so
     divergences count these positions alone; ``Batch.extra["masks"]["text"]`` is true for all tokens, for losses on
     hidden states. ``Batch.extra["text"]`` has the number of the text of each position, -1 for padding.
 
@@ -62,7 +62,7 @@ class TokenDataset(Dataset):
         too_long: What happens to a text with a prompt that does not fit into one window: ``error``; ``drop``; or
             ``window``, whose later windows do not see the prompt. Plain texts always become windows.
         add_eos_token: Whether texts end with the tokenizer's end token.
-        folder: Where tokens are stored, so that a text is tokenized once.
+        folder: The folder of the stored tokens, so that a text is tokenized once.
 
     Raises:
         LimbeckError: If an argument is out of range, or the tokenizer does not fit.

@@ -91,7 +91,7 @@ def tokenize_texts(
             tokenizer's chat template, and the answers of the assistant are learned.
         tokenizer: A fast tokenizer of transformers.
         add_eos_token: Whether to end each text with the tokenizer's ``eos_token``, if it does not end so already.
-        folder: Where the tokens are stored and read from by a memory map. The folder is filled once for these texts and
+        folder: The folder of the tokens, which are read by a memory map. The folder is filled once for these texts and
             this tokenizer; another text or tokenizer fills another file.
 
     Raises:

@@ -1,4 +1,4 @@
-"""The training part of a table: which columns are features, and the encoding that is fitted on them."""
+"""The training part of a table: its feature columns and their encoding."""
 
 from __future__ import annotations
 

@@ -27,7 +27,7 @@ def macs(model: nn.Module, inputs: Inputs) -> int:
 
     Args:
         model: Any module.
-        inputs: What it is called with, on its device; the result is divided by how many examples they hold.
+        inputs: The model's inputs, on its device; the result is divided by their number of examples.
 
     Raises:
         LimbeckError: If the inputs are empty.

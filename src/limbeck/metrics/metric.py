@@ -51,7 +51,7 @@ class MetricFunction(Protocol):
 def metric(
     *, unit: str, higher_is_better: bool | None, requires: tuple[Needed, ...]
 ) -> Callable[[Callable[[Any], Metric]], MetricFunction]:
-    """Declare a metric: its unit, its direction, and what it needs besides the student's outputs.
+    """Declare a metric: its unit, its direction, and the inputs that it needs in addition to the student's outputs.
 
     The decorated function gets only rows that count: rows with the label -100 are left out of every metric. It is
     called only if everything that it needs is there and valid.

@@ -1,4 +1,4 @@
-"""Beyer et al., 2021, arXiv:2106.05237: which view the teacher gets, and how long the student learns."""
+"""Beyer et al., 2021, arXiv:2106.05237: the views of the teacher, and the length of the student's training."""
 
 from __future__ import annotations
 

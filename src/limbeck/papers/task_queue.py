@@ -46,7 +46,7 @@ class TaskFinished:
     Attributes:
         task: The name of the task.
         figures: Its results.
-        seconds: How long it took.
+        seconds: Time in seconds.
         remaining: The estimated seconds of all tasks that are left.
     """
 

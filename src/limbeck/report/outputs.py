@@ -43,7 +43,7 @@ def plot_predictions(run: RunData | str | Path, *, output: int = 0, ax: Axes | N
         ax: Axes to draw on; by default those of a new figure.
 
     Raises:
-        ValueError: If the run is no regression, or has no predictions.
+        ValueError: If the run is not a regression, or has no predictions.
     """
     run = load_run(run)
     targets, outputs = _targets(run), read_outputs(run, run.method_arm or "")

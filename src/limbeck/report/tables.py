@@ -1,4 +1,4 @@
-"""Tables for the terminal and for Markdown: the arms of a result, and the numbers of a paper beside ours."""
+"""Tables for the terminal and for Markdown: the arms of a result, and the numbers of a paper next to limbeck's."""
 
 from __future__ import annotations
 
@@ -185,7 +185,7 @@ _HEAD = ("experiment", "paper", "ours", "aim", "")
 
 
 def paper_table(result: Mapping[str, Any]) -> Table:
-    """Make a table with the paper's numbers beside ours.
+    """Make a table with the paper's numbers next to limbeck's.
 
     Args:
         result: The result of `limbeck.papers.Reproduction.run`.
