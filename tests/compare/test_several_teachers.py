@@ -102,6 +102,9 @@ def test_several_teachers_survive_the_text_of_a_job(place, tmp_path):
         ({"teacher": {"ensemble": {"a": "mlp", "b": {"model": "cnn", "weight": 0}}}}, "weight"),
         ({"teacher": "mlp", "teachers": ["mlp", "cnn"]}, "one of the two keys"),
         ({"teacher": {"ensemble": "mlp"}}, "'mlp'"),
+        ({"teacher": {"ensemble": {"a": "mlp", "b": True}}}, "True"),
+        ({"teacher": None, "teachers": {"a": "mlp", "b": True}}, "True"),
+        ({"teacher": None, "teachers": ["mlp", 3]}, "got 3"),
         ({"teacher": {"ensemble": ["hf:a", "hf:b"]}, "student": {"model": "shallow", "layers": 2}}, "2 members"),
     ],
 )

@@ -113,13 +113,34 @@ def test_noise_is_no_fall(tmp_path):
     assert alarms <= 4
 
 
-@pytest.mark.parametrize(("steps", "temperature", "said"), [(300, 4.0, True), (300, 1.0, False), (50_000, 4.0, False)])
+@pytest.mark.parametrize(
+    ("steps", "temperature", "said"), [(300, 4.0, True), (300, 1.0, False), (504, 4.0, False), (50_000, 4.0, False)]
+)
 def test_few_steps_and_a_high_temperature(tmp_path, steps, temperature, said):
     run = judged(tmp_path, interval=WORST, steps=steps, method={"name": "hinton", "temperature": temperature})
     found = named(run, "high temperature")
     assert (found is not None) is said
     if said:
         assert "method.temperature=1" in found["type"]
+
+
+@pytest.mark.parametrize(("steps", "falls", "said"), [(504, True, True), (504, False, False), (50_000, True, False)])
+def test_from_500_steps_on_only_a_falling_loss_blames_the_temperature(tmp_path, steps, falls, said):
+    run = judged(tmp_path, interval=WORST, steps=steps, method={"name": "hinton", "temperature": 4.0})
+    curves(run, "distilled", lambda t: 2.0 - t if falls else 0.5 + math.exp(-12 * t))
+    found = named(run, "high temperature")
+    assert (found is not None) is said
+    if said:
+        assert "fell" in found["evidence"]
+
+
+def test_a_measured_reason_comes_before_one_from_the_number_of_steps(tmp_path):
+    better = {"label smoothing": {"interval": [-0.05, -0.02], "difference": -0.03}}
+    run = judged(tmp_path, interval=WORST, ours=0.88, smoothed=0.92, against=better, steps=300,
+                 method={"name": "hinton", "temperature": 4.0})  # fmt: skip
+    found = whys(run)
+    places = [next(i for i, why in enumerate(found) if word in why) for word in ("Label smoothing", "high temperature")]
+    assert places == sorted(places)
 
 
 @pytest.mark.parametrize(("by", "word"), [("seeds", "because of the seeds"), ("examples", "test data are few")])

@@ -69,7 +69,8 @@ def _noise(curve: list[float]) -> float:
 
 
 _MOST = 4
-_FEW_STEPS = 2000
+_MANY_STEPS = 2000
+"""Steps above which a loss that still falls says nothing about the temperature."""
 _HOT = 2.0
 """The temperature from which on soft targets take more steps to learn (docs/methods/hinton.md, "Limits")."""
 
@@ -160,7 +161,7 @@ def _teacher(run: JudgedRun) -> Iterator[Suggestion]:
 
 
 def _falling(run: JudgedRun) -> Iterator[Suggestion]:
-    fall = find_fall(RunLayout(run.out).arm(run.verdict["arm"])) if run.out is not None else None
+    fall = _fall(run)
     if fall is not None:
         yield Suggestion(
             "The student was still learning when its training ended.",
@@ -170,25 +171,29 @@ def _falling(run: JudgedRun) -> Iterator[Suggestion]:
 
 
 def _hot(run: JudgedRun) -> Iterator[Suggestion]:
+    """For few steps, or a curve that shows that more steps were too few: a count alone proves nothing above that."""
     if not run.task.has_temperature:
         return
     settings = run.job.method_arms[run.verdict["arm"]]
-    steps = next((one.steps for one in run.outcomes if one.arm == run.verdict["arm"]), None)
     parameter = method(settings.name).parameters.get("temperature")
     temperature = settings.hyper.get("temperature", parameter.default if parameter is not None else None)
-    if not isinstance(temperature, (int, float)) or temperature < _HOT or steps is None or steps > _FEW_STEPS:
+    steps = _steps(run)
+    if not isinstance(temperature, (int, float)) or temperature < _HOT or steps is None or steps > _MANY_STEPS:
+        return
+    if steps >= FEW_STEPS and _fall(run) is None:
         return
     same = sum(one.name == settings.name for one in run.job.methods)
     typed = None if same > 1 else run.again(f"{run.job.key_of(settings)}.temperature=1")
+    learning = "" if steps < FEW_STEPS else ", and its loss still fell at the end"
     yield Suggestion(
         "Few steps at a high temperature train a student too little.",
-        f"{settings.name} had {steps:,} optimizer steps at temperature {temperature:g}.", typed,
+        f"{settings.name} had {steps:,} optimizer steps at temperature {temperature:g}{learning}.", typed,
     )  # fmt: skip
 
 
 def _few_steps(run: JudgedRun) -> Iterator[Suggestion]:
     """For runs with too few steps to see in the curve whether the loss still falls."""
-    steps = next((one.steps for one in run.outcomes if one.arm == run.verdict["arm"]), None)
+    steps = _steps(run)
     if steps is not None and steps < FEW_STEPS:
         yield Suggestion("The student had few steps to learn in.", f"It made {steps:,} optimizer steps.",
                          run.again(_longer(run)))  # fmt: skip
@@ -280,8 +285,18 @@ def _search(run: JudgedRun) -> Iterator[Suggestion]:
 
 
 _RULES: tuple[Callable[[JudgedRun], Iterator[Suggestion]], ...] = (
-    _one_seed, _teacher, _falling, _hot, _few_steps, _regularization, _wide, _fit, _search,
+    _one_seed, _teacher, _falling, _regularization, _hot, _few_steps, _wide, _fit, _search,
 )  # fmt: skip
+
+
+def _steps(run: JudgedRun) -> int | None:
+    """The optimizer steps of the judged arm."""
+    return next((one.steps for one in run.outcomes if one.arm == run.verdict["arm"]), None)
+
+
+def _fall(run: JudgedRun) -> Fall | None:
+    """The fall of the judged arm's loss at the end of its training, if there is one."""
+    return find_fall(RunLayout(run.out).arm(run.verdict["arm"])) if run.out is not None else None
 
 
 def _more_seeds(run: JudgedRun, seeds: int) -> str | None:

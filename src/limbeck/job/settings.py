@@ -256,12 +256,12 @@ def join_teachers(values: Any) -> Any:
 def _name_models(models: Any) -> dict[str, Any]:
     """Models by name; those of a list are named by their files or functions."""
     if isinstance(models, Mapping):
-        return {str(name): {"model": one} if isinstance(one, str) else one for name, one in models.items()}
+        return {str(name): _named_model(one) for name, one in models.items()}
     if not isinstance(models, Sequence) or isinstance(models, str):
         raise LimbeckError(f"Several teachers are a list of models, or a mapping of names to models; got {models!r}.")
     named: dict[str, Any] = {}
     for one in models:
-        settings = {"model": one} if isinstance(one, str) else dict(one)
+        settings = _named_model(one)
         base = name = _short_name(str(settings.get("model")))
         number = 1
         while name in named:
@@ -269,6 +269,14 @@ def _name_models(models: Any) -> dict[str, Any]:
             name = f"{base}-{number}"
         named[name] = settings
     return named
+
+
+def _named_model(settings: Any) -> dict[str, Any]:
+    if isinstance(settings, str):
+        return {"model": settings}
+    if not isinstance(settings, Mapping):
+        raise LimbeckError(f"A teacher is the name of a model, or a mapping with the key model; got {settings!r}.")
+    return dict(settings)
 
 
 def _short_name(model: str) -> str:
