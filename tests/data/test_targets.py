@@ -168,3 +168,35 @@ def test_a_function_of_the_user(tmp_path):
     data = load_data(f"{tmp_path / 'own.py'}:load")
     assert data.task == "regression"
     assert data.train.targets.shape == (20, 1)
+
+
+def test_three_numbers_are_not_said_to_fit_classification(tmp_path):
+    name = table(tmp_path / "a.csv", "x,car,dog,boat", [(i % 7, i / 3, i / 4, i + 0.5) for i in range(50)])
+    columns = ["car", "dog", "boat"]
+    assert "--task" not in load_data(name, target=columns).summary.facts["task"]
+    with pytest.raises(DataError, match=r"--task regression"):
+        load_data(name, target=columns, task="classification")
+
+
+def test_the_task_that_the_summary_names_fits(tmp_path):
+    name = table(tmp_path / "a.csv", "x,a,b", [(i % 7, i % 2, int(i % 3 == 0)) for i in range(50)])
+    assert "--task regression" in load_data(name, target=["a", "b"]).summary.facts["task"]
+    assert load_data(name, target=["a", "b"], task="regression").train.targets.is_floating_point()
+
+
+def test_several_columns_without_brackets(tmp_path):
+    name = table(tmp_path / "a.csv", "x,car,dog,boat", [(i % 7, i / 3, i / 4, i + 0.5) for i in range(50)])
+    with pytest.raises(DataError, match=r"data\.target=\[car,dog,boat\]"):
+        load_data(name, target="car,dog,boat")
+    with pytest.raises(LimbeckError, match="classes, numbers or labels"):
+        load_data(name)
+
+
+def test_a_text_that_differs_in_each_row_is_left_out_under_every_name(tmp_path):
+    for flat in ("flat", "rooms"):
+        name = table(tmp_path / f"{flat}.csv", f"{flat},x,y", [(f"number {i}", i % 7, "ab"[i % 2]) for i in range(60)])
+        data = load_data(name, target="y")
+        assert data.encoding.features == ("x",)
+        assert "rename" not in data.note
+        assert f"--set data.text={flat}" in data.note
+    assert load_data(name, target="y", text=flat).task == "classification"

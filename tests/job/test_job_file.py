@@ -206,3 +206,26 @@ def test_a_search_that_is_set_must_exist(tmp_path):
         with_settings({}, ["search=foo"])
     assert with_settings({}, [f"search={tmp_path}"]) == {"search": str(tmp_path)}
     assert with_settings({"search": "foo"}, ["search=null"]) == {"search": None}
+
+
+@pytest.mark.parametrize(
+    ("typed", "near"),
+    [
+        ("epochs=3", "budget.epochs"), ("lr=0.1", "budget.lr"), ("target=y", "data.target"),
+        ("epoch=3", "budget.epochs"),
+        ("batch_sze=3", "budget.batch_size"), ("members=3", "teacher.members"), ("temperature=2", "method.temperature"),
+        ("studnet=mlp", "student"),
+    ],
+)  # fmt: skip
+def test_a_key_without_its_place_is_searched_in_all_places(typed, near):
+    with pytest.raises(UnknownNameError, match=rf"Did you mean '{near}'\?.* --set {near}="):
+        make_job(with_settings(JOB, [typed]))
+
+
+@pytest.mark.parametrize("whole", [False, True])
+def test_a_setting_of_one_of_several_teachers_has_its_place_named(whole):
+    job = {"data": "digits", "student": "mlp", "teachers": {"wide": {"model": "mlp", "hidden": [9]}, "cnn": "cnn"}}
+    if whole:
+        job = make_job(job).model_dump(mode="json")
+    with pytest.raises(LimbeckError, match=r"--set teachers\.wide\."):
+        make_job(with_settings(job, ["teacher.wide.weight=3"]))

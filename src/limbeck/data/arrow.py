@@ -180,6 +180,12 @@ def check_columns(path: Path, required: Sequence[str], names: Sequence[str]) -> 
 
     for name in required:
         if name not in names:
+            several = [part.strip() for part in name.split(",")]
+            if len(several) > 1 and set(several) <= set(names):
+                raise DataError(
+                    f"{path} has no column {name!r}, but it has the columns {', '.join(several)}. Several columns are "
+                    f"a list in brackets: --set 'data.target=[{','.join(several)}]'."
+                )
             near = nearest(name, names)
             suggestion = f" Did you mean {near!r}?" if near else ""
             header = "" if near or not starts_with_values(names) else _NO_HEADER

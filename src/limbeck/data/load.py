@@ -185,6 +185,14 @@ def _check_task(name: str, load: _Reader, task: str | None) -> None:
         )
 
 
+def _other_task(data: DataSplits) -> str:
+    """Another task that the targets fit too; empty if there is none."""
+    targets = None if data.encoding is None else data.encoding.targets
+    if targets is not None and len(targets.columns) == 1:
+        return "classification"
+    return "regression" if data.task == "multi_label" else ""
+
+
 def _add_summary(data: DataSplits) -> DataSplits:
     """Add the summary and the note to a dataset, and issue its warnings."""
     parts = {"train": data.train, "development": data.development, "test": data.test}
@@ -193,7 +201,8 @@ def _add_summary(data: DataSplits) -> DataSplits:
             _check_numbers(data.name, examples.labels)
     summary = data.summary or summarize(_data_kind(data), parts)
     if data.task != "classification":
-        summary = replace(summary, facts={"task": InferredTask(data.task, data.task_reason).text, **summary.facts})
+        inferred = InferredTask(data.task, data.task_reason, _other_task(data))
+        summary = replace(summary, facts={"task": inferred.text, **summary.facts})
     names = data.class_names
     if names and summary.class_names is None and all(len(part.classes) in (0, len(names)) for part in summary.parts):
         summary = replace(summary, class_names=names)

@@ -70,7 +70,7 @@ def read_table(
     """
     if target is None:
         if encoding is None:
-            raise DataError(f"target= is missing: which column of {path} has the classes?")
+            raise DataError(f"target= is missing: which column of {path} has the targets (classes, numbers or labels)?")
         target = encoding.target
     if encoding is not None:
         separator, charset = separator or encoding.separator, charset or encoding.charset
@@ -126,7 +126,7 @@ def load_table_splits(name: str, options: DataOptions) -> DataSplits:
     """
     if options.target is None:
         raise LimbeckError(
-            f"target= is missing: which column of {name} has the classes? "
+            f"target= is missing: which column of {name} has the targets (classes, numbers or labels)? "
             "On the command line: --set data.target=COLUMN. For a table of texts also --set data.text=COLUMN."
         )
     form = TableForm(

@@ -29,17 +29,20 @@ class InferredTask(NamedTuple):
     Attributes:
         name: The task.
         why: What was seen in the data, for the summary; empty if the user named the task.
+        other: Another task that these targets fit; empty if there is none.
     """
 
     name: str
     why: str = ""
+    other: str = ""
 
     @property
     def text(self) -> str:
         """The task in the summary of the data, with what to type if it was inferred wrongly."""
         if not self.why:
             return self.name
-        return f"{self.name}, because {self.why} (if that is wrong, type --task classification or another task)"
+        hint = f" (if that is wrong, type --task {self.other})" if self.other else ""
+        return f"{self.name}, because {self.why}{hint}"
 
 
 def read_targets(targets: TargetColumns, raw: RawTable, missing: Sequence[str] = ()) -> np.ndarray:
@@ -89,8 +92,16 @@ class TargetRequest:
         task = InferredTask(self.task) if self.task is not None else self._infer(raw, missing)
         if task.name == "classification" and len(self.columns) == 1:
             return None, task
+        if task.name == "classification":
+            raise DataError(
+                f"{raw.path}: classification has one target, not {len(self.columns)} ({', '.join(self.columns)}). Type "
+                "--task regression, or --task multi_label for columns of 0 and 1, or name one column."
+            )
         if task.name not in VECTORS:
-            raise DataError(f"{raw.path}: the task {task.name} does not fit the targets {', '.join(self.columns)}.")
+            raise DataError(
+                f"{raw.path}: {task.name} needs images, and this is a table. Type --task classification, --task "
+                "multi_label or --task regression."
+            )
         if task.name == "multi_label" and len(self.columns) == 1:
             if self.delimiter is None and read_column(raw, self.columns[0], missing=missing).numbers is not None:
                 raise DataError(

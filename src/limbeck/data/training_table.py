@@ -6,6 +6,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 import numpy as np
@@ -128,8 +129,12 @@ class TrainingTable:
         if why := _find_reason_to_skip(column, index=name in self._raw.row_index):
             self._skipped[name] = why
             report.notes.append(
-                f"{self._raw.path.name}: column {name!r} is left out ({why}). To use it, rename it"
-                + (", or read it as texts with text=." if "text" in why else ".")
+                f"{self._raw.path.name}: column {name!r} is left out ({why}). "
+                + (
+                    f"To use it, group its values into fewer, or classify it as a text: --set data.text={quote(name)}."
+                    if "text" in why
+                    else "To use it, rename it."
+                )
             )
             return
         if column.kind == "empty":

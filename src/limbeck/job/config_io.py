@@ -10,7 +10,7 @@ from typing import Any
 
 from limbeck.atomic_io import is_file
 from limbeck.checksums import add_checksum_line, is_unchanged, json_text
-from limbeck.errors import DataError, LimbeckError, LimbeckWarning, nearest, unknown_name_error
+from limbeck.errors import DataError, LimbeckError, LimbeckWarning, UnknownNameError, nearest, unknown_name_error
 from limbeck.job.budget import ArmBudget, Budget
 from limbeck.job.paths import (
     PLACES,
@@ -21,9 +21,12 @@ from limbeck.job.paths import (
     with_absolute_paths,
 )
 from limbeck.job.run_layout import RunLayout, method_arms
-from limbeck.job.schema import Job
+from limbeck.job.schema import Job, job_keys
 from limbeck.job.settings import CacheSettings, TeacherSettings, join_teachers
 from limbeck.job.validation import MAX_BYTES, check_bounds
+from limbeck.methods import method
+from limbeck.methods import names as method_names
+from limbeck.models import UserFile
 
 _SCIENTIFIC = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)[eE][-+]?[0-9]+$")
 _KIND = re.compile(r"(str|int|float|bool|function-.*|dict\[.*)$")
@@ -239,11 +242,28 @@ def _set(mapping: dict[str, Any], keys: list[str], value: Any, *, setting: str) 
 def _check_needed(job: Mapping[str, Any]) -> None:
     for key in job:
         if key not in Job.model_fields:
-            near = nearest(str(key), Job.model_fields)
-            raise unknown_name_error("key in the job", str(key), Job.model_fields, then=_flag([near]) if near else "")
+            places = {**_dotted_keys(job), **{name: name for name in Job.model_fields}}
+            near = places.get(nearest(str(key), places) or "")
+            if near is None or "." not in near:
+                then = _flag([near]) if near else ""
+                raise unknown_name_error("key in the job", str(key), Job.model_fields, then=then)
+            raise UnknownNameError(f"Unknown key in the job {str(key)!r}. Did you mean {near!r}? {_flag([near])}")
     for key in ("data", "teacher", "student"):
         if job.get(key) is None:
             raise LimbeckError(f"The job has no {key}: type --{key} NAME, or add a line `{key}: NAME` to the job file.")
+
+
+def _dotted_keys(job: Mapping[str, Any]) -> dict[str, str]:
+    """The keys inside other keys, by their last part: ``budget.epochs`` by ``epochs``."""
+    name = _named(job.get("method") or "hinton")
+    settings = () if UserFile.parse(name) is not None or name not in method_names() else method(name).parameters
+    dotted = {setting: f"method.{setting}" for setting in settings}
+    for key in job_keys():
+        place, dot, last = key.name.rpartition(".")
+        if dot and place in ("budget", "data", "cache", "teacher", "student", "task"):
+            before = dotted.get(last, "method.")
+            dotted[last] = key.name if before.startswith("method.") or place == "budget" else before
+    return dotted
 
 
 def _sentence(error: Any) -> LimbeckError:

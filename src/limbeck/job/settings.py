@@ -101,6 +101,9 @@ class TeacherSettings(ModelSettings):
             raise LimbeckError(f"teacher.ensemble lists the models of the teacher; leave out {other}.")
         if self.arguments:
             first = next(iter(self.arguments))
+            if first in self.ensemble:
+                place = "teachers" if self.model == SEVERAL else "teacher.ensemble"
+                raise LimbeckError(f"teacher.{first}: type --set {place}.{first}.KEY=...")
             raise LimbeckError(f"teacher.{first} belongs to one model: teacher.ensemble.NAME.{first}.")
         for name, member in self.ensemble.items():
             if not re.fullmatch(r"[\w-]+", name) or name == "student":
@@ -244,6 +247,12 @@ def join_teachers(values: Any) -> Any:
         return values
     rest = {key: value for key, value in values.items() if key != "teachers"}
     several, before = _name_models(values["teachers"]), rest.get("teacher")
+    misplaced = [name for name in several if isinstance(before, Mapping) and name in before]
+    if misplaced:
+        raise LimbeckError(
+            f"teacher.{misplaced[0]}: {misplaced[0]!r} is one of several teachers. Type --set "
+            f"teachers.{misplaced[0]}.KEY=..., not --set teacher.{misplaced[0]}.KEY=..."
+        )
     if before is not None and not (isinstance(before, Mapping) and before.get("model") == SEVERAL):
         raise LimbeckError("The job has teacher: and teachers:; give one of the two keys.")
     before = dict(before or {"model": SEVERAL})
