@@ -200,3 +200,37 @@ def test_a_text_that_differs_in_each_row_is_left_out_under_every_name(tmp_path):
         assert "rename" not in data.note
         assert f"--set data.text={flat}" in data.note
     assert load_data(name, target="y", text=flat).task == "classification"
+
+
+def prices(path, cells):
+    return table(path, "x,y", [(i % 7, cells.get(i, f"{i + 0.5}")) for i in range(100)])
+
+
+@pytest.mark.parametrize(
+    ("cells", "words"),
+    [
+        ({9: "on request", 3: "1.200 EUR", 20: "12OO"}, ("3 of 100 rows", "'1.200 EUR' in row 3", "'12OO' in row 20")),
+        ({i: f"{i} EUR" for i in range(100)}, ("'0 EUR' in row 0", "Remove the unit", "instead of 0 EUR")),
+        ({5: "548 EUR"}, ("'548 EUR' in row 5", "Remove the unit")),
+        ({i: f'"1,{i + 100}.00"' for i in range(50, 100)}, ("'1,150.00' in row 50", "50 of 100 rows", "1150.00")),
+        ({5: "on request", 8: "on request"}, ("'on request' in row 5", "2 of 100 rows", 'data.missing=["on request"]')),
+        ({5: "12OO"}, ("'12OO' in row 5", 'data.missing=["12OO"]')),
+    ],
+)
+def test_a_text_among_numbers_is_quoted_with_its_row(tmp_path, cells, words):
+    with pytest.raises(DataError) as caught:
+        load_data(prices(tmp_path / "a.csv", cells), target="y", task="regression")
+    assert [word for word in words if word not in str(caught.value)] == []
+
+
+def test_a_yes_in_a_column_of_0_and_1_is_the_cell_that_is_quoted(tmp_path):
+    rows = [(i % 5, i % 2, "yes" if i == 7 else i % 3 // 2) for i in range(60)]
+    with pytest.raises(DataError, match=r"'dog' has texts in 1 of 60 rows.* 'yes' in row 7"):
+        load_data(table(tmp_path / "a.csv", "x,cat,dog", rows), target=["cat", "dog"], task="multi_label")
+
+
+def test_texts_that_mean_unknown_are_read_and_noted(tmp_path):
+    name = prices(tmp_path / "a.csv", {5: "NA", 6: "?", 7: "on request"})
+    data = load_data(name, target="y", task="regression", missing=["on request"])
+    assert sum(part.unlabeled for part in data.summary.parts) == 3
+    assert any("target 'y'" in note and "'on request' (1 row)" in note for note in data.summary.notes)

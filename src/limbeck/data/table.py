@@ -200,7 +200,7 @@ def _encode_other_table(
     labels = np.full(raw.table.num_rows, IGNORED)
     if encoding.targets is not None:
         unknown = np.full((len(labels), len(encoding.targets.names)), np.nan)
-        labels = read_targets(encoding.targets, raw, missing) if labeled else unknown
+        labels = read_targets(encoding.targets, raw, missing, report.notes) if labeled else unknown
     elif labeled:
         classes, notes = read_target(raw, form.target, missing=missing)
         report.notes += [one for one in notes if one.endswith("counts as no label.")]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -11,14 +13,18 @@ import torch
 
 from limbeck.batch import IGNORED
 from limbeck.data.arrow import RawTable, check_columns
-from limbeck.data.column_types import read_column
+from limbeck.data.column_types import MISSING, PLACEHOLDERS, missing_note, read_column
 from limbeck.data.dataset import Dataset
+from limbeck.data.name_matching import is_number, quoted
 from limbeck.data.table_encoding import TargetColumns
 from limbeck.errors import DataError
 
 VECTORS = ("regression", "multi_label")
 """Tasks whose targets are a column ``targets``; those of the others are labels."""
 _FEW_NUMBERS = 20
+_FEW_CELLS = 4  # of a column that a message quotes
+_WITH_UNIT = re.compile(r"[$€£]\s*[-+]?\d[\d.,]*|[-+]?\d[\d.,]*(\s*[$€£%]|\s+[^\W\d]{1,6})")
+_WITH_COMMAS = re.compile(r"[-+]?\d{1,3}(,\d{3})+(\.\d*)?")
 _LABEL_ARRAYS = ("y_train", "y", "y_val", "y_test")
 _NO_LABEL_BYTE = 255  # of masks, as in PASCAL VOC
 
@@ -45,8 +51,16 @@ class InferredTask(NamedTuple):
         return f"{self.name}, because {self.why}{hint}"
 
 
-def read_targets(targets: TargetColumns, raw: RawTable, missing: Sequence[str] = ()) -> np.ndarray:
+def read_targets(
+    targets: TargetColumns, raw: RawTable, missing: Sequence[str] = (), notes: list[str] | None = None
+) -> np.ndarray:
     """Read the targets ``[rows, outputs]``: float32 with NaN for unknown, or int64 with -100 for unknown.
+
+    Args:
+        targets: The target columns.
+        raw: The table.
+        missing: Texts that mean an unknown value, in addition to the usual ones.
+        notes: Notes about texts that were read as unknown are appended.
 
     Raises:
         DataError: If a value is not possible, or a label is not known.
@@ -54,7 +68,7 @@ def read_targets(targets: TargetColumns, raw: RawTable, missing: Sequence[str] =
     check_columns(raw.path, list(targets.columns), raw.names)
     if targets.delimiter is not None:
         return _label_matrix(raw, targets.columns[0], targets.delimiter, targets.names)
-    numbers = np.stack([_numbers(raw, column, missing) for column in targets.columns], 1)
+    numbers = np.stack([_numbers(raw, column, missing, notes) for column in targets.columns], 1)
     if targets.task == "regression":
         return numbers.astype(np.float32)
     unknown = np.isnan(numbers)
@@ -248,20 +262,50 @@ def _masks(path: str, name: str, array: np.ndarray, notes: list[str]) -> np.ndar
     return array.astype(np.int64)
 
 
-def _numbers(raw: RawTable, column: str, missing: Sequence[str]) -> np.ndarray:
+def _numbers(raw: RawTable, column: str, missing: Sequence[str], notes: list[str] | None = None) -> np.ndarray:
     values = read_column(raw, column, missing=missing)
     if values.kind == "empty":
         return np.full(raw.table.num_rows, np.nan)
-    if values.numbers is None:
-        texts = {text.lower(): text for text in values.names.unique().drop_null().to_pylist()}
-        if set(texts) <= {"true", "false"}:
-            flags = {"true": 1.0, "false": 0.0, None: np.nan}
-            return np.array([flags[text if text is None else text.lower()] for text in values.names.to_pylist()])
-        raise DataError(
-            f"{raw.path}: the target column {column!r} has the text {next(iter(texts.values()))!r}, and this task "
-            "needs numbers. For classes, type --task classification with one target column."
-        )
-    return values.numbers
+    if values.numbers is not None:
+        # A feature may lose a strange text; a target that silently loses one is a row that is not learned.
+        if strange := {text for text in values.missing_counts if _is_strange(text, missing)}:
+            raise _no_numbers_error(raw, column, strange)
+        if notes is not None and values.missing_counts:
+            notes.append(f"{raw.path.name}: {missing_note(raw, values)} in the target {column!r}.")
+        return values.numbers
+    texts = set(values.names.unique().drop_null().to_pylist())
+    if {text.lower() for text in texts} <= {"true", "false"}:
+        flags = {"true": 1.0, "false": 0.0, None: np.nan}
+        return np.array([flags[text if text is None else text.lower()] for text in values.names.to_pylist()])
+    raise _no_numbers_error(raw, column, {text for text in texts if _is_strange(text, missing)} or texts)
+
+
+def _is_strange(text: str, missing: Sequence[str]) -> bool:
+    """Whether a text is neither a number nor one of those that mean an unknown value."""
+    return not is_number(text) and text.lower() not in PLACEHOLDERS and text not in {*MISSING, *missing}
+
+
+def _no_numbers_error(raw: RawTable, column: str, strange: set[str]) -> DataError:
+    """The error of a target with texts, with the first of them, their rows, and how to write them."""
+    rows = [(row, text) for row, text in enumerate(raw.table[column].cast("string").to_pylist()) if text in strange]
+    first = {text: row for row, text in reversed(rows)}
+    quoted_cells = [f"{quoted(text)} in row {row}" for text, row in sorted(first.items(), key=lambda one: one[1])]
+    more = f" and {len(first) - _FEW_CELLS} other texts" if len(first) > _FEW_CELLS else ""
+    text = rows[0][1]
+    if all(is_number(one) for one in strange):
+        then = "They are numbers that are stored as texts: store the column as numbers."
+    elif _WITH_COMMAS.fullmatch(text):
+        then = f"Write the number without commas: {text.replace(',', '')}."
+    elif _WITH_UNIT.fullmatch(text):
+        then = f"Remove the unit, and write only the number, such as 1234.5, instead of {text}."
+    else:
+        known = json.dumps(list(first)[::-1][:_FEW_CELLS], ensure_ascii=False)
+        then = f"If they mean that the value is unknown, type --set 'data.missing={known}'."
+    return DataError(
+        f"{raw.path}: the target column {column!r} has texts in {len(rows):,} of {raw.table.num_rows:,} rows, and this "
+        f"task needs numbers: {', '.join(quoted_cells[:_FEW_CELLS])}{more}. {then} For classes, type --task "
+        "classification with one target column."
+    )
 
 
 def _split_labels(raw: RawTable, column: str, delimiter: str) -> list[list[str] | None]:

@@ -110,7 +110,7 @@ class TrainingTable:
         self.targets: np.ndarray | None = None
         self.class_names: tuple[str, ...] = ()
         if self.target_columns is not None:
-            self.targets = read_targets(self.target_columns, raw, form.missing)
+            self.targets = read_targets(self.target_columns, raw, form.missing, report.notes)
             self.labels = np.full(len(self.targets), IGNORED)
             return
         self._classes, notes = read_target(raw, form.target, missing=form.missing)
