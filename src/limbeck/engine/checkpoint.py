@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -121,3 +122,23 @@ def clone_state(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return sequence_like(value, (clone_state(inner) for inner in value))
     return value
+
+
+@contextmanager
+def preserved_tensors(state: Any) -> Iterator[None]:
+    """A block after which the tensors of a nested state have their old values again, in place."""
+    copies = [(tensor, tensor.detach().clone()) for tensor in _tensors(state)]
+    yield
+    for tensor, copy in copies:
+        tensor.copy_(copy)
+
+
+def _tensors(state: Any) -> Iterator[Tensor]:
+    if isinstance(state, Tensor):
+        yield state
+    elif isinstance(state, Mapping):
+        for inner in state.values():
+            yield from _tensors(inner)
+    elif isinstance(state, (list, tuple)):
+        for inner in state:
+            yield from _tensors(inner)

@@ -11,11 +11,11 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager, nullco
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from limbeck.batch import LOGITS, LOGITS_INPUT, Batch, Outputs, Progress
 from limbeck.data import Loader, shard_batch
-from limbeck.engine.checkpoint import to_device
+from limbeck.engine.checkpoint import preserved_tensors, to_device
 from limbeck.engine.distributed import broadcast_buffers, copy_for_sharding, is_sharded, load_whole_state, whole_state
 from limbeck.engine.model_checks import (
     MemoryCheck,
@@ -206,8 +206,8 @@ class StageTrainer(AbstractContextManager["StageTrainer"]):
     @property
     def ahead(self) -> int:
         """The number of batches that the teacher accepts before the outputs of the first one are used."""
-        # A changing teacher must use the weights of this step; one that shares layers with the student needs their
-        # modes.
+        # A changing teacher must use the weights of this step; one that shares layers with the
+        # student needs their modes.
         if self.session is None or self._shares or not self.stage.objective.requires.teacher:
             return 0
         changes = self.stage.teacher is not None and self.stage.teacher.capabilities.changes
@@ -228,19 +228,17 @@ class StageTrainer(AbstractContextManager["StageTrainer"]):
     def _probed(self) -> Probe:
         batch = self.batch.to(self._fabric.device)
         before = None if self.session is None else self.session.state_dict()
-        copies = {key: value.detach().clone() for key, value in _tensors(before)}
         # Only existing models: a look-up of the others would create them before their stage.
         looked_at = [*self._models.existing.values(), *self._networks]
         # Heads must begin alike on every rank, whatever else each rank draws.
-        with fork_rng(make_rng_state(self._head_seed())), preserved_buffers(looked_at), self._fabric.autocast():
+        seed = make_rng_state(self._head_seed())
+        with preserved_tensors(before), fork_rng(seed), preserved_buffers(looked_at), self._fabric.autocast():
             result = probe(
                 self.stage, self.tapped, self.get_teacher_outputs, batch, self.preprocess(batch), self._loader,
                 fixed=self._networks, memory_check=self._memory_check, check_eval=self._alone,
             )  # fmt: skip
             if self._single:
                 check_single(self.stage, self.tapped, self.preprocess(shard_batch(batch, 0, batch.size)))
-        for key, value in _tensors(before):
-            value.copy_(copies[key])
         return result
 
     def _head_seed(self) -> int:
@@ -258,8 +256,7 @@ class StageTrainer(AbstractContextManager["StageTrainer"]):
         if not self.model.training or any(module.training for module in self._resting):
             self._wake()
         # Another stage's graph may pass through this model and leave gradients that are not this stage's. They are
-        # freed
-        # here, not after the step, because the backward pass that follows uses the memory again.
+        # freed here, not after the step, because the backward pass that follows uses the memory again.
         self._clear_gradients()
         self._drop_submitted(window)
         alone = len(window) == 1 and self._fabric.world_size == 1
@@ -364,7 +361,7 @@ class StageTrainer(AbstractContextManager["StageTrainer"]):
 
     def load_heads(self, states: dict[nn.Module, Any]) -> None:
         """Restore the heads of earlier stages in a resumed run; each is removed from `states`."""
-        for head in find_heads(self.stage):
+        for head in (head for leaf, _ in self.stage.objective.leaves() for head in leaf.heads):
             if head in states:
                 head.load_state_dict(to_device(states.pop(head), self._fabric.device))
 
@@ -386,18 +383,3 @@ def _check_options(mine: Sequence[Mapping[str, Any]], saved: Sequence[Mapping[st
     """Raise if these are the parameter groups of another optimizer: torch would load its options without an error."""
     if [set(group) for group in mine] != [set(group) for group in saved]:
         raise ValueError("the optimizer is another one.")
-
-
-def find_heads(stage: Stage) -> list[nn.Module]:
-    """The modules of a stage's losses that other stages may share."""
-    return [head for leaf, _ in stage.objective.leaves() for head in leaf.heads]
-
-
-def _tensors(state: Mapping[str, Any] | None, prefix: str = "") -> list[tuple[str, Tensor]]:
-    tensors: list[tuple[str, Tensor]] = []
-    for key, value in (state or {}).items():
-        if isinstance(value, Tensor):
-            tensors.append((f"{prefix}{key}", value))
-        elif isinstance(value, Mapping):
-            tensors.extend(_tensors(value, f"{prefix}{key}."))
-    return tensors
