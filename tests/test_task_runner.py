@@ -143,6 +143,8 @@ def test_a_backend_of_threads_is_refused_before_training(tmp_path):
     assert not (tmp_path / "job").exists()
     with joblib.parallel_config(backend="threading"):
         check_backend(workers=1)
+    with joblib.parallel_config(backend="sequential"):
+        check_backend(workers=2)
 
 
 @pytest.mark.parametrize(("backend", "workers"), [("loky", 1), ("loky", 2), ("threading", 3), ("multiprocessing", 2)])

@@ -101,9 +101,11 @@ def check_backend(workers: int) -> None:
     """
     if workers == 1 or not is_installed("joblib"):
         return
-    from joblib.parallel import get_active_backend
+    from joblib.parallel import SequentialBackend, get_active_backend
 
     backend = get_active_backend()[0]
+    if isinstance(backend, SequentialBackend):  # it shares memory, but runs one task after another
+        return
     if getattr(backend, "supports_sharedmem", False):  # the base class of joblib does not define it
         raise LimbeckError(
             f"The joblib backend {type(backend).__name__} runs tasks in threads, which share one random state, so runs "

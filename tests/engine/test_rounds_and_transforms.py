@@ -10,13 +10,13 @@ import torch
 from torch import nn
 
 from engine.stories import SGD, make_loader, network, weights
-from limbeck.engine import distill, read_checkpoint
+from limbeck.engine import Run, distill, read_checkpoint
 from limbeck.errors import ArgumentError, LimbeckError, MissingOutputError, UnknownNameError
 from limbeck.functional import cross_entropy, kl_divergence
 from limbeck.losses import Loss
 from limbeck.models import build, load, read_config, reinitialize, save
 from limbeck.recipe import Recipe, Stage, TransformModel, output_shapes, rounds, teacher_module
-from limbeck.teachers import CachedTeacher, Ensemble
+from limbeck.teachers import CachedTeacher, Ensemble, MovingAverage
 
 
 def generation(number: int, models) -> Stage:
@@ -111,6 +111,62 @@ def test_killed_before_and_after_the_change(stop, tmp_path):
     for count, _ in enumerate(start(tmp_path / "part"), 1):
         if count == stop:
             break
+    resumed = start(tmp_path / "part", resume=True).finish()
+    assert torch.equal(weights(resumed.student), weights(whole.student))
+
+
+def test_the_weights_that_are_pruned_again_are_those_after_the_last_step_or_load():
+    model = nn.Sequential(nn.Linear(4, 1, bias=False))
+    TransformModel("student", "prune", amount=0.25).apply(model)
+    own = model[0].weight_mask.bool()
+    with torch.no_grad():
+        model[0].weight_orig.copy_(torch.tensor([[4.0, 3.0, 2.0, 1.0]]))
+    TransformModel("student", "prune", amount=0.25).apply(model)
+    # One of the three that were left is pruned: the smallest of the new weights.
+    left = torch.arange(4)[own[0]]
+    assert model[0].weight_mask[0].nonzero().squeeze(1).tolist() == left[:-1].tolist()
+
+
+def test_a_pruned_model_can_be_copied_and_averaged():
+    prune = TransformModel("student", "prune", amount=0.5)
+    average = Stage(Loss(kl_divergence), teacher=MovingAverage(decay=0.5), steps=3, optimizer=SGD)
+    run = distill(small(), prune >> stage() >> average, make_loader()).finish()
+    inputs, student = torch.randn(4, 5), run.student.eval()
+    assert torch.equal(copy.deepcopy(student)(inputs), student(inputs))
+
+
+def test_the_last_layer_of_an_attention_is_not_pruned():
+    model = nn.TransformerEncoderLayer(4, 2, dim_feedforward=8)
+    TransformModel("student", "prune", amount=0.5).apply(model)
+    assert [name for name, _ in model.named_buffers()] == ["linear1.weight_mask", "linear2.weight_mask"]
+    with pytest.raises(UnknownNameError):
+        TransformModel("student", "prune", amount=0.5, at=["self_attn.out_proj"]).apply(model)
+
+
+@pytest.mark.parametrize("moment", range(12))
+def test_a_kill_between_two_changes(moment, tmp_path, monkeypatch):
+    def start(out, **options):
+        prune = TransformModel("student", "prune", amount=0.3)
+        recipe = prune >> stage() >> prune >> stage() >> prune >> stage()
+        return distill(small(), recipe, make_loader(), out=out, log_every=1, checkpoint_seconds=0.0, **options)
+
+    class KillError(Exception):
+        """Stands for a signal that no one can catch."""
+
+    whole = start(tmp_path / "whole").finish()
+    save, saved = Run._save, []
+
+    def save_and_die(run):
+        save(run)
+        saved.append(run)
+        if len(saved) == moment + 1:
+            raise KillError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Run, "_save", save_and_die)
+        run = start(tmp_path / "part")
+        with pytest.raises(KillError):
+            run.finish()
     resumed = start(tmp_path / "part", resume=True).finish()
     assert torch.equal(weights(resumed.student), weights(whole.student))
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 from weakref import WeakKeyDictionary
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from limbeck.errors import ArgumentError, LimbeckError, unknown_name_error
 from limbeck.models.user_file import plain_name
@@ -53,21 +53,44 @@ def prune(model: nn.Module, *, amount: float, at: Sequence[str] | None = None) -
     Args:
         model: The model; its linear and convolutional layers get the buffers ``weight_mask``.
         amount: The share of weights that are masked, from 0 to 1.
-        at: The names of the layers; by default all linear and convolutional ones.
+        at: The names of the layers; by default all linear and convolutional ones. The last layer inside
+            ``nn.MultiheadAttention`` cannot be pruned.
 
     Source: Han et al., Learning both Weights and Connections, 2015, arXiv:1506.02626, by `torch.nn.utils.prune`.
     """
     from torch.nn.utils import prune as torch_prune
 
     kinds = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
-    named = {name: module for name, module in model.named_modules() if isinstance(module, kinds)}
+    # Attention reads the weight of its last layer without calling the layer, so that hooks have no effect there.
+    uncalled = nn.modules.linear.NonDynamicallyQuantizableLinear
+    named = {
+        name: module
+        for name, module in model.named_modules()
+        if isinstance(module, kinds) and not isinstance(module, uncalled)
+    }
     for name in at or ():
         if name not in named:
             raise unknown_name_error("layer to prune", name, named, argument="at")
     if not 0 <= amount <= 1:
         raise ArgumentError(f"amount is a share from 0 to 1; got {amount}.", argument="amount")
     layers = [(named[name], "weight") for name in at or named]
+    # A layer that is pruned already has as `weight` what the last forward pass computed, from before the last step, or
+    # before weights were loaded. Its hooks compute it anew.
+    with torch.no_grad():
+        for module, _ in layers:
+            for hook in module._forward_pre_hooks.values():
+                if isinstance(hook, torch_prune.BasePruningMethod):
+                    hook(module, None)
     torch_prune.global_unstructured(layers, pruning_method=torch_prune.L1Unstructured, amount=amount)
+    for module, _ in layers:
+        _detach_weight(module)
+        if _detach_weight not in module._forward_hooks.values():
+            module.register_forward_hook(_detach_weight)
+
+
+def _detach_weight(module: nn.Module, *_: Any) -> None:
+    """Detach the masked weight after use: copies of a model (averages, generations) fail for tensors with a graph."""
+    module.weight = cast(Tensor, module.weight).detach()
 
 
 def lora(model: nn.Module, **config: Any) -> nn.Module:
