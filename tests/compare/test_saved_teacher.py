@@ -77,3 +77,34 @@ def test_a_student_of_a_table_is_no_teacher_of_images(tmp_path):
     np.savez(tmp_path / "images.npz", x=x, y=np.arange(60) % 2)
     with pytest.raises(LimbeckError, match=r"with 4 columns \(a, b, c, d\), and .* images of 1x8x8"):
         open_for(tmp_path / "images.npz", folder)
+
+
+@pytest.fixture
+def answers(tmp_path):
+    """A table with the classes yes and no, and its training part."""
+    rows = [",".join(map(str, (*row.round(3), "yes" if row[0] > 0 else "no"))) for row in DRAW.normal(size=(80, 3))]
+    (tmp_path / "rows.csv").write_text("\n".join(["a,b,c,y", *rows]) + "\n")
+    data = lb.load_data(tmp_path / "rows.csv", target="y")
+    return tmp_path / "rows.csv", data.train.inputs.numpy(), np.array(data.class_names)[data.train.labels]
+
+
+def dump(path, inputs, labels):
+    joblib = pytest.importorskip("joblib")
+    trees = pytest.importorskip("sklearn.tree")
+    joblib.dump(trees.DecisionTreeClassifier(random_state=0).fit(inputs, labels), path)
+    return f"sklearn:{path}"
+
+
+def test_a_classifier_of_names_teaches_the_classes_of_these_names(tmp_path, answers):
+    data, inputs, labels = answers
+    teacher, _ = open_for(data, dump(tmp_path / "tree.joblib", inputs, labels))
+    assert list(teacher.log_probabilities(inputs).argmax(1)) == [("no", "yes").index(label) for label in labels]
+    other = np.where(labels == "yes", "ja", "no")
+    with pytest.raises(LimbeckError, match=r"ja, no.* no, yes.*'ja' is none"):
+        open_for(data, dump(tmp_path / "other.joblib", inputs, other))
+
+
+def test_a_classifier_of_other_columns_is_refused_with_the_way_out(tmp_path, answers):
+    data, inputs, labels = answers
+    with pytest.raises(LimbeckError, match=r"2 features.*load_data\(\.\.\.\)\.train\.inputs"):
+        open_for(data, dump(tmp_path / "tree.joblib", inputs[:, :2], labels))

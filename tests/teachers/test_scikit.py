@@ -136,3 +136,14 @@ def test_what_can_teach():
     assert type(as_teacher(nn.Identity())).__name__ == "ModelTeacher"
     given = as_teacher("peer")
     assert as_teacher(given) is given
+
+
+def test_names_of_classes_have_the_order_that_is_given():
+    named = LogisticRegression().fit(ROWS, np.array(["b", "a", "c"])[LABELS])
+    numbered = LogisticRegression().fit(ROWS, LABELS)
+    ours = SklearnTeacher(named, class_names=["b", "a", "c"])
+    theirs = SklearnTeacher(numbered).log_probabilities(ROWS)
+    np.testing.assert_allclose(ours.log_probabilities(ROWS), theirs, atol=1e-3)
+    assert ours.fingerprint != SklearnTeacher(named, class_names=["a", "b", "c"]).fingerprint
+    with pytest.raises(LimbeckError, match="class_names="):
+        SklearnTeacher(named)

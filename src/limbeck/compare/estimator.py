@@ -68,6 +68,13 @@ def check_estimator_task(estimator: Any, origin: str, material: ComparisonData) 
     )
 
 
+def make_estimator_teacher(estimator: Any, material: ComparisonData, **arguments: Any) -> SklearnTeacher:
+    """The teacher of a fitted estimator, whose classes are numbers or the names of the data's classes."""
+    names = material.data.class_names
+    names = names if names is not None and len(names) == material.classes else None
+    return SklearnTeacher(estimator, classes=material.classes, class_names=names, **arguments)
+
+
 def open_estimator(estimator: Any, name: str, material: ComparisonData) -> EstimatorModule:
     """Wrap the result of a user's function: an estimator, fitted or not, or a `SklearnTeacher`.
 
@@ -85,7 +92,7 @@ def open_estimator(estimator: Any, name: str, material: ComparisonData) -> Estim
     fitted = hasattr(estimator, "classes_")
     if not fitted:
         _fit(estimator, name, subsample(material.train, _FEW, seed=0), material)
-    return EstimatorModule(SklearnTeacher(estimator, classes=material.classes), fitted=fitted)
+    return EstimatorModule(make_estimator_teacher(estimator, material), fitted=fitted)
 
 
 def fit_estimator(module: EstimatorModule, name: str, material: ComparisonData) -> int:

@@ -24,7 +24,13 @@ from limbeck.compare.comparison_data import (
     new_model,
     shape_in,
 )
-from limbeck.compare.estimator import EstimatorModule, check_estimator_task, fit_estimator, open_estimator
+from limbeck.compare.estimator import (
+    EstimatorModule,
+    check_estimator_task,
+    fit_estimator,
+    make_estimator_teacher,
+    open_estimator,
+)
 from limbeck.compare.saved_teacher import check_saved_teacher, other_inputs_error, own_preprocess
 from limbeck.compare.trackers import with_trackers
 from limbeck.data import (
@@ -86,13 +92,14 @@ def _open_part(
     """One model of the teacher."""
     if (file := EstimatorFile.parse(part.model)) is not None:
         try:
-            check_arguments(part.model, SklearnTeacher, part.arguments, without=("estimator", "preprocess", "classes"))
+            without = ("estimator", "preprocess", "classes", "class_names")
+            check_arguments(part.model, SklearnTeacher, part.arguments, without=without)
         except LimbeckError as error:
             raise add_flag_hint(error, "teacher") from error
         estimator = file.open()
         check_estimator_task(estimator, f"{file.path} holds", material)
-        module = EstimatorModule(SklearnTeacher(estimator, classes=material.classes, **part.arguments), fitted=True)
-        return module.teacher, module
+        own = make_estimator_teacher(estimator, material, **part.arguments)
+        return own, EstimatorModule(own, fitted=True)
     try:
         model = new_model(part, material, seed=seed, who="teacher")
     except NoModuleError as error:
@@ -123,6 +130,12 @@ def _check_opened(
     try:
         logits = call_checked(lambda: next(iterate_answers(teacher, first, material))[1], who, shape)
     except LimbeckError as error:
+        if isinstance(teacher, SklearnTeacher):
+            raise LimbeckError(
+                f"{str(error).rstrip('.')}. An estimator gets the student's inputs, a table's encoded columns: fit it "
+                "on limbeck.load_data(...).train.inputs, with the data and the options of the job; docs/teachers.md "
+                "has the lines. For other inputs, let a function return limbeck.SklearnTeacher(it, preprocess=...)."
+            ) from error
         raise other_inputs_error(part, material, error) from error
     check_classes(logits, who, material.task)
     if isinstance(teacher, ModelTeacher) and teacher.preprocess is not None:

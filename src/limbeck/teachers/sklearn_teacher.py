@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, final
 
@@ -95,19 +96,26 @@ class SklearnTeacher(Teacher):
     compares the teacher's accuracy with chance before it goes on; `limbeck.distill` and `limbeck.fill_cache` do not.
 
     Args:
-        estimator: A fitted classifier whose classes are the integers 0, 1, 2, ... (a class that was not in its training
-            data gets the floor).
+        estimator: A fitted classifier whose classes are the integers 0, 1, 2, ..., or names in `class_names` (a class
+            that was not in its training data gets the floor).
         preprocess: The estimator's own function from a batch to its rows: raw columns, where the student reads
             standardized ones.
         floor: The least probability, above 0 and below 1 / classes.
         classes: The number of classes, where the estimator's training data lack some.
+        class_names: The names of the classes in class order, for an estimator that was fitted on names.
 
     Raises:
         LimbeckError: If the estimator has no ``predict_proba``, is not fitted, or has other class labels.
     """
 
     def __init__(
-        self, estimator: Any, *, preprocess: Preprocess | None = None, floor: float = 1e-6, classes: int | None = None
+        self,
+        estimator: Any,
+        *,
+        preprocess: Preprocess | None = None,
+        floor: float = 1e-6,
+        classes: int | None = None,
+        class_names: Sequence[str] | None = None,
     ) -> None:
         name = type(estimator).__name__
         if not hasattr(estimator, "predict_proba"):
@@ -117,7 +125,9 @@ class SklearnTeacher(Teacher):
             )
         if not hasattr(estimator, "classes_"):
             raise LimbeckError(f"{name} is not fitted yet: call .fit(rows, labels) first.")
-        columns = _class_columns(name, estimator.classes_, classes)
+        classes = len(class_names) if class_names else classes
+        self.class_names = tuple(class_names or ())
+        columns = _class_columns(name, estimator.classes_, classes, self.class_names)
         self.classes = classes or max(columns) + 1
         self._columns = columns
         if not 0.0 < floor < 1.0 / self.classes:
@@ -132,7 +142,8 @@ class SklearnTeacher(Teacher):
         Raises:
             LimbeckError: If its class labels are no integers below `classes`.
         """
-        self._columns = _class_columns(type(self.estimator).__name__, self.estimator.classes_, self.classes)
+        name = type(self.estimator).__name__
+        self._columns = _class_columns(name, self.estimator.classes_, self.classes, self.class_names)
 
     def open(self, context: TeacherContext) -> TeacherSession:
         """Check that only ``logits`` are required."""
@@ -154,6 +165,8 @@ class SklearnTeacher(Teacher):
     def fingerprint(self) -> str:
         """The hash of the fitted estimator, the floor and `preprocess`."""
         own = f"{self.floor!r} {code_fingerprint(self.preprocess)}"
+        if _has_names(self.estimator.classes_):
+            own += f" {self._columns}"
         return hashlib.sha256(f"{hash_object(self.estimator)} {own}".encode()).hexdigest()
 
     def describe(self) -> dict[str, Any]:
@@ -163,13 +176,36 @@ class SklearnTeacher(Teacher):
         return {"teacher": "SklearnTeacher", "estimator": name, **own}
 
 
-def _class_columns(name: str, classes: Any, expected: int | None) -> list[int]:
+def _has_names(labels: Any) -> bool:
+    return all(isinstance(label, str) for label in np.asarray(labels).tolist())
+
+
+def _class_columns(name: str, classes: Any, expected: int | None, names: Sequence[str]) -> list[int]:
     """The class of each column of ``predict_proba``."""
     if isinstance(classes, list):
         raise LimbeckError(f"{name} has several outputs; a teacher needs a classifier with one.")
     labels = np.asarray(classes)
+    if _has_names(labels):
+        return _named_columns(name, labels.tolist(), names)
     whole = labels.dtype.kind in "iub" or (labels.dtype.kind == "f" and bool((labels == labels.round()).all()))
     if not whole or labels.min() < 0 or (expected is not None and labels.max() >= expected):
         limit = f"0 to {expected - 1}" if expected else "0, 1, 2, ..."
         raise LimbeckError(f"{name} has the classes {labels.tolist()[:8]}; fit it on the class numbers {limit}.")
     return [int(c) for c in labels]
+
+
+def _named_columns(name: str, labels: list[str], names: Sequence[str]) -> list[int]:
+    listed = ", ".join(labels[:8])
+    if not names:
+        raise LimbeckError(
+            f"{name} has the classes {listed}: give their names in class order, class_names=[...], or fit it on the "
+            "class numbers 0, 1, 2, ..."
+        )
+    unknown = [label for label in labels if label not in names]
+    if unknown:
+        raise LimbeckError(
+            f"{name} has the classes {listed}, and the data have the classes {', '.join(names[:8])}: "
+            f"{unknown[0]!r} is none of them. Fit it on the names of the data's classes, or on the class numbers 0 to "
+            f"{len(names) - 1}."
+        )
+    return [list(names).index(label) for label in labels]
