@@ -234,3 +234,55 @@ def test_texts_that_mean_unknown_are_read_and_noted(tmp_path):
     data = load_data(name, target="y", task="regression", missing=["on request"])
     assert sum(part.unlabeled for part in data.summary.parts) == 3
     assert any("target 'y'" in note and "'on request' (1 row)" in note for note in data.summary.notes)
+
+
+def pictures(size=8):
+    return DRAW.integers(0, 255, (12, size, size)).astype(np.uint8), DRAW.integers(0, 3, (12, size, size)).astype("u1")
+
+
+@pytest.mark.parametrize(
+    ("x", "y"),
+    [("images", "masks"), ("x", "masks"), ("x_train", "train_masks"), ("train_images", "train_masks"), ("x", "mask")],
+)
+def test_arrays_called_masks_are_the_targets_of_segmentation(tmp_path, x, y):
+    images, masks = pictures()
+    data = load_data(save(tmp_path / "a.npz", **{x: images, y: masks}))
+    assert (data.task, data.train.labels.shape[1:]) == ("segmentation", (8, 8))
+
+
+def test_an_array_called_mask_beside_labels_is_none(tmp_path):
+    images, masks = pictures()
+    data = load_data(save(tmp_path / "a.npz", train_images=images, train_labels=np.arange(12) % 3, train_masks=masks))
+    assert data.task == "classification"
+    data = load_data(
+        save(tmp_path / "b.npz", x_train=DRAW.normal(size=(12, 3)), mask_train=np.ones((12, 3)), y_train=[0, 1] * 6)
+    )
+    assert data.train.take(torch.tensor([0])).extra["mask"].shape == (1, 3)
+
+
+def test_a_file_without_masks_lists_its_arrays_and_the_names_that_are_read(tmp_path):
+    images, masks = pictures()
+    name = save(tmp_path / "a.npz", x=images, regions=masks)
+    with pytest.raises(DataError, match=r"regions \[12, 8, 8\].*y_train"):
+        load_data(name, task="segmentation")
+
+
+@pytest.mark.parametrize("task", [None, "segmentation"])
+def test_masks_of_another_size_are_refused_with_both_sizes(tmp_path, task):
+    colored = DRAW.integers(0, 255, (12, 8, 8, 3)).astype(np.uint8)
+    for images in (pictures()[0], colored, colored.transpose(0, 3, 1, 2)):
+        with pytest.raises(DataError, match=r"masks are 6x6 .*images are 8x8"):
+            load_data(save(tmp_path / "a.npz", x=images, y=pictures(6)[1]), task=task)
+
+
+def test_a_mask_file_of_another_size_is_refused_by_name(tmp_path):
+    image = pytest.importorskip("PIL.Image")
+    for part in ("train", "test"):
+        for kind in ("images", "masks"):
+            (tmp_path / part / kind).mkdir(parents=True)
+            for i in range(4):
+                side = 6 if (part, kind, i) == ("test", "masks", 2) else 8
+                image.fromarray(np.zeros((side, side), np.uint8)).save(tmp_path / part / kind / f"{i}.png")
+    with pytest.raises(DataError, match=r"2\.png is 6x6, its image 2\.png is 8x8"):
+        load_data(str(tmp_path))
+    assert len(load_data(str(tmp_path), size=(8, 8)).test) == 4

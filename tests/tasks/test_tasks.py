@@ -9,7 +9,7 @@ from sklearn.metrics import f1_score, jaccard_score, r2_score
 from torch import nn
 
 from limbeck import ArrayDataset
-from limbeck.batch import Batch, Outputs, Progress
+from limbeck.batch import IGNORED, Batch, Outputs, Progress
 from limbeck.errors import DataError, LimbeckError, UnknownNameError
 from limbeck.losses.objective import LossContext
 from limbeck.tasks import (
@@ -232,3 +232,24 @@ def test_what_a_task_does_not_have_has_a_reason():
         get_task("regression", standardise=True)
     with pytest.raises(LimbeckError, match="'yes'"):
         get_task("regression", standardize="yes")
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ([0, 127, 254], r"3 values found: 0, 127, 254: renumber as 0, 1, 2"),
+        ([0, 128, IGNORED], r"2 values found: 0, 128 \(255 means no label\)"),
+        ([0, IGNORED], r"one class.* Values found: 0 \(255 means no label\)"),
+    ],
+)
+def test_masks_of_gray_values_are_refused(values, words):
+    masks = torch.tensor(values).repeat(12).reshape(4, 3, -1)
+    data = ArrayDataset(torch.zeros(4, *masks.shape[1:]), masks)
+    with pytest.raises(DataError, match=words):
+        Segmentation().fit(data)
+
+
+def test_classes_that_a_small_sample_lacks_are_no_gray_values():
+    masks = torch.tensor([0, 5, 15, IGNORED]).repeat(9).reshape(4, 3, -1)
+    data = ArrayDataset(torch.zeros(4, *masks.shape[1:]), masks)
+    assert Segmentation().fit(data).outputs == 16

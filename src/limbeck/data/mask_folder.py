@@ -75,6 +75,8 @@ class MaskFolder(Dataset):
                 f"{self.folder} has images of {len(sizes)} sizes; set size=({first[0]}, {first[1]}) to resize them. In "
                 f"a job: --set data.size=[{first[0]},{first[1]}]."
             )
+        if size is None:
+            check_mask_sizes(self)
         self.size = size or headers[0].size
         self.channels = channels or (1 if all(header.mode in GRAY for header in headers) else 3)
         self.class_names = tuple(class_names) if class_names else None
@@ -127,6 +129,22 @@ class MaskFolder(Dataset):
         return torch.from_numpy(np.stack([self._mask(i) for i in range(len(self))]))
 
 
+def check_mask_sizes(examples: MaskFolder) -> None:
+    """Check that each mask has the size of its image. With a `size` of the user's own, both are resized to it.
+
+    Raises:
+        DataError: If one has another size; the message has its file and both sizes.
+    """
+    for path, mask in zip(examples.paths, examples.masks, strict=True):
+        ours, theirs = read_header(path).size, read_header(mask).size
+        if ours != theirs:
+            raise DataError(
+                f"The mask {mask} is {theirs[0]}x{theirs[1]}, its image {path.name} is {ours[0]}x{ours[1]}. Each pixel "
+                f"of an image needs one class: replace the mask, or resize all with --set "
+                f"data.size=[{ours[0]},{ours[1]}]."
+            )
+
+
 def is_mask_folder(folder: Path) -> bool:
     """Whether a folder, or its training part, has the folders ``images`` and ``masks``."""
     return any((path / "images").is_dir() and (path / "masks").is_dir() for path in (folder, _part(folder, "train")))
@@ -165,6 +183,8 @@ def _open_parts(folder: Path, options: DataOptions) -> dict[str, MaskFolder]:
     read: dict[str, MaskFolder] = {}
     for part, path in there.items():
         read[part] = MaskFolder(path / "images", path / "masks", **own)
+        if options.size is None and own["size"] is not None:  # the size of the first part, which is no resizing
+            check_mask_sizes(read[part])
         own |= {"size": read[part].size, "channels": read[part].channels}
     return read
 

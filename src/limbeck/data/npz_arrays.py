@@ -17,6 +17,8 @@ _KINDS = {
     "x": ("x", "images", "image", "data", "features", "inputs", "input"),
     "y": ("y", "labels", "label", "targets", "target", "classes"),
 }
+_MASK_WORD = re.compile(r"(?<![a-z0-9])masks?(?![a-z0-9])")
+"""The name of labels of pixels; arrays of fewer dimensions that are called so are no labels, but hide padding."""
 _PARTS = {"_train": PART_NAMES["train"], "_val": PART_NAMES["development"], "_test": PART_NAMES["test"]}
 
 _CHANNELS = (1, 3, 4)
@@ -34,6 +36,11 @@ def standardize_names(arrays: Mapping[str, np.ndarray]) -> tuple[dict[str, np.nd
         ['note', 'x_train', 'y_train']
     """
     standard_names = {name: _usual(name) for name in arrays}
+    labeled = set(standard_names.values())
+    for name, array in arrays.items():
+        usual = _usual(_MASK_WORD.sub("y", name.lower()))
+        if array.ndim >= 3 and _MASK_WORD.search(name.lower()) and usual not in labeled:
+            standard_names[name] = usual
     targets = [standard for standard in standard_names.values() if standard is not None]
     renamed = {
         name: standard

@@ -180,6 +180,12 @@ def read_target_arrays(
     """
     labels = {name: arrays[name] for name in _LABEL_ARRAYS if name in arrays}
     if not labels:
+        if task not in (None, "classification"):
+            shapes = ", ".join(f"{name} {list(array.shape)}" for name, array in list(arrays.items())[:12])
+            raise DataError(
+                f"{path} has no targets for the task {task}. It contains {shapes or 'no arrays'}; targets are read "
+                "from y_train and y_test, or y (or labels, targets, masks, also with train and test in the name)."
+            )
         return dict(arrays), InferredTask(task or "classification"), []
     first = next(iter(labels.values()))
     inputs = arrays.get("x_train", arrays.get("x"))
@@ -190,6 +196,7 @@ def read_target_arrays(
             converted[name] = _vectors(path, name, array, chosen.name)
         elif chosen.name == "segmentation":
             converted[name] = _masks(path, name, array, notes)
+            _check_mask_size(path, name, array, arrays.get(name.replace("y", "x", 1)))
     return converted, chosen, notes
 
 
@@ -236,7 +243,8 @@ def infer_from_array(labels: np.ndarray, inputs: Any) -> InferredTask:
             return InferredTask("classification")
         return InferredTask("multi_label", f"targets are {labels.shape[1]} columns of 0 and 1")
     pixels = labels.shape[1:]
-    if labels.ndim == 3 and labels.dtype.kind in "biu" and len(shape) in (2, 3) and pixels in (shape[:2], shape[-2:]):
+    # Masks of another size than the images are masks too: the reader says which sizes they have.
+    if labels.ndim == 3 and labels.dtype.kind in "biu" and len(shape) in (2, 3):
         return InferredTask("segmentation", f"there is a label for each of {pixels[0]}x{pixels[1]} pixels")
     return InferredTask("classification")
 
@@ -260,6 +268,18 @@ def _masks(path: str, name: str, array: np.ndarray, notes: list[str]) -> np.ndar
         notes.append(f"In {name}, the value {_NO_LABEL_BYTE} means no label.")
         return np.where(array == _NO_LABEL_BYTE, IGNORED, array.astype(np.int64))
     return array.astype(np.int64)
+
+
+def _check_mask_size(path: str, name: str, masks: np.ndarray, images: np.ndarray | None) -> None:
+    """Check that masks have the height and width of the images."""
+    if images is None or images.ndim not in (3, 4) or masks.shape[1:] in (images.shape[1:3], images.shape[-2:]):
+        return
+    channels_last = images.ndim == 3 or images.shape[-1] <= min(images.shape[1:3])
+    size = images.shape[1:3] if channels_last else images.shape[-2:]
+    raise DataError(
+        f"{path}: masks are {masks.shape[1]}x{masks.shape[2]} ({name}), images are {size[0]}x{size[1]}. Resize one of "
+        "them, masks without interpolation: each pixel of an image needs one class."
+    )
 
 
 def _numbers(raw: RawTable, column: str, missing: Sequence[str], notes: list[str] | None = None) -> np.ndarray:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import ClassVar, final
 
 import numpy as np
@@ -22,6 +23,8 @@ from limbeck.metrics.segmentation import SEGMENTATION_METRICS, PixelCounts, coun
 from limbeck.tasks.classification import check_class_labels, count_classes
 from limbeck.tasks.task import Evaluation, EvaluationState, Score, Task, join_outputs, linear_scores
 
+_FAR = 32
+"""A distance of the nearest two values that classes do not have, even where a small sample lacks most of them."""
 _IGNORED_BYTE = 255
 """The class of a pixel without a label in stored targets, as in the masks of PASCAL VOC."""
 
@@ -77,6 +80,8 @@ class Segmentation(Task):
         """Return the task with the number of classes: that of the names, or the largest label plus one."""
         labels = _labels_of(train, "training")
         classes = len(names) if names else count_classes(labels)
+        if not names:
+            _check_values(labels)
         if classes < 2:
             raise DataError("The data have one class: there is nothing to tell apart.")
         if classes > _IGNORED_BYTE:
@@ -174,6 +179,24 @@ class _PixelEvaluation(EvaluationState):
         log_loss = None if counts is None else self._log_loss
         scores = np.empty(0) if counts is None else _scores(counts)
         return Evaluation(_measure(PixelCounts(counts, log_loss, same)), scores, outputs)
+
+
+def _check_values(labels: Tensor) -> None:
+    """Refuse masks of one class, and gray values such as 0, 127, 254 that are no numbers of classes."""
+    values = [int(value) for value in labels.unique() if value != IGNORED]
+    ignored = f" ({_IGNORED_BYTE} means no label)" if bool((labels == IGNORED).any()) else ""
+    if len(values) < 2:
+        listed = ", ".join(map(str, values)) or "none"
+        raise DataError(
+            f"The masks have one class, so there is nothing to tell apart. Values found: {listed}{ignored}. Classes "
+            "are numbered 0, 1, 2, ..."
+        )
+    if min(b - a for a, b in pairwise(values)) >= _FAR:
+        listed, numbers = ", ".join(map(str, values)), ", ".join(map(str, range(len(values))))
+        raise DataError(
+            f"Masks are numbers of classes; {len(values)} values found: {listed}{ignored}: renumber as {numbers}. If "
+            "these are the numbers of classes, name all classes with --set 'data.class_names=[...]'."
+        )
 
 
 def _measure(counts: PixelCounts) -> dict[str, float]:
