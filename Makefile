@@ -34,7 +34,7 @@ demo: $(USER)   ## the whole story on data that is already on the machine
 test: $(DEV)   ## every test, seven minutes on two cores
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m 'not soak' tests
 
-test-fast: $(DEV)   ## no jobs, commands, processes or training: under a minute on two cores
+test-fast: $(DEV)   ## no jobs, commands, processes or training: one to three minutes on two cores
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m 'not integration and not slow and not soak' tests
 
 soak: $(DEV)   ## the long tests

@@ -38,7 +38,10 @@ CARD = MethodCard(
 }}""",
     reads=({reads},),
     labels="required",
-{example}    ranges={{"weight": SearchRange(0.1, 10.0, log=True)}},
+{example}    ranges={{
+{ranges}        "label_weight": SearchRange(0.1, 1.0),
+        "weight": SearchRange(0.1, 10.0, log=True),
+    }},
 )
 
 
@@ -48,39 +51,45 @@ CARD = MethodCard(
 
     Source: authors, year, arXiv id, equation.
     """
-    return {body}
+{check}    return {body}
 
 
 {signature}
-    r"""Train on labels and the teacher: :math:`-\\log q_y + w L`.
+    r"""Train on labels and the teacher: :math:`-v \\log q_y + w L`.
 
     Args:
         teacher: The teacher: a module, a `Teacher`, or the name of a model in the run.
-{help}        weight: w, the weight of the loss, at least 0.
+{help}        label_weight: v, the weight of the cross-entropy of the labels, at least 0.
+        weight: w, the weight of the loss, at least 0.
         epochs: Passes over the data; by default the budget of the run.
 
     Raises:
-        LimbeckError: If `weight` is negative.
+        LimbeckError: If {refused}.
 
     Source: authors, year, arXiv id.
     """
-    check_weight(weight=weight)
+{check}    check_weight(label_weight=label_weight, weight=weight)
     term = Loss({name}_loss{places})
-    objective = Loss(cross_entropy) + weight * term
+    objective = label_weight * Loss(cross_entropy) + weight * term
     return Recipe(Stage(objective, teacher=teacher, epochs=epochs, name="{name}"))
 '''
 
 _LOGITS = {
-    "imports": "cross_entropy, kernel, kl_divergence",
-    "reads": '"logits"', "example": "", "per": "position", "shape": "*batch classes",
-    "result": "*batch", "body": "kl_divergence(student, teacher)", "addresses": "", "help": "", "places": "",
+    "imports": "check_hyper, cross_entropy, kernel, kl_divergence", "reads": '"logits"', "example": "",
+    "ranges": '        "temperature": SearchRange(1.0, 20.0, log=True),\n', "per": "position",
+    "shape": "*batch classes", "result": "*batch", "hyper": ", *, temperature: float = 1.0",
+    "check": "    check_hyper(temperature=temperature)\n",
+    "body": "kl_divergence(student, teacher, temperature=temperature)  # times T^2 already",
+    "settings": "temperature: float = 4.0, ", "help": "        temperature: T, above 0.\n",
+    "refused": "`temperature` is not above 0, or a weight is negative", "places": ", temperature=temperature",
 }  # fmt: skip
 _FEATURES = {
     "imports": "Projector, cross_entropy, kernel, squared_error", "reads": '"features"',
-    "example": '    example={"at": "layer1", "student_at": "layer1"},\n', "per": "example", "shape": "batch ...",
-    "result": " batch", "body": "squared_error(student, teacher)", "addresses": "at: str, student_at: str, ",
+    "example": '    example={"at": "layer1", "student_at": "layer1"},\n', "ranges": "", "per": "example",
+    "shape": "batch ...", "result": " batch", "hyper": "", "check": "", "body": "squared_error(student, teacher)",
+    "settings": "at: str, student_at: str, ",
     "help": "        at: Name of the teacher's layer.\n        student_at: Name of the student's layer.\n",
-    "places": ", student=student_at, teacher=at, head=Projector()",
+    "refused": "a weight is negative", "places": ", student=student_at, teacher=at, head=Projector()",
 }  # fmt: skip
 
 _TEST = '''"""{title}: the kernel, and the claim of the paper."""
@@ -145,19 +154,19 @@ def write_skeleton(name: str, *, family: str = "logits", folder: str | Path = ".
     root, title = Path(folder), name.replace("_", " ").capitalize()
     parts = _FEATURES if family in ("features", "relations") else _LOGITS
     tensor = f'Float[Tensor, "{parts["shape"]}"]'
+    inputs = f"student: {tensor}, teacher: {tensor}{parts['hyper']}"
+    settings = f"{parts['settings']}label_weight: float = 1.0, weight: float = 1.0, "
     method = _METHOD.format(
         name=name, title=title, **parts,
-        kernel_signature=_signature(
-            f"{name}_loss", f"student: {tensor}, teacher: {tensor}", f'Float[Tensor, "{parts["result"]}"]'
-        ),
-        signature=_signature(
-            name, f"teacher: Any, *, {parts['addresses']}weight: float = 1.0, epochs: int | None = None", "Recipe"
-        ),
+        kernel_signature=_signature(f"{name}_loss", inputs, f'Float[Tensor, "{parts["result"]}"]'),
+        signature=_signature(name, f"teacher: Any, *, {settings}epochs: int | None = None", "Recipe"),
     )  # fmt: skip
     methods = root / "src" / "limbeck" / "methods"
     files = {root / f"{name}.py": method}
     if methods.is_dir():
-        claim = "logits=False, largest=1e15" if parts is _FEATURES else "zero_at_equality=True"
+        claim = (
+            "logits=False, largest=1e15" if parts is _FEATURES else 'hyper={"temperature": 4.0}, zero_at_equality=True'
+        )
         files = {
             methods / family / f"{name}.py": method,
             root / "tests" / "methods" / f"test_{name}.py": _TEST.format(
