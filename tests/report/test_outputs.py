@@ -8,7 +8,14 @@ import pytest
 import torch
 from matplotlib.figure import Figure
 
-from limbeck.report import plot_predictions, plot_scores, read_run, report_page
+from limbeck.report import (
+    plot_class_changes,
+    plot_predictions,
+    plot_reliability,
+    plot_scores,
+    read_run,
+    report_page,
+)
 from limbeck.report.outputs import draw_predictions
 from limbeck.tasks import MultiLabel, Regression, Segmentation
 from report_runs import planted_run, planted_task
@@ -69,6 +76,12 @@ def test_scores_are_those_of_the_task(regression):
 def test_what_is_no_regression_has_no_predictions_to_plot(tmp_path):
     with pytest.raises(ValueError, match="no predictions of numbers"):
         plot_predictions(planted_run(tmp_path / "run", test=50, seeds=1))
+
+
+@pytest.mark.parametrize("plot", [plot_reliability, plot_class_changes])
+def test_a_run_without_classes_has_no_figure_of_classes(plot, regression):
+    with pytest.raises(ValueError, match="no predictions of classes"):
+        plot(regression)
 
 
 def test_several_labels_have_a_table_of_each_label(tmp_path):

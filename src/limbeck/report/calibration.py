@@ -40,8 +40,14 @@ def plot_reliability(run: RunData | str | Path, *, ax: Axes | None = None) -> Ax
     """Plot accuracy against confidence for teacher, student alone and distilled student, all seeds together.
 
     On the diagonal, accuracy equals confidence. Marks are larger for bins with more examples.
+
+    Raises:
+        ValueError: If the run has no predictions of classes.
     """
-    ax = draw_reliability(_models(load_run(run)), ax=ax)
+    models = _models(load_run(run))
+    if not models:
+        raise ValueError("this run has no predictions of classes")
+    ax = draw_reliability(models, ax=ax)
     ax.legend(loc="lower right", bbox_to_anchor=(1.0, 0.08), frameon=False)
     return ax
 

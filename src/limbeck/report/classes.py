@@ -83,10 +83,16 @@ def plot_class_changes(run: RunData | str | Path, *, ax: Axes | None = None) -> 
     """Plot the accuracy of each class, from the student alone to the distilled student, the largest loss on top.
 
     Numbers are changes in percentage points; a star marks a change beyond chance.
+
+    Raises:
+        ValueError: If the run has no predictions of classes.
     """
     run = load_run(run)
     after = str(run.method_arm)
-    ax = draw_class_changes(class_rows(run, ALONE, after), (ALONE, run.style(ALONE)), (after, run.style(after)), ax=ax)
+    rows = class_rows(run, ALONE, after)
+    if not rows:
+        raise ValueError("this run has no predictions of classes before and after")
+    ax = draw_class_changes(rows, (ALONE, run.style(ALONE)), (after, run.style(after)), ax=ax)
     ax.legend(loc="lower left", bbox_to_anchor=(0, 1), borderaxespad=0, ncols=2, frameon=False)
     return ax
 
