@@ -180,3 +180,13 @@ class TestRefused:
         monkeypatch.setitem(sys.modules, missing, None)
         with pytest.raises(LimbeckError, match=rf"{missing}; type: pip install 'limbeck\[export\]'"):
             to_onnx(nn.Linear(3, 2), torch.randn(4, 3), tmp_path / "model.onnx")
+
+
+@pytest.mark.parametrize(("size", "least"), [(1.0, 1e-4), (1e6, 0.1)])
+def test_the_difference_that_is_allowed_grows_with_the_logits(tmp_path, size, least):
+    net = nn.Sequential(nn.Linear(4, 2))
+    with torch.no_grad():
+        net[0].weight.fill_(size)
+    parity = to_onnx(net, torch.randn(50, 4), tmp_path / "m.onnx")
+    assert least <= parity.allowed < 1e3 * least
+    assert parity.max_difference <= parity.allowed

@@ -265,3 +265,24 @@ def test_what_cannot_be_read_is_refused(tmp_path, done):
         lb.load_encoding(done / "student")
     with pytest.raises(LimbeckError, match="target="):
         lb.read_table(tmp_path / "new.csv")
+
+
+def test_a_student_of_several_labels_answers_with_labels(tmp_path):
+    net = lb.build("cnn", channels=1, classes=3, widths=[3], size=6, seed=0)
+    images = torch.randint(0, 256, (5, 1, 6, 6), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    preprocess = lb.NormalizeImages((0.4,), (0.2,), scale=1 / 255)
+    task = {"name": "multi_label", "labels": 3, "names": ["red", "green", "blue"]}
+    metadata = {"preprocess": preprocess.to_dict(), "input_shape": [1, 6, 6], "task": task}
+    write_reader(lb.save(net.eval(), tmp_path / "student", metadata=metadata))
+    np.save(tmp_path / "some.npy", images.numpy())
+    with torch.no_grad():
+        expected = net(preprocess(lb.Batch(images))).sigmoid().numpy()
+    names = ["|".join(name for name, p in zip(task["names"], row, strict=True) if p > 0.5) for row in expected]
+    header, said, found = answers(tmp_path / "student", tmp_path / "some.npy", how="--all")
+    assert (header, said) == (task["names"], names)
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+    command = [sys.executable, tmp_path / "student" / "read.py", tmp_path / "some.npy"]
+    lines = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
+    assert lines[0] == "answer,probability"
+    together = np.maximum(expected, 1 - expected).prod(1)
+    np.testing.assert_allclose([float(line.rpartition(",")[2]) for line in lines[1:]], together, atol=1e-5)

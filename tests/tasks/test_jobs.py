@@ -232,3 +232,11 @@ def test_the_doctor_finds_nothing_wrong(name, tmp_path):
     findings = list(checkup(make_job(job_of(name, write_data(tmp_path)[name])), seconds=5.0))
     assert [(one.name, one.sentence) for one in findings if one.state in ("wrong", "crash")] == []
     assert {"data", "teacher", "first step"} <= {one.name for one in findings}
+
+
+def test_the_score_of_an_export_is_said_to_be_of_one_seed(tmp_path):
+    folder, result = finished("regression")
+    exported = lb.export.export_run(folder, to="folder", arm="distilled", out=tmp_path / "out")
+    mean = result["arms"]["distilled"][exported.metric.name]["mean"]
+    assert exported.of_seed == f"; this is seed 0, the mean over seeds is {exported.metric.format(mean)}"
+    assert exported.of_seed in (tmp_path / "out" / "README.md").read_text()

@@ -92,11 +92,13 @@ def _show(exported: ExportedRun) -> None:
     if exported.arm is not None:
         print(f"  arm        {printable(exported.arm)}")
     largest = parity.max_difference
-    match = f"differ by at most {largest:.2g} from the student's" if largest else "equal the student's"
+    # With large values float32 cannot agree to the usual 1e-4.
+    limit = f" ({parity.allowed:.2g} is allowed for values this large)" if 1e-4 < largest <= parity.allowed else ""
+    match = f"differ by at most {largest:.2g}{limit} from the student's" if largest else "equal the student's"
     metric = exported.metric
     before, after = (metric.format(value) for value in (exported.score_before, exported.score_after))
     print(f"  logits     {match} on {parity.examples:,} test examples{nodes}")
-    print(f"  {metric.title:<10} {before} before, {after} after, on all test data")
+    print(f"  {metric.title:<10} {before} before, {after} after, on all test data{exported.of_seed}")
     if exported.eight:
         _show_int8(exported.eight)
     folder = exported.path if exported.path.is_dir() else exported.path.parent

@@ -101,7 +101,7 @@ def _export(
     work = new_partial_folder(target)
     try:
         written = FORMATS[to](request, work)
-        exported = _evaluate(written, data, task, before)
+        exported = _evaluate(written, data, task, before)._replace(mean=_mean_over_seeds(done))
         reader = None
         if not isinstance(done.task, Segmentation):
             reader = choose_reader(to, done.model_config, done.metadata, texts=data.tokenizer is not None)
@@ -118,6 +118,13 @@ def _export(
     return exported._replace(
         path=target / written.path.relative_to(work), notes=notes, arm=None if name is None else str(name)
     )
+
+
+def _mean_over_seeds(done: FinishedRun) -> float | None:
+    """The mean of the arm's primary metric over its seeds; None with one seed."""
+    row = done.result["arms"].get(done.metadata.get("arm")) or {}
+    score = row.get(done.task.primary.name) or {}
+    return score["mean"] if len(score.get("values") or ()) > 1 else None
 
 
 def _doubts(done: FinishedRun, arm: str | None) -> Iterator[str]:

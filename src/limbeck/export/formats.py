@@ -17,7 +17,7 @@ from limbeck.errors import ArgumentError, LimbeckError, unknown_name_error
 from limbeck.export.folder import check_hf, reopen_hf, to_folder, to_hf
 from limbeck.export.int8 import CALIBRATIONS, choose_int8
 from limbeck.export.int8_report import QuantizationReport, benchmark_pair
-from limbeck.export.onnx_file import CHECKED, TOLERANCE, Parity, max_difference, to_onnx
+from limbeck.export.onnx_file import CHECKED, Parity, max_difference, to_onnx
 from limbeck.export.onnx_session import count_examples, open_session, run, split_chunks
 from limbeck.export.table_graph import include_encoding, raw_columns
 from limbeck.model_call import call, logits_of
@@ -105,6 +105,7 @@ class ExportedRun(NamedTuple):
         eight: The report of the quantization to 8 bits; None in float32.
         arm: The arm of the run whose student it is; None in runs of earlier versions, which did not store it.
         metric: The primary metric: its name and how people read it.
+        mean: The metric's mean over the seeds of the arm; None with one seed. The exported student is of the first.
     """
 
     path: Path
@@ -116,6 +117,12 @@ class ExportedRun(NamedTuple):
     eight: QuantizationReport | None = None
     arm: str | None = None
     metric: Score = Classification.primary
+    mean: float | None = None
+
+    @property
+    def of_seed(self) -> str:
+        """Which seed's the score is, as the end of a sentence; empty for a run with one seed."""
+        return "" if self.mean is None else f"; this is seed 0, the mean over seeds is {self.metric.format(self.mean)}"
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values, for JSON."""
@@ -199,7 +206,7 @@ def _finish_onnx(
     include_encoding(file, request.encoding)
     predict = _open_raw(request.encoding, file)
     after = torch.cat([predict(part) for part in split_chunks(inputs)]).numpy()
-    if (difference := max_difference(before, after)) > TOLERANCE and eight is None:
+    if (difference := max_difference(before, after)) > parity.allowed and eight is None:
         raise LimbeckError(
             f"The encoding of the table in {file.name} is not that of the data: logits differ by {difference:.3g}."
         )

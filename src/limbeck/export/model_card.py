@@ -301,7 +301,8 @@ def _describe_export(exported: ExportedRun, to: str, score: Score) -> Iterator[s
     if parity.nodes:
         yield f"The values of {parity.nodes} of its {parity.of} nodes were compared with PyTorch's."
     title, before, after = f"{score.title[:1].upper()}{score.title[1:]}", exported.score_before, exported.score_after
-    yield f"{title} on all test data: {score.format(before)} before the export, {score.format(after)} after."
+    changed = f"{score.format(before)} before the export, {score.format(after)} after"
+    yield f"{title} on all test data: {changed}{exported.of_seed}."
     if exported.eight:
         yield from exported.eight.lines()
     yield from map(escape_markdown, exported.notes)

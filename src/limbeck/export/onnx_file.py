@@ -44,12 +44,14 @@ class Parity(NamedTuple):
         examples: The number of real examples compared.
         nodes: The number of inner nodes of the graph that were compared too.
         of: The number of nodes in the graph.
+        allowed: The largest difference that is allowed.
     """
 
     max_difference: float
     examples: int
     nodes: int = 0
     of: int = 0
+    allowed: float = 0.0
 
 
 def compare_outputs(proto: Any, program: Any, model: nn.Module, inputs: Inputs, *, tolerance: float) -> Parity:
@@ -76,7 +78,7 @@ def compare_outputs(proto: Any, program: Any, model: nn.Module, inputs: Inputs, 
             f"Outputs of the ONNX model differ from PyTorch's by up to {worst:.3g} on {count_examples(inputs)} real "
             f"examples; {allowed:.1g} is allowed. The first difference is in {where}."
         )
-    return Parity(worst, count_examples(inputs), compared, len(proto.graph.node))
+    return Parity(worst, count_examples(inputs), compared, len(proto.graph.node), allowed)
 
 
 def _check_not_nan(logits: np.ndarray) -> None:

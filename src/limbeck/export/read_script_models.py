@@ -47,21 +47,31 @@ def main(
     logits = np.concatenate(parts).astype(np.float64) if parts else np.zeros((0, 0))
     rows = csv.writer(sys.stdout, lineterminator="\n")
     task = metadata.get("task") or {}
-    if task.get("name") in ("regression", "multi_label"):
-        numbers = [str(number) for number in range(logits.shape[1])]
-        rows.writerow(task.get("names") or numbers)
-        values = 1 / (1 + np.exp(-logits))  # the probability of each label
-        if task["name"] == "regression":
-            values = logits * np.array(task["std"]) + np.array(task["mean"])
+    names = metadata.get("class_names") or [str(number) for number in range(logits.shape[1])]
+    if task.get("name") == "regression":
+        rows.writerow(task.get("names") or names)
+        values = logits * np.array(task["std"]) + np.array(task["mean"])
         rows.writerows([f"{x:.9g}" for x in row] for row in (logits if options.logits else values))
         return
-    names = metadata.get("class_names") or [str(number) for number in range(logits.shape[1])]
+    if task.get("name") == "multi_label":
+        write_labels(rows, logits, task.get("names") or names, every=options.all, raw=options.logits)
+        return
     exponentials = np.exp(logits - logits.max(axis=1, keepdims=True, initial=-np.inf))
     columns = logits if options.logits else exponentials / exponentials.sum(axis=1, keepdims=True)
     every = options.all or options.logits
     rows.writerow(["answer", *names] if every else ["answer", "probability"])
     for row, best in zip(columns, logits.argmax(axis=1) if count else [], strict=True):
         rows.writerow([names[best], *(f"{x:.9g}" for x in (row if every else [row[best]]))])
+
+
+def write_labels(rows: Any, logits: np.ndarray, names: list[str], *, every: bool, raw: bool) -> None:
+    """The labels of each example, joined by "|", and the probability that all labels are right, if independent."""
+    probabilities = 1 / (1 + np.exp(-logits))
+    rows.writerow(["answer", *names] if every or raw else ["answer", "probability"])
+    for row, logit in zip(probabilities, logits, strict=True):
+        answer = "|".join(name for name, value in zip(names, row, strict=True) if value > 0.5)
+        together = [np.prod(np.maximum(row, 1 - row))]
+        rows.writerow([answer, *(f"{x:.9g}" for x in (logit if raw else row if every else together))])
 
 
 KINDS = {"tensor(float)": np.float32, "tensor(double)": np.float64, "tensor(int64)": np.int64, "tensor(string)": object}
