@@ -222,3 +222,14 @@ def test_a_checkpoint_without_the_words_that_say_whose_it_is(tmp_path):
     (tmp_path / "run.json").unlink()
     with pytest.raises(DataError, match=r"run\.json is missing"):
         distill(network(), stage, make_loader(), out=tmp_path, log_every=1, optimizer=SGD, resume=True)
+
+
+def test_another_batch_size_is_not_resumed(tmp_path):
+    def start(batch_size, **options):
+        recipe = Stage(Loss(cross_entropy), steps=4)
+        return distill(network(), recipe, make_loader(batch_size=batch_size), out=tmp_path, log_every=1, **options)
+
+    for _ in start(8):
+        break
+    with pytest.raises(LimbeckError, match=r"batch_sizes.*8.*4"):
+        start(4, resume=True)

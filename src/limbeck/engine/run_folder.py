@@ -153,8 +153,8 @@ class RunFolder:
             return
         now = json.loads(json.dumps(description, default=str))
         before = read_json(self.path / "run.json")
-        for part in ("recipe", "functions", "setting", "data", "contents"):
-            if part == "contents" and part not in before:
+        for part in ("recipe", "functions", "setting", "data", "batch_sizes", "contents"):
+            if part in ("batch_sizes", "contents") and part not in before:
                 continue  # written by a version that did not hash functions
             difference = _difference(part, before.get(part), now.get(part))
             if difference is not None:
@@ -217,6 +217,7 @@ def describe_run(recipe: Recipe, setting: TrainConfig, loader: Loader) -> dict[s
         "functions": _functions(recipe),
         "setting": fixed,
         "data": loader.fingerprint,
+        "batch_sizes": [(stage.loader or loader).batch_size for stage in recipe.stages()] or [loader.batch_size],
         "contents": contents,
     }
 
