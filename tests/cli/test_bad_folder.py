@@ -59,7 +59,7 @@ class TestFolder:
         (here / "paper").mkdir()
         (here / "job.yaml").write_text("data: digits")  # a job beside its runs makes no run of the folder they are in
         refused(limbeck("resume", "paper"), "not the folder of a run")
-        refused(limbeck("export", "paper", "--to", "onnx"), "not a run's folder")
+        refused(limbeck("export", "paper", "--to", "onnx"), "not the folder of a run")
         (here / "paper" / "reproduction.json").write_text('{"scale": "quick"}')
         refused(limbeck("resume", "paper"), "limbeck papers PAPER --out paper")
 

@@ -22,9 +22,25 @@ from limbeck.functional import Projector, cross_entropy, kl_divergence, squared_
 from limbeck.losses import Loss
 from limbeck.recipe import Optimizer, Recipe, Stage
 from limbeck.schedule import ramp
-from limbeck.teachers import MovingAverage
+from limbeck.teachers import MovingAverage, TeacherContext, TeacherSession, TeacherWrapper
 
 CE = Loss(cross_entropy)
+
+
+class WatchedTeacher(TeacherWrapper):
+    """A teacher whose sessions can be looked at after the run."""
+
+    def __init__(self, teacher: Any) -> None:
+        super().__init__(teacher)
+        self.sessions: list[Any] = []
+
+    @property
+    def fingerprint(self) -> str:
+        return self.teachers[0].fingerprint
+
+    def open(self, context: TeacherContext) -> TeacherSession:
+        self.sessions.append(self.teachers[0].open(context))
+        return self.sessions[-1]
 
 
 def story(teacher: nn.Module | None = None, **setting: Any) -> tuple[Run, list[nn.Module]]:
@@ -32,14 +48,15 @@ def story(teacher: nn.Module | None = None, **setting: Any) -> tuple[Run, list[n
     student = network(norm=True, dropout=0.3)
     first = everything(teacher, epochs=2, optimizer=SGD, name="first")
     consistency = CE + ramp(1.0) * Loss(kl_divergence, temperature=2.0)
-    second = Stage(consistency, teacher=MovingAverage(decay=0.8), epochs=2, optimizer=Optimizer("adam"), name="second")
+    average = WatchedTeacher(MovingAverage(decay=0.8))
+    second = Stage(consistency, teacher=average, epochs=2, optimizer=Optimizer("adam"), name="second")
     run = distill(student, first >> second, make_loader(30), **{"log_every": 1, **setting})
     return run, [student, first.objective, second.teacher]
 
 
 def state(parts: list[Any]) -> torch.Tensor:
     student, objective, teacher = parts
-    return weights(student, objective, teacher.model)
+    return weights(student, objective, teacher.sessions[-1].model)
 
 
 def seen(run: Run) -> list[tuple[Any, ...]]:

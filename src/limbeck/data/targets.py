@@ -22,6 +22,7 @@ from limbeck.errors import DataError
 VECTORS = ("regression", "multi_label")
 """Tasks whose targets are a column ``targets``; those of the others are labels."""
 _FEW_NUMBERS = 20
+_NEARLY_ALL = 0.9
 _FEW_CELLS = 4  # of a column that a message quotes
 _WITH_UNIT = re.compile(r"[$€£]\s*[-+]?\d[\d.,]*|[-+]?\d[\d.,]*(\s*[$€£%]|\s+[^\W\d]{1,6})")
 _WITH_COMMAS = re.compile(r"[-+]?\d{1,3}(,\d{3})+(\.\d*)?")
@@ -151,7 +152,7 @@ def infer_from_numbers(values: np.ndarray) -> InferredTask:
     known = values[~np.isnan(values)] if values.dtype.kind == "f" else values.astype(np.float64)
     known = known[known != IGNORED]
     fractions = known != np.round(known)
-    if fractions.any():
+    if fractions.any() and not _are_mostly_classes(known[~fractions], len(known)):
         return InferredTask("regression", f"targets are numbers such as {known[fractions][0]:g}")
     different = np.unique(known)
     gaps = len(different) > 0 and different[-1] - different[0] >= len(different)
@@ -160,6 +161,13 @@ def infer_from_numbers(values: np.ndarray) -> InferredTask:
             "regression", f"{len(different):,} of {len(known):,} targets are different numbers with gaps between them"
         )
     return InferredTask("classification")
+
+
+def _are_mostly_classes(whole: np.ndarray, count: int) -> bool:
+    """Whether nearly all targets are class indices, so that the rest are mistakes in labels, not numbers to predict."""
+    classes = np.unique(whole)
+    few = 2 <= len(classes) <= _FEW_NUMBERS
+    return few and len(whole) > _NEARLY_ALL * count and bool(classes[0] == 0 and classes[-1] == len(classes) - 1)
 
 
 def read_target_arrays(
