@@ -8,7 +8,7 @@ import pytest
 from rich.console import Console
 
 from limbeck.report import arms_table, arms_tables, table_notes
-from limbeck.report.arms import mean_std_text, read_stat
+from limbeck.report.arms import SeedStat, mean_std_text, read_stat
 from results import arm, result
 
 
@@ -92,3 +92,20 @@ def test_columns_that_do_not_fit_stand_in_a_table_below(columns):
     assert max(map(len, lines)) <= columns
     for shown in ("0.8125 ± 0.0000", "0.5000 ± 0.0000", "0.2500 ± 0.0000", "macro_f1", "95.10 ± 0.14"):
         assert any(shown in line for line in lines), shown
+
+
+@pytest.mark.parametrize(
+    ("mean", "std", "text"),
+    [
+        (24632.6411, 3802.255, "24,630 ± 3,800"), (0.7877, 0.02604, "0.7877 ± 0.0260"), (12.3456, 0.5, "12.35 ± 0.50"),
+        (-0.01234567, None, "-0.01235"), (0.0, 0.0, "0.0000 ± 0.0000"), (999.99, 1.0, "1,000.0 ± 1.0"),
+    ],
+)  # fmt: skip
+def test_a_mean_has_four_digits_and_its_spread_the_same_decimals(mean, std, text):
+    assert mean_std_text(SeedStat((), mean, std)) == text
+
+
+def test_small_models_are_in_kilobytes():
+    found = result()
+    found["arms"]["distilled"] = {**found["arms"]["distilled"], "megabytes": 0.00041}
+    assert any("0.41 kB" in line for line in printed(found, columns=120))

@@ -240,3 +240,10 @@ def test_the_score_of_an_export_is_said_to_be_of_one_seed(tmp_path):
     mean = result["arms"]["distilled"][exported.metric.name]["mean"]
     assert exported.of_seed == f"; this is seed 0, the mean over seeds is {exported.metric.format(mean)}"
     assert exported.of_seed in (tmp_path / "out" / "README.md").read_text()
+
+
+def test_the_page_of_a_regression_says_what_its_curves_are_of():
+    page = (finished("regression")[0] / "report.html").read_text()
+    assert "squared error to the targets" in page
+    assert "squared error to the teacher" in page
+    assert "ensemble {}" not in page

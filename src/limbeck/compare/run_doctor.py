@@ -265,5 +265,8 @@ def _check_extra_metrics(
 
 def _describe_step(arms: int) -> Finding:
     return passed(
-        "", arms, "Every stage of every arm took one step, with the job's names, shapes and addresses.", f"{arms} arms"
+        "",
+        arms,
+        "Every stage of every arm took one step, with the job's models, input shapes and layers.",
+        f"{arms} arms",
     )

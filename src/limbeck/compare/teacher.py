@@ -185,7 +185,7 @@ def _train_networks(
         out=RunLayout(out).teacher if out else None, resume=True,
     )  # fmt: skip
     done = "Teacher already trained" if run.finished else "Training the teacher"
-    callback(Message(f"{done}: {_count(job, models)}, {budget.epochs} epochs."))
+    callback(Message(f"{done}: {_count(job, models)}, {budget.epochs} epoch{'s' * (budget.epochs != 1)}."))
     if len(models) > 1:
         callback(EnsemblePlanned(len(models)))
     for report in with_trackers(run, job, "teacher"):
@@ -193,7 +193,8 @@ def _train_networks(
 
 
 def _count(job: Job, models: Mapping[str, nn.Module]) -> str:
-    return ", ".join(models) if job.teacher.ensemble else f"{len(models)} x {job.teacher.model}"
+    several = f"{len(models)} x " if len(models) > 1 else ""
+    return ", ".join(models) if job.teacher.ensemble else f"{several}{job.teacher.model}"
 
 
 def steps_taken(run: str, report: StepReport) -> StepsTaken:

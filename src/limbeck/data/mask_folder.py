@@ -65,7 +65,8 @@ class MaskFolder(Dataset):
             raise DataError(f"{self.folder} has no images ({', '.join(IMAGE_SUFFIXES)}).")
         by_name = {path.stem: path for path in _files(Path(masks))}
         if missing := [path for path in self.paths if path.stem not in by_name]:
-            raise DataError(f"{len(missing)} images have no mask in {masks}, first {missing[0].name}.")
+            count = f"{len(missing)} images have" if len(missing) > 1 else "1 image has"
+            raise DataError(f"{count} no mask in {masks}, first {missing[0].name}.")
         self.masks = [by_name[path.stem] for path in self.paths]
         headers = [read_header(path) for path in self.paths]
         sizes = {header.size for header in headers}

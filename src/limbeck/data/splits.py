@@ -186,17 +186,21 @@ def hold_out(train: Dataset, test: Dataset | None) -> tuple[Dataset, Dataset, st
     if test is not None:
         return train, test, ""
     rest, holdout = split(train, fraction=HELD_OUT, seed=0)
-    return rest, holdout, held_out_note(len(holdout))
+    return rest, holdout, held_out_note(len(holdout), by_class=holdout.labels is not None and holdout.labels.ndim == 1)
 
 
-def held_out_note(count: int) -> str:
-    """A note on a test part that was taken from the training part."""
-    return f"no test part: {count} examples ({HELD_OUT:.0%}) were held out, stratified, with seed 0"
+def held_out_note(count: int, *, by_class: bool = True) -> str:
+    """A note on a test part that was taken from the training part, `by_class` or at random."""
+    return f"no test part: {count} examples ({HELD_OUT:.0%}) were held out, {_how(by_class)}, with seed 0"
 
 
-def held_out_source(file: str) -> str:
-    """The origin of a test part that was taken from a file."""
-    return f"held out of {file}: {HELD_OUT:.0%}, stratified, with seed 0"
+def held_out_source(file: str, *, by_class: bool = True) -> str:
+    """The origin of a test part that was taken from a file, `by_class` or at random."""
+    return f"held out of {file}: {HELD_OUT:.0%}, {_how(by_class)}, with seed 0"
+
+
+def _how(by_class: bool) -> str:
+    return "stratified" if by_class else "at random"
 
 
 @contextmanager

@@ -140,13 +140,14 @@ def load_table_splits(name: str, options: DataOptions) -> DataSplits:
     parts, encoding, report = _read_parts(name, form, groups=groups, others=others, fraction=fraction)
     sources = {"train": Path(name).name, **{part: Path(file).name for part, file in others.items()}}
     if options.test is None:
-        sources["test"] = held_out_source(sources["train"])
+        sources["test"] = held_out_source(sources["train"], by_class=encoding.targets is None)
     summary = summarize(
         "table", parts, sources=sources, columns=report.columns, notes=report.notes, warnings=report.warnings
     )
     return DataSplits(
         name, parts["train"], parts["test"], Identity(), encoding.class_names or None, encoding,
-        "" if options.test else held_out_note(len(parts["test"])), groups=None if groups is None else "groups",
+        "" if options.test else held_out_note(len(parts["test"]), by_class=encoding.targets is None),
+        groups=None if groups is None else "groups",
         development=parts.get("development"), summary=summary, held_out=options.test is None,
         task=report.task.name, task_reason=report.task.why,
         target_names=() if encoding.targets is None else encoding.targets.names,

@@ -98,15 +98,32 @@ class ScoreFormat(NamedTuple):
         """Format a mean ± its standard deviation over seeds, without the unit; a dash if there is none."""
         if stat.mean is None:
             return "-"
-        return self.number(stat.mean) + ("" if stat.std is None else f" ± {self.number(stat.std)}")
+        return mean_std_text(stat, 2, 100) if self.percent else mean_std_text(stat)
 
 
-def mean_std_text(stat: SeedStat, digits: int, scale: Number = 1) -> str:
-    """Format a mean ± its standard deviation over seeds; a dash if there is none."""
+def mean_std_text(stat: SeedStat, digits: int | None = None, scale: Number = 1) -> str:
+    """Format a mean ± its standard deviation over seeds; a dash if there is none.
+
+    Args:
+        stat: The mean and the standard deviation.
+        digits: Decimals of both; by default as many as give the mean four significant digits.
+        scale: A factor.
+
+    Example:
+        >>> mean_std_text(SeedStat((), 24632.6411, 3802.255)), mean_std_text(SeedStat((), 0.7877, 0.02604))
+        ('24,630 ± 3,800', '0.7877 ± 0.0260')
+    """
     if stat.mean is None:
         return "-"
-    text = f"{scale * stat.mean:,.{digits}f}"
-    return text if stat.std is None else f"{text} ± {scale * stat.std:.{digits}f}"
+    if digits is None:
+        size = abs(scale * stat.mean)
+        digits = 3 - math.floor(math.log10(size)) if size > 0 and math.isfinite(size) else 4
+        digits = min(digits, 12)
+
+    def text(value: float) -> str:
+        return f"{round(scale * value, digits):,.{max(digits, 0)}f}"
+
+    return text(stat.mean) if stat.std is None else f"{text(stat.mean)} ± {text(stat.std)}"
 
 
 class ArmRow(NamedTuple):

@@ -196,6 +196,18 @@ def _cell(index: int, cell: Any, words: int) -> Markup:
 # --- numbers --------------------------------------------------------------------------------------------------------
 
 
+def megabytes_text(value: float | None) -> str:
+    """Format a size for a column in MB; a small one has its own unit.
+
+    Example:
+        >>> megabytes_text(3.14159), megabytes_text(0.00041), megabytes_text(None)
+        ('3.14', '0.410 kB', '-')
+    """
+    if value is None:
+        return "-"
+    return "0" if value == 0 else f"{sized(1000 * value)} kB" if value < 0.001 else sized(value)
+
+
 def sized(value: float) -> str:
     """Format a positive number with three significant digits.
 

@@ -18,7 +18,7 @@ from limbeck.report.classes import class_rows, classes_section
 from limbeck.report.costs import cost_figures, cost_section
 from limbeck.report.examples import examples_section
 from limbeck.report.extra_metrics import extra_metrics_section
-from limbeck.report.html import Markup, join, note, prose, section, sized, table, tag
+from limbeck.report.html import Markup, join, megabytes_text, note, prose, section, sized, table, tag
 from limbeck.report.outputs import outputs_section
 from limbeck.report.protocol import next_section, protocol_section, unknown_section
 from limbeck.report.run_data import ALONE, RunData, load_run
@@ -262,7 +262,7 @@ def _table(runs: Sequence[tuple[int, str, RunData]]) -> Markup:
             score.mean_std(arm.score) if arm else "-", score.mean_std(arm.development) if arm else "-",
             difference,
             score.mean_std(teacher.score) if teacher else "-",
-            _cost(arm, "megabytes"), _cost(arm, "milliseconds"),
+            megabytes_text(arm.number("megabytes") if arm else None), _cost(arm, "milliseconds"),
             run.seeds,
         ))  # fmt: skip
     return table("The student of every run, the best on development data first", head, rows, words=3, class_="runs")

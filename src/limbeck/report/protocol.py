@@ -92,7 +92,7 @@ def _facts(run: RunData) -> Iterator[tuple[str, str | Markup]]:
     )
     for key in ("teacher", "student", "budget"):
         if key in job:
-            yield key, _plain(job[key])
+            yield key, _plain(_without_defaults(job[key]) if key == "teacher" else job[key])
     seen = run.result.get("teacher_may_have_seen")
     if isinstance(seen, Mapping):
         yield "teacher's own data", str(seen.get("sentence", "-"))
@@ -163,6 +163,13 @@ def _loading_code(run: RunData, student: Path) -> str:
         return join_statements(opening_code(student, model, path=path_text, place=run.folder, file=file))
     except LimbeckError as error:
         return f"# {error}"
+
+
+def _without_defaults(teacher: Any) -> Any:
+    """A teacher's settings without those that have no meaning for a single model."""
+    if not isinstance(teacher, Mapping) or teacher.get("ensemble") or teacher.get("members", 1) != 1:
+        return teacher
+    return {key: value for key, value in teacher.items() if key not in ("ensemble", "mean", "members")}
 
 
 def _plain(value: Any) -> str:

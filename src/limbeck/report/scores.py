@@ -13,7 +13,7 @@ from limbeck.methods import method, names
 from limbeck.report import axes
 from limbeck.report.arms import MEMBER, ArmRow, ScoreFormat, SeedStat, as_mapping, mean_std_text, read_arms
 from limbeck.report.axes import Axes
-from limbeck.report.html import Markup, details, join, note, section, sized, table, tag
+from limbeck.report.html import Markup, details, join, megabytes_text, note, section, sized, table, tag
 from limbeck.report.run_data import ALONE, RunData, load_run
 from limbeck.report.svg import figure, page_style, standalone_svg
 from limbeck.report.tables import majority_accuracy
@@ -231,12 +231,12 @@ def arms_section(run: RunData, *, prefix: str = "") -> Markup:
     )
 
 
-_COLUMNS: dict[str, tuple[tuple[str, str, int, axes.Number], ...]] = {
+_COLUMNS: dict[str, tuple[tuple[str, str, int | None, axes.Number], ...]] = {
     "classification": (("nll", "NLL, nats", 3, 1), ("ece", "ECE, %", 2, 100),
                        ("agreement", "agrees with teacher, %", 1, 100)),
     "multi_label": (("f1_macro", "macro F1, %", 2, 100), ("mean_average_precision", "mAP, %", 2, 100),
                     ("binary_nll", "NLL, nats", 3, 1), ("answer_agreement", "agrees with teacher, %", 1, 100)),
-    "regression": (("rmse", "RMSE", 4, 1), ("mae", "MAE", 4, 1), ("mse_to_teacher", "MSE to teacher", 4, 1)),
+    "regression": (("rmse", "RMSE", None, 1), ("mae", "MAE", None, 1), ("mse_to_teacher", "MSE to teacher", None, 1)),
     "segmentation": (("pixel_accuracy", "pixel accuracy, %", 2, 100), ("pixel_nll", "NLL, nats", 3, 1),
                      ("pixel_agreement", "agrees with teacher, %", 1, 100)),
 }  # fmt: skip
@@ -260,14 +260,14 @@ def _overview(run: RunData, arms: Sequence[ArmRow]) -> Markup:
 
 
 def _row(
-    arm: ArmRow, own: Sequence[str], score: ScoreFormat, columns: Sequence[tuple[str, str, int, axes.Number]]
+    arm: ArmRow, own: Sequence[str], score: ScoreFormat, columns: Sequence[tuple[str, str, int | None, axes.Number]]
 ) -> tuple[object, ...]:
     return (
         join(arm.name, tag("span", _describe_arm(arm))), score.mean_std(arm.score), score.mean_std(arm.development),
         *("" if arm.role == "teacher" and name in _FIDELITY else mean_std_text(_stat(arm, name), digits, scale)
           for name, _, digits, scale in columns),
-        *(mean_std_text(arm.measure(name), 4) for name in own), _count(arm.number("parameters")),
-        *(_cost(arm.number(key)) for key in ("megabytes", "milliseconds", "seconds")),
+        *(mean_std_text(arm.measure(name)) for name in own), _count(arm.number("parameters")),
+        megabytes_text(arm.number("megabytes")), *(_cost(arm.number(key)) for key in ("milliseconds", "seconds")),
     )  # fmt: skip
 
 
@@ -328,7 +328,7 @@ def _measures(arms: list[ArmRow], task: Task) -> Markup:
     """Return the tables of all metrics and costs in the result."""
     metrics = list(dict.fromkeys(name for arm in arms for name in as_mapping(arm.row.get("measures"))))
     head = ("metric", "unit", "better", *(arm.name for arm in arms))
-    rows = [(name, *_kind(name, task), *(mean_std_text(arm.measure(name), 4) for arm in arms)) for name in metrics]
+    rows = [(name, *_kind(name, task), *(mean_std_text(arm.measure(name)) for arm in arms)) for name in metrics]
     costs = list(dict.fromkeys(name for arm in arms for name in as_mapping(arm.row.get("cost"))))
     cost_rows = [(name, *(_value(as_mapping(arm.row.get("cost")).get(name)) for arm in arms)) for name in costs]
     more = table("Further costs of each arm", ("cost", *(arm.name for arm in arms)), cost_rows) if costs else None

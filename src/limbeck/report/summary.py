@@ -10,7 +10,7 @@ from typing import NamedTuple
 from limbeck.job import RunLayout, read_interval, read_suggestions, recommend, sort_controls, split_rerun
 from limbeck.report.arms import ArmRow, ScoreFormat, half_width
 from limbeck.report.classes import ClassRow
-from limbeck.report.html import Markup, duration, listed, prose, share_of, sized, tag, times
+from limbeck.report.html import Markup, duration, listed, megabytes_text, prose, share_of, sized, tag, times
 from limbeck.report.run_data import ALONE, RunData
 from limbeck.report.scores import plot_differences, read_differences
 from limbeck.report.svg import figure
@@ -199,7 +199,9 @@ def _speed(run: RunData) -> Answer:
     if arm is None or not time:
         return Answer(question, "Not measured", "This result has no timing of it.")
     size, its = arm.number("megabytes"), teacher.number("megabytes") if teacher else None
-    weighs = f"{sized(size)} MB" if size else "Its size is not known"
+    weighs = "Its size is not known"
+    if size:
+        weighs = f"{sized(size)} MB" if size >= 0.001 else megabytes_text(size)
     part = f", {share_of(size, its)} of the teacher's" if size and its else ""
     slow = teacher.number("milliseconds") if teacher else None
     if not slow:

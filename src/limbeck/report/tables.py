@@ -113,9 +113,9 @@ _SCORES: dict[str, tuple[tuple[str, str, Callable[[Mapping[str, Any]], str]], ..
         ("agrees", "%", lambda arm: _fixed(_number(arm.get("answer_agreement")), 1, scale=100.0)),
     ),
     "regression": (
-        ("R²", "", lambda arm: _plain(_stat(arm, "r2"))),
-        ("RMSE", "", lambda arm: _plain(_stat(arm, "rmse"))),
-        ("MAE", "", lambda arm: _plain(_stat(arm, "mae"))),
+        ("R²", "", lambda arm: mean_std_text(_stat(arm, "r2"))),
+        ("RMSE", "", lambda arm: mean_std_text(_stat(arm, "rmse"))),
+        ("MAE", "", lambda arm: mean_std_text(_stat(arm, "mae"))),
     ),
     "segmentation": (
         ("mean IoU", "%", lambda arm: mean_std_text(_stat(arm, "miou"), 2, 100)),
@@ -124,11 +124,14 @@ _SCORES: dict[str, tuple[tuple[str, str, Callable[[Mapping[str, Any]], str]], ..
     ),
 }
 """Columns of each task: title, unit, and the cell of an arm."""
+_SMALL = 0.001
+"""Megabytes; a smaller model is shown in kB."""
 _COSTS = (("params", ""), ("size", "MB"), ("ms per", "example"))
 
 
 def _score_columns(task: Task) -> tuple[tuple[str, str, Callable[[Mapping[str, Any]], str]], ...]:
-    own = (task.primary.title, "%" if task.primary.percent else "", lambda arm: _plain(_stat(arm, task.primary.name)))
+    name, unit = task.primary.name, "%" if task.primary.percent else ""
+    own = (task.primary.title, unit, lambda arm: mean_std_text(_stat(arm, name)))
     return _SCORES.get(task.name, (own,))
 
 
@@ -140,24 +143,19 @@ def _costs(arm: Mapping[str, Any]) -> tuple[str, ...]:
     megabytes, milliseconds = _number(arm.get("megabytes")), _number(arm.get("milliseconds"))
     return (
         _parameter_count(_number(arm.get("parameters"))),
-        _fixed(megabytes, 0 if megabytes is None or megabytes >= 1000 else 3 if megabytes < 10 else 1),
+        f"{1000 * megabytes:.3g} kB"
+        if megabytes is not None and megabytes < _SMALL
+        else _fixed(megabytes, 0 if megabytes is None or megabytes >= 1000 else 3 if megabytes < 10 else 1),
         _fixed(milliseconds, 0 if milliseconds is None or milliseconds >= 100 else 4 if milliseconds < 1 else 2),
     )
 
 
 def _own(arm: Mapping[str, Any], names: Sequence[str]) -> list[str]:
-    return [mean_std_text(_stat(arm, name), 4) for name in names]
+    return [mean_std_text(_stat(arm, name)) for name in names]
 
 
 def _stat(arm: Mapping[str, Any], name: str) -> SeedStat:
     return read_stat(as_mapping(arm.get("measures")).get(name) or arm.get(name))
-
-
-def _plain(stat: SeedStat) -> str:
-    """A mean ± its standard deviation in four digits."""
-    if stat.mean is None:
-        return "-"
-    return f"{stat.mean:,.4g}" + ("" if stat.std is None else f" ± {stat.std:,.2g}")
 
 
 def _number(value: Any) -> float | None:

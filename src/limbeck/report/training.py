@@ -83,13 +83,19 @@ def _end(curves: Sequence[Curve]) -> float:
 def training_section(run: RunData) -> Markup:
     """Return a figure for each loss term, with all arms that have it."""
     figures = [
-        figure(term, lambda term=term, arms=arms: draw_training(term, arms), _training_caption(arms))  # type: ignore[misc]
+        figure(_term_title(term, run), lambda term=term, arms=arms: draw_training(term, arms), _training_caption(arms))  # type: ignore[misc]
         for term, curves in curves_by_term(run).items()
         if (arms := {arm: (run.style(arm), seeds) for arm, seeds in curves.items()})
     ]
     if not figures:
         return section("training", "Training", note("This run has no training curves (metrics.jsonl)."))
     return section("training", "Training curves", tag("div", figures, class_="grid-2"))
+
+
+def _term_title(term: str, run: RunData) -> str:
+    """The title of a term's figure; terms of regression also say what the error is measured to."""
+    goal = {"target_squared_error": "to the targets", "squared_error": "to the teacher"}.get(term)
+    return f"squared error {goal} ({term})" if goal and run.task.name == "regression" else term
 
 
 def _training_caption(arms: Mapping[str, tuple[int, Sequence[Curve]]]) -> str:
