@@ -75,4 +75,4 @@ def test_a_person_is_told_that_a_teacher_was_trained_before(asked, tmp_path):
     for _ in range(2):
         job, material, _, models = asked()
         train_teacher(models, job, material, tmp_path, collect_messages(told))
-    assert told == ["Training the teacher: 1 x mlp, 2 epochs.", "Teacher already trained: 1 x mlp, 2 epochs."]
+    assert told == ["Training the teacher: mlp, 2 epochs.", "Teacher already trained: mlp, 2 epochs."]
