@@ -76,6 +76,7 @@ if TYPE_CHECKING:
     from limbeck.schedule import sigmoid_ramp as sigmoid_ramp
     from limbeck.schedule import steps as steps
     from limbeck.tap import Tapped as Tapped
+    from limbeck.tasks import load_task as load_task
     from limbeck.teachers import CachedTeacher as CachedTeacher
     from limbeck.teachers import Ensemble as Ensemble
     from limbeck.teachers import ModelTeacher as ModelTeacher
@@ -108,6 +109,7 @@ _WHERE = {
     "recipe": ("Optimizer", "Recipe", "Stage"),
     "schedule": ("constant", "cosine", "ramp", "Schedule", "sigmoid_ramp", "steps"),
     "tap": ("Tapped",),
+    "tasks": ("load_task",),
     "teachers": (
         "CachedTeacher", "Ensemble", "fill_cache", "ModelTeacher", "MovingAverage", "PrecomputedTeacher",
         "ShuffledTeacher", "SklearnTeacher", "Specialists", "Teacher", "TeacherRef",

@@ -10,9 +10,10 @@ import pytest
 import torch
 
 import limbeck as lb
+from limbeck.cli.jobs import opening_lines
 from limbeck.compare import checkup, run_job
 from limbeck.errors import DataError, LimbeckError
-from limbeck.job import make_job, read_run_job, recommend
+from limbeck.job import make_job, read_run_job, recommend, unit_statements
 from limbeck.job.result import list_custom_metrics, read_result, read_task
 from limbeck.metrics import load_tensors
 from limbeck.tasks import task_names
@@ -247,3 +248,22 @@ def test_the_page_of_a_regression_says_what_its_curves_are_of():
     assert "squared error to the targets" in page
     assert "squared error to the teacher" in page
     assert "ensemble {}" not in page
+
+
+def test_the_lines_that_open_a_student_of_regression_convert_its_outputs(tmp_path):
+    folder, _ = finished("regression")
+    lines = [line for line in opening_lines(folder) if "estimates" in line]
+    assert len(lines) == 1
+    assert "estimates = limbeck.load_task(" in (folder / "report.html").read_text()
+    data = lb.load_data(write_data(tmp_path)["regression"])
+    student = lb.load(folder / "student")
+    names = {"limbeck": lb, "student": student, "inputs": data.test.take(torch.arange(len(data.test))).inputs}
+    exec(lines[0], names)
+    stored = load_tensors(folder / "arms" / "distilled" / "seed-0" / "predictions.safetensors")["test"]
+    torch.testing.assert_close(names["estimates"], stored, rtol=1e-5, atol=1e-3)
+
+
+def test_students_of_other_tasks_need_no_conversion():
+    for name in ("multi_label", "segmentation"):
+        assert unit_statements(finished(name)[0] / "student", path="student") == []
+    assert lb.load_task(finished("multi_label")[0] / "student").name == "multi_label"

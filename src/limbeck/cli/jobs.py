@@ -299,13 +299,13 @@ def _sentence(verdict: Mapping[str, Any]) -> Text | None:
 
 def opening_lines(run: Path) -> list[str]:
     """Return the Python lines that load a run's student, short enough for a terminal of 80 columns."""
-    from limbeck.job import opening_code, read_job, wrap_statements
+    from limbeck.job import opening_code, read_job, unit_statements, wrap_statements
 
     student = read_job(RunLayout(run).job).get("student")
     model = {"model": student} if isinstance(student, str) else student or {}
-    return wrap_statements(
-        opening_code(RunLayout(run).student, _relative_to_here(model), path=str(RunLayout(run).student), place=run)
-    )
+    student_path = RunLayout(run).student
+    opening = opening_code(student_path, _relative_to_here(model), path=str(student_path), place=run)
+    return [*wrap_statements(opening), *unit_statements(student_path, path=str(student_path))]
 
 
 def _relative_to_here(model: Mapping[str, Any]) -> dict[str, Any]:

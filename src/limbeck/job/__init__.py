@@ -10,7 +10,7 @@ from limbeck.job.config_io import (
     search_job_texts,
     with_settings,
 )
-from limbeck.job.opening_code import join_statements, opening_code, wrap_statements
+from limbeck.job.opening_code import join_statements, opening_code, unit_statements, wrap_statements
 from limbeck.job.paths import hide_private_paths, with_absolute_paths
 from limbeck.job.result import (
     Recommendation,
@@ -71,6 +71,7 @@ __all__ = [
     "split_rerun",
     "train_and_development",
     "train_loader",
+    "unit_statements",
     "with_absolute_paths",
     "with_settings",
     "wrap_statements",

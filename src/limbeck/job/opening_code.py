@@ -44,6 +44,19 @@ def opening_code(
     return ["import limbeck", *imports, f"student = limbeck.load({path!r}, build={build})"]
 
 
+def unit_statements(student: Path, *, path: str) -> list[str]:
+    """The statement that turns the standardized outputs of a regression into the unit of the targets; else empty.
+
+    Args:
+        student: The student's folder.
+        path: The folder as it appears in the code.
+    """
+    task = (read_config(student).get("metadata") or {}).get("task") or {}
+    if task.get("name") != "regression" or not task.get("mean"):
+        return []
+    return [f"estimates = limbeck.load_task({path!r}).keep(student(inputs))  # in the unit of the targets"]
+
+
 def join_statements(statements: list[str]) -> str:
     """Join statements to one line."""
     return "; ".join(statements)

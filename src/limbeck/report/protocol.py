@@ -20,6 +20,7 @@ from limbeck.job import (
     read_job,
     read_suggestions,
     shared_path,
+    unit_statements,
 )
 from limbeck.models import UserFile
 from limbeck.report.html import Markup, details, join, note, prose, section, table, tag
@@ -160,7 +161,8 @@ def _loading_code(run: RunData, student: Path) -> str:
         if own is not None:
             model["model"], file = f"{shared_path(own.file)}:{own.function}", own.file
         path_text = shared_path(student)
-        return join_statements(opening_code(student, model, path=path_text, place=run.folder, file=file))
+        opening = opening_code(student, model, path=path_text, place=run.folder, file=file)
+        return join_statements([*opening, *unit_statements(student, path=path_text)])
     except LimbeckError as error:
         return f"# {error}"
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from limbeck.tasks.classification import Classification
 from limbeck.tasks.multi_label import MultiLabel
-from limbeck.tasks.registry import get_task, task_from_dict, task_names
+from limbeck.tasks.registry import get_task, load_task, task_from_dict, task_names
 from limbeck.tasks.regression import Regression
 from limbeck.tasks.segmentation import Segmentation
 from limbeck.tasks.task import Evaluation, EvaluationState, Score, Task
@@ -19,6 +19,7 @@ __all__ = [
     "Segmentation",
     "Task",
     "get_task",
+    "load_task",
     "task_from_dict",
     "task_names",
 ]

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import fields
+from pathlib import Path
 from typing import Any
 
 from limbeck.errors import LimbeckError, unknown_name_error
+from limbeck.models import read_config
 from limbeck.tasks.classification import Classification
 from limbeck.tasks.multi_label import MultiLabel
 from limbeck.tasks.regression import Regression
@@ -68,3 +70,25 @@ def task_from_dict(values: Mapping[str, Any] | None) -> Task:
     known = {field.name for field in fields(_TASKS[name])}  # type: ignore[arg-type]
     settings = {key: tuple(one) if isinstance(one, list) else one for key, one in values.items() if key in known}
     return _TASKS[name](**settings)
+
+
+def load_task(folder: str | Path) -> Task:
+    """Load the task that a student was trained for, with the scale of its targets.
+
+    The outputs of a student of regression are standardized; ``load_task(folder).keep(outputs)`` are in the unit of the
+    targets.
+
+    Args:
+        folder: A student's folder.
+
+    Raises:
+        DataError: If the folder has no student.
+        LimbeckError: If no task was saved with it.
+
+    Example:
+        >>> # estimates = limbeck.load_task("runs/rent/student").keep(student(inputs))
+    """
+    saved = read_config(Path(folder)).get("metadata", {}).get("task")
+    if not saved:
+        raise LimbeckError(f"{folder} does not say for which task its student was trained.")
+    return task_from_dict(saved)
