@@ -58,7 +58,7 @@ def test_a_student_of_ones_own(limbeck, here, file):
         runs(line, here)
         assert limbeck("export", "runs/mine", "--to", "folder", "--out", "out", "--trust").code == 0
         card = (here / "out" / "README.md").read_text()
-        code = card.split("```python\n")[1].split("```")[0].partition("reads = ")[0]
+        code = card.split("```python\n")[1].split("```")[0].partition("preprocess = ")[0]
         runs(code, here / "out", beside=[here])
 
 

@@ -73,7 +73,7 @@ def test_a_file_that_is_worse_is_said_to_be_worse(done, tmp_path, monkeypatch):
     found, (note,) = notes(done, tmp_path)
     lost = 100 * (found.score_before - found.score_after)
     assert lost > 20
-    assert note == f"8 bits cost {lost:.1f} points of accuracy on 60 test examples, which is more than 1; the float32 file (--to onnx) is better."  # fmt: skip # noqa: E501
+    assert note == f"8 bits cost {lost:.2f} points of accuracy on 60 test examples, which is more than 1.00 points; the float32 file (--to onnx) is better."  # fmt: skip # noqa: E501
 
 
 @pytest.mark.parametrize(
@@ -81,9 +81,9 @@ def test_a_file_that_is_worse_is_said_to_be_worse(done, tmp_path, monkeypatch):
     [
         (4000, 0.891, 1.04, []),
         (1999, 0.9, 1.0, ["1,000 bytes instead of 1,999"]),
-        (2000, 0.889, 1.0, ["1.1 points of accuracy on 500"]),
+        (2000, 0.889, 1.0, ["1.10 points of accuracy on 500"]),
         (2000, 0.9, 1.06, ["1.06 times as long for one example"]),
-        (1000, 0.5, 3.0, ["less than 2 times smaller", "40.0 points", "slower"]),
+        (1000, 0.5, 3.0, ["less than 2 times smaller", "40.00 points", "slower"]),
     ],
 )
 def test_from_where_on_it_is_said(full, after, ratio, said):
