@@ -180,7 +180,7 @@ def test_lines_after_the_checkpoint_are_written_once(run):
         ({"student": network(hidden=9)}, r"other models or another recipe.*size mismatch"),
         ({"stage": Stage(CE, epochs=2)}, r"belongs to another run: recipe.0.objective"),
         ({"stage": everything(epochs=3)}, r"belongs to another run: recipe.0.epochs was 2 and is 3"),
-        ({"batch_size": 4}, r"stage of 8 steps; this one has 16"),
+        ({"batch_size": 4}, r"belongs to another run: batch_sizes.0 was 8 and is 4"),
         ({"stage": everything(epochs=2, optimizer=SGD)}, r"belongs to another run: recipe.0.optimizer"),
     ],
     ids=["student", "objective", "epochs", "batch size", "optimizer"],
