@@ -31,7 +31,7 @@ $(DEV): | $(USER)
 demo: $(USER)   ## the whole story on data that is already on the machine
 	@$(BIN)/limbeck demo
 
-test: $(DEV)   ## every test, seven minutes on two cores
+test: $(DEV)   ## every test, about ten minutes on two cores
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m 'not soak' tests
 
 test-fast: $(DEV)   ## no jobs, commands, processes or training: one to three minutes on two cores

@@ -10,9 +10,10 @@ import socket
 import stat
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from limbeck.errors import DataError, LimbeckError, WriteError
 
@@ -72,6 +73,23 @@ def write_bytes(data: bytes, path: Path) -> None:
     """Write a binary file atomically."""
     with atomic_write(path) as partial:
         partial.write_bytes(data)
+
+
+def write_safetensors(tensors: Mapping[str, Any], path: Path, *, metadata: Mapping[str, str]) -> None:
+    """Write a safetensors file atomically, with a sorted header: equal content gives equal files.
+
+    Raises:
+        WriteError: If it cannot be written; the old file is unchanged.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file
+
+    with atomic_write(path) as partial:
+        try:
+            save_file(dict(tensors), partial, metadata=dict(metadata))
+        except SafetensorError as error:  # the library's error has no errno
+            raise OSError(str(error)) from error
+        sort_header(partial)
 
 
 def append_text(text: str, path: Path) -> None:

@@ -8,11 +8,13 @@ import numpy as np
 import pytest
 import torch
 
+import limbeck as lb
 from limbeck.batch import IGNORED
 from limbeck.data import train_tokenizer
 from limbeck.data.token_dataset import TokenDataset
 from limbeck.data.tokenized_texts import TokenizedTexts, hash_tokenizer, tokenize_texts
 from limbeck.errors import ArgumentError, DataError, LimbeckError
+from limbeck.functional import cross_entropy, kl_divergence
 
 TEXTS = ["a b c d e f g h", "b c", "c d e f a a b", "h"]
 PROMPTS = [{"prompt": "a b", "completion": " c d"}, {"prompt": "e f g", "completion": " h"}]
@@ -41,7 +43,7 @@ def rows_of(data):
 def test_each_token_but_the_first_is_a_label_once(tokenizer, max_length, overlap, packing):
     data = TokenDataset(TEXTS, tokenizer=tokenizer, max_length=max_length, overlap=overlap, packing=packing)
     _, labels, batch = rows_of(data)
-    number = batch.extra["text"]
+    number = batch.extra["text_number"]
     for i, text in enumerate(TEXTS):
         expected = tokenizer(text)["input_ids"]
         found = labels[(number == i) & (labels != IGNORED)].tolist()
@@ -57,7 +59,7 @@ def test_a_label_is_the_token_behind_its_position(tokenizer):
         TokenDataset(TEXTS, tokenizer=tokenizer, max_length=6, padding_side="left"),
     ):
         ids, labels, batch = rows_of(data)
-        same = (batch.extra["text"][:, :-1] == batch.extra["text"][:, 1:]) & (labels[:, :-1] != IGNORED)
+        same = (batch.extra["text_number"][:, :-1] == batch.extra["text_number"][:, 1:]) & (labels[:, :-1] != IGNORED)
         assert bool((labels[:, :-1][same] == ids[:, 1:][same]).all())
         assert torch.equal(batch.mask, labels != IGNORED)
 
@@ -93,7 +95,7 @@ def test_prompt_tokens_are_read_and_not_learned(tokenizer):
 def test_a_token_that_spans_the_end_of_the_prompt_is_learned():
     tokenizer = train_tokenizer(["foobar foobar foobar"], vocabulary=40)
     tokens = tokenize_texts([{"prompt": "foo", "completion": "bar"}], tokenizer, add_eos_token=False)
-    assert tokenizer.convert_ids_to_tokens(tokens.ids[tokens.learned])[0].strip("▁") == "foobar"
+    assert tokenizer.convert_ids_to_tokens(tokens.ids[tokens.is_target])[0].strip("▁") == "foobar"
 
 
 def test_the_end_token_counts_also_where_it_pads(tokenizer):
@@ -113,7 +115,7 @@ def test_only_the_answers_of_a_chat_are_learned(tokenizer):
         {"role": "user", "content": "e"}, {"role": "assistant", "content": "f"},
     ]  # fmt: skip
     tokens = tokenize_texts([{"messages": chat}], tokenizer)
-    assert tokenizer.decode(tokens.ids[tokens.learned]).replace(" ", "") == "cd.f.[SEP]"
+    assert tokenizer.decode(tokens.ids[tokens.is_target]).replace(" ", "") == "cd.f.[SEP]"
     assert tokenizer.decode(tokens.ids).count("[CLS]") == 0  # the template writes the special tokens
 
 
@@ -141,7 +143,7 @@ def test_packed_texts_and_left_padding_give_the_logits_of_each_text_alone(tokeni
             batch = data.take(torch.arange(len(data)))
             logits = model(**batch.inputs).logits
             for i, expected in alone.items():
-                torch.testing.assert_close(logits[batch.extra["text"] == i], expected, rtol=0, atol=1e-5)
+                torch.testing.assert_close(logits[batch.extra["text_number"] == i], expected, rtol=0, atol=1e-5)
 
 
 def test_packed_rows_are_full_and_fewer(tokenizer):
@@ -284,7 +286,7 @@ def test_texts_keep_their_tokenizer(tokenizer):
     without_padding = copy.deepcopy(tokenizer)
     without_padding.pad_token = None
     with pytest.raises(LimbeckError, match="padding token"):
-        TokenDataset(TokenizedTexts(texts.ids, texts.learned, texts.starts, tokenizer=without_padding))
+        TokenDataset(TokenizedTexts(texts.ids, texts.is_target, texts.starts, tokenizer=without_padding))
 
 
 @pytest.mark.parametrize("packing", [False, True])
@@ -292,3 +294,24 @@ def test_no_rows_are_an_empty_batch(tokenizer, packing):
     batch = TokenDataset(TEXTS, tokenizer=tokenizer, packing=packing).take(torch.arange(0))
     assert batch.size == 0
     assert batch.labels.shape == (0, 0)
+
+
+def test_a_run_has_the_same_loss_with_and_without_packing(tokenizer):
+    """The inputs pass through loader, accumulation and engine, and no text sees another one."""
+    hf = pytest.importorskip("transformers")
+    size = {"vocab_size": len(tokenizer), "bos_token_id": 1, "eos_token_id": 1}
+    dropout = {"attn_pdrop": 0.0, "embd_pdrop": 0.0, "resid_pdrop": 0.0}
+    losses = []
+    for packing in (False, True):
+        torch.manual_seed(0)
+        student, teacher = (
+            hf.GPT2LMHeadModel(hf.GPT2Config(n_embd=16, n_layer=1, n_head=2, n_positions=64, **size, **dropout))
+            for _ in range(2)
+        )
+        data = TokenDataset(TEXTS * 2, tokenizer=tokenizer, max_length=16, packing=packing)
+        loader = lb.ShuffledLoader(data, batch_size=-(-len(data) // 2), shuffle=False)
+        stage = lb.Stage(lb.Loss(cross_entropy) + lb.Loss(kl_divergence), teacher=teacher, steps=1)
+        run = lb.distill(student, stage, loader, accumulate=2, accelerator="cpu", log_every=1).finish()
+        losses.append(run.history[0].loss)
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+    assert losses[0] > 1

@@ -136,7 +136,7 @@ class NormalizeImages:
             last = (
                 ""
                 if images.shape[-1] != len(self.mean)
-                else " Do the channels come last? Use NormalizeImages(channels_last=True)."
+                else " Are the channels last? Pass images.movedim(-1, 1), or use NormalizeImages(channels_last=True)."
             )
             raise DataError(
                 f"NormalizeImages has {len(self.mean)} means, but the images have {channels} channels.{last}"

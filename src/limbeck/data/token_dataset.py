@@ -28,13 +28,13 @@ class _Windows(NamedTuple):
         text: The number of the text.
         start: Its first token, among all tokens.
         length: The number of tokens that a model reads; the label of the last one is the token behind it.
-        repeated: The number of tokens in front that the window before has had already, as context.
+        context: The number of tokens in front that belong to the window before, too. They have no labels here.
     """
 
     text: Tensor
     start: Tensor
     length: Tensor
-    repeated: Tensor
+    context: Tensor
 
 
 @final
@@ -44,7 +44,7 @@ class TokenDataset(Dataset):
     The labels are shifted here and nowhere else: ``Batch.labels[i, t]`` is the token behind ``input_ids[i, t]``, and
     -100 for a prompt, repeated tokens and padding. ``Batch.mask`` is true where there is a label, so
     divergences count these positions alone; ``Batch.extra["masks"]["text"]`` is true for all tokens, for losses on
-    hidden states. ``Batch.extra["text"]`` has the number of the text of each position, -1 for padding.
+    hidden states. ``Batch.extra["text_number"]`` has the number of the text of each position, -1 for padding.
 
     A text that is longer than `max_length` becomes several windows, and each of its tokens is a label once. With
     `overlap`, a window begins with that many tokens of the one before, as context without labels.
@@ -102,11 +102,10 @@ class TokenDataset(Dataset):
         self.texts = texts
         self.max_length, self.overlap, self.padding_side = max_length, overlap, padding_side
         self.packing = packing
-        self._windows = _keep_labeled(_make_windows(texts, max_length, overlap, too_long), texts)
-        self._rows = _pack(self._windows.length, max_length) if packing else torch.arange(len(self._windows.length))
+        self._windows = _select_labeled(_make_windows(texts, max_length, overlap, too_long), texts)
+        lengths = self._windows.length
         # The windows of row r are those from _bounds[r] to _bounds[r + 1].
-        changes = torch.nn.functional.pad(self._rows.diff(), (1, 0), value=1).nonzero().squeeze(1)
-        self._bounds = torch.cat([changes, torch.tensor([len(self._rows)])])
+        self._bounds = _pack(lengths, max_length) if packing else torch.arange(len(lengths) + 1)
 
     def __len__(self) -> int:
         return len(self._bounds) - 1
@@ -146,8 +145,8 @@ class TokenDataset(Dataset):
         window = torch.repeat_interleave(windows, length)
         at = torch.repeat_interleave(row * width + offset, length) + position
         source = self._windows.start[window] + position
-        given = (position < self._windows.repeated[window]) | ~self.texts.learned[source + 1]
-        labels = self.texts.ids[source + 1].long().masked_fill(given, IGNORED)
+        is_label = (position >= self._windows.context[window]) & self.texts.is_target[source + 1]
+        labels = self.texts.ids[source + 1].long().masked_fill(~is_label, IGNORED)
 
         def fill(value: int, column: Tensor) -> Tensor:
             return torch.full((len(index) * width,), value).scatter_(0, at, column).view(len(index), width)
@@ -159,8 +158,8 @@ class TokenDataset(Dataset):
         }
         inputs |= {"use_cache": False} if self.packing else {"attention_mask": mask.long()}
         labels = fill(IGNORED, labels)
-        extra = {"masks": {"text": mask}, "text": fill(-1, self._windows.text[window])}
-        return Batch(inputs, self.ids[index], None, labels, labels != IGNORED, extra)
+        extra = {"masks": {"text": mask}, "text_number": fill(-1, self._windows.text[window])}
+        return Batch(inputs, index, None, labels, labels != IGNORED, extra)
 
 
 def _check_arguments(max_length: int, overlap: int, packing: bool, padding_side: str, too_long: str) -> None:
@@ -214,22 +213,22 @@ def _make_windows(texts: TokenizedTexts, max_length: int, overlap: int, too_long
     return _Windows(text, texts.starts[:-1][text] + begin, length, torch.where(number > 0, overlap, 0))
 
 
-def _keep_labeled(windows: _Windows, texts: TokenizedTexts) -> _Windows:
+def _select_labeled(windows: _Windows, texts: TokenizedTexts) -> _Windows:
     """Leave out windows without a label, such as those within a prompt."""
-    learned = torch.cat([torch.zeros(1, dtype=torch.int64), texts.learned.long().cumsum(0)])
-    first, last = windows.start + windows.repeated + 1, windows.start + windows.length + 1
-    kept = learned[last] > learned[first]
-    if not bool(kept.any()):
+    targets = torch.cat([torch.zeros(1, dtype=torch.int64), texts.is_target.long().cumsum(0)])
+    first, last = windows.start + windows.context + 1, windows.start + windows.length + 1
+    has_label = targets[last] > targets[first]
+    if not bool(has_label.any()):
         raise DataError("No window has a token to learn. Is every text too long, or a prompt without an answer?")
-    return _Windows(*(part[kept] for part in windows))
+    return _Windows(*(part[has_label] for part in windows))
 
 
 def _pack(lengths: Tensor, max_length: int) -> Tensor:
-    """Give each window a row, in order: the next window joins the row if it fits."""
-    rows, row, size = [], 0, 0
-    for length in lengths.tolist():
+    """Fill rows with windows in order; returns the first window of each row, and the number of windows at the end."""
+    bounds, size = [0], 0
+    for number, length in enumerate(lengths.tolist()):
         if size and size + length > max_length:
-            row, size = row + 1, 0
-        rows.append(row)
+            bounds.append(number)
+            size = 0
         size += length
-    return torch.tensor(rows)
+    return torch.tensor([*bounds, len(lengths)])

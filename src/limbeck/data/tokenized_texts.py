@@ -15,11 +15,12 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from limbeck.atomic_io import new_partial_folder, replace_folder, write_bytes, write_text
+from limbeck.data.dataset import hash_columns
 from limbeck.data.tokenizer import check_tokenizer
 from limbeck.errors import DataError, LimbeckError
 
 _SUMMARY = "tokens.json"
-_COLUMNS = {"ids": torch.int32, "learned": torch.bool, "starts": torch.int64}
+_COLUMNS = {"ids": torch.int32, "is_target": torch.bool, "starts": torch.int64}
 _ROWS = 10_000  # texts for each call of the tokenizer, which bounds memory
 
 
@@ -27,7 +28,7 @@ class _Parts(NamedTuple):
     """A text and the ranges of its characters that a model has to learn."""
 
     text: str
-    learned: tuple[tuple[int, int], ...]
+    target_ranges: tuple[tuple[int, int], ...]
     special: bool  # whether the tokenizer adds its special tokens; a chat template has written them already
 
 
@@ -37,8 +38,8 @@ class TokenizedTexts:
 
     Args:
         ids: The tokens of all texts, int32.
-        learned: Which tokens a model has to predict: all of a plain text, those of the completion after a prompt, those
-            of the assistant in a chat.
+        is_target: Which tokens a model has to predict: all of a plain text, those of the completion after a prompt,
+            those of the assistant in a chat.
         starts: Where each text begins, with the end of the last one: ``[texts + 1]``.
         tokenizer: The tokenizer.
 
@@ -47,12 +48,12 @@ class TokenizedTexts:
     def __init__(
         self,
         ids: Int[Tensor, " tokens"],
-        learned: Bool[Tensor, " tokens"],
+        is_target: Bool[Tensor, " tokens"],
         starts: Int[Tensor, " n"],
         *,
         tokenizer: Any,
     ) -> None:
-        self.ids, self.learned, self.starts, self.tokenizer = ids, learned, starts, tokenizer
+        self.ids, self.is_target, self.starts, self.tokenizer = ids, is_target, starts, tokenizer
 
     def __len__(self) -> int:
         return len(self.starts) - 1
@@ -65,16 +66,13 @@ class TokenizedTexts:
     @property
     def prompted(self) -> Bool[Tensor, " texts"]:
         """A mask of the texts with a prompt, in addition to a special token at the start."""
-        given = torch.cat([torch.zeros(1, dtype=torch.int64), (~self.learned).long().cumsum(0)])
-        return given[self.starts].diff() > (~self.learned[self.starts[:-1]]).long()
+        given = torch.cat([torch.zeros(1, dtype=torch.int64), (~self.is_target).long().cumsum(0)])
+        return given[self.starts].diff() > (~self.is_target[self.starts[:-1]]).long()
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 of the tokens and of what has to be learned."""
-        total = hashlib.sha256()
-        for part in (self.ids, self.learned, self.starts):
-            total.update(part.numpy().tobytes())
-        return total.hexdigest()
+        """SHA-256 of the tokens and of which of them are targets."""
+        return hash_columns(("ids", self.ids), ("is_target", self.is_target), ("starts", self.starts))
 
 
 def tokenize_texts(
@@ -102,7 +100,7 @@ def tokenize_texts(
         >>> from limbeck.data import train_tokenizer
         >>> tokenizer = train_tokenizer(["add 1 and 2", "3"], vocabulary=40)
         >>> one = tokenize_texts([{"prompt": "1 and 2", "completion": " 3"}], tokenizer, add_eos_token=False)
-        >>> tokenizer.decode(one.ids[one.learned])
+        >>> tokenizer.decode(one.ids[one.is_target])
         '3[SEP]'
     """
     _check(tokenizer, add_eos_token)
@@ -147,17 +145,17 @@ def _check(tokenizer: Any, add_eos_token: bool) -> None:
 
 def _tokenize(rows: Sequence[Any], tokenizer: Any, add_eos_token: bool) -> TokenizedTexts:
     ids: list[np.ndarray] = []
-    learned: list[np.ndarray] = []
+    marks: list[np.ndarray] = []
     for start in range(0, len(rows), _ROWS):
         parts = [_split(row, start + i, tokenizer) for i, row in enumerate(rows[start : start + _ROWS])]
-        for i, (row, learns) in enumerate(_encode(parts, tokenizer, add_eos_token), start=start):
-            if not learns[1:].any():  # nothing predicts the first token
+        for i, (row, is_target) in enumerate(_encode(parts, tokenizer, add_eos_token), start=start):
+            if not is_target[1:].any():  # nothing predicts the first token
                 raise DataError(f"Row {i} has no token to learn: {_shorten(rows[i])}. Leave it out.")
             ids.append(np.asarray(row, dtype=np.int32))
-            learned.append(learns)
+            marks.append(is_target)
     starts = np.cumsum([0, *map(len, ids)])
-    tokens, marks = torch.from_numpy(np.concatenate(ids)), torch.from_numpy(np.concatenate(learned))
-    return TokenizedTexts(tokens, marks, torch.from_numpy(starts), tokenizer=tokenizer)
+    tokens, targets = torch.from_numpy(np.concatenate(ids)), torch.from_numpy(np.concatenate(marks))
+    return TokenizedTexts(tokens, targets, torch.from_numpy(starts), tokenizer=tokenizer)
 
 
 def _encode(parts: Sequence[_Parts], tokenizer: Any, add_eos_token: bool) -> Iterator[tuple[list[int], np.ndarray]]:
@@ -181,7 +179,7 @@ def _encode(parts: Sequence[_Parts], tokenizer: Any, add_eos_token: bool) -> Ite
                 encoding["input_ids"][i],
                 np.asarray(encoding["offset_mapping"][i]).reshape(-1, 2),
                 np.asarray(encoding["special_tokens_mask"][i], dtype=bool) & special,
-                part.learned,
+                part.target_ranges,
                 tokenizer.eos_token_id if add_eos_token else None,
             )
 
@@ -190,15 +188,15 @@ def _mark(
     tokens: list[int],
     offsets: np.ndarray,
     special: np.ndarray,
-    learned: tuple[tuple[int, int], ...],
+    target_ranges: tuple[tuple[int, int], ...],
     end: int | None,
 ) -> tuple[list[int], np.ndarray]:
     """Mark the tokens of the learned ranges of characters, and the special tokens behind the last of them."""
     marks = np.zeros(len(tokens), dtype=bool)
-    for first, last in learned:
+    for first, last in target_ranges:
         marks |= (offsets[:, 1] > first) & (offsets[:, 1] <= last) & ~special
     inner = np.flatnonzero(~special)
-    if len(inner) and learned and marks[inner[-1]]:
+    if len(inner) and target_ranges and marks[inner[-1]]:
         marks[inner[-1] + 1 :] = True
         if end is not None and tokens[-1] != end:
             return [*tokens, end], np.append(marks, True)
@@ -247,7 +245,7 @@ def _split_chat(messages: Any, number: int, tokenizer: Any) -> _Parts:
         )
     write = tokenizer.apply_chat_template
     whole: str = write(messages, tokenize=False)
-    learned = []
+    target_ranges = []
     for i, message in enumerate(messages):
         if message["role"] != "assistant":
             continue
@@ -258,10 +256,10 @@ def _split_chat(messages: Any, number: int, tokenizer: Any) -> _Parts:
                 f"Row {number}: the chat template writes message {i} in another way once others follow, so the answers "
                 "cannot be located. Split the chat into rows with one answer each."
             )
-        learned.append((len(before), len(until)))
-    if not learned:
+        target_ranges.append((len(before), len(until)))
+    if not target_ranges:
         raise DataError(f"Row {number} has no message of the role 'assistant', so there is nothing to learn.")
-    return _Parts(whole, tuple(learned), False)
+    return _Parts(whole, tuple(target_ranges), False)
 
 
 def _hash_request(rows: Sequence[Any], tokenizer: Any, add_eos_token: bool) -> str:
@@ -276,7 +274,7 @@ def _write(folder: Path, texts: TokenizedTexts) -> None:
     """Write the columns as plain numbers, as they are mapped; the folder appears as a whole."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     partial = new_partial_folder(folder)
-    for name, column in zip(_COLUMNS, (texts.ids, texts.learned, texts.starts), strict=True):
+    for name, column in zip(_COLUMNS, (texts.ids, texts.is_target, texts.starts), strict=True):
         write_bytes(column.numpy().tobytes(), partial / f"{name}.bin")
     summary = {"texts": len(texts), "tokens": len(texts.ids), "fingerprint": texts.fingerprint}
     write_text(json.dumps(summary), partial / _SUMMARY)
@@ -284,14 +282,14 @@ def _write(folder: Path, texts: TokenizedTexts) -> None:
 
 
 def _read(folder: Path, tokenizer: Any) -> TokenizedTexts:
-    """Map the columns into memory; nothing is loaded before it is used.
+    """Map the columns into memory, and compare their hash with the stored one.
 
     Raises:
         DataError: If a file is missing or damaged.
     """
     try:
         summary = json.loads((folder / _SUMMARY).read_text(encoding="utf-8"))
-        sizes = {"ids": summary["tokens"], "learned": summary["tokens"], "starts": summary["texts"] + 1}
+        sizes = {"ids": summary["tokens"], "is_target": summary["tokens"], "starts": summary["texts"] + 1}
         columns = {
             name: torch.from_file(str(folder / f"{name}.bin"), shared=False, size=sizes[name], dtype=dtype)
             for name, dtype in _COLUMNS.items()

@@ -11,10 +11,9 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
-from limbeck.atomic_io import atomic_write, sort_header
+from limbeck.atomic_io import write_safetensors
 from limbeck.batch import sequence_like
 from limbeck.errors import LimbeckError
 
@@ -33,12 +32,7 @@ def write_checkpoint(path: Path, state: Mapping[str, Any]) -> None:
     tensors: dict[str, Tensor] = {}
     tree = json.dumps(_packed(state, tensors))
     metadata = {"limbeck_checkpoint": str(_VERSION), "state": tree, "checksum": _checksum(tree, tensors)}
-    with atomic_write(path) as partial:
-        try:
-            save_file(tensors, partial, metadata=metadata)
-        except SafetensorError as error:  # it carries no errno
-            raise OSError(str(error)) from error
-        sort_header(partial)
+    write_safetensors(tensors, path, metadata=metadata)
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:

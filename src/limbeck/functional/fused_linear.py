@@ -78,8 +78,8 @@ def fused_linear_losses(
     Args:
         hidden: The inputs of the output layer.
         layer: The output layer of the student.
-        losses: Functions of the logits of some tokens, by name. Their sum over the vocabulary must be complete: each
-            gets whole rows.
+        losses: Functions of the logits of some tokens, by name. Each gets rows with the whole vocabulary, and returns
+            one value for each row.
         teacher: Logits, partial logits, or `HiddenLogits`; its leading dimensions are those of `hidden`.
         labels: The next token of each position.
         keep: Which tokens count; None means all.
@@ -188,23 +188,24 @@ class _FusedLosses(torch.autograd.Function):
             return None, None, None, None
         weight, bias, *saved = ctx.saved_tensors
         work: _Work = ctx.work
-        factor = _common_factor(grad.tolist(), work.factors)
+        upstream = tuple(grad.tolist())
+        factor = _common_factor(upstream, work.factors)
         if factor is None:
-            other = work._replace(factors=tuple(grad.tolist()))
+            other = work._replace(factors=upstream)
             gradients, factor = _compute(weight, bias, other, tuple(ctx.needs_input_grad[:3]))[2], 1.0
         else:
             gradients = _Gradients(*saved)
         return (*gradients.scaled(factor, ctx.dtypes), None)
 
 
-def _common_factor(upstream: list[float], expected: tuple[float, ...]) -> float | None:
+def _common_factor(upstream: tuple[float, ...], expected: tuple[float, ...]) -> float | None:
     """Return f with ``upstream = f * expected``; None if there is none, so that the pass must be repeated."""
     if not any(upstream):
         return 0.0 if any(expected) else None
     ratios = [up / factor for up, factor in zip(upstream, expected, strict=True) if factor]
     if not ratios or any(up for up, factor in zip(upstream, expected, strict=True) if not factor):
         return None
-    # Both come from the same float64 factors, rounded once to float32 by the engine.
+    # The upstream gradients were rounded to float32, so equal proportions differ in the last digits.
     return ratios[0] if all(math.isclose(ratio, ratios[0], rel_tol=1e-6) for ratio in ratios) else None
 
 
@@ -227,13 +228,13 @@ def _compute_chunks(
         new(vocabulary).zero_() if needs[2] and bias is not None else None,
     )
     values = new(len(work.losses), len(hidden))
-    held = new(min(work.chunk, len(hidden)), vocabulary)
+    buffer = new(min(work.chunk, len(hidden)), vocabulary)
     # One buffer for all chunks: new memory pages cost about as much as the arithmetic on them.
-    its = torch.empty_like(held) if isinstance(work.tokens.teacher, HiddenLogits) else None
+    teacher_buffer = torch.empty_like(buffer) if isinstance(work.tokens.teacher, HiddenLogits) else None
     for rows in _slices(len(hidden), work.chunk):
         inputs = hidden[rows].to(dtype)
-        logits = _logits_into(held[: len(inputs)], inputs, weight, bias, work.scale, work.softcap)
-        teacher = _teacher_rows(work.tokens.teacher, rows, its)
+        logits = _logits_into(buffer[: len(inputs)], inputs, weight, bias, work.scale, work.softcap)
+        teacher = _teacher_rows(work.tokens.teacher, rows, teacher_buffer)
         _values_and_slopes(logits, teacher, work, rows, values, any(needs))
         if gradients.hidden is not None:
             _times_weight_into(gradients.hidden[rows], logits, weight)
@@ -255,12 +256,12 @@ def _values_and_slopes(logits: Tensor, teacher: Any, work: _Work, rows: slice, v
         at = slice(rows.start + part.start, rows.start + part.stop)
         block = logits[part].requires_grad_(slopes)
         labels = None if work.tokens.labels is None else work.tokens.labels[at]
-        given = TokenRows(None if teacher is None else teacher[part], labels)
+        token_rows = TokenRows(None if teacher is None else teacher[part], labels)
         outputs, scales = [], []
         for i, (loss, factor) in enumerate(zip(work.losses, work.factors, strict=True)):
             learns = slopes and factor != 0
             with torch.set_grad_enabled(learns):
-                value = loss(block, given)
+                value = loss(block, token_rows)
             # A mean or a sum would depend on how many rows are computed at a time.
             if value.shape != (len(block),):
                 raise LimbeckError(
@@ -289,12 +290,12 @@ def _slope_into(logits: Tensor, slope: Tensor, work: _Work) -> None:
         logits.mul_(work.scale)
 
 
-def _teacher_rows(teacher: Any, rows: slice, held: Tensor | None) -> Any:
-    """The teacher's logits of a chunk; those of hidden states are multiplied out into `held`."""
-    if held is None:
+def _teacher_rows(teacher: Any, rows: slice, buffer: Tensor | None) -> Any:
+    """The teacher's logits of a chunk; those of hidden states are multiplied out into `buffer`."""
+    if buffer is None:
         return None if teacher is None else teacher[rows]
     hidden, layer = teacher.hidden[rows], teacher.layer
-    out = held[: len(hidden)]
+    out = buffer[: len(hidden)]
     return _logits_into(out, hidden.to(out.dtype), layer.weight, layer.bias, layer.scale, layer.softcap)
 
 

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
-from limbeck.atomic_io import atomic_write, sort_header
+from limbeck.atomic_io import write_safetensors
 from limbeck.checksums import digest
 from limbeck.errors import DataError, LimbeckError, LimbeckWarning, nearest
 from limbeck.models.size_and_hash import state_fingerprint, untie_state
@@ -44,20 +44,12 @@ def write_weights(state: Mapping[str, Tensor], path: Path, *, header: Mapping[st
     Raises:
         WriteError: If it cannot be written; the old file is unchanged.
     """
-    from safetensors import SafetensorError
-    from safetensors.torch import save_file
-
     once, tied = untie_state(state)
     # A view of a part of a tensor, or a transposed one, is written as values of its own.
     plain = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in once.items()}
     texts = {"format": "pt", "sha256": state_fingerprint(state), "tied": json.dumps(tied), **header}
     texts[_TEXTS] = digest(texts)
-    with atomic_write(path) as partial:
-        try:
-            save_file(plain, partial, metadata=texts)
-        except SafetensorError as error:  # it has no errno
-            raise OSError(str(error)) from error
-        sort_header(partial)
+    write_safetensors(plain, path, metadata=texts)
 
 
 def read_header(path: Path) -> dict[str, str]:
