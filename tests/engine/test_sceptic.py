@@ -84,7 +84,7 @@ def test_a_full_disk_is_one_sentence_and_the_checkpoint_before_it_stays(tmp_path
     def full(*_, **__):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("limbeck.engine.checkpoint.save_file", full)
+    monkeypatch.setattr("safetensors.torch.save_file", full)
     with pytest.raises(LimbeckError, match="No space left"):
         write_checkpoint(path, {"step": 2})
     assert path.read_bytes() == before
