@@ -15,7 +15,17 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-from limbeck.errors import LimbeckError, UnknownNameError, nearest, unknown_name_error
+from limbeck.errors import LimbeckError, UnknownNameError
+from limbeck.models.hf_heads import (
+    HEADS,
+    LANGUAGE_HEADS,
+    check_causal,
+    check_vocabulary,
+    choose_head,
+    find_head,
+    fit_to_tokenizer,
+    override_config,
+)
 from limbeck.models.weights import load_weights
 from limbeck.optional_imports import import_optional
 
@@ -114,25 +124,12 @@ def _version() -> str:
         return "of unknown version"
 
 
-_HEADS = {
-    "sequence_classification": "AutoModelForSequenceClassification",
-    "image_classification": "AutoModelForImageClassification",
-    "causal_lm": "AutoModelForCausalLM",
-}
-
 _CODE = frozenset({
     "trust_remote_code", "code_revision", "custom_generate", "use_kernels", "kernel_config", "auto_map",
     "checkpoint_path", "pretrained_cfg", "pretrained_cfg_overlay", "from_tf", "from_flax",
 })  # fmt: skip
 
 """Arguments of both libraries that may run code or open a pickle: timm unpickles `checkpoint_path`."""
-
-_ENDINGS = {
-    "ForSequenceClassification": "sequence_classification",
-    "ForImageClassification": "image_classification",
-    "ForCausalLM": "causal_lm",
-    "LMHeadModel": "causal_lm",
-}
 
 
 def open_library(
@@ -141,6 +138,7 @@ def open_library(
     input_shape: tuple[int, ...] | None,
     classes: int | None,
     arguments: Mapping[str, Any],
+    tokenizer: Any = None,
 ) -> nn.Module:
     """A model of timm or transformers, with the library's trained weights, with weights from a file, or with new ones.
 
@@ -149,6 +147,7 @@ def open_library(
         input_shape: The shape of one example.
         classes: The number of classes of the labels.
         arguments: ``pretrained``, true by default, and arguments for the library.
+        tokenizer: The tokenizer of the texts, for a language model.
 
     Raises:
         LimbeckError: As for `open_timm` and `open_hf`, or if there are both a file of weights and `pretrained`.
@@ -163,7 +162,7 @@ def open_library(
         if model_name.library == "timm":
             model = open_timm(model_name.name, input_shape=input_shape, classes=classes, **arguments)
         else:
-            model = open_hf(model_name.name, classes=classes, **arguments)
+            model = open_hf(model_name.name, classes=classes, tokenizer=tokenizer, **arguments)
     return model if own is None else load_weights(model, own)
 
 
@@ -240,39 +239,43 @@ def open_hf(
     *,
     classes: int | None = None,
     head: str | None = None,
+    tokenizer: Any = None,
     pretrained: bool = True,
     **arguments: Any,
 ) -> nn.Module:
-    """A Hugging Face classifier or causal language model, by the ``architectures`` in its configuration.
+    """A Hugging Face classifier or language model, by the ``architectures`` in its configuration.
 
     Args:
         name: A name on the hub, or a folder. Without `pretrained`, also a kind of model, such as ``bert``, which then
             has the library's default configuration and is a sequence classifier unless `head` names another.
         classes: The number of classes of the labels; a language model has none.
-        head: ``sequence_classification``, ``image_classification`` or ``causal_lm``, where the configuration names
-            another.
+        head: ``sequence_classification``, ``image_classification``, ``causal_lm``, ``seq2seq_lm``, or
+            ``language_modeling``, which is one of the last two, where the configuration names another.
+        tokenizer: The tokenizer of the texts of a language model. New weights get its number of tokens and its special
+            tokens; trained weights must have a row for each of its tokens.
         pretrained: Whether the weights are loaded, from safetensors. If not, `arguments` change the configuration, such
             as ``num_hidden_layers=2``.
         **arguments: Arguments for ``from_pretrained``; those that would run the model's own code are refused.
 
     Raises:
-        LimbeckError: If transformers is not installed (extra ``hf``), there is no such model, the head is unknown, or a
-            trained classifier has another number of classes.
+        LimbeckError: If transformers is not installed (extra ``hf``), there is no such model, the head is unknown, a
+            trained classifier has another number of classes, or a language model lacks weights or tokens, or sees the
+            tokens that it has to predict.
     """
     hf = import_library("transformers", extra="hf", purpose=f"hf:{name}")
     _check_no_code(f"hf:{name}", arguments)
     try:
         config = _config(hf, name, pretrained=pretrained)
-        own = _head_of(config)
-        chosen = head or own
-        if chosen not in _HEADS:
-            raise _no_head(name, chosen, config)
-        auto = getattr(hf, _HEADS[chosen])
-        if classes is not None and chosen != "causal_lm":
+        own = find_head(config)
+        chosen = choose_head(name, head, config)
+        auto = getattr(hf, HEADS[chosen])
+        if chosen in LANGUAGE_HEADS:
+            return _open_language_model(auto, name, config, tokenizer, pretrained=pretrained, arguments=arguments)
+        if classes is not None:
             trained = pretrained and chosen == own and not arguments.get("ignore_mismatched_sizes")
             _set_classes(name, config, classes, trained=trained)
         if not pretrained:
-            _override(name, config, arguments)
+            override_config(name, config, arguments)
             return _module(name, auto.from_config(config, trust_remote_code=False))
         arguments = {"use_safetensors": True, **arguments}
         return _module(name, auto.from_pretrained(name, config=config, trust_remote_code=False, **arguments))
@@ -280,6 +283,32 @@ def open_hf(
     except (OSError, ValueError, TypeError) as error:
         reason = str(error).strip().partition("\n")[0]
         raise LimbeckError(f"hf:{name} cannot be opened: {reason}") from error
+
+
+def _open_language_model(
+    auto: Any, name: str, config: Any, tokenizer: Any, *, pretrained: bool, arguments: Mapping[str, Any]
+) -> nn.Module:
+    """A language model with the weights of `name`, or with new ones that fit the tokenizer."""
+    if pretrained:
+        options = {"use_safetensors": True, **arguments, "output_loading_info": True}
+        opened, loading = auto.from_pretrained(name, config=config, trust_remote_code=False, **options)
+        if lacking := sorted(map(str, loading["missing_keys"])):
+            raise LimbeckError(
+                f"hf:{name} is no trained language model: it lacks {', '.join(lacking[:3])}. Name one whose "
+                "architectures end in ForCausalLM or ForConditionalGeneration, or type pretrained=false for new "
+                "weights."
+            )
+    else:
+        override_config(name, config, arguments)
+        if tokenizer is not None:
+            fit_to_tokenizer(config, tokenizer, arguments)
+        opened = auto.from_config(config, trust_remote_code=False)
+    model = _module(name, opened)
+    if tokenizer is not None:
+        check_vocabulary(name, model, tokenizer)
+    if not config.is_encoder_decoder:
+        check_causal(name, model, config)
+    return model
 
 
 def _config(hf: Any, name: str, *, pretrained: bool) -> Any:
@@ -314,23 +343,6 @@ def _values(value: Any) -> Iterable[Any]:
     return value.values() if isinstance(value, Mapping) else (value,)
 
 
-def _head_of(config: Any) -> str | None:
-    for architecture in config.architectures or []:
-        for ending, head in _ENDINGS.items():
-            if architecture.endswith(ending):
-                return head
-    return None
-
-
-def _no_head(name: str, chosen: str | None, config: Any) -> LimbeckError:
-    if chosen is not None:
-        return unknown_name_error("head", chosen, _HEADS)
-    names = ", ".join(config.architectures or []) or "no architecture"
-    return LimbeckError(
-        f"hf:{name} names {names}, which gives no class or token logits; pass head={' | '.join(_HEADS)}."
-    )
-
-
 def _set_classes(name: str, config: Any, classes: int, *, trained: bool) -> None:
     if trained and config.num_labels != classes:
         raise LimbeckError(
@@ -338,15 +350,6 @@ def _set_classes(name: str, config: Any, classes: int, *, trained: bool) -> None
             "Pass ignore_mismatched_sizes=True for a new, untrained classifier."
         )
     config.num_labels = classes
-
-
-def _override(name: str, config: Any, arguments: dict[str, Any]) -> None:
-    for key, value in arguments.items():
-        if not hasattr(config, key):
-            near = nearest(key, config.to_dict())
-            hint = f" Did you mean {near!r}?" if near else ""
-            raise LimbeckError(f"The configuration of hf:{name} has no {key!r}.{hint}")
-        setattr(config, key, value)
 
 
 def _module(name: str, model: Any) -> nn.Module:

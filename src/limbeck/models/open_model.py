@@ -10,6 +10,7 @@ from torch import nn
 from limbeck.errors import LimbeckError, unknown_name_error
 from limbeck.models.folder import is_student_folder, load, loads_without_code, read_config
 from limbeck.models.hf_folder import is_hf_folder
+from limbeck.models.hf_heads import LANGUAGE_MODELING
 from limbeck.models.hub import LibraryModel, open_library
 from limbeck.models.reference import build, fit_arguments, reference_names, seeded
 from limbeck.models.user_file import UserFile
@@ -20,14 +21,17 @@ def open_model(
     *,
     input_shape: tuple[int, ...] | None = None,
     classes: int | None = None,
+    head: str | None = None,
+    tokenizer: Any = None,
     seed: int | None = None,
     **arguments: Any,
 ) -> nn.Module:
     """Open a model by name.
 
     * a reference network (`reference_names`), built from `arguments` and the shape of the data (`fit_arguments`);
-    * ``my.py:build``: the function ``build`` in that file, called with `arguments`; ``input_shape`` and ``classes`` are
-      passed on where it has arguments of these names. Only this file is run, as a module of its own;
+    * ``my.py:build``: the function ``build`` in that file, called with `arguments`; ``input_shape``, ``classes``,
+      ``tokenizer`` and ``vocab_size`` (the number of its tokens) are passed on where it has arguments of these names.
+      Only this file is run, as a module of its own;
     * ``my.py:build@weights.safetensors`` (or ``@folder``): the same, with weights;
     * a student folder that `save` wrote;
     * ``timm:NAME`` and ``hf:NAME``, with the library's trained weights unless ``pretrained=False``: see `open_timm` and
@@ -39,6 +43,9 @@ def open_model(
         name: As above.
         input_shape: The shape of one example of the data, without the batch.
         classes: The number of classes of the labels.
+        head: ``language_modeling`` opens ``hf:`` models as causal language models, or as encoder-decoders if that is
+            what they are, and refuses models of other libraries. See `open_hf` for the other heads.
+        tokenizer: The tokenizer of the texts of a language model, see `open_hf`.
         seed: The seed of new weights; the global generator is not changed. None uses the global generator.
         **arguments: Arguments for the network, function or library.
 
@@ -53,13 +60,23 @@ def open_model(
         >>> open_model("mlp", input_shape=(1, 8, 8), classes=10, hidden=[32]).classifier
         Linear(in_features=32, out_features=10, bias=True)
     """
+    library = LibraryModel.parse(name)
+    if head == LANGUAGE_MODELING and (name in reference_names() or (library and library.library == "timm")):
+        raise LimbeckError(
+            f"{name} reads no tokens, so it is no language model. Take hf:NAME, such as hf:gpt2, or a function of your "
+            "own that builds a module from token ids to logits: my.py:build."
+        )
     with seeded(seed):
         if name in reference_names():
             return build(name, **{**_fitting(name, input_shape, classes), **arguments})
         if own := UserFile.parse(name):
-            return own.open(input_shape=input_shape, classes=classes, arguments=arguments)
-        if library := LibraryModel.parse(name):
-            return open_library(library, input_shape=input_shape, classes=classes, arguments=arguments)
+            tokens = {} if tokenizer is None else {"tokenizer": tokenizer, "vocab_size": len(tokenizer)}
+            return own.open(input_shape=input_shape, classes=classes, arguments=arguments, tokens=tokens)
+        if library:
+            options = arguments if head is None else {"head": head, **arguments}
+            return open_library(
+                library, input_shape=input_shape, classes=classes, tokenizer=tokenizer, arguments=options
+            )
         return _open_folder(name, arguments)
 
 

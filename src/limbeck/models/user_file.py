@@ -7,7 +7,7 @@ import importlib.util
 import re
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import FunctionType, ModuleType
 from typing import Any, NamedTuple
@@ -75,13 +75,21 @@ class UserFile(NamedTuple):
             raise LimbeckError(f"{name!r} names a Python file, but not the function in it; type my.py:build.")
         return None
 
-    def open(self, *, input_shape: tuple[int, ...] | None, classes: int | None, arguments: dict[str, Any]) -> nn.Module:
+    def open(
+        self,
+        *,
+        input_shape: tuple[int, ...] | None,
+        classes: int | None,
+        arguments: dict[str, Any],
+        tokens: Mapping[str, Any] | None = None,
+    ) -> nn.Module:
         """Run the file, call the function, and load the weights if the name has some.
 
         Args:
             input_shape: Shape of one example; passed to the function if known and if it has an argument of that name.
             classes: Number of classes; passed in the same way.
             arguments: Further arguments of the function.
+            tokens: The tokenizer of a language model and the number of its tokens; passed in the same way.
 
         Raises:
             LimbeckError: If the file or function is missing, the file fails, an argument does not fit, or the function
@@ -89,7 +97,7 @@ class UserFile(NamedTuple):
         """
         who = f"{self.file}:{self.function}"
         function = self.load()
-        from_data = {"input_shape": input_shape, "classes": classes}
+        from_data = {"input_shape": input_shape, "classes": classes, **(tokens or {})}
         accepted = accepted_arguments(function)
         values = {**{n: v for n, v in from_data.items() if n in accepted and v is not None}, **arguments}
         check_arguments(who, function, values)
