@@ -191,7 +191,12 @@ class Requirements(NamedTuple):
 
 
 def count_rows(column: Any, index: Tensor) -> Any:
-    """The rows `index` of one column: a tensor, an array, a sequence, or a mapping of columns."""
+    """The rows `index` of one column: a tensor, an array, a sequence, or a mapping of columns.
+
+    A flag or number that belongs to no row, such as ``use_cache=False``, stays as it is.
+    """
+    if column is None or isinstance(column, (bool, int, float, str)):
+        return column
     if isinstance(column, Tensor):
         return column.index_select(0, index.to(column.device))
     if isinstance(column, Mapping):

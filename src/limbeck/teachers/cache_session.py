@@ -98,7 +98,7 @@ class CacheSession(TeacherSession):
         if self._writer is None and len(rows) and rows.min() < 0:  # another process may have added them meanwhile
             rows = self._refresh().rows(batch.id.cpu().numpy(), view_numbers(batch))
         if checks and (changed := self._changed_inputs(self._store, rows, batch)).any():
-            return self._compute_unstored(batch, int(changed.sum()))
+            return self._compute_unstored(batch, batch.id.cpu().numpy()[changed])
         return self._compute(batch, rows) if len(rows) and rows.min() < 0 else self._read(self._store, rows, batch)
 
     # --- stored outputs ---------------------------------------------------------------------------------------------
@@ -194,15 +194,15 @@ class CacheSession(TeacherSession):
             {a: columns[a].decode_examples(records[a], _array(counted)) for a in self._request.read}
         )
 
-    def _compute_unstored(self, batch: Batch, changed: int) -> Outputs:
+    def _compute_unstored(self, batch: Batch, changed: NDArray[np.int64]) -> Outputs:
         """The teacher's outputs for a batch whose inputs changed under the same ids; they are not stored.
 
         Raises:
             LimbeckError: If there is no teacher.
         """
         message = (
-            f"{changed} of {batch.size} examples have other inputs than when their outputs were stored at "
-            f"{self._location.name}: the loader returns other inputs under the same ids"
+            f"Example {int(changed[0])} has other inputs than when its outputs were stored at {self._location.name}, "
+            f"as have {len(changed)} of {batch.size} in this batch: the loader returns other inputs under the same ids"
         )
         if self._teacher is None:
             raise LimbeckError(f"{message}, and there is no teacher. Pass the teacher, or the data of this cache.")

@@ -19,6 +19,7 @@ from limbeck.partial_logits import check_power, unknown_rest
 from limbeck.teachers.cache_request import CacheRequest, find_last_layer, query_addresses
 from limbeck.teachers.cache_session import CacheSession
 from limbeck.teachers.fingerprints import code_fingerprint
+from limbeck.teachers.precomputed import check_stored_outputs_fit
 from limbeck.teachers.teacher import (
     FunctionSession,
     Preprocess,
@@ -45,6 +46,11 @@ class CachedTeacher(TeacherWrapper):
     made for others is refused with an error that names the field that differs. The order of the examples, the student,
     the method and the batch size do not matter (the batch size changes the last bits of an output only). Any number of
     processes may read a cache at the same time; one process at a time may write to it.
+
+    Outputs belong to the inputs for which they were computed. If a loader may return other inputs under the same ids
+    (`Loader.fixed` is False), a checksum of the inputs is stored too: for an example with other inputs, the teacher is
+    run again, with a warning that names it, and without a teacher this is an error. A loader whose batches depend on
+    a model that learns is refused.
 
     Args:
         teacher: The teacher that computes missing outputs; None if the cache already has every output.
@@ -164,11 +170,7 @@ class CachedTeacher(TeacherWrapper):
         self, location: Location, inner: Teacher | None, loader: Stream, preprocess: Preprocess
     ) -> tuple[TeacherProvenance, dict[str, Any] | None]:
         """The origin of the outputs, and the teacher's description; raises if the cache has another origin."""
-        if loader.depends_on_model:
-            raise LimbeckError(
-                f"The batches of a {type(loader).__name__} depend on a model that learns, so the teacher's outputs for "
-                "them cannot be cached; use the teacher without a cache."
-            )
+        check_stored_outputs_fit(loader, who=f"The cache at {location.name}")
         if not loader.has_ids:
             raise LimbeckError(
                 f"A {type(loader).__name__} has no example ids, by which a cache finds outputs. Pass arrays, a data "

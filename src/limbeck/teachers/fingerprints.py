@@ -250,6 +250,8 @@ def _input_tensors(inputs: Any) -> Iterator[Tensor]:
 def _attention_mask(batch: Batch) -> Tensor | None:
     """Which tokens of each text are not padding."""
     mask = batch.inputs.get("attention_mask") if isinstance(batch.inputs, Mapping) else None
+    # Packed texts have no attention mask, and batch.mask leaves out their prompts, on which the outputs depend.
+    mask = batch.extra.get("masks", {}).get("text") if mask is None else mask
     mask = batch.mask if mask is None else mask
     return mask.cpu().bool() if isinstance(mask, Tensor) and mask.ndim == 2 else None
 

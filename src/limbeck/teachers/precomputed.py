@@ -14,7 +14,7 @@ from torch import Tensor
 from limbeck.batch import LOGITS, Batch, Outputs, missing_output_error
 from limbeck.errors import LimbeckError
 from limbeck.teachers.fingerprints import Marks, input_marks, marks_differ
-from limbeck.teachers.teacher import FunctionSession, Teacher, TeacherContext, TeacherSession
+from limbeck.teachers.teacher import FunctionSession, Stream, Teacher, TeacherContext, TeacherSession
 
 
 @final
@@ -59,7 +59,13 @@ class PrecomputedTeacher(Teacher):
         self._examples = next(iter(lengths.values()))
 
     def open(self, context: TeacherContext) -> TeacherSession:
-        """Check that there are outputs at these addresses."""
+        """Check that there are outputs at these addresses, for this loader.
+
+        Raises:
+            MissingOutputError: If there are none at an address.
+            LimbeckError: If the batches of the loader depend on a model that learns.
+        """
+        check_stored_outputs_fit(context.loader, who="A PrecomputedTeacher")
         for address in context.requires:
             if address not in self._outputs:
                 raise missing_output_error(address, self._outputs, who="the precomputed outputs")
@@ -104,6 +110,19 @@ class PrecomputedTeacher(Teacher):
         """The addresses, the shapes and the hash of the outputs."""
         shapes = {address: list(tensor.shape) for address, tensor in self._outputs.items()}
         return {"teacher": "PrecomputedTeacher", "answers": shapes, "fingerprint": self.fingerprint}
+
+
+def check_stored_outputs_fit(loader: Stream | None, *, who: str) -> None:
+    """Refuse stored outputs for a loader whose examples are written anew while a model learns.
+
+    Raises:
+        LimbeckError: If the batches of the loader depend on a model.
+    """
+    if loader is not None and loader.depends_on_model:
+        raise LimbeckError(
+            f"{who} has outputs for the inputs of before, and the batches of a {type(loader).__name__} depend on a "
+            "model that learns: the same ids get other inputs. Use the teacher itself."
+        )
 
 
 def _check_inputs(batch: Batch, before: Marks, rows: NDArray[np.int64]) -> None:

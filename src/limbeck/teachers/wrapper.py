@@ -12,10 +12,11 @@ from dataclasses import replace
 from typing import Any, TypeVar, final
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from limbeck.batch import Batch, Outputs
 from limbeck.errors import LimbeckError
+from limbeck.partial_logits import PartialLogits
 from limbeck.teachers.model import as_teacher
 from limbeck.teachers.teacher import Teacher, TeacherCapabilities, TeacherContext, TeacherSession
 
@@ -167,6 +168,8 @@ class ShuffledTeacher(TeacherWrapper):
     an example gets another one's outputs in every epoch. What a student gains from them is regularization. A batch of
     one gets its own outputs.
 
+    Of texts, each position that counts gets the output for such a position of the next text, in the same order.
+
     Args:
         teacher: Anything that `as_teacher` accepts: a module, a teacher, an estimator, ...
 
@@ -217,4 +220,32 @@ class _ShuffledSession(WrapperSession):
         return batch.rows(torch.arange(batch.size).roll(-1))
 
     def combine(self, batch: Batch, outputs: Sequence[Outputs]) -> Outputs:
-        return outputs[0]
+        mask = batch.mask
+        if mask is None or mask.ndim != 2:
+            return outputs[0]
+        places = _places_in_next(mask.bool())
+        every = {**outputs[0], **outputs[0].partial}
+        return Outputs.of({address: _take_places(value, places) for address, value in every.items()})
+
+
+def _places_in_next(mask: Tensor) -> Tensor:
+    """For each position that counts, one that counts in the next text, in the same order; other positions stay.
+
+    The next text may be shorter: then its positions are used again. So no position gets the output for padding.
+    """
+    following = mask.roll(-1, 0)
+    counted_first = following.long().argsort(dim=1, descending=True, stable=True)
+    count = following.sum(1, keepdim=True)
+    places = counted_first.gather(1, (mask.long().cumsum(1) - 1).clamp_min(0) % count.clamp_min(1))
+    return torch.where(mask & (count > 0), places, torch.arange(mask.shape[1], device=mask.device))
+
+
+def _take_places(value: Tensor | PartialLogits, places: Tensor) -> Tensor | PartialLogits:
+    """The outputs at these positions of each text; outputs without positions stay as they are."""
+    if value.shape[:2] != places.shape or len(value.shape) < 3:
+        return value
+    first = torch.arange(len(places), device=places.device).unsqueeze(1) * places.shape[1]
+    rows = (places + first).flatten().to(value.device)
+    if isinstance(value, Tensor):
+        return value.flatten(0, 1)[rows].reshape(value.shape)
+    return value.reshape(-1)[rows].reshape(*places.shape)
