@@ -218,7 +218,7 @@ def test_test_data_without_targets_are_refused(tmp_path):
 
 
 def test_every_task_has_a_job_here():
-    assert {*TASKS, "classification"} == set(task_names())
+    assert {*TASKS, "classification", "language_modeling"} == set(task_names())
 
 
 def test_a_regressor_as_teacher_is_refused_with_a_way_out(tmp_path):

@@ -14,7 +14,7 @@ from torch import Tensor
 from limbeck.batch import IGNORED, Batch
 from limbeck.data.dataset import Dataset, hash_columns
 from limbeck.data.tokenized_texts import TokenizedTexts, hash_tokenizer, tokenize_texts
-from limbeck.data.tokenizer import check_tokenizer
+from limbeck.data.tokenizer import check_tokenizer, count_token_bytes
 from limbeck.errors import ArgumentError, DataError
 
 _TOO_LONG = ("error", "drop", "window")
@@ -44,7 +44,8 @@ class TokenDataset(Dataset):
     The labels are shifted here and nowhere else: ``Batch.labels[i, t]`` is the token behind ``input_ids[i, t]``, and
     -100 for a prompt, repeated tokens and padding. ``Batch.mask`` is true where there is a label, so
     divergences count these positions alone; ``Batch.extra["masks"]["text"]`` is true for all tokens, for losses on
-    hidden states. ``Batch.extra["text_number"]`` has the number of the text of each position, -1 for padding.
+    hidden states. ``Batch.extra["text_number"]`` has the number of the text of each position, -1 for padding, and
+    ``Batch.extra["label_bytes"]`` the bytes of each label's text.
 
     A text that is longer than `max_length` becomes several windows, and each of its tokens is a label once. With
     `overlap`, a window begins with that many tokens of the one before, as context without labels.
@@ -115,6 +116,13 @@ class TokenDataset(Dataset):
         """The tokenizer."""
         return self.texts.tokenizer
 
+    @cached_property
+    def _token_bytes(self) -> Tensor | None:
+        """The bytes of each token, also of tokens that the tokenizer does not have."""
+        sizes = count_token_bytes(self.tokenizer)
+        missing = 0 if sizes is None else max(int(self.texts.ids.max()) + 1 - len(sizes), 0)
+        return sizes if sizes is None else torch.cat([sizes, sizes.new_zeros(missing)])
+
     @property
     def labeled_tokens(self) -> int:
         """The number of labels in all rows."""
@@ -158,7 +166,9 @@ class TokenDataset(Dataset):
         }
         inputs |= {"use_cache": False} if self.packing else {"attention_mask": mask.long()}
         labels = fill(IGNORED, labels)
-        extra = {"masks": {"text": mask}, "text_number": fill(-1, self._windows.text[window])}
+        extra: dict[str, Any] = {"masks": {"text": mask}, "text_number": fill(-1, self._windows.text[window])}
+        if self._token_bytes is not None:
+            extra["label_bytes"] = self._token_bytes[labels.clamp_min(0)].masked_fill(labels == IGNORED, 0)
         return Batch(inputs, index, None, labels, labels != IGNORED, extra)
 
 

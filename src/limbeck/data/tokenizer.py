@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import torch
+from jaxtyping import Int
 from torch import Tensor
 
 from limbeck.batch import IGNORED, Batch
@@ -228,3 +230,43 @@ def _check_not_empty(texts: Iterable[str]) -> list[str]:
     if not text_list:
         raise DataError("There are no texts to train a tokenizer.")
     return text_list
+
+
+def count_token_bytes(tokenizer: Any) -> Int[Tensor, " vocabulary"] | None:
+    """Count the bytes of text in UTF-8 that each token stands for; 0 for special tokens.
+
+    Byte-level tokens (GPT-2), byte tokens (``<0x0A>``), and the marks of spaces (``▁``) and of the middle of a word
+    (``##``) are counted as the bytes of the text they stand for.
+
+    Args:
+        tokenizer: A tokenizer of transformers.
+
+    Returns:
+        The bytes of each token; None if the tokenizer is not a fast one, so that the meaning of its tokens is unknown.
+
+    Example:
+        >>> tokenizer = train_tokenizer(["a b"], vocabulary=30)
+        >>> sizes = count_token_bytes(tokenizer)
+        >>> int(sizes[tokenizer("a b")["input_ids"]].sum())  # one more than the text: a mark begins each word
+        4
+    """
+    if not hasattr(tokenizer, "backend_tokenizer"):
+        return None
+    decoder = json.dumps(json.loads(tokenizer.backend_tokenizer.to_str()).get("decoder") or {})
+    kinds = {name for name in ("ByteLevel", "WordPiece") if f'"type": "{name}"' in decoder}
+    special = {*tokenizer.all_special_tokens}
+    vocabulary = tokenizer.get_vocab()
+    sizes = torch.zeros(max(vocabulary.values()) + 1, dtype=torch.int64)
+    for token, number in vocabulary.items():
+        sizes[number] = 0 if token in special else _byte_count(token, kinds)
+    return sizes
+
+
+def _byte_count(token: str, kinds: set[str]) -> int:
+    if "ByteLevel" in kinds:
+        return len(token)  # each character stands for one byte
+    if re.fullmatch("<0x[0-9A-F]{2}>", token):
+        return 1
+    if "WordPiece" in kinds:
+        return len(token.removeprefix("##").encode()) + (not token.startswith("##"))
+    return len(token.replace("\N{LOWER ONE EIGHTH BLOCK}", " ").encode())

@@ -49,6 +49,7 @@ from limbeck.metrics.fidelity import (
     relative_calibration,
     reverse_kl_to_teacher,
 )
+from limbeck.metrics.language import LANGUAGE_METRICS, TextSums, TextSumsState, bits_per_byte, perplexity
 from limbeck.metrics.metric import Metric, MetricFunction, metric
 from limbeck.metrics.multi_label import MULTI_LABEL_METRICS, MultiLabelPredictions
 from limbeck.metrics.predictions import (
@@ -66,6 +67,7 @@ from limbeck.metrics.user_metrics import evaluate_metrics, open_metrics
 
 __all__ = [
     "CORRUPTIONS",
+    "LANGUAGE_METRICS",
     "METRICS",
     "MULTI_LABEL_METRICS",
     "REGRESSION_METRICS",
@@ -87,10 +89,13 @@ __all__ = [
     "Predictions",
     "Reliability",
     "Robustness",
+    "TextSums",
+    "TextSumsState",
     "accuracy",
     "agreement",
     "agreement_where_teacher_wrong",
     "answer_latency",
+    "bits_per_byte",
     "brier",
     "class_accuracy",
     "class_changes",
@@ -128,6 +133,7 @@ __all__ = [
     "open_metrics",
     "paired_difference",
     "peak_bytes",
+    "perplexity",
     "predict",
     "predict_with_teacher",
     "relative_calibration",

@@ -22,6 +22,7 @@ from limbeck.metrics.fidelity import (
     relative_calibration,
     reverse_kl_to_teacher,
 )
+from limbeck.metrics.language import LANGUAGE_METRICS, TextSums
 from limbeck.metrics.memoize import by_rows, predicted_class, shared_cache
 from limbeck.metrics.metric import Metric, MetricFunction, fraction, labeled_rows, labels_of, metric, summed, valid_rows
 from limbeck.metrics.multi_label import MULTI_LABEL_METRICS, MultiLabelPredictions
@@ -105,7 +106,8 @@ def evaluate(predictions: Any, names: Iterable[str]) -> dict[str, Metric]:
 
     Args:
         predictions: `Predictions`, whose metrics are `METRICS`; or `Estimates` (`REGRESSION_METRICS`),
-            `MultiLabelPredictions` (`MULTI_LABEL_METRICS`), or `PixelCounts` (`SEGMENTATION_METRICS`).
+            `MultiLabelPredictions` (`MULTI_LABEL_METRICS`), `PixelCounts` (`SEGMENTATION_METRICS`), or `TextSums`
+            (`LANGUAGE_METRICS`).
         names: Names of metrics.
 
     Raises:
@@ -130,5 +132,6 @@ def _table(predictions: Any) -> dict[str, MetricFunction]:
         Estimates: REGRESSION_METRICS,
         MultiLabelPredictions: MULTI_LABEL_METRICS,
         PixelCounts: SEGMENTATION_METRICS,
+        TextSums: LANGUAGE_METRICS,
     }
     return tables.get(type(predictions), METRICS)

@@ -92,7 +92,7 @@ def mean_of_all(value: float, rows: int) -> Metric:
     return Metric(value * rows if rows else 0.0, rows)
 
 
-Needed = Literal["labels", "teacher", "targets", "variance", "log_loss"]
+Needed = Literal["labels", "teacher", "targets", "variance", "log_loss", "bytes"]
 
 
 @singledispatch

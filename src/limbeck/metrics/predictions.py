@@ -201,6 +201,32 @@ def iterate_logits(
             yield batch, outputs
 
 
+def iterate_logits_of_both(
+    model: Any, teacher: Any, data: Any, *, preprocess: Callable[[Batch], Inputs] | None = None
+) -> Iterator[tuple[Batch, Tensor, Tensor]]:
+    """Yield each batch with the logits of a model and of its teacher, computed one batch at a time.
+
+    Args:
+        model: As for `predict`.
+        teacher: A module, or a teacher with or without a cache.
+        data: As for `predict`.
+        preprocess: Maps a batch to the inputs of both.
+
+    Raises:
+        DataError: As for `predict`.
+
+    Example:
+        >>> both = iterate_logits_of_both(nn.Linear(2, 3), nn.Linear(2, 3), [Batch(torch.zeros(4, 2))])
+        >>> [(ours.shape, theirs.shape) for _, ours, theirs in both]
+        [(torch.Size([4, 3]), torch.Size([4, 3]))]
+    """
+    with _open_logits(teacher, preprocess, None) as answer:
+        for batch, logits in iterate_logits(model, data, preprocess=preprocess):
+            with torch.no_grad():
+                theirs = answer(batch)
+            yield batch, logits, theirs
+
+
 def flatten_positions(logits: Tensor, batch: Batch) -> Predictions:
     """Make predictions of the logits of one batch: a row for each example or position that counts."""
     return _rows(logits, None, batch)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from limbeck.tasks.classification import Classification
+from limbeck.tasks.language_modeling import LanguageModeling
 from limbeck.tasks.multi_label import MultiLabel
 from limbeck.tasks.registry import get_task, load_task, task_from_dict, task_names
 from limbeck.tasks.regression import Regression
@@ -13,6 +14,7 @@ __all__ = [
     "Classification",
     "Evaluation",
     "EvaluationState",
+    "LanguageModeling",
     "MultiLabel",
     "Regression",
     "Score",

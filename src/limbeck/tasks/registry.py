@@ -10,12 +10,15 @@ from typing import Any
 from limbeck.errors import LimbeckError, unknown_name_error
 from limbeck.models import read_config
 from limbeck.tasks.classification import Classification
+from limbeck.tasks.language_modeling import LanguageModeling
 from limbeck.tasks.multi_label import MultiLabel
 from limbeck.tasks.regression import Regression
 from limbeck.tasks.segmentation import Segmentation
 from limbeck.tasks.task import Task
 
-_TASKS: dict[str, type[Task]] = {one.name: one for one in (Classification, MultiLabel, Regression, Segmentation)}
+_TASKS: dict[str, type[Task]] = {
+    one.name: one for one in (Classification, MultiLabel, Regression, Segmentation, LanguageModeling)
+}
 
 
 def task_names() -> tuple[str, ...]:
@@ -23,7 +26,7 @@ def task_names() -> tuple[str, ...]:
 
     Example:
         >>> task_names()
-        ('classification', 'multi_label', 'regression', 'segmentation')
+        ('classification', 'multi_label', 'regression', 'segmentation', 'language_modeling')
     """
     return tuple(_TASKS)
 

@@ -113,7 +113,7 @@ class EvaluationState(ABC):
 
 
 class Task(ABC):
-    """The kind of a job's problem: classification, several labels, regression, segmentation.
+    """The kind of a job's problem: classification, several labels, regression, segmentation, language modeling.
 
     A task defines where the targets of a batch are, which losses the methods use, how outputs are scored, and which
     words the verdict, the report and the model card use. It is immutable. `get_task` makes one from its name; `fit`
@@ -134,6 +134,8 @@ class Task(ABC):
         no_smoothing: The reason why there is no control with label smoothing; None if there is one.
         has_temperature: Whether a temperature softens the outputs.
         distance_title: The name of the measure in `distance`.
+        asks_teacher: Whether `evaluate` compares a model with the teacher itself, batch by batch, and not with stored
+            outputs, which would be too large.
     """
 
     name: ClassVar[str]
@@ -147,6 +149,7 @@ class Task(ABC):
     no_smoothing: ClassVar[str | None] = None
     has_temperature: ClassVar[bool] = True
     distance_title: ClassVar[str] = "squared difference"
+    asks_teacher: ClassVar[bool] = False
 
     # What the targets are.
 

@@ -1,0 +1,333 @@
+"""Metrics of language models: sums for each text, computed batch by batch, and the values that they give."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple, cast, final
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from limbeck.batch import IGNORED, Batch
+from limbeck.errors import DataError, LimbeckError
+from limbeck.metrics.metric import Metric, MetricFunction, Needed, mean_of_all, metric, require_fields, valid_rows
+
+TOP_K = 10
+"""The number of the teacher's most likely tokens in `top_k_mass` and `top_k_overlap`."""
+CHUNK = 256
+"""The number of tokens whose probabilities are in memory at a time."""
+_OWN = ("nll", "token_accuracy", "entropy")
+_WITH_TEACHER = (
+    "kl_to_teacher", "reverse_kl_to_teacher", "agreement", "acceptance", "top_k_mass", "top_k_overlap",
+    "teacher_entropy",
+)  # fmt: skip
+COLUMNS = ("text", "tokens", "bytes", *_OWN, *_WITH_TEACHER)
+"""The columns of `TextSums.table`: the number of the text, its counts, and the sum over its tokens of each metric."""
+
+
+class TextSums(NamedTuple):
+    """Sums over the tokens of each text: all that metrics of language models need.
+
+    Attributes:
+        table: One row for each text with a token that counts, sorted by its number; the columns are `COLUMNS`. NaN in a
+            column that is unknown: the bytes, or the sums with a teacher.
+    """
+
+    table: Float[Tensor, "texts columns"]
+
+    def sums(self, name: str) -> Float[Tensor, " texts"]:
+        """One column of the table."""
+        return self.table[:, COLUMNS.index(name)]
+
+    @property
+    def labels(self) -> Tensor:
+        """The number of tokens that count, in each text."""
+        return self.sums("tokens")
+
+    @property
+    def teacher(self) -> Tensor | None:
+        """The sums of the KL divergence to the teacher; None without a teacher."""
+        return self._known("kl_to_teacher")
+
+    @property
+    def bytes(self) -> Tensor | None:
+        """The bytes of the tokens that count, in each text; None if they are unknown."""
+        return self._known("bytes")
+
+    def _known(self, name: str) -> Tensor | None:
+        column = self.sums(name)
+        return None if bool(column.isnan().any()) else column
+
+
+@valid_rows.register
+def _(texts: TextSums, name: str, requires: tuple[Needed, ...]) -> TextSums:
+    require_fields(texts, name, requires)
+    return texts
+
+
+@final
+class TextSumsState:
+    """`TextSums`, added up batch by batch.
+
+    ``extra["text_number"]`` of a batch says to which text a position belongs, so the windows of a long text are joined,
+    and texts that share a row are told apart. Without it, a text is an example, known by its id or by its place.
+
+    Only positions count that have a label and are not masked. Memory is one row of `COLUMNS` for each text, and the
+    probabilities of `CHUNK` tokens. Sums over the vocabulary are in float32 (float64 for float64 logits), sums over
+    tokens in float64.
+
+    Example:
+        >>> state = TextSumsState()
+        >>> state.update(torch.zeros(1, 2, 4), Batch(torch.zeros(1, 2), labels=torch.tensor([[3, -100]])))
+        >>> sums = state.compute()
+        >>> int(sums.sums("tokens")), round(float(sums.sums("nll")), 4)
+        (1, 1.3863)
+    """
+
+    def __init__(self) -> None:
+        self._table = torch.zeros(0, len(COLUMNS) - 1, dtype=torch.float64)
+        self._examples = 0
+
+    def update(self, logits: Any, batch: Batch, teacher: Any = None) -> None:
+        """Add the tokens of one batch.
+
+        Args:
+            logits: ``[batch, positions, vocabulary]``, or `limbeck.functional.HiddenLogits` of that shape.
+            batch: The batch with its labels: the next token of each position.
+            teacher: The teacher's logits for the same positions, of either kind.
+
+        Raises:
+            DataError: If the batch has no labels, or the shapes differ.
+            LimbeckError: If logits are NaN. The message has the number of the text.
+        """
+        labels, texts, sizes = positions_that_count(batch, first=self._examples)
+        self._examples += batch.size
+        _check_shape("logits", logits, labels)
+        if teacher is not None:
+            _check_shape("teacher's logits", teacher, labels)
+            if teacher.shape[-1] != logits.shape[-1]:
+                raise LimbeckError(
+                    f"The model has {logits.shape[-1]:,} tokens and the teacher {teacher.shape[-1]:,}, so they cannot "
+                    "be compared token by token. Both need the same vocabulary in the same order."
+                )
+        counted = (labels != IGNORED).flatten().nonzero()[:, 0]
+        labels, texts, sizes = (part.flatten()[counted] for part in (labels, texts, sizes))
+        ours, theirs = _rows_of(logits), None if teacher is None else _rows_of(teacher)
+        self._grow(texts)
+        for rows in torch.arange(len(counted)).split(CHUNK):
+            at = counted[rows]
+            values = _token_values(_dense(ours, at), labels[rows], None if theirs is None else _dense(theirs, at))
+            if bool((wrong := values[:, : len(_OWN)].isnan().any(1)).any()):
+                raise LimbeckError(f"The logits of text {int(texts[rows][wrong][0])} are NaN, so it has no likelihood.")
+            counts = torch.stack([torch.ones(len(rows), dtype=torch.float64), sizes[rows].double()], 1)
+            self._table.index_add_(0, texts[rows], torch.cat([counts, values], 1))
+
+    def _grow(self, texts: Tensor) -> None:
+        missing = (int(texts.max()) + 1 if len(texts) else 0) - len(self._table)
+        if missing > 0:
+            rows = self._table.new_zeros(max(missing, len(self._table)), self._table.shape[1])
+            self._table = torch.cat([self._table, rows])
+
+    def compute(self) -> TextSums:
+        """Return the sums of all texts so far.
+
+        Raises:
+            DataError: If no token counts.
+        """
+        there = (self._table[:, 0] > 0).nonzero()[:, 0]
+        if not len(there):
+            raise DataError("There is no token to predict: every label is -100 or masked, or there was no batch.")
+        return TextSums(torch.cat([there[:, None].double(), self._table[there]], 1))
+
+
+def positions_that_count(batch: Batch, *, first: int = 0) -> tuple[Tensor, Tensor, Tensor]:
+    """Find the labels of a batch that count, and the text and the bytes of each position, all of the same shape.
+
+    Args:
+        batch: The batch.
+        first: The number of the first example, for batches without numbers of texts and without ids.
+
+    Returns:
+        Labels, -100 where masked; the number of the text of each position; the bytes of the label, NaN if unknown.
+
+    Raises:
+        DataError: If the batch has no labels of tokens.
+    """
+    labels = batch.labels
+    if labels is None or labels.ndim != 2:
+        got = "none" if labels is None else f"the shape {list(labels.shape)}"
+        raise DataError(f"A language model is judged by labels [batch, positions], the next token of each; got {got}.")
+    labels = labels.cpu()
+    if batch.mask is not None and batch.mask.shape == labels.shape:
+        labels = labels.masked_fill(~batch.mask.cpu().bool(), IGNORED)
+    texts, sizes = batch.extra.get("text_number"), batch.extra.get("label_bytes")
+    if not isinstance(texts, Tensor) or texts.shape != labels.shape:
+        number = torch.arange(first, first + len(labels)) if batch.id is None else batch.id.cpu()
+        texts = number[:, None].expand_as(labels)
+    if not isinstance(sizes, Tensor) or sizes.shape != labels.shape:
+        sizes = torch.full(labels.shape, math.nan)
+    return labels.long(), texts.cpu().long(), sizes.cpu()
+
+
+def _check_shape(name: str, logits: Any, labels: Tensor) -> None:
+    if tuple(logits.shape[:-1]) != tuple(labels.shape):
+        raise DataError(
+            f"The {name} have the shape {list(logits.shape)}, and the labels {list(labels.shape)}: a language model "
+            "has logits [batch, positions, vocabulary]."
+        )
+
+
+def _rows_of(logits: Any) -> Any:
+    """Logits, or `HiddenLogits`, with one row for each position."""
+    return logits.detach().flatten(0, -2) if isinstance(logits, Tensor) else logits.reshape(-1)
+
+
+def _dense(logits: Any, rows: Int[Tensor, " rows"]) -> Float[Tensor, "rows vocabulary"]:
+    part = logits[rows.to(logits.device)]
+    part = part if isinstance(part, Tensor) else part.to_dense()
+    return part.detach() if part.dtype == torch.float64 else part.detach().float()
+
+
+def _token_values(
+    logits: Float[Tensor, "rows vocabulary"],
+    labels: Int[Tensor, " rows"],
+    teacher: Float[Tensor, "rows vocabulary"] | None,
+) -> Float[Tensor, "rows metrics"]:
+    """The value of each metric in `_OWN` and `_WITH_TEACHER` for each token, in float64 on the CPU."""
+    log_q = logits.log_softmax(1)
+    own = [-log_q.gather(1, labels.to(logits.device)[:, None])[:, 0], _is_top(logits, labels), _entropy(log_q)]
+    if teacher is None:
+        theirs = [torch.full_like(own[0], math.nan)] * len(_WITH_TEACHER)
+    else:
+        theirs = _compare(log_q, teacher.to(logits.device, logits.dtype).log_softmax(1))
+    return torch.stack([*own, *theirs], 1).double().cpu()
+
+
+def _compare(log_q: Tensor, log_p: Tensor) -> list[Tensor]:
+    """The columns `_WITH_TEACHER`, from the logarithms of the student's q and the teacher's p."""
+    p, q = log_p.exp(), log_q.exp()
+    best_p, best_q = log_p.topk(min(TOP_K, p.shape[1]), dim=1), log_q.topk(min(TOP_K, p.shape[1]), dim=1)
+    both = (best_p.indices[:, :, None] == best_q.indices[:, None, :]).any(2)
+    return [
+        _divergence(p, log_p, log_q), _divergence(q, log_q, log_p),
+        (log_p.argmax(1) == log_q.argmax(1)).to(p.dtype), torch.minimum(p, q).sum(1),
+        q.gather(1, best_p.indices).sum(1), both.to(p.dtype).mean(1), _entropy(log_p),
+    ]  # fmt: skip
+
+
+def _divergence(p: Tensor, log_p: Tensor, log_q: Tensor) -> Tensor:
+    # A token that is impossible for the first distribution adds nothing, even if it is impossible for both.
+    terms = torch.where(p > 0, p * (log_p - log_q), 0.0)
+    # Rounding can make the sum of terms of both signs slightly negative; the divergence never is.
+    return terms.sum(1).clamp_min(0.0)
+
+
+def _entropy(log_q: Tensor) -> Tensor:
+    return torch.special.entr(log_q.exp()).sum(1)
+
+
+def _is_top(logits: Tensor, labels: Tensor) -> Float[Tensor, " rows"]:
+    right: Tensor = logits.argmax(1) == labels.to(logits.device)
+    return right.to(logits.dtype)
+
+
+def _mean(texts: TextSums, name: str) -> Metric:
+    return Metric(float(texts.sums(name).sum()), int(texts.labels.sum()))
+
+
+@metric(unit="nats per token", higher_is_better=False, requires=("labels",))
+def nll(texts: TextSums) -> Metric:
+    """Compute the mean negative log-likelihood of the tokens that count: ``-log q(next token)``.
+
+    It depends on the tokenizer: models with other tokens are compared by `bits_per_byte`.
+    """
+    return _mean(texts, "nll")
+
+
+@metric(unit="", higher_is_better=False, requires=("labels",))
+def perplexity(texts: TextSums) -> Metric:
+    """Compute the exponential of `nll`: 1 for certainty, the size of the vocabulary for uniform guesses."""
+    value = nll(texts).value
+    return mean_of_all(math.exp(value) if value < 700 else math.inf, int(texts.labels.sum()))
+
+
+@metric(unit="bits", higher_is_better=False, requires=("labels", "bytes"))
+def bits_per_byte(texts: TextSums) -> Metric:
+    """Compute the sum of ``-log2 q`` over tokens, divided by the number of bytes of their text in UTF-8.
+
+    It does not depend on the tokenizer. The end token has a likelihood and no bytes.
+    """
+    size = int(cast(Tensor, texts.bytes).sum())
+    return Metric(float(texts.sums("nll").sum()) / math.log(2), size)
+
+
+@metric(unit="fraction", higher_is_better=True, requires=("labels",))
+def token_accuracy(texts: TextSums) -> Metric:
+    """Compute how often the next token is the most likely one."""
+    return _mean(texts, "token_accuracy")
+
+
+@metric(unit="nats per token", higher_is_better=None, requires=("labels",))
+def entropy(texts: TextSums) -> Metric:
+    """Compute the mean entropy of the student's distribution. It shows whether a student became sharper or flatter."""
+    return _mean(texts, "entropy")
+
+
+@metric(unit="nats per token", higher_is_better=False, requires=("labels", "teacher"))
+def kl_to_teacher(texts: TextSums) -> Metric:
+    """Compute ``KL(p || q)`` of the student's q from the teacher's p, at temperature 1."""
+    return _mean(texts, "kl_to_teacher")
+
+
+@metric(unit="nats per token", higher_is_better=False, requires=("labels", "teacher"))
+def reverse_kl_to_teacher(texts: TextSums) -> Metric:
+    """Compute ``KL(q || p)`` of the teacher's p from the student's q, at temperature 1."""
+    return _mean(texts, "reverse_kl_to_teacher")
+
+
+@metric(unit="fraction", higher_is_better=True, requires=("labels", "teacher"))
+def agreement(texts: TextSums) -> Metric:
+    """Compute how often student and teacher have the same most likely token."""
+    return _mean(texts, "agreement")
+
+
+@metric(unit="fraction", higher_is_better=True, requires=("labels", "teacher"))
+def acceptance(texts: TextSums) -> Metric:
+    r"""Compute the expected acceptance rate of the student as a draft model, :math:`\sum_c \min(p_c, q_c)`.
+
+    It is 1 minus the total variation, at the positions of the given text. Speculative sampling accepts this share of
+    tokens if it starts from there; `limbeck.metrics.sample_speculatively` measures it on the models' own text.
+
+    Source: Leviathan, Kalman and Matias, Fast Inference from Transformers via Speculative Decoding, 2022,
+    arXiv:2211.17192, corollary 3.6.
+    """
+    return _mean(texts, "acceptance")
+
+
+@metric(unit="probability", higher_is_better=None, requires=("labels", "teacher"))
+def top_k_mass(texts: TextSums) -> Metric:
+    """Compute the student's probability of the teacher's 10 most likely tokens."""
+    return _mean(texts, "top_k_mass")
+
+
+@metric(unit="fraction", higher_is_better=True, requires=("labels", "teacher"))
+def top_k_overlap(texts: TextSums) -> Metric:
+    """Compute the share of the teacher's 10 most likely tokens that are among the student's 10 most likely."""
+    return _mean(texts, "top_k_overlap")
+
+
+@metric(unit="nats per token", higher_is_better=None, requires=("labels", "teacher"))
+def teacher_entropy(texts: TextSums) -> Metric:
+    """Compute the mean entropy of the teacher's distribution: the smallest cross-entropy to it that is possible."""
+    return _mean(texts, "teacher_entropy")
+
+
+LANGUAGE_METRICS: dict[str, MetricFunction] = {
+    function.__name__: function
+    for function in (
+        nll, perplexity, bits_per_byte, token_accuracy, entropy, kl_to_teacher, reverse_kl_to_teacher, agreement,
+        acceptance, top_k_mass, top_k_overlap, teacher_entropy,
+    )
+}  # fmt: skip
+"""All metrics of language models by name."""

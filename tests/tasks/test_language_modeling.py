@@ -1,0 +1,251 @@
+"""Language modeling: sums for each text against a direct computation in float64, whatever the windows."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from limbeck.batch import IGNORED, Batch
+from limbeck.data import train_tokenizer
+from limbeck.data.token_dataset import TokenDataset
+from limbeck.data.tokenizer import count_token_bytes
+from limbeck.errors import DataError, LimbeckError
+from limbeck.functional import HiddenLogits, OutputLayer
+from limbeck.metrics.language import COLUMNS, TOP_K, TextSums, TextSumsState
+from limbeck.tasks import LanguageModeling, get_task, task_from_dict
+
+TEXTS = ["a b c d e f g h", "b c", "c d e f a a b a c d e", "h g"]
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    tokenizer = train_tokenizer([" ".join(TEXTS)], vocabulary=60)
+    tokenizer.eos_token = "[SEP]"
+    return tokenizer
+
+
+class Bigram(nn.Module):
+    """A model whose logits depend on the present token alone, so windows make no difference."""
+
+    def __init__(self, vocabulary, seed=0):
+        super().__init__()
+        generator = torch.Generator().manual_seed(seed)
+        self.table = nn.Parameter(3 * torch.randn(vocabulary, vocabulary, generator=generator))
+
+    def forward(self, input_ids, **_):
+        return self.table[input_ids]
+
+
+def random_rows(n=40, v=30, seed=0, dtype=torch.float64):
+    return torch.randn(n, v, generator=torch.Generator().manual_seed(seed), dtype=dtype) * 3
+
+
+def truth_of(logits, teacher, labels):
+    """All sums of one text in float64, written down from their definitions."""
+    q, p = logits.double().softmax(1), teacher.double().softmax(1)
+    k = TOP_K
+    rows = range(len(labels))
+    best_p, best_q = (x.argsort(1, descending=True)[:, :k] for x in (p, q))
+    return {
+        "nll": -sum(math.log(q[i, labels[i]]) for i in rows),
+        "token_accuracy": sum(int(q[i].argmax() == labels[i]) for i in rows),
+        "entropy": float(-(q * q.log()).sum()),
+        "kl_to_teacher": float((p * (p / q).log()).sum()),
+        "reverse_kl_to_teacher": float((q * (q / p).log()).sum()),
+        "agreement": sum(int(q[i].argmax() == p[i].argmax()) for i in rows),
+        "acceptance": len(labels) - float((p - q).abs().sum()) / 2,
+        "top_k_mass": sum(float(q[i, best_p[i]].sum()) for i in rows),
+        "top_k_overlap": sum(len({*best_p[i].tolist()} & {*best_q[i].tolist()}) / k for i in rows),
+        "teacher_entropy": float(-(p * p.log()).sum()),
+    }
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_sums_are_those_of_the_definitions(dtype):
+    logits, teacher = random_rows(dtype=dtype), random_rows(seed=1, dtype=dtype)
+    labels = torch.arange(40) % 30
+    state = TextSumsState()
+    state.update(logits[None], Batch(logits[None], labels=labels[None]), teacher[None])
+    sums = state.compute()
+    for name, value in truth_of(logits, teacher, labels).items():
+        assert float(sums.sums(name)) == pytest.approx(value, rel=1e-9 if dtype == torch.float64 else 1e-5), name
+
+
+def test_hidden_states_give_the_sums_of_their_logits():
+    layer = OutputLayer(random_rows(30, 6, seed=3), softcap=5.0)
+    hidden, labels = random_rows(600, 6, seed=4).view(2, 300, 6), torch.arange(600).view(2, 300) % 30
+    lazy, dense = TextSumsState(), TextSumsState()
+    lazy.update(HiddenLogits(hidden, layer), Batch(hidden, labels=labels), HiddenLogits(-hidden, layer))
+    dense.update(layer.logits(hidden), Batch(hidden, labels=labels), layer.logits(-hidden))
+    torch.testing.assert_close(lazy.compute().table, dense.compute().table, equal_nan=True)
+
+
+def test_a_copy_of_the_teacher_has_no_divergence_and_is_always_accepted(tokenizer):
+    data = TokenDataset(TEXTS, tokenizer=tokenizer)
+    task = LanguageModeling().fit(data)
+    model = Bigram(task.outputs)
+    measures = task.evaluate(model, data, teacher=model).measures
+    assert measures["kl_to_teacher"] == measures["reverse_kl_to_teacher"] == 0.0
+    assert measures["agreement"] == measures["top_k_overlap"] == 1.0
+    assert measures["acceptance"] == pytest.approx(1.0, abs=1e-6)
+    assert measures["entropy"] == measures["teacher_entropy"]
+
+
+def test_infinite_logits_on_both_sides_are_finite():
+    logits, labels = random_rows(4, 12), torch.zeros(1, 4, dtype=torch.long)
+    logits[:, 7:] = -math.inf
+    state = TextSumsState()
+    state.update(logits[None], Batch(logits[None], labels=labels), (2 * logits)[None])
+    assert bool(state.compute().table[:, 3:].isfinite().all())
+
+
+@pytest.mark.parametrize("packing", [False, True])
+@pytest.mark.parametrize("overlap", [0, 2])
+@pytest.mark.parametrize("side", ["right", "left"])
+def test_windows_and_packing_give_the_sums_of_whole_texts(tokenizer, packing, overlap, side):
+    if packing and side == "left":
+        pytest.skip("packed rows are padded on the right")
+    whole = TokenDataset(TEXTS, tokenizer=tokenizer)
+    cut = TokenDataset(TEXTS, tokenizer=tokenizer, max_length=4, overlap=overlap, packing=packing, padding_side=side)
+    task = LanguageModeling().fit(whole)
+    model, teacher = Bigram(task.outputs), Bigram(task.outputs, seed=1)
+    one, other = (task.evaluate(model, data, teacher=teacher) for data in (whole, cut))
+    torch.testing.assert_close(one.outputs, other.outputs)
+    assert torch.equal(task.stored_targets(whole), task.stored_targets(cut))
+    assert task.check(cut, "test") == len(TEXTS)
+
+
+def test_batches_do_not_change_an_evaluation(tokenizer):
+    data = TokenDataset(TEXTS, tokenizer=tokenizer, max_length=3)
+    task = LanguageModeling().fit(data)
+    model, teacher = Bigram(task.outputs), Bigram(task.outputs, seed=1)
+    batches = [data.take(index) for index in torch.randperm(len(data)).split(2)]
+    one, other = (task.evaluate(model, part, teacher=teacher) for part in (data, batches))
+    torch.testing.assert_close(one.outputs, other.outputs)
+    assert one.measures == pytest.approx(other.measures)
+
+
+def test_masked_and_padded_tokens_never_count(tokenizer):
+    data = TokenDataset(TEXTS, tokenizer=tokenizer, max_length=20)
+    task = LanguageModeling().fit(data)
+    batch = data.take(torch.arange(4))
+    model = Bigram(task.outputs)
+    logits = model(batch.inputs["input_ids"]).detach()
+    spoiled = logits.masked_fill(~batch.mask[..., None], 1e6)
+    values = [task.evaluate_outputs([(batch, each)]).outputs for each in (logits, spoiled)]
+    torch.testing.assert_close(*values, equal_nan=True)
+    few = batch._replace(mask=batch.mask & (torch.arange(batch.mask.shape[1]) < 2))
+    assert task.evaluate_outputs([(few, logits)]).outputs[:, 1].tolist() == [2, 2, 2, 2]
+
+
+def test_prompts_do_not_count(tokenizer):
+    rows = [{"prompt": "a b c", "completion": " d e"}, {"prompt": "e f g", "completion": " h"}]
+    data = TokenDataset(rows, tokenizer=tokenizer)
+    targets = LanguageModeling().fit(data).stored_targets(data)
+    assert targets[:, 1].tolist() == [
+        int(data.texts.is_target[a:b].sum()) for a, b in data.texts.starts.unfold(0, 2, 1)
+    ]
+
+
+def test_a_text_without_a_token_to_predict_has_no_row(tokenizer):
+    task = LanguageModeling(5)
+    labels = torch.tensor([[1, 2], [IGNORED, IGNORED], [3, IGNORED]])
+    evaluation = task.evaluate(nn.Identity(), [Batch(torch.zeros(3, 2, 5), labels=labels)])
+    assert evaluation.outputs[:, 0].tolist() == [0, 2]
+    assert len(evaluation.scores) == 2
+    with pytest.raises(DataError):
+        task.evaluate(nn.Identity(), [Batch(torch.zeros(1, 2, 5), labels=labels[1:2])])
+
+
+def test_a_model_that_gives_nan_is_named():
+    logits = torch.zeros(2, 3, 5)
+    logits[1, 2, 4] = math.nan
+    with pytest.raises(LimbeckError, match="text 1"):
+        LanguageModeling(5).evaluate(nn.Identity(), [Batch(logits, labels=torch.zeros(2, 3, dtype=torch.long))])
+
+
+def test_the_mean_of_the_scores_is_the_primary_metric_also_from_storage(tokenizer):
+    data = TokenDataset(TEXTS, tokenizer=tokenizer, max_length=4)
+    task = LanguageModeling().fit(data)
+    evaluation = task.evaluate(Bigram(task.outputs), data, teacher=Bigram(task.outputs, seed=1))
+    targets = task.stored_targets(data)
+    assert evaluation.scores.mean() == pytest.approx(evaluation.measures["nll"], abs=1e-12)
+    assert task.scores(evaluation.outputs, targets) == pytest.approx(evaluation.scores)
+    assert task.measure(evaluation.outputs, targets) == evaluation.measures
+    assert evaluation.measures["perplexity"] == pytest.approx(math.exp(evaluation.measures["nll"]))
+    assert set(evaluation.measures) == set(task.metrics)
+    with pytest.raises(DataError):
+        task.scores(evaluation.outputs[1:], targets)
+
+
+def test_bits_per_byte_count_the_bytes_of_the_text(tokenizer):
+    data = TokenDataset(TEXTS, tokenizer=tokenizer, max_length=4)
+    task = LanguageModeling().fit(data)
+    evaluation = task.evaluate(Bigram(task.outputs), data)
+    # Each word has a letter and the mark in front of it; the end token has none.
+    sizes = [2 * len(text.split()) for text in TEXTS]
+    assert evaluation.outputs[:, 2].tolist() == sizes
+    assert task.stored_targets(data)[:, 2].tolist() == sizes
+    total = float(evaluation.outputs[:, 3].sum())
+    assert evaluation.measures["bits_per_byte"] == pytest.approx(total / math.log(2) / sum(sizes))
+
+
+def test_bytes_of_a_byte_level_tokenizer_are_those_of_the_text():
+    tokenizers = pytest.importorskip("tokenizers")
+    transformers = pytest.importorskip("transformers")
+    text = "naïve 日本 🙂 and\nlines"
+    inner = tokenizers.Tokenizer(tokenizers.models.BPE())
+    inner.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
+    inner.decoder = tokenizers.decoders.ByteLevel()
+    alphabet = tokenizers.pre_tokenizers.ByteLevel.alphabet()
+    inner.train_from_iterator(
+        [text] * 3,
+        tokenizers.trainers.BpeTrainer(vocab_size=300, initial_alphabet=alphabet, special_tokens=["<|end|>"]),
+    )
+    tokenizer = transformers.PreTrainedTokenizerFast(tokenizer_object=inner, eos_token="<|end|>")
+    sizes = count_token_bytes(tokenizer)
+    assert int(sizes[tokenizer(text)["input_ids"]].sum()) == len(text.encode())
+    assert int(sizes[tokenizer.eos_token_id]) == 0
+
+
+def test_another_tokenizer_is_refused(tokenizer):
+    data = TokenDataset(TEXTS, tokenizer=tokenizer)
+    other = train_tokenizer(["x y z " + " ".join(TEXTS)], vocabulary=60)
+    with pytest.raises(DataError):
+        LanguageModeling().fit(data).check(TokenDataset(TEXTS, tokenizer=other, add_eos_token=False), "test")
+
+
+def test_labels_that_equal_their_inputs_are_refused(tokenizer, monkeypatch):
+    data = TokenDataset(TEXTS, tokenizer=tokenizer)
+    task = LanguageModeling().fit(data)
+    batch = data.take(torch.arange(2))
+    ids = batch.inputs["input_ids"]
+    monkeypatch.setattr(TokenDataset, "take", lambda self, index: batch._replace(labels=ids))
+    with pytest.raises(DataError):
+        task.check(data, "test")
+
+
+def test_models_of_other_vocabularies_are_not_compared():
+    batch = Batch(torch.zeros(1, 2, 5), labels=torch.zeros(1, 2, dtype=torch.long))
+    with pytest.raises(LimbeckError):
+        TextSumsState().update(torch.zeros(1, 2, 5), batch, torch.zeros(1, 2, 6))
+
+
+def test_a_task_survives_a_file(tokenizer):
+    task = LanguageModeling().fit(TokenDataset(TEXTS, tokenizer=tokenizer))
+    assert task_from_dict(task.to_dict()) == task
+    assert get_task("language-modeling") == LanguageModeling()
+    with pytest.raises(LimbeckError):
+        LanguageModeling().outputs  # noqa: B018
+
+
+def test_unknown_columns_are_not_measured():
+    table = torch.ones(2, len(COLUMNS), dtype=torch.float64)
+    table[:, COLUMNS.index("bytes")] = math.nan
+    assert TextSums(table).bytes is None
+    measures = LanguageModeling(5).measure(table, None)
+    assert "bits_per_byte" not in measures
+    assert "kl_to_teacher" in measures
