@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any, final
 
@@ -14,7 +14,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from limbeck.errors import LimbeckError, callable_name
-from limbeck.functional.kernel import declaration
+from limbeck.functional.kernel import declaration, merges
 from limbeck.functional.sparse import COARSE, DENSE, FINE, coarse_logits, interpolated
 
 Kernel = Callable[..., Tensor]
@@ -52,7 +52,7 @@ class PartialLogits(ABC):
 
     @classmethod
     @abstractmethod
-    def invalid_reason(cls, kernel: Kernel) -> str | None:
+    def invalid_reason(cls, kernel: Kernel, **hyper: Any) -> str | None:
         """Return why a kernel cannot be computed from these logits, and what to store instead; None if it can."""
 
     @property
@@ -84,8 +84,8 @@ class PartialLogits(ABC):
     def __repr__(self) -> str:
         return f"{type(self).__name__}({list(self.shape)})"
 
-    def _check(self, student: Tensor, kernel: Kernel) -> None:
-        why = self.invalid_reason(kernel)
+    def _check(self, student: Tensor, kernel: Kernel, hyper: Mapping[str, Any]) -> None:
+        why = self.invalid_reason(kernel, **hyper)
         if why:
             raise LimbeckError(why)
         if student.shape != self.shape:
@@ -164,15 +164,22 @@ class TopKLogits(PartialLogits):
 
     def compare(self, kernel: Kernel, student: Float[Tensor, "*leading classes"], **hyper: Any) -> Tensor:
         """Compute the divergence with all other classes merged: at most the full one, and 0 if the buckets agree."""
-        self._check(student, kernel)
+        self._check(student, kernel, hyper)
         temperature = hyper["temperature"] if "temperature" in hyper else default_temperature(kernel)
         return kernel(coarse_logits(student, self.ids, temperature=temperature), self.coarse(temperature), **hyper)
 
     @classmethod
-    def invalid_reason(cls, kernel: Kernel) -> str | None:
+    def invalid_reason(cls, kernel: Kernel, **hyper: Any) -> str | None:
         """Return why not: only divergences between two softmaxes keep their meaning when classes are merged."""
-        if declaration(kernel, "divergence") or not _reads_teacher(kernel):
+        if merges(kernel, **hyper) or not _reads_teacher(kernel):
             return None
+        if declaration(kernel, "divergence"):
+            values = ", ".join(f"{name}={value!r}" for name, value in hyper.items())
+            return (
+                f"{callable_name(kernel)}({values}) cannot be computed from the top-k logits of a teacher: for these "
+                "values merging classes can increase it. Choose others (alpha + beta of at most 1), or store all "
+                "classes with the encoding 'quantized' (1 byte per class), 'float16' or 'float32'."
+            )
         return (
             f"{callable_name(kernel)} cannot be computed from the top-k logits of a teacher: it is not declared a "
             "divergence between two softmaxes (@kernel(divergence=True)), so it needs all classes. Store them with "
@@ -235,7 +242,7 @@ class SampledLogits(PartialLogits):
 
     def compare(self, kernel: Kernel, student: Float[Tensor, "*leading classes"], **hyper: Any) -> Tensor:
         """Compute an unbiased estimate of the kernel's value, with an unbiased gradient."""
-        self._check(student, kernel)
+        self._check(student, kernel, hyper)
         temperature = hyper["temperature"] if "temperature" in hyper else default_temperature(kernel)
         if temperature * FINE[-1] < 1:
             raise LimbeckError(
@@ -248,11 +255,11 @@ class SampledLogits(PartialLogits):
         return estimate(student, ids=self.ids, weights=weights, entropy=entropy, **hyper)
 
     @classmethod
-    def invalid_reason(cls, kernel: Kernel) -> str | None:
+    def invalid_reason(cls, kernel: Kernel, **hyper: Any) -> str | None:
         """Return why not: only what is linear in the teacher's probabilities can be estimated without bias."""
         if declaration(kernel, "sampled") is not None or not _reads_teacher(kernel):
             return None
-        other = "'top-k', " if declaration(kernel, "divergence") else ""
+        other = "'top-k', " if merges(kernel, **hyper) else ""
         return (
             f"{callable_name(kernel)} cannot be computed from sampled classes: it is not linear in the teacher's "
             "probabilities, so an average over samples would be biased. Use kl_divergence, or store the "

@@ -19,6 +19,8 @@ DIVERGENCES = [
     (K.gkd_jensen_shannon, {"mixture": 0.5}),
     (K.skew_kl, {"skew": 0.1}),
     (K.skew_reverse_kl, {"skew": 0.1}),
+    (K.alpha_beta_divergence, {"alpha": 0.2, "beta": 0.7}),
+    (K.alpha_beta_divergence, {"alpha": 0.5, "beta": 0.5}),
 ]
 every_divergence = pytest.mark.parametrize(
     ("divergence", "hyper"), DIVERGENCES, ids=[f"{d.__name__}{h}" for d, h in DIVERGENCES]

@@ -110,9 +110,9 @@ class Encoding(ABC):
         """The name and the parameters, without the number of classes, for a manifest."""
         return {"name": self.name, **self.parameters}
 
-    def invalid_reason(self, kernel: Callable[..., Tensor]) -> str | None:
+    def invalid_reason(self, kernel: Callable[..., Tensor], **hyper: Any) -> str | None:
         """The reason why a kernel cannot be computed from decoded rows; None where it can."""
-        return None if self.partial is None else self.partial.invalid_reason(kernel)
+        return None if self.partial is None else self.partial.invalid_reason(kernel, **hyper)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({', '.join(f'{k}={v!r}' for k, v in self.spec.items())})"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from limbeck.functional.alpha_beta import alpha_beta_divergence
 from limbeck.functional.divergence import kl_divergence, probabilities, reverse_kl, total_variation
 from limbeck.functional.features import (
     logit_squared_error,
@@ -25,6 +26,7 @@ __all__ = [
     "HiddenLogits",
     "OutputLayer",
     "Projector",
+    "alpha_beta_divergence",
     "binary_cross_entropy",
     "binary_kl_divergence",
     "check_hyper",

@@ -97,8 +97,7 @@ def is_well_scaled(*logits: Tensor, temperature: float = 1.0) -> bool:
 def nonzero_mask(logits: Tensor, temperature: float = 1.0) -> Tensor:
     """Replace -inf in tempered logits by a finite floor whose softmax is still 0.
 
-    This prevents inf - inf and 0 * inf in values and gradients, and makes a row of -inf uniform instead of NaN. A clamp
-    is much cheaper than a mask.
+    This prevents inf - inf and 0 * inf, and makes a row of -inf uniform instead of NaN. A clamp is cheaper than a mask.
     """
     return _tempered(logits, temperature).clamp_min(clamp_neg_inf(logits.dtype))
 
@@ -330,16 +329,16 @@ def _times(
 
 
 class SeriesTerms(ABC):
-    """A divergence ``sum_c p_c f(d_c)`` with ``d = log(q / p)``, f convex, ``f(0) = f'(0) = 0``.
+    """A divergence ``sum_c p_c^power f(d_c)`` with ``d = log(q / p)``, ``f >= 0``, ``f(0) = f'(0) = 0``.
 
-    Every term is 0 or more, so the rounded sum is too. A formula with the logarithms of p and q has terms of both signs
-    that cancel, so near equality only rounding errors would remain.
+    Every term is 0 or more, so the rounded sum is too. A formula with logarithms has terms of both signs that cancel.
     """
 
     series: tuple[float, ...]
     """The factors of ``d^2, d^3, ..., d^7`` in f."""
-    small: float = 0.1
-    """The value below which terms of both signs cancel too much."""
+    power: float = 1.0
+    small: float = 0.1  # the value below which terms of both signs cancel too much
+    highest: float = HIGHEST  # the largest d for which f is precise
 
     @abstractmethod
     def term(self, d: Float[Tensor, "*batch classes"]) -> Float[Tensor, "*batch classes"]:
@@ -364,14 +363,15 @@ def sum_of_terms(
     p = torch.softmax(live, -1).masked_fill(masked, 0.0)
     mean = (p * ratio).sum(-1, keepdim=True) / p.sum(-1, keepdim=True)
     ratio = (ratio - mean).masked_fill(masked, 0.0)
-    valid = (ratio.isfinite().all(-1)) & (ratio.amax(-1) < HIGHEST) & (mean.squeeze(-1).abs() < _SHIFT)
+    valid = (ratio.isfinite().all(-1)) & (ratio.amax(-1) < of.highest) & (mean.squeeze(-1).abs() < _SHIFT)
     ratio = torch.where(valid.unsqueeze(-1), ratio, torch.zeros_like(ratio))
     p = torch.where(valid.unsqueeze(-1), p, torch.zeros_like(p))
     rise = torch.where(ratio.abs() < near(ratio.dtype), powers(ratio, EXPONENTIAL), torch.expm1(ratio) - ratio)
     # The mean of the ratio is 0 now, so the normalizer is 1 + rise; the rounding error is of second order.
     d = ratio - torch.log1p((p * rise).sum(-1, keepdim=True))
     term = torch.where(d.abs() < near(d.dtype), powers(d, of.series), of.term(d))
-    return (p * term.clamp_min(0.0)).sum(-1), valid
+    weight = p if of.power == 1 else torch.where(masked, 0.0, (of.power * torch.log_softmax(live, -1)).exp())
+    return (weight * term.clamp_min(0.0)).sum(-1), valid
 
 
 def powers(d: Float[Tensor, "*shape"], series: Sequence[float]) -> Float[Tensor, "*shape"]:

@@ -19,7 +19,10 @@ P = ParamSpec("P")
 
 
 def kernel(
-    *, per: Per, divergence: bool = False, sampled: Callable[..., Tensor] | None = None
+    *,
+    per: Per,
+    divergence: bool | Callable[..., bool] = False,
+    sampled: Callable[..., Tensor] | None = None,
 ) -> Callable[[Callable[P, Tensor]], Callable[P, Tensor]]:
     """Declare what one value of a pure function belongs to, and make it compute in float32 or better.
 
@@ -39,7 +42,8 @@ def kernel(
         divergence: Whether it is an f-divergence between ``softmax(student / T)`` and ``softmax(teacher / T)``, with T
             the hyper-parameter `temperature` (1 if there is none), up to a factor that depends only on
             hyper-parameters. Merging classes never increases an f-divergence, so it can be computed from the teacher's
-            top logits and the total weight of the others (`limbeck.functional.coarse_logits`).
+            top logits and the total weight of the others (`limbeck.functional.coarse_logits`). If that depends on
+            hyper-parameters, a function of them, as keywords with defaults.
         sampled: A function ``(student, *, ids, weights, entropy, **hyper)`` with the same expected value from randomly
             drawn classes, such as `limbeck.functional.sampled_kl_divergence`. It exists only if the kernel is linear in
             the teacher's probabilities, up to a term without the student.
@@ -95,6 +99,15 @@ def declaration(function: Callable[..., Any], name: str) -> Any:
     """Return what `kernel` declared of a function: ``per``, ``divergence`` or ``sampled``; None without declaration."""
     # Any callable may be passed as a kernel; only the decorator sets these attributes.
     return getattr(function, name, None)
+
+
+def merges(function: Callable[..., Any], **hyper: Any) -> bool:
+    """Whether merging classes never increases a kernel's value, as it declares: for these hyper-parameters."""
+    declared = declaration(function, "divergence")
+    if not callable(declared):
+        return bool(declared)
+    accepted = inspect.signature(declared).parameters
+    return bool(declared(**{name: value for name, value in hyper.items() if name in accepted}))
 
 
 def _check_divergence(function: Callable[..., Tensor], per: Per) -> None:

@@ -40,7 +40,7 @@ class BoundKernel:
         self.hyper = dict(hyper)
         self.function = kernel
         """The function of the kernel."""
-        self.divergence: bool = kernel.divergence  # type: ignore[attr-defined]
+        self.divergence: bool = bool(kernel.divergence)  # type: ignore[attr-defined]
         """Whether it declares that it is an f-divergence between softmaxes."""
         for name in hyper:
             if name not in accepted:

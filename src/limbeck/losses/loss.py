@@ -18,6 +18,7 @@ from limbeck.losses.distributed import all_gather, all_reduce_sum
 from limbeck.losses.memory import preserved_state
 from limbeck.losses.objective import LossContext, LossTerm
 from limbeck.partial_logits import PartialLogits
+from limbeck.schedule import Schedule
 
 Addresses = str | Mapping[str, str]
 
@@ -240,7 +241,8 @@ class Loss(LossTerm):
         partial = teacher.partial.get(address)
         if partial is None:
             return self._moved(teacher[address])
-        why = partial.invalid_reason(self.kernel.function)
+        fixed = {name: value for name, value in self.kernel.hyper.items() if not isinstance(value, Schedule)}
+        why = partial.invalid_reason(self.kernel.function, **fixed)
         if why:
             raise LimbeckError(why)
         return partial
