@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable, Mapping
 from functools import lru_cache
 from typing import Any, Protocol, runtime_checkable
@@ -13,6 +14,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from limbeck.batch import LOGITS, Inputs, input_rows
 from limbeck.errors import MissingOutputError
+from limbeck.functional.output_layer import OutputLayer
 
 Adaptor = Callable[[Any], Any]
 """Function from a model's raw output to logits or a dict with ``logits``, if `logits_of` cannot read the output."""
@@ -38,17 +40,112 @@ def find_output_layer(model: nn.Module) -> tuple[str, nn.Module] | None:
     """The name and the module of the layer that computes a model's logits; None if unknown.
 
     A model of transformers declares it. For any other model it is the module named ``logits``, or the last linear
-    layer; `Tapped` checks that the logits are the output of that one.
+    layer; `check_output_layer` checks that the logits come from that one.
     """
     inner = unwrap(model)
     names = {id(module): name for name, module in inner.named_modules()}
-    if isinstance(inner, _HasOutputLayer):
-        layer = inner.get_output_embeddings()
+    declaring = _without_adapter(inner)
+    if isinstance(declaring, _HasOutputLayer):
+        layer = declaring.get_output_embeddings()
         if id(layer) in names:
             return names[id(layer)], layer
     layers = [(name, module) for name, module in inner.named_modules() if isinstance(module, nn.Linear)]
     own = [(name, module) for name, module in inner.named_modules() if name == LOGITS]
     return next(iter(own), layers[-1] if layers else None)
+
+
+def _without_adapter(model: Any) -> Any:
+    """The module inside an adapter of peft."""
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
+_SOFTCAPS = ("final_logit_softcapping", "logits_soft_cap", "output_logit_soft_cap")
+_FACTORS = ("logit_scale", "lm_head_multiplier", "output_multiplier")
+_DIVISORS = ("logits_scaling",)
+"""What follows the output layer in transformers: Gemma, RecurrentGemma; Cohere, Falcon-H1; Granite."""
+
+
+def get_output_layer(model: nn.Module) -> OutputLayer | None:
+    """The output layer of a model, with its parameters themselves, so that gradients reach them.
+
+    The bound and the factor of the logits are those in the configuration of a model of transformers. Call
+    `check_output_layer` once before you rely on them.
+
+    Returns:
+        None if there is no such layer, or if it is no linear layer, such as one with an adapter of its own.
+
+    Example:
+        >>> layer = get_output_layer(nn.Sequential(nn.Embedding(5, 2), nn.Linear(2, 5)))
+        >>> layer.weight.shape, layer.softcap, layer.scale
+        (torch.Size([5, 2]), None, 1.0)
+    """
+    named = find_output_layer(model)
+    linear = None if named is None else _find_linear(named[1])
+    if linear is None:
+        return None
+    settings = _output_settings(unwrap(model))
+    cap = next((settings[name] for name in _SOFTCAPS if settings.get(name)), None)
+    scale = math.prod(settings[name] for name in _FACTORS if settings.get(name))
+    scale /= math.prod(settings[name] for name in _DIVISORS if settings.get(name))
+    return OutputLayer(linear.weight, linear.bias, None if cap is None else float(cap), float(scale))
+
+
+def _find_linear(module: nn.Module) -> nn.Linear | None:
+    """The linear layer whose weight gives the output; None if another weight takes part, as with LoRA."""
+    layer: Any = module
+    while hasattr(layer, "modules_to_save"):  # peft trains a whole copy of this layer
+        layer = layer.modules_to_save[layer.active_adapters[0]]
+    is_plain = isinstance(layer, nn.Linear) and not hasattr(layer, "base_layer")
+    return layer if is_plain and layer.weight.is_floating_point() and layer.weight.ndim == 2 else None
+
+
+def _output_settings(model: Any) -> dict[str, Any]:
+    """The configuration of a model of transformers, or of its language part; empty for other models."""
+    inner = _without_adapter(model)
+    if not hasattr(inner, "config") or not hasattr(inner.config, "get_text_config"):
+        return {}
+    settings: dict[str, Any] = inner.config.get_text_config(decoder=True).to_dict()
+    # MPT's logit_scale may be a word, which stands for a function of its width.
+    return {key: value for key, value in settings.items() if isinstance(value, (int, float))}
+
+
+def check_output_layer(model: nn.Module, inputs: Inputs, *, adaptor: Adaptor | None = None) -> OutputLayer:
+    """Compare a model's logits with those of its `get_output_layer`, on a few positions of the first example.
+
+    The model is called once without gradients, in the mode that it is in; set it to eval mode before.
+
+    Raises:
+        MissingOutputError: If there is no linear output layer, it is not called exactly once, or another operation
+            follows it.
+    """
+    layer, named = get_output_layer(model), find_output_layer(model)
+    who = type(_without_adapter(unwrap(model))).__name__
+    if layer is None or named is None:
+        what = "no linear layer" if named is None else f"{named[0]!r}, which is no plain linear layer"
+        raise MissingOutputError(f"The logits of {who} come from {what}, so they cannot be computed apart from it.")
+    seen: list[Tensor] = []
+
+    def shorten(_: nn.Module, given: tuple[Any, ...]) -> tuple[Any, ...]:
+        # A few positions are enough; the logits of a whole text may not fit in memory.
+        seen.append(given[0][:, :8] if given[0].ndim == 3 else given[0])
+        return (seen[-1], *given[1:])
+
+    handle = named[1].register_forward_pre_hook(shorten)
+    try:
+        with torch.no_grad():
+            first = input_rows(inputs, torch.zeros(1, dtype=torch.int64))
+            logits = logits_of(call(unwrap(model), first), adaptor)
+            expected = layer.logits(seen[0]) if len(seen) == 1 else logits.new_empty(0)
+    finally:
+        handle.remove()
+    # Half precision may round at other places.
+    noise = 32 * torch.finfo(layer.weight.dtype).eps * float(logits.abs().max()) if logits.numel() else 0.0
+    if expected.shape != logits.shape or float((expected - logits).abs().max()) > noise:
+        raise MissingOutputError(
+            f"The logits of {who} are not the output of its layer {named[0]!r}: another operation follows it, or it is "
+            f"called {len(seen)} times."
+        )
+    return layer
 
 
 def vocabulary_size(model: nn.Module) -> int | None:
@@ -107,8 +204,7 @@ def with_positions(model: Callable[..., Any], inputs: Mapping[str, Any]) -> Mapp
 
 def _takes_positions(model: Any) -> bool:
     """Whether a model takes the position of each token, and does not compute it from the padding."""
-    inner = unwrap(model)
-    inner = inner.get_base_model() if hasattr(inner, "get_base_model") else inner
+    inner = _without_adapter(unwrap(model))
     if not isinstance(inner, nn.Module) or "position_ids" not in _parameters(inner.__class__.forward):
         return False
     own = "create_position_ids_from_input_ids"
