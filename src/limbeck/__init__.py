@@ -77,6 +77,7 @@ if TYPE_CHECKING:
     from limbeck.schedule import steps as steps
     from limbeck.tap import Tapped as Tapped
     from limbeck.tasks import load_task as load_task
+    from limbeck.teachers import AlignedTeacher as AlignedTeacher
     from limbeck.teachers import CachedTeacher as CachedTeacher
     from limbeck.teachers import Ensemble as Ensemble
     from limbeck.teachers import ModelTeacher as ModelTeacher
@@ -111,8 +112,8 @@ _WHERE = {
     "tap": ("Tapped",),
     "tasks": ("load_task",),
     "teachers": (
-        "CachedTeacher", "Ensemble", "fill_cache", "ModelTeacher", "MovingAverage", "PrecomputedTeacher",
-        "ShuffledTeacher", "SklearnTeacher", "Specialists", "Teacher", "TeacherRef",
+        "AlignedTeacher", "CachedTeacher", "Ensemble", "fill_cache", "ModelTeacher", "MovingAverage",
+        "PrecomputedTeacher", "ShuffledTeacher", "SklearnTeacher", "Specialists", "Teacher", "TeacherRef",
     ),
 }  # fmt: skip
 _HOME = {name: module for module, names in _WHERE.items() for name in names}

@@ -32,7 +32,8 @@ class Outputs(dict[str, Tensor]):
     ``logits`` is always present; any other address is a ``named_modules()`` path of the model.
 
     If only a part of a teacher's logits is stored, for example the top k, the `PartialLogits` are in `partial`, and
-    reading the tensor raises a `MissingOutputError`.
+    reading the tensor raises a `MissingOutputError`, unless all
+    logits can be computed from them.
 
     Example:
         >>> Outputs(logits=torch.zeros(2, 3))["logits"].shape
@@ -53,6 +54,9 @@ class Outputs(dict[str, Tensor]):
 
     def __missing__(self, address: str) -> Tensor:
         if address in self.partial:
+            dense = self.partial[address].to_dense()
+            if dense is not None:
+                return dense
             kind = type(self.partial[address]).__name__
             raise MissingOutputError(
                 f"At {address!r} this teacher gives only a part of its output ({kind}), which only losses can read: "

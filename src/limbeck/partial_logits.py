@@ -65,6 +65,10 @@ class PartialLogits(ABC):
         """Device of the tensors."""
         return self.tensors[0].device
 
+    def to_dense(self) -> Tensor | None:
+        """The logits of all classes; None where only some of them are known."""
+        return None
+
     def to(self, device: torch.device | str) -> PartialLogits:
         """Copy to a device."""
         return self._like(*(tensor.to(device, non_blocking=True) for tensor in self.tensors))
@@ -227,11 +231,11 @@ class SampledLogits(PartialLogits):
         self.classes = classes
 
     def weights(self, temperature: float = 1.0) -> Float[Tensor, "*leading draws"]:
-        """Return ``p_c / (N r_c)`` for each of the N draws, with p at `temperature`; 0 in a row without a class."""
+        """Return ``p_c / (N r_c)`` for each of the N draws, with p at `temperature`; 0 for a class of logit -inf."""
         beta = 1 / temperature
         log_z = interpolated(self.whole, beta, FINE)[0]
         log_w = (beta - self.power) * self.depths + (self.proposal - log_z).unsqueeze(-1)
-        none = (self.top == -torch.inf).unsqueeze(-1)
+        none = (self.top == -torch.inf).unsqueeze(-1) | (self.depths == -torch.inf)
         return (log_w - math.log(self.ids.shape[-1])).masked_fill(none, -torch.inf).exp()
 
     def entropy(self, temperature: float = 1.0) -> Float[Tensor, "*leading"]:

@@ -35,6 +35,7 @@ from limbeck.models.reference import (
 )
 from limbeck.models.size_and_hash import count_parameters, fingerprint, size_in_bytes
 from limbeck.models.user_file import NoModuleError, UserFile
+from limbeck.models.vocabulary import VocabularyAlignment, align_vocabularies, count_outputs
 from limbeck.models.weights import load_weights
 
 __all__ = [
@@ -47,11 +48,14 @@ __all__ = [
     "OtherModelError",
     "ResNet",
     "UserFile",
+    "VocabularyAlignment",
     "add_bias",
+    "align_vocabularies",
     "build",
     "check_fresh",
     "chosen_layers",
     "convert_pickle",
+    "count_outputs",
     "count_parameters",
     "describe_model",
     "describe_structure",

@@ -1,5 +1,6 @@
 """Teachers: models, ensembles, estimators, stored outputs."""
 
+from limbeck.teachers.aligned import AlignedLogits, AlignedTeacher
 from limbeck.teachers.cache_request import predict_padded
 from limbeck.teachers.cached import CachedTeacher
 from limbeck.teachers.ensemble import Ensemble
@@ -25,6 +26,8 @@ from limbeck.teachers.teacher import (
 from limbeck.teachers.wrapper import ShuffledTeacher, TeacherWrapper, WrapperSession
 
 __all__ = [
+    "AlignedLogits",
+    "AlignedTeacher",
     "CacheVerification",
     "CachedTeacher",
     "Ensemble",

@@ -1,0 +1,281 @@
+"""`AlignedTeacher`: a teacher whose outputs are those of the student's vocabulary."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, final
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from limbeck.batch import LOGITS, Batch, Outputs
+from limbeck.errors import LimbeckError, callable_name
+from limbeck.functional import HiddenLogits, OutputLayer
+from limbeck.models.vocabulary import VocabularyAlignment
+from limbeck.partial_logits import PartialLogits, SampledLogits, TopKLogits
+from limbeck.teachers.teacher import TeacherCapabilities, TeacherContext, TeacherSession
+from limbeck.teachers.wrapper import TeacherWrapper, WrapperSession
+
+_IDS = ("input_ids", "decoder_input_ids")
+
+
+@final
+class AlignedTeacher(TeacherWrapper):
+    """A teacher with another vocabulary than the student, whose outputs are put into the student's order.
+
+    Tokens that only one of the two knows, and outputs without a token, have the probability 0 on *both* sides: their
+    logits are left out before the softmax, in the teacher's outputs and, within a divergence, in the student's. Losses
+    on labels read all outputs of the student. Nothing is padded.
+
+    The teacher reads the student's tokens under its own ids. It may be a `CachedTeacher`: the cache has the teacher's
+    own outputs, so that it serves students with several vocabularies. Of top-k outputs, tokens that the student does
+    not know are left out, and those among the other classes stay in the rest. The value of a sampled divergence
+    contains the entropy of such tokens, which has no gradient.
+
+    Args:
+        teacher: Anything that `as_teacher` accepts.
+        alignment: The shared tokens, from `limbeck.models.align_vocabularies`.
+
+    Raises:
+        LimbeckError: When it is called, if the teacher's outputs are not as many as the alignment says, or a text has a
+            token that the teacher does not know.
+
+    Example:
+        >>> from limbeck.models import VocabularyAlignment
+        >>> alignment = VocabularyAlignment(torch.tensor([0, 2]), torch.tensor([1, 0]), 3, 2, {1: "[PAD]"})
+        >>> with AlignedTeacher(torch.nn.Embedding.from_pretrained(torch.eye(2)), alignment).open(
+        ...     TeacherContext()
+        ... ) as session:
+        ...     session(Batch(torch.tensor([[0, 2]])))["logits"]
+        tensor([[[1., -inf, 0.],
+                 [0., -inf, 1.]]])
+    """
+
+    def __init__(self, teacher: Any, alignment: VocabularyAlignment) -> None:
+        super().__init__(teacher)
+        self.alignment = alignment
+
+    @property
+    def capabilities(self) -> TeacherCapabilities:
+        """The teacher's; partial if some outputs of the student have no counterpart."""
+        own = super().capabilities
+        return own._replace(partial=own.partial or not self.alignment.covers_student)
+
+    def open(self, context: TeacherContext) -> TeacherSession:
+        """Open the teacher."""
+        return _AlignedSession(self.open_all(context), self.alignment)
+
+    @property
+    def fingerprint(self) -> str:
+        """The hash of the teacher's fingerprint and of the alignment."""
+        text = f"aligned {self.teachers[0].fingerprint} {self.alignment.fingerprint}"
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    def describe(self) -> dict[str, Any]:
+        """The teacher, and how many tokens are shared."""
+        vocabulary = self.alignment.describe()
+        return {"teacher": "AlignedTeacher", "of": self.teachers[0].describe(), "vocabulary": vocabulary}
+
+
+@final
+class AlignedLogits(PartialLogits):
+    """A teacher's logits of the tokens that it shares with the student.
+
+    Args:
+        logits: The logits of the shared tokens in the order of `columns`: a tensor, `HiddenLogits`, or partial logits
+            whose classes are numbered so; these may have one class more, for all that the student does not know.
+        columns: The student's output for each shared token; a slice if they are the first ones.
+        classes: The number of outputs of the student.
+    """
+
+    def __init__(self, logits: Tensor | HiddenLogits | PartialLogits, columns: Tensor | slice, *, classes: int) -> None:
+        self.logits, self.columns, self.classes = logits, columns, classes
+
+    @property
+    def tensors(self) -> tuple[Tensor, ...]:
+        """The tensors of the shared tokens' logits; the first may have a dimension of its own."""
+        if isinstance(self.logits, PartialLogits):
+            return self.logits.tensors
+        return (self.logits if isinstance(self.logits, Tensor) else self.logits.hidden,)
+
+    @property
+    def shape(self) -> torch.Size:
+        """Shape of the student's logits."""
+        return torch.Size([*self.logits.shape[:-1], self.classes])
+
+    def to(self, device: torch.device | str) -> AlignedLogits:
+        """Copy to a device."""
+        moved = self._like(*(tensor.to(device, non_blocking=True) for tensor in self.tensors))
+        if isinstance(moved.logits, HiddenLogits):
+            layer = moved.logits.layer
+            bias = None if layer.bias is None else layer.bias.to(device)
+            moved.logits = HiddenLogits(moved.logits.hidden, layer._replace(weight=layer.weight.to(device), bias=bias))
+        if isinstance(self.columns, Tensor):
+            moved.columns = self.columns.to(device)
+        return moved
+
+    def reshape(self, *leading: int) -> AlignedLogits:
+        """Change the leading dimensions, like ``Tensor.reshape``."""
+        logits = self.logits
+        own = (logits.shape[-1],) if isinstance(logits, Tensor) else ()
+        return AlignedLogits(logits.reshape(*leading, *own), self.columns, classes=self.classes)
+
+    def compare(
+        self, kernel: Callable[..., Tensor], student: Float[Tensor, "*leading classes"], **hyper: Any
+    ) -> Tensor:
+        """Compute the kernel's values over the shared tokens: all others are -inf on both sides, that is, left out."""
+        self._check(student, kernel, hyper)
+        shared = select_columns(student, self.columns)
+        if isinstance(self.logits, PartialLogits):
+            if self.logits.classes > shared.shape[-1]:
+                shared = torch.nn.functional.pad(shared, (0, 1), value=-torch.inf)
+            return self.logits.compare(kernel, shared, **hyper)
+        return kernel(student=shared, teacher=_dense(self.logits), **hyper)
+
+    def to_dense(self) -> Tensor | None:
+        """The logits of all outputs of the student, -inf where the teacher has none; None if some are not known."""
+        if isinstance(self.logits, PartialLogits):
+            return None
+        logits = _dense(self.logits)
+        dense = logits.new_full((*logits.shape[:-1], self.classes), -torch.inf)
+        dense[..., self.columns] = logits
+        return dense
+
+    @classmethod
+    def invalid_reason(cls, kernel: Callable[..., Tensor], **hyper: Any) -> str | None:
+        """Return why not: the kernel must compare two rows of logits, and read nothing else of the batch."""
+        other = {"labels", "targets", "mask", "id"} & set(inspect.signature(kernel).parameters)
+        if not other:
+            return None
+        return (
+            f"{callable_name(kernel)} reads {', '.join(sorted(other))} beside the logits of a teacher with another "
+            "vocabulary, and only the shared tokens can be compared. Use a divergence, such as kl_divergence, and a "
+            "loss on labels beside it."
+        )
+
+    def _like(self, *tensors: Tensor) -> AlignedLogits:
+        logits: Any = self.logits
+        if isinstance(logits, PartialLogits):
+            logits = logits._like(*tensors)
+        else:
+            logits = tensors[0] if isinstance(logits, Tensor) else HiddenLogits(tensors[0], logits.layer)
+        return AlignedLogits(logits, self.columns, classes=self.classes)
+
+
+def select_columns(logits: Float[Tensor, "*leading classes"], columns: Tensor | slice) -> Tensor:
+    """The logits of some classes; the first ones are a view."""
+    return logits[..., columns] if isinstance(columns, slice) else logits.index_select(-1, columns.to(logits.device))
+
+
+def _dense(logits: Tensor | HiddenLogits) -> Tensor:
+    return logits if isinstance(logits, Tensor) else logits.to_dense()
+
+
+@final
+class _AlignedSession(WrapperSession):
+    def __init__(self, sessions: Sequence[TeacherSession], alignment: VocabularyAlignment) -> None:
+        super().__init__(sessions)
+        self._alignment = alignment
+        self._student, self._teacher = (_columns(ids) for ids in (alignment.student_ids, alignment.teacher_ids))
+        self._numbers = alignment.from_teacher
+        self._rows: OutputLayer | None = None
+        self._version = (0, 0)
+        # A teacher that knows all of the student's tokens under their own ids reads them as they are.
+        self._reads_own_ids = not (alignment.same_ids and not alignment.names)
+
+    def query(self, batch: Batch) -> Batch:
+        if not self._reads_own_ids:
+            return batch
+        if isinstance(batch.inputs, Tensor):
+            return batch._replace(inputs=self._translate(batch.inputs, batch))
+        if not isinstance(batch.inputs, Mapping):
+            return batch
+        ids = {name: self._translate(batch.inputs[name], batch) for name in _IDS if name in batch.inputs}
+        return batch._replace(inputs={**batch.inputs, **ids})
+
+    def combine(self, batch: Batch, outputs: Sequence[Outputs]) -> Outputs:
+        (own,) = outputs
+        answers: dict[str, Any] = {**own, **own.partial}
+        if LOGITS in answers:
+            answers[LOGITS] = self._align(answers[LOGITS])
+        return Outputs.of(answers)
+
+    def _translate(self, ids: Tensor, batch: Batch) -> Tensor:
+        """The teacher's ids of the student's tokens; padding that the teacher does not know becomes any token."""
+        if ids.is_floating_point():
+            return ids
+        table = self._alignment.from_student.to(ids.device)
+        known = table[ids.clamp(0, len(table) - 1)].masked_fill(ids >= len(table), -1)
+        unknown = (known < 0) & _text_mask(ids, batch)
+        if bool(unknown.any()):
+            id = int(ids[unknown][0])
+            raise LimbeckError(
+                f"The texts have the token {self._alignment.names.get(id, id)!r}, which the teacher does not know. "
+                "Tokenize them with tokens that both know, for example with the teacher's eos_token and chat_template."
+            )
+        return known.clamp_min(0).to(ids.dtype)
+
+    def _align(self, logits: Any) -> Tensor | HiddenLogits | PartialLogits:
+        classes = self._alignment.teacher_size
+        if logits.shape[-1] != classes:
+            raise LimbeckError(
+                f"The teacher has {logits.shape[-1]:,} outputs, and its vocabulary was aligned for {classes:,}. Give "
+                f"align_vocabularies teacher_size={logits.shape[-1]}."
+            )
+        shared: Tensor | HiddenLogits | PartialLogits
+        plain = self._alignment.covers_teacher
+        if isinstance(logits, PartialLogits):
+            shared = self._renumber(logits)
+        elif isinstance(logits, HiddenLogits):
+            shared, plain = HiddenLogits(logits.hidden, self._select_rows(logits.layer)), True
+        else:
+            shared, plain = select_columns(logits, self._teacher), True
+        if plain and self._alignment.covers_student:
+            return shared
+        self._student = self._student if isinstance(self._student, slice) else self._student.to(logits.device)
+        return AlignedLogits(shared, self._student, classes=self._alignment.student_size)
+
+    def _select_rows(self, layer: OutputLayer) -> OutputLayer:
+        """The output layer of the shared tokens, copied only if its weight has changed."""
+        weight, bias = layer.weight, layer.bias
+        if isinstance(self._teacher, slice):  # views
+            return layer._replace(weight=weight[self._teacher], bias=None if bias is None else bias[self._teacher])
+        version = (weight.data_ptr(), 0 if weight.is_inference() else weight._version)
+        if self._rows is None or self._version != version:
+            columns = self._teacher.to(weight.device)
+            self._rows = layer._replace(weight=weight[columns], bias=None if bias is None else bias[columns])
+            self._version = version
+        return self._rows
+
+    def _renumber(self, logits: PartialLogits) -> PartialLogits:
+        """The same logits with the numbers of the shared tokens; the others are one more class without weight."""
+        alignment = self._alignment
+        classes = alignment.shared + (not alignment.covers_teacher)
+        if not isinstance(logits, (TopKLogits, SampledLogits)):
+            raise LimbeckError(f"{type(logits).__name__} have no ids that can be aligned with another vocabulary.")
+        ids = self._numbers.to(logits.device)[logits.ids.long()]
+        depths = logits.depths.masked_fill(ids == alignment.shared, -torch.inf)
+        if isinstance(logits, TopKLogits):
+            return TopKLogits(ids, depths, logits.top, logits.rest, classes=classes, grid=logits.grid)
+        return SampledLogits(
+            ids, depths, logits.top, logits.whole, logits.proposal, power=logits.power, classes=classes
+        )
+
+
+def _columns(ids: Tensor) -> Tensor | slice:
+    """A slice for the first classes in order, which costs no copy; else the ids."""
+    return slice(0, len(ids)) if torch.equal(ids, torch.arange(len(ids))) else ids
+
+
+def _text_mask(ids: Tensor, batch: Batch) -> Tensor:
+    """Which ids are a text's, not padding."""
+    masks = batch.extra.get("masks")
+    mask = masks.get("text") if isinstance(masks, Mapping) else None
+    if mask is None and isinstance(batch.inputs, Mapping):
+        mask = batch.inputs.get("attention_mask")
+    if not isinstance(mask, Tensor) or mask.shape != ids.shape:
+        return torch.ones_like(ids, dtype=torch.bool)
+    return mask.bool().to(ids.device)
