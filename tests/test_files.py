@@ -14,13 +14,15 @@ from limbeck.atomic_io import (
     atomic_write,
     check_no_folder_links,
     folder_lock,
+    make_folder,
     new_partial_folder,
     partial_path,
     truncate,
     write_text,
 )
-from limbeck.errors import DataError
+from limbeck.errors import DataError, LimbeckError
 from limbeck.metrics import save_tensors
+from limbeck.models import save
 from limbeck.models.weights import write_weights
 
 MINE = "four years of work\n"
@@ -159,3 +161,18 @@ def test_a_folder_takes_another_ones_place_in_one_step(tmp_path, monkeypatch):
         assert (tmp_path / "folder" / "file").read_text() == "new"
         assert [one.name for one in tmp_path.iterdir()] == ["folder"]
         shutil.rmtree(tmp_path / "folder")
+
+
+@pytest.mark.parametrize("write", [make_folder, new_partial_folder, lambda path: save(torch.nn.Linear(2, 2), path)])
+def test_a_file_in_place_of_a_folder_is_named(folder, victim, write):
+    for path in (victim, victim / "below") if write is make_folder else (victim / "below",):
+        with pytest.raises(LimbeckError, match=f"{victim.name} is a file"):
+            write(path)
+    assert victim.read_text() == MINE
+    assert not list(folder.iterdir())
+
+
+def test_a_folder_that_exists_is_kept(folder):
+    (folder / "notes.txt").write_text(MINE)
+    make_folder(folder)
+    assert (folder / "notes.txt").read_text() == MINE

@@ -189,11 +189,31 @@ def partial_path(path: Path) -> Path:
 
 
 def new_partial_folder(folder: Path) -> Path:
-    """Create an empty temporary folder next to `folder`. A leftover of an interrupted process is removed."""
+    """Create an empty temporary folder next to `folder`. A leftover of an interrupted process is removed.
+
+    Raises:
+        LimbeckError: If it cannot be made, for example because a parent is a file.
+    """
     partial = partial_path(folder)
+    make_folder(folder.parent)
     remove(partial)
-    partial.mkdir(parents=True)
+    make_folder(partial)
     return partial
+
+
+def make_folder(folder: Path) -> None:
+    """Create a folder and its parents, unless it exists.
+
+    Raises:
+        LimbeckError: If it cannot be made, for example because it or a parent is a file.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError) as error:
+        file = next(path for path in (folder, *folder.parents) if path.exists())
+        raise LimbeckError(f"{folder} cannot be a folder: {file} is a file. Choose another folder.") from error
+    except OSError as error:
+        raise LimbeckError(f"The folder {folder} cannot be made: {error.strerror}. Choose another folder.") from error
 
 
 def replace_folder(new: Path, folder: Path) -> None:

@@ -31,3 +31,11 @@ def test_ids_that_are_missing_or_equal():
         RowIndex(torch.arange(3))(None)
     with pytest.raises(LimbeckError, match=r"same id"):
         RowIndex(torch.tensor([1, 2, 1]))
+
+
+@pytest.mark.parametrize(
+    "ids", [torch.empty(0, dtype=torch.int64), torch.arange(6).view(3, 2), torch.tensor(3), torch.rand(3)]
+)
+def test_ids_that_are_no_column_of_whole_numbers(ids, unchecked):
+    with pytest.raises(LimbeckError):
+        RowIndex(ids)

@@ -93,7 +93,8 @@ def tokenize_texts(
             this tokenizer; another text or tokenizer fills another file.
 
     Raises:
-        LimbeckError: If the tokenizer is not a fast one, or has no ``eos_token`` that `add_eos_token` needs.
+        LimbeckError: If the tokenizer is not a fast one, or has no ``eos_token`` that `add_eos_token` needs; if
+            `folder` cannot be made, for example because it is a file.
         DataError: If there is no text, a text is not one of the forms above, or has nothing to learn.
 
     Example:
@@ -272,7 +273,6 @@ def _hash_request(rows: Sequence[Any], tokenizer: Any, add_eos_token: bool) -> s
 
 def _write(folder: Path, texts: TokenizedTexts) -> None:
     """Write the columns as plain numbers, as they are mapped; the folder appears as a whole."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
     partial = new_partial_folder(folder)
     for name, column in zip(_COLUMNS, (texts.ids, texts.is_target, texts.starts), strict=True):
         write_bytes(column.numpy().tobytes(), partial / f"{name}.bin")

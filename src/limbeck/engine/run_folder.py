@@ -13,7 +13,7 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import nn
 
-from limbeck.atomic_io import folder_lock, remove, replace_folder
+from limbeck.atomic_io import folder_lock, make_folder, remove, replace_folder
 from limbeck.checksums import read_json, write_json
 from limbeck.data import Loader
 from limbeck.engine.checkpoint import to_device
@@ -63,13 +63,7 @@ class RunFolder:
                 "or choose another folder with --out (out=...)."
             )
         if self._writes:
-            self._make(self.path)
-
-    def _make(self, path: Path) -> None:
-        try:
-            path.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise LimbeckError(f"{path} cannot be made: {error.strerror}.") from error
+            make_folder(self.path)
 
     @contextmanager
     def alone(self, fabric: Fabric) -> Iterator[None]:

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from limbeck.atomic_io import atomic_write
+from limbeck.atomic_io import atomic_write, make_folder
 from limbeck.batch import IGNORED, Inputs
 from limbeck.errors import ArgumentError, DataError, LimbeckError, unknown_name_error
 from limbeck.export.onnx_file import strip_debug
@@ -151,7 +151,7 @@ class Quantizer:
             proto = strip_debug(self._quantize(method, symmetric=symmetric))
         del proto.metadata_props[:]
         proto.metadata_props.extend(self._metadata)
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent)
         with atomic_write(path) as partial:
             import_optional("onnx", extra="export", purpose="Quantizing").save(proto, partial)
         return path

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from limbeck.atomic_io import atomic_write
+from limbeck.atomic_io import atomic_write, make_folder
 from limbeck.batch import Batch, Inputs
 from limbeck.errors import LimbeckError
 from limbeck.export.onnx_session import (
@@ -219,7 +219,7 @@ def to_onnx(
     entry = proto.metadata_props.add()
     entry.key, entry.value = "limbeck", json.dumps({**metadata_values, "reads_included": preprocess is not None})
     parity = compare_outputs(proto, program.exported_program, plain, inputs, tolerance=tolerance)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     with atomic_write(path) as partial:
         onnx.save(proto, partial)
     return parity

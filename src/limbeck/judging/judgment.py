@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from limbeck.atomic_io import write_text
+from limbeck.atomic_io import make_folder, write_text
 from limbeck.errors import LimbeckError
 from limbeck.job import sort_controls
 from limbeck.report.arms import ScoreFormat
@@ -144,7 +144,7 @@ class Judgment:
         path = Path(folder)
         page = path / "report.html"
         check_new(path)
-        path.mkdir(parents=True, exist_ok=True)
+        make_folder(path)
         write_text(json.dumps(self.as_dict(), indent=2), path / "judgment.json")
         write_text(judgment_page(self), page)
         return page

@@ -32,7 +32,8 @@ class RowIndex(nn.Module):
         ids: The ids of all examples, ``int64 [examples]``, all different: ``context.ids`` in `LossTerm.setup`.
 
     Raises:
-        LimbeckError: If there are none, because the loader does not know the ids of its examples, or two are equal.
+        LimbeckError: If there are none, because the loader does not know the ids of its examples or has no examples;
+            if they are no column of whole numbers, or two are equal.
 
     Example:
         >>> RowIndex(torch.tensor([40, 7, 796]))(torch.tensor([7, 796]))
@@ -45,6 +46,11 @@ class RowIndex(nn.Module):
             raise LimbeckError(
                 "A memory bank has one row for each example, and this loader does not know the ids of its examples. "
                 "Use ShuffledLoader(ArrayDataset(inputs, labels), batch_size=...)."
+            )
+        if ids.ndim != 1 or len(ids) == 0 or ids.is_floating_point() or ids.is_complex():
+            raise LimbeckError(
+                f"A memory bank needs the ids of its examples as one column of whole numbers, such as dataset.ids; got "
+                f"{str(ids.dtype).removeprefix('torch.')} of shape {list(ids.shape)}."
             )
         ordered, rows = ids.sort()
         if len(ids) > 1 and bool((ordered[1:] == ordered[:-1]).any()):

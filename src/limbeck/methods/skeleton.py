@@ -5,6 +5,7 @@ from __future__ import annotations
 import keyword
 from pathlib import Path
 
+from limbeck.atomic_io import make_folder
 from limbeck.errors import ArgumentError, LimbeckError, unknown_name_error
 
 _METHOD = '''"""{title}: say in one line what the student learns."""
@@ -143,7 +144,7 @@ def write_skeleton(name: str, *, family: str = "logits", folder: str | Path = ".
     Raises:
         ArgumentError: If the name is no Python name in lower case.
         UnknownNameError: If there is no such family.
-        LimbeckError: If a file exists.
+        LimbeckError: If a file exists, or `folder` is a file.
     """
     if not name.isidentifier() or name != name.lower() or keyword.iskeyword(name):
         raise ArgumentError(
@@ -180,7 +181,7 @@ def write_skeleton(name: str, *, family: str = "logits", folder: str | Path = ".
         if path.exists():
             raise LimbeckError(f"{path} exists already. Choose another name, or remove the file.")
     for path, text in files.items():
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent)
         path.write_text(text, encoding="utf-8")
     return list(files)
 

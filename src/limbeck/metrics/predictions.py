@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from limbeck.atomic_io import make_folder
 from limbeck.batch import IGNORED, LOGITS, Batch, Inputs, Outputs
 from limbeck.data import Loader, TorchLoader, as_loader
 from limbeck.data.tokenizer import is_causal_lm, token_batch
@@ -30,7 +31,7 @@ def save_tensors(tensors: Mapping[str, Tensor], path: str | Path) -> None:
         path: The file. Its folder is created.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     write_weights(tensors, path, header={})
 
 

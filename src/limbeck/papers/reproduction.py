@@ -10,7 +10,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from limbeck.atomic_io import write_text
+from limbeck.atomic_io import make_folder, write_text
 from limbeck.errors import LimbeckError, unknown_name_error
 from limbeck.papers.experiment import Experiment, ExperimentScale, Figures, Row
 from limbeck.papers.task_queue import Callback, TaskQueue, machine_slowness
@@ -136,5 +136,5 @@ def _check_folder(folder: Path, scale: str) -> None:
         return
     if folder.is_dir() and any(folder.iterdir()):
         raise LimbeckError(f"{folder} is not empty and holds no reproduction; give another folder: --out.")
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     write_text(json.dumps({"scale": scale}), file)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from limbeck.atomic_io import write_text
+from limbeck.atomic_io import make_folder, write_text
 from limbeck.errors import LimbeckError
 from limbeck.job import hide_private_paths, read_interval
 from limbeck.report.arms import ArmRow
@@ -61,7 +61,7 @@ def write_report(runs: Sequence[str | Path | RunData], out: str | Path | None = 
     for run in loaded_runs:
         page = hide_private_paths(page, run.folder)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent)
         write_text(page, path)
     except OSError as error:
         raise LimbeckError(f"{path} cannot be written: {error.strerror or error}. Give another --out.") from error

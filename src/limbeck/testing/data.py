@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from functools import partial
 from itertools import islice
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -167,39 +167,88 @@ def check_transform(view: Transform, inputs: Inputs) -> None:
         inputs: Inputs of a model, for at least two examples.
 
     Raises:
-        LawError: If laws are broken; the message lists them.
+        LimbeckError: If there are fewer than two examples.
+        LawError: If laws are broken; the message lists all of them.
 
     Example:
         >>> from limbeck.data import Crop
         >>> check_transform(Crop(), torch.rand(4, 3, 8, 8))
     """
-    mark = view.fingerprint
-    require(isinstance(mark, str) and bool(mark), "it has no fingerprint", of=_TRANSFORMS)
     count = len(next(iter(_parts(inputs))))
-    require(count > 1, "give at least two examples", of="this check")
+    if count < 2:
+        raise LimbeckError(
+            f"check_transform needs at least two examples, to see whether one depends on the other; got {count}."
+        )
     id, number = torch.arange(count) * 3 + 1, torch.arange(count) % 2
-    before, state = [part.clone() for part in _parts(inputs)], torch.get_rng_state()
-    result = view(inputs, id, number)
-    require(_same_parts(before, _parts(inputs)), "it writes into the inputs", of=_TRANSFORMS)
-    require(
-        torch.equal(torch.get_rng_state(), state),
-        "it uses PyTorch's random number generator: use counter_uniform",
-        of=_TRANSFORMS,
-    )
+    call = _TransformCall(view, inputs, id, number)
+    check_laws([partial(_check_call, call)], of=_TRANSFORMS)  # a transform that fails breaks every other law, too
+    laws = (_check_fingerprint, _check_untouched, _check_generator, _check_repeated, _check_batch)
+    check_laws([partial(law, call) for law in laws], of=_TRANSFORMS)
+
+
+class _TransformCall(NamedTuple):
+    """A transform, and what it is called with."""
+
+    view: Transform
+    inputs: Inputs
+    id: Tensor
+    number: Tensor
+
+    def result(self, part: Tensor | None = None) -> list[Tensor]:
+        """Tensors that the transform gives for copies of the inputs, or of some rows of them."""
+        rows = torch.arange(len(self.id)) if part is None else part
+        return _parts(self.view(input_rows(self.inputs, rows), self.id[rows], self.number[rows]))
+
+
+def _check_call(call: _TransformCall) -> None:
+    """It can be called with inputs, ids and views."""
+    call.result()
+
+
+def _check_fingerprint(call: _TransformCall) -> None:
+    """It has a fingerprint that does not change."""
+    mark = call.view.fingerprint
+    require(isinstance(mark, str) and bool(mark), "it has no fingerprint", of=_TRANSFORMS)
+    call.result()
+    require(call.view.fingerprint == mark, "its fingerprint changes while it is used", of=_TRANSFORMS)
+
+
+def _check_untouched(call: _TransformCall) -> None:
+    """It does not change its inputs."""
+    copy = call._replace(inputs=input_rows(call.inputs, torch.arange(len(call.id))))
+    before = [part.clone() for part in _parts(copy.inputs)]
+    copy.view(copy.inputs, call.id, call.number)
+    require(_same_parts(before, _parts(copy.inputs)), "it writes into the inputs", of=_TRANSFORMS)
+
+
+def _check_generator(call: _TransformCall) -> None:
+    """It does not use PyTorch's random number generator."""
+    state = torch.get_rng_state()
+    call.result()
+    same = torch.equal(torch.get_rng_state(), state)
+    require(same, "it uses PyTorch's random number generator: use counter_uniform", of=_TRANSFORMS)
+
+
+def _check_repeated(call: _TransformCall) -> None:
+    """The same (id, view) gives bitwise equal results."""
+    first = [part.clone() for part in call.result()]
     torch.rand(1)
-    require(
-        _same_parts(_parts(view(inputs, id, number)), _parts(result)),
-        "a second call gives another result",
-        of=_TRANSFORMS,
-    )
+    require(_same_parts(call.result(), first), "a second call gives another result", of=_TRANSFORMS)
+
+
+def _check_batch(call: _TransformCall) -> None:
+    """The result does not depend on the order and the other examples of the batch."""
+    count = len(call.id)
+    result = [part.clone() for part in call.result()]
+    if not _same_parts(call.result(), result):
+        return  # another law reports it, and nothing can be compared
     for part, what in (
         (torch.arange(count).flip(0), "the order of the batch"),
         (torch.arange(count)[1::2], "what else is in the batch"),
         (torch.tensor([count - 1]), "what else is in the batch"),
     ):
-        again = view(input_rows(inputs, part), id[part], number[part])
-        require(_same_parts(_parts(again), _parts(input_rows(result, part))), f"it depends on {what}", of=_TRANSFORMS)
-    require(view.fingerprint == mark, "its fingerprint changes while it is used", of=_TRANSFORMS)
+        same = _same_parts(call.result(part), [column[part] for column in result])
+        require(same, f"it depends on {what}", of=_TRANSFORMS)
 
 
 def _parts(inputs: Any) -> list[Tensor]:

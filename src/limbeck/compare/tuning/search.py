@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from limbeck.atomic_io import write_text
+from limbeck.atomic_io import make_folder, write_text
 from limbeck.checksums import write_json
 from limbeck.compare.arm_recipes import matched_smoothing
 from limbeck.compare.comparison_data import ComparisonData, arms_of_task, load_comparison_data
@@ -77,7 +77,7 @@ def tune(
     check_ends(job, search_ranges, teacher, material.task)
     dry_run(job, material, teacher, models)
     verify_files(material, callback)
-    out.mkdir(parents=True, exist_ok=True)
+    make_folder(out)
     callback(Message(_describe_search(job, material, trials)))
     with lock_folder(job, out):
         teacher_start = time.perf_counter()
