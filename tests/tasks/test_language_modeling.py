@@ -249,3 +249,18 @@ def test_unknown_columns_are_not_measured():
     measures = LanguageModeling(5).measure(table, None)
     assert "bits_per_byte" not in measures
     assert "kl_to_teacher" in measures
+
+
+def test_trap_17_tokens_that_the_teacher_lacks_are_left_out_of_the_comparison_on_both_sides():
+    logits, teacher, labels = random_rows(), random_rows(seed=1), torch.arange(40) % 20
+    known = torch.ones(30, dtype=torch.bool)
+    known[[3, 25, 29]] = False
+    aligned = teacher.masked_fill(~known, -torch.inf)
+    state = TextSumsState()
+    state.update(logits[None], Batch(logits[None], labels=labels[None]), aligned[None])
+    truth = truth_of(logits[:, known], teacher[:, known], labels)
+    whole = truth_of(logits, logits, labels)
+    for name in truth:
+        own = name in ("nll", "token_accuracy", "entropy")  # these read every output of the student
+        expected = (whole if own else truth)[name]
+        assert float(state.compute().sums(name)) == pytest.approx(expected, rel=1e-9), name

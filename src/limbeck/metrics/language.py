@@ -95,7 +95,8 @@ class TextSumsState:
         Args:
             logits: ``[batch, positions, vocabulary]``, or `limbeck.functional.HiddenLogits` of that shape.
             batch: The batch with its labels: the next token of each position.
-            teacher: The teacher's logits for the same positions, of either kind.
+            teacher: The teacher's logits for the same positions, of either kind. A token that is -inf at every position
+                is left out of the comparison on both sides.
 
         Raises:
             DataError: If the batch has no labels, or the shapes differ.
@@ -200,8 +201,17 @@ def _token_values(
     if teacher is None:
         theirs = [torch.full_like(own[0], math.nan)] * len(_WITH_TEACHER)
     else:
-        theirs = _compare(log_q, teacher.to(logits.device, logits.dtype).log_softmax(1))
+        theirs = _compare(*_shared_log_softmax(logits, teacher.to(logits.device, logits.dtype)))
     return torch.stack([*own, *theirs], 1).double().cpu()
+
+
+def _shared_log_softmax(logits: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
+    """The logarithms of q and p over the tokens that the teacher has.
+
+    A teacher with another vocabulary is -inf in every row of a column that it lacks (`AlignedTeacher`).
+    """
+    unknown = (teacher == -torch.inf).all(0)
+    return logits.masked_fill(unknown, -torch.inf).log_softmax(1), teacher.log_softmax(1)
 
 
 def _compare(log_q: Tensor, log_p: Tensor) -> list[Tensor]:
