@@ -76,7 +76,7 @@ def a_store(folder: Path) -> tuple[Manifest, bytes]:
     column = Column(encoding("float16", classes=3), (), ())
     keys = Keys(np.arange(5), np.full(5, -1))
     rows = column.encode(torch.randn(5, 3), id=torch.arange(5), view=torch.full((5,), -1))
-    shard = write_shard(Location(folder), 0, keys, {"logits": rows})
+    shard = write_shard(Location(folder), "shards/000000.safetensors", keys, {"logits": rows})
     origin = TeacherProvenance("t", "d", None, "preprocess", "float32", {"logits": column.spec})
     manifest = Manifest(origin, {"examples": 5}, (shard,))
     (folder / "manifest.json").write_bytes(manifest.to_bytes())

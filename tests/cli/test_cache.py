@@ -47,6 +47,17 @@ def test_what_it_would_take_is_told_before_it_is_paid_for(here, limbeck, taught)
     assert ended.result["seconds"] > 0  # also where all examples are one batch
 
 
+def test_two_parts_become_one_cache(here, limbeck, taught):
+    batches = ("--set", "budget.batch_size=16")
+    first = limbeck("cache", "build", *taught, *FOLDER, *batches, "--part", "1/2", "--json")
+    assert first.result == {"part": 1, "parts": 2, "joined": False}
+    last = limbeck("cache", "build", *taught, *FOLDER, *batches, "--part", "2/2")
+    assert "all parts are joined" in last.err + last.out
+    assert "135 outputs" in last.out
+    assert limbeck("cache", "build", *taught, *FOLDER, *batches, "--json").result["answers"] == 135
+    assert limbeck("cache", "build", *taught, *FOLDER, "--part", "3/2").code == 1
+
+
 def test_answers_are_built_once_checked_and_shared(here, limbeck, taught):
     for _ in range(2):
         ended = limbeck("cache", "build", *taught, *FOLDER, "--json")

@@ -4,6 +4,7 @@ from limbeck.cache.column import Column
 from limbeck.cache.encodings import Encoding, encoding, kl_error, make_encoding, validate_encoding
 from limbeck.cache.location import Location
 from limbeck.cache.manifest import Manifest, ManifestDifference, Shard, TeacherProvenance, find_mismatch
+from limbeck.cache.parts import Part, are_all_parts_done, has_parts, join_parts, mark_part
 from limbeck.cache.reader import CacheReader, DecodedTable, find_manifest, is_cache
 from limbeck.cache.shard import Keys
 from limbeck.cache.writer import SHARD_BYTES, CacheWriter, open_writer, repair
@@ -19,14 +20,19 @@ __all__ = [
     "Location",
     "Manifest",
     "ManifestDifference",
+    "Part",
     "Shard",
     "TeacherProvenance",
+    "are_all_parts_done",
     "encoding",
     "find_manifest",
     "find_mismatch",
+    "has_parts",
     "is_cache",
+    "join_parts",
     "kl_error",
     "make_encoding",
+    "mark_part",
     "open_writer",
     "repair",
     "validate_encoding",

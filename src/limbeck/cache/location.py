@@ -9,7 +9,7 @@ import tempfile
 from pathlib import Path
 from typing import Any, final
 
-from limbeck.atomic_io import publish_file, write_bytes
+from limbeck.atomic_io import publish_file, sync_folder, write_bytes
 from limbeck.errors import DataError, LimbeckError
 
 
@@ -114,6 +114,33 @@ class Location:
         (self.local / file).unlink(missing_ok=True)
         if self._remote is not None and self._remote.exists(f"{self._root}/{file}"):
             self._remote.rm_file(f"{self._root}/{file}")
+
+    def adopt(self, other: Location, file: str, name: str) -> None:
+        """Take over a file that never changes from another location in the same storage, as a link where possible.
+
+        Raises:
+            LimbeckError: If the disk is full, or cannot be written to.
+        """
+        try:
+            if self._remote is not None:
+                self._remote.copy(f"{other._root}/{file}", f"{self._root}/{name}")
+                return
+            path = self.local / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.unlink(missing_ok=True)  # of a call that was killed
+            try:
+                os.link(other.local / file, path)
+                sync_folder(path.parent)
+            except OSError:  # a file system without links
+                write_bytes((other.local / file).read_bytes(), path)
+        except OSError as error:
+            raise self.refusal(error) from error
+
+    def remove_all(self) -> None:
+        """Remove the folder with all its files."""
+        if self._remote is not None and self._remote.exists(self._root):
+            self._remote.rm(self._root, recursive=True)
+        shutil.rmtree(self.local, ignore_errors=True)
 
     def files(self, folder: str) -> list[str]:
         """The names in a subfolder."""

@@ -116,6 +116,11 @@ class Manifest:
     about: Mapping[str, Any] = field(default_factory=dict)
     shards: tuple[Shard, ...] = ()
 
+    @property
+    def files(self) -> Mapping[str, str]:
+        """The further files of the cache, and the SHA-256 of each: a last layer, inputs."""
+        return dict(self.about.get("files", {}))
+
     def with_shard(self, shard: Shard) -> Manifest:
         """The manifest with one more shard."""
         return replace(self, shards=(*self.shards, shard))

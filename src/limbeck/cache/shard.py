@@ -60,15 +60,14 @@ Records = Mapping[str, NDArray[np.uint8]]
 """Address -> rows of bytes: one for each example, or for each position where their number differs."""
 
 
-def write_shard(location: Location, number: int, keys: Keys, records: Records) -> Shard:
-    """Write a shard atomically, as a safetensors file.
+def write_shard(location: Location, file: str, keys: Keys, records: Records) -> Shard:
+    """Write a shard atomically, as a safetensors file of this name.
 
     Raises:
         LimbeckError: If the disk is full, or cannot be written to.
     """
     from safetensors.numpy import save
 
-    file = f"{FOLDER}/{number:06d}.safetensors"
     columns = {name: column for name, column in zip(_KEYS, keys, strict=True) if column is not None}
     data = save(columns | {_RECORDS + address: rows for address, rows in records.items()})
     location.put(file, data)

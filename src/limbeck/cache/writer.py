@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
 import warnings
 from collections.abc import Iterator, Mapping
@@ -55,13 +56,14 @@ def open_writer(
     with folder_lock(location.local, doing="written"):
         manifest = find_manifest(location)
         if manifest is None:
-            manifest = Manifest(origin, dict(about or {}))
+            hashes = {name: hashlib.sha256(data).hexdigest() for name, data in (files or {}).items()}
+            manifest = Manifest(origin, {**(about or {}), **({"files": hashes} if hashes else {})})
             for name, data in (files or {}).items():
                 location.put(name, data)
             location.put(FILE, manifest.to_bytes())
         elif (difference := manifest.origin.difference(origin)) is not None:
             raise find_mismatch(location, manifest, difference, about=about)
-        writer = CacheWriter(location, _drop_damaged(location, manifest), shard_bytes, patience)
+        writer = CacheWriter(location, drop_damaged(location, manifest), shard_bytes, patience)
         try:
             yield writer
         finally:
@@ -80,7 +82,7 @@ def repair(location: Location) -> None:
     with folder_lock(location.local, doing="written"):
         manifest = find_manifest(location)
         if manifest is not None:
-            _drop_damaged(location, manifest)
+            drop_damaged(location, manifest)
 
 
 @final
@@ -131,8 +133,8 @@ class CacheWriter:
         keys = self._keys[0].joined(self._keys[1:])
         records = {address: np.concatenate(rows) for address, rows in self._records.items()}
         self._reset()  # before the write: if it fails, the outputs are lost, and the end of the block must not retry
-        number = 1 + max((_number(shard.file) for shard in self._manifest.shards), default=-1)
-        manifest = self._manifest.with_shard(write_shard(self._location, number, keys, records))
+        shard = write_shard(self._location, shard_file(self._manifest), keys, records)
+        manifest = self._manifest.with_shard(shard)
         self._location.put(FILE, manifest.to_bytes())
         self._manifest = manifest
 
@@ -169,7 +171,7 @@ class _IdSet:
         return result
 
 
-def _drop_damaged(location: Location, manifest: Manifest) -> Manifest:
+def drop_damaged(location: Location, manifest: Manifest) -> Manifest:
     """Remove damaged shards from the manifest, and files that it does not name from the folder."""
     intact, lost = [], 0
     for shard in manifest.shards:
@@ -187,6 +189,12 @@ def _drop_damaged(location: Location, manifest: Manifest) -> Manifest:
         if f"{FOLDER}/{name}" not in names:
             location.remove(f"{FOLDER}/{name}")
     return manifest
+
+
+def shard_file(manifest: Manifest) -> str:
+    """The name of the next shard of a cache."""
+    number = 1 + max((_number(shard.file) for shard in manifest.shards), default=-1)
+    return f"{FOLDER}/{number:06d}.safetensors"
 
 
 def _number(file: str) -> int:

@@ -24,17 +24,27 @@ if TYPE_CHECKING:
 Flags = Mapping[str, Any]
 
 
-def run_build(path: str | None, flags: Flags, settings: Sequence[str], *, as_json: bool) -> None:
-    """Build the teacher cache of a job, or continue building it."""
+def run_build(
+    path: str | None, flags: Flags, settings: Sequence[str], *, as_json: bool, part: str | None = None
+) -> None:
+    """Build the teacher cache of a job, or one part of it, or continue building it."""
+    from limbeck.cache import Part
+
+    own = None if part is None else Part.parse(part)
     job = _job(path, flags, settings)
     try:
         with ProgressCallback(to_error=as_json) as callback:
             from limbeck.compare.teacher_cache import build
 
-            stores = build(job, callback=callback)
+            stores = build(job, callback=callback, part=own)
     except KeyboardInterrupt:
         print("Interrupted. Finished work is saved; run the same command again to continue.", file=sys.stderr)
         sys.exit(130)
+    if own is not None:
+        rest = "all parts are joined" if stores else "the last part to end joins all of them"
+        print_message(f"Part {own.number} of {own.count} is complete; {rest}.", to_error=as_json)
+        if as_json and not stores:
+            print(json.dumps({"part": own.number, "parts": own.count, "joined": False}))
     for store in stores:
         _show_store(store, as_json=as_json)
 
@@ -253,13 +263,19 @@ def cache_build(
     teacher: TeacherName = None,
     data: DataName = None,
     settings: Settings = None,
+    part: Annotated[
+        str | None,
+        typer.Option(
+            help="Fill one of several parts, such as 2/4, while other processes fill the others. The last joins them."
+        ),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Compute and store the teacher's outputs for all training data.
 
     If it is interrupted, the same command continues.
     """
-    run_build(job, {"teacher": teacher, "data": data}, settings or [], as_json=as_json)
+    run_build(job, {"teacher": teacher, "data": data}, settings or [], as_json=as_json, part=part)
 
 
 @cache.command("info")

@@ -13,7 +13,18 @@ import torch
 from torch import Tensor
 
 from limbeck.batch import LOGITS
-from limbeck.cache import CacheReader, Encoding, Location, encoding, is_cache, kl_error, make_encoding, repair
+from limbeck.cache import (
+    CacheReader,
+    Encoding,
+    Location,
+    Part,
+    encoding,
+    is_cache,
+    join_parts,
+    kl_error,
+    make_encoding,
+    repair,
+)
 from limbeck.compare.arm_recipes import recipe_of
 from limbeck.compare.comparison_data import ComparisonData, load_comparison_data
 from limbeck.compare.estimator import EstimatorModule
@@ -112,38 +123,48 @@ def views_of(job: Job) -> int:
     return 1
 
 
-def build(job: Job, *, callback: Callback) -> list[CacheReader]:
+def build(job: Job, *, callback: Callback, part: Part | None = None) -> list[CacheReader]:
     """Fill the cache of a job: the teacher's outputs for all training data, in every view that the arms need.
 
     After an interruption, the next call continues.
+
+    Args:
+        job: The job.
+        callback: Called with the progress.
+        part: The range of batches that this process fills, while others fill the rest; None for all.
+
+    Returns:
+        The caches; without those that have no joined part yet.
 
     Raises:
         LimbeckError: If the teacher has no weights yet, or the cache belongs to something else or cannot be written.
     """
     material, teacher = load_data_and_teacher(job)
-    fill_job_cache(job, material, teacher, callback)
-    return [CacheReader(folder) for folder in folders_of(job)]
+    fill_job_cache(job, material, teacher, callback, part=part)
+    return [CacheReader(folder) for folder in folders_of(job) if part is None or is_cache(folder)]
 
 
-def fill_job_cache(job: Job, material: ComparisonData, teacher: Teacher, callback: Callback) -> None:
+def fill_job_cache(
+    job: Job, material: ComparisonData, teacher: Teacher, callback: Callback, *, part: Part | None = None
+) -> None:
     """Fill the cache with the outputs of a trained teacher."""
     for store in open_cached_teacher(job, teacher, folder_of(job)).values():
-        _fill(job, material, store, callback)
+        _fill(job, material, store, callback, part)
 
 
-def _fill(job: Job, material: ComparisonData, store: CachedTeacher, callback: Callback) -> None:
-    views, where = views_of(job), store.where
+def _fill(job: Job, material: ComparisonData, store: CachedTeacher, callback: Callback, part: Part | None) -> None:
+    views, where, loader = views_of(job), store.where, make_cache_loader(job, material)
     fabric = open_fabric(precision=job.precision, devices=1)
     filling = fill_cache(
-        store, make_cache_loader(job, material), preprocess=material.data.preprocess, views=views,
-        device=fabric.device,
-    )  # fmt: skip
-    lacking = _count_missing(job, material, where)
+        store, loader, preprocess=material.data.preprocess, views=views, device=fabric.device, part=part
+    )
+    examples = views * (part or Part(1, 1)).count_examples(loader.examples_per_epoch, loader.batch_size)
+    lacking = examples if part is not None else _count_missing(job, material, where)
     with fabric.autocast():
         for number, done in enumerate(filling):
             if not number:  # only the first step raises for a cache that does not fit
-                callback(Message(_asking(len(material.train), views, lacking, where)))
-            callback(OutputsCached(done, views * len(material.train)))
+                callback(Message(_asking(examples // views, views, lacking, where)))
+            callback(OutputsCached(done, examples))
 
 
 def _asking(examples: int, views: int, missing: int, where: str) -> str:
@@ -157,7 +178,8 @@ def _asking(examples: int, views: int, missing: int, where: str) -> str:
 
 
 def _count_missing(job: Job, material: ComparisonData, where: str) -> int:
-    """The number of outputs that are missing or damaged in the cache."""
+    """The number of outputs that are missing or damaged in the cache, when its parts are joined."""
+    join_parts(Location(where))
     views = range(views_of(job)) if job.budget.has_views else [-1]
     repair(Location(where))
     if not is_cache(where):

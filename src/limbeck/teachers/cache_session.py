@@ -24,6 +24,7 @@ from limbeck.cache import (
     ManifestDifference,
     find_manifest,
     find_mismatch,
+    has_parts,
     open_writer,
 )
 from limbeck.errors import LimbeckError, LimbeckWarning
@@ -246,6 +247,12 @@ class CacheSession(TeacherSession):
                 "Build it first, with limbeck cache build."
             )
         if self._teacher_fn is None:
+            if has_parts(self._location):
+                message = (
+                    f"The cache at {self._location.name} has parts that are not joined, so their outputs are computed "
+                    "again. Stop, and join them with limbeck cache build or fill_cache() without a part."
+                )
+                warnings.warn(message, LimbeckWarning, stacklevel=2)
             addresses = query_addresses(self._stored_addresses | {LOGITS}, self._request.head)
             self._teacher_fn = self._stack.enter_context(self._teacher.open(replace(self._context, requires=addresses)))
         return self._teacher_fn

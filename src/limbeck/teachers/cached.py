@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import importlib.metadata
 import json
@@ -145,6 +146,12 @@ class CachedTeacher(TeacherWrapper):
             loader.batch_size or 1, _about(loader, description), self.shard_bytes, checks_inputs=not loader.fixed,
         )  # fmt: skip
         return CacheSession(inner, location, request, context)
+
+    def copy_at(self, where: str | os.PathLike[str]) -> CachedTeacher:
+        """The same teacher with another cache, such as a part of this one."""
+        other = copy.copy(self)
+        other.where = os.fspath(where)
+        return other
 
     def check(self, loader: Stream, preprocess: Preprocess) -> None:
         """Check that the cache, if there is one, was made for this teacher, loader and preprocessing.

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Iterator, Sequence
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
 from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
@@ -12,8 +14,8 @@ import torch
 from torch import Tensor
 
 from limbeck.batch import LOGITS, Batch
-from limbeck.cache import CacheReader, Location, repair
-from limbeck.errors import LimbeckError
+from limbeck.cache import CacheReader, Location, Part, are_all_parts_done, join_parts, mark_part, repair
+from limbeck.errors import LimbeckError, LimbeckWarning
 from limbeck.functional import kl_divergence
 from limbeck.partial_logits import TopKLogits
 from limbeck.teachers.cache_request import (
@@ -51,6 +53,7 @@ def fill_cache(
     preprocess: Preprocess = read_inputs,
     views: int = 1,
     device: torch.device = _CPU,
+    part: Part | None = None,
 ) -> Iterator[int]:
     """Compute and store the outputs that a cache lacks, for `views` views of every example.
 
@@ -58,30 +61,79 @@ def fill_cache(
     dropped with a warning and computed again. A warning says so if the teacher is no better than chance on the first
     thousand labeled examples.
 
+    Several processes fill one cache at the same time if each gets another `part`. Every part has whole batches, so its
+    outputs are bitwise those of a single process. The process that is last joins the parts; after an interruption, a
+    call without `part` joins those that are there and computes the rest.
+
     Args:
         teacher: The cached teacher.
         loader: The loader of the examples.
         preprocess: The function from a batch to inputs.
         views: The number of views of each example: the first epochs of the loader.
         device: The device on which the teacher runs.
+        part: The range of batches that this process fills; None for all.
 
     Yields:
         The number of examples processed so far, after each batch.
+
+    Raises:
+        LimbeckError: If `views` is not positive, the cache was made for something else, or another process fills it.
     """
     if views < 1:
         raise LimbeckError(f"views={views} must be 1 or more.")
+    whole = Location(teacher.where)
+    if part is None:
+        join_parts(whole)
+        yield from _fill(teacher, loader, range(views), preprocess, device, batches=None)
+        return
+    teacher.check(loader, preprocess)
+    mark_part(part, whole, done="")
+    numbers = part.batches(_count_batches(loader))
+    yield from _fill(teacher.copy_at(part.location(whole).name), loader, range(views), preprocess, device, numbers)
+    mark_part(part, whole, done=f"{views} views")
+    if are_all_parts_done(part, whole):
+        try:
+            join_parts(whole)
+        except LimbeckError as error:  # such as: another process is joining them
+            warnings.warn(f"{error} limbeck cache build joins the parts.", LimbeckWarning, stacklevel=2)
+
+
+def _fill(
+    teacher: CachedTeacher,
+    loader: Epochs,
+    views: Iterable[int],
+    preprocess: Preprocess,
+    device: torch.device,
+    batches: range | None,
+) -> Iterator[int]:
+    """Fill a cache with the outputs for some of the batches of each view."""
     done, chance = 0, ChanceCheck(classes=teacher.classes)
     repair(Location(teacher.where))
     teacher.check(loader, preprocess)
     if teacher.through is not None and teacher.inner is not None:
         repair_head(Location(teacher.where), find_last_layer(teacher.inner, teacher.through))
+    first, count = (0, None) if batches is None else (batches.start, len(batches))
     with teacher.open(TeacherContext(device=device, preprocess=preprocess, loader=loader)) as teacher_fn:
-        for view in range(views):
-            for batch in loader.batches(view, 0):
+        for view in views:
+            for batch in islice(loader.batches(view, first), count):
                 chance.update(batch, teacher_fn(batch.to(device)))
                 done += batch.size
                 yield done
         chance.warn_if_not_better()
+
+
+def _count_batches(loader: Epochs) -> int:
+    """The number of batches of an epoch.
+
+    Raises:
+        LimbeckError: If it is not known.
+    """
+    if loader.examples_per_epoch is None or loader.batch_size is None:
+        raise LimbeckError(
+            f"The batches of a {type(loader).__name__} cannot be counted, so they cannot be split into parts. Leave "
+            "part= out, or use ShuffledLoader(dataset, batch_size=...)."
+        )
+    return -(-loader.examples_per_epoch // loader.batch_size)
 
 
 class CacheVerification(NamedTuple):
