@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import re
 from contextlib import ExitStack
-from dataclasses import replace
-from typing import NamedTuple
+from dataclasses import dataclass, replace
 
 from limbeck.atomic_io import folder_lock
 from limbeck.cache.location import Location
@@ -18,7 +17,8 @@ _FOLDER = "parts"
 _DONE = "done"
 
 
-class Part(NamedTuple):
+@dataclass(frozen=True, order=True)
+class Part:
     """One of several ranges of batches: each process fills one of them.
 
     Attributes:

@@ -224,7 +224,7 @@ class _ShuffledSession(WrapperSession):
         if mask is None or mask.ndim != 2:
             return outputs[0]
         places = _places_in_next(mask.bool())
-        every = {**outputs[0], **outputs[0].partial}
+        every: dict[str, Tensor | PartialLogits] = {**outputs[0], **outputs[0].partial}
         return Outputs.of({address: _take_places(value, places) for address, value in every.items()})
 
 
