@@ -42,7 +42,7 @@ def test_a_line_without_a_label_has_none_and_that_is_counted(tmp_path, change):
 @pytest.mark.parametrize("key", [{}, {"label": None}])
 def test_lines_of_which_none_has_a_label_are_refused(tmp_path, key):
     with pytest.raises(DataError, match="'label'"):
-        load_data(_lines(tmp_path / "d.jsonl", [{"text": "w", **key}] * 10))
+        load_data(_lines(tmp_path / "d.jsonl", [{"text": "w", **key}] * 10), task="classification")
 
 
 def test_spaces_around_labels_are_removed_and_that_is_said(tmp_path):

@@ -24,9 +24,9 @@ from limbeck.data.splits import ColumnSummary, DataSplits, DataSummary, PartSumm
 from limbeck.data.table import read_split_table, read_table
 from limbeck.data.table_encoding import CategoryColumn, NumberColumn, TableEncoding
 from limbeck.data.texts import TextDataset, TokenizeOnRead
-from limbeck.data.token_dataset import TokenDataset
+from limbeck.data.token_dataset import TokenDataset, split_texts
 from limbeck.data.tokenized_texts import TokenizedTexts, hash_tokenizer, tokenize_texts
-from limbeck.data.tokenizer import holds_tokenizer, open_tokenizer, train_tokenizer
+from limbeck.data.tokenizer import holds_tokenizer, open_tokenizer, train_byte_level_tokenizer, train_tokenizer
 from limbeck.data.torch_loader import TorchLoader, as_loader
 from limbeck.data.transform import BatchMix, Transform
 from limbeck.data.transforms.color import ColorJitter
@@ -91,9 +91,11 @@ __all__ = [
     "shard_batch",
     "silenced",
     "split",
+    "split_texts",
     "subsample",
     "summarize",
     "tokenize_texts",
+    "train_byte_level_tokenizer",
     "train_tokenizer",
     "verify",
 ]

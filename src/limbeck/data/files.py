@@ -27,7 +27,6 @@ _CONVERSIONS = {
     ".npy": _ARRAYS, ".pt": _ARRAYS, ".pth": _ARRAYS, ".mat": _ARRAYS, ".h5": _ARRAYS, ".hdf5": _ARRAYS,
     ".pkl": _ARRAYS, ".safetensors": _ARRAYS, ".xlsx": _SHEET, ".xls": _SHEET, ".ods": _SHEET,
     ".arrow": _ARROW, ".feather": _ARROW, ".orc": _ARROW, ".avro": _ARROW, ".pq": "rename it to .parquet",
-    ".txt": "rename a table to .csv, with --set data.separator=tab or another character; labeled texts: .jsonl",
     ".data": "rename a table to .csv, with --set data.separator=tab or another character, and add a header row",
     ".py": "add the name of the function that returns the data: my.py:load",
 }  # fmt: skip
@@ -61,7 +60,7 @@ def check_readable(name: str, path: Path) -> None:
     """
     suffix = path.suffix.lower()
     if path.is_file():
-        way = _CONVERSIONS.get(suffix, "use a .npz, .csv, .tsv, .parquet or .jsonl file, or a folder")
+        way = _CONVERSIONS.get(suffix, "use a .npz, .csv, .tsv, .parquet, .jsonl or .txt file, or a folder")
         if suffix in IMAGE_SUFFIXES:
             way = "use the folder that contains one folder of images per class"
         raise DataError(f"{name} is a {suffix or 'nameless'} file, which is not supported as data: {way}.")

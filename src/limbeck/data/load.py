@@ -19,6 +19,13 @@ from limbeck.data.builtin_datasets import DRAWN_DIGITS, IMAGE_DATASETS, load_dig
 from limbeck.data.dataset import Dataset
 from limbeck.data.files import PART_NAMES, check_readable
 from limbeck.data.image_folder import load_image_folder
+from limbeck.data.language_files import (
+    LANGUAGE_MODELING,
+    LANGUAGE_OPTIONS,
+    holds_language_rows,
+    is_text_file,
+    load_corpus,
+)
 from limbeck.data.mask_folder import is_mask_folder, load_mask_folder
 from limbeck.data.npz import load_npz
 from limbeck.data.options import DataOptions, parse_data_name, parse_data_options
@@ -51,6 +58,7 @@ _TASKS_OF: dict[_Reader, tuple[str, ...]] = {
     load_table_splits: ("classification", "multi_label", "regression"),
     load_image_folder: ("classification",),
     load_mask_folder: ("segmentation",),
+    load_corpus: (LANGUAGE_MODELING,),
 }
 """The tasks for which a kind of data can have targets; classification for all others."""
 
@@ -74,9 +82,13 @@ def load_data(name_or_spec: str | Path | Mapping[str, Any], *, task: str | None 
     * ``my.py:load``, your own function that returns (train, test), each ``(inputs, labels)``, a torch ``Dataset``
       or `ArrayDataset`; or a mapping of these with ``development``, ``class_names`` and ``preprocess``; or a
       `DataSplits`. Other options are its arguments;
-    * ``FILE.jsonl``, ``FILE.jsonl.gz``: one JSON object per line, with a text and a label.
+    * ``FILE.jsonl``, ``FILE.jsonl.gz``: one JSON object per line, with a text and a label;
+    * for language models, ``FILE.txt`` (texts between blank lines, or one per line), ``FILE.jsonl`` with ``text``
+      alone, ``prompt`` and ``completion``, or ``messages``; or a folder with ``train.txt`` or ``train.jsonl``, and
+      optionally ``valid`` and ``test``.
 
-    If there is no test part, 20 % of the examples are held out, stratified, with a fixed seed.
+    If there is no test part, 20 % of the examples are held out, stratified, with a fixed seed; of texts for language
+    models, 20 % of the texts.
 
     `DataSplits.summary` describes what was read, and `DataSplits.note` is the same as text:
 
@@ -92,8 +104,8 @@ def load_data(name_or_spec: str | Path | Mapping[str, Any], *, task: str | None 
 
     Args:
         name_or_spec: A name, a path, or a mapping such as ``{"name": "rows.csv", "target": "class"}``.
-        task: ``classification``, ``multi_label``, ``regression`` or ``segmentation``; by default it is inferred from
-            the targets, and the summary says why.
+        task: ``classification``, ``multi_label``, ``regression``, ``segmentation`` or ``language_modeling``; by default
+            it is inferred from the targets, and the summary says why.
         **options: For tables: ``target``, ``test`` and ``val`` (files), ``ignore`` (columns), ``missing`` (values that
             mean missing: "?", -999), ``separator`` and ``charset`` (``cp1252``). For tables and ``.npz`` files:
             ``groups``, the column with the group of each example (in ``.npz`` files NAME, if there is ``NAME_test``).
@@ -101,7 +113,10 @@ def load_data(name_or_spec: str | Path | Mapping[str, Any], *, task: str | None 
             ``num_workers`` (see `ImageFolder`). For ``.npz`` files: ``channels_last`` for images ``[n, h, w, c]``, if
             the shape is ambiguous. For texts: ``tokenizer`` (a folder) or ``vocabulary`` (size of a trained tokenizer,
             8000), ``max_length`` (64 tokens), and the columns ``text`` and ``target`` of files. For built-in datasets:
-            ``folder``, the folder to search. For tables, texts, arrays and images: ``class_names``, the class order.
+            ``folder``, the folder to search. For language models: ``tokenizer`` (a folder, or ``hf:NAME``) or
+            ``vocabulary``, ``max_length`` (256 tokens that a model reads at a time), and the options of
+            `limbeck.data.options.DataOptions` from ``prompt`` to ``cache_dir``. For tables, texts, arrays and images:
+            ``class_names``, the class order.
 
     Raises:
         UnknownNameError: If the name is neither known nor a file, or an option is unknown.
@@ -134,7 +149,7 @@ def _find_split_files(folder: Path, options: DataOptions) -> tuple[str, DataOpti
         files = (folder / f"{name}{suffix}" for name in PART_NAMES[part])
         return next((str(file) for file in files if file.is_file()), None)
 
-    for suffix in (".csv", ".tsv", ".parquet", ".jsonl", ".jsonl.gz"):
+    for suffix in (".csv", ".tsv", ".parquet", ".jsonl", ".jsonl.gz", ".txt", ".txt.gz"):
         if (folder / f"train{suffix}").is_file():
             test, val = options.test or find(suffix, "test"), options.val or find(suffix, "development")
             return str(folder / f"train{suffix}"), replace(options, test=test, val=val)
@@ -158,7 +173,11 @@ def _find_reader(name: str, path: Path, options: DataOptions) -> tuple[_Reader, 
         return load_image_dataset, ("folder",)
     if name in TEXT_DATASETS:
         return load_texts, ("folder", *_TEXT_OPTIONS)
-    if path.name.lower().endswith((".jsonl", ".jsonl.gz")):
+    is_json = path.name.lower().endswith((".jsonl", ".jsonl.gz"))
+    is_language = options.task == LANGUAGE_MODELING or (options.task is None and holds_language_rows(path, options))
+    if is_text_file(path) or (is_json and is_language):
+        return load_corpus, LANGUAGE_OPTIONS
+    if is_json:
         return load_texts, ("text", "target", "test", "val", "charset", "class_names", *_TEXT_OPTIONS)
     if path.suffix.lower() == ".npz":
         return load_npz, ("groups", "channels_last", "class_names")
@@ -171,7 +190,7 @@ def _find_reader(name: str, path: Path, options: DataOptions) -> tuple[_Reader, 
     if name and path.is_dir():
         return load_image_folder, ("size", "channels", "bit_depth", "num_workers", "class_names", "test", "val")
     check_readable(name, path)
-    then = "Or use a .npz, .csv, .parquet or .jsonl file, or a folder."
+    then = "Or use a .npz, .csv, .parquet, .jsonl or .txt file, or a folder."
     raise unknown_name_error("dataset", name, _BUILTIN, then=then)
 
 

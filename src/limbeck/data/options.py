@@ -36,7 +36,17 @@ class DataOptions:
         text: The column with the texts.
         tokenizer: Folder of a saved tokenizer.
         vocabulary: Vocabulary size of a tokenizer trained on the texts.
-        max_length: Maximum number of tokens per text.
+        max_length: Maximum number of tokens per text; of a language model, the tokens that it reads at a time.
+        prompt: Column of the prompts, for a language model.
+        completion: Column of the answers to prompts.
+        overlap: Tokens of context from the window before, in texts longer than `max_length`.
+        packing: Whether several texts share a row of `max_length` tokens.
+        padding_side: ``right`` or ``left``.
+        too_long: For a prompt whose answer ends behind `max_length` tokens: ``error``, ``drop`` or ``window``.
+        add_eos_token: Whether texts end with the tokenizer's end token; true by default.
+        completion_only_loss: Whether only the answers to prompts are learned; true by default.
+        sample_by: What one text of a ``.txt`` file is: ``line``, ``paragraph`` (until a blank line) or ``document``.
+        cache_dir: Folder in which tokens are stored once, and read from by a memory map.
         class_names: The class names in class order.
         missing: Values of a table that mean missing, in addition to empty fields.
         separator: Column separator of a ``.csv`` or ``.tsv`` file.
@@ -65,6 +75,16 @@ class DataOptions:
     targets: tuple[str, ...] = ()
     delimiter: str | None = None
     masks: str | None = None
+    prompt: str | None = None
+    completion: str | None = None
+    overlap: int | None = None
+    packing: bool | None = None
+    padding_side: str | None = None
+    too_long: str | None = None
+    add_eos_token: bool | None = None
+    completion_only_loss: bool | None = None
+    sample_by: str | None = None
+    cache_dir: str | None = None
     task: str | None = None  # no option of its own: `load_data(task=)`, or `task` in a job
 
     @property
@@ -158,6 +178,13 @@ def _count(option: str, value: Any) -> int:
     return number
 
 
+def _tokens(option: str, value: Any) -> int:
+    number = _whole(value)
+    if number is None or not 0 <= number <= _LARGEST:
+        raise _invalid_option(option, value, "a number of tokens, 0 or more", "32")
+    return number
+
+
 def _zero_or_more(option: str, value: Any) -> int:
     number = _whole(value)
     if number is None or not 0 <= number <= _MOST_WORKERS:
@@ -213,6 +240,18 @@ def _charset(option: str, value: Any) -> str:
         raise _invalid_option(option, value, "a character encoding that Python supports", "cp1252") from error
 
 
+def _choice(option: str, value: Any) -> str:
+    choices = _CHOICES[option]
+    if value not in choices:
+        raise _invalid_option(option, value, f"one of {', '.join(choices)}", choices[-1])
+    return str(value)
+
+
+_CHOICES = {
+    "padding_side": ("left", "right"),
+    "too_long": ("error", "window", "drop"),
+    "sample_by": ("document", "line", "paragraph"),
+}
 _LARGEST, _WIDEST = 10**8, 16_384  # tokens, and pixels along a side; larger values are surely typing errors
 _MOST_WORKERS = 1024
 _EXAMPLES = {"bit_depth": "12", "vocabulary": "8000", "max_length": "128"}
@@ -222,5 +261,8 @@ _KINDS: dict[str, Callable[[str, Any], Any]] = {
     "channels": _channels, "bit_depth": _count, "num_workers": _zero_or_more, "channels_last": _yes_or_no,
     "folder": _path, "text": _text, "tokenizer": _path, "vocabulary": _count,
     "max_length": _count, "class_names": _texts, "missing": _words, "separator": _separator, "charset": _charset,
+    "prompt": _text, "completion": _text, "overlap": _tokens, "packing": _yes_or_no, "padding_side": _choice,
+    "too_long": _choice, "add_eos_token": _yes_or_no, "completion_only_loss": _yes_or_no, "sample_by": _choice,
+    "cache_dir": _path,
 }  # fmt: skip
 """The parser of each option: (option name, value) -> parsed value."""

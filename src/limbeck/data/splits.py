@@ -66,7 +66,7 @@ class DataSummary:
     and of the output of ``--json``.
 
     Attributes:
-        kind: ``table``, ``texts``, ``images`` or ``arrays``.
+        kind: ``table``, ``texts``, ``images``, ``arrays``, or ``language`` for texts of language models.
         parts: The parts, training part first.
         class_names: The class names; None if there are none.
         columns: The columns of a table, in order.
@@ -234,7 +234,7 @@ def _count_unknown(part: Dataset) -> int:
 
 
 def _part_rows(summary: DataSummary) -> Iterator[tuple[str, str]]:
-    what = "rows" if summary.kind == "table" else "examples"
+    what = {"table": "rows", "language": "windows"}.get(summary.kind, "examples")
     for part in summary.parts:
         none = f", {part.unlabeled:,} without a label" if part.unlabeled else ""
         yield part.name, f"{part.rows:,} {what}{none}" + (f": {part.source}" if part.source else "")

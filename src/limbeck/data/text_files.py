@@ -103,12 +103,7 @@ def read_labeled_texts(path: str | Path, *, text: str, target: str, charset: str
                     without += [(number, row)] if label in (None, "") else []
                     rows.labels.append(None if label in (None, "") else _check_label(label, target, path, number))
     except UnicodeDecodeError as error:
-        if _begins_in_utf16(path):
-            raise DataError(f"{path} looks like UTF-16: use --set data.charset=utf-16.") from error
-        raise DataError(
-            f"{path} is not {encoding.removesuffix('-sig')} ({error.reason}). If it is Windows-1252, use "
-            "--set data.charset=cp1252."
-        ) from error
+        raise undecodable(path, encoding, error) from error
     except (OSError, EOFError, ValueError, RecursionError, zlib.error) as error:
         raise DataError(f"{path} is damaged or not a file of JSON lines: {error}.") from error
     if not rows.texts:
@@ -145,6 +140,16 @@ def _strip_label(label: Any, bare: set[str]) -> Any:
         return label
     bare.add(label)
     return label.strip()
+
+
+def undecodable(path: Path, encoding: str, error: UnicodeDecodeError) -> DataError:
+    """The error for a file in another character encoding."""
+    if _begins_in_utf16(path):
+        return DataError(f"{path} looks like UTF-16: use --set data.charset=utf-16.")
+    return DataError(
+        f"{path} is not {encoding.removesuffix('-sig')} ({error.reason}). If it is Windows-1252, use "
+        "--set data.charset=cp1252."
+    )
 
 
 def _begins_in_utf16(path: Path) -> bool:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import copy
+from collections.abc import Callable, Iterable
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple, final
@@ -13,9 +14,10 @@ from torch import Tensor
 
 from limbeck.batch import IGNORED, Batch
 from limbeck.data.dataset import Dataset, hash_columns
-from limbeck.data.tokenized_texts import TokenizedTexts, hash_tokenizer, tokenize_texts
+from limbeck.data.tokenized_texts import TokenizedTexts, hash_tokenizer, row_number, tokenize_texts
 from limbeck.data.tokenizer import check_tokenizer, count_token_bytes
 from limbeck.errors import ArgumentError, DataError
+from limbeck.random_seeds import counter_order
 
 _TOO_LONG = ("error", "drop", "window")
 _SIDES = ("right", "left")
@@ -64,6 +66,7 @@ class TokenDataset(Dataset):
             ``window``, whose later windows do not see the prompt. Plain texts always become windows.
         add_eos_token: Whether texts end with the tokenizer's end token.
         folder: The folder of the stored tokens, so that a text is tokenized once.
+        where: The place of a text, from its number, for messages.
 
     Raises:
         LimbeckError: If an argument is out of range, or the tokenizer does not fit.
@@ -94,19 +97,23 @@ class TokenDataset(Dataset):
         too_long: str = "error",
         add_eos_token: bool = True,
         folder: str | Path | None = None,
+        where: Callable[[int], str] = row_number,
     ) -> None:
         _check_arguments(max_length, overlap, packing, padding_side, too_long)
         if isinstance(texts, TokenizedTexts):
             _check_same_tokenizer(texts, tokenizer)
         else:
-            texts = tokenize_texts(texts, tokenizer, add_eos_token=add_eos_token, folder=folder)
+            texts = tokenize_texts(texts, tokenizer, add_eos_token=add_eos_token, folder=folder, where=where)
         self.texts = texts
         self.max_length, self.overlap, self.padding_side = max_length, overlap, padding_side
         self.packing = packing
-        self._windows = _select_labeled(_make_windows(texts, max_length, overlap, too_long), texts)
-        lengths = self._windows.length
+        self._set_windows(_select_labeled(_make_windows(texts, max_length, overlap, too_long, where), texts))
+
+    def _set_windows(self, windows: _Windows) -> None:
+        self._windows = windows
         # The windows of row r are those from _bounds[r] to _bounds[r + 1].
-        self._bounds = _pack(lengths, max_length) if packing else torch.arange(len(lengths) + 1)
+        count = len(windows.length)
+        self._bounds = _pack(windows.length, self.max_length) if self.packing else torch.arange(count + 1)
 
     def __len__(self) -> int:
         return len(self._bounds) - 1
@@ -122,6 +129,28 @@ class TokenDataset(Dataset):
         sizes = count_token_bytes(self.tokenizer)
         missing = 0 if sizes is None else max(int(self.texts.ids.max()) + 1 - len(sizes), 0)
         return sizes if sizes is None else torch.cat([sizes, sizes.new_zeros(missing)])
+
+    @property
+    def text_numbers(self) -> Int[Tensor, " texts"]:
+        """The numbers of the texts in these rows, in order."""
+        return self._windows.text.unique()
+
+    def select_texts(self, numbers: Int[Tensor, " texts"]) -> TokenDataset:
+        """Return a dataset of the same windows, of some of the texts. All windows of a text go with it.
+
+        Args:
+            numbers: The numbers of the texts, as in `text_numbers`.
+
+        Raises:
+            DataError: If none of these texts has a window.
+        """
+        chosen = torch.isin(self._windows.text, numbers)
+        if not bool(chosen.any()):
+            raise DataError("None of these texts has a window; a dataset needs at least one.")
+        part = copy.copy(self)
+        part.__dict__.pop("fingerprint", None)  # that of all texts, if it was asked for
+        part._set_windows(_Windows(*(column[chosen] for column in self._windows)))
+        return part
 
     @property
     def labeled_tokens(self) -> int:
@@ -172,6 +201,36 @@ class TokenDataset(Dataset):
         return Batch(inputs, index, None, labels, labels != IGNORED, extra)
 
 
+def split_texts(data: TokenDataset, *, fraction: float, seed: int) -> tuple[TokenDataset, TokenDataset]:
+    """Split a dataset by text: the rest, and a holdout part with a fraction of the texts.
+
+    All windows of a text are in one part. The split is a pure function of the number of texts and the seed.
+
+    Raises:
+        DataError: If `fraction` is not between 0 and 1, or there is one text only.
+
+    Example:
+        >>> from limbeck.data import train_tokenizer
+        >>> texts = ["a b c d", "b c", "c d", "d"]
+        >>> tokenizer = train_tokenizer(texts, vocabulary=30)
+        >>> data = TokenDataset(texts, tokenizer=tokenizer, max_length=2, add_eos_token=False)
+        >>> rest, holdout = split_texts(data, fraction=0.25, seed=0)
+        >>> rest.text_numbers.tolist(), holdout.text_numbers.tolist()
+        ([0, 1, 2], [3])
+    """
+    if not 0.0 < fraction < 1.0:
+        raise DataError(f"fraction={fraction} must be between 0 and 1: the share of texts to hold out, such as 0.1.")
+    numbers = data.text_numbers
+    if len(numbers) < 2:
+        raise DataError(
+            "There is one text only, and windows of one text are not split: name files of other texts with "
+            "--set data.val=FILE and data.test=FILE."
+        )
+    count = min(max(round(fraction * len(numbers)), 1), len(numbers) - 1)
+    order = counter_order(len(numbers), seed=seed, epoch=0, stream="texts")
+    return data.select_texts(numbers[order[count:]]), data.select_texts(numbers[order[:count]])
+
+
 def _check_arguments(max_length: int, overlap: int, packing: bool, padding_side: str, too_long: str) -> None:
     if isinstance(max_length, bool) or not isinstance(max_length, int) or max_length < 1:
         raise ArgumentError(f"max_length is a number of tokens, at least 1; got {max_length!r}.", argument="max_length")
@@ -199,14 +258,16 @@ def _check_same_tokenizer(texts: TokenizedTexts, tokenizer: Any) -> None:
         )
 
 
-def _make_windows(texts: TokenizedTexts, max_length: int, overlap: int, too_long: str) -> _Windows:
+def _make_windows(
+    texts: TokenizedTexts, max_length: int, overlap: int, too_long: str, where: Callable[[int], str]
+) -> _Windows:
     """Cut each text into windows. The last token of a text is a label only."""
     readable = texts.lengths - 1
     long = (readable > max_length) & texts.prompted
     if bool(long.any()) and too_long == "error":
         i = int(long.nonzero()[0])
         raise DataError(
-            f"Row {i} has {int(texts.lengths[i]):,} tokens with its prompt, and max_length={max_length}: "
+            f"{where(i)} has {int(texts.lengths[i]):,} tokens with its prompt, and max_length={max_length}: "
             f"{int(long.sum())} rows are too long. Raise max_length to {int(readable[long].max())}, or pass "
             "too_long='drop' or too_long='window'."
         )

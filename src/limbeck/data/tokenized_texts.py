@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple, final
@@ -30,6 +30,15 @@ class _Parts(NamedTuple):
     text: str
     target_ranges: tuple[tuple[int, int], ...]
     special: bool  # whether the tokenizer adds its special tokens; a chat template has written them already
+
+
+class _How(NamedTuple):
+    """How texts are tokenized: the arguments of `tokenize_texts`."""
+
+    tokenizer: Any
+    add_eos_token: bool
+    completion_only_loss: bool
+    where: Callable[[int], str]
 
 
 @final
@@ -75,8 +84,19 @@ class TokenizedTexts:
         return hash_columns(("ids", self.ids), ("is_target", self.is_target), ("starts", self.starts))
 
 
+def row_number(number: int) -> str:
+    """The place of a text in a message, where it is in no file."""
+    return f"Row {number}"
+
+
 def tokenize_texts(
-    texts: Iterable[Any], tokenizer: Any, *, add_eos_token: bool = True, folder: str | Path | None = None
+    texts: Iterable[Any],
+    tokenizer: Any,
+    *,
+    add_eos_token: bool = True,
+    completion_only_loss: bool = True,
+    folder: str | Path | None = None,
+    where: Callable[[int], str] = row_number,
 ) -> TokenizedTexts:
     """Tokenize texts once.
 
@@ -89,8 +109,10 @@ def tokenize_texts(
             tokenizer's chat template, and the answers of the assistant are learned.
         tokenizer: A fast tokenizer of transformers.
         add_eos_token: Whether to end each text with the tokenizer's ``eos_token``, if it does not end so already.
+        completion_only_loss: Whether only answers are learned. If not, prompts and questions are learned too.
         folder: The folder of the tokens, which are read by a memory map. The folder is filled once for these texts and
             this tokenizer; another text or tokenizer fills another file.
+        where: The place of a text, from its number, for messages.
 
     Raises:
         LimbeckError: If the tokenizer is not a fast one, or has no ``eos_token`` that `add_eos_token` needs; if
@@ -108,11 +130,12 @@ def tokenize_texts(
     rows = [texts] if isinstance(texts, (str, Mapping)) else list(texts)
     if not rows:
         raise DataError("There are no texts; a dataset needs at least one.")
+    how = _How(tokenizer, add_eos_token, completion_only_loss, where)
     if folder is None:
-        return _tokenize(rows, tokenizer, add_eos_token)
-    place = Path(folder) / f"tokens-{_hash_request(rows, tokenizer, add_eos_token)[:16]}"
+        return _tokenize(rows, how)
+    place = Path(folder) / f"tokens-{_hash_request(rows, how)[:16]}"
     if not (place / _SUMMARY).is_file():
-        _write(place, _tokenize(rows, tokenizer, add_eos_token))
+        _write(place, _tokenize(rows, how))
     return _read(place, tokenizer)
 
 
@@ -144,19 +167,19 @@ def _check(tokenizer: Any, add_eos_token: bool) -> None:
         )
 
 
-def _tokenize(rows: Sequence[Any], tokenizer: Any, add_eos_token: bool) -> TokenizedTexts:
+def _tokenize(rows: Sequence[Any], how: _How) -> TokenizedTexts:
     ids: list[np.ndarray] = []
     marks: list[np.ndarray] = []
     for start in range(0, len(rows), _ROWS):
-        parts = [_split(row, start + i, tokenizer) for i, row in enumerate(rows[start : start + _ROWS])]
-        for i, (row, is_target) in enumerate(_encode(parts, tokenizer, add_eos_token), start=start):
+        parts = [_split(row, how.where(start + i), how) for i, row in enumerate(rows[start : start + _ROWS])]
+        for i, (row, is_target) in enumerate(_encode(parts, how.tokenizer, how.add_eos_token), start=start):
             if not is_target[1:].any():  # nothing predicts the first token
-                raise DataError(f"Row {i} has no token to learn: {_shorten(rows[i])}. Leave it out.")
+                raise DataError(f"{how.where(i)} has no token to learn: {_shorten(rows[i])}. Leave it out.")
             ids.append(np.asarray(row, dtype=np.int32))
             marks.append(is_target)
     starts = np.cumsum([0, *map(len, ids)])
     tokens, targets = torch.from_numpy(np.concatenate(ids)), torch.from_numpy(np.concatenate(marks))
-    return TokenizedTexts(tokens, targets, torch.from_numpy(starts), tokenizer=tokenizer)
+    return TokenizedTexts(tokens, targets, torch.from_numpy(starts), tokenizer=how.tokenizer)
 
 
 def _encode(parts: Sequence[_Parts], tokenizer: Any, add_eos_token: bool) -> Iterator[tuple[list[int], np.ndarray]]:
@@ -204,36 +227,41 @@ def _mark(
     return tokens, marks
 
 
-def _split(row: Any, number: int, tokenizer: Any) -> _Parts:
+def _split(row: Any, where: str, how: _How) -> _Parts:
     """The text of a row and what of it is learned."""
+    parts = _split_form(row, where, how.tokenizer)
+    return parts if how.completion_only_loss else parts._replace(target_ranges=((0, len(parts.text)),))
+
+
+def _split_form(row: Any, where: str, tokenizer: Any) -> _Parts:
     if isinstance(row, str):
         return _Parts(row, ((0, len(row)),), True)
     if not isinstance(row, Mapping):
-        raise DataError(f"Row {number} is a {type(row).__name__}; a text is a string or a mapping.")
+        raise DataError(f"{where} is a {type(row).__name__}; a text is a string or a mapping.")
     # Rows of one file may have all its columns, and None in those of the other forms.
     if row.get("messages") is not None:
-        return _split_chat(row["messages"], number, tokenizer)
+        return _split_chat(row["messages"], where, tokenizer)
     is_pair = any(row.get(name) is not None for name in ("prompt", "completion"))
     names = ("prompt", "completion") if is_pair else ("text",)
     for name in names:
         if not isinstance(row.get(name), str):
             raise DataError(
-                f"Row {number} has no string {name!r}; it has {', '.join(map(repr, row)) or 'nothing'}. A row is "
+                f"{where} has no string {name!r}; it has {', '.join(map(repr, row)) or 'nothing'}. A row is "
                 "{'text'}, {'prompt', 'completion'} or {'messages'}."
             )
     if names == ("text",):
         return _Parts(row["text"], ((0, len(row["text"])),), True)
     prompt, completion = row["prompt"], row["completion"]
     if not completion:
-        raise DataError(f"Row {number} has an empty completion: {_shorten(row)}. Leave it out.")
+        raise DataError(f"{where} has an empty completion: {_shorten(row)}. Leave it out.")
     return _Parts(prompt + completion, ((len(prompt), len(prompt) + len(completion)),), True)
 
 
-def _split_chat(messages: Any, number: int, tokenizer: Any) -> _Parts:
+def _split_chat(messages: Any, where: str, tokenizer: Any) -> _Parts:
     """Write a chat by the tokenizer's template; the answers are what it adds behind the call for an answer."""
     if not tokenizer.chat_template:
         raise DataError(
-            f"Row {number} has messages, and this {type(tokenizer).__name__} has no chat template. Set "
+            f"{where} has messages, and this {type(tokenizer).__name__} has no chat template. Set "
             "tokenizer.chat_template, or write prompt and completion."
         )
     if (
@@ -241,9 +269,7 @@ def _split_chat(messages: Any, number: int, tokenizer: Any) -> _Parts:
         or not messages
         or not all(isinstance(one, Mapping) and "role" in one for one in messages)
     ):
-        raise DataError(
-            f"Row {number}: messages is a list of {{'role': ..., 'content': ...}}; got {_shorten(messages)}."
-        )
+        raise DataError(f"{where}: messages is a list of {{'role': ..., 'content': ...}}; got {_shorten(messages)}.")
     write = tokenizer.apply_chat_template
     whole: str = write(messages, tokenize=False)
     target_ranges = []
@@ -254,17 +280,18 @@ def _split_chat(messages: Any, number: int, tokenizer: Any) -> _Parts:
         until = write(messages[: i + 1], tokenize=False)
         if not (until.startswith(before) and whole.startswith(until)):
             raise DataError(
-                f"Row {number}: the chat template writes message {i} in another way once others follow, so the answers "
+                f"{where}: the chat template writes message {i} in another way once others follow, so the answers "
                 "cannot be located. Split the chat into rows with one answer each."
             )
         target_ranges.append((len(before), len(until)))
     if not target_ranges:
-        raise DataError(f"Row {number} has no message of the role 'assistant', so there is nothing to learn.")
+        raise DataError(f"{where} has no message of the role 'assistant', so there is nothing to learn.")
     return _Parts(whole, tuple(target_ranges), False)
 
 
-def _hash_request(rows: Sequence[Any], tokenizer: Any, add_eos_token: bool) -> str:
-    total = hashlib.sha256(f"{hash_tokenizer(tokenizer)}|{add_eos_token}|1".encode())
+def _hash_request(rows: Sequence[Any], how: _How) -> str:
+    learned = "" if how.completion_only_loss else "all|"
+    total = hashlib.sha256(f"{hash_tokenizer(how.tokenizer)}|{how.add_eos_token}|{learned}1".encode())
     for row in rows:
         text = json.dumps(row, sort_keys=True, ensure_ascii=False, default=str).encode()
         total.update(len(text).to_bytes(8, "little") + text)

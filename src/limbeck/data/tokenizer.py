@@ -156,14 +156,67 @@ def train_tokenizer(texts: Iterable[str], *, vocabulary: int = 8000, max_length:
     )
 
 
+END_OF_TEXT = "<|endoftext|>"
+"""The only special token of a trained byte-level tokenizer, as in GPT-2: it ends texts and pads."""
+
+
+def train_byte_level_tokenizer(texts: Iterable[str], *, vocabulary: int = 8000, max_length: int = 512) -> Any:
+    r"""Train a tokenizer for language models on texts, without downloads; the same texts give the same tokenizer.
+
+    It uses byte-pair encoding of bytes, as GPT-2 does: every text can be written, and ``decode`` gives back the same
+    characters. Token 0, ``<|endoftext|>``, ends texts and pads; no token begins them.
+
+    Args:
+        texts: The training texts.
+        vocabulary: Maximum vocabulary size, at least 257: the bytes and the end token.
+        max_length: The number of tokens that a model reads at a time, for ``model_max_length``.
+
+    Returns:
+        A ``transformers.PreTrainedTokenizerFast``.
+
+    Raises:
+        LimbeckError: If transformers or tokenizers are not installed (extra ``hf``), or `vocabulary` is too small.
+        DataError: If there is no text.
+
+    Example:
+        >>> tokenizer = train_byte_level_tokenizer(["To be, or not to be"], vocabulary=270)
+        >>> tokenizer.decode(tokenizer("  Not Tobé!\n")["input_ids"])
+        '  Not Tobé!\n'
+
+    Source: Radford et al., Language Models are Unsupervised Multitask Learners, 2019, section 2.2.
+    """
+    tokenizers, hf = import_text_library("tokenizers"), import_text_library("transformers")
+    alphabet = tokenizers.pre_tokenizers.ByteLevel.alphabet()
+    if vocabulary <= len(alphabet):
+        raise LimbeckError(
+            f"vocabulary={vocabulary} must be above {len(alphabet)}, the number of bytes; try vocabulary=8000."
+        )
+    tokenizer = tokenizers.Tokenizer(tokenizers.models.BPE())
+    tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = tokenizers.decoders.ByteLevel()
+    # Offsets without the space in front would move the border of a prompt.
+    tokenizer.post_processor = tokenizers.processors.ByteLevel(trim_offsets=False)
+    trainer = tokenizers.trainers.BpeTrainer(
+        vocab_size=vocabulary, special_tokens=[END_OF_TEXT], initial_alphabet=sorted(alphabet), show_progress=False
+    )
+    tokenizer.train_from_iterator(_check_not_empty(texts), trainer)
+    return hf.PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, model_input_names=["input_ids", "attention_mask"], model_max_length=max_length,
+        eos_token=END_OF_TEXT, pad_token=END_OF_TEXT, clean_up_tokenization_spaces=False,
+    )  # fmt: skip
+
+
 def open_tokenizer(folder: str | Path) -> Any:
-    """Open a tokenizer from a folder written by ``save_pretrained``.
+    """Open a tokenizer from a folder written by ``save_pretrained``, or ``hf:NAME`` from the Hugging Face hub.
 
     Raises:
         LimbeckError: If transformers is not installed (extra ``hf``).
-        DataError: If the folder has no tokenizer.
+        DataError: If there is no tokenizer.
     """
-    hf, path = import_text_library("transformers"), Path(folder)
+    hf, path = import_text_library("transformers"), Path(str(folder).removeprefix("hf:"))
+    if str(folder).startswith("hf:") and not path.exists():
+        return _open_hub_tokenizer(hf, str(path))
+    folder = path
     if not holds_tokenizer(folder):
         raise DataError(
             f"There is no tokenizer in {folder}. Save one with tokenizer.save_pretrained({str(folder)!r}), or leave "
@@ -175,6 +228,14 @@ def open_tokenizer(folder: str | Path) -> Any:
     except Exception as error:  # tokenizers raises a plain Exception for a damaged file
         reason = str(error).strip().partition("\n")[0]
         raise DataError(f"The tokenizer in {folder} cannot be opened: {reason}") from error
+
+
+def _open_hub_tokenizer(hf: Any, name: str) -> Any:
+    try:
+        return hf.AutoTokenizer.from_pretrained(name, trust_remote_code=False)
+    except Exception as error:  # the hub's client and tokenizers raise errors of many kinds
+        reason = str(error).strip().partition("\n")[0]
+        raise DataError(f"The tokenizer of hf:{name} cannot be opened: {reason}") from error
 
 
 def _check_no_code(folder: Path) -> None:
