@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -14,7 +15,10 @@ from limbeck.data.token_dataset import TokenDataset
 from limbeck.data.tokenizer import count_token_bytes
 from limbeck.errors import DataError, LimbeckError
 from limbeck.functional import HiddenLogits, OutputLayer
+from limbeck.judging.verdict import compare_results, compare_with_baseline
+from limbeck.metrics import compare_scores
 from limbeck.metrics.language import COLUMNS, TOP_K, TextSums, TextSumsState
+from limbeck.report.arms import ScoreFormat
 from limbeck.tasks import LanguageModeling, get_task, task_from_dict
 
 TEXTS = ["a b c d e f g h", "b c", "c d e f a a b a c d e", "h g"]
@@ -251,6 +255,7 @@ def test_unknown_columns_are_not_measured():
     assert "kl_to_teacher" in measures
 
 
+<<<<<<< Updated upstream
 def test_trap_17_tokens_that_the_teacher_lacks_are_left_out_of_the_comparison_on_both_sides():
     logits, teacher, labels = random_rows(), random_rows(seed=1), torch.arange(40) % 20
     known = torch.ones(30, dtype=torch.bool)
@@ -264,3 +269,55 @@ def test_trap_17_tokens_that_the_teacher_lacks_are_left_out_of_the_comparison_on
         own = name in ("nll", "token_accuracy", "entropy")  # these read every output of the student
         expected = (whole if own else truth)[name]
         assert float(state.compute().sums(name)) == pytest.approx(expected, rel=1e-9), name
+=======
+def planted(rng, texts=60):
+    """Differences of tokens of texts whose tokens share an effect; the true mean difference is 0."""
+    sizes = rng.integers(5, 120, texts)
+    shared = rng.normal(size=texts)
+    return sizes, [shared[i] + rng.normal(size=(3, size)) for i, size in enumerate(sizes)]
+
+
+def test_an_interval_over_texts_covers_where_one_over_tokens_is_too_narrow():
+    rng = np.random.default_rng(0)
+    covered, covered_by_tokens, rounds = 0, 0, 150
+    for _ in range(rounds):
+        sizes, tokens = planted(rng)
+        ours = np.stack([texts_of(seed, tokens, sizes) for seed in range(3)])
+        interval = compare_results(ours, np.zeros_like(ours) + 3.0, score=LanguageModeling.primary)
+        covered += interval.low <= 0 <= interval.high
+        every = np.concatenate(tokens, 1)
+        naive = compare_scores(every, np.zeros_like(every))
+        covered_by_tokens += naive.low <= 0 <= naive.high
+    assert covered / rounds > 0.92
+    assert covered_by_tokens / rounds < 0.6
+
+
+def texts_of(seed, tokens, sizes):
+    """The scores of one seed, from a table of sums."""
+    table = torch.zeros(len(sizes), len(COLUMNS), dtype=torch.float64)
+    table[:, 0], table[:, 1] = torch.arange(len(sizes)), torch.tensor(sizes)
+    table[:, COLUMNS.index("nll")] = torch.tensor([3.0 * part.shape[1] + part[seed].sum() for part in tokens])
+    targets = torch.stack([torch.arange(len(sizes)), torch.tensor(sizes), torch.tensor(sizes)], 1)
+    return LanguageModeling(5).scores(table, targets)
+
+
+def test_a_verdict_speaks_of_nats_and_texts():
+    rng = np.random.default_rng(0)
+    alone = 3.0 + rng.normal(size=(3, 50)) * 0.1
+    better, worse = (
+        compare_with_baseline(alone + change, alone, score=LanguageModeling.primary) for change in (-0.25, 0.25)
+    )
+    assert better.helps
+    assert better.difference == pytest.approx(0.25)
+    assert "0.25 fewer nats per token" in better.sentence
+    assert "interval -0.268 to -0.232" in better.sentence
+    assert "50 test texts" in better.sentence
+    assert "0.25 more nats per token" in worse.sentence
+    assert (better.examples, worse.helps) == (50, False)
+
+
+def test_the_report_draws_gains_and_writes_differences_of_the_metric():
+    score = ScoreFormat.of_task(LanguageModeling(5))
+    assert (score.difference(0.25), score.ends(0.1, 0.4)) == ("-0.25", ("-0.4", "-0.1"))
+    assert ScoreFormat().ends(0.1, 0.4) == ("+10.00", "+40.00")
+>>>>>>> Stashed changes

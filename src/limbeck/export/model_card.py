@@ -201,6 +201,7 @@ def _table(done: FinishedRun) -> Iterator[str]:
 
 _COLUMNS = {
     "nll": "NLL, nats", "mean_average_precision": "mAP, fraction", "rmse": "RMSE", "pixel_accuracy": "pixel accuracy",
+    "perplexity": "perplexity",
 }  # fmt: skip
 """The titles of the second metric of each task."""
 

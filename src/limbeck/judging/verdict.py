@@ -35,6 +35,7 @@ class Verdict(NamedTuple):
             the interval.
         covers: The sources of chance in the interval, see `limbeck.metrics.Difference`.
         comparisons: The number of methods from which this one was chosen.
+        examples: The number of test examples that the interval covers; 0 if it covers seeds alone.
     """
 
     difference: float
@@ -44,6 +45,7 @@ class Verdict(NamedTuple):
     p: float | None = None
     covers: Covers = "seeds"
     comparisons: int = 1
+    examples: int = 0
 
     def as_dict(self) -> dict[str, Any]:
         """Convert to JSON values."""
@@ -81,7 +83,9 @@ def compare_with_baseline(
     gain = _describe_gain(difference.mean, score, name)
     if difference.low is None or difference.high is None:
         more = "run it with --seeds 5" if difference.pairs == 1 else "measure it on more test data"
-        sentence = f"Unknown. One {_lone(difference)} gives {gain} and no interval: {more} before you rely on it."
+        sentence = (
+            f"Unknown. One {_lone(difference, score)} gives {gain} and no interval: {more} before you rely on it."
+        )
         return _verdict(difference, sentence, comparisons)
     interval = _interval(difference, comparisons, score)
     if difference.low > 0:
@@ -122,7 +126,7 @@ seeds, with the sampling of test examples left out).
     comma = "," if called != name else ""  # it ends a relative clause
     signed = _signed(difference.mean, score)
     if difference.low is None or difference.high is None:
-        sentence = f"Compared with {called}: unknown; one {_lone(difference)} gives {signed}."
+        sentence = f"Compared with {called}: unknown; one {_lone(difference, score)} gives {signed}."
         return _verdict(difference, sentence, comparisons)
     interval = _interval(difference, comparisons, score)
     gap = f"{score.format_difference(abs(difference.mean)).lstrip('+')} {interval}"
@@ -152,23 +156,26 @@ def compare_results(
 def _verdict(difference: Difference, sentence: str, comparisons: int) -> Verdict:
     interval = None if difference.low is None or difference.high is None else (difference.low, difference.high)
     helps = None if interval is None else interval[0] > 0
-    return Verdict(difference.mean, interval, helps, sentence, difference.p, difference.covers, comparisons)
+    return Verdict(
+        difference.mean, interval, helps, sentence, difference.p, difference.covers, comparisons, difference.examples
+    )
 
 
-def _lone(difference: Difference) -> str:
-    return "seed" if difference.pairs == 1 else "test example"
+def _lone(difference: Difference, score: Score) -> str:
+    return "seed" if difference.pairs == 1 else f"test {score.examples.removesuffix('s')}"
 
 
 def _interval(difference: Difference, comparisons: int, score: Score) -> str:
     low, high = difference.low or 0.0, difference.high or 0.0
     over = {
-        "seeds": ", with the sampling of test examples left out",
-        "seeds and test examples": f" and {difference.examples:,} test examples",
+        "seeds": f", with the sampling of test {score.examples} left out",
+        "seeds and test examples": f" and {difference.examples:,} test {score.examples}",
         "seeds and a bound for test "
-        "examples": f" and {difference.examples:,} test examples, wide for lack of predictions",
+        "examples": f" and {difference.examples:,} test {score.examples}, wide for lack of predictions",
     }[difference.covers]
     wider = f"; for the best of {comparisons} methods" if comparisons > 1 else ""
-    low_text, high_text = (_signed(end, score).removesuffix(" points") for end in (low, high))
+    ends = (low, high) if score.higher_is_better else (high, low)
+    low_text, high_text = (_signed(end, score).removesuffix(" points") for end in ends)
     return f"(95 % interval {low_text} to {high_text}, {difference.pairs} paired seeds{over}{wider})"
 
 
@@ -177,8 +184,12 @@ def _signed(gain: float, score: Score) -> str:
     return score.format_difference(gain if score.higher_is_better else -gain)
 
 
+def _less(score: Score) -> str:
+    return "fewer" if score.countable else "less"
+
+
 def _describe_gain(gain: float, score: Score, other: str) -> str:
     if score.higher_is_better:
         return f"{_signed(gain, score)} of {score.title} over {other}"
     size = score.format_difference(abs(gain)).lstrip("+")
-    return f"{size} {'less' if gain >= 0 else 'more'} {score.title} than {other}"
+    return f"{size} {_less(score) if gain >= 0 else 'more'} {score.title} than {other}"

@@ -41,16 +41,19 @@ class ScoreFormat(NamedTuple):
         title: The name in sentences.
         percent: Whether it is a fraction that is printed in percent, and its differences in points.
         higher_is_better: Whether higher values are better.
+        examples: What is judged one by one: examples, or texts.
     """
 
     title: str = "accuracy"
     percent: bool = True
     higher_is_better: bool = True
+    examples: str = "examples"
 
     @classmethod
     def of_task(cls, task: Task) -> ScoreFormat:
         """The format of the primary metric of a task."""
-        return cls(task.primary.title, task.primary.percent, task.primary.higher_is_better)
+        score = task.primary
+        return cls(score.title, score.percent, score.higher_is_better, score.examples)
 
     @property
     def label(self) -> str:
@@ -90,9 +93,15 @@ class ScoreFormat(NamedTuple):
         """Format a value with its unit."""
         return f"{self.number(value)} %" if self.percent else self.number(value)
 
-    def difference(self, value: float) -> str:
-        """Format a difference without its unit, always with a sign."""
+    def difference(self, gain: float) -> str:
+        """Format a gain as a difference of the metric, without its unit: negative where a gain is a lower value."""
+        value = gain if self.higher_is_better else -gain
         return f"{100 * value:+.2f}" if self.percent else f"{value:+.3g}"
+
+    def ends(self, low: float, high: float) -> tuple[str, str]:
+        """Format both ends of an interval of gains, the smaller difference first."""
+        ends = self.difference(low), self.difference(high)
+        return ends if self.higher_is_better else ends[::-1]
 
     def mean_std(self, stat: SeedStat) -> str:
         """Format a mean ± its standard deviation over seeds, without the unit; a dash if there is none."""

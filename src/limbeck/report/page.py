@@ -256,7 +256,7 @@ def _table(runs: Sequence[tuple[int, str, RunData]]) -> Markup:
         teacher, score = run.teacher_arm, run.score
         mean, interval = run.verdict.get("difference"), read_interval(run.verdict)
         difference = "-" if not isinstance(mean, (int, float)) else score.difference(mean)
-        difference += "" if interval is None else f" [{score.difference(interval[0])}, {score.difference(interval[1])}]"
+        difference += "" if interval is None else f" [{', '.join(score.ends(*interval))}]"
         rows.append((
             tag("a", name, href=f"#run-{number}"), headline(run).words, run.method_arm or "-",
             score.mean_std(arm.score) if arm else "-", score.mean_std(arm.development) if arm else "-",

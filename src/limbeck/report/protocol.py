@@ -64,7 +64,9 @@ def unknown_section(run: RunData, *, prefix: str = "") -> Markup | None:
         if name not in run.arms:
             missing.append(f"The arm '{name}' was not run.")
     title = run.score.title
-    missing.append(f"{title[:1].upper()}{title[1:]} on examples that differ from the test data was not measured.")
+    missing.append(
+        f"{title[:1].upper()}{title[1:]} on {run.score.examples} that differ from the test data was not measured."
+    )
     return section(
         f"{prefix}unknown", "What is not known", tag("ul", (tag("li", prose(sentence)) for sentence in missing))
     )
@@ -74,8 +76,9 @@ def _facts(run: RunData) -> Iterator[tuple[str, str | Markup]]:
     data, job = run.data, run.job
     yield "data", str(data.get("name", "-"))
     yield "task", run.task.title
-    for key, label in (("train", "training examples"), ("development", "development examples"),
-                       ("test", "test examples"), ("classes", run.task.output_title)):  # fmt: skip
+    rows = run.task.row_title
+    for key, label in (("train", f"training {rows}"), ("development", f"development {rows}"),
+                       ("test", f"test {rows}"), ("classes", run.task.output_title)):  # fmt: skip
         if isinstance(data.get(key), int):
             yield label, f"{data[key]:,}"
     shares = data.get("most_frequent")

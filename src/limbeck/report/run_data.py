@@ -85,13 +85,14 @@ class RunData:
     @property
     def interval_covers(self) -> str:
         """The uncertainty that the intervals cover, for sentences."""
-        seeds, tested = f"over {self.seeds} paired seeds", self.data.get("test")
-        examples = f"{tested:,} test examples" if isinstance(tested, int) else "the test examples"
+        seeds, tested = f"over {self.seeds} paired seeds", self.verdict.get("examples") or self.data.get("test")
+        units = f"test {self.score.examples}"
+        examples = f"{tested:,} {units}" if isinstance(tested, int) else f"the {units}"
         covers = {
             "seeds and test examples": f"{seeds} and {examples}",
             "seeds and a bound for test examples": f"{seeds} and {examples}, wider because predictions are missing",
         }
-        text = covers.get(str(self.verdict.get("covers")), f"{seeds}, not over test examples")
+        text = covers.get(str(self.verdict.get("covers")), f"{seeds}, not over {units}")
         count = self.verdict.get("comparisons")
         return f"{text}, for the best of {count} methods" if isinstance(count, int) and count > 1 else text
 

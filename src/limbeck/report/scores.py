@@ -156,7 +156,9 @@ def draw_differences(
     ax = axes.row_axes(ax, [row.name for row in rows], [_difference_text(row, score) for row in rows], top=26.0)
     ax.set(xlim=limits, xlabel=label)
     axes.round_ticks(ax.xaxis)
-    ax.xaxis.set_major_formatter(lambda value, _: f"{value:+g}" if value else "0")
+    # Gains are drawn, so that right is better; the numbers are differences of the metric.
+    sign = 1 if score.higher_is_better else -1
+    ax.xaxis.set_major_formatter(lambda value, _: f"{sign * value:+g}" if value else "0")
     starts = [index - 0.24 for index in range(len(rows)) if index not in far]
     # In pieces, so that the line does not run through the text of a row.
     ax.vlines([0.0] * len(starts), starts, [start + 0.62 for start in starts], color=axes.ink(ax), linewidth=1.3)
@@ -185,8 +187,7 @@ def _span(row: DifferenceRow, score: ScoreFormat) -> axes.Interval:
 def _difference_text(row: DifferenceRow, score: ScoreFormat) -> str:
     if row.interval is None:
         return f"{score.difference(row.mean)}, one seed"
-    low, high = row.interval
-    return f"{score.difference(row.mean)}  [{score.difference(low)}, {score.difference(high)}]"
+    return f"{score.difference(row.mean)}  [{', '.join(score.ends(*row.interval))}]"
 
 
 def read_differences(run: RunData) -> list[DifferenceRow]:
@@ -239,9 +240,15 @@ _COLUMNS: dict[str, tuple[tuple[str, str, int | None, axes.Number], ...]] = {
     "regression": (("rmse", "RMSE", None, 1), ("mae", "MAE", None, 1), ("mse_to_teacher", "MSE to teacher", None, 1)),
     "segmentation": (("pixel_accuracy", "pixel accuracy, %", 2, 100), ("pixel_nll", "NLL, nats", 3, 1),
                      ("pixel_agreement", "agrees with teacher, %", 1, 100)),
+    "language_modeling": (("perplexity", "perplexity", None, 1), ("bits_per_byte", "bits per byte", 3, 1),
+                          ("kl_to_teacher", "KL to teacher, nats", 3, 1),
+                          ("agreement", "agrees with teacher, %", 1, 100),
+                          ("acceptance", "accepted as draft, %", 1, 100)),
 }  # fmt: skip
 """Columns of each task after the primary metric: metric, title, digits, factor."""
-_FIDELITY = ("agreement", "answer_agreement", "mse_to_teacher", "pixel_agreement")
+_FIDELITY = (
+    "agreement", "answer_agreement", "mse_to_teacher", "pixel_agreement", "kl_to_teacher", "acceptance",
+)  # fmt: skip
 
 
 def _overview(run: RunData, arms: Sequence[ArmRow]) -> Markup:
@@ -305,7 +312,7 @@ def _figures(run: RunData) -> Markup:
     scores = figure(
         f"Test {run.score.title}, seed by seed", lambda: plot_scores(run),
         "A mark for every seed, a bar for the mean, a band for ± one standard deviation. Arms are compared seed by "
-        "seed on the same examples, so bands may overlap although a difference is significant.",
+        f"seed on the same {run.score.examples}, so bands may overlap although a difference is significant.",
     )  # fmt: skip
     if not read_methods(run):
         return scores

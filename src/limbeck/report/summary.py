@@ -58,7 +58,7 @@ def headline(run: RunData) -> Headline:
 
 def _single_unit(run: RunData) -> str:
     """Return what there is only one of in a run without an interval."""
-    return "seed" if run.seeds == 1 else "test example"
+    return "seed" if run.seeds == 1 else f"test {run.score.examples.removesuffix('s')}"
 
 
 def answers(run: RunData, classes: Sequence[ClassRow]) -> list[Answer]:
@@ -76,16 +76,17 @@ def _gain(run: RunData) -> Answer:
     if not isinstance(difference, (int, float)):
         return Answer(question, "Unknown", "There is no arm 'student alone' to compare with.")
     if read_interval(run.verdict) is None:
-        sentence = (
-            f"One {_single_unit(run)} gives no interval. The difference is {run.score.difference(difference)} "
-            f"{run.score.points}"
-        )
-        return Answer(question, "Unknown", f"{sentence} over the same student trained alone. {_gap_closed(run)}")
+        sentence = f"One {_single_unit(run)} gives no interval. The difference is {run.score.difference(difference)}"
+        return Answer(question, "Unknown", f"{sentence} {run.score.points} {_than_alone(run)} {_gap_closed(run)}")
     return Answer(
         question,
         f"{_answer_word(run)}: {run.score.difference(difference)}{' points' if run.score.percent else ''}",
-        f"of {run.score.title} over the same student trained alone. {_gap_closed(run)}",
+        f"{'of ' if run.score.higher_is_better else ''}{run.score.title} {_than_alone(run)} {_gap_closed(run)}",
     )
+
+
+def _than_alone(run: RunData) -> str:
+    return f"{'over' if run.score.higher_is_better else 'from'} the same student trained alone."
 
 
 def _answer_word(run: RunData) -> str:
@@ -157,7 +158,7 @@ def _certainty(run: RunData) -> Answer:
     more = (
         f" Beaten by {listed(better)}." if better else f" Not shown to be better than {listed(equal)}." if equal else ""
     )
-    return Answer(question, f"{run.score.difference(low)} to {run.score.difference(high)}",
+    return Answer(question, " to ".join(run.score.ends(low, high)),
                   f"{'points' if run.score.percent else run.score.title}, the 95 % interval {run.interval_covers}; "
                   f"{side}.{more}")  # fmt: skip
 
@@ -304,7 +305,7 @@ def _caption(run: RunData) -> str:
     if run.seeds < 2:
         return "There is a single seed. A difference without an interval may be chance."
     return (
-        f"Mean difference between arms with the same seeds and examples. Bars are 95 % intervals "
+        f"Mean difference between arms with the same seeds and {run.score.examples}. Bars are 95 % intervals "
         f"{run.interval_covers}, for this teacher. An interval that contains zero is no evidence of a difference."
     )
 

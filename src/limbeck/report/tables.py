@@ -122,6 +122,13 @@ _SCORES: dict[str, tuple[tuple[str, str, Callable[[Mapping[str, Any]], str]], ..
         ("pixel acc.", "%", lambda arm: mean_std_text(_stat(arm, "pixel_accuracy"), 2, 100)),
         ("agrees", "%", lambda arm: _fixed(_number(arm.get("pixel_agreement")), 1, scale=100.0)),
     ),
+    "language_modeling": (
+        ("nats", "per token", lambda arm: mean_std_text(_stat(arm, "nll"))),
+        ("perplexity", "", lambda arm: mean_std_text(_stat(arm, "perplexity"))),
+        ("bits", "per byte", lambda arm: mean_std_text(_stat(arm, "bits_per_byte"))),
+        ("KL to", "teacher", lambda arm: _fixed(_number(arm.get("kl_to_teacher")), 3)),
+        ("agrees", "%", lambda arm: _fixed(_stat(arm, "agreement").mean, 1, scale=100.0)),
+    ),
 }
 """Columns of each task: title, unit, and the cell of an arm."""
 _SMALL = 0.001

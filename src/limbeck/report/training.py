@@ -140,10 +140,13 @@ def draw_search(search: Search, styles: Mapping[str, int], score: ScoreFormat, *
     step = next(step for step in (1, 5, 10, 25, 50, 100, most) if most <= 12 * step)
     ax.set_xticks(range(step, most + 1, step))
     axes.round_ticks(ax.yaxis)
-    best = max(factor * arm.best_so_far[-1] for arm in arms.values())
-    ax.axhspan(max(best - factor * search.luck, low), best, color=axes.QUIET, alpha=0.1, linewidth=0)
+    lasts = [factor * arm.best_so_far[-1] for arm in arms.values()]
+    best = max(lasts) if score.higher_is_better else min(lasts)
+    worse = best - factor * search.luck if score.higher_is_better else best + factor * search.luck
+    ax.axhspan(max(min(best, worse), low), min(max(best, worse), high), color=axes.QUIET, alpha=0.1, linewidth=0)
     ax.annotate("within chance of the best", (0.0, best), (6, -4), xycoords=("axes fraction", "data"),
-                textcoords="offset points", va="top", **axes.text_style(ax, axes.QUIET))  # fmt: skip
+                textcoords="offset points",
+                va="top" if score.higher_is_better else "bottom", **axes.text_style(ax, axes.QUIET))  # fmt: skip
     for i, (name, arm) in enumerate(arms.items()):
         # Marks are shifted a little, so that equal arms do not overlap.
         aside = 0.012 * most * (i - (len(arms) - 1) / 2)

@@ -59,11 +59,12 @@ class LanguageModeling(Task):
 
     name: ClassVar[str] = "language_modeling"
     title: ClassVar[str] = "Language modeling"
-    primary: ClassVar[Score] = Score("nll", "nats per token", higher_is_better=False)
+    primary: ClassVar[Score] = Score("nll", "nats per token", higher_is_better=False, countable=True, examples="texts")
     headline = ("nll", "perplexity", "kl_to_teacher")
     metrics = LANGUAGE_METRICS
     target_field: ClassVar[str] = "labels"
     output_title: ClassVar[str] = "tokens"
+    row_title: ClassVar[str] = "windows"
     distance_title: ClassVar[str] = "KL divergence"
     asks_teacher: ClassVar[bool] = True
 

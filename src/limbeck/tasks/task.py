@@ -32,6 +32,8 @@ class Score:
         percent: Whether it is a fraction that people read in percent. Differences are then in percentage points.
         chance: The value of a model that ignores its inputs, where it does not depend on the data; None otherwise.
         largest: The largest possible difference of two values; infinite where there is no bound.
+        countable: Whether the title is a plural, so that there are fewer of them and not less.
+        examples: What has one score in `Evaluation.scores`: examples, or texts.
 
     Example:
         >>> accuracy = Score("accuracy", "accuracy", percent=True, largest=1.0)
@@ -47,6 +49,8 @@ class Score:
     percent: bool = False
     chance: float | None = None
     largest: float = math.inf
+    countable: bool = False
+    examples: str = "examples"
 
     def format(self, value: float | None) -> str:
         """Format a value for people; a dash for None and NaN."""
@@ -131,6 +135,7 @@ class Task(ABC):
         target_field: Where a batch has the targets: ``labels``, or ``targets`` in ``Batch.extra``.
         classes_dim: The dimension of the logits that has the classes or outputs.
         output_title: What one output is called in messages.
+        row_title: What the rows of the data are called: examples, or windows of texts.
         no_smoothing: The reason why there is no control with label smoothing; None if there is one.
         has_temperature: Whether a temperature softens the outputs.
         distance_title: The name of the measure in `distance`.
@@ -146,6 +151,7 @@ class Task(ABC):
     target_field: ClassVar[str] = "targets"
     classes_dim: ClassVar[int] = -1
     output_title: ClassVar[str] = "outputs"
+    row_title: ClassVar[str] = "examples"
     no_smoothing: ClassVar[str | None] = None
     has_temperature: ClassVar[bool] = True
     distance_title: ClassVar[str] = "squared difference"
