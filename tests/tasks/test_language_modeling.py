@@ -255,7 +255,6 @@ def test_unknown_columns_are_not_measured():
     assert "kl_to_teacher" in measures
 
 
-<<<<<<< Updated upstream
 def test_trap_17_tokens_that_the_teacher_lacks_are_left_out_of_the_comparison_on_both_sides():
     logits, teacher, labels = random_rows(), random_rows(seed=1), torch.arange(40) % 20
     known = torch.ones(30, dtype=torch.bool)
@@ -269,7 +268,8 @@ def test_trap_17_tokens_that_the_teacher_lacks_are_left_out_of_the_comparison_on
         own = name in ("nll", "token_accuracy", "entropy")  # these read every output of the student
         expected = (whole if own else truth)[name]
         assert float(state.compute().sums(name)) == pytest.approx(expected, rel=1e-9), name
-=======
+
+
 def planted(rng, texts=60):
     """Differences of tokens of texts whose tokens share an effect; the true mean difference is 0."""
     sizes = rng.integers(5, 120, texts)
@@ -320,4 +320,3 @@ def test_the_report_draws_gains_and_writes_differences_of_the_metric():
     score = ScoreFormat.of_task(LanguageModeling(5))
     assert (score.difference(0.25), score.ends(0.1, 0.4)) == ("-0.25", ("-0.4", "-0.1"))
     assert ScoreFormat().ends(0.1, 0.4) == ("+10.00", "+40.00")
->>>>>>> Stashed changes
