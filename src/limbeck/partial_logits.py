@@ -6,7 +6,7 @@ import inspect
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any, final
 
 import torch
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from limbeck.errors import LimbeckError, callable_name
 from limbeck.functional.kernel import declaration, merges
-from limbeck.functional.sparse import COARSE, DENSE, FINE, coarse_logits, interpolated
+from limbeck.functional.sparse import COARSE, DENSE, FINE, interpolated, merged_values
 
 Kernel = Callable[..., Tensor]
 
@@ -170,7 +170,8 @@ class TopKLogits(PartialLogits):
         """Compute the divergence with all other classes merged: at most the full one, and 0 if the buckets agree."""
         self._check(student, kernel, hyper)
         temperature = hyper["temperature"] if "temperature" in hyper else default_temperature(kernel)
-        return kernel(coarse_logits(student, self.ids, temperature=temperature), self.coarse(temperature), **hyper)
+        buckets = self.coarse(temperature)
+        return merged_values(partial(kernel, **hyper), student, buckets, self.ids, temperature=temperature)
 
     @classmethod
     def invalid_reason(cls, kernel: Kernel, **hyper: Any) -> str | None:

@@ -109,6 +109,7 @@ def test_blocks_change_nothing_and_a_row_left_over_is_mended(kernel, monkeypatch
     for size in (blockwise.AT_ONCE, 15):
         for module in ("blockwise", "targets"):
             monkeypatch.setattr(f"limbeck.functional.{module}.AT_ONCE", size)
+        monkeypatch.setattr(blockwise, "AT_MOST", size)
         monkeypatch.setattr(blockwise, "_KEPT", type(blockwise._KEPT)())
         one, other = student.clone().requires_grad_(), teacher.clone().requires_grad_()
         value = kernel(one, other, temperature=2.0)

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import functools
+
 import pytest
 import torch
 
 from limbeck import functional as K
 from limbeck.errors import LimbeckError
 from limbeck.functional import coarse_logits, kernel, sampled_kl_divergence
+from limbeck.functional.sparse import merged_values
+
+INF = float("inf")
 
 DIVERGENCES = [
     (K.kl_divergence, {}),
@@ -181,6 +186,60 @@ def test_a_draw_that_the_student_excludes_is_infinite_unless_it_has_no_weight():
         value = sampled_kl_divergence(student, ids=ids, weights=torch.tensor([[0.5, weight]]), entropy=entropy)
         assert value.item() == wanted
         assert torch.autograd.grad(value.sum(), student)[0].isfinite().all()
+
+
+# The same in few passes.
+
+
+@every_temperature
+@every_divergence
+@pytest.mark.parametrize("k", [1, 4, 11])
+def test_merged_values_are_those_of_merged_logits_with_both_derivatives(divergence, hyper, temperature, k):
+    student, teacher = pair(6, 11)
+    student[1] = teacher[1]
+    ids = teacher.topk(k).indices
+    buckets = coarse_logits(teacher, ids, temperature=temperature)
+    compare = functools.partial(divergence, temperature=temperature, **hyper)
+    found, wanted = [], []
+    for values, results in ((merged_values, found), (None, wanted)):
+        logits = student.clone().requires_grad_()
+        if values is None:
+            value = compare(coarse_logits(logits, ids, temperature=temperature), buckets)
+        else:
+            value = values(compare, logits, buckets, ids, temperature=temperature)
+        (slope,) = torch.autograd.grad(value.sum(), logits, create_graph=True)
+        results += [value, slope, torch.autograd.grad(slope.square().sum(), logits)[0]]
+    for one, other in zip(found, wanted, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-8, atol=1e-10)
+
+
+@pytest.mark.parametrize("logits", [[0.0, -200.0, -300.0, -250.0], [0.0, 1e20, 3.0, -1.0], [0.0, -INF, 1.0, -INF]])
+def test_merged_values_of_extreme_students_are_finite_and_right(logits):
+    """Probabilities that underflow to 0 in float32, huge logits, and impossible classes."""
+    student, teacher = torch.tensor([logits], requires_grad=True), torch.tensor([[0.0, 1.0, 2.0, -1.0]])
+    teacher = teacher.masked_fill(student.isinf(), -INF)
+    ids = torch.tensor([[0, 2]])
+    buckets = coarse_logits(teacher, ids)
+    value = merged_values(K.kl_divergence, student, buckets, ids)
+    exact = K.kl_divergence(coarse_logits(student.double(), ids), buckets.double())
+    torch.testing.assert_close(value.double(), exact, rtol=1e-6, atol=1e-6)
+    ours, its = (torch.autograd.grad(one.sum(), student, retain_graph=True)[0] for one in (value, exact))
+    torch.testing.assert_close(ours, its, rtol=1e-5, atol=1e-6)
+
+
+def test_sampled_values_have_the_derivatives_of_their_formula():
+    student, teacher = pair(5, 9)
+    student.requires_grad_()
+    ids, weights = torch.randint(9, (5, 4)), torch.rand(5, 4, dtype=torch.float64)
+    entropy = torch.special.entr(teacher.softmax(-1)).sum(-1)
+    for temperature in (0.7, 1.0, 3.0):
+        value = sampled_kl_divergence(student, ids=ids, weights=weights, entropy=entropy, temperature=temperature)
+        log_q = (student / temperature).log_softmax(-1).gather(-1, ids)
+        exact = temperature**2 * (-(weights * log_q).sum(-1) - entropy)
+        torch.testing.assert_close(value, exact)
+        slopes = [torch.autograd.grad(one.sum(), student, create_graph=True)[0] for one in (value, exact)]
+        torch.testing.assert_close(*slopes)
+        torch.testing.assert_close(*(torch.autograd.grad(one.square().sum(), student)[0] for one in slopes))
 
 
 # What a kernel declares.

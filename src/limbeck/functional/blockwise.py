@@ -12,6 +12,9 @@ AT_ONCE = 1 << 18
 """The number of values in a block. Smaller blocks have too much overhead, larger ones do not fit into the CPU
 caches."""
 
+AT_MOST = 1 << 19
+"""The number of values up to which rows are not split. With a large vocabulary the overhead of blocks weighs more."""
+
 _REGISTER = 16  # float32 values
 
 
@@ -44,7 +47,7 @@ class Rows(NamedTuple):
 class Buffers:
     """Work memory of the thread for some rows, reused at every call.
 
-    New memory pages cost more than the arithmetic on them. Each of the four buffers grows to at most `AT_ONCE` values;
+    New memory pages cost more than the arithmetic on them. Each of the four buffers grows to at most `AT_MOST` values;
     larger requests get new memory.
     """
 
@@ -62,7 +65,7 @@ class Buffers:
 
 def buffer(number: int, dtype: torch.dtype, size: int) -> Tensor:
     """Return memory of the thread for `size` numbers. A buffer is identified by `number` and `dtype`."""
-    if size > AT_ONCE:
+    if size > AT_MOST:
         return torch.empty(size, dtype=dtype)
     buffers: dict[tuple[int, torch.dtype], Tensor] = _KEPT.__dict__.setdefault("buffers", {})
     memory = buffers.get((number, dtype))
@@ -72,7 +75,7 @@ def buffer(number: int, dtype: torch.dtype, size: int) -> Tensor:
 
 
 def release_buffers() -> None:
-    """Release the buffers of this thread, at most 4 MB per dtype."""
+    """Release the buffers of this thread, at most 8 MB per dtype."""
     _KEPT.__dict__.clear()
 
 
@@ -100,7 +103,7 @@ def in_blocks(
     # On a small batch each view costs as much as some arithmetic, so views are made only where needed.
     parts = [_flat(tensor, classes) for tensor in (student, teacher, mine, theirs)]
     flat = value if value.ndim == 1 else value.view(-1)
-    if count <= size:
+    if student.numel() <= AT_MOST:
         form.fill(Rows(scale, flat, *parts, Buffers(student.dtype, count, classes)))  # type: ignore[arg-type, call-arg]
         return value, mine, theirs
     for start in range(0, count, size):

@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from limbeck.errors import ArgumentError, LimbeckError, unknown_name_error
-from limbeck.functional.blockwise import AT_ONCE
+from limbeck.functional.blockwise import AT_MOST
 from limbeck.functional.output_layer import HiddenLogits, OutputLayer
 
 CHUNK = 256
@@ -251,7 +251,7 @@ def _values_and_slopes(logits: Tensor, teacher: Any, work: _Work, rows: slice, v
 
     On a CPU this is done for a few rows at a time, so that all intermediate results stay in the caches.
     """
-    size = max(1, AT_ONCE // logits.shape[1]) if logits.device.type == "cpu" else len(logits)
+    size = max(1, AT_MOST // logits.shape[1]) if logits.device.type == "cpu" else len(logits)
     for part in _slices(len(logits), size):
         at = slice(rows.start + part.start, rows.start + part.stop)
         block = logits[part].requires_grad_(slopes)

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from limbeck.functional.closed_form import clamp_neg_inf, log_softmax, nonzero_mask
+from limbeck.functional.blockwise import inside_transform, keeps_graph
+from limbeck.functional.closed_form import clamp_neg_inf, is_well_scaled, log_softmax, nonzero_mask, scaled
 from limbeck.functional.kernel import check_hyper, in_float32
 
 
@@ -80,6 +82,79 @@ class _Merged(torch.autograd.Function):
 
 
 @in_float32
+def merged_values(
+    kernel: Callable[..., Tensor],
+    student: Float[Tensor, "*batch classes"],
+    buckets: Float[Tensor, "*batch buckets"],
+    ids: Int[Tensor, "*batch k"],
+    *,
+    temperature: float = 1.0,
+    **hyper: Any,
+) -> Float[Tensor, "*batch"]:
+    """Compute ``kernel(coarse_logits(student, ids), buckets)`` in few passes over the classes.
+
+    Args:
+        kernel: A kernel of student and teacher whose value does not change if a constant is added to a row of logits.
+        student: Logits of the student.
+        buckets: The teacher's logits of the classes `ids` and of the rest.
+        ids: The classes that are not merged.
+        temperature: T of the rest, and of the kernel if `hyper` has it.
+        **hyper: The hyper-parameters of the kernel.
+    """
+    compare = partial(kernel, teacher=buckets, **hyper)
+    if _is_simple(student, temperature):
+        values: Tensor = _MergedValues.apply(student, ids, compare, temperature)
+        return values
+    return compare(coarse_logits(student, ids, temperature=temperature))
+
+
+class _MergedValues(torch.autograd.Function):
+    """The values, and their gradient from that of the few buckets, computed together: one exponential per class."""
+
+    @staticmethod
+    def forward(ctx: Any, student: Tensor, ids: Tensor, compare: Callable[[Tensor], Tensor], temperature: float) -> Any:
+        learns = ctx.needs_input_grad[0]
+        others, log_z = _softmax_and_log_z(student, temperature)
+        rest = others.scatter_(-1, ids, 0.0).sum(-1, keepdim=True)
+        if bool((rest > _RAREST).all()):
+            # Not from the probabilities of these classes, which may underflow to 0.
+            buckets = torch.cat([student.gather(-1, ids) / temperature - log_z, rest.log()], -1).mul_(temperature)
+            values, by_bucket = _value_and_gradient(compare, buckets, learns)
+            if by_bucket is not None:
+                others.mul_(by_bucket[..., -1:] / rest).scatter_(-1, ids, by_bucket[..., :-1])
+            slope = None if by_bucket is None else others
+        else:
+            merged = partial(coarse_logits, ids=ids, temperature=temperature)
+            values, slope = _value_and_gradient(lambda logits: compare(merged(logits)), student.detach(), learns)
+        ctx.compare, ctx.temperature = compare, temperature
+        ctx.save_for_backward(student, ids, slope)
+        return values
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, None, None, None]:
+        student, ids, slope = ctx.saved_tensors
+        if slope is None or torch.is_grad_enabled():  # for second derivatives the gradient must be a function
+            with torch.enable_grad():
+                values = ctx.compare(coarse_logits(student, ids, temperature=ctx.temperature))
+            return torch.autograd.grad(values, student, grad, create_graph=True)[0], None, None, None
+        last = not keeps_graph(grad)
+        return scaled(slope, grad.unsqueeze(-1), into=slope if last else None), None, None, None
+
+
+def _value_and_gradient(
+    function: Callable[[Tensor], Tensor], logits: Tensor, learns: bool
+) -> tuple[Tensor, Tensor | None]:
+    with torch.set_grad_enabled(learns):
+        values = function(logits.requires_grad_(learns))
+        slope = torch.autograd.grad(values.sum(), logits)[0] if values.requires_grad else None
+    return values.detach(), slope
+
+
+_RAREST = 1e-30
+"""A probability of the rest below which it comes from logits, because its logarithm may be imprecise."""
+
+
+@in_float32
 def sampled_kl_divergence(
     student: Float[Tensor, "*batch classes"],
     *,
@@ -115,10 +190,54 @@ def sampled_kl_divergence(
         arXiv:2503.16870.
     """
     check_hyper(temperature=temperature)
+    entropy = entropy.to(student.dtype)
+    if _is_simple(student, temperature):
+        values: Tensor = _SampledKL.apply(student, ids, weights, entropy, temperature)
+        return values
+    return _sampled_kl(student, ids, weights, entropy, temperature)
+
+
+def _sampled_kl(student: Tensor, ids: Tensor, weights: Tensor, entropy: Tensor, temperature: float) -> Tensor:
     log_q = log_softmax(nonzero_mask(_levelled(student, temperature), temperature)).gather(-1, ids)
     # The floor of -inf times 8 overflows to inf; terms without weight are masked first to avoid 0 * inf.
     cross = -0.125 * (8.0 * log_q * weights).masked_fill(weights == 0, 0.0).sum(-1)
-    return (cross - entropy.to(cross.dtype)) * temperature * temperature
+    return (cross - entropy) * temperature * temperature
+
+
+class _SampledKL(torch.autograd.Function):
+    """The values and their gradient, computed together: one exponential per class."""
+
+    @staticmethod
+    def forward(ctx: Any, student: Tensor, ids: Tensor, weights: Tensor, entropy: Tensor, temperature: float) -> Tensor:
+        q, log_z = _softmax_and_log_z(student, temperature)
+        weights = weights.to(q.dtype)
+        cross = (weights * (log_z - student.gather(-1, ids) / temperature)).sum(-1)
+        ctx.temperature = temperature
+        if ctx.needs_input_grad[0]:
+            q.mul_(weights.sum(-1, keepdim=True)).scatter_add_(-1, ids, -weights).mul_(temperature)
+            ctx.save_for_backward(student, ids, weights, entropy, q)
+        return (cross - entropy) * temperature * temperature
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, None, None, None, None]:
+        student, ids, weights, entropy, slope = ctx.saved_tensors
+        if torch.is_grad_enabled():  # for second derivatives the gradient must be a function
+            values = _sampled_kl(student, ids, weights, entropy, ctx.temperature)
+            return *torch.autograd.grad(values, student, grad, create_graph=True), None, None, None, None
+        into = None if keeps_graph(grad) else slope
+        return scaled(slope, grad.unsqueeze(-1), into=into), None, None, None, None
+
+
+def _is_simple(student: Tensor, temperature: float) -> bool:
+    """Whether the logits are finite and moderate, on a CPU, and no transform of torch.func is active."""
+    return not inside_transform(student) and is_well_scaled(student, temperature=temperature)
+
+
+def _softmax_and_log_z(logits: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+    """Compute softmax(logits / T), and the logarithm of its normalizer from the most probable class."""
+    tempered = logits if temperature == 1 else logits / temperature
+    q = torch.softmax(tempered, -1)
+    return q, tempered.amax(-1, keepdim=True) - q.amax(-1, keepdim=True).log()
 
 
 def _levelled(logits: Tensor, temperature: float) -> Tensor:
