@@ -163,14 +163,17 @@ def vocabulary_size(model: nn.Module) -> int | None:
 def call(model: Callable[..., Any], inputs: Inputs) -> Any:
     """Call a model with its inputs: ``m(x)`` for a tensor, ``m(*x)`` for a tuple, ``m(**x)`` for a mapping.
 
+    Inputs with ``input_ids`` are those of a language model: `with_positions`, `with_decoder_inputs`, and a model of
+    your own whose forward pass has no such argument gets the ids as its first one.
+
     Floating-point inputs are cast to the dtype of the parameters, if all have the same one, so that float32 examples
     can be passed to a model in bfloat16 or float64.
     """
     if isinstance(inputs, Tensor):  # the most frequent case, and the next check is slow
         return model(_cast(inputs, model))
     if isinstance(inputs, Mapping):
-        placed = with_positions(model, inputs)
-        return model(**{name: _cast(value, model) for name, value in placed.items()})
+        first, named = _place_tokens(model, inputs)
+        return model(*first, **{name: _cast(value, model) for name, value in named.items()})
     if isinstance(inputs, (tuple, list)):
         return model(*(_cast(value, model) for value in inputs))
     return model(inputs)
@@ -202,18 +205,84 @@ def with_positions(model: Callable[..., Any], inputs: Mapping[str, Any]) -> Mapp
     return {**inputs, "position_ids": places}
 
 
+def with_decoder_inputs(model: Callable[..., Any], inputs: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Inputs of an encoder-decoder with what its decoder reads: the labels, shifted right by the model's own rule.
+
+    ``labels`` are replaced by ``decoder_input_ids``, which begin with the model's start token. This is done here and
+    nowhere else. The model does not get the labels, because it would compute a loss of its own.
+
+    Raises:
+        MissingOutputError: If the model has no rule.
+    """
+    if "labels" not in inputs or "input_ids" not in inputs:
+        return inputs
+    rest = {name: value for name, value in inputs.items() if name != "labels"}
+    if "decoder_input_ids" in inputs:
+        return rest
+    inner = _without_adapter(unwrap(model))
+    if not hasattr(inner, "prepare_decoder_input_ids_from_labels"):
+        raise MissingOutputError(
+            f"{type(inner).__name__} is no encoder-decoder of transformers, so what its decoder reads is not known. "
+            "Give decoder_input_ids, such as by TokenPairDataset(..., decoder_start_token_id=...)."
+        )
+    return {**rest, "decoder_input_ids": inner.prepare_decoder_input_ids_from_labels(inputs["labels"])}
+
+
+def _place_tokens(model: Callable[..., Any], inputs: Mapping[str, Any]) -> tuple[tuple[Any, ...], Mapping[str, Any]]:
+    """Inputs for the arguments of a model: those without a name, and those with one."""
+    if "input_ids" not in inputs:
+        return (), inputs
+    inputs = with_positions(model, with_decoder_inputs(model, inputs))
+    inner = _without_adapter(unwrap(model))
+    if not isinstance(inner, nn.Module):
+        return (), inputs
+    known, takes_any = _parameters(type(inner).forward)
+    left_out = {name for name in _OPTIONAL if name in inputs and name not in known and not takes_any}
+    if "position_ids" in inputs and (type(inner).__module__.startswith("transformers.") or "position_ids" in left_out):
+        left_out |= set() if _takes_positions(model) else {"position_ids"}
+    _check_left_out(inner, inputs, left_out)
+    named = {name: value for name, value in inputs.items() if name not in left_out}
+    if "input_ids" in known or takes_any:
+        return (), named
+    return (named.pop("input_ids"),), named
+
+
+_OPTIONAL = ("attention_mask", "position_ids", "token_type_ids", "use_cache")
+"""Inputs beside the ids that a model may do without."""
+
+
+def _check_left_out(model: nn.Module, inputs: Mapping[str, Any], left_out: set[str]) -> None:
+    """Refuse texts that a model would mix up without these inputs.
+
+    Raises:
+        MissingOutputError: If texts are packed into rows, or padded on the left.
+    """
+    who, mask, places = type(model).__name__, inputs.get("attention_mask"), inputs.get("position_ids")
+    if "position_ids" in left_out and isinstance(places, Tensor) and bool(((places == 1).sum(-1) > 1).any()):
+        raise MissingOutputError(
+            f"{who} takes no position_ids, so the texts that are packed into one row would read each other: leave "
+            "packing out."
+        )
+    if "attention_mask" in left_out and isinstance(mask, Tensor) and mask.numel() and not bool(mask[:, 0].all()):
+        raise MissingOutputError(
+            f"{who} takes no attention_mask, so it would read the padding in front of a text: pad on the right."
+        )
+
+
 def _takes_positions(model: Any) -> bool:
     """Whether a model takes the position of each token, and does not compute it from the padding."""
     inner = _without_adapter(unwrap(model))
-    if not isinstance(inner, nn.Module) or "position_ids" not in _parameters(inner.__class__.forward):
+    if not isinstance(inner, nn.Module) or "position_ids" not in _parameters(inner.__class__.forward)[0]:
         return False
     own = "create_position_ids_from_input_ids"
     return not any(hasattr(type(module), own) for module in inner.modules())
 
 
 @lru_cache(maxsize=64)
-def _parameters(function: Callable[..., Any]) -> frozenset[str]:
-    return frozenset(inspect.signature(function).parameters)
+def _parameters(function: Callable[..., Any]) -> tuple[frozenset[str], bool]:
+    """The names of a function's parameters, and whether it takes any others."""
+    parameters = inspect.signature(function).parameters
+    return frozenset(parameters), any(one.kind is one.VAR_KEYWORD for one in parameters.values())
 
 
 def logits_of(output: Any, adaptor: Adaptor | None = None) -> Tensor:

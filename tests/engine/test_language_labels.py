@@ -67,7 +67,7 @@ def test_a_loop_of_ones_own_agrees():
         own = float(distillation(item).loss.detach())
     report = next(iter(distill(student, Stage(objective, teacher=teacher, steps=1), [item], accelerator="cpu")))
     assert report.loss == pytest.approx(own, rel=1e-5)
-    batch = to_batch(item, shifted=True)
+    batch = to_batch(item, label_format="token")
     loader = TorchLoader([item])
     loader.bind({"student": student})
     assert torch.equal(loader.peek().labels, batch.labels)
@@ -105,7 +105,7 @@ def test_labels_that_are_shifted_already_are_left():
     item = items()[1]
     labels = torch.cat([item["labels"][:, 1:], torch.full((2, 1), IGNORED)], 1)
     shifted = {**item, "labels": labels}
-    found = token_batch(Batch({k: v for k, v in shifted.items() if k != "labels"}, labels=labels), shifted=True)
+    found = token_batch(Batch({k: v for k, v in shifted.items() if k != "labels"}, labels=labels), label_format="token")
     assert torch.equal(found.labels, labels)
     own = distill(gpt(), Stage(Loss(cross_entropy), steps=1), [item], accelerator="cpu")
     other = distill(gpt(), Stage(Loss(cross_entropy), steps=1), [shifted], accelerator="cpu")

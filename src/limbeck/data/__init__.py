@@ -25,6 +25,7 @@ from limbeck.data.table import read_split_table, read_table
 from limbeck.data.table_encoding import CategoryColumn, NumberColumn, TableEncoding
 from limbeck.data.texts import TextDataset, TokenizeOnRead
 from limbeck.data.token_dataset import TokenDataset, split_texts
+from limbeck.data.token_pairs import TokenPairDataset
 from limbeck.data.tokenized_texts import TokenizedTexts, hash_tokenizer, tokenize_texts
 from limbeck.data.tokenizer import holds_tokenizer, open_tokenizer, train_byte_level_tokenizer, train_tokenizer
 from limbeck.data.torch_loader import TorchLoader, as_loader
@@ -68,6 +69,7 @@ __all__ = [
     "TableEncoding",
     "TextDataset",
     "TokenDataset",
+    "TokenPairDataset",
     "TokenizeOnRead",
     "TokenizedTexts",
     "TorchLoader",

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Int
@@ -28,44 +28,96 @@ def is_causal_lm(model: Any) -> bool:
         >>> is_causal_lm(torch.nn.Linear(2, 3))
         False
     """
-    inner: Any = unwrap_compiled(model) if isinstance(model, torch.nn.Module) else model  # None: no model is known
-    inner = inner.get_base_model() if hasattr(inner, "get_base_model") else inner
-    name = type(inner).__name__
+    name = type(_plain(model)).__name__
     if name.endswith("ForConditionalGeneration"):
-        try:
-            return inner.config.is_encoder_decoder is False
-        except AttributeError:  # not a model of transformers
-            return False
+        return _encodes_and_decodes(model) is False
     return name.endswith(("ForCausalLM", "LMHeadModel", "LMHeadsModel", "DoubleHeadsModel")) and (
         name not in _DO_NOT_SHIFT
     )
 
 
-def token_batch(batch: Batch, *, shifted: bool = False) -> Batch:
+def is_encoder_decoder(model: Any) -> bool:
+    """Whether a model is an encoder-decoder language model of transformers, such as T5.
+
+    Example:
+        >>> is_encoder_decoder(torch.nn.Linear(2, 3))
+        False
+    """
+    # A classifier on top of an encoder-decoder has labels of another kind.
+    writes = hasattr(_plain(model), "prepare_decoder_input_ids_from_labels")
+    return writes and _encodes_and_decodes(model) is True
+
+
+def _encodes_and_decodes(model: Any) -> bool | None:
+    try:
+        return bool(_plain(model).config.is_encoder_decoder)
+    except AttributeError:  # not a model of transformers
+        return None
+
+
+def _plain(model: Any) -> Any:
+    """The module inside a compiled one or an adapter."""
+    inner: Any = unwrap_compiled(model) if isinstance(model, torch.nn.Module) else model  # None: no model is known
+    return inner.get_base_model() if hasattr(inner, "get_base_model") else inner
+
+
+LabelFormat = Literal["output", "token", "decoder"]
+"""Where labels are: at the model output that predicts them; at their own token, as in Hugging Face data for causal
+models; or they are the text that a decoder writes."""
+
+
+def find_label_format(*models: Any) -> LabelFormat:
+    """The format of labels in Hugging Face data for these models.
+
+    Raises:
+        LimbeckError: If one is causal and another an encoder-decoder, whose labels differ.
+
+    Example:
+        >>> find_label_format(torch.nn.Linear(2, 3))
+        'output'
+    """
+    causal, decoding = (any(map(kind, models)) for kind in (is_causal_lm, is_encoder_decoder))
+    if causal and decoding:
+        raise LimbeckError(
+            "A causal language model and an encoder-decoder read different inputs, so they cannot share batches with "
+            "labels. Take two models of one kind."
+        )
+    return "token" if causal else "decoder" if decoding else "output"
+
+
+def token_batch(batch: Batch, *, label_format: LabelFormat = "output") -> Batch:
     """Set the mask of a batch of tokens, and align labels with model outputs.
 
     Without another mask, the ``attention_mask`` is the mask. Labels in the format of Hugging Face models are at their
     own token, but a causal model predicts them one token earlier. They are shifted by one, and the mask is true where
-    there is a label. Labels that are already shifted are not changed.
+    there is a label. Labels that are already shifted are not changed. The labels of an encoder-decoder are put into the
+    inputs too, for `limbeck.model_call.with_decoder_inputs`.
 
     Args:
         batch: A batch whose inputs are a mapping; other batches are returned unchanged.
-        shifted: Whether the model is causal (see `is_causal_lm`).
+        label_format: The format of the labels (see `find_label_format`).
     """
     if not isinstance(batch.inputs, dict) or batch.mask is not None:
         return batch
     batch = batch._replace(mask=_find_mask(batch))
     labels = batch.labels
-    if not shifted or labels is None or labels.ndim != 2:
+    if label_format == "output" or labels is None or labels.ndim != 2:
         return batch
+    if label_format == "decoder":
+        return batch._replace(inputs={**batch.inputs, "labels": labels}, mask=labels != IGNORED)
     if not _labels_are_shifted(labels, batch.inputs.get("input_ids")):
         labels = torch.cat([labels[:, 1:], labels.new_full((len(labels), 1), IGNORED)], 1)
     return batch._replace(labels=labels, mask=labels != IGNORED)
 
 
 def labels_are_inputs(labels: Tensor | None, inputs: Any) -> bool:
-    """Whether labels equal the input tokens at the same positions, so that a model would learn to copy."""
-    ids = inputs.get("input_ids") if isinstance(inputs, dict) else inputs
+    """Whether labels equal the input tokens at the same positions, so that a model would learn to copy.
+
+    For an encoder-decoder, these are the inputs of the decoder.
+    """
+    if isinstance(inputs, dict):
+        inputs = None if "labels" in inputs else inputs.get("decoder_input_ids", inputs.get("input_ids"))
+    ids = inputs
     if labels is None or labels.ndim != 2 or not isinstance(ids, Tensor) or ids.shape != labels.shape:
         return False
     if ids.is_floating_point() or ids.shape[1] < 2:

@@ -15,7 +15,7 @@ from limbeck.batch import Batch, sequence_like
 from limbeck.data.arrays import as_dataset, is_array
 from limbeck.data.dataset import hash_columns
 from limbeck.data.loader import Loader, ShuffledLoader
-from limbeck.data.tokenizer import is_causal_lm, token_batch
+from limbeck.data.tokenizer import LabelFormat, find_label_format, token_batch
 from limbeck.data.transform import BatchMix, Transform
 from limbeck.errors import DataError, LimbeckError, one_hot_labels_error
 
@@ -137,7 +137,8 @@ class TorchLoader(Loader):
     ``label``) are labels, ``id`` are ids, columns that are not tensors are ``extra``, and the other columns are the
     model inputs. `to_batch` converts anything else to a `Batch`. An ``attention_mask`` in a mapping is also
     ``Batch.mask``, so that padding does not count. The ``labels`` of a causal language model are expected in the format
-    of Hugging Face models, at their own token, and are shifted to the model output that predicts them.
+    of Hugging Face models, at their own token, and are shifted to the model output that predicts them. The labels of an
+    encoder-decoder are also what its decoder reads, behind its start token.
 
     The DataLoader's own shuffling is used. An epoch cannot be entered in the middle, so training can be resumed there
     only if the DataLoader has ``state_dict`` and ``load_state_dict``. If an iterator is left early, the next one
@@ -172,7 +173,7 @@ class TorchLoader(Loader):
         self._live: Iterator[Any] | None = None
         self._waiting: Batch | None = None
         self._before: Any = None
-        self._shifted = False
+        self._label_format: LabelFormat = "output"
 
     def __len__(self) -> int:
         return self._size
@@ -183,9 +184,9 @@ class TorchLoader(Loader):
         return type(self.loader).__name__
 
     def bind(self, models: Mapping[str, nn.Module]) -> None:
-        """Check whether one of the models is a causal language model."""
+        """Find out where the models expect labels: those of causal language models are shifted."""
         # A run's models are made when they are first asked for; only those that exist are looked at.
-        self._shifted = any(is_causal_lm(model) for model in getattr(models, "existing", models).values())
+        self._label_format = find_label_format(*getattr(models, "existing", models).values())
 
     @property
     def fingerprint(self) -> str:
@@ -273,7 +274,7 @@ class TorchLoader(Loader):
 
     def _align_labels(self, batch: Batch) -> Batch:
         """Align labels and mask with model outputs; done late, because `bind` may come after the first `peek`."""
-        return batch if self.to_batch is not None else token_batch(batch, shifted=self._shifted)
+        return batch if self.to_batch is not None else token_batch(batch, label_format=self._label_format)
 
     def _read(self, item: Any) -> Batch:
         if self.to_batch is None:

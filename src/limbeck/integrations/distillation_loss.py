@@ -13,7 +13,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from limbeck.batch import LOGITS, Batch, Outputs, Progress
-from limbeck.data.tokenizer import is_causal_lm
+from limbeck.data.tokenizer import find_label_format
 from limbeck.engine import (
     StepInputs,
     StudentWithLoss,
@@ -127,7 +127,7 @@ class DistillationLoss(AbstractContextManager["DistillationLoss"]):
         self.preprocess = preprocess
         self.adaptor = adaptor
         self.to_batch = to_batch
-        self._shifted = is_causal_lm(student)
+        self._label_format = find_label_format(student)
         self._closing: Callable[[], Any] | None = None
         self._place: torch.device | None = None
         self._reached: set[nn.Parameter] | None = None
@@ -206,7 +206,7 @@ class DistillationLoss(AbstractContextManager["DistillationLoss"]):
         Raises:
             DataError: If the item is ambiguous.
         """
-        batch = to_batch(item, shifted=self._shifted) if self.to_batch is None else self.to_batch(item)
+        batch = to_batch(item, label_format=self._label_format) if self.to_batch is None else self.to_batch(item)
         return batch.to(self.device)
 
     def __call__(

@@ -10,7 +10,7 @@ from torch.utils.data import Dataset as TorchDataset
 
 from limbeck.batch import Batch
 from limbeck.data import Dataset
-from limbeck.data.tokenizer import token_batch
+from limbeck.data.tokenizer import LabelFormat, token_batch
 from limbeck.data.torch_loader import batch_from
 from limbeck.errors import DataError
 from limbeck.teachers import Stream
@@ -103,12 +103,12 @@ class _HubDataset(Stream):
         return self._size
 
 
-def to_batch(item: Any, *, shifted: bool = False) -> Batch:
-    """Convert one item of a loader to a batch: padding is masked, and labels may be shifted by one token.
+def to_batch(item: Any, *, label_format: LabelFormat = "output") -> Batch:
+    """Convert one item of a loader to a batch: padding is masked, and labels are aligned with outputs.
 
     Args:
         item: A mapping with ``labels`` (and ``id``), ``(inputs, labels)``, or a `Batch`, which is returned as it is.
-        shifted: Whether labels at position t are compared with logits at t - 1, as in causal language models.
+        label_format: Where the labels are, see `limbeck.data.tokenizer.find_label_format`.
 
     Raises:
         DataError: If the item is none of these.
@@ -118,6 +118,6 @@ def to_batch(item: Any, *, shifted: bool = False) -> Batch:
         return batch
     if isinstance(batch.inputs, Mapping) and set(batch.inputs) == {"inputs"}:
         batch = batch._replace(inputs=batch.inputs["inputs"])
-    if shifted and batch.labels is not None and batch.labels.ndim != 2:
+    if label_format != "output" and batch.labels is not None and batch.labels.ndim != 2:
         raise DataError(f"A language model's labels are [batch, tokens]; got {list(batch.labels.shape)}.")
-    return token_batch(batch, shifted=shifted)
+    return token_batch(batch, label_format=label_format)

@@ -10,7 +10,7 @@ from lightning import Callback, LightningModule
 from torch import Tensor, nn
 
 from limbeck.batch import IGNORED, Batch, Progress
-from limbeck.data.tokenizer import is_causal_lm
+from limbeck.data.tokenizer import find_label_format
 from limbeck.errors import LimbeckError
 from limbeck.integrations.distillation_loss import DistillationLoss
 from limbeck.integrations.id_dataset import to_batch
@@ -69,7 +69,7 @@ class DistillModule(LightningModule):
         self.objective = objective
         self.optimizer = optimizer or Optimizer()
         self.accumulate = accumulate
-        self._shifted = is_causal_lm(student)
+        self._label_format = find_label_format(student)
         self.distillation = DistillationLoss(
             student, objective, teacher, example=self._batch(example), loader=loader, preprocess=preprocess,
             adaptor=adaptor,
@@ -141,7 +141,7 @@ class DistillModule(LightningModule):
                 config.scheduler.step()  # type: ignore[call-arg]
 
     def _batch(self, item: Any) -> Batch:
-        return to_batch(item, shifted=self._shifted)
+        return to_batch(item, label_format=self._label_format)
 
     def _progress(self) -> Progress:
         trainer = self.trainer

@@ -13,7 +13,7 @@ from transformers import Trainer, TrainerCallback
 
 from limbeck.atomic_io import atomic_write
 from limbeck.batch import Batch, Progress
-from limbeck.data.tokenizer import is_causal_lm
+from limbeck.data.tokenizer import find_label_format
 from limbeck.errors import LimbeckError
 from limbeck.integrations.distillation_loss import DistillationLoss, broadcast_heads
 from limbeck.integrations.id_dataset import identify_dataset, to_batch
@@ -60,7 +60,7 @@ class DistillTrainer(Trainer):
         # Used by versions of transformers before `loss_is_scaled_for_ga`.
         self.model_accepts_loss_kwargs = True
         self._counts: dict[str, float] | None = None
-        self._shifted = is_causal_lm(self.model)
+        self._label_format = find_label_format(self.model)
         with fork_rng():
             example = self._example()
         student: Any = self.model
@@ -129,7 +129,7 @@ class DistillTrainer(Trainer):
         self._signature_columns = list({*(self._signature_columns or ()), "id"})  # type: ignore[assignment]
 
     def _batch(self, inputs: Any) -> Batch:
-        return to_batch(inputs, shifted=self._shifted)
+        return to_batch(inputs, label_format=self._label_format)
 
     def _progress(self) -> Progress:
         return Progress(self.state.global_step, max(self.state.max_steps, 1), int(self.state.epoch or 0))

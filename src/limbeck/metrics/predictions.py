@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from limbeck.atomic_io import make_folder
 from limbeck.batch import IGNORED, LOGITS, Batch, Inputs, Outputs
 from limbeck.data import Loader, TorchLoader, as_loader
-from limbeck.data.tokenizer import is_causal_lm, token_batch
+from limbeck.data.tokenizer import find_label_format, token_batch
 from limbeck.data.torch_loader import batch_from
 from limbeck.errors import DataError, LimbeckError
 from limbeck.model_call import Adaptor, call, logits_of
@@ -72,7 +72,11 @@ def as_batches(data: Any, model: Any = None) -> Iterator[Batch]:
         yield from _epoch(as_loader(data, batch_size=_BATCH_SIZE, shuffle=False), model)
     else:
         for item in data:
-            yield item if isinstance(item, Batch) else token_batch(batch_from(item), shifted=is_causal_lm(model))
+            yield (
+                item
+                if isinstance(item, Batch)
+                else token_batch(batch_from(item), label_format=find_label_format(model))
+            )
 
 
 def _is_batches(data: Any) -> bool:

@@ -12,7 +12,7 @@ from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
 from limbeck.batch import IGNORED, Batch, Inputs
-from limbeck.data import Dataset, Subset, TokenDataset, hash_tokenizer
+from limbeck.data import Dataset, Subset, TokenDataset, TokenPairDataset, hash_tokenizer
 from limbeck.data.tokenizer import labels_are_inputs
 from limbeck.errors import DataError, LimbeckError
 from limbeck.functional import cross_entropy, kl_divergence, label_smoothing
@@ -260,8 +260,8 @@ def _check_texts(outputs: Tensor, targets: Tensor | None) -> Tensor:
     return outputs.double()
 
 
-def token_data(examples: Dataset, part: str) -> TokenDataset:
-    """The `TokenDataset` from which examples were selected.
+def token_data(examples: Dataset, part: str) -> TokenDataset | TokenPairDataset:
+    """The `TokenDataset` or `TokenPairDataset` from which examples were selected.
 
     Raises:
         DataError: If the examples are no windows of tokens.
@@ -269,7 +269,7 @@ def token_data(examples: Dataset, part: str) -> TokenDataset:
     whole = examples
     while isinstance(whole, Subset):
         whole = whole.whole
-    if not isinstance(whole, TokenDataset):
+    if not isinstance(whole, (TokenDataset, TokenPairDataset)):
         raise DataError(
             f"The {part} data are a {type(whole).__name__}; language modeling needs tokens: TokenDataset(texts, "
             "tokenizer=...)."
