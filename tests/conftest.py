@@ -12,6 +12,28 @@ from jaxtyping import install_import_hook
 
 install_import_hook(["limbeck", "benchmarks"], "beartype.beartype").__enter__()
 
+
+class _SampledChecks(type(jaxtyping.config)):
+    """Checks the shapes of the first calls of each test, and of every 101st call after that.
+
+    A check costs more than a small step of training: checking all calls would take two thirds of the time of a job.
+    """
+
+    ALL, EVERY = 500, 101  # a prime, so that no loop is always sampled at the same place
+    calls, off = 0, False
+
+    @property
+    def jaxtyping_disable(self) -> bool:
+        self.calls += 1
+        return self.off or (self.calls > self.ALL and self.calls % self.EVERY != 0)
+
+    @jaxtyping_disable.setter
+    def jaxtyping_disable(self, value: bool) -> None:
+        self.off = value
+
+
+jaxtyping.config.__class__ = _SampledChecks
+
 import pytest  # noqa: E402
 import torch  # noqa: E402
 
@@ -65,6 +87,7 @@ def _without_figures(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyP
 
 @pytest.fixture(autouse=True)
 def _deterministic():
+    jaxtyping.config.calls = 0
     torch.manual_seed(0)
     torch.set_num_threads(1)
 
