@@ -183,6 +183,7 @@ class CheckContext:
         stored: The teacher with its cache, and the loader of the cached examples.
         views: The number of cached views of each example.
         task: What is learned.
+        test: The test data, for checks of language jobs.
     """
 
     arms: tuple[CheckedArm, ...]
@@ -199,6 +200,7 @@ class CheckContext:
     stored: tuple[CachedTeacher, Loader] | None = None
     views: int = 1
     task: Task = field(default_factory=Classification)
+    test: Dataset | None = None
 
     @property
     def device(self) -> torch.device:
