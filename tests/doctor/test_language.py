@@ -10,6 +10,7 @@ from torch import nn
 
 from limbeck.data import ArrayDataset, TokenDataset
 from limbeck.data.tokenized_texts import TokenizedTexts
+from limbeck.doctor import examine
 from limbeck.doctor import language_checks as checks
 from limbeck.doctor.memory import BatchMemory, judge_batch_memory, measure_batch_memory
 from limbeck.models import VocabularyAlignment
@@ -50,6 +51,10 @@ def knowing(data, weight=1.0):
 
 def ignorant(size, seed=0):
     return Bigram(0.1 * torch.randn(size, size, generator=torch.Generator().manual_seed(seed)))
+
+
+def findings_of(context):
+    return {one.name: one for one in examine(context, seconds=60.0)}
 
 
 def job(data, *, development=None, teacher=None, student=None, **changes):
@@ -244,3 +249,11 @@ def test_frequencies_of_prompts_do_not_count(tokenizer):
     unseen = tokenizer.convert_tokens_to_ids("Q")
     word = tokenizer("add", add_special_tokens=False)["input_ids"][0]  # in every prompt, in no answer
     assert float(log_p[word]) == float(log_p[unseen])
+
+
+def test_a_sound_job_is_sound(tokenizer):
+    data = TokenDataset(TEXTS, tokenizer=tokenizer, max_length=40)
+    found = findings_of(job(data))
+    assert {name: one for name, one in found.items() if one.state != "ok"} == {}
+    expected = (checks.TOKENS, checks.ENDS, checks.CONTEXTS, checks.FINGERPRINTS, checks.NEWS, "largest batch")
+    assert all(name in found for name in expected)

@@ -29,7 +29,7 @@ from limbeck.errors import LimbeckError
 from limbeck.losses import Objective
 from limbeck.recipe import JointStages, ParallelStages, Part, Recipe, Stage
 from limbeck.tap import Tapped, preserved_buffers
-from limbeck.tasks import Classification, Task
+from limbeck.tasks import Classification, LanguageModeling, Task
 from limbeck.teachers import CachedTeacher, Preprocess, Teacher
 
 State = Literal["ok", "look", "crash", "wrong"]
@@ -201,6 +201,11 @@ class CheckContext:
     views: int = 1
     task: Task = field(default_factory=Classification)
     test: Dataset | None = None
+
+    @property
+    def is_language(self) -> bool:
+        """Whether tokens of texts are learned."""
+        return isinstance(self.task, LanguageModeling)
 
     @property
     def device(self) -> torch.device:

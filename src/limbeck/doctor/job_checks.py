@@ -175,18 +175,21 @@ def _guess(context: CheckContext) -> tuple[Tensor, Tensor]:
 
 STEADY, UNTOUCHED = "teacher's outputs", "teacher unchanged"
 
-_DETERMINISM_EXAMPLES = 64
+_DETERMINISM_EXAMPLES, _DETERMINISM_TEXTS = 64, 4
 
 
 def check_deterministic(context: CheckContext) -> Finding:
     """Check that the teacher's outputs for an example do not depend on chance or on the rest of the batch."""
-    batch = draw_examples(context.train, _DETERMINISM_EXAMPLES).to(context.device)
+    count = _DETERMINISM_TEXTS if context.is_language else _DETERMINISM_EXAMPLES
+    batch = draw_examples(context.train, count).to(context.device)
     prepared = context.teacher.open(TeacherContext(device=context.device, preprocess=context.preprocess))
     half = torch.arange(max(batch.size // 2, 1), device=context.device)
+    # Padding has outputs, which mean nothing.
+    counts = batch.mask[half] if context.is_language and batch.mask is not None else slice(None)
     with torch.no_grad(), prepared as get_outputs, context.fabric.autocast():
-        whole = get_outputs(batch)[LOGITS][: len(half)].double()
-        again = get_outputs(batch.rows(half))[LOGITS].double()
-        padded = predict_padded(get_outputs, batch.rows(half), batch.size)[LOGITS].double()
+        whole = get_outputs(batch)[LOGITS][: len(half)][counts].double()
+        again = get_outputs(batch.rows(half))[LOGITS][counts].double()
+        padded = predict_padded(get_outputs, batch.rows(half), batch.size)[LOGITS][counts].double()
     if count := int(whole.isnan().flatten(1).any(1).sum()):
         sentence = (
             f"The teacher's outputs are NaN for {count} of {len(whole)} examples; check its forward() in eval mode."

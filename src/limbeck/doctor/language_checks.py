@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
@@ -12,9 +13,9 @@ from jaxtyping import Bool, Int
 from torch import Tensor, nn
 
 from limbeck.batch import IGNORED, LOGITS, Batch
-from limbeck.data import Dataset, TokenDataset, hash_tokenizer
+from limbeck.data import Dataset, ShuffledLoader, TokenDataset, hash_tokenizer
 from limbeck.data.tokenizer import labels_are_inputs
-from limbeck.doctor.context import CheckContext, Finding, fail, passed, warn
+from limbeck.doctor.context import CheckContext, CheckedArm, Finding, fail, passed, warn
 from limbeck.metrics.language import TextSumsState
 from limbeck.model_call import call, logits_of
 from limbeck.random_seeds import counter_order
@@ -339,7 +340,7 @@ def compare_with_teacher(
     student = student.to(device)
     session = teacher.open(TeacherContext(device=device, preprocess=preprocess))
     with torch.no_grad(), FrozenParameters(student), session as answer:
-        for batch in _small_batches(examples, len(unigram)):
+        for batch in _small_batches(examples):
             batch = batch.to(device)
             theirs, ours = answer(batch)[LOGITS], logits_of(call(student, preprocess(batch)))
             known = _is_known(theirs, _labels(batch))
@@ -379,8 +380,29 @@ def _draw_rows(examples: Dataset, count: int) -> Tensor:
     return counter_order(len(examples), seed=0, epoch=0, stream="doctor")[:count]
 
 
-def _small_batches(examples: Dataset, vocabulary: int) -> Iterator[Batch]:
+def _small_batches(examples: Dataset) -> Iterator[Batch]:
     """Batches of random rows whose logits fit into memory."""
-    width = token_data(examples, "development").max_length
-    size = max(1, min(32, _NUMBERS // max(width * vocabulary, 1)))
-    return (examples.take(rows) for rows in counter_order(len(examples), seed=0, epoch=0, stream="doctor").split(size))
+    return (examples.take(rows) for rows in _draw_rows(examples, len(examples)).split(rows_at_once(examples)))
+
+
+def rows_at_once(examples: Dataset) -> int:
+    """The number of rows whose logits fit into memory several times: at most 32, at least 2."""
+    data = token_data(examples, "")
+    return max(2, min(32, _NUMBERS // max(data.max_length * len(data.tokenizer), 1)))
+
+
+def with_small_batches(arm: CheckedArm) -> CheckedArm:
+    """The arm with batches whose logits fit into memory several times, as the checks of losses need them."""
+    examples = arm.loader.examples
+    size = arm.loader.batch_size
+    if not isinstance(examples, Dataset) or size is None or size <= rows_at_once(examples):
+        return arm
+    return replace(arm, loader=ShuffledLoader(examples, batch_size=rows_at_once(examples)))
+
+
+def find_longest_row(examples: Dataset) -> tuple[int, int]:
+    """The place of a row among 512 random ones that has the most tokens, and their number."""
+    rows = _draw_rows(examples, 512)
+    lengths = examples.take(rows).extra["masks"]["text"].sum(1)
+    best = int(lengths.argmax())
+    return int(rows[best]), int(lengths[best])

@@ -104,8 +104,8 @@ def judge_batch_memory(memory: BatchMemory | None, batch_size: int, width: int) 
 def free_memory(device: torch.device) -> int | None:
     """Bytes that a process can still take on a device, within the limit of its container; None if unknown."""
     if device.type == "cuda":
-        free, _ = torch.cuda.mem_get_info(device)
-        return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        outside, _ = torch.cuda.mem_get_info(device)
+        return outside + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
     if device.type != "cpu":
         return None
     free = _field(Path("/proc/meminfo"), "MemAvailable")

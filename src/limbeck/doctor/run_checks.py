@@ -6,6 +6,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
+from functools import partial
 from itertools import islice
 from typing import NamedTuple
 
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 
 from limbeck.batch import Batch, Progress
 from limbeck.data import Loader
-from limbeck.doctor import gradient_checks, job_checks, loss_checks
+from limbeck.doctor import gradient_checks, job_checks, language_checks, loss_checks
 from limbeck.doctor.context import (
     CheckContext,
     CheckedArm,
@@ -31,6 +32,7 @@ from limbeck.doctor.context import (
     stage_groups,
     warn,
 )
+from limbeck.doctor.memory import LARGEST, judge_batch_memory, measure_batch_memory
 from limbeck.engine import StageTrainer, check_lengths, open_stage
 from limbeck.models.size_and_hash import size_in_bytes
 from limbeck.random_seeds import fork_rng, make_rng_state
@@ -85,6 +87,29 @@ def time_steps(group: OpenGroup, arm: CheckedArm, models: Mapping[str, nn.Module
     # All runs of the other arms share one queue; a teacher's runs are its members.
     abreast = min(context.side_by_side, arm.runs * group.repeats) if arm.first else context.side_by_side
     return Pace(describe_stage(arm, stage), statistics.median(seconds), step_bytes, total, abreast)
+
+
+def measure_largest_batch(
+    group: OpenGroup, arm: CheckedArm, models: Mapping[str, nn.Module], context: CheckContext
+) -> Finding:
+    """Take steps with a quarter and a half of the batch, of the longest rows, and read off the largest batch."""
+    loader = group.stages[0].loader or arm.loader
+    row, width = language_checks.find_longest_row(context.train)
+    batch_size = loader.batch_size or 1
+    with ExitStack() as stack:
+        trainers = [
+            stack.enter_context(open_stage(stage, models, loader, arm.setting, fabric=context.fabric))
+            for stage in group.stages
+        ]
+
+        def step(rows: int) -> None:
+            batch = context.train.take(torch.full((rows,), row)).to(context.device)
+            for trainer in trainers:
+                trainer.step([batch], Progress())
+
+        sizes = (max(batch_size // 4, 1), max(batch_size // 2, 2))
+        memory = measure_batch_memory(step, sizes, device=context.device)
+    return judge_batch_memory(memory, batch_size, width)
 
 
 def _saved_activations(step: Callable[[], None]) -> int:
@@ -173,6 +198,19 @@ OF_JOB: Mapping[str, Callable[[CheckContext], Finding | None]] = {
 }
 """Checks of data and teacher, done once."""
 
+OF_LANGUAGE_JOB: Mapping[str, Callable[[CheckContext], Finding | None]] = {
+    language_checks.TOKENS: language_checks.check_tokens,
+    language_checks.ENDS: language_checks.check_ends,
+    language_checks.LENGTHS: language_checks.check_lengths,
+    language_checks.CONTEXTS: language_checks.check_contexts,
+    language_checks.REPEATED: language_checks.check_repeated,
+    language_checks.FINGERPRINTS: language_checks.check_fingerprints,
+    language_checks.NEWS: language_checks.check_news,
+    job_checks.STEADY: job_checks.check_deterministic,
+    job_checks.STORED_OUTPUTS: job_checks.check_stored_outputs,
+}
+"""The same for language models, whose targets are the next tokens."""
+
 OF_STAGE: Mapping[str, Callable[[StageContext], Finding | None]] = {
     gradient_checks.SELF_DISTILLATION: gradient_checks.check_self_distillation,
     loss_checks.LOSS_VALUE: loss_checks.check_loss_value,
@@ -195,7 +233,7 @@ def examine(context: CheckContext, *, seconds: float = 120.0) -> Iterator[Findin
     """
     until = time.perf_counter() + seconds
     before = job_checks.hash_state(context.networks)
-    for name, check in OF_JOB.items():
+    for name, check in (OF_LANGUAGE_JOB if context.is_language else OF_JOB).items():
         finding = _run_check(name, lambda check=check: check(context), until)  # type: ignore[misc]
         if finding is not None:
             yield finding
@@ -247,6 +285,8 @@ class _ArmChecks:
             self.students += [models[stage.trains] for stage in group.stages]
             if arm.check_stages:
                 self._check_group(group, arm, models, reached)
+                if self._context.is_language:
+                    self._check_memory(group, arm, models)
             self.paces.append(time_steps(group, arm, models, self._context))
         if arm.check_stages and not late:
             self._add(arm.name, gradient_checks.unused_parameters(trained, reached))
@@ -256,9 +296,10 @@ class _ArmChecks:
     def _check_group(
         self, group: OpenGroup, arm: CheckedArm, models: Mapping[str, nn.Module], reached: set[nn.Parameter]
     ) -> None:
+        job = self._context
+        arm = language_checks.with_small_batches(arm) if job.is_language else arm
         for stage in group.stages:
             place = describe_stage(arm, stage)
-            job = self._context
             with open_checked_stage(
                 stage, place, arm, models, fabric=job.fabric, teacher_trained=job.trained
             ) as context:
@@ -267,6 +308,12 @@ class _ArmChecks:
                     finding = _run_check(name, lambda check=check: check(context), self._until)  # type: ignore[misc]
                     if finding is not None:
                         self._add(place, finding)
+
+    def _check_memory(self, group: OpenGroup, arm: CheckedArm, models: Mapping[str, nn.Module]) -> None:
+        measure = partial(measure_largest_batch, group, arm, models, self._context)
+        finding = _run_check(LARGEST, measure, self._until)
+        if finding is not None:
+            self._add(describe_stage(arm, group.stages[0]), finding)
 
     def _add(self, place: str, finding: Finding) -> None:
         self.findings.setdefault(finding.name, {})[place] = finding
