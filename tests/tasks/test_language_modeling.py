@@ -18,6 +18,7 @@ from limbeck.functional import HiddenLogits, OutputLayer
 from limbeck.judging.verdict import compare_results, compare_with_baseline
 from limbeck.metrics import compare_scores
 from limbeck.metrics.language import COLUMNS, TOP_K, TextSums, TextSumsState
+from limbeck.metrics.predictions import open_token_logits
 from limbeck.report.arms import ScoreFormat
 from limbeck.tasks import LanguageModeling, get_task, task_from_dict
 
@@ -320,3 +321,30 @@ def test_the_report_draws_gains_and_writes_differences_of_the_metric():
     score = ScoreFormat.of_task(LanguageModeling(5))
     assert (score.difference(0.25), score.ends(0.1, 0.4)) == ("-0.25", ("-0.4", "-0.1"))
     assert ScoreFormat().ends(0.1, 0.4) == ("+10.00", "+40.00")
+
+
+class TinyTransformer(nn.Module):
+    """Embedding, one hidden layer and an output layer; `after` follows the output layer."""
+
+    def __init__(self, vocabulary, after=None):
+        super().__init__()
+        torch.manual_seed(0)
+        self.embed, self.head, self.after = nn.Embedding(vocabulary, 8), nn.Linear(8, vocabulary), after
+
+    def forward(self, input_ids, **_):
+        logits = self.head(self.embed(input_ids).tanh())
+        return logits if self.after is None else self.after(logits)
+
+
+@pytest.mark.parametrize("after", [None, nn.Hardtanh(-0.2, 0.2)])
+def test_models_are_evaluated_through_their_output_layer_if_nothing_follows_it(tokenizer, after):
+    data = TokenDataset(TEXTS, tokenizer=tokenizer, max_length=4)
+    task = LanguageModeling().fit(data)
+    model, teacher = TinyTransformer(task.outputs, after), Bigram(task.outputs)
+    batch = data.take(torch.arange(len(data)))
+    with open_token_logits(model) as logits:
+        assert isinstance(logits(batch), HiddenLogits if after is None else torch.Tensor)
+    dense = TextSumsState()
+    dense.update(model(**batch.inputs), batch, teacher(**batch.inputs))
+    torch.testing.assert_close(task.evaluate(model, data, teacher=teacher).outputs, dense.compute().table)
+    assert model.training

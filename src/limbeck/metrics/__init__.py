@@ -49,6 +49,7 @@ from limbeck.metrics.fidelity import (
     relative_calibration,
     reverse_kl_to_teacher,
 )
+from limbeck.metrics.generation import SpeculativeSampling, chrf, continue_greedily, exact_match, sample_speculatively
 from limbeck.metrics.language import LANGUAGE_METRICS, TextSums, TextSumsState, bits_per_byte, perplexity
 from limbeck.metrics.metric import Metric, MetricFunction, metric
 from limbeck.metrics.multi_label import MULTI_LABEL_METRICS, MultiLabelPredictions
@@ -89,6 +90,7 @@ __all__ = [
     "Predictions",
     "Reliability",
     "Robustness",
+    "SpeculativeSampling",
     "TextSums",
     "TextSumsState",
     "accuracy",
@@ -97,6 +99,7 @@ __all__ = [
     "answer_latency",
     "bits_per_byte",
     "brier",
+    "chrf",
     "class_accuracy",
     "class_changes",
     "compare_accuracies",
@@ -106,6 +109,7 @@ __all__ = [
     "confidence_gap",
     "confidence_slope",
     "confusion_matrix",
+    "continue_greedily",
     "correctness",
     "corrupt",
     "cost_in_full",
@@ -117,6 +121,7 @@ __all__ = [
     "entropy",
     "evaluate",
     "evaluate_metrics",
+    "exact_match",
     "group_accuracy",
     "interval_parts",
     "iterate_logits",
@@ -140,6 +145,7 @@ __all__ = [
     "reliability",
     "reverse_kl_to_teacher",
     "robustness",
+    "sample_speculatively",
     "save_tensors",
     "top5",
     "worst_class_accuracy",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,14 +12,15 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from limbeck.atomic_io import make_folder
-from limbeck.batch import IGNORED, LOGITS, Batch, Inputs, Outputs
+from limbeck.batch import IGNORED, LOGITS, LOGITS_INPUT, Batch, Inputs, Outputs
 from limbeck.data import Loader, TorchLoader, as_loader
 from limbeck.data.tokenizer import find_label_format, token_batch
 from limbeck.data.torch_loader import batch_from
-from limbeck.errors import DataError, LimbeckError
-from limbeck.model_call import Adaptor, call, logits_of
+from limbeck.errors import DataError, LimbeckError, MissingOutputError
+from limbeck.functional import HiddenLogits, OutputLayer
+from limbeck.model_call import Adaptor, call, check_output_layer, get_output_layer, logits_of
 from limbeck.models.weights import read_weights, write_weights
-from limbeck.tap import FrozenParameters
+from limbeck.tap import FrozenParameters, Tapped
 from limbeck.teachers import TeacherContext, as_teacher
 
 
@@ -206,32 +207,6 @@ def iterate_logits(
             yield batch, outputs
 
 
-def iterate_logits_of_both(
-    model: Any, teacher: Any, data: Any, *, preprocess: Callable[[Batch], Inputs] | None = None
-) -> Iterator[tuple[Batch, Tensor, Tensor]]:
-    """Yield each batch with the logits of a model and of its teacher, computed one batch at a time.
-
-    Args:
-        model: As for `predict`.
-        teacher: A module, or a teacher with or without a cache.
-        data: As for `predict`.
-        preprocess: Maps a batch to the inputs of both.
-
-    Raises:
-        DataError: As for `predict`.
-
-    Example:
-        >>> both = iterate_logits_of_both(nn.Linear(2, 3), nn.Linear(2, 3), [Batch(torch.zeros(4, 2))])
-        >>> [(ours.shape, theirs.shape) for _, ours, theirs in both]
-        [(torch.Size([4, 3]), torch.Size([4, 3]))]
-    """
-    with _open_logits(teacher, preprocess, None) as answer:
-        for batch, logits in iterate_logits(model, data, preprocess=preprocess):
-            with torch.no_grad():
-                theirs = answer(batch)
-            yield batch, logits, theirs
-
-
 def flatten_positions(logits: Tensor, batch: Batch) -> Predictions:
     """Make predictions of the logits of one batch: a row for each example or position that counts."""
     return _rows(logits, None, batch)
@@ -254,12 +229,59 @@ def _open_logits(
         yield lambda batch: answer(batch)[LOGITS]
 
 
+@contextmanager
+def open_token_logits(
+    model: Any, *, preprocess: Callable[[Batch], Inputs] | None = None
+) -> Iterator[Callable[[Batch], Any]]:
+    """Open a language model as a function from a batch to logits, in eval mode and without gradients.
+
+    If the logits are those of the model's output layer, the function returns `HiddenLogits`: the logits of all
+    positions are then never in memory. For other models and for teachers it returns their logits.
+
+    Args:
+        model: As for `predict`.
+        preprocess: As for `predict`.
+
+    Example:
+        >>> with open_token_logits(nn.Sequential(nn.Embedding(7, 2), nn.Linear(2, 7))) as logits:
+        ...     logits(Batch(torch.zeros(1, 3, dtype=torch.long))).shape
+        torch.Size([1, 3, 7])
+    """
+    with torch.no_grad(), ExitStack() as stack:
+        dense = stack.enter_context(_open_logits(model, preprocess, None))
+        tapped: Tapped | None = None
+        if isinstance(model, nn.Module) and get_output_layer(model) is not None:
+            tapped = Tapped(model, [LOGITS_INPUT])
+        layer: OutputLayer | None = None
+
+        @torch.no_grad()
+        def logits(batch: Batch) -> Any:
+            nonlocal tapped, layer
+            if tapped is None:
+                return dense(batch)
+            inputs = _placed_inputs(model, batch, preprocess)
+            try:
+                layer = layer or check_output_layer(model, inputs)
+                with tapped:  # for one call, because a teacher may be the same module
+                    return HiddenLogits(tapped(inputs)[LOGITS_INPUT], layer)
+            except MissingOutputError:  # another operation follows the layer
+                tapped = None
+                return dense(batch)
+
+        yield logits
+
+
 def _model_logits(
     model: nn.Module, batch: Batch, preprocess: Callable[[Batch], Inputs] | None, adaptor: Adaptor | None
 ) -> Tensor:
+    return logits_of(call(model, _placed_inputs(model, batch, preprocess)), adaptor)
+
+
+def _placed_inputs(model: nn.Module, batch: Batch, preprocess: Callable[[Batch], Inputs] | None) -> Inputs:
+    """The inputs of a model on its device."""
     device = next((p.device for p in (*model.parameters(), *model.buffers())), torch.device("cpu"))
     moved = batch.to(device)
-    return logits_of(call(model, moved.inputs if preprocess is None else preprocess(moved)), adaptor)
+    return moved.inputs if preprocess is None else preprocess(moved)
 
 
 def _last(logits: Tensor, classes: int) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any, ClassVar, final
 
@@ -19,7 +20,7 @@ from limbeck.functional import cross_entropy, kl_divergence, label_smoothing
 from limbeck.losses import Loss
 from limbeck.metrics.classification import evaluate
 from limbeck.metrics.language import COLUMNS, LANGUAGE_METRICS, TextSums, TextSumsState, positions_that_count
-from limbeck.metrics.predictions import iterate_logits, iterate_logits_of_both
+from limbeck.metrics.predictions import as_batches, open_token_logits
 from limbeck.tasks.task import Evaluation, EvaluationState, Score, Task, linear_scores
 
 _ROWS = 256  # rows of tokens that are read at a time
@@ -204,12 +205,13 @@ class LanguageModeling(Task):
             LimbeckError: If logits are NaN, or the vocabularies differ.
         """
         state = _Texts()
-        if teacher is None or isinstance(teacher, Tensor):
-            for batch, logits in iterate_logits(model, data, preprocess=preprocess):
-                state.update(logits, batch)
-        else:
-            for batch, logits, answer in iterate_logits_of_both(model, teacher, data, preprocess=preprocess):
-                state.add(logits, batch, answer)
+        with ExitStack() as stack:
+            logits = stack.enter_context(open_token_logits(model, preprocess=preprocess))
+            answer = None
+            if teacher is not None and not isinstance(teacher, Tensor):
+                answer = stack.enter_context(open_token_logits(teacher, preprocess=preprocess))
+            for batch in as_batches(data, model):
+                state.add(logits(batch), batch, None if answer is None else answer(batch))
         return state.compute()
 
     def distance(self, logits: Tensor, reference: Tensor) -> float:
@@ -229,7 +231,7 @@ class _Texts(EvaluationState):
         self._state.update(logits, batch)
 
     def add(self, logits: Any, batch: Batch, teacher: Any) -> None:
-        """Add the tokens of one batch with the teacher's logits."""
+        """Add the tokens of one batch; the teacher's logits are None if there is no teacher."""
         self._state.update(logits, batch, teacher)
 
     def compute(self) -> Evaluation:
