@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
+
 import pytest
 import torch
 from torch import nn
 
-from limbeck import ShuffledLoader
-from limbeck.cache import CacheReader
-from limbeck.data import TokenDataset, train_tokenizer
+from limbeck import ArrayDataset, ShuffledLoader
+from limbeck.cache import CacheReader, Location, Manifest, Part, find_manifest
+from limbeck.data import TokenDataset, hash_tokenizer, open_cached_texts, train_tokenizer
+from limbeck.errors import DataError, LimbeckError
 from limbeck.teachers import CachedTeacher, ShuffledTeacher, TeacherContext, fill_cache
 from limbeck.teachers.fingerprints import input_marks, marks_differ
 
@@ -136,3 +140,136 @@ def test_shuffled_texts_get_outputs_for_tokens_and_never_for_padding(side, encod
         theirs = own[(row + 1) % len(ROWS)][batch.mask[(row + 1) % len(ROWS)]]
         given = logits[row][batch.mask[row]]
         torch.testing.assert_close(given, theirs[torch.arange(len(given)) % len(theirs)], rtol=1e-5, atol=1e-6)
+
+
+# --- inputs beside outputs, and the tokenizer ------------------------------------------------------------------------
+
+
+def kept(folder, data, *, part=None) -> CachedTeacher:
+    teacher = CachedTeacher(Causal(), folder, encoding="float32", inputs=True)
+    list(fill_cache(teacher, ShuffledLoader(data, batch_size=2, shuffle=False), part=part))
+    return teacher
+
+
+@pytest.mark.parametrize("how", LAYOUTS)
+@pytest.mark.parametrize("rows", [None, [1, 0]])
+def test_a_cache_with_inputs_is_a_training_set_by_itself(how, rows, tmp_path):
+    data = dataset(**how)
+    data = data if rows is None else data.select(torch.tensor(rows))
+    teacher = kept(tmp_path / "s", data)
+    again = open_cached_texts(tmp_path / "s")
+    assert again.fingerprint == data.fingerprint
+    assert hash_tokenizer(again.tokenizer) == hash_tokenizer(TOKENIZER)
+    assert torch.equal(again.ids, data.ids)
+    one, other = again.take(torch.arange(len(data))), data.take(torch.arange(len(data)))
+    assert torch.equal(one.inputs["input_ids"], other.inputs["input_ids"])
+    assert torch.equal(one.labels, other.labels)
+    assert torch.equal(one.mask, other.mask)
+    loader = ShuffledLoader(again, batch_size=1, seed=3)
+    with CachedTeacher(None, teacher.where).open(TeacherContext(loader=loader)) as answer:
+        for batch in loader.batches(0, 0):
+            expected = Causal()(**batch.inputs).detach()[batch.mask]
+            torch.testing.assert_close(answer(batch)["logits"][batch.mask], expected, rtol=1e-5, atol=1e-6)
+
+
+def test_inputs_are_added_to_a_cache_without_them(tmp_path):
+    filled(tmp_path / "s", dataset())
+    with pytest.raises(DataError, match="inputs=True"):
+        open_cached_texts(tmp_path / "s")
+    kept(tmp_path / "s", dataset())
+    assert open_cached_texts(tmp_path / "s").fingerprint == dataset().fingerprint
+
+
+@pytest.mark.parametrize("order", [(1, 2), (2, 1)])
+def test_one_of_several_parts_brings_the_inputs(order, tmp_path):
+    for number in order:
+        kept(tmp_path / "s", dataset(), part=Part(number, 2))
+    assert open_cached_texts(tmp_path / "s").fingerprint == dataset().fingerprint
+    assert CacheReader(tmp_path / "s").verify() == []
+
+
+@pytest.mark.parametrize("name", ["tokens.safetensors", "tokenizer/tokenizer.json"])
+def test_damaged_inputs_are_refused(name, tmp_path):
+    kept(tmp_path / "s", dataset())
+    path = tmp_path / "s" / name
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(DataError, match=name):
+        open_cached_texts(tmp_path / "s")
+    assert len(CacheReader(tmp_path / "s").verify()) == 1
+    path.unlink()
+    with pytest.raises(DataError, match="missing"):
+        open_cached_texts(tmp_path / "s")
+
+
+@pytest.mark.parametrize("name", ["../x", "/x", "a/../../x", "..", "a/b/c", ".hidden", "a\\b"])
+def test_a_strangers_manifest_names_no_file_outside_of_the_cache(name, tmp_path):
+    filled(tmp_path / "s", dataset())
+    location = Location(tmp_path / "s")
+    manifest = find_manifest(location)
+    with pytest.raises(DataError):
+        Manifest.from_bytes(manifest.with_files({name: "0" * 64}).to_bytes(), name="s")
+
+
+def test_pictures_have_no_inputs_to_keep(tmp_path):
+    loader = ShuffledLoader(ArrayDataset(torch.zeros(4, 2)), batch_size=2)
+    with pytest.raises(LimbeckError, match="ArrayDataset"):
+        list(fill_cache(CachedTeacher(nn.Linear(2, 3), tmp_path, inputs=True), loader))
+
+
+def test_trap_18_another_tokenizer_is_refused_with_both_names(tmp_path):
+    """The numbers of the tokens may agree, and their meaning differ."""
+    filled(tmp_path / "s", dataset())
+    other = train_tokenizer(["h g f e d c b a"], vocabulary=30)
+    other.backend_tokenizer.normalizer = None
+    other.name_or_path, data = "theirs", TokenDataset(ROWS, tokenizer=other, add_eos_token=False, max_length=16)
+    with pytest.raises(LimbeckError, match=r"tokenizer \w+ \(\w{8}\), and this run has theirs"):
+        CachedTeacher(Causal(), tmp_path / "s", encoding="float32").open(
+            TeacherContext(loader=ShuffledLoader(data, batch_size=2))
+        )
+
+
+def test_the_hash_of_a_tokenizer_does_not_depend_on_its_last_call():
+    before = hash_tokenizer(TOKENIZER)
+    TOKENIZER(["a b", "a"], padding=True, truncation=True, max_length=2)
+    assert hash_tokenizer(TOKENIZER) == before
+
+
+def test_trap_22_the_cache_carries_what_its_numbers_mean(tmp_path):
+    """Tokens, vocabulary, tokenizer, temperatures, top-k rule, rest, dtype and teacher; nothing is typed again."""
+    data = dataset()
+    spec = {"name": "top-k", "k": 5, "bits": 12, "temperatures": [2.0]}
+    teacher = CachedTeacher(Causal(), tmp_path / "s", encoding=spec, inputs=True)
+    list(fill_cache(teacher, ShuffledLoader(data, batch_size=2, shuffle=False)))
+    manifest = find_manifest(Location(tmp_path / "s"))
+    column = manifest.origin.outputs["logits"]
+    assert manifest.origin.data == data.fingerprint
+    assert column["classes"] == VOCABULARY
+    assert manifest.about["tokenizer"]["sha256"] == hash_tokenizer(TOKENIZER)
+    assert column["encoding"] == spec
+    assert manifest.origin.precision == "float32"
+    assert manifest.origin.teacher == teacher.inner.fingerprint
+    loader = ShuffledLoader(open_cached_texts(tmp_path / "s"), batch_size=2, seed=7)  # by example, in another order
+    with CachedTeacher(None, tmp_path / "s").open(TeacherContext(loader=loader)) as answer:
+        for batch in loader.batches(3, 0):
+            partial = answer(batch).partial["logits"][batch.mask]
+            own = Causal()(**batch.inputs).detach()[batch.mask]
+            for temperature in (1.0, 2.0):
+                total = partial.coarse(temperature).div(temperature).logsumexp(-1) + partial.top / temperature
+                torch.testing.assert_close(total, (own / temperature).logsumexp(-1), rtol=1e-3, atol=1e-3)
+
+
+def test_trap_23_no_batch_of_logits_is_kept_alive(tmp_path):
+    data = dataset()
+    teacher = CachedTeacher(Causal(), tmp_path / "s", encoding="float32")
+    loader = ShuffledLoader(data, batch_size=1, seed=1)
+    alive = []
+    for _ in range(2):  # while it is filled, and from the disk
+        with teacher.open(TeacherContext(loader=loader)) as answer:
+            for batch in loader.batches(0, 0):
+                logits = answer(batch)["logits"]
+                alive.append(weakref.ref(logits.untyped_storage()))
+                del logits
+                gc.collect()
+                assert sum(one() is not None for one in alive) == 0

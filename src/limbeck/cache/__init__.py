@@ -5,9 +5,9 @@ from limbeck.cache.encodings import Encoding, encoding, kl_error, make_encoding,
 from limbeck.cache.location import Location
 from limbeck.cache.manifest import Manifest, ManifestDifference, Shard, TeacherProvenance, find_mismatch
 from limbeck.cache.parts import Part, are_all_parts_done, has_parts, join_parts, mark_part
-from limbeck.cache.reader import CacheReader, DecodedTable, find_manifest, is_cache
+from limbeck.cache.reader import CacheReader, DecodedTable, find_manifest, is_cache, read_file
 from limbeck.cache.shard import Keys
-from limbeck.cache.writer import SHARD_BYTES, CacheWriter, open_writer, repair
+from limbeck.cache.writer import SHARD_BYTES, CacheWriter, add_files, open_writer, repair
 
 __all__ = [
     "SHARD_BYTES",
@@ -23,6 +23,7 @@ __all__ = [
     "Part",
     "Shard",
     "TeacherProvenance",
+    "add_files",
     "are_all_parts_done",
     "encoding",
     "find_manifest",
@@ -34,6 +35,7 @@ __all__ = [
     "make_encoding",
     "mark_part",
     "open_writer",
+    "read_file",
     "repair",
     "validate_encoding",
 ]

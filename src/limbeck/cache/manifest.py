@@ -17,6 +17,7 @@ FILE = "manifest.json"
 FORMAT = "limbeck answers 1"
 """The version of the file format; any other text is another format."""
 _CHECKSUM = "sha256"
+_FURTHER_FILES = re.compile(r"(?:[A-Za-z0-9_][\w-]*/)?[A-Za-z0-9_][\w.-]*", re.ASCII)
 _FILES = re.compile(r"shards/[0-9]{1,12}\.safetensors")
 
 
@@ -121,6 +122,12 @@ class Manifest:
         """The further files of the cache, and the SHA-256 of each: a last layer, inputs."""
         return dict(self.about.get("files", {}))
 
+    def with_files(self, files: Mapping[str, str]) -> Manifest:
+        """The manifest with further files: name -> SHA-256."""
+        if not files:
+            return self
+        return replace(self, about={**self.about, "files": {**self.files, **files}})
+
     def with_shard(self, shard: Shard) -> Manifest:
         """The manifest with one more shard."""
         return replace(self, shards=(*self.shards, shard))
@@ -181,6 +188,11 @@ def _check_types(manifest: Manifest) -> None:
         raise ValueError("a field is no count")
     if not all(isinstance(value, Mapping) for value in maps):
         raise ValueError("a field is no mapping")
+    files = manifest.about.get("files", {})
+    if not isinstance(files, Mapping) or not all(isinstance(value, str) for value in files.values()):
+        raise ValueError("its files are no mapping of names and hashes")
+    if wrong := [name for name in files if not _FURTHER_FILES.fullmatch(name)]:
+        raise ValueError(f"{wrong[0]!r} is no name of a file of a cache")  # such as a path outside of the cache
 
 
 def _digest(body: Mapping[str, Any]) -> str:

@@ -124,11 +124,13 @@ def _join(place: Location, whole: Location) -> int:
         return 0
     own, manifest = drop_damaged(place, own), find_manifest(whole)
     if manifest is None:
-        manifest = replace(own, shards=())
-        for name in manifest.files:
-            whole.adopt(place, name, name)
+        manifest = replace(own, shards=(), about={**own.about, "files": {}})
     elif (difference := manifest.origin.difference(own.origin)) is not None:
         raise find_mismatch(whole, manifest, difference, about=own.about)
+    further = {name: sha256 for name, sha256 in own.files.items() if name not in manifest.files}
+    for name in further:
+        whole.adopt(place, name, name)
+    manifest = manifest.with_files(further)
     present = {shard.sha256 for shard in manifest.shards}  # moved by a call that was killed
     for shard in own.shards:
         if shard.sha256 not in present:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import threading
 from functools import cached_property
@@ -134,12 +135,17 @@ class CacheReader:
         return self._gather(self._first[rows].repeat(own) + within, shard, address), own
 
     def verify(self) -> list[DataError]:
-        """Read everything and compare it with the checksums; the errors, shard by shard."""
+        """Read everything and compare it with the checksums; the errors, file by file."""
         errors = []
         for mapped in self._shards:
             try:
                 mapped.verify()
                 mapped.keys()
+            except DataError as error:
+                errors.append(error)
+        for name in self.manifest.files:
+            try:
+                read_file(self.location, self.manifest, name)
             except DataError as error:
                 errors.append(error)
         return errors
@@ -195,6 +201,19 @@ def find_manifest(location: Location) -> Manifest | None:
     """
     data = location.read(FILE)
     return None if data is None else Manifest.from_bytes(data, name=location.name)
+
+
+def read_file(location: Location, manifest: Manifest, name: str) -> bytes:
+    """A further file of a cache, such as its inputs.
+
+    Raises:
+        DataError: If it is missing or damaged.
+    """
+    data = location.read(name)
+    if data is None or hashlib.sha256(data).hexdigest() != manifest.files.get(name):
+        problem = "is missing" if data is None else "is damaged: its SHA-256 is not the one in the manifest"
+        raise DataError(f"{location.name}/{name} {problem}. Build the cache again, in another folder.")
+    return data
 
 
 def is_cache(where: str | os.PathLike[str]) -> bool:

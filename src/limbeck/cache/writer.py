@@ -56,10 +56,7 @@ def open_writer(
     with folder_lock(location.local, doing="written"):
         manifest = find_manifest(location)
         if manifest is None:
-            hashes = {name: hashlib.sha256(data).hexdigest() for name, data in (files or {}).items()}
-            manifest = Manifest(origin, {**(about or {}), **({"files": hashes} if hashes else {})})
-            for name, data in (files or {}).items():
-                location.put(name, data)
+            manifest = _with_files(location, Manifest(origin, dict(about or {})), files or {})
             location.put(FILE, manifest.to_bytes())
         elif (difference := manifest.origin.difference(origin)) is not None:
             raise find_mismatch(location, manifest, difference, about=about)
@@ -83,6 +80,30 @@ def repair(location: Location) -> None:
         manifest = find_manifest(location)
         if manifest is not None:
             drop_damaged(location, manifest)
+
+
+def add_files(location: Location, files: Mapping[str, bytes]) -> None:
+    """Add further files to an existing cache; nothing happens if it has them, or there is no cache yet.
+
+    Raises:
+        LimbeckError: If another process is writing, or the location cannot be written to.
+        DataError: If the manifest is damaged.
+    """
+    manifest = find_manifest(location)
+    if manifest is None or files.keys() <= manifest.files.keys():
+        return
+    with folder_lock(location.local, doing="written"):
+        manifest = find_manifest(location)
+        if manifest is not None:
+            location.put(FILE, _with_files(location, manifest, files).to_bytes())
+
+
+def _with_files(location: Location, manifest: Manifest, files: Mapping[str, bytes]) -> Manifest:
+    """Write files; the result names them, and has to be written after them."""
+    for name, data in files.items():
+        location.put(name, data)
+    hashes = {name: hashlib.sha256(data).hexdigest() for name, data in files.items()}
+    return manifest.with_files(hashes)
 
 
 @final

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from limbeck.data.arrays import ArrayDataset
+from limbeck.data.cached_texts import open_cached_texts
 from limbeck.data.dataset import Dataset, Subset, split, subsample
 from limbeck.data.drawn_digits import draw_digits
 from limbeck.data.image_file import verify
@@ -85,6 +86,7 @@ __all__ = [
     "load_preprocess",
     "make_mix",
     "make_transform",
+    "open_cached_texts",
     "open_tokenizer",
     "preprocess_from_dict",
     "read_npz",

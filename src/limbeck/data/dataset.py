@@ -14,8 +14,11 @@ from torch import Tensor
 
 from limbeck.batch import Batch
 from limbeck.data.table_encoding import TableEncoding
-from limbeck.errors import DataError
+from limbeck.errors import DataError, LimbeckError
 from limbeck.random_seeds import counter_order
+
+ROWS_FILE = "rows.bin"
+"""The file of the selected positions of a `Subset` (`Dataset.to_files`)."""
 
 _CHUNK = 1 << 24  # numbers per chunk, so that checking a large memory map needs little memory
 
@@ -69,6 +72,7 @@ class Dataset(ABC):
     Attributes:
         labels: The labels of all examples in int64, -100 for no label; None if there are none.
         targets: The column ``targets`` of all examples, for regression and several labels; None if there is none.
+        tokenizer: The tokenizer whose tokens the inputs are; None if they are none.
         class_names: The name of each class; None if there are no names.
         encoding: The encoding of a table; None for other data.
         ragged: Whether batches may differ in the size of dimensions behind the first, such as the length of texts.
@@ -78,6 +82,7 @@ class Dataset(ABC):
 
     labels: Tensor | None = None
     targets: Tensor | None = None
+    tokenizer: Any = None
     class_names: tuple[str, ...] | None = None
     encoding: TableEncoding | None = None
     ragged: bool = False
@@ -105,6 +110,22 @@ class Dataset(ABC):
     def fixed(self) -> bool:
         """Whether `take` always returns the same inputs; true for limbeck's own datasets."""
         return type(self).__module__.startswith("limbeck.")
+
+    @property
+    def tokenizer_fingerprint(self) -> str | None:
+        """The hash of the tokenizer (`limbeck.data.hash_tokenizer`); None if there is none."""
+        return None
+
+    def to_files(self) -> dict[str, bytes]:
+        """Return files by name from which the inputs can be restored, so that a teacher cache can keep them.
+
+        Raises:
+            LimbeckError: If the dataset has no such form; token data sets have one.
+        """
+        raise LimbeckError(
+            f"The inputs of a {type(self).__name__} cannot be stored beside the teacher's outputs; those of a "
+            "TokenDataset can. Leave inputs= out."
+        )
 
     def find_damaged(
         self, index: Int[Tensor, " n"], *, progress: Callable[[int], None] = lambda count: None
@@ -142,6 +163,7 @@ class Subset(Dataset):
             raise DataError("A position was selected twice, but ids must be unique.")
         self.whole = whole
         self.class_names, self.encoding = whole.class_names, whole.encoding
+        self.tokenizer = whole.tokenizer
         self.ragged, self.reads_files, self.num_workers = whole.ragged, whole.reads_files, whole.num_workers
         self.index = index.to("cpu", torch.int64)
 
@@ -161,6 +183,18 @@ class Subset(Dataset):
     def fingerprint(self) -> str:
         """SHA-256 of the original dataset's fingerprint and the selected positions."""
         return hash_columns(("subset", self.whole.fingerprint), ("index", self.index))
+
+    @property
+    def tokenizer_fingerprint(self) -> str | None:
+        """Same as for the original dataset."""
+        return self.whole.tokenizer_fingerprint
+
+    def to_files(self) -> dict[str, bytes]:
+        """Return the files of the original dataset, and the selected positions."""
+        whole, index = self.whole, self.index
+        while isinstance(whole, Subset):
+            whole, index = whole.whole, whole.index[index]
+        return {**whole.to_files(), ROWS_FILE: index.numpy().astype("<i8").tobytes()}
 
     @property
     def labels(self) -> Tensor | None:  # type: ignore[override]

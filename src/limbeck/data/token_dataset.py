@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable
+import json
+from collections.abc import Callable, Iterable, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple, final
@@ -15,10 +16,12 @@ from torch import Tensor
 from limbeck.batch import IGNORED, Batch
 from limbeck.data.dataset import Dataset, hash_columns
 from limbeck.data.tokenized_texts import TokenizedTexts, hash_tokenizer, row_number, tokenize_texts
-from limbeck.data.tokenizer import check_tokenizer, count_token_bytes
+from limbeck.data.tokenizer import check_tokenizer, count_token_bytes, tokenizer_files
 from limbeck.errors import ArgumentError, DataError
 from limbeck.random_seeds import counter_order
 
+TOKENS_FILE = "tokens.safetensors"
+"""The file of tokens and windows (`TokenDataset.to_files`)."""
 _TOO_LONG = ("error", "drop", "window")
 _SIDES = ("right", "left")
 
@@ -157,6 +160,35 @@ class TokenDataset(Dataset):
         """The number of labels in all rows."""
         batches = (self.take(part) for part in torch.arange(len(self)).split(256))
         return sum(int(batch.mask.sum()) for batch in batches if batch.mask is not None)
+
+    @cached_property
+    def tokenizer_fingerprint(self) -> str:
+        """The hash of the tokenizer."""
+        return hash_tokenizer(self.tokenizer)
+
+    def to_files(self) -> dict[str, bytes]:
+        """Return the tokens, the windows and the tokenizer as files; `open_cached_texts` reads them."""
+        from safetensors.torch import save
+
+        names = ("max_length", "overlap", "packing", "padding_side")
+        how = {name: json.dumps(getattr(self, name)) for name in names}
+        columns = {"ids": self.texts.ids, "is_target": self.texts.is_target, "starts": self.texts.starts}
+        tensors = {name: column.contiguous() for name, column in (columns | self._windows._asdict()).items()}
+        return {TOKENS_FILE: save(tensors, metadata=how), **tokenizer_files(self.tokenizer)}
+
+    @staticmethod
+    def from_tensors(tensors: Mapping[str, Tensor], how: Mapping[str, Any], tokenizer: Any) -> TokenDataset:
+        """Restore a dataset from the tensors and settings of `to_files`.
+
+        Args:
+            tensors: The columns of `TokenizedTexts` and of the windows.
+            how: ``max_length``, ``overlap``, ``packing`` and ``padding_side``.
+            tokenizer: The tokenizer.
+        """
+        texts = TokenizedTexts(tensors["ids"], tensors["is_target"], tensors["starts"], tokenizer=tokenizer)
+        data = TokenDataset(texts, **{**how, "too_long": "window"})
+        data._set_windows(_Windows(*(tensors[name] for name in _Windows._fields)))
+        return data
 
     @cached_property
     def fingerprint(self) -> str:

@@ -148,7 +148,11 @@ def hash_tokenizer(tokenizer: Any) -> str:
         >>> hash_tokenizer(one) == hash_tokenizer(one), hash_tokenizer(one) == hash_tokenizer(other)
         (True, False)
     """
-    rules = tokenizer.backend_tokenizer.to_str() if tokenizer.is_fast else json.dumps(sorted(tokenizer.get_vocab()))
+    rules = json.dumps(sorted(tokenizer.get_vocab().items()))
+    if tokenizer.is_fast:
+        parts = json.loads(tokenizer.backend_tokenizer.to_str())
+        # The arguments of the last call stay in the tokenizer.
+        rules = json.dumps({name: part for name, part in parts.items() if name not in ("padding", "truncation")})
     template = tokenizer.chat_template or ""
     return hashlib.sha256(f"{rules}|{tokenizer.eos_token}|{template}".encode()).hexdigest()
 

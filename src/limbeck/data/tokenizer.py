@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Iterable
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import ModuleType
 from typing import Any, Literal
 
@@ -288,6 +289,18 @@ def _open_hub_tokenizer(hf: Any, name: str) -> Any:
     except Exception as error:  # the hub's client and tokenizers raise errors of many kinds
         reason = str(error).strip().partition("\n")[0]
         raise DataError(f"The tokenizer of hf:{name} cannot be opened: {reason}") from error
+
+
+TOKENIZER_FOLDER = "tokenizer"
+"""The folder of the files of `tokenizer_files`."""
+
+
+def tokenizer_files(tokenizer: Any) -> dict[str, bytes]:
+    """Return the files that ``save_pretrained`` writes, by name below ``tokenizer/``."""
+    with TemporaryDirectory() as folder:
+        tokenizer.save_pretrained(folder)
+        files = sorted(path for path in Path(folder).rglob("*") if path.is_file())
+        return {f"{TOKENIZER_FOLDER}/{path.relative_to(folder).as_posix()}": path.read_bytes() for path in files}
 
 
 def _check_no_code(folder: Path) -> None:

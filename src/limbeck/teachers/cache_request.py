@@ -78,6 +78,7 @@ class CacheRequest(NamedTuple):
         shard_bytes: The size of a shard in bytes.
         checks_inputs: Whether inputs are compared with those that were stored. A loader that may return other inputs
             under the same ids needs this.
+        keeps_inputs: Whether a new cache has the inputs too.
     """
 
     requires: frozenset[str]
@@ -90,6 +91,7 @@ class CacheRequest(NamedTuple):
     about: Mapping[str, Any]
     shard_bytes: int
     checks_inputs: bool = False
+    keeps_inputs: bool = False
 
     @property
     def read(self) -> frozenset[str]:

@@ -40,6 +40,7 @@ from limbeck.teachers.cache_request import (
     stored_positions,
     view_numbers,
 )
+from limbeck.teachers.cached_inputs import input_files
 from limbeck.teachers.fingerprints import input_marks, marks_differ
 from limbeck.teachers.teacher import Teacher, TeacherContext, TeacherFn, TeacherSession
 
@@ -265,6 +266,8 @@ class CacheSession(TeacherSession):
         about, files = dict(self._request.about), dict[str, bytes]()
         if self._request.head is not None:
             about["head"], files[HEAD_FILE] = describe_head(self._request.head)
+        if self._request.keeps_inputs:
+            files |= input_files(self._context.loader)
         context = open_writer(self._location, origin, about=about, files=files, shard_bytes=self._request.shard_bytes)
         self._writer = self._stack.enter_context(context)
         self._store, self._tables = CacheReader(self._location), None

@@ -19,6 +19,7 @@ from limbeck.functional.sparse import COARSE
 from limbeck.partial_logits import check_power, unknown_rest
 from limbeck.teachers.cache_request import CacheRequest, find_last_layer, query_addresses
 from limbeck.teachers.cache_session import CacheSession
+from limbeck.teachers.cached_inputs import check_has_inputs, check_tokenizer_fits, describe_tokenizer
 from limbeck.teachers.fingerprints import code_fingerprint
 from limbeck.teachers.precomputed import check_stored_outputs_fit
 from limbeck.teachers.teacher import (
@@ -66,6 +67,8 @@ class CachedTeacher(TeacherWrapper):
         temperatures: Temperatures of losses for which a new cache draws classes or stores the rest, besides those of
             its first stage, where the encoding leaves them open.
         shard_bytes: The size of a shard in bytes.
+        inputs: Whether a new cache has the tokens and the tokenizer of a `limbeck.data.TokenDataset` too. It is then a
+            training set by itself: `limbeck.data.open_cached_texts`. `fill_cache` adds them to an existing cache.
 
     Raises:
         LimbeckError: If the teacher changes while a student learns, or is random (a teacher in training mode), or the
@@ -95,6 +98,7 @@ class CachedTeacher(TeacherWrapper):
         addresses: Iterable[str] = (),
         temperatures: Iterable[float] = (),
         shard_bytes: int = SHARD_BYTES,
+        inputs: bool = False,
     ) -> None:
         super().__init__(*([] if teacher is None else [teacher]))
         _check_cacheable(self.inner)
@@ -103,6 +107,7 @@ class CachedTeacher(TeacherWrapper):
         self.classes = classes
         self.shard_bytes = shard_bytes
         self.through = through
+        self.inputs = inputs
         self._addresses = frozenset(addresses)
         self._temperatures = frozenset(float(temperature) for temperature in temperatures)
 
@@ -144,6 +149,7 @@ class CachedTeacher(TeacherWrapper):
         request = CacheRequest(
             context.requires, self._addresses, origin, self._full_encoding(location), self.classes, head,
             loader.batch_size or 1, _about(loader, description), self.shard_bytes, checks_inputs=not loader.fixed,
+            keeps_inputs=self.inputs,
         )  # fmt: skip
         return CacheSession(inner, location, request, context)
 
@@ -184,6 +190,9 @@ class CachedTeacher(TeacherWrapper):
                 "set, or ShuffledLoader(dataset, batch_size=...)."
             )
         manifest = find_manifest(location)
+        check_tokenizer_fits(location, manifest, loader)
+        if self.inputs:
+            check_has_inputs(loader)
         stored = self._stored_provenance() if inner is None or manifest is not None else None
         description = None if inner is None else inner.describe()
         data, views = loader_fingerprints(loader)
@@ -274,6 +283,7 @@ def _about(loader: Stream, description: Mapping[str, Any] | None) -> dict[str, A
         "batch_size": loader.batch_size,
         "views": _describe_views(loader),
         "teacher": description,
+        **({} if (tokenizer := describe_tokenizer(loader)) is None else {"tokenizer": tokenizer}),
         "versions": {name: importlib.metadata.version(name) for name in ("limbeck", "torch")},
     }
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from limbeck.batch import LOGITS, Batch
-from limbeck.cache import CacheReader, Location, Part, are_all_parts_done, join_parts, mark_part, repair
+from limbeck.cache import CacheReader, Location, Part, add_files, are_all_parts_done, join_parts, mark_part, repair
 from limbeck.errors import LimbeckError, LimbeckWarning
 from limbeck.functional import kl_divergence
 from limbeck.partial_logits import TopKLogits
@@ -27,6 +27,7 @@ from limbeck.teachers.cache_request import (
     stored_positions,
 )
 from limbeck.teachers.cached import CachedTeacher
+from limbeck.teachers.cached_inputs import input_files
 from limbeck.teachers.chance import ChanceCheck
 from limbeck.teachers.teacher import Preprocess, Stream, TeacherContext, TeacherFn, read_inputs
 
@@ -84,12 +85,17 @@ def fill_cache(
     whole = Location(teacher.where)
     if part is None:
         join_parts(whole)
+        if teacher.inputs:
+            teacher.check(loader, preprocess)
+            add_files(whole, input_files(loader))
         yield from _fill(teacher, loader, range(views), preprocess, device, batches=None)
         return
     teacher.check(loader, preprocess)
     mark_part(part, whole, done="")
     numbers = part.batches(_count_batches(loader))
-    yield from _fill(teacher.copy_at(part.location(whole).name), loader, range(views), preprocess, device, numbers)
+    own = teacher.copy_at(part.location(whole).name)
+    own.inputs = teacher.inputs and part.number == 1
+    yield from _fill(own, loader, range(views), preprocess, device, numbers)
     mark_part(part, whole, done=f"{views} views")
     if are_all_parts_done(part, whole):
         try:

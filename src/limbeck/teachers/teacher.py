@@ -64,6 +64,25 @@ class Fingerprinted(Protocol):
 
 
 @runtime_checkable
+class TokenExamples(Protocol):
+    """A dataset of tokens, whose inputs can be stored; `limbeck.data.TokenDataset` and its subsets are."""
+
+    @property
+    def tokenizer(self) -> Any:
+        """The tokenizer; None if the inputs are no tokens."""
+        ...
+
+    @property
+    def tokenizer_fingerprint(self) -> str | None:
+        """The hash of the tokenizer."""
+        ...
+
+    def to_files(self) -> dict[str, bytes]:
+        """Files by name from which the inputs can be restored."""
+        ...
+
+
+@runtime_checkable
 class Stream(Protocol):
     """What a teacher needs to know about a loader; every `limbeck.data.Loader` is one.
 
