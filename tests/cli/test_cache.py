@@ -9,8 +9,11 @@ import torch
 import yaml
 
 import limbeck as lb
+from limbeck import ShuffledLoader
 from limbeck.cache import CacheReader
+from limbeck.data import TokenDataset, train_tokenizer
 from limbeck.job import read_run_job
+from limbeck.teachers import CachedTeacher, fill_cache
 from small_jobs import blobs, job_file, small_job, taught_network
 
 
@@ -45,6 +48,31 @@ def test_what_it_would_take_is_told_before_it_is_paid_for(here, limbeck, taught)
     ended = limbeck("cache", "info", *taught, "--json", *told)
     assert ended.result["estimates"][-1]["encoding"] == own  # what the job asks for is among the others
     assert ended.result["seconds"] > 0  # also where all examples are one batch
+
+
+def test_a_cache_of_texts_shows_its_tokens_and_bytes_a_token(here, limbeck):
+    class Bigram(torch.nn.Embedding):
+        def forward(self, input_ids, **_):
+            return super().forward(input_ids)
+
+    tokenizer = train_tokenizer(["a b c d"], vocabulary=30)
+    rows = [{"prompt": "a b c", "completion": " d a"}, {"prompt": "a", "completion": " d c b"}]
+    data = TokenDataset(rows, tokenizer=tokenizer, add_eos_token=False)
+    teacher = CachedTeacher(Bigram(len(tokenizer), len(tokenizer)), "texts", encoding="float32", inputs=True)
+    list(fill_cache(teacher, ShuffledLoader(data, batch_size=2)))
+    facts = limbeck("cache", "info", "texts", "--json").result
+    assert facts["tokens"] == data.labeled_tokens
+    assert facts["bytes_per_token"] == pytest.approx(facts["bytes"] / facts["tokens"])
+    assert facts["bytes_per_token"] >= 4 * len(tokenizer)
+    assert facts["inputs"]
+    assert "bytes a token" in limbeck("cache", "info", "texts").out
+    assert limbeck("cache", "verify", "texts").code == 0
+    path = here / "texts" / "tokens.safetensors"
+    path.write_bytes(path.read_bytes()[:-1] + b"x")
+    damaged = limbeck("cache", "verify", "texts")
+    assert damaged.code == 1
+    assert "tokens.safetensors is damaged" in damaged.err
+    assert "1 of 4 files are damaged" in damaged.err  # with the shard and the two files of the tokenizer
 
 
 def test_two_parts_become_one_cache(here, limbeck, taught):

@@ -201,6 +201,8 @@ def test_damaged_inputs_are_refused(name, tmp_path):
     path.unlink()
     with pytest.raises(DataError, match="missing"):
         open_cached_texts(tmp_path / "s")
+    kept(tmp_path / "s", dataset())
+    assert open_cached_texts(tmp_path / "s").fingerprint == dataset().fingerprint
 
 
 @pytest.mark.parametrize("name", ["../x", "/x", "a/../../x", "..", "a/b/c", ".hidden", "a\\b"])

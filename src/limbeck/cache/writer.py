@@ -83,14 +83,17 @@ def repair(location: Location) -> None:
 
 
 def add_files(location: Location, files: Mapping[str, bytes]) -> None:
-    """Add further files to an existing cache; nothing happens if it has them, or there is no cache yet.
+    """Add further files to an existing cache; nothing happens if it has them intact, or there is no cache yet.
 
     Raises:
         LimbeckError: If another process is writing, or the location cannot be written to.
         DataError: If the manifest is damaged.
     """
     manifest = find_manifest(location)
-    if manifest is None or files.keys() <= manifest.files.keys():
+    if manifest is None:
+        return
+    files = {name: data for name, data in files.items() if location.read(name) != data or name not in manifest.files}
+    if not files:
         return
     with folder_lock(location.local, doing="written"):
         manifest = find_manifest(location)

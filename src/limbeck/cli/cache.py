@@ -110,7 +110,7 @@ def run_verify(
         _report_recheck(recheck, sample=sample, seed=seed, as_json=as_json)
     for store, errors in zip(stores, damaged, strict=True):
         if errors:
-            files = len(store.manifest.shards) + ("head" in store.manifest.about)
+            files = len(store.manifest.shards) + len({*store.manifest.files, *_own_head(store)})
             raise LimbeckError(f"{len(errors)} of {files} files are damaged; see above.")
 
 
@@ -118,11 +118,18 @@ def _find_damage(store: CacheReader) -> list[str]:
     """Print and return the errors of all files of a cache."""
     from limbeck.teachers.cache_request import check_head
 
-    head = check_head(store)
+    # Older caches do not name the file of their last layer among the others.
+    head = None if {*_own_head(store)} <= store.manifest.files.keys() else check_head(store)
     errors = [str(error) for error in (*store.verify(), *([] if head is None else [head]))]
     for sentence in errors:
         print_message(sentence, to_error=True)
     return errors
+
+
+def _own_head(store: CacheReader) -> list[str]:
+    from limbeck.teachers.cache_request import HEAD_FILE
+
+    return [HEAD_FILE] if "head" in store.manifest.about else []
 
 
 def _check_path(path: str | None) -> None:
@@ -173,13 +180,18 @@ def _folders(job: Job | None) -> list[str]:
 
 
 def _facts(store: CacheReader) -> dict[str, Any]:
-    origin = store.manifest.origin
+    origin, positions = store.manifest.origin, store.keys.positions
+    tokens = None if positions is None else int(positions.sum())
     return {
         "store": store.location.name,
         "answers": len(store),
         "examples": store.manifest.about.get("examples"),
         "shards": len(store.manifest.shards),
         "bytes": store.bytes,
+        "tokens": tokens,
+        "bytes_per_token": store.bytes / tokens if tokens else None,
+        "tokenizer": store.manifest.about.get("tokenizer"),
+        "inputs": "tokens.safetensors" in store.manifest.files,
         "encodings": {address: column["encoding"] for address, column in origin.outputs.items()},
         "teacher": origin.teacher,
         "data": origin.data,
@@ -196,8 +208,18 @@ def _show_store(store: CacheReader, *, as_json: bool) -> None:
     columns = ", ".join(f"{address} as {_format_encoding(spec)}" for address, spec in facts["encodings"].items())
     print(
         f"{facts['store']}: {facts['answers']:,} outputs ({columns}) in {facts['shards']} shard(s), "
-        f"{_size(facts['bytes'])}."
+        f"{_size(facts['bytes'])}{_per_token(facts)}."
     )
+    if facts["inputs"]:
+        print(f"It has their inputs too: limbeck.data.open_cached_texts({facts['store']!r}).")
+
+
+def _per_token(facts: Mapping[str, Any]) -> str:
+    """Return the number of tokens with outputs, and the bytes of each; nothing where outputs have one shape."""
+    if not facts["tokens"]:
+        return ""
+    tokenizer = f" of the tokenizer {facts['tokenizer']['name']}" if facts["tokenizer"] else ""
+    return f": {facts['tokens']:,} tokens{tokenizer}, {facts['bytes_per_token']:.1f} bytes a token"
 
 
 def _show_plan(plan: CachePlan, store: CacheReader | None, *, as_json: bool) -> None:
@@ -213,13 +235,17 @@ def _show_plan(plan: CachePlan, store: CacheReader | None, *, as_json: bool) -> 
     from limbeck.cli.terminal import make_console
 
     views = f", {plan.views} views of each example" if plan.views > 1 else ""
-    print(f"{plan.answers:,} outputs{views}: computing them takes about {duration(plan.seconds)} on this machine.")
-    table = Table("encoding", "bytes each", "total", "KL error, nats")
+    tokens = "" if plan.tokens is None else f" of about {plan.tokens:,.1f} tokens"
+    print(
+        f"{plan.answers:,} outputs{tokens}{views}: computing them takes about {duration(plan.seconds)} on this machine."
+    )
+    table = Table("encoding", "bytes each" if plan.tokens is None else "bytes a token", "total", "KL error, nats")
     for column in table.columns[1:]:
         column.justify = "right"
     for row in plan.estimates:
         error = "unbiased" if row.error == float("inf") else f"{row.error:.2g}"
-        table.add_row(_format_encoding(row.encoding), f"{row.bytes:,}", _size(row.total), error)
+        each = f"{row.bytes:,}" if plan.tokens is None else f"{row.bytes / plan.tokens:,.1f}"
+        table.add_row(_format_encoding(row.encoding), each, _size(row.total), error)
     console = make_console()
     if not console.is_terminal:
         console.width = 100

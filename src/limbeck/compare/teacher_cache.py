@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from limbeck.batch import LOGITS
+from limbeck.batch import LOGITS, Batch
 from limbeck.cache import (
     CacheReader,
     Encoding,
@@ -43,9 +43,11 @@ from limbeck.teachers import (
     Ensemble,
     Teacher,
     TeacherContext,
+    TeacherFn,
     fill_cache,
     verify_cache,
 )
+from limbeck.teachers.cache_request import stored_positions
 
 
 def folder_of(job: Job) -> str:
@@ -100,8 +102,9 @@ def _cached(job: Job, teacher: Teacher, where: str) -> CachedTeacher:
     addresses = frozenset().union(*(objective.requires.teacher for objective in objectives))
     temperatures = frozenset().union(*(objective.temperatures for objective in objectives))
     return CachedTeacher(
-        teacher, where, encoding=cache.encoding, through=cache.through, addresses=addresses, temperatures=temperatures
-    )
+        teacher, where, encoding=cache.encoding, through=cache.through, addresses=addresses, temperatures=temperatures,
+        inputs=cache.inputs,
+    )  # fmt: skip
 
 
 def _objectives_of(job: Job, teacher: Teacher) -> list[Objective]:
@@ -244,6 +247,7 @@ def load_data_and_teacher(job: Job) -> tuple[ComparisonData, Teacher]:
 
 
 _SAMPLE = 512
+_NUMBERS = 1 << 25
 _KEPT = (8, 16, 32, 64, 128)
 
 
@@ -273,6 +277,7 @@ class CachePlan(NamedTuple):
         seconds: Estimated time of the teacher for all outputs on this machine.
         sample: Number of examples for the errors.
         estimates: Size and error for each encoding.
+        tokens: Average number of tokens of an output; None if all outputs have one shape.
     """
 
     answers: int
@@ -280,6 +285,7 @@ class CachePlan(NamedTuple):
     seconds: float
     sample: int
     estimates: list[Estimate]
+    tokens: float | None = None
 
 
 def plan(job: Job) -> CachePlan:
@@ -289,42 +295,55 @@ def plan(job: Job) -> CachePlan:
         LimbeckError: If the teacher has no weights yet.
     """
     material, teacher = load_data_and_teacher(job)
-    logits, pace = _sample_outputs(job, material, teacher)
-    answers = views_of(job) * len(material.train)
-    rows = logits.reshape(-1, logits.shape[-1])
-    each = len(rows) // len(logits)
+    sample = _sample_outputs(job, material, teacher)
+    answers, keys = views_of(job) * len(material.train), 24 if sample.is_ragged else 16
+    each = len(sample.rows) / sample.examples
+    rows = sample.rows[: max(_NUMBERS // sample.rows.shape[-1], 1)]
     estimates = [
-        Estimate(one.spec, size := one.width * each + 16, size * answers, kl_error(one, rows))
-        for one in _choices(logits.shape[-1], (job.cache or CacheSettings()).encoding)
+        Estimate(one.spec, size := round(one.width * each) + keys, size * answers, kl_error(one, rows))
+        for one in _choices(rows.shape[-1], (job.cache or CacheSettings()).encoding)
     ]
-    return CachePlan(answers, views_of(job), pace * answers, len(logits), estimates)
+    tokens = each if sample.is_ragged else None
+    return CachePlan(answers, views_of(job), sample.pace * answers, sample.examples, estimates, tokens)
 
 
-def _sample_outputs(job: Job, material: ComparisonData, teacher: Teacher) -> tuple[Tensor, float]:
-    """Some outputs, and the seconds for one of them."""
+class _OutputSample(NamedTuple):
+    """Rows of logits of some examples, the seconds that an example takes, and whether examples differ in their rows."""
+
+    rows: Tensor
+    examples: int
+    pace: float
+    is_ragged: bool
+
+
+def _sample_outputs(job: Job, material: ComparisonData, teacher: Teacher) -> _OutputSample:
+    """Some outputs: of enough examples, or of fewer where these have many numbers."""
     fabric = open_fabric(precision=job.precision, devices=1)
-    preprocess, device = material.data.preprocess, fabric.device
-    logits = list[Tensor]()
+    device = fabric.device
     with (
         fabric.autocast(),
-        teacher.open(TeacherContext(device=device, preprocess=preprocess)) as answer,
+        teacher.open(TeacherContext(device=device, preprocess=material.data.preprocess)) as answer,
     ):
         batches = make_cache_loader(job, material, shuffled=0).batches(0, 0)
         first = next(batches)
-        logits.append(
-            answer(first.to(device))[LOGITS].float().cpu()
-        )  # the first call of a model is slower than the others
+        rows = [_rows(answer, first, device)]  # the first call of a model is slower than the others
         began, count = time.perf_counter(), 0
         for batch in batches:
-            if count and sum(map(len, logits)) >= _SAMPLE:
+            if count and (first.size + count >= _SAMPLE or sum(part.numel() for part in rows) >= _NUMBERS):
                 break
-            logits.append(answer(batch.to(device))[LOGITS].float().cpu())
+            rows.append(_rows(answer, batch, device))
             count += batch.size
         if not count:  # there is only one batch
             _ = answer(first.to(device))
-            count = first.size
-        pace = (time.perf_counter() - began) / count
-    return torch.cat(logits), pace
+        pace = (time.perf_counter() - began) / (count or first.size)
+    return _OutputSample(torch.cat(rows), first.size + count, pace, stored_positions(first) is not None)
+
+
+def _rows(answer: TeacherFn, batch: Batch, device: torch.device) -> Tensor:
+    """The rows of logits that are stored for a batch."""
+    logits, counted = answer(batch.to(device))[LOGITS], stored_positions(batch)
+    rows = logits if counted is None else logits[counted.to(logits.device)]
+    return rows.reshape(-1, rows.shape[-1]).float().cpu()
 
 
 def _choices(classes: int, settings: str | Mapping[str, Any]) -> list[Encoding]:

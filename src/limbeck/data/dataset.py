@@ -193,7 +193,8 @@ class Subset(Dataset):
         """Return the files of the original dataset, and the selected positions."""
         whole, index = self.whole, self.index
         while isinstance(whole, Subset):
-            whole, index = whole.whole, whole.index[index]
+            index = whole.index[index]
+            whole = whole.whole
         return {**whole.to_files(), ROWS_FILE: index.numpy().astype("<i8").tobytes()}
 
     @property

@@ -220,12 +220,15 @@ class CacheSettings(Strict):
         views: The number of different views of each example, if inputs are augmented: epoch e uses view e modulo this
             number. By default one for each epoch.
         through: The name of the teacher's last layer: its inputs are cached instead of the logits.
+        inputs: Whether a language model's tokens and tokenizer are stored too, so that the cache is a training set by
+            itself.
     """
 
     folder: str | None = None
     encoding: str | dict[str, Any] = "float16"
     views: int | None = Field(default=None, ge=1)
     through: str | None = None
+    inputs: bool = False
 
     @field_validator("encoding")
     @classmethod
