@@ -10,7 +10,7 @@ from torch import nn
 import limbeck as lb
 from limbeck.compare.comparison_data import check_student, load_comparison_data, make_student
 from limbeck.compare.dry_run import dry_run
-from limbeck.compare.teacher import has_weights, open_teacher
+from limbeck.compare.teacher import open_teacher
 from limbeck.engine import Run, TrainConfig, open_fabric
 from limbeck.errors import LastBatchError, LimbeckError
 from limbeck.functional import cross_entropy
@@ -230,9 +230,9 @@ def test_a_student_is_shown_two_examples(data, tmp_path):
     ],
 )
 def test_who_comes_with_weights(asked, expected):
-    assert has_weights(TeacherSettings(**asked)) is expected
+    assert TeacherSettings(**asked).has_weights is expected
 
 
 def test_a_saved_folder_comes_with_weights(tmp_path):
     save(build("mlp", inputs=2, classes=2, hidden=[], seed=0), tmp_path / "a@b")
-    assert has_weights(TeacherSettings(model=str(tmp_path / "a@b")))
+    assert TeacherSettings(model=str(tmp_path / "a@b")).has_weights

@@ -13,7 +13,6 @@ import pytest
 import torch
 from torch import nn
 
-from limbeck.compare.comparison_data import has_weights
 from limbeck.errors import DataError, LimbeckError, UnknownNameError
 from limbeck.job import TeacherSettings
 from limbeck.models import build, fingerprint, get_model_spec, load, open_model, read_config, save
@@ -246,7 +245,7 @@ def test_a_model_of_a_library_takes_weights_of_ones_own(timm, transformers, tmp_
     weights = folder if where == "folder" else folder / "model.safetensors"
     name = f"{library}:{'resnet18' if library == 'timm' else 'bert'}@{weights}"
     assert torch.equal(open_model(name).weight, source.weight)
-    assert has_weights(TeacherSettings(model=name))
+    assert TeacherSettings(model=name).has_weights
     with pytest.raises(LimbeckError, match="leave pretrained out"):
         open_model(name, pretrained=True)
     with pytest.raises(DataError, match="There is no file"):

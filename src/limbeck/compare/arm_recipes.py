@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from limbeck.compare.comparison_data import ComparisonData
+from limbeck.compare.comparison_data import ComparisonData, eval_batches
 from limbeck.compare.teacher import iterate_answers
 from limbeck.data import subsample
 from limbeck.errors import LimbeckError
@@ -68,6 +68,10 @@ def matched_smoothing(job: Job, teacher: Teacher, material: ComparisonData) -> f
     if own is not None and own.smoothing is not None:
         return own.smoothing
     some = subsample(material.train, min(_ASKED, len(material.train)), seed=0)
+    if material.task.asks_teacher:  # the outputs for one position are too large to keep
+        batches = eval_batches(some)
+        measures = material.task.evaluate(teacher, batches, preprocess=material.data.preprocess).measures
+        return smoothing_of(measures["entropy"], material.classes)
     entropies = [
         (mean_entropy(logits.movedim(material.task.classes_dim, -1)), len(logits))
         for _, logits in iterate_answers(teacher, some, material)

@@ -25,6 +25,7 @@ from limbeck.job.run_layout import METRICS as METRICS_FILE
 from limbeck.job.run_layout import PREDICTIONS, arm_folder_name, seed_folder_name
 from limbeck.metrics import evaluate_metrics, open_metrics, save_tensors
 from limbeck.models import count_parameters
+from limbeck.tasks import Task
 from limbeck.teachers import Teacher
 
 
@@ -130,7 +131,9 @@ def run_arm(
             callback(report)
     preprocess = material.data.preprocess
     task = material.task
-    test = task.evaluate(run.student, eval_batches(material.data.test), preprocess=preprocess, teacher=answers)
+    test = task.evaluate(
+        run.student, eval_batches(material.data.test), preprocess=preprocess, teacher=reference(task, teacher, answers)
+    )
     development = task.evaluate(run.student, eval_batches(material.development), preprocess=preprocess)
     if arm.out is not None and is_rank_zero(arm.job):
         save_tensors({"test": test.outputs, "development": development.outputs}, arm.out / PREDICTIONS)
@@ -167,6 +170,11 @@ def _steps(noted: list[dict[str, Any]], stage_steps: dict[str, int]) -> int:
     """The optimizer steps of all stages, those before an interruption included."""
     logged = {str(line["stage"]): int(line["step"]) for line in noted if {"stage", "step"} <= line.keys()}
     return sum((logged | stage_steps).values())
+
+
+def reference(task: Task, teacher: Teacher, answers: Tensor) -> Any:
+    """What a task compares a model with: the teacher itself, or its stored outputs."""
+    return teacher if task.asks_teacher else answers
 
 
 def custom_metrics(job: Job, material: ComparisonData, outputs: Tensor, answers: Tensor | None) -> dict[str, float]:

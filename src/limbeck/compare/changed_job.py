@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 
 from limbeck.atomic_io import write_text
 from limbeck.compare.arm_recipes import SHUFFLED, SMOOTHED
-from limbeck.compare.comparison_data import has_weights
 from limbeck.compare.run_storage import without_workers
 from limbeck.engine import read_checkpoint
 from limbeck.errors import LimbeckError
@@ -62,7 +61,7 @@ def changed_job(job: Job) -> tuple[Job, Changes]:
     job = _with_trained_teacher(with_absolute_paths(job), before, out).model_copy(update={"out": job.out})
     mine, theirs = (one.model_dump(mode="json") for one in (job, before))
     keys = tuple(key for key in _differing(theirs, mine) if key != "out")
-    trains = not has_weights(before.teacher)
+    trains = not before.teacher.has_weights
     another = _teacher_settings(job) != _teacher_settings(before)
     if another and trains and _is_trained(out) and _has_begun_arms(out):
         first = next(key for key in keys if key.partition(".")[0] not in _FREE | _OWN)
@@ -128,7 +127,7 @@ def _teacher_settings(job: Job) -> dict[str, Any]:
     """All settings that the teacher's training depends on."""
     dumped = job.model_dump(mode="json", include={"development", "train_examples", "precision"})
     dumped["data"] = without_workers(job.model_dump(mode="json")["data"])
-    train = None if has_weights(job.teacher) else (job.teacher.train or job.budget).model_dump(mode="json")
+    train = None if job.teacher.has_weights else (job.teacher.train or job.budget).model_dump(mode="json")
     return {**dumped, "teacher": {**job.teacher.model_dump(mode="json", exclude={"check"}), "train": train}}
 
 

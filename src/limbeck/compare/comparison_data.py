@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from limbeck.batch import Batch
+from limbeck.compare.language import check_positions, rows_at_once, with_tokenizer
 from limbeck.data import Dataset, DataSplits, ShuffledLoader, load_data, silenced
 from limbeck.engine import TrainConfig
 from limbeck.errors import DataError, LimbeckError
@@ -34,51 +35,39 @@ from limbeck.models import (
     seeded,
     shallow,
 )
+from limbeck.models.hf_heads import LANGUAGE_MODELING
 from limbeck.models.hub import LibraryModel
-from limbeck.tasks import Regression, Segmentation, Task, get_task, task_from_dict
-from limbeck.teachers import EstimatorFile, ModelTeacher, Teacher
+from limbeck.tasks import LanguageModeling, Regression, Segmentation, Task, get_task, task_from_dict
+from limbeck.teachers import ModelTeacher, Teacher
 
 
-def has_weights(teacher: TeacherSettings) -> bool:
-    """Whether a teacher comes with weights, or must be trained."""
-    if teacher.ensemble:
-        return all(has_weights(part) for part in teacher.parts.values())
-    name = teacher.model
-    if EstimatorFile.parse(name) is not None:
-        return True
-    if (library := LibraryModel.parse(name)) is not None:
-        return library.weights is not None or bool(teacher.arguments.get("pretrained", True))
-    return (".py:" in name and "@" in name) or is_student_folder(Path(name))
+def load_in_order(job: Job) -> tuple[DataSplits, dict[str, Any] | None]:
+    """Load the job's data, with what the models set: the order of the classes, or the tokenizer.
 
+    The teacher's order is taken if its folder has the same class names in another order and the job sets no order. If
+    it cannot be done, `check_names` raises an error after the teacher is open.
 
-def load_in_order(job: Job) -> tuple[DataSplits, bool]:
-    """Load the job's data; return also whether their classes were put into the teacher's order.
-
-    This is done if the teacher's folder has the same class names in another order and the job sets no order. If it
-    cannot be done, `check_names` raises an error after the teacher is open.
+    Returns:
+        The data, and the options with which they can be loaded without the models; None if they are the job's.
     """
     with silenced():  # the printed summary has the same warnings
         name = None if job.task is None else job.task.name
-        data = load_data(job.data, task=name)
-        settings: dict[str, Any] = dict(job.data) if isinstance(job.data, dict) else {"name": job.data}
-        loaded = (part for part in job.teacher.parts.values() if has_weights(part))
+        options: dict[str, Any] = dict(job.data) if isinstance(job.data, dict) else {"name": job.data}
+        settings = with_tokenizer(job, options, name)
+        data = load_data(settings, task=name)
+        loaded = (part for part in job.teacher.parts.values() if part.has_weights)
         theirs = next((names for part in loaded if (names := read_class_names(_folder(part)))), None)
         order = match_order(data.class_names, theirs) if data.class_names and theirs else None
         if order is None or order == data.class_names or settings.get("class_names") or not job.teacher.check:
-            return data, False
+            return data, settings if settings != options else None
         try:
             data = load_data({**settings, "class_names": list(order)}, task=name)
         except LimbeckError:  # data without a class order
-            return data, False
+            return data, None
     note = f"The classes are in the order of the teacher {job.teacher.title}: {', '.join(order[:8])}"
     summary = data.summary and replace(data.summary, notes=(*data.summary.notes, f"{note}."))
-    return replace(data, summary=summary, note=". ".join(filter(None, (data.note, note)))), True
-
-
-def ordered_job(job: Job, data: DataSplits) -> Job:
-    """The job with the order of the data's classes, so that the data can be loaded without the teacher."""
-    settings: dict[str, Any] = dict(job.data) if isinstance(job.data, dict) else {"name": job.data}
-    return job.model_copy(update={"data": {**settings, "class_names": list(data.class_names or ())}})
+    data = replace(data, summary=summary, note=". ".join(filter(None, (data.note, note))))
+    return data, {**settings, "class_names": list(order)}
 
 
 def check_names(teacher: TeacherSettings, model: nn.Module, data: DataSplits) -> None:
@@ -90,7 +79,7 @@ def check_names(teacher: TeacherSettings, model: nn.Module, data: DataSplits) ->
         LimbeckError: If they differ; the message has the names of both and the option to type.
     """
     ours, theirs = data.class_names, get_class_names(model) or read_class_names(_folder(teacher))
-    if not (ours and theirs and teacher.check) or len(ours) != len(theirs) or not has_weights(teacher):
+    if not (ours and theirs and teacher.check) or len(ours) != len(theirs) or not teacher.has_weights:
         return
     order = match_order(ours, theirs)
     if order == ours or (order is None and all(name.lstrip("+-").isdecimal() for name in ours)):
@@ -110,6 +99,11 @@ def check_names(teacher: TeacherSettings, model: nn.Module, data: DataSplits) ->
 
 def _folder(teacher: TeacherSettings) -> str:
     return teacher.model.rpartition("@")[2].removeprefix("hf:")
+
+
+def is_language(task: Task) -> bool:
+    """Whether a task is about tokens of texts."""
+    return isinstance(task, LanguageModeling)
 
 
 def init_student(student: ModelSettings, teacher: Teacher | None, *, seed: int) -> nn.Module:
@@ -151,10 +145,6 @@ def describe_layers(job: Job, teacher: Teacher) -> str | None:
     return f"Student: layers {listed} of the teacher's {depth} (from 0) at the start of every arm{untrained}."
 
 
-_ASKED = 250
-"""Examples per batch of predictions. With a thousand, a small network's outputs no longer fit in the CPU's cache."""
-
-
 class ComparisonData(NamedTuple):
     """The data that all arms share.
 
@@ -165,7 +155,7 @@ class ComparisonData(NamedTuple):
         input_shape: The shape of one example as a model's input.
         classes: Number of a model's outputs: classes, labels or target columns.
         task: The task, set up for the data.
-        reordered: Whether the classes have the teacher's order and not that of the data.
+        options: The options with which the data can be loaded without the models, if they are not the job's.
     """
 
     data: DataSplits
@@ -174,7 +164,7 @@ class ComparisonData(NamedTuple):
     input_shape: tuple[int, ...]
     classes: int
     task: Task
-    reordered: bool = False
+    options: dict[str, Any] | None = None
 
 
 def load_comparison_data(job: Job) -> ComparisonData:
@@ -183,7 +173,7 @@ def load_comparison_data(job: Job) -> ComparisonData:
     Raises:
         LimbeckError: If the data cannot be loaded, or have too few examples.
     """
-    data, reordered = load_in_order(job)
+    data, options = load_in_order(job)
     train, development = train_and_development(job, data)
     for part, examples in {"training": train, "development": development, "test": data.test}.items():
         _check_read(data, part, examples)
@@ -195,7 +185,7 @@ def load_comparison_data(job: Job) -> ComparisonData:
         raise DataError("The test data have no labels or targets, so no arm can be judged by them.")
     if data.development is not None:
         task.check(development, "development")
-    return ComparisonData(data, train, development, shape, task.outputs, task, reordered)
+    return ComparisonData(data, train, development, shape, task.outputs, task, options)
 
 
 def fit_task(job: Job, data: DataSplits) -> Task:
@@ -208,7 +198,7 @@ def fit_task(job: Job, data: DataSplits) -> Task:
     job.check_task(task)
     fitted = task.fit(data.train, data.class_names or data.target_names or None)
     folder = _folder(job.teacher)
-    if has_weights(job.teacher) and is_student_folder(Path(folder)):
+    if job.teacher.has_weights and is_student_folder(Path(folder)):
         theirs = task_from_dict(read_config(Path(folder))["metadata"].get("task"))
         if isinstance(fitted, Regression) and isinstance(theirs, Regression) and theirs.outputs == fitted.outputs:
             return replace(fitted, mean=theirs.mean, std=theirs.std)
@@ -225,7 +215,8 @@ def arms_of_task(job: Job, task: Task) -> Job:
 
 def new_model(model: ModelSettings, material: ComparisonData, *, seed: int, who: str) -> nn.Module:
     """Build a model by its name, with initial weights that depend only on `seed`; `who` begins an error message."""
-    if material.data.tokenizer is not None and model.model in reference_names():
+    language = {"head": LANGUAGE_MODELING, "tokenizer": material.data.tokenizer} if is_language(material.task) else {}
+    if material.data.tokenizer is not None and not language and model.model in reference_names():
         raise LimbeckError(
             f"{who} {model.model} reads one tensor, and {material.data.name} gives several by name: take a model that "
             f"is called so, such as hf:FOLDER, or hf:bert with --set {who}.pretrained=false."
@@ -233,8 +224,9 @@ def new_model(model: ModelSettings, material: ComparisonData, *, seed: int, who:
     try:
         with seeded(seed):
             network = open_model(
-                model.model, input_shape=material.input_shape, classes=material.classes, **model.arguments
+                model.model, input_shape=material.input_shape, classes=material.classes, **language, **model.arguments
             )
+            check_positions(network, material.train, f"{who} {model.model}")
             _draw_lazy(network, material, who=f"{who} {model.model}")
             return network
     except NoModuleError:
@@ -278,7 +270,7 @@ def make_train_config(
 
 def eval_batches(examples: Dataset) -> list[Batch]:
     """All examples in order, in batches for prediction."""
-    return list(ShuffledLoader(examples, batch_size=_ASKED, shuffle=False))
+    return list(ShuffledLoader(examples, batch_size=rows_at_once(examples), shuffle=False))
 
 
 def summary_lines(data: DataSplits) -> tuple[str, ...]:
@@ -360,6 +352,8 @@ def check_classes(logits: Tensor, who: str, task: Task) -> None:
             f"{who} has outputs of shape {list(logits.shape)}; segmentation needs [batch, classes, height, width], "
             "such as those of the model fcn."
         )
+    if is_language(task) and logits.ndim == 3 and logits.shape[-1] > task.outputs:
+        return  # models pad their vocabulary
     if logits.shape[task.classes_dim] != task.outputs:
         raise LimbeckError(
             f"{who} has {logits.shape[task.classes_dim]} {task.output_title}, but the data have {task.outputs}."

@@ -8,9 +8,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from limbeck.batch import Batch, Inputs
 from limbeck.compare.comparison_data import ComparisonData, eval_batches
+from limbeck.compare.language import rows_at_once
 from limbeck.engine import Run
-from limbeck.metrics import METRICS, answer_latency, cost_in_full, cost_of, evaluate, predict
+from limbeck.metrics import METRICS, CostInFull, answer_latency, cost_in_full, cost_of, evaluate, predict
 from limbeck.models import count_parameters
 from limbeck.models.size_and_hash import size_in_bytes
 from limbeck.teachers import ModelTeacher, Specialists, Teacher, TeacherRef
@@ -36,10 +38,10 @@ class ShippedCost(NamedTuple):
     @staticmethod
     def measure(model: nn.Module, material: ComparisonData) -> ShippedCost:
         """Time the model on test examples; it is moved to the CPU."""
-        sample = material.data.preprocess(material.data.test.take(torch.arange(min(64, len(material.data.test)))))
+        sample = cost_inputs(material)
         cost = cost_of(model.cpu(), sample)
         return ShippedCost(
-            cost.parameters, cost.megabytes, cost.milliseconds, cost_in_full(model, sample).as_dict()
+            cost.parameters, cost.megabytes, cost.milliseconds, measure_costs(model, sample).as_dict()
         )  # fmt: skip
 
     @staticmethod
@@ -50,6 +52,18 @@ class ShippedCost(NamedTuple):
         return ShippedCost(
             int(line["parameters"]), float(line["megabytes"]), float(line["milliseconds"]), dict(line["in_full"])
         )
+
+
+def cost_inputs(material: ComparisonData) -> Inputs:
+    """The inputs of some test examples, to time a model on; fewer of a language model, whose outputs are large."""
+    rows = min(64, len(material.data.test), rows_at_once(material.data.test))
+    return material.data.preprocess(material.data.test.take(torch.arange(rows)))
+
+
+def measure_costs(model: nn.Module, inputs: Inputs) -> CostInFull:
+    """All costs of a model; one example at a time if its outputs for 64 would be large."""
+    few = Batch(inputs).size < 64 and isinstance(inputs, Mapping) and "input_ids" in inputs
+    return cost_in_full(model, inputs, batches=(1,), repeats=20) if few else cost_in_full(model, inputs)
 
 
 def structure_of(model: nn.Module) -> Structure:

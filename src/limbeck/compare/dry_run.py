@@ -20,7 +20,6 @@ from limbeck.compare.comparison_data import (
     ComparisonData,
     check_student,
     eval_batches,
-    has_weights,
     make_student,
     make_train_config,
 )
@@ -131,7 +130,8 @@ def _rehearse_arm(job: Job, arm: str, material: ComparisonData, teacher: Teacher
         )
     with _explain_errors(f"The student of the arm {arm!r} cannot be judged", "budget"):
         test = material.data.test.select(torch.arange(min(_FEW, len(material.data.test))))
-        material.task.evaluate(run.student, eval_batches(test), preprocess=material.data.preprocess)
+        against: Any = teacher if material.task.asks_teacher else None
+        material.task.evaluate(run.student, eval_batches(test), preprocess=material.data.preprocess, teacher=against)
         cost_in_full(run.student.cpu(), material.data.preprocess(eval_batches(test)[0]), batches=(1,), repeats=1)
 
 
@@ -256,7 +256,7 @@ def find_seen_rows(job: Job, material: ComparisonData, models: Mapping[str, nn.M
         ``parts`` (``development``, ``test``) and ``sentence``; None if the job trains the teacher, or the data have
         both parts already.
     """
-    if not has_weights(job.teacher) and not any(isinstance(m, EstimatorModule) and m.fitted for m in models.values()):
+    if not job.teacher.has_weights and not any(isinstance(m, EstimatorModule) and m.fitted for m in models.values()):
         return None
     parts = [] if material.data.development is not None else ["development"]
     parts += ["test"] if material.data.held_out else []

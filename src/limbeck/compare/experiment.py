@@ -23,12 +23,13 @@ from limbeck.compare.comparison_data import (
     ComparisonData,
     arms_of_task,
     describe_layers,
+    is_language,
     load_comparison_data,
-    ordered_job,
     summary_lines,
 )
 from limbeck.compare.dry_run import describe_few_steps, dry_run, find_seen_rows, verify_files
 from limbeck.compare.extra_metrics import check_also, measure_extra
+from limbeck.compare.language import describe_tokens
 from limbeck.compare.result import MetricContext, arms_rows, method_settings, verdict_of
 from limbeck.compare.run_storage import (
     append_outcome,
@@ -45,7 +46,7 @@ from limbeck.compare.run_storage import (
     with_scores,
 )
 from limbeck.compare.suggestions import JudgedRun, suggest
-from limbeck.compare.teacher import ask, has_weights, judge_teacher, open_teacher, steps_taken, train_teacher
+from limbeck.compare.teacher import ask, judge_teacher, open_teacher, steps_taken, train_teacher
 from limbeck.compare.teacher_cache import check_store, fill_job_cache
 from limbeck.compare.trackers import check_tracker, is_rank_zero
 from limbeck.data import Dataset
@@ -118,7 +119,7 @@ def _open(job: Job, tell: Callback, out: Path | None) -> _OpenJob:
     check_backend(job.workers)
     open_fabric(precision=job.precision, devices=job.devices, strategy=job.strategy)
     material = load_comparison_data(job)
-    job = ordered_job(job, material.data) if material.reordered else job
+    job = job if material.options is None else job.model_copy(update={"data": material.options})
     tell(Message("\n".join((_data_message(material), *summary_lines(material.data)))))
     if (without := arms_of_task(job, material.task)) is not job:
         job = without
@@ -127,6 +128,8 @@ def _open(job: Job, tell: Callback, out: Path | None) -> _OpenJob:
     dry_run(job, material, teacher, models)
     check_also(MetricContext(job, material, teacher, models), tell)
     verify_files(material, tell)
+    if (cost := describe_tokens(job, material.train)) is not None:
+        tell(Message(cost))
     if (note := describe_few_steps(job, material)) is not None:
         tell(Message(note))
     return _OpenJob(job, material, teacher, models, tell, out)
@@ -161,7 +164,7 @@ def _train_and_judge(run: _OpenJob) -> dict[str, Any]:
         _report_outcome(one, material.task, tell) for one in _outcomes(runs, job, material, teacher, answers, out, tell)
     ]
     verdict = verdict_of(job, outcomes, examples=_labeled(material), task=material.task)
-    rows = arms_rows(job, material, outcomes, answers, models, smoothing=smoothing)
+    rows = arms_rows(job, material, outcomes, answers, (teacher, models), smoothing=smoothing)
     verdict["advice"] = suggest(JudgedRun(job, rows, verdict, outcomes, out, material.task))
     advice = recommend(
         {"arms": rows, "verdict": verdict, "data": _data_summary(material), "task": material.task.to_dict()}
@@ -242,7 +245,7 @@ def _judge_teacher(
         if not task.check(material.development, "development"):
             return math.nan
         return task.measure(logits, task.stored_targets(material.development))[task.primary.name]
-    value, sentence = judge_teacher(logits, material, loaded=has_weights(job.teacher))
+    value, sentence = judge_teacher(logits, material, loaded=job.teacher.has_weights)
     callback(Message(sentence))
     return value
 
@@ -327,7 +330,8 @@ def _labeled(material: ComparisonData) -> int:
 
 def _data_message(material: ComparisonData) -> str:
     data = material.data
+    what = "windows" if is_language(material.task) else "examples"
     return (
         f"Data: {data.name}, {len(material.train):,} training, {len(material.development):,} development and "
-        f"{len(data.test):,} test examples, {material.task.describe()}."
+        f"{len(data.test):,} test {what}, {material.task.describe()}."
     )

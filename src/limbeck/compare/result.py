@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from limbeck.compare.arm_recipes import ALONE, SHUFFLED, SMOOTHED
-from limbeck.compare.arms import Outcome, custom_metrics
+from limbeck.compare.arms import Outcome, custom_metrics, reference
 from limbeck.compare.comparison_data import ComparisonData, eval_batches, make_student
-from limbeck.compare.costs import Combined, ShippedCost
+from limbeck.compare.costs import Combined, ShippedCost, cost_inputs, measure_costs
 from limbeck.compare.estimator import unknown_sizes
 from limbeck.compare.run_storage import seed_folder
 from limbeck.data import preprocess_from_dict
@@ -23,7 +23,7 @@ from limbeck.export.finished_run import FinishedRun, rebuild_student
 from limbeck.job import Job, MethodSettings, RunLayout, plain_name
 from limbeck.judging.verdict import Results, compare_results, compare_with_baseline, compare_with_control
 from limbeck.methods import method
-from limbeck.metrics import Cost, cost_in_full, cost_of
+from limbeck.metrics import Cost, cost_of
 from limbeck.models import get_description, read_config
 from limbeck.tasks import Classification, Score, Task, get_task
 from limbeck.teachers import ModelTeacher, Teacher
@@ -54,17 +54,18 @@ def arms_rows(
     material: ComparisonData,
     outcomes: Sequence[Outcome],
     answers: Tensor,
-    teachers: Mapping[str, nn.Module],
+    opened: tuple[Teacher, Mapping[str, nn.Module]],
     *,
     smoothing: float,
 ) -> dict[str, Any]:
-    """The row of every arm.
+    """The row of every arm; `opened` is the teacher and its models by name.
 
     Metrics over seeds, and costs on the CPU; for an ensemble also the row of its members.
     """
     table: dict[str, Any] = {}
-    task = material.task
-    sample = material.data.preprocess(material.data.test.take(torch.arange(min(64, len(material.data.test)))))
+    task, (teacher, teachers) = material.task, opened
+    against = reference(task, teacher, answers)
+    sample = cost_inputs(material)
     student = make_student(job, material, seed=0, teacher=ModelTeacher(next(iter(teachers.values())))).cpu()
     # Students with the same structure are timed once, on the CPU; others were timed by their arm.
     plain = ShippedCost.measure(student, material)
@@ -74,11 +75,11 @@ def arms_rows(
             own = _measures_of_teacher(job, answers, material)
             table[arm] = {"role": "teacher", "method": None, **_row([own], costs, task)}
             if len(costs) == 1:
-                table[arm]["cost"] = cost_in_full(next(iter(teachers.values())), sample).as_dict()
+                table[arm]["cost"] = measure_costs(next(iter(teachers.values())), sample).as_dict()
             table[arm].update(unknown_sizes(teachers.values(), table[arm].get("cost", {})))
             if len(costs) > 1:
                 # A single member could be shipped in place of the ensemble, so the row shows the gain of averaging.
-                rows = [_alone(job, model, answers, material) for model in teachers.values()]
+                rows = [_alone(job, model, answers, material, against) for model in teachers.values()]
                 if job.teacher.ensemble:
                     for name, row, own_cost in zip(teachers, rows, costs, strict=True):
                         own_row = {"role": "member", "method": None, **_row([row], [own_cost], task)}
@@ -141,11 +142,11 @@ def _row(rows: list[dict[str, float]], costs: Sequence[Cost | ShippedCost], task
     }
 
 
-def _alone(job: Job, member: nn.Module, answers: Tensor, material: ComparisonData) -> dict[str, float]:
+def _alone(job: Job, member: nn.Module, answers: Tensor, material: ComparisonData, against: Any) -> dict[str, float]:
     own = get_description(member).get("preprocess")  # set for a saved model with other inputs than the students
     preprocess = material.data.preprocess if own is None else preprocess_from_dict(own)
     evaluation = material.task.evaluate(
-        member, eval_batches(material.data.test), preprocess=preprocess, teacher=answers
+        member, eval_batches(material.data.test), preprocess=preprocess, teacher=against
     )
     return evaluation.measures | custom_metrics(job, material, evaluation.outputs, answers)
 

@@ -25,7 +25,7 @@ from limbeck.compare.estimator import is_estimator
 from limbeck.compare.extra_metrics import check_also
 from limbeck.compare.result import MetricContext
 from limbeck.compare.run_storage import check_folder
-from limbeck.compare.teacher import has_weights, open_teacher, teachers_recipe, without_weights
+from limbeck.compare.teacher import open_teacher, teachers_recipe, without_weights
 from limbeck.compare.teacher_cache import folder_of, make_cache_loader, open_cached_teacher, views_of
 from limbeck.compare.trackers import check_tracker
 from limbeck.data import subsample
@@ -236,7 +236,7 @@ def _describe_data(material: ComparisonData) -> Finding:
 
 def _describe_teacher(job: Job, opened: tuple[Teacher, dict[str, nn.Module]]) -> Finding:
     numbers = sum(parameter.numel() for model in opened[1].values() for parameter in model.parameters())
-    origin = f"Loaded from {job.teacher.title}" if has_weights(job.teacher) else "Trained by the job"
+    origin = f"Loaded from {job.teacher.title}" if job.teacher.has_weights else "Trained by the job"
     return passed("", numbers, f"{origin}; it has the outputs that the task needs.", f"{numbers:,} weights")
 
 

@@ -13,7 +13,6 @@ import numpy as np
 
 from limbeck.compare.arm_recipes import ALONE, SMOOTHED
 from limbeck.compare.arms import Outcome
-from limbeck.compare.comparison_data import has_weights
 from limbeck.compare.dry_run import FEW_STEPS, enough_epochs
 from limbeck.compare.result import results_of
 from limbeck.job import Job, RunLayout, read_interval, sort_controls
@@ -151,7 +150,7 @@ def _teacher(run: JudgedRun) -> Iterator[Suggestion]:
     if teacher is None or alone is None or run.task.primary.gain(teacher, alone) > 0:
         return
     settings = run.job.teacher
-    trains = not has_weights(settings) and len(settings.parts) == 1 and ".py:" not in settings.model
+    trains = not settings.has_weights and len(settings.parts) == 1 and ".py:" not in settings.model
     command = run.again("teacher.members=4") if trains else None
     better = "an ensemble is usually better than one network" if trains else "name a better one with --teacher"
     yield Suggestion(

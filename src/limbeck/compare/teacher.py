@@ -18,7 +18,7 @@ from limbeck.compare.comparison_data import (
     check_classes,
     check_names,
     eval_batches,
-    has_weights,
+    is_language,
     judged_parts,
     make_train_config,
     new_model,
@@ -31,6 +31,7 @@ from limbeck.compare.estimator import (
     make_estimator_teacher,
     open_estimator,
 )
+from limbeck.compare.language import unigram_nll
 from limbeck.compare.saved_teacher import check_saved_teacher, other_inputs_error, own_preprocess
 from limbeck.compare.trackers import with_trackers
 from limbeck.data import (
@@ -67,7 +68,7 @@ def open_teacher(job: Job, material: ComparisonData) -> tuple[Teacher, dict[str,
         LimbeckError: If the teacher cannot be opened, fails on the data, or has another number of classes.
     """
     settings = job.teacher
-    if has_weights(settings) and settings.members > 1:
+    if settings.has_weights and settings.members > 1:
         raise LimbeckError(
             f"teacher.members={settings.members} of {settings.model} would be the same network {settings.members} "
             "times; members are for a teacher that is trained here."
@@ -79,7 +80,7 @@ def open_teacher(job: Job, material: ComparisonData) -> tuple[Teacher, dict[str,
     models = {name: model for name, (_, model) in opened.items()}
     teachers = [teacher for teacher, _ in opened.values()]
     for part, teacher, model in zip(settings.parts.values(), teachers, models.values(), strict=True):
-        if not isinstance(model, EstimatorModule) or has_weights(part):
+        if not isinstance(model, EstimatorModule) or part.has_weights:
             _check_opened(job, part, teacher, model, material)
     if len(teachers) == 1:
         return teachers[0], models
@@ -150,7 +151,7 @@ def train_teacher(
     models: Mapping[str, nn.Module], job: Job, material: ComparisonData, out: Path | None, callback: Callback
 ) -> None:
     """Train the teacher unless it has weights; training that was interrupted is resumed."""
-    if has_weights(job.teacher):
+    if job.teacher.has_weights:
         callback(Message(f"Teacher loaded from {job.teacher.title}."))
         return
     for name, module in without_weights(job, models).items():
@@ -171,7 +172,7 @@ def train_teacher(
 
 def without_weights(job: Job, models: Mapping[str, nn.Module]) -> dict[str, nn.Module]:
     """The models of the teacher that the job trains or fits."""
-    return {name: models[name] for name, part in job.teacher.parts.items() if not has_weights(part)}
+    return {name: models[name] for name, part in job.teacher.parts.items() if not part.has_weights}
 
 
 def _train_networks(
@@ -219,6 +220,8 @@ def iterate_answers(teacher: Teacher, examples: Dataset, material: ComparisonDat
 
 def ask(teacher: Teacher, examples: Dataset, material: ComparisonData) -> Tensor:
     """The teacher's outputs for every example, in order, on the CPU, as the task stores them."""
+    if material.task.asks_teacher:
+        return material.task.evaluate(teacher, eval_batches(examples), preprocess=material.data.preprocess).outputs
     return torch.cat([material.task.keep(logits) for _, logits in iterate_answers(teacher, examples, material)])
 
 
@@ -236,16 +239,20 @@ def judge_teacher(outputs: Tensor, material: ComparisonData, *, loaded: bool) ->
     if not count:
         return math.nan, "Teacher: not checked, as no development example has a target."
     value = task.measure(outputs, task.stored_targets(examples))[score.name]
-    chance = score.chance
+    chance, simplest = score.chance, "always predicting the mean"
+    origin = "another input normalization, or on targets in another unit (task.standardize=false)"
+    if is_language(task):
+        chance, simplest = unigram_nll(material.train, examples, task.outputs), "counting the tokens, without context,"
+        origin = "another tokenizer (data.tokenizer=FOLDER), or on texts of another kind"
     if chance is not None and score.rank(value) <= score.rank(chance):
         why = (
-            "Was it trained with another input normalization, or on targets in another unit (task.standardize=false)?"
+            f"Was it trained with {origin}?"
             if loaded
             else "Does it need more epochs or another learning rate (teacher.train.epochs, teacher.train.lr)?"
         )
         raise LimbeckError(
-            f"The teacher's {score.title} on {count} development examples is {score.format(value)}, and always "
-            f"predicting the mean gives {score.format(chance)}. {why} To continue anyway, type "
+            f"The teacher's {score.title} on {count} development {'texts' if is_language(task) else 'examples'} is "
+            f"{score.format(value)}, and {simplest} gives {score.format(chance)}. {why} To continue anyway, type "
             "--set teacher.check=false."
         )
     return value, f"Teacher: {score.title} {score.format(value)} on development data."
@@ -349,7 +356,7 @@ def _check_tokenizer(teacher: TeacherSettings, data: DataSplits) -> None:
         LimbeckError: If they differ; the message has the option for the teacher's tokenizer.
     """
     folder = teacher.model.rpartition("@")[2].removeprefix("hf:")
-    if data.tokenizer is None or not teacher.check or not has_weights(teacher) or not holds_tokenizer(folder):
+    if data.tokenizer is None or not teacher.check or not teacher.has_weights or not holds_tokenizer(folder):
         return
     own, theirs = open_tokenizer(folder).get_vocab(), data.tokenizer.get_vocab()
     if own != theirs:

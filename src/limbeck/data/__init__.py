@@ -8,7 +8,7 @@ from limbeck.data.dataset import Dataset, Subset, split, subsample
 from limbeck.data.drawn_digits import draw_digits
 from limbeck.data.image_file import verify
 from limbeck.data.image_folder import ImageFolder
-from limbeck.data.load import load_data
+from limbeck.data.load import load_data, reads_language
 from limbeck.data.loader import Loader, ShuffledLoader, shard_batch
 from limbeck.data.npz import read_npz
 from limbeck.data.preprocess import (
@@ -92,6 +92,7 @@ __all__ = [
     "read_npz",
     "read_split_table",
     "read_table",
+    "reads_language",
     "shard_batch",
     "silenced",
     "split",

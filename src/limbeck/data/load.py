@@ -142,6 +142,21 @@ def load_data(name_or_spec: str | Path | Mapping[str, Any], *, task: str | None 
     return _add_summary(_load(name, settings))
 
 
+def reads_language(spec: Mapping[str, Any], *, task: str | None = None) -> bool:
+    """Whether `load_data` reads data as texts for a language model.
+
+    Args:
+        spec: The mapping of ``name`` and options; the data are not in a user's file.
+        task: As for `load_data`.
+
+    Raises:
+        LimbeckError: As `load_data` does, if there are no such data, or an option is unknown.
+    """
+    options = replace(parse_data_options({key: one for key, one in spec.items() if key != "name"}), task=task)
+    name, settings = _find_split_files(Path(spec["name"]), options) or (str(spec["name"]), options)
+    return _find_reader(name, Path(name), settings)[0] is load_corpus
+
+
 def _find_split_files(folder: Path, options: DataOptions) -> tuple[str, DataOptions] | None:
     """Find the training file of a folder with ``train.csv`` or similar; other parts become options."""
 

@@ -99,8 +99,8 @@ def _cache(cache: CacheSettings | None) -> CacheSettings | None:
 def _data(data: str | dict[str, Any]) -> str | dict[str, Any]:
     options: dict[str, Any] = dict(data) if isinstance(data, dict) else {"name": data}
     name = str(options.get("name", ""))
-    for key in ("folder", "test", "val", "tokenizer"):
-        if options.get(key) is not None:
+    for key in ("folder", "test", "val", "tokenizer", "cache_dir"):
+        if options.get(key) is not None and not str(options[key]).startswith("hf:"):
             options[key] = str(Path(options[key]).absolute())
     if UserFile.parse(name) is not None:
         options["name"] = _own_file(name)

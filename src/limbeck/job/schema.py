@@ -37,8 +37,9 @@ class Job(Strict):
 
     Attributes:
         data: A data set's name, a file, a folder, or a mapping with ``name`` (any of these) and its options.
-        task: What is learned: ``classification``, ``multi_label``, ``regression`` or ``segmentation``, or a mapping of
-            this ``name`` and settings. By default it is inferred from the targets; the summary of the data says why.
+        task: What is learned: ``classification``, ``multi_label``, ``regression``, ``segmentation`` or
+            ``language_modeling``, or a mapping of this ``name`` and settings. By default it is inferred from the
+            targets; the summary of the data says why.
         teacher: The teacher's name (``teacher.model``) and its arguments; or ``{ensemble: [...]}``. With the key
             ``teachers``, several of them: ``{big: {model: ..., weight: 2}, small: ...}``.
         student: The student's name (``student.model``) and its arguments.

@@ -14,7 +14,8 @@ from limbeck.errors import ArgumentError, LimbeckError, UnknownNameError, neares
 from limbeck.job.budget import Budget, Strict
 from limbeck.job.validation import add_flag_hint, flag_hint
 from limbeck.methods import method
-from limbeck.models import UserFile
+from limbeck.models import UserFile, is_student_folder
+from limbeck.models.hub import LibraryModel
 from limbeck.tasks import Task, get_task
 from limbeck.teachers import EstimatorFile
 
@@ -48,6 +49,15 @@ class ModelSettings(BaseModel):
     def is_shallow(self) -> bool:
         """Whether it starts as a subset of the teacher's layers."""
         return self.model == SHALLOW
+
+    @property
+    def has_weights(self) -> bool:
+        """Whether it comes with weights, or must be trained."""
+        if EstimatorFile.parse(self.model) is not None:
+            return True
+        if (library := LibraryModel.parse(self.model)) is not None:
+            return library.weights is not None or bool(self.arguments.get("pretrained", True))
+        return (".py:" in self.model and "@" in self.model) or is_student_folder(Path(self.model))
 
     @property
     def runs_code(self) -> bool:
@@ -134,6 +144,11 @@ class TeacherSettings(ModelSettings):
         return f"{self.model} ({', '.join(self.ensemble)})" if self.ensemble else self.model
 
     @property
+    def has_weights(self) -> bool:
+        """Whether all its models come with weights."""
+        return all(part.has_weights for part in self.parts.values()) if self.ensemble else super().has_weights
+
+    @property
     def runs_code(self) -> bool:
         """Whether opening it runs a user's Python file or opens a pickle."""
         return any(one.runs_code for one in self.ensemble.values()) if self.ensemble else super().runs_code
@@ -184,7 +199,7 @@ class TaskSettings(BaseModel):
     """A task by name, with its settings: ``regression`` with ``standardize: false``.
 
     Attributes:
-        name: ``classification``, ``multi_label``, ``regression`` or ``segmentation``.
+        name: ``classification``, ``multi_label``, ``regression``, ``segmentation`` or ``language_modeling``.
     """
 
     model_config = ConfigDict(extra="allow", frozen=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from limbeck.data import Dataset, DataSplits, ShuffledLoader, split, subsample
+from limbeck.data import Dataset, DataSplits, ShuffledLoader, TokenDataset, split, split_texts, subsample
 from limbeck.errors import LimbeckError
 from limbeck.job.budget import Budget
 from limbeck.job.schema import Job
@@ -24,7 +24,7 @@ def train_and_development(job: Job, data: DataSplits) -> tuple[Dataset, Dataset]
     if data.development is not None:
         train, development = data.train, data.development
     else:
-        train, development = split(data.train, fraction=job.development, seed=0)
+        train, development = _split(data.train, job.development)
     if job.train_examples is None:
         return train, development
     if job.train_examples > len(train):
@@ -33,6 +33,13 @@ def train_and_development(job: Job, data: DataSplits) -> tuple[Dataset, Dataset]
             f"Type --set train_examples={len(train)} or fewer."
         )
     return subsample(train, job.train_examples, 0), development
+
+
+def _split(train: Dataset, fraction: float) -> tuple[Dataset, Dataset]:
+    """Split off the development part; by text, where examples are windows of texts."""
+    if isinstance(train, TokenDataset):
+        return split_texts(train, fraction=fraction, seed=0)
+    return split(train, fraction=fraction, seed=0)
 
 
 def train_loader(

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from limbeck.checksums import read_json, write_json
-from limbeck.compare.comparison_data import ComparisonData, has_weights
+from limbeck.compare.comparison_data import ComparisonData
 from limbeck.compare.teacher_cache import folder_of
 from limbeck.compare.tuning.search_space import Space, with_values
 from limbeck.compare.tuning.trials import Trial, best_of
@@ -148,7 +148,7 @@ def best_job(job: Job, trials_by_arm: Mapping[str, list[Trial]], out: Path) -> J
     update: dict[str, Any] = {"out": None, "search": str(out)}
     trained = RunLayout(out).trained_teacher
     # A fitted classifier has no run folder.
-    if not has_weights(job.teacher) and len(job.teacher.parts) == 1 and (RunLayout(out).teacher / "run.json").exists():
+    if not job.teacher.has_weights and len(job.teacher.parts) == 1 and (RunLayout(out).teacher / "run.json").exists():
         _check_whole(trained)
         update["teacher"] = TeacherSettings(model=str(trained), check=job.teacher.check)
     if job.cache is not None:

@@ -13,7 +13,7 @@ from limbeck.compare.arm_recipes import matched_smoothing
 from limbeck.compare.comparison_data import ComparisonData, arms_of_task, load_comparison_data
 from limbeck.compare.dry_run import dry_run, verify_files
 from limbeck.compare.run_storage import lock_folder, remove_partial_files, to_json_safe
-from limbeck.compare.teacher import ask, has_weights, judge_teacher, open_teacher, train_teacher
+from limbeck.compare.teacher import ask, judge_teacher, open_teacher, train_teacher
 from limbeck.compare.teacher_cache import fill_job_cache
 from limbeck.compare.trackers import check_tracker
 from limbeck.compare.tuning.results import best_job, check_search_folder, claim_search_folder, job_files, result_of
@@ -147,7 +147,7 @@ def _judge(job: Job, teacher: Teacher, material: ComparisonData, callback: Callb
     if not job.teacher.check:
         return {"accuracy": None}
     outputs = ask(teacher, material.development, material)
-    value, sentence = judge_teacher(outputs, material, loaded=has_weights(job.teacher))
+    value, sentence = judge_teacher(outputs, material, loaded=job.teacher.has_weights)
     callback(Message(sentence))
     return {"accuracy": value}
 

@@ -27,7 +27,7 @@ CARD = MethodCard(
     reads=(),
     labels="required",
     ranges={"smoothing": SearchRange(0.0, 0.5)},
-    tasks=("classification", "segmentation"),
+    tasks=("classification", "segmentation", "language_modeling"),
 )
 
 
@@ -40,7 +40,7 @@ def label_smoothing(
 
     Args:
         smoothing: s, the share of the uniform distribution, from 0 to 1; the paper's 0.1.
-        task: ``classification`` or ``segmentation``.
+        task: ``classification``, ``segmentation`` or ``language_modeling``.
         epochs: Passes over the data; by default the budget of the run.
 
     Raises:

@@ -27,7 +27,7 @@ CARD = MethodCard(
 }""",
     reads=(),
     labels="required",
-    tasks=("classification", "multi_label", "regression", "segmentation"),
+    tasks=("classification", "multi_label", "regression", "segmentation", "language_modeling"),
 )
 
 

@@ -29,7 +29,7 @@ CARD = MethodCard(
   year = {2015}
 }""",
     ranges={"temperature": SearchRange(1.0, 20.0, log=True), "weight": SearchRange(0.0, 1.0)},
-    tasks=("classification", "multi_label", "regression", "segmentation"),
+    tasks=("classification", "multi_label", "regression", "segmentation", "language_modeling"),
 )
 
 

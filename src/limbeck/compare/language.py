@@ -1,0 +1,159 @@
+"""What a job of language models needs: its tokenizer, lengths that fit, sizes of batches, a baseline."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from limbeck.data import Dataset, Subset, TokenDataset, hash_tokenizer, holds_tokenizer, open_tokenizer, reads_language
+from limbeck.errors import LimbeckError
+from limbeck.job import Job, ModelSettings, TeacherSettings
+from limbeck.models import UserFile
+from limbeck.models.hf_folder import find_hf_config
+from limbeck.models.hub import LibraryModel
+from limbeck.optional_imports import import_optional
+
+_ROWS = 250
+"""Examples per batch of predictions. With a thousand, a small network's outputs no longer fit in the CPU's cache."""
+_LOGITS = 1 << 26
+"""Logits of a batch of predictions; in float32 they need 256 MB."""
+_CHUNK = 1024  # windows whose tokens are counted at a time
+
+
+def with_tokenizer(job: Job, options: Mapping[str, Any], task: str | None) -> dict[str, Any]:
+    """The options of a job's data, with the tokenizer of its models if the texts are for language models.
+
+    The teacher's tokenizer reads the texts, or that of a trained student if the teacher has none. Without either, one
+    is trained on the texts, but only for a teacher that the job trains.
+
+    Raises:
+        LimbeckError: If a trained teacher has no tokenizer, would get a new one, or the student has another one.
+    """
+    options = dict(options)
+    if UserFile.parse(str(options.get("name"))) is not None or not reads_language(options, task=task):
+        return options
+    teachers = list(job.teacher.parts.values())
+    trained = next((part for part in teachers if part.has_weights), None)
+    if options.get("tokenizer") is None:
+        of_teacher = next(filter(None, map(_find_tokenizer, teachers)), None)
+        place = of_teacher or _find_tokenizer(job.student)
+        if trained is not None and (options.get("vocabulary") is not None or place is None):
+            raise LimbeckError(_no_tokenizer(trained, place))
+        if place is not None and options.get("vocabulary") is None:
+            options["tokenizer"] = place
+    if options.get("tokenizer") is not None and job.teacher.check:
+        _check_student(job, str(options["tokenizer"]))
+    return options
+
+
+def _no_tokenizer(teacher: TeacherSettings, place: str | None) -> str:
+    if place is not None:
+        return (
+            f"data.vocabulary trains a new tokenizer, and the teacher {teacher.model} is trained with another one, "
+            "whose tokens mean something else: leave data.vocabulary out."
+        )
+    return (
+        f"The teacher {teacher.model} is trained, and there is no tokenizer beside it, so what its tokens mean is not "
+        "known. Name the folder of its tokenizer: --set data.tokenizer=FOLDER, or hf:NAME."
+    )
+
+
+def _find_tokenizer(model: ModelSettings) -> str | None:
+    """The folder or the name of a model's tokenizer; None if it has none."""
+    library, own = LibraryModel.parse(model.model), UserFile.parse(model.model)
+    weights = library.weights if library is not None else own.weights if own is not None else Path(model.model)
+    if weights is not None and holds_tokenizer(weights):
+        return str(weights)
+    if library is None or library.library != "hf":
+        return None
+    if Path(library.name).exists():
+        return library.name if holds_tokenizer(library.name) else None
+    hf = import_optional("transformers", extra="hf", purpose=str(library))
+    is_kind = not model.arguments.get("pretrained", True) and library.name in hf.CONFIG_MAPPING
+    return None if is_kind else f"hf:{library.name}"
+
+
+def _check_student(job: Job, place: str) -> None:
+    """Refuse a trained student whose tokens are others."""
+    own = _find_tokenizer(job.student) if job.student.has_weights else None
+    if own is None or own == place:
+        return
+    theirs, ours = open_tokenizer(place), open_tokenizer(own)
+    if hash_tokenizer(theirs) == hash_tokenizer(ours) or theirs.get_vocab() == ours.get_vocab():
+        return
+    raise LimbeckError(
+        f"The student {job.student.model} has a tokenizer of {len(ours):,} tokens, and the texts are read with "
+        f"{place}, of {len(theirs):,}: the same number is another token. Take a student of the same family, or a "
+        "new one: --set student.pretrained=false. To continue anyway, type --set teacher.check=false."
+    )
+
+
+def token_data(examples: Dataset) -> TokenDataset | None:
+    """The windows of tokens from which examples were selected; None for other data."""
+    while isinstance(examples, Subset):
+        examples = examples.whole
+    return examples if isinstance(examples, TokenDataset) else None
+
+
+def rows_at_once(examples: Dataset) -> int:
+    """The number of examples in a batch of predictions: fewer where each has logits of a whole vocabulary."""
+    tokens = token_data(examples)
+    if tokens is None:
+        return _ROWS
+    return max(1, min(_ROWS, _LOGITS // (tokens.max_length * len(tokens.tokenizer))))
+
+
+def check_positions(model: nn.Module, examples: Dataset, who: str) -> None:
+    """Refuse windows that are longer than a model of transformers can read.
+
+    Raises:
+        LimbeckError: If they are; both numbers are named.
+    """
+    tokens, config = token_data(examples), find_hf_config(model)
+    if tokens is None or config is None:
+        return
+    most = config.to_dict().get("max_position_embeddings") or config.to_dict().get("n_positions")
+    if isinstance(most, int) and most < tokens.max_length:
+        raise LimbeckError(
+            f"{who} reads at most {most:,} tokens at a time, and the windows have {tokens.max_length:,}: type --set "
+            f"data.max_length={most}."
+        )
+
+
+def unigram_nll(train: Dataset, examples: Dataset, vocabulary: int) -> float:
+    """The nats per token of a model that ignores the context: the token counts of the training data, plus one each."""
+    counts = _count_labels(train, vocabulary) + 1.0
+    held_out = _count_labels(examples, vocabulary)
+    return float(-(held_out * (counts / counts.sum()).log()).sum() / held_out.sum())
+
+
+def _count_labels(examples: Dataset, vocabulary: int = 0) -> Tensor:
+    counts = torch.zeros(vocabulary, dtype=torch.float64)
+    for index in torch.arange(len(examples)).split(_CHUNK):
+        batch = examples.take(index)
+        if batch.labels is not None:
+            labels = batch.labels[batch.labels >= 0]
+            found = labels.bincount(minlength=len(counts))
+            counts = torch.cat([counts, counts.new_zeros(len(found) - len(counts))]) + found
+    return counts
+
+
+def describe_tokens(job: Job, train: Dataset) -> str | None:
+    """A sentence about the tokens that a job reads, which are what it costs; None for other data."""
+    if token_data(train) is None:
+        return None
+    tokens = int(_count_labels(train).sum())
+    arms = [arm for arm in job.all_arms if arm != "teacher"]
+    passes = job.seeds * sum(job.budget_of(arm).epochs for arm in arms)
+    taught = job.seeds * sum(job.budget_of(arm).epochs for arm in arms if arm in job.method_arms)
+    asked = "one pass, which is stored" if job.cache is not None else f"{taught * tokens:,}"
+    training = 0 if job.teacher.has_weights else (job.teacher.train or job.budget).epochs * tokens
+    own = f", and its training reads {training:,}" if training else ""
+    return (
+        f"Cost: an epoch learns {tokens:,} tokens. All students read {passes * tokens:,}; the teacher answers "
+        f"{asked}{own}."
+    )
