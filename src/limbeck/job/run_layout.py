@@ -61,6 +61,8 @@ def shared_path(path: str | Path, *, at: Path | None = None) -> str:
 METRICS = "metrics.jsonl"
 """The outcomes of a job's arms, in its folder; the reports of one training run, in the run's folder."""
 PREDICTIONS = "predictions.safetensors"
+SAMPLES = "samples.json"
+"""Texts that a student or the teacher of a language job writes for prompts of the test data."""
 STUDENT = "student"
 
 

@@ -7,13 +7,18 @@ from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 
 from limbeck.batch import IGNORED, Batch, Inputs
+from limbeck.data import Identity
+from limbeck.data.tokenizer import is_causal_lm, is_encoder_decoder
 from limbeck.errors import ArgumentError, DataError, LimbeckError
 from limbeck.metrics.metric import Metric
 from limbeck.metrics.predictions import open_token_logits
+from limbeck.model_call import unwrap
 from limbeck.optional_imports import import_optional
+from limbeck.tap import FrozenParameters
+from limbeck.teachers import ModelTeacher
 
 Tokens = Int[Tensor, " _tokens"]
 _NextLogits = Callable[[Sequence[Tensor], int], list[Tensor]]
@@ -171,10 +176,11 @@ def continue_greedily(
 ) -> tuple[Tensor, ...]:
     """Continue prompts with the most likely token at each step.
 
-    All prompts are continued together, padded on the right, and without a cache of keys and values.
+    Models of transformers, encoder-decoders among them, write each text with a cache of keys and values. For other
+    models all prompts are continued together, padded on the right, and each pass reads whole texts.
 
     Args:
-        model: A causal language model, from ids to logits, or a teacher.
+        model: A causal language model, from ids to logits; an encoder-decoder of transformers; or a teacher.
         prompts: The tokens of each prompt, at least one.
         max_new_tokens: The largest number of new tokens, at least 1.
         end: The token that ends a text; None if there is none.
@@ -197,6 +203,11 @@ def continue_greedily(
     _check_counts(max_new_tokens=max_new_tokens)
     _check_prompts(prompts)
     tokens = [prompt.cpu().long() for prompt in prompts]
+    module = model.model if isinstance(model, ModelTeacher) else model
+    plain = preprocess is None or isinstance(preprocess, Identity)
+    if plain and isinstance(module, nn.Module) and (is_causal_lm(module) or is_encoder_decoder(module)):
+        with FrozenParameters(module), torch.no_grad():
+            return tuple(_generate(module, prompt, max_new_tokens, end) for prompt in tokens)
     with open_token_logits(model, preprocess=preprocess) as logits:
         following = _next_logits(logits)
         unfinished = list(range(len(tokens)))
@@ -208,6 +219,20 @@ def continue_greedily(
             if not unfinished:
                 break
     return tuple(text[len(prompt) :] for text, prompt in zip(tokens, prompts, strict=True))
+
+
+def _generate(model: nn.Module, prompt: Tensor, max_new_tokens: int, end: int | None) -> Tensor:
+    """Continue one prompt with a model of transformers, whatever its own settings of generation are."""
+    transformers = import_optional("transformers", extra="hf", purpose="Generating text")
+    inner: Any = unwrap(model)
+    config, writes = inner.config, is_encoder_decoder(inner)
+    start = {"decoder_start_token_id": config.decoder_start_token_id} if writes else {}
+    settings = transformers.GenerationConfig(
+        do_sample=False, max_new_tokens=max_new_tokens, eos_token_id=end, pad_token_id=end or 0, **start
+    )
+    ids = prompt[None].to(next(inner.parameters()).device)
+    text = inner.generate(input_ids=ids, attention_mask=torch.ones_like(ids), generation_config=settings)[0].cpu()
+    return text[1 if writes else len(prompt) :]
 
 
 def exact_match(answers: Sequence[str], references: Sequence[str]) -> Metric:

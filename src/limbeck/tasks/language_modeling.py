@@ -22,6 +22,7 @@ from limbeck.metrics.classification import evaluate
 from limbeck.metrics.language import COLUMNS, LANGUAGE_METRICS, TextSums, TextSumsState, positions_that_count
 from limbeck.metrics.predictions import as_batches, open_token_logits
 from limbeck.tasks.task import Evaluation, EvaluationState, Score, Task, linear_scores
+from limbeck.tasks.text_samples import write_samples
 
 _ROWS = 256  # rows of tokens that are read at a time
 
@@ -213,6 +214,18 @@ class LanguageModeling(Task):
             for batch in as_batches(data, model):
                 state.add(logits(batch), batch, None if answer is None else answer(batch))
         return state.compute()
+
+    def sample_texts(
+        self,
+        model: Any,
+        examples: Dataset,
+        *,
+        preprocess: Callable[[Batch], Inputs] | None = None,
+        teacher: Any = None,
+    ) -> dict[str, Any] | None:
+        """Greedy answers to prompts of the data (`limbeck.tasks.text_samples.write_samples`)."""
+        data = token_data(examples, "given")
+        return write_samples(model, examples, data, teacher=teacher, preprocess=preprocess)
 
     def distance(self, logits: Tensor, reference: Tensor) -> float:
         """The mean KL divergence from the reference, in nats."""

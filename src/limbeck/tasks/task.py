@@ -289,6 +289,24 @@ class Task(ABC):
 
     # Texts for people and files.
 
+    def sample_texts(
+        self,
+        model: Any,
+        examples: Dataset,
+        *,
+        preprocess: Callable[[Batch], Inputs] | None = None,
+        teacher: Any = None,
+    ) -> dict[str, Any] | None:
+        """Texts that a model writes for some examples, as values for JSON; None if its outputs are no texts.
+
+        Args:
+            model: A module or a teacher.
+            examples: The test data.
+            preprocess: Maps a batch to the inputs of the model.
+            teacher: The teacher, to measure the model as its draft model; None for no measurement.
+        """
+        return None
+
     def describe(self) -> str:
         """A description of the outputs in a few words, for a summary."""
         names = self.output_names
