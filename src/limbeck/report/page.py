@@ -25,12 +25,14 @@ from limbeck.report.run_data import ALONE, RunData, load_run
 from limbeck.report.scores import DifferenceRow, arms_section, draw_differences
 from limbeck.report.summary import Headline, banner, headline, top_section
 from limbeck.report.svg import NO_FIGURES, figure, has_figures, number_drawings, page_style, style_sheet
+from limbeck.report.texts import texts_section
 from limbeck.report.training import search_section, training_section
-from limbeck.tasks import Classification
+from limbeck.tasks import Classification, LanguageModeling
 
 _MADE_BY = "limbeck report"
 _PARTS = (
-    ("arms", "Arms"), ("cost", "Cost"), ("outputs", "Outputs"), ("fidelity", "Calibration"), ("classes", "Classes"),
+    ("arms", "Arms"), ("cost", "Cost"), ("outputs", "Outputs"), ("texts", "Texts"),
+    ("fidelity", "Calibration"), ("classes", "Classes"),
     ("extra-metrics", "Extra metrics"), ("training", "Training"), ("search", "Search"), ("examples", "Examples"),
     ("protocol", "Protocol"),
     ("unknown", "Not known"), ("next", "Next"),
@@ -109,13 +111,17 @@ def report_page(runs: Sequence[RunData]) -> str:
 def _run(run: RunData) -> Markup:
     classes = class_rows(run, ALONE, run.method_arm) if run.method_arm else []
     one_class = isinstance(run.task, Classification)
-    outputs = [calibration_section(run), classes_section(run, classes)] if one_class else [outputs_section(run)]
+    outputs = [calibration_section(run), classes_section(run, classes)] if one_class else [_outputs(run)]
     examples = examples_section(run) if one_class else None
     return join(
         top_section(run, classes), arms_section(run), cost_section(run), *outputs, extra_metrics_section(run),
         training_section(run), search_section(run), examples, protocol_section(run), unknown_section(run),
         next_section(run),
     )  # fmt: skip
+
+
+def _outputs(run: RunData) -> Markup | None:
+    return texts_section(run) if isinstance(run.task, LanguageModeling) else outputs_section(run)
 
 
 def _folded(name: str, run: RunData, number: int) -> Markup:

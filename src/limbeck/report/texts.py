@@ -1,0 +1,103 @@
+"""Section of language jobs: what teacher and students write, and how well a student drafts for its teacher."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from limbeck.job import RunLayout
+from limbeck.job.run_layout import SAMPLES
+from limbeck.report.html import Markup, join, note, section, table, tag
+from limbeck.report.run_data import RunData
+
+_TITLE = "What they write"
+
+
+def read_samples(run: RunData) -> dict[str, Mapping[str, Any]]:
+    """Read the texts of the teacher, and of the first seed of each arm, by the name of the arm.
+
+    An arm whose file is missing or damaged is left out.
+    """
+    layout, samples = RunLayout(run.folder), {}
+    for name, arm in run.arms.items():
+        folder = layout.teacher if arm.role == "teacher" else layout.seed(name, 0)
+        values = _read(folder / SAMPLES)
+        if isinstance(values.get("texts"), list) and all(isinstance(one, Mapping) for one in values["texts"]):
+            samples[name] = values
+    return samples
+
+
+def texts_section(run: RunData) -> Markup:
+    """Show texts side by side, exact matches, and the acceptance of drafts."""
+    samples = read_samples(run)
+    if not samples:
+        return section("texts", _TITLE, note("Not known: this run has no texts."))
+    return section("texts", _TITLE, _answers(samples), _drafts(samples), _texts(samples))
+
+
+def _answers(samples: Mapping[str, Mapping[str, Any]]) -> Markup | None:
+    """A table of how well answers match the references; None for plain texts."""
+    rows = [
+        (name, f"{100 * values['exact_match']:.1f}", _number(values.get("chrf"), 1), values["answers"])
+        for name, values in samples.items()
+        if isinstance(values.get("exact_match"), (int, float))
+    ]
+    head = ("arm", "exact match, %", "chrF", "answers")
+    chosen = "Greedy answers to prompts of the test data, compared with the answers there, seed 0"
+    return table(chosen, head, rows) if rows else None
+
+
+def _drafts(samples: Mapping[str, Mapping[str, Any]]) -> Markup | None:
+    """A table of speculative sampling; None if it was not measured."""
+    measured = {name: values["speculative"] for name, values in samples.items() if values.get("speculative")}
+    rows = [
+        (name, _number(100 * one["acceptance"], 1), _number(one["tokens_per_pass"], 2), f"{one['tokens']:,}",
+         f"{one['passes']:,}")
+        for name, one in measured.items() if one["tokens"] and one["acceptance"] is not None
+    ]  # fmt: skip
+    if not rows:
+        return None
+    drafted = next(iter(measured.values()))["drafted"]
+    caption = (
+        f"The student as draft model of its teacher: {drafted} tokens are drafted at a time, and exact speculative "
+        "sampling at temperature 1 gives the teacher's own texts. Without a draft, a pass gives 1 token."
+    )
+    head = ("arm", "accepted drafts, %", "tokens per teacher pass", "tokens", "passes")
+    return table(caption, head, rows)
+
+
+def _texts(samples: Mapping[str, Mapping[str, Any]]) -> Markup:
+    first = next(iter(samples.values()))["texts"]
+    cards = (_card(number, text, samples) for number, text in enumerate(first))
+    why = "Each continues the prompt with its most likely tokens (greedy), seed 0. Single texts prove nothing."
+    return join(tag("h3", "Side by side"), tag("p", why), tag("ul", cards, class_="texts"))
+
+
+def _card(number: int, text: Mapping[str, Any], samples: Mapping[str, Mapping[str, Any]]) -> Markup:
+    rows: list[tuple[str, str]] = [("in the data", str(text.get("reference", "")))]
+    for name, values in samples.items():
+        texts: Sequence[Mapping[str, Any]] = values["texts"]
+        if number < len(texts) and texts[number].get("text") == text.get("text"):
+            rows.append((name, str(texts[number].get("answer", ""))))
+    body = (tag("tr", tag("th", name, scope="row"), tag("td", _shown(written))) for name, written in rows)
+    where = tag("span", f"test text {text.get('text')}", class_="quiet")
+    return tag("li", where, tag("p", _shown(str(text.get("prompt", ""))), class_="prompt"),
+               tag("table", tag("tbody", body)))  # fmt: skip
+
+
+def _shown(text: str) -> str | Markup:
+    return text if text.strip() else tag("span", "(nothing)", class_="quiet")
+
+
+def _number(value: Any, digits: int) -> str:
+    return f"{value:.{digits}f}" if isinstance(value, (int, float)) else "-"
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return values if isinstance(values, dict) else {}
