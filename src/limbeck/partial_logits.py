@@ -73,6 +73,10 @@ class PartialLogits(ABC):
         """Copy to a device."""
         return self._like(*(tensor.to(device, non_blocking=True) for tensor in self.tensors))
 
+    def double(self) -> PartialLogits:
+        """The same in float64."""
+        return self._like(*(tensor.double() if tensor.is_floating_point() else tensor for tensor in self.tensors))
+
     def reshape(self, *leading: int) -> PartialLogits:
         """Change the leading dimensions, like ``Tensor.reshape``."""
         flat = self.tensors[0].ndim

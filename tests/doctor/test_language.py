@@ -13,6 +13,7 @@ from limbeck.data.tokenized_texts import TokenizedTexts
 from limbeck.doctor import examine
 from limbeck.doctor import language_checks as checks
 from limbeck.doctor.memory import BatchMemory, judge_batch_memory, measure_batch_memory
+from limbeck.methods import make
 from limbeck.models import VocabularyAlignment
 from limbeck.tasks import LanguageModeling
 from limbeck.teachers import AlignedTeacher, ModelTeacher
@@ -257,3 +258,18 @@ def test_a_sound_job_is_sound(tokenizer):
     assert {name: one for name, one in found.items() if one.state != "ok"} == {}
     expected = (checks.TOKENS, checks.ENDS, checks.CONTEXTS, checks.FINGERPRINTS, checks.NEWS, "largest batch")
     assert all(name in found for name in expected)
+
+
+@pytest.mark.parametrize("method", ["hinton", "logit matching"])
+def test_a_sound_job_with_aligned_vocabularies_is_sound_and_equal_models_lose_exactly_nothing(tokenizer, method):
+    data = TokenDataset(TEXTS, tokenizer=tokenizer, max_length=40)
+    teacher = knowing(data)
+    padded = Bigram(torch.nn.functional.pad(teacher.table.detach(), (0, 20, 0, 20), value=9.0))
+    tokens = torch.arange(290)
+    aligned = AlignedTeacher(padded, VocabularyAlignment(tokens, tokens, 300, 310, {}))
+    recipe = make(method.replace(" ", "_"), teacher=aligned)
+    found = findings_of(job(data, teacher=aligned, student=ignorant(300), recipe=recipe))
+    assert {name: one for name, one in found.items() if one.state == "wrong"} == {}
+    if method == "hinton":
+        assert set(found["teacher as student"].value.values()) == {0.0}
+    assert found[checks.NEWS].value["teacher"] == pytest.approx(truth(teacher, data), rel=1e-5)

@@ -315,6 +315,11 @@ def test_one_cache_serves_students_with_several_vocabularies(tmp_path):
     assert len(calls) <= 4  # the two batches, and the checks of the first opening
 
 
+def test_a_cache_is_within_and_not_around(tmp_path):
+    with pytest.raises(LimbeckError, match="AlignedTeacher\\(CachedTeacher"):
+        CachedTeacher(AlignedTeacher(nn.Linear(4, TEACHER), PADDED), tmp_path / "cache")
+
+
 def test_other_outputs_pass_and_the_teacher_keeps_the_laws():
     assert torch.equal(answer(torch.zeros(5, TEACHER), PERMUTED)["hidden"], torch.ones(5, 2))
     for alignment in (PADDED, PERMUTED, SUPERSET):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -117,7 +118,8 @@ def _loss(context: StageContext, parts: list[Tensor]) -> tuple[float, Tensor]:
     learning = context.learning()
     for rows, piece in zip(parts, pieces, strict=True):
         student_outputs = context.tapped(input_rows(context.inputs, rows))
-        teacher_outputs = Outputs({address: tensor[rows] for address, tensor in context.teacher_outputs.items()})
+        every: dict[str, Any] = {**context.teacher_outputs, **context.teacher_outputs.partial}
+        teacher_outputs = Outputs.of({address: output[rows] for address, output in every.items()})
         loss = weighted_loss(context.objective(student_outputs, teacher_outputs, piece, context.progress), counts)
         gradients = torch.autograd.grad(loss, learning, allow_unused=True, materialize_grads=True)
         flat = torch.cat([gradient.flatten().double() for gradient in gradients])
@@ -182,9 +184,11 @@ def _compare_with_itself(
     if not isinstance(leaf, Loss) or leaf.heads or len(leaf.student) != 1 or len(leaf.teacher) != 1:
         return None
     (mine,), (theirs,) = leaf.student.values(), leaf.teacher.values()
-    if theirs not in context.teacher_outputs or context.teacher_outputs[theirs].shape != student_outputs[mine].shape:
+    partial = context.teacher_outputs.partial.get(theirs)
+    own = context.teacher_outputs.get(theirs) if partial is None else partial.to_dense()
+    if own is None or own.shape != student_outputs[mine].shape:
         return None
-    value, slope = _term(context, leaf, mine, context.teacher_outputs[theirs])
+    value, slope = _term(context, leaf, mine, own)
     _, usual = _term(context, leaf, mine, student_outputs[mine])
     scale = max(float(usual.norm()), 1e-6)
     return value, float(slope.norm()) / scale, leaf.kernel.divergence

@@ -127,6 +127,7 @@ def _formula(leaf: Loss, student_outputs: Outputs, context: StageContext) -> Ten
         formula is None
         or leaf.heads
         or set(leaf.student.values()) | set(leaf.teacher.values()) != {LOGITS}
+        or LOGITS in context.teacher_outputs.partial
         or not _all_count(context, student_outputs)
     ):
         return None
@@ -145,7 +146,8 @@ def _all_count(context: StageContext, student_outputs: Outputs) -> bool:
 
 
 def _wide(outputs: Outputs, *, grad: bool = False) -> Outputs:
-    return Outputs({k: v.detach().double().requires_grad_(grad) for k, v in outputs.items()})
+    tensors = {k: v.detach().double().requires_grad_(grad) for k, v in outputs.items()}
+    return Outputs.of({**{k: v.double() for k, v in outputs.partial.items()}, **tensors})
 
 
 def _slope(total: Tensor, outputs: Outputs) -> Tensor:

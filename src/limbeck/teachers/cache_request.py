@@ -152,7 +152,8 @@ def predict_padded(teacher_fn: TeacherFn, batch: Batch, size: int) -> Outputs:
         return teacher_fn(batch)
     padded = batch.rows(torch.arange(size, device=_device(batch)) % batch.size)
     outputs = teacher_fn(padded)
-    return Outputs({address: tensor[: batch.size] for address, tensor in outputs.items()})
+    every: dict[str, Any] = {**outputs, **outputs.partial}
+    return Outputs.of({address: output[: batch.size] for address, output in every.items()})
 
 
 @contextmanager

@@ -237,6 +237,11 @@ class CachedTeacher(TeacherWrapper):
 
 
 def _check_cacheable(teacher: Teacher | None) -> None:
+    if teacher is not None and teacher.capabilities.partial:
+        raise LimbeckError(
+            f"The outputs of this {type(teacher).__name__} cannot be cached, because they are those of some classes "
+            "only. Cache the teacher inside: AlignedTeacher(CachedTeacher(teacher, FOLDER), alignment)."
+        )
     if teacher is None or teacher.capabilities.deterministic:
         return
     changes = teacher.capabilities.changes
