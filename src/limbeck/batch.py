@@ -10,7 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from limbeck.errors import MissingOutputError, nearest
+from limbeck.errors import ArgumentError, MissingOutputError, nearest, unknown_name_error
+from limbeck.functional.output_layer import HiddenLogits
 from limbeck.partial_logits import PartialLogits
 
 IGNORED = -100
@@ -32,8 +33,8 @@ class Outputs(dict[str, Tensor]):
     ``logits`` is always present; any other address is a ``named_modules()`` path of the model.
 
     If only a part of a teacher's logits is stored, for example the top k, the `PartialLogits` are in `partial`, and
-    reading the tensor raises a `MissingOutputError`, unless all
-    logits can be computed from them.
+    reading the tensor raises a `MissingOutputError`, unless all logits can be computed from them. If the logits are not
+    multiplied out, their `HiddenLogits` are in `hidden`; reading the tensor computes it and keeps it.
 
     Example:
         >>> Outputs(logits=torch.zeros(2, 3))["logits"].shape
@@ -43,16 +44,43 @@ class Outputs(dict[str, Tensor]):
     partial: Mapping[str, PartialLogits] = MappingProxyType({})
     """Outputs that are not tensors: address -> the top k classes, or classes drawn at random."""
 
+    hidden: Mapping[str, HiddenLogits] = MappingProxyType({})
+    """Logits that are not multiplied out: address -> hidden states and output layer."""
+
     @staticmethod
-    def of(values: Mapping[str, Tensor | PartialLogits]) -> Outputs:
-        """Outputs from tensors and partial logits."""
+    def of(values: Mapping[str, Tensor | PartialLogits | HiddenLogits]) -> Outputs:
+        """Outputs from tensors, partial logits and hidden logits."""
         outputs = Outputs({address: value for address, value in values.items() if isinstance(value, Tensor)})
         partial = {address: value for address, value in values.items() if isinstance(value, PartialLogits)}
+        hidden = {address: value for address, value in values.items() if isinstance(value, HiddenLogits)}
         if partial:
             outputs.partial = partial
+        if hidden:
+            outputs.hidden = hidden
         return outputs
 
+    def raw(self, address: str) -> Tensor | PartialLogits | HiddenLogits:
+        """The output at an address in the form in which it is there; nothing is computed.
+
+        Raises:
+            MissingOutputError: If there is none.
+        """
+        if address in self:
+            return self[address]
+        if address in self.hidden:
+            return self.hidden[address]
+        return self.partial[address] if address in self.partial else self[address]
+
+    def detach(self) -> Outputs:
+        """The same outputs without their graph."""
+        tensors = {address: tensor.detach() for address, tensor in self.items()}
+        hidden = {address: logits.detach() for address, logits in self.hidden.items()}
+        return Outputs.of({**hidden, **self.partial, **tensors})
+
     def __missing__(self, address: str) -> Tensor:
+        if address in self.hidden:
+            self[address] = self.hidden[address].to_dense()
+            return self[address]
         if address in self.partial:
             dense = self.partial[address].to_dense()
             if dense is not None:
@@ -84,7 +112,8 @@ class Batch(NamedTuple):
         view: The number of each example's augmented view, ``int64 [batch]``; None for examples without augmentation.
         labels: Class indices ``int64 [batch]`` or ``[batch, *positions]``; `IGNORED` (-100) for none.
         mask: True where a value counts, ``bool [batch]`` or ``[batch, *positions]``; None means everywhere.
-        extra: Further columns by name; the first dimension is the batch.
+        extra: Further columns by name; the first dimension is the batch. ``extra["masks"]`` has further masks by name,
+            for losses of their own (``Loss(..., where="text")``).
     """
 
     inputs: Inputs
@@ -116,6 +145,30 @@ class Batch(NamedTuple):
             return self.mask.bool().flatten(1).any(1) if self.mask.ndim > 1 else self.mask.bool()
         known = next((tensor for tensor in (self.id, self.labels) if tensor is not None), None)
         return torch.ones(self.size, dtype=torch.bool, device=None if known is None else known.device)
+
+    def find_mask(self, name: str | None = None) -> Tensor | None:
+        """The mask of a name in ``extra["masks"]``; without a name, `mask`.
+
+        Raises:
+            UnknownNameError: If there is no mask of this name; the nearest is named.
+            ArgumentError: If there are no named masks.
+
+        Example:
+            >>> Batch(torch.zeros(1), extra={"masks": {"text": torch.tensor([True])}}).find_mask("text")
+            tensor([True])
+        """
+        if name is None:
+            return self.mask
+        masks: Mapping[str, Tensor] = self.extra.get("masks", {})
+        if name in masks:
+            return masks[name]
+        if not masks:
+            raise ArgumentError(
+                f"where={name!r} names a mask, and the batches of this loader have none. Give them in Batch.extra, "
+                '{"masks": {name: mask}}, as TokenDataset does, or leave where= out, which uses Batch.mask.',
+                argument="where",
+            )
+        raise unknown_name_error("mask of the batches", name, masks, argument="where")
 
     @property
     def mixed(self) -> bool:

@@ -95,7 +95,8 @@ def _find_linear(module: nn.Module) -> nn.Linear | None:
     layer: Any = module
     while hasattr(layer, "modules_to_save"):  # peft trains a whole copy of this layer
         layer = layer.modules_to_save[layer.active_adapters[0]]
-    is_plain = isinstance(layer, nn.Linear) and not hasattr(layer, "base_layer")
+    # A layer with parameters of its own beside these may add to the product what is zero at first, as LoRA does.
+    is_plain = isinstance(layer, nn.Linear) and {name for name, _ in layer.named_parameters()} <= {"weight", "bias"}
     return layer if is_plain and layer.weight.is_floating_point() and layer.weight.ndim == 2 else None
 
 
@@ -112,7 +113,7 @@ def _output_settings(model: Any) -> dict[str, Any]:
 def check_output_layer(model: nn.Module, inputs: Inputs, *, adaptor: Adaptor | None = None) -> OutputLayer:
     """Compare a model's logits with those of its `get_output_layer`, on a few positions of the first example.
 
-    The model is called once without gradients, in the mode that it is in; set it to eval mode before.
+    The model is called once without gradients, in the mode that it is in.
 
     Raises:
         MissingOutputError: If there is no linear output layer, it is not called exactly once, or another operation
@@ -138,14 +139,22 @@ def check_output_layer(model: nn.Module, inputs: Inputs, *, adaptor: Adaptor | N
             expected = layer.logits(seen[0]) if len(seen) == 1 else logits.new_empty(0)
     finally:
         handle.remove()
-    # Half precision may round at other places.
-    noise = 32 * torch.finfo(layer.weight.dtype).eps * float(logits.abs().max()) if logits.numel() else 0.0
-    if expected.shape != logits.shape or float((expected - logits).abs().max()) > noise:
+    if expected.shape != logits.shape or not _are_close(expected, logits, layer.weight.dtype):
         raise MissingOutputError(
             f"The logits of {who} are not the output of its layer {named[0]!r}: another operation follows it, or it is "
             f"called {len(seen)} times."
         )
     return layer
+
+
+def _are_close(expected: Tensor, logits: Tensor, dtype: torch.dtype) -> bool:
+    """Whether logits are equal up to rounding, at other places in half precision; infinite ones must be the same."""
+    finite = logits.isfinite()
+    if not torch.equal(expected[~finite].nan_to_num(), logits[~finite].to(expected.dtype).nan_to_num()):
+        return False
+    coarse = max(torch.finfo(kind).eps for kind in (dtype, expected.dtype, logits.dtype))
+    difference = (expected[finite].double() - logits[finite].double()).abs()
+    return not logits[finite].numel() or bool(difference.max() <= 32 * coarse * logits[finite].abs().max())
 
 
 def vocabulary_size(model: nn.Module) -> int | None:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from types import TracebackType
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +15,17 @@ from torch.utils.hooks import RemovableHandle
 
 from limbeck.batch import LOGITS, LOGITS_INPUT, Inputs, Outputs, input_rows, missing_output_error
 from limbeck.errors import LimbeckError, MissingOutputError
-from limbeck.model_call import Adaptor, call, check_first_of_several, find_output_layer, logits_of, unwrap
+from limbeck.functional.output_layer import HiddenLogits, OutputLayer
+from limbeck.model_call import (
+    Adaptor,
+    call,
+    check_first_of_several,
+    check_output_layer,
+    find_output_layer,
+    get_output_layer,
+    logits_of,
+    unwrap,
+)
 
 
 class Address(NamedTuple):
@@ -65,6 +75,9 @@ class Tapped(nn.Module):
         model: Any module.
         addresses: The addresses to read in addition to ``logits``.
         adaptor: Function from the model's raw output to logits, for unusual outputs.
+        hidden_logits: Whether to return the logits as `HiddenLogits` where that is possible, in `Outputs.hidden`, with
+            the hidden states at ``logits:in``. The first call checks that the model's own logits are the same; if they
+            are not, `dense_reason` says why, and the logits are a tensor as usual.
 
     Raises:
         MissingOutputError: If an address is not a module of the model; the message names the nearest.
@@ -77,16 +90,34 @@ class Tapped(nn.Module):
         {'0': (5, 3), 'logits': (5, 4)}
     """
 
-    def __init__(self, model: nn.Module, addresses: Iterable[str] = (), *, adaptor: Adaptor | None = None) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        addresses: Iterable[str] = (),
+        *,
+        adaptor: Adaptor | None = None,
+        hidden_logits: bool = False,
+    ) -> None:
         super().__init__()
         self.model = model
         self.adaptor = adaptor
         self.changes_inputs: bool | None = None
         """Whether the model's forward pass changes its inputs in place; None before the first call."""
         texts = set(addresses)
-        self.skips_logits = LOGITS_INPUT in texts and LOGITS not in texts
+        self._of = frozenset(texts)
+        self._wants_hidden = hidden_logits
+        self.dense_reason: str | None = None
+        """Why the logits are a tensor although `hidden_logits` was given; None if they are not, or it was not."""
+        if hidden_logits and (unwrap(model) is not model or get_output_layer(model) is None):
+            self.dense_reason = f"{type(model).__name__} has no plain linear output layer, or it is compiled."
+        self.hidden_logits = hidden_logits and self.dense_reason is None
+        """Whether the logits are returned as `HiddenLogits`."""
+        if self.hidden_logits:
+            texts |= {LOGITS_INPUT}
+        self.skips_logits = self.hidden_logits or (LOGITS_INPUT in texts and LOGITS not in texts)
         """Whether the forward pass ends before the output layer."""
-        self._checked = False
+        self._checked = self._stops = False
+        self._layer: OutputLayer | None = None
         self._read = {text: Address.parse(text) for text in sorted(texts - {LOGITS})}
         self._copied: set[str] = set()
         self._values: dict[str, tuple[Tensor, int]] = {}
@@ -109,7 +140,7 @@ class Tapped(nn.Module):
 
     def of(self, model: nn.Module) -> Tapped:
         """The same addresses for another module, outside a ``with`` block."""
-        return Tapped(model, self._read if self.skips_logits else {*self._read, LOGITS}, adaptor=self.adaptor)
+        return Tapped(model, self._of, adaptor=self.adaptor, hidden_logits=self._wants_hidden)
 
     def __enter__(self) -> Tapped:
         modules = dict(unwrap(self.model).named_modules())
@@ -133,6 +164,8 @@ class Tapped(nn.Module):
         """Call the model and return its outputs at the addresses."""
         if self._read and not self._handles:
             raise LimbeckError("Tapped reads inside a model only within `with Tapped(model, addresses) as tapped:`.")
+        if not self._checked and self.hidden_logits:
+            self._check_hidden_logits(inputs)
         if not self._checked and LOGITS_INPUT in self._read:
             self._check_output_layer(inputs)
         output = self._call(inputs)
@@ -146,6 +179,10 @@ class Tapped(nn.Module):
         outputs = Outputs({text: self._values[text][0] for text in self._read if self._was_called(text)})
         if not self.skips_logits:
             outputs[LOGITS] = logits_of(output, self.adaptor)
+        elif self.hidden_logits:
+            layer = cast(OutputLayer, self._layer)
+            logits = HiddenLogits(outputs[LOGITS_INPUT], layer, requires_grad=torch.is_grad_enabled())
+            outputs.hidden = {LOGITS: logits}
         self._values.clear()
         return outputs
 
@@ -164,15 +201,17 @@ class Tapped(nn.Module):
         return output
 
     def _until_stop(self, model: nn.Module, inputs: Inputs) -> Any:
-        if not self.skips_logits:
-            return call(model, inputs)
+        # Others may call the model too: its user between two reports, or a teacher that is this model.
+        self._stops = self.skips_logits
         try:
             return call(model, inputs)
         except _StopForward:
             return None
+        finally:
+            self._stops = False
 
     def _stop(self, module: nn.Module, _: Any) -> None:
-        if self._checked:
+        if self._stops:
             raise _StopForward
 
     def _check_output_layer(self, inputs: Inputs) -> None:
@@ -197,6 +236,21 @@ class Tapped(nn.Module):
                 f"The logits of {type(self.model).__name__} are not the output of its layer "
                 f"{self._read[LOGITS_INPUT].path!r}: another operation follows it, so {LOGITS_INPUT!r} has no meaning."
             )
+
+    def _check_hidden_logits(self, inputs: Inputs) -> None:
+        """Compare the model's own logits with those of its output layer, in its present mode and in eval mode."""
+        modes: list[AbstractContextManager[Any]] = [nullcontext(), FrozenParameters(self.model)]
+        try:
+            for mode in modes:
+                with mode, preserved_buffers([self.model]):
+                    self._layer = check_output_layer(self.model, inputs, adaptor=self.adaptor)
+        except MissingOutputError as error:
+            self.dense_reason = str(error)
+            self.hidden_logits = self.skips_logits = False
+            if LOGITS_INPUT not in self._of:
+                del self._read[LOGITS_INPUT]
+        else:
+            self._checked = True
 
     def _was_called(self, text: str) -> bool:
         if text not in self._values:

@@ -64,3 +64,12 @@ def test_a_rank_is_one_of_the_world(rank, world):
 def test_an_empty_batch_is_refused():
     with pytest.raises(LimbeckError, match="empty"):
         shard_batch(Batch(torch.zeros(0, 2)), 0, 2)
+
+
+def test_a_rank_without_rows_gets_named_masks_of_false_too():
+    masks = {"text": torch.ones(1, 3, dtype=torch.bool)}
+    batch = Batch(torch.zeros(1, 3), mask=torch.ones(1, 3, dtype=torch.bool), extra={"masks": masks, "name": ["a"]})
+    own, none = shard_batch(batch, 0, 2), shard_batch(batch, 1, 2)
+    assert own.extra["masks"]["text"].all()
+    assert not none.extra["masks"]["text"].any()
+    assert none.extra["name"] == ["a"]

@@ -329,7 +329,9 @@ def shard_batch(batch: Batch, rank: int, world: int) -> Batch:
         return batch.rows(torch.arange(rank, batch.size, world))
     first = batch.rows(torch.zeros(1, dtype=torch.int64))
     nothing = torch.zeros(1, dtype=torch.bool) if first.mask is None else torch.zeros_like(first.mask)
-    return first._replace(mask=nothing.to(_device(first)))
+    masks = {name: torch.zeros_like(mask) for name, mask in first.extra.get("masks", {}).items()}
+    extra = {**first.extra, "masks": masks} if masks else first.extra
+    return first._replace(mask=nothing.to(_device(first)), extra=extra)
 
 
 def _device(batch: Batch) -> torch.device:

@@ -330,7 +330,9 @@ def open_checked_stage(
         fabric: Device and precision.
         teacher_trained: Whether the teacher of the job is trained already.
     """
-    opened = open_stage(stage, models, arm.loader, arm.setting, fabric=fabric, single=arm.last == 1)
+    # The checks look at the logits themselves.
+    setting = replace(arm.setting, fuse_output_layer=False)
+    opened = open_stage(stage, models, arm.loader, setting, fabric=fabric, single=arm.last == 1)
     with preserved_buffers([models[stage.trains]]), opened as trainer:
         batch = trainer.batch
         inputs = trainer.preprocess(batch)

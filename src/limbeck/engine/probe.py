@@ -15,7 +15,8 @@ from limbeck.data import Loader
 from limbeck.data.tokenizer import labels_are_inputs
 from limbeck.engine.model_checks import MemoryCheck, check_outputs, statistics_watched
 from limbeck.errors import LastBatchError, LimbeckError
-from limbeck.losses import LossContext, Objective, preserved_state, setup_objective
+from limbeck.losses import LossContext, Objective, all_reduce_sum, preserved_state, setup_objective
+from limbeck.losses.row_loss import select_few
 from limbeck.model_call import find_output_layer, vocabulary_size
 from limbeck.recipe import Stage
 from limbeck.tap import Tapped
@@ -35,7 +36,13 @@ class Probe(NamedTuple):
 
 
 def open_teacher(
-    stage: Stage, preprocess: Preprocess, loader: Any, device: torch.device, models: Mapping[str, nn.Module]
+    stage: Stage,
+    preprocess: Preprocess,
+    loader: Any,
+    device: torch.device,
+    models: Mapping[str, nn.Module],
+    *,
+    hidden_logits: bool = False,
 ) -> TeacherSession | None:
     """The session of a stage's teacher, not entered yet; None if there is nothing to compute or to update.
 
@@ -45,13 +52,17 @@ def open_teacher(
         loader: The loader of its batches.
         device: The device of the outputs.
         models: The models of the run by name.
+        hidden_logits: Whether the losses of the student's logits can read the teacher's as `HiddenLogits`.
     """
     teacher, objective = stage.teacher, stage.objective
     if teacher is None or not (objective.requires.teacher or teacher.capabilities.changes):
         return None
+    # Weights may change before another loss reads the logits, such as one with a memory, after the step.
+    others = [leaf for leaf, _ in objective.leaves() if LOGITS not in leaf.requires.student]
     context = TeacherContext(
         requires=objective.requires.teacher, device=device, preprocess=preprocess,
         loader=loader, temperatures=objective.temperatures, models=models,
+        hidden_logits=hidden_logits and all(LOGITS not in leaf.requires.teacher for leaf in others),
     )  # fmt: skip
     return teacher.open(context)
 
@@ -92,7 +103,9 @@ def probe(
     teacher_outputs = _teacher_outputs(stage, answer, batch)
     with statistics_watched(stage, fixed):
         outputs = _student_outputs(stage, tapped, inputs)
-    check_outputs(stage, tapped, outputs, teacher_outputs, inputs, check_eval=check_eval)
+    few, its, _ = select_few(outputs, teacher_outputs, batch) if outputs.hidden else (outputs, teacher_outputs, batch)
+    # Logits that are not multiplied out were compared with the model's own in both modes.
+    check_outputs(stage, tapped, few, its, inputs, check_eval=check_eval and not outputs.hidden)
     _check_labels(stage, outputs, batch.labels if dataset is None or dataset.labels is None else dataset.labels)
     _check_copies(stage, outputs, batch, inputs)
     context = LossContext(
@@ -105,6 +118,7 @@ def probe(
     )  # fmt: skip
     stage.objective.to(context.device)
     objective = setup_objective(stage.objective, context).to(context.device)
+    _check_counts(stage, objective, outputs, batch)
     candidates = [p for p in [*tapped.parameters(), *objective.parameters()] if p.requires_grad]
     with preserved_state(objective):  # also during backward: the graph may contain the losses' memory
         before = {} if memory_check is None else memory_check.remember(objective)
@@ -156,13 +170,12 @@ def _bytes_hint(inputs: Inputs) -> str:
 def _check_labels(stage: Stage, outputs: Outputs, labels: Tensor | None) -> None:
     for leaf, _ in stage.objective.leaves():
         own = "labels" in leaf.requires.batch and leaf.requires.student == {LOGITS} and not leaf.heads
-        if labels is None or not own or outputs[LOGITS].ndim != labels.ndim + 1:
+        shape = outputs.raw(LOGITS).shape if own else ()
+        if labels is None or len(shape) != labels.ndim + 1:
             continue
         dimension = leaf.classes
         # The loss itself raises for a missing dimension.
-        classes = (
-            outputs[LOGITS].shape[dimension] if -outputs[LOGITS].ndim <= dimension < outputs[LOGITS].ndim else math.inf
-        )
+        classes = shape[dimension] if -len(shape) <= dimension < len(shape) else math.inf
         wrong = labels[(labels != IGNORED) & ((labels < 0) | (labels >= classes))]
         if wrong.numel():
             raise LimbeckError(
@@ -173,7 +186,7 @@ def _check_labels(stage: Stage, outputs: Outputs, labels: Tensor | None) -> None
 def _check_copies(stage: Stage, outputs: Outputs, batch: Batch, inputs: Inputs) -> None:
     """Refuse labels that equal the input tokens: the model would copy them, and the loss would still fall."""
     reads_labels = any("labels" in leaf.requires.batch for leaf, _ in stage.objective.leaves())
-    if not reads_labels or LOGITS not in outputs or outputs[LOGITS].ndim != 3:
+    if not reads_labels or not _are_logits_of_tokens(outputs):
         return
     if labels_are_inputs(batch.labels, inputs):
         raise LimbeckError(
@@ -182,6 +195,22 @@ def _check_copies(stage: Stage, outputs: Outputs, batch: Batch, inputs: Inputs) 
             "-100 at the end; or give a DataLoader of {input_ids, attention_mask, labels}, whose labels are moved "
             "for a causal model of transformers."
         )
+
+
+def _are_logits_of_tokens(outputs: Outputs) -> bool:
+    return (LOGITS in outputs or LOGITS in outputs.hidden) and len(outputs.raw(LOGITS).shape) == 3
+
+
+def _check_counts(stage: Stage, objective: Objective, outputs: Outputs, batch: Batch) -> None:
+    """Refuse texts of which no token counts: every term would be 0."""
+    counts = objective.counts(batch)
+    if not _are_logits_of_tokens(outputs) or all_reduce_sum(sum(counts.values())):
+        return
+    raise LimbeckError(
+        f"No token of the first batch counts for {', '.join(counts)} of {stage.trains!r}, so nothing would be learned: "
+        "every label is -100, or the mask is False everywhere. Are the answers empty, or cut off behind long prompts? "
+        "Leave such texts out, or raise max_length."
+    )
 
 
 def first_line(error: BaseException) -> str:

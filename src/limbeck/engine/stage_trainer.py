@@ -17,6 +17,7 @@ from limbeck.batch import LOGITS, LOGITS_INPUT, Batch, Outputs, Progress
 from limbeck.data import Loader, shard_batch
 from limbeck.engine.checkpoint import preserved_tensors, to_device
 from limbeck.engine.distributed import broadcast_buffers, copy_for_sharding, is_sharded, load_whole_state, whole_state
+from limbeck.engine.fused_output_layer import fuses_output_layer, make_dense_error
 from limbeck.engine.model_checks import (
     MemoryCheck,
     check_class_order,
@@ -100,8 +101,12 @@ class StageTrainer(AbstractContextManager["StageTrainer"]):
         self._loader, self._single = loader, single
         self._plan = stage.optimizer or setting.optimizer
         self.preprocess = SharedInputs(stage.preprocess or setting.preprocess)
+        self._sharded = is_sharded(fabric)
+        self._fuses = fuses_output_layer(stage, self._models, setting, fabric)
         # Before any stage of a group is open: a teacher that copies a model must not copy its hooks.
-        self.session = open_teacher(stage, self.preprocess, loader, fabric.device, self._models)
+        self.session = open_teacher(
+            stage, self.preprocess, loader, fabric.device, self._models, hidden_logits=self._fuses
+        )
         self._alone = len(set(group) | {stage.trains}) == 1
         self._networks = find_networks(stage.teacher, models=self._models, learning={stage.trains, *group})
         self._averages = find_moving_averages(self.session)
@@ -129,7 +134,6 @@ class StageTrainer(AbstractContextManager["StageTrainer"]):
     def _open(self, stack: ExitStack) -> None:
         stage, device = self.stage, self._fabric.device
         whole = self._models[stage.trains]
-        self._sharded = is_sharded(self._fabric)
         self.model = (copy_for_sharding(whole, stage) if self._sharded else whole).to(device)
         learning = {parameter for part in stage.parts(self.model) for parameter in part.parameters()}
         self._frozen = [p for p in self.model.parameters() if p.requires_grad and p not in learning]
@@ -138,7 +142,8 @@ class StageTrainer(AbstractContextManager["StageTrainer"]):
         requires = stage.objective.requires.student
         # The forward pass of a sharded module cannot be stopped in the middle.
         requires = requires | {LOGITS} if self._sharded and LOGITS_INPUT in requires else requires
-        self.tapped = Tapped(called, requires, adaptor=self._models.adaptor(stage.trains))
+        adaptor = self._models.adaptor(stage.trains)
+        self.tapped = Tapped(called, requires, adaptor=adaptor, hidden_logits=self._fuses)
         self.get_teacher_outputs = self._enter_teacher(stack)
         stack.enter_context(FrozenParameters(self.model, mode="train"))
         self._wake()
@@ -237,6 +242,8 @@ class StageTrainer(AbstractContextManager["StageTrainer"]):
                 self.stage, self.tapped, self.get_teacher_outputs, batch, self.preprocess(batch), self._loader,
                 fixed=self._networks, memory_check=self._memory_check, check_eval=self._alone,
             )  # fmt: skip
+            if self._setting.fuse_output_layer is True and self.tapped.dense_reason:
+                raise make_dense_error(self.stage, self.tapped.dense_reason)
             if self._single:
                 check_single(self.stage, self.tapped, self.preprocess(shard_batch(batch, 0, batch.size)))
         return result

@@ -75,7 +75,8 @@ class StepReport(NamedTuple):
         epoch: Number of the pass over the data in this stage, from 0.
         loss: The value of the objective.
         terms: The unweighted mean of every term, in the term's unit.
-        gradient_norms: The norm of each weighted term's gradient at the student's outputs, at this step.
+        gradient_norms: The norm of each weighted term's gradient at the student's outputs, at this step. If the logits
+            are not computed (`TrainConfig.fuse_output_layer`), it is measured at the input of the output layer.
         parameter_norms: The same at the student's parameters; empty unless requested.
         lr: The learning rate of this step.
         rate: Examples per second since the last report, on all ranks.

@@ -56,7 +56,8 @@ class StudentWithLoss(nn.Module):
         terms: The terms of the last batch, without their graph. They are not an output of `forward`, because strategies
             process all outputs.
         outputs: The student's outputs for the last batch, without their graph, if a loss has an `after_step`.
-        gradients: Each term's weighted gradient at the student's outputs, in one row, if it was measured.
+        gradients: Each term's weighted gradient at the student's outputs, in one row, if it was measured. If the logits
+            are not computed, it is the one at the input of the output layer.
         parameter_gradients: The same at the parameters.
     """
 
@@ -86,7 +87,7 @@ class StudentWithLoss(nn.Module):
         if lesson.measure_parameters:
             self.parameter_gradients = _gradients(terms, counts, list(self.parameters()))
         if self._updates:
-            self.outputs = Outputs({address: tensor.detach() for address, tensor in outputs.items()})
+            self.outputs = outputs.detach()
         self.terms = {name: Term(term.total.detach(), term.count, term.weight) for name, term in terms.items()}
         return loss
 

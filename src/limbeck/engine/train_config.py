@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from limbeck.data import Loader
-from limbeck.errors import LimbeckError
+from limbeck.errors import ArgumentError, LimbeckError
 from limbeck.model_call import Adaptor
 from limbeck.recipe import Optimizer, Stage
 from limbeck.recipe.optimizer import check_optimizer
@@ -40,6 +40,10 @@ class TrainConfig:
             steps).
         workers: Number of processes for the branches of ``a | b``; None means one per core.
         precision: Fabric's name: ``32-true``, ``bf16-mixed``, ...
+        fuse_output_layer: Whether losses of the logits are computed with the output layer, from its input, a few rows
+            at a time, so that the logits of a batch are never held. The result is the same up to rounding. ``"auto"``
+            does so where it is possible and the student has 8,192 classes or more, as language models have; True
+            raises an error where it is not possible; False always computes the logits.
         rehearsal: Whether every stage takes only a first step and, if it would reach the end of an epoch, one step on
             as many examples as the last batch of an epoch has.
     """
@@ -56,6 +60,7 @@ class TrainConfig:
     parameter_norms: bool = False
     workers: int | None = None
     precision: str = "32-true"
+    fuse_output_layer: bool | str = "auto"
     rehearsal: bool = False
 
     def __post_init__(self) -> None:
@@ -70,6 +75,11 @@ class TrainConfig:
                 raise LimbeckError(f"{name} must be a whole number of at least 1; got {value!r}.")
         if self.epochs is not None and self.steps is not None:
             raise LimbeckError(f"Give epochs or steps, not both (epochs={self.epochs}, steps={self.steps}).")
+        if self.fuse_output_layer not in (True, False, "auto"):
+            raise ArgumentError(
+                f'fuse_output_layer is True, False or "auto"; got {self.fuse_output_layer!r}.',
+                argument="fuse_output_layer",
+            )
         check_optimizer(self.optimizer)
         adaptors = self.adaptor or {}
         for adaptor in adaptors.values() if isinstance(adaptors, Mapping) else [adaptors]:

@@ -42,7 +42,8 @@ class FusedLoss(NamedTuple):
 
     Attributes:
         total: The sum of the values, times the token weights; differentiable.
-        values: The value of each token that counts, in order, without its weight; not differentiable.
+        values: The value of each token that counts, in order, without its weight; not differentiable. If each loss
+            has tokens of its own, these are the tokens of any loss, with 0 for those of others.
     """
 
     total: Float[Tensor, ""]
@@ -56,7 +57,7 @@ def fused_linear_losses(
     *,
     teacher: Any = None,
     labels: Int[Tensor, "*tokens"] | None = None,
-    keep: Bool[Tensor, "*tokens"] | None = None,
+    keep: Bool[Tensor, "*tokens"] | Mapping[str, Bool[Tensor, "*tokens"]] | None = None,
     token_weights: Float[Tensor, "*tokens"] | None = None,
     weights: Mapping[str, float] | None = None,
     chunk: int = CHUNK,
@@ -82,7 +83,7 @@ def fused_linear_losses(
             one value for each row.
         teacher: Logits, partial logits, or `HiddenLogits`; its leading dimensions are those of `hidden`.
         labels: The next token of each position.
-        keep: Which tokens count; None means all.
+        keep: Which tokens count, for all losses or for each by its name; None means all.
         token_weights: w; None means 1.
         weights: The factor of each total in the minimized loss; 1 where not given. It changes the cost, not the result.
         chunk: The number of tokens whose logits are held.
@@ -91,7 +92,7 @@ def fused_linear_losses(
         A `FusedLoss` for each loss.
 
     Raises:
-        ArgumentError: If `chunk` is below 1, or `weights` names a loss that there is not.
+        ArgumentError: If `chunk` is below 1, `weights` names a loss that there is not, or `keep` other losses.
         LimbeckError: If shapes do not match, or a loss does not return one value for each row.
 
     Example:
@@ -104,7 +105,11 @@ def fused_linear_losses(
     Source: the gradient in the forward pass as in Hsu et al., Liger Kernel: Efficient Triton Kernels for LLM Training,
         2024, arXiv:2410.10989; here with closed-form gradients of each divergence, block by block in the CPU's caches.
     """
-    _check_arguments(losses, weights or {}, chunk)
+    _check_arguments(losses, weights or {}, chunk, keep)
+    masks = None
+    if isinstance(keep, Mapping):
+        masks = torch.stack([keep[name] for name in losses], -1)
+        keep = masks.any(-1)
     _check_shapes(hidden, layer, teacher, labels, keep, token_weights)
     width = hidden.shape[-1]
     tokens = _Tokens(
@@ -116,12 +121,14 @@ def fused_linear_losses(
         else teacher.reshape(-1),
         None if labels is None else labels.reshape(-1),
         None if token_weights is None else token_weights.reshape(-1),
+        None if masks is None else masks.reshape(-1, len(losses)),
     )
     if keep is not None:
         tokens = tokens.select(keep.reshape(-1).nonzero().squeeze(1))
     names = tuple(losses)
     factors = tuple(float((weights or {}).get(name, 1.0)) for name in names)
-    work = _Work(tuple(losses.values()), factors, tokens.detach(), layer.softcap, layer.scale, chunk)
+    learns = torch.is_grad_enabled()
+    work = _Work(tuple(losses.values()), factors, tokens.detach(), layer.softcap, layer.scale, chunk, learns)
     totals, values = _FusedLosses.apply(tokens.hidden, layer.weight, layer.bias, work)
     return {name: FusedLoss(totals[i], values[i]) for i, name in enumerate(names)}
 
@@ -133,6 +140,8 @@ class _Tokens(NamedTuple):
     teacher: Any
     labels: Tensor | None
     weights: Tensor | None
+    masks: Tensor | None
+    """``[tokens, losses]``: which tokens count for each loss; None if they are the same for all."""
 
     def select(self, index: Tensor) -> _Tokens:
         return _Tokens._make(None if part is None else part[index] for part in self)
@@ -151,6 +160,7 @@ class _Work(NamedTuple):
     softcap: float | None
     scale: float
     chunk: int
+    learns: bool
 
 
 class _Gradients(NamedTuple):
@@ -173,7 +183,9 @@ class _FusedLosses(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, work: _Work) -> tuple[Tensor, Tensor]:
-        needs = tuple(ctx.needs_input_grad[:3]) if any(work.factors) else (False, False, False)
+        # Within torch.no_grad() the inputs still say that they need a gradient.
+        learns = work.learns and any(work.factors)
+        needs = tuple(ctx.needs_input_grad[:3]) if learns else (False, False, False)
         totals, values, gradients = _compute(weight, bias, work, needs)
         ctx.work, ctx.dtypes = work, (hidden.dtype, weight.dtype, (bias if bias is not None else weight).dtype)
         ctx.save_for_backward(weight, bias, *gradients)
@@ -268,6 +280,9 @@ def _values_and_slopes(logits: Tensor, teacher: Any, work: _Work, rows: slice, v
                     f"A loss of {len(block)} rows returned the shape {list(value.shape)}; it returns one value for "
                     "each row, without a mean or a sum over them."
                 )
+            if work.tokens.masks is not None:
+                with torch.set_grad_enabled(learns):
+                    value = value.masked_fill(~work.tokens.masks[at, i], 0.0)
             values[i, at] = value.detach()
             if learns and value.requires_grad:
                 outputs.append(value)
@@ -334,12 +349,17 @@ def _slices(size: int, step: int) -> Iterator[slice]:
     return (slice(start, min(start + step, size)) for start in range(0, size, step))
 
 
-def _check_arguments(losses: Mapping[str, RowLoss], weights: Mapping[str, float], chunk: int) -> None:
+def _check_arguments(losses: Mapping[str, RowLoss], weights: Mapping[str, float], chunk: int, keep: Any) -> None:
     if isinstance(chunk, bool) or not isinstance(chunk, int) or chunk < 1:
         raise ArgumentError(f"chunk is a number of tokens, at least 1; got {chunk!r}.", argument="chunk")
     for name in weights:
         if name not in losses:
             raise unknown_name_error("loss", name, losses, argument="weights")
+    if isinstance(keep, Mapping) and set(keep) != set(losses):
+        raise ArgumentError(
+            f"keep names the losses {', '.join(keep)}, and there are {', '.join(losses)}: give one mask for each.",
+            argument="keep",
+        )
 
 
 def _check_shapes(

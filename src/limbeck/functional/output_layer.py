@@ -49,15 +49,24 @@ class HiddenLogits:
 
     Args:
         hidden: ``[*leading, width]``.
-        layer: The output layer. No gradient reaches it.
+        layer: The output layer.
+        requires_grad: Whether gradients reach hidden states and layer: true for a student, false for a teacher.
+
+    Example:
+        >>> logits = HiddenLogits(torch.ones(2, 3, 4), OutputLayer(torch.ones(5, 4)))
+        >>> logits.shape, logits[0].to_dense()[0, 0]
+        (torch.Size([2, 3, 5]), tensor(4.))
     """
 
-    def __init__(self, hidden: Float[Tensor, "*leading width"], layer: OutputLayer) -> None:
+    def __init__(
+        self, hidden: Float[Tensor, "*leading width"], layer: OutputLayer, *, requires_grad: bool = False
+    ) -> None:
         if hidden.shape[-1] != layer.weight.shape[-1]:
             raise LimbeckError(
                 f"The hidden states have {hidden.shape[-1]} values; the output layer takes {layer.weight.shape[-1]}."
             )
-        self.hidden, self.layer = hidden.detach(), layer.detach()
+        self.requires_grad = requires_grad
+        self.hidden, self.layer = (hidden, layer) if requires_grad else (hidden.detach(), layer.detach())
 
     @property
     def shape(self) -> torch.Size:
@@ -71,15 +80,22 @@ class HiddenLogits:
 
     def reshape(self, *leading: int) -> HiddenLogits:
         """Change the leading dimensions, like ``Tensor.reshape``."""
-        return HiddenLogits(self.hidden.reshape(*leading, self.hidden.shape[-1]), self.layer)
+        return self._like(self.hidden.reshape(*leading, self.hidden.shape[-1]))
+
+    def detach(self) -> HiddenLogits:
+        """The same logits without gradients."""
+        return HiddenLogits(self.hidden, self.layer)
 
     def to_dense(self) -> Tensor:
         """Multiply the logits out."""
         return self.layer.logits(self.hidden)
 
     def __getitem__(self, rows: Any) -> HiddenLogits:
-        """Select along the first dimension."""
-        return HiddenLogits(self.hidden[rows], self.layer)
+        """Select along the first dimension, or along several leading dimensions."""
+        return self._like(self.hidden[rows])
+
+    def _like(self, hidden: Tensor) -> HiddenLogits:
+        return HiddenLogits(hidden, self.layer, requires_grad=self.requires_grad)
 
     def __len__(self) -> int:
         return len(self.hidden)

@@ -12,6 +12,7 @@ from limbeck.losses.objective import (
     setup_objective,
     weighted_loss,
 )
+from limbeck.losses.row_loss import RowTerm
 
 __all__ = [
     "Loss",
@@ -19,6 +20,7 @@ __all__ = [
     "LossTerm",
     "Objective",
     "RowIndex",
+    "RowTerm",
     "Scaled",
     "Sum",
     "all_gather",

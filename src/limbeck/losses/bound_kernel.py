@@ -9,12 +9,13 @@ from typing import Any, cast
 from torch import Tensor
 
 from limbeck.batch import Progress
-from limbeck.errors import LimbeckError, nearest, unknown_name_error
+from limbeck.errors import ArgumentError, LimbeckError, nearest, unknown_name_error
 from limbeck.functional import check_hyper
 from limbeck.partial_logits import PartialLogits, default_temperature
 from limbeck.schedule import Schedule
 
 Kernel = Callable[..., Tensor]
+Addresses = str | Mapping[str, str]
 FROM_BATCH = frozenset({"labels", "targets", "mask", "id"})
 _POINTS = 101  # at which a schedule of temperatures is evaluated
 
@@ -105,3 +106,21 @@ def check_tensor_names(kernel: Kernel, names: Iterable[str], argument: str) -> N
     for name in names:
         if name not in parameters:
             raise unknown_name_error("tensor of the kernel", name, parameters, argument=argument)
+
+
+def name_addresses(side: str, addresses: Addresses) -> dict[str, str]:
+    """The addresses of a side by the names of the kernel's parameters.
+
+    Raises:
+        ArgumentError: If there are none, one is no address, or a name is that of a column of the batch.
+    """
+    if isinstance(addresses, str):
+        return {side: addresses}
+    for tensor, address in addresses.items():
+        if tensor in FROM_BATCH:
+            raise ArgumentError(f"{side}= names the tensor {tensor!r}, which comes from the batch.", argument=side)
+        if not isinstance(address, str):
+            raise ArgumentError(f"{side}= maps {tensor!r} to {address!r}, and needs an address.", argument=side)
+    if not addresses:
+        raise ArgumentError(f"{side}= is empty; give an address, or leave it out.", argument=side)
+    return dict(addresses)

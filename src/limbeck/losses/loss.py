@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -12,15 +13,15 @@ from torch import Tensor, nn
 from limbeck.batch import IGNORED, LOGITS, Batch, Outputs, Progress, Requirements, Term, zero_where_masked
 from limbeck.errors import ArgumentError, LimbeckError, one_hot_labels_error, unknown_name_error
 from limbeck.functional import Head
+from limbeck.functional.fused_linear import TokenRows
 from limbeck.functional.targets import known_targets
-from limbeck.losses.bound_kernel import FROM_BATCH, BoundKernel, Kernel, check_tensor_names
+from limbeck.losses.bound_kernel import FROM_BATCH, Addresses, BoundKernel, Kernel, check_tensor_names, name_addresses
 from limbeck.losses.distributed import all_gather, all_reduce_sum
 from limbeck.losses.memory import preserved_state
 from limbeck.losses.objective import LossContext, LossTerm
+from limbeck.losses.row_loss import RowTerm, select_few, works_on_rows
 from limbeck.partial_logits import PartialLogits
 from limbeck.schedule import Schedule
-
-Addresses = str | Mapping[str, str]
 
 
 class Loss(LossTerm):
@@ -42,6 +43,8 @@ class Loss(LossTerm):
         head: A module applied to the student's tensor, or several by parameter names. A `Head` gets its shape from
             the first batch; with several tensors, for the teacher's tensor at the same place of `teacher`.
         classes: The class dimension of the logits. The kernel gets it as the last one.
+        where: The name of a mask in ``Batch.extra["masks"]`` that is used in place of ``Batch.mask``. `TokenDataset`
+            has ``"text"``, all tokens, for losses on hidden states, beside ``Batch.mask``, the tokens with a label.
         name: The name of the term. By default the name of the kernel, with the address if it is not ``logits``.
         **hyper: The hyper-parameters of the kernel, each a value or a `Schedule`.
 
@@ -64,11 +67,12 @@ class Loss(LossTerm):
         teacher: Addresses = LOGITS,
         head: nn.Module | Mapping[str, nn.Module] | None = None,
         classes: int = -1,
+        where: str | None = None,
         name: str | None = None,
         **hyper: Any,
     ) -> None:
         super().__init__()
-        mine, theirs = _by_name("student", student), _by_name("teacher", teacher)
+        mine, theirs = name_addresses("student", student), name_addresses("teacher", teacher)
         if both := sorted(set(mine) & set(theirs)):
             raise ArgumentError(
                 f"student= and teacher= both name the tensor {both[0]!r} of the kernel.", argument="teacher"
@@ -87,11 +91,13 @@ class Loss(LossTerm):
                 raise unknown_name_error("tensor of the student", tensor, mine, argument="head")
         self.head = nn.ModuleDict(dict(modules)) if isinstance(head, Mapping) else head
         self.classes = classes
+        self.where = where
         places = "" if mine == {"student": LOGITS} else "@" + ",".join(mine.values())
         self.name = name or self.kernel.name + places
         self.own_temperatures = self.kernel.temperatures if LOGITS in self.teacher.values() else frozenset()
         self._positions = self._outputs = self._rank = 1
         self._whole = self.per == "example"
+        self._by_rows = False
 
     @property
     def compares_logits(self) -> bool:
@@ -133,9 +139,39 @@ class Loss(LossTerm):
             return self._comparisons(all_reduce_sum(float(batch.size if keep is None else keep.sum())))
         return self._number(self._valid(batch), batch)
 
+    def takes_rows(self, classes: int, device: torch.device) -> bool:
+        """Whether it compares logits row by row, tried with random logits."""
+        own, its = self.student == {"student": LOGITS}, self.teacher in ({}, {"teacher": LOGITS})
+        return self.head is None and self.classes == -1 and own and its and works_on_rows(self.kernel, classes, device)
+
+    def row_term(self, teacher: Outputs, batch: Batch, progress: Progress) -> RowTerm | None:
+        """The kernel for rows of logits; None if it was not set up for logits that are not multiplied out."""
+        if not self._by_rows:
+            return None
+        if "labels" in self.kernel.inputs and batch.labels is None:
+            raise LimbeckError(f"{self.name} needs labels, and {_lack('labels', batch)}")
+        if self.teacher and LOGITS in teacher.partial:
+            self._check_partial(teacher.partial[LOGITS])
+        count = self.count(batch)
+
+        def compute(student: Tensor, rows: TokenRows) -> Tensor:
+            tensors = {"student": student, "teacher": rows.teacher, "labels": rows.labels}
+            return self.kernel({name: tensors[name] for name in self.kernel.inputs}, progress)
+
+        return RowTerm(
+            compute, teacher.raw(LOGITS) if self.teacher else None,
+            batch.labels if "labels" in self.kernel.inputs else None, self._valid(batch), count, progress.weight,
+            count if progress.count is None else progress.count,
+        )  # fmt: skip
+
     def setup(self, context: LossContext) -> Loss:
         """Return a copy for the shapes of this stage. It shares the kernel and the heads, which get their shapes."""
         student, teacher, batch = context.student, context.teacher, context.batch
+        batch.find_mask(self.where)  # raises for an unknown name
+        hidden = student.hidden.get(LOGITS) if self.student == {"student": LOGITS} else None
+        by_rows = hidden is not None and self.takes_rows(hidden.shape[-1], hidden.device)
+        if by_rows:
+            student, teacher, batch = select_few(student, teacher, batch)
         for (name, address), other in zip(
             self.student.items(), [*self.teacher.values(), *[None] * len(self.student)], strict=False
         ):
@@ -170,6 +206,8 @@ class Loss(LossTerm):
         fitted._whole = self.per == "example" or values.ndim == 1 or (self.per == "output" and values.ndim == 2)
         several = self.per in ("position", "output")
         fitted._positions = max(values.numel() // max(batch.size, 1), 1) if several else 1
+        if hidden is not None and by_rows:
+            fitted._by_rows, fitted._positions = True, max(math.prod(hidden.shape[1:-1]), 1)
         return fitted
 
     def _check_places(self, values: Tensor, batch: Batch, shapes: str) -> None:
@@ -218,7 +256,7 @@ class Loss(LossTerm):
         for name, address in self.teacher.items():
             tensors[name] = self._teacher_tensor(teacher, address)
         for name in self.kernel.inputs & FROM_BATCH:
-            value = batch.extra.get(name) if name == "targets" else getattr(batch, name)
+            value = self._column(name, batch)
             if value is None and name == "mask":
                 continue
             if value is None:
@@ -229,6 +267,10 @@ class Loss(LossTerm):
         keep = self._row_mask(batch)
         # The same order on all ranks: each gather waits for all of them.
         return {name: all_gather(tensors[name] if keep is None else tensors[name][keep]) for name in sorted(tensors)}
+
+    def _column(self, name: str, batch: Batch) -> Tensor | None:
+        columns = {"labels": batch.labels, "id": batch.id, "targets": batch.extra.get("targets")}
+        return batch.find_mask(self.where) if name == "mask" else columns[name]
 
     def _head(self, name: str) -> nn.Module | None:
         """The head of one of the student's tensors."""
@@ -241,11 +283,14 @@ class Loss(LossTerm):
         partial = teacher.partial.get(address)
         if partial is None:
             return self._moved(teacher[address])
-        fixed = {name: value for name, value in self.kernel.hyper.items() if not isinstance(value, Schedule)}
-        why = partial.invalid_reason(self.kernel.function, **fixed)
-        if why:
-            raise LimbeckError(why)
+        self._check_partial(partial)
         return partial
+
+    def _check_partial(self, partial: PartialLogits) -> None:
+        """Raise if the kernel cannot be computed from these logits."""
+        fixed = {name: value for name, value in self.kernel.hyper.items() if not isinstance(value, Schedule)}
+        if why := partial.invalid_reason(self.kernel.function, **fixed):
+            raise LimbeckError(why)
 
     def _teacher_like(self, teacher: Outputs, address: str) -> Tensor:
         """A tensor with the shape of the teacher's output."""
@@ -265,11 +310,13 @@ class Loss(LossTerm):
 
     def _row_mask(self, batch: Batch) -> Tensor | None:
         """The mask of examples that may be compared, or None for all."""
-        return None if batch.mask is None else _any(batch.mask.bool())
+        mask = batch.find_mask(self.where)
+        return None if mask is None else _any(mask.bool())
 
     def _valid(self, batch: Batch) -> Tensor | None:
         """The mask of values that count, or None for all."""
-        valid = None if batch.mask is None else self._per_value(batch.mask.bool())
+        mask = batch.find_mask(self.where)
+        valid = None if mask is None else self._per_value(mask.bool())
         for counts in self._target_masks(batch):
             valid = counts if valid is None else counts & self._aligned(valid, counts)
         return valid
@@ -311,21 +358,8 @@ class Loss(LossTerm):
         places = "" if all(side in ({}, LOGITS) for side in sides) else f", student={sides[0]!r}, teacher={sides[1]!r}"
         # A run compares these texts when it is resumed, so every setting must be in it.
         dimension = "" if self.classes == -1 else f", classes={self.classes}"
-        return f"Loss({self.kernel!r}{places}{dimension})"
-
-
-def _by_name(side: str, addresses: Addresses) -> dict[str, str]:
-    """The addresses of a side by the names of the kernel's parameters."""
-    if isinstance(addresses, str):
-        return {side: addresses}
-    for tensor, address in addresses.items():
-        if tensor in FROM_BATCH:
-            raise ArgumentError(f"{side}= names the tensor {tensor!r}, which comes from the batch.", argument=side)
-        if not isinstance(address, str):
-            raise ArgumentError(f"{side}= maps {tensor!r} to {address!r}, and needs an address.", argument=side)
-    if not addresses:
-        raise ArgumentError(f"{side}= is empty; give an address, or leave it out.", argument=side)
-    return dict(addresses)
+        where = "" if self.where is None else f", where={self.where!r}"
+        return f"Loss({self.kernel!r}{places}{dimension}{where})"
 
 
 def _shorten(side: str, addresses: dict[str, str]) -> str | dict[str, str]:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from limbeck.batch import LOGITS, Batch, Outputs, Progress, Requirements, Term
 from limbeck.errors import LimbeckError
+from limbeck.losses.row_loss import RowTerm, compute_row_terms
 from limbeck.schedule import Schedule
 
 Weight = float | int | Schedule
@@ -54,8 +55,8 @@ class LossContext:
     @property
     def classes(self) -> int | None:
         """The size of the last dimension of the logits, also if they are not computed."""
-        if LOGITS in self.student:
-            return self.student[LOGITS].shape[-1]
+        if LOGITS in self.student or LOGITS in self.student.hidden:
+            return self.student.raw(LOGITS).shape[-1]
         return None if self.output_layer is None else len(cast(Tensor, self.output_layer.weight))
 
 
@@ -119,6 +120,9 @@ class Objective(nn.Module, ABC):
     ) -> dict[str, Term]:
         """Compute the terms for one batch.
 
+        If the student's logits are not multiplied out (`Outputs.hidden`), the terms that are sums over rows of logits
+        are computed together, in one pass that never holds all logits.
+
         Args:
             student: The student's outputs.
             teacher: The teacher's outputs.
@@ -127,15 +131,21 @@ class Objective(nn.Module, ABC):
             counts: The number of values of each term in the whole step, if it has more than this batch.
         """
         step, steps, epoch, _, _ = progress
-        terms: dict[str, Term] = {}
+        terms: dict[str, Term | RowTerm] = {}
         for name, (leaf, weigh) in self.named_leaves().items():
             weight = weigh(progress)
             if weight == 0 and leaf.skip_at_zero:
                 continue
             at = Progress(step, steps, epoch, weight, None if counts is None else counts[name])
-            total, count, _ = leaf.term(student, teacher, batch, at)
-            terms[name] = Term(total, count, weight)
-        return terms
+            row_term = leaf.row_term(teacher, batch, at) if student.hidden else None
+            if row_term is None:
+                total, count, _ = leaf.term(student, teacher, batch, at)
+                terms[name] = Term(total, count, weight)
+            else:
+                terms[name] = row_term
+        rows = {name: term for name, term in terms.items() if isinstance(term, RowTerm)}
+        computed = compute_row_terms(rows, student) if rows else {}
+        return {name: computed[name] if isinstance(term, RowTerm) else term for name, term in terms.items()}
 
     def counts(self, batch: Batch) -> dict[str, float]:
         """Count the values of each loss for `batch`, before the forward pass."""
@@ -207,6 +217,22 @@ class LossTerm(Objective, ABC):
     @abstractmethod
     def count(self, batch: Batch) -> float:
         """Count the values of `batch`."""
+
+    def takes_rows(self, classes: int, device: torch.device) -> bool:
+        """Whether it is a sum over rows of the student's logits, so that `row_term` describes it.
+
+        Args:
+            classes: The number of classes.
+            device: The device of the logits.
+        """
+        return False
+
+    def row_term(self, teacher: Outputs, batch: Batch, progress: Progress) -> RowTerm | None:
+        """Describe the loss of each row of the student's logits, so that they need not be held all at once.
+
+        None, the default, means that `term` computes it.
+        """
+        return None
 
     def after_step(self, student: Outputs, teacher: Outputs, batch: Batch, progress: Progress) -> None:
         """Update a memory after an optimizer step; called without gradients, once for each micro-batch of the step.

@@ -198,7 +198,7 @@ class _AlignedSession(WrapperSession):
 
     def combine(self, batch: Batch, outputs: Sequence[Outputs]) -> Outputs:
         (own,) = outputs
-        answers: dict[str, Any] = {**own, **own.partial}
+        answers: dict[str, Any] = {**own.hidden, **own, **own.partial}
         if LOGITS in answers:
             answers[LOGITS] = self._align(answers[LOGITS])
         return Outputs.of(answers)

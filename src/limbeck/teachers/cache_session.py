@@ -28,9 +28,11 @@ from limbeck.cache import (
     open_writer,
 )
 from limbeck.errors import LimbeckError, LimbeckWarning
+from limbeck.functional.output_layer import HiddenLogits, OutputLayer
 from limbeck.teachers.cache_request import (
     HEAD_FILE,
     CacheRequest,
+    LastLayer,
     batch_keys,
     describe_head,
     explain_first_batch_error,
@@ -68,6 +70,7 @@ class CacheSession(TeacherSession):
         self._teacher_fn: TeacherFn | None = None
         self._writer: CacheWriter | None = None
         self._checked = self._warned = False
+        self._layer: OutputLayer | None = None
         self._tables: dict[str, DecodedTable] | None = None
         self._store = CacheReader(location) if find_manifest(location) is not None else None
         if self._store is not None:
@@ -124,8 +127,16 @@ class CacheSession(TeacherSession):
         moved = {address: tensor.to(self._device) for address, tensor in decoded.items()}
         head = self._request.head
         if head is not None and LOGITS in self._request.requires:
-            moved[LOGITS] = head.logits(moved[head.address].float())
+            hidden = HiddenLogits(moved[head.address].float(), self._output_layer(head))
+            moved[LOGITS] = hidden if self._context.hidden_logits else hidden.to_dense()
         return Outputs.of({address: moved[address] for address in self._request.requires})
+
+    def _output_layer(self, head: LastLayer) -> OutputLayer:
+        """The layer on the device of the outputs, copied once."""
+        if self._layer is None:
+            bias = None if head.bias is None else head.bias.to(self._device, torch.float32)
+            self._layer = OutputLayer(head.weight.to(self._device, torch.float32), bias)
+        return self._layer
 
     def _check_contents(self, store: CacheReader) -> None:
         """Check that the cache holds what the run needs, in the same encodings."""
@@ -255,7 +266,8 @@ class CacheSession(TeacherSession):
                 )
                 warnings.warn(message, LimbeckWarning, stacklevel=2)
             addresses = query_addresses(self._stored_addresses | {LOGITS}, self._request.head)
-            self._teacher_fn = self._stack.enter_context(self._teacher.open(replace(self._context, requires=addresses)))
+            context = replace(self._context, requires=addresses, hidden_logits=False)
+            self._teacher_fn = self._stack.enter_context(self._teacher.open(context))
         return self._teacher_fn
 
     def _open_writer(self, outputs: Outputs, counted: Tensor | None) -> None:

@@ -145,7 +145,8 @@ class CachedTeacher(TeacherWrapper):
         self._temperatures |= context.temperatures
         head = None if inner is None or self.through is None else find_last_layer(inner, self.through)
         if inner is not None:
-            inner.open(replace(context, requires=query_addresses(context.requires, head)))  # raises for an address
+            addresses = query_addresses(context.requires, head)
+            inner.open(replace(context, requires=addresses, hidden_logits=False))  # raises for an address
         request = CacheRequest(
             context.requires, self._addresses, origin, self._full_encoding(location), self.classes, head,
             loader.batch_size or 1, _about(loader, description), self.shard_bytes, checks_inputs=not loader.fixed,

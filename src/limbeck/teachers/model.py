@@ -72,7 +72,7 @@ class ModelTeacher(Teacher):
 
     def open(self, context: TeacherContext) -> TeacherSession:
         """Check every address; hooks and eval mode last for the session."""
-        tapped = Tapped(self.model, context.requires, adaptor=self.adaptor)
+        tapped = Tapped(self.model, context.requires, adaptor=self.adaptor, hidden_logits=context.hidden_logits)
         preprocess = self.preprocess or context.preprocess
         return ModelSession(tapped, device=context.device, preprocess=preprocess, mode=self.mode)
 

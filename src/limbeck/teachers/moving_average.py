@@ -84,8 +84,9 @@ class MovingAverage(Teacher):
         followed = context.models[self.of]
         average = copy.deepcopy(followed).requires_grad_(False) if self.into is None else context.models[self.into]
         adaptor = get_adaptor(context.models, self.of if self.into is None else self.into)
+        tapped = Tapped(average, context.requires, adaptor=adaptor, hidden_logits=context.hidden_logits)
         return MovingAverageSession(
-            Tapped(average, context.requires, adaptor=adaptor), followed, decay=self.decay, mode=self.mode,
+            tapped, followed, decay=self.decay, mode=self.mode,
             device=context.device, preprocess=self.preprocess or context.preprocess,
         )  # fmt: skip
 

@@ -146,6 +146,8 @@ class TeacherContext:
         loader: The loader of the batches; None where it is not known. Stored outputs belong to one loader's examples.
         temperatures: The temperatures of the losses.
         models: The models of the run by name.
+        hidden_logits: Whether the losses can read logits as `limbeck.functional.output_layer.HiddenLogits`, so that a
+            teacher that has them need not multiply them out.
 
     Example:
         >>> TeacherContext(requires=frozenset({"logits"})).device
@@ -158,6 +160,7 @@ class TeacherContext:
     loader: Stream | None = None
     temperatures: frozenset[float] = frozenset()
     models: Mapping[str, nn.Module] = field(default_factory=dict)
+    hidden_logits: bool = False
 
 
 class TeacherCapabilities(NamedTuple):

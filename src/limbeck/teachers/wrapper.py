@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from limbeck.batch import Batch, Outputs
 from limbeck.errors import LimbeckError
+from limbeck.functional.output_layer import HiddenLogits
 from limbeck.partial_logits import PartialLogits
 from limbeck.teachers.model import as_teacher
 from limbeck.teachers.teacher import Teacher, TeacherCapabilities, TeacherContext, TeacherSession
@@ -61,8 +62,8 @@ class TeacherWrapper(Teacher):
         return resolved
 
     def open_all(self, context: TeacherContext, *, requires: frozenset[str] | None = None) -> list[TeacherSession]:
-        """A session of each of them, for the addresses of the context or for `requires`."""
-        inner = context if requires is None else replace(context, requires=requires)
+        """A session of each of them, for the addresses of the context or, as tensors, for `requires`."""
+        inner = context if requires is None else replace(context, requires=requires, hidden_logits=False)
         return [teacher.open(inner) for teacher in self.teachers]
 
     def check_full_logits(self, who: str) -> None:
@@ -224,7 +225,8 @@ class _ShuffledSession(WrapperSession):
         if mask is None or mask.ndim != 2:
             return outputs[0]
         places = _places_in_next(mask.bool())
-        every: dict[str, Tensor | PartialLogits] = {**outputs[0], **outputs[0].partial}
+        own = outputs[0]
+        every: dict[str, Tensor | PartialLogits | HiddenLogits] = {**own.hidden, **own, **own.partial}
         return Outputs.of({address: _take_places(value, places) for address, value in every.items()})
 
 
@@ -240,7 +242,7 @@ def _places_in_next(mask: Tensor) -> Tensor:
     return torch.where(mask & (count > 0), places, torch.arange(mask.shape[1], device=mask.device))
 
 
-def _take_places(value: Tensor | PartialLogits, places: Tensor) -> Tensor | PartialLogits:
+def _take_places(value: Tensor | PartialLogits | HiddenLogits, places: Tensor) -> Tensor | PartialLogits | HiddenLogits:
     """The outputs at these positions of each text; outputs without positions stay as they are."""
     if value.shape[:2] != places.shape or len(value.shape) < 3:
         return value
