@@ -278,7 +278,8 @@ class Run:
         model = next(iter(self.models.existing.values()), None) if shipped is None else shipped
         # A lazy model has no weights before its first batch.
         if model is not None and not any(is_lazy(tensor) for tensor in model.parameters()):
-            self._folder.save_student(model, self._metadata)
+            examples = self._loader.examples
+            self._folder.save_student(model, self._metadata, None if examples is None else examples.tokenizer)
 
     def _snapshot(self) -> dict[str, Any]:
         """The complete state of the run between two steps."""

@@ -158,31 +158,32 @@ class RunFolder:
                     "Resume it with its old settings, or start in a new folder."
                 )
 
-    def save_student(self, model: nn.Module, metadata: Mapping[str, Any]) -> None:
+    def save_student(self, model: nn.Module, metadata: Mapping[str, Any], tokenizer: Any = None) -> None:
         """Replace the student atomically.
 
         Args:
             model: The model to write.
             metadata: Further entries of its ``config.json``.
+            tokenizer: The tokenizer of its texts. Its files are written once.
         """
         if not self._writes or self.student is None:
             return
         try:
-            save(model, self.student, metadata=dict(metadata))
+            save(model, self.student, metadata=dict(metadata), tokenizer=None if self._own_student else tokenizer)
         except OtherModelError:
             # A recipe may change the student's structure, so its own folder may be replaced; that of another run never
             # is.
             if not (self.started or self._own_student):
                 raise
-            _swap_folder(self.student, model, metadata)
+            _swap_folder(self.student, model, metadata, tokenizer)
         self._own_student = True
 
 
-def _swap_folder(folder: Path, model: nn.Module, metadata: Mapping[str, Any]) -> None:
+def _swap_folder(folder: Path, model: nn.Module, metadata: Mapping[str, Any], tokenizer: Any) -> None:
     """Replace a model folder by one with another structure."""
     new = folder.with_name(f".{folder.name}.new.partial")
     remove(new)
-    save(model, new, metadata=dict(metadata))
+    save(model, new, metadata=dict(metadata), tokenizer=tokenizer)
     replace_folder(new, folder)
 
 

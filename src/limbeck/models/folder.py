@@ -17,7 +17,15 @@ from limbeck.atomic_io import new_partial_folder, publish_folder, write_text
 from limbeck.checksums import digest
 from limbeck.errors import DataError, LimbeckError
 from limbeck.models.adapters import ADAPTER, has_adapter, merge_adapters, write_adapter
-from limbeck.models.hf_folder import find_hf_config, hf_description, hf_outline, is_hf_folder, open_hf_folder
+from limbeck.models.hf_folder import (
+    find_hf_config,
+    hf_description,
+    hf_outline,
+    is_hf_folder,
+    open_hf_folder,
+    read_generation_config,
+    write_hf_files,
+)
 from limbeck.models.model_transforms import MODEL_TRANSFORMS, ModelTransform, replay_transforms, transforms_of
 from limbeck.models.networks import ModelSpec
 from limbeck.models.reference import build as build_reference
@@ -58,7 +66,9 @@ _CHECKSUM = "checksum"
 """The key of the configuration with the SHA-256 of all its other keys."""
 
 
-def save(model: nn.Module, folder: str | Path, *, metadata: Mapping[str, Any] | None = None) -> Path:
+def save(
+    model: nn.Module, folder: str | Path, *, metadata: Mapping[str, Any] | None = None, tokenizer: Any = None
+) -> Path:
     """Write a model to a folder that is valid at any time, also after a kill.
 
     The folder holds ``model.safetensors`` and ``config.json``::
@@ -66,7 +76,8 @@ def save(model: nn.Module, folder: str | Path, *, metadata: Mapping[str, Any] | 
         {"format": 1, "limbeck": "0.1.0", "model": {"name": ..., "arguments": {...}}, "metadata": {...}}
 
     A model that is no reference network has ``"model": {"class": ...}``, for information. A model of transformers also
-    has its whole configuration there, so that ``from_pretrained`` opens the folder too. The first save is atomic: one
+    has its whole configuration there, and ``generation_config.json`` beside it, so that ``from_pretrained`` opens the
+    folder too. The first save is atomic: one
     rename. A later one replaces the weights by one rename. Entries that depend on the weights (their SHA-256, and a
     copy of `metadata`) are in the header of ``model.safetensors``, so that they always agree with the weights. Shared
     tensors are written once. Equal weights and metadata give equal files, byte for byte.
@@ -79,6 +90,7 @@ def save(model: nn.Module, folder: str | Path, *, metadata: Mapping[str, Any] | 
         folder: A new or empty folder, or one that holds the same kind of model; parents are made.
         metadata: JSON values to save with the weights, such as class names or the epoch; by default the metadata of the
             folder that the model was loaded from, or of the run that trained it.
+        tokenizer: The tokenizer of a language model, whose files are written too, for ``AutoTokenizer``.
 
     Returns:
         The folder.
@@ -107,6 +119,7 @@ def save(model: nn.Module, folder: str | Path, *, metadata: Mapping[str, Any] | 
     target = new_partial_folder(folder) if new else folder
     write_weights(tensors_of(model), target / WEIGHTS, header={"metadata": json.dumps(values, sort_keys=True)})
     write_text(json.dumps(config, indent=2) + "\n", target / CONFIG)
+    write_hf_files(model, target, tokenizer)
     if ours or has_adapter(original):
         write_adapter(original, target)
     if new:
@@ -169,7 +182,7 @@ def _load_model(
         model = replay_transforms(model, config["model"], transforms, source=str(path))
         cast_parameters(model, state)
         model.load_state_dict(match_state(model, state, source=str(path / WEIGHTS), whole=True))
-        return model.eval()
+        return read_generation_config(model, path).eval()
     model = _build_outline(path, config["model"])
     full = match_state(model, state, source=str(path / WEIGHTS), whole=True)
     # Tensors that were read may be mapped from the file; the model gets copies of its own.

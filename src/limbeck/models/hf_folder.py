@@ -8,11 +8,13 @@ import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
 import torch
 from torch import nn
 
+from limbeck.atomic_io import write_bytes, write_text
 from limbeck.errors import DataError, LimbeckError
 from limbeck.models.adapters import without_adapter
 from limbeck.models.hub import import_library
@@ -137,6 +139,43 @@ def hf_description(model: nn.Module) -> dict[str, Any]:
     hf_model: Any = model
     config: dict[str, Any] = json.loads(hf_model.config.to_json_string())
     return {**config, "architectures": [type(model).__name__], "dtype": str(hf_model.dtype).removeprefix("torch.")}
+
+
+GENERATION = "generation_config.json"
+
+
+def write_hf_files(model: nn.Module, folder: Path, tokenizer: Any = None) -> None:
+    """Write what ``from_pretrained`` and ``generate`` of transformers read beside weights and ``config.json``.
+
+    Args:
+        model: A model that generates has a ``generation_config``: its end tokens, and the defaults of sampling.
+        folder: The folder, complete otherwise.
+        tokenizer: The tokenizer that is saved too.
+    """
+    generator: Any = model
+    if is_transformers(model) and generator.can_generate():
+        write_text(generator.generation_config.to_json_string(), folder / GENERATION)
+    if tokenizer is not None:
+        with TemporaryDirectory() as partial:
+            tokenizer.save_pretrained(partial)
+            for file in sorted(Path(partial).iterdir()):
+                write_bytes(file.read_bytes(), folder / file.name)
+
+
+def read_generation_config(model: nn.Module, folder: Path) -> nn.Module:
+    """Give a model the ``generation_config`` of its folder, if there is one.
+
+    Raises:
+        DataError: If the file is damaged.
+    """
+    generator: Any = model
+    if (folder / GENERATION).is_file() and is_transformers(model) and generator.can_generate():
+        try:
+            values = _plain(json.loads((folder / GENERATION).read_text(encoding="utf-8")))
+            generator.generation_config = type(generator.generation_config).from_dict(values)
+        except Exception as error:  # transformers checks values with errors of many types
+            raise DataError(f"{folder / GENERATION} is damaged: {_first_line(error)}") from error
+    return model
 
 
 def name_classes(model: nn.Module, names: Sequence[str] | None) -> nn.Module:
