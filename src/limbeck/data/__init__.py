@@ -11,6 +11,7 @@ from limbeck.data.image_folder import ImageFolder
 from limbeck.data.load import load_data, reads_language
 from limbeck.data.loader import Loader, ShuffledLoader, shard_batch
 from limbeck.data.npz import read_npz
+from limbeck.data.position_selection import PositionSubset, select_positions, select_rows
 from limbeck.data.preprocess import (
     Identity,
     NormalizeImages,
@@ -59,6 +60,7 @@ __all__ = [
     "NormalizeImages",
     "NumberColumn",
     "PartSummary",
+    "PositionSubset",
     "Preprocess",
     "RandAugment",
     "RandomShift",
@@ -93,6 +95,8 @@ __all__ = [
     "read_split_table",
     "read_table",
     "reads_language",
+    "select_positions",
+    "select_rows",
     "shard_batch",
     "silenced",
     "split",

@@ -11,7 +11,8 @@ import numpy as np
 import torch
 
 from limbeck.cache import Location, find_manifest, read_file
-from limbeck.data.dataset import ROWS_FILE, Dataset
+from limbeck.data.dataset import POSITIONS_FILE, ROWS_FILE, Dataset
+from limbeck.data.position_selection import PositionSubset
 from limbeck.data.token_dataset import TOKENS_FILE, TokenDataset
 from limbeck.data.tokenizer import TOKENIZER_FOLDER, open_tokenizer
 from limbeck.errors import DataError
@@ -66,6 +67,9 @@ def open_cached_texts(where: str | os.PathLike[str]) -> Dataset:
     if ROWS_FILE in manifest.files:
         rows = np.frombuffer(read_file(location, manifest, ROWS_FILE), "<i8")
         data = data.select(torch.from_numpy(rows.astype(np.int64)))
+    if POSITIONS_FILE in manifest.files:
+        chosen = np.frombuffer(read_file(location, manifest, POSITIONS_FILE), np.bool_)
+        data = PositionSubset(data, torch.from_numpy(chosen.copy()))
     if data.fingerprint != manifest.origin.data:
         raise DataError(f"The inputs in the cache at {location.name} are not those of its outputs. Fill another cache.")
     return data

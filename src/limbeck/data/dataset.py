@@ -20,6 +20,9 @@ from limbeck.random_seeds import counter_order
 ROWS_FILE = "rows.bin"
 """The file of the selected positions of a `Subset` (`Dataset.to_files`)."""
 
+POSITIONS_FILE = "positions.bin"
+"""The file of the selected positions of a `limbeck.data.PositionSubset`."""
+
 _CHUNK = 1 << 24  # numbers per chunk, so that checking a large memory map needs little memory
 
 
@@ -190,12 +193,19 @@ class Subset(Dataset):
         return self.whole.tokenizer_fingerprint
 
     def to_files(self) -> dict[str, bytes]:
-        """Return the files of the original dataset, and the selected positions."""
+        """Return the files of the original dataset, and the selected positions.
+
+        Raises:
+            LimbeckError: If the original dataset has none, or is itself a selection.
+        """
         whole, index = self.whole, self.index
         while isinstance(whole, Subset):
             index = whole.index[index]
             whole = whole.whole
-        return {**whole.to_files(), ROWS_FILE: index.numpy().astype("<i8").tobytes()}
+        files = whole.to_files()
+        if ROWS_FILE in files or POSITIONS_FILE in files:
+            raise LimbeckError("Select rows first and positions then: the inputs of the other order cannot be stored.")
+        return {**files, ROWS_FILE: index.numpy().astype("<i8").tobytes()}
 
     @property
     def labels(self) -> Tensor | None:  # type: ignore[override]

@@ -64,6 +64,7 @@ from limbeck.metrics.predictions import (
 from limbeck.metrics.regression import REGRESSION_METRICS, Estimates
 from limbeck.metrics.segmentation import SEGMENTATION_METRICS, PixelCounts, count_pixels
 from limbeck.metrics.statistics import Difference, compare_accuracies, compare_scores, interval_parts, paired_difference
+from limbeck.metrics.token_scores import score_tokens
 from limbeck.metrics.user_metrics import evaluate_metrics, open_metrics
 
 __all__ = [
@@ -147,6 +148,7 @@ __all__ = [
     "robustness",
     "sample_speculatively",
     "save_tensors",
+    "score_tokens",
     "top5",
     "worst_class_accuracy",
     "worst_group",
