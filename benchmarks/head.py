@@ -6,167 +6,47 @@ import functools
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from limbeck import functional as K
+from benchmarks.head_contenders import (
+    LOSSES,
+    Contender,
+    HeadShape,
+    Problem,
+    compute_bare,
+    find_peers,
+    make_problem,
+    sum_dense,
+    sum_fused,
+    sum_gathered,
+)
 from limbeck.errors import LimbeckError
-from limbeck.functional.fused_linear import CHUNK, TokenRows, fused_linear_losses
-from limbeck.functional.output_layer import HiddenLogits, OutputLayer
+from limbeck.functional.fused_linear import CHUNK
 from limbeck.metrics.compute import peak_on_cpu
 
-
-class HeadShape(NamedTuple):
-    """The sizes of one case.
-
-    Attributes:
-        name: The name in the results.
-        tokens: The number of tokens; a quarter of them are masked.
-        student: The width of the student.
-        teacher: The width of the teacher.
-        vocabulary: The size of the vocabulary.
-        bars: The maximum time of each loss, as a multiple of the bare products.
-    """
-
-    name: str
-    tokens: int
-    student: int
-    teacher: int
-    vocabulary: int
-    bars: Mapping[str, float]
-
-
+_NARROW = {
+    "kl": {"bare": 1.25, "trl": 0.22, "liger": 0.42, "unsloth": 1.0},
+    "jsd": {"bare": 1.4, "trl": 0.15, "liger": 0.2, "unsloth": 1.0},
+    "top-64": {"dense": 0.26},
+}
 SHAPES = (
-    HeadShape("A", 1024, 128, 256, 50_257, {"kl": 1.25, "jsd": 1.4}),
-    HeadShape("A, long", 8192, 128, 256, 50_257, {"kl": 1.25, "jsd": 1.4}),
-    HeadShape("B", 512, 512, 2048, 32_000, {"kl": 1.10, "jsd": 1.15}),
+    HeadShape("A", 1024, 128, 256, 50_257, _NARROW),
+    HeadShape("A, long", 8192, 128, 256, 50_257, _NARROW),
+    HeadShape("B", 512, 512, 2048, 32_000, {"kl": {"bare": 1.10}, "jsd": {"bare": 1.15}}),
 )
 """A small language model with the vocabulary of GPT-2, at two lengths, and one with dominant matrix products."""
 
-_MASKED = 0.25
+_TOKENS_WITH_PEERS = 1024
+"""The most tokens with which peers and the dense loss run: with more they take minutes and several gigabytes."""
 
-
-class Problem(NamedTuple):
-    """The inputs of one case; every contender computes the gradients of `hidden` and `weight`."""
-
-    hidden: Tensor
-    weight: Tensor
-    teacher: Tensor
-    teacher_weight: Tensor
-    labels: Tensor
-    keep: Tensor
-
-
-Contender = Callable[[Problem, str], Tensor]
-"""Computes the sum of a loss over the tokens that count, ready for a backward pass."""
-
-
-def make_problem(shape: HeadShape, *, dtype: torch.dtype = torch.float32, near: float | None = None) -> Problem:
-    """Draw the inputs of a case.
-
-    Args:
-        shape: The sizes.
-        dtype: The dtype of hidden states and weights.
-        near: The size of the noise by which the student differs from the teacher; None for unrelated models.
-    """
-    draw = torch.Generator().manual_seed(0)
-    normal = functools.partial(torch.randn, generator=draw)
-    teacher, teacher_weight = normal(shape.tokens, shape.teacher), normal(shape.vocabulary, shape.teacher)
-    teacher_weight.mul_(2 / shape.teacher**0.5)
-    if near is None:
-        hidden, weight = normal(shape.tokens, shape.student), normal(shape.vocabulary, shape.student)
-        weight.mul_(2 / shape.student**0.5)
-    else:
-        hidden, weight = teacher + near * normal(teacher.shape), teacher_weight.clone()
-    labels = torch.randint(shape.vocabulary, (shape.tokens,), generator=draw)
-    keep = torch.rand(shape.tokens, generator=draw) >= _MASKED
-    hidden, weight = hidden.to(dtype).requires_grad_(), weight.to(dtype).requires_grad_()
-    return Problem(hidden, weight, teacher.to(dtype), teacher_weight.to(dtype), labels, keep)
-
-
-def sum_fused(problem: Problem, loss: str) -> Tensor:
-    """The losses of limbeck."""
-    kernel = {"kl": K.kl_divergence, "jsd": K.gkd_jensen_shannon}[loss]
-
-    def of_rows(student: Tensor, rows: TokenRows) -> Tensor:
-        return kernel(student, rows.teacher)
-
-    teacher = HiddenLogits(problem.teacher, OutputLayer(problem.teacher_weight))
-    layer = OutputLayer(problem.weight)
-    return fused_linear_losses(problem.hidden, layer, {"kd": of_rows}, teacher=teacher, keep=problem.keep)["kd"].total
-
-
-def sum_dense(problem: Problem, loss: str) -> Tensor:
-    """Two log-softmaxes of all logits, and `torch.nn.functional.kl_div`, as it is usually written."""
-    log_q = (problem.hidden @ problem.weight.t()).log_softmax(-1)
-    with torch.no_grad():
-        log_p = (problem.teacher @ problem.teacher_weight.t()).log_softmax(-1)
-    divergence = functools.partial(F.kl_div, reduction="none", log_target=True)
-    if loss == "kl":
-        values = divergence(log_q, log_p).sum(-1)
-    else:
-        half = torch.log(torch.tensor(0.5))
-        mixed = torch.logsumexp(torch.stack([log_q + half, log_p + half]), 0)
-        values = 0.5 * (divergence(mixed, log_p) + divergence(mixed, log_q)).sum(-1)
-    return (values * problem.keep).sum()
-
-
-def compute_bare(problem: Problem, _: str) -> None:
-    """Only the matrix products that every method needs, over the tokens that count."""
-    rows = problem.keep.nonzero().squeeze(1)
-    hidden, teacher = problem.hidden.detach()[rows], problem.teacher[rows]
-    weight, its = problem.weight.detach(), problem.teacher_weight
-    logits, others = (torch.empty(min(CHUNK, len(rows)), len(weight)) for _ in range(2))
-    by_hidden, by_weight = torch.empty_like(hidden), torch.zeros_like(weight)
-    for start in range(0, len(rows), CHUNK):
-        some = slice(start, min(start + CHUNK, len(rows)))
-        count = some.stop - some.start
-        torch.mm(hidden[some], weight.t(), out=logits[:count])
-        torch.mm(teacher[some], its.t(), out=others[:count])
-        torch.mm(logits[:count], weight, out=by_hidden[some])
-        by_weight.addmm_(logits[:count].t(), hidden[some])
-
-
-def find_peers() -> tuple[dict[str, Contender], dict[str, str]]:
-    """The toolkits that are installed, and the reason for each that is not."""
-    peers: dict[str, Contender] = {}
-    skipped: dict[str, str] = {}
-    for name, make in {"trl": _make_trl, "liger": _make_liger}.items():
-        try:
-            peers[name] = make()
-        except ImportError as error:
-            skipped[name] = f"does not import: {error}"
-    return peers, skipped
-
-
-def _make_trl() -> Contender:
-    from trl.kernels.chunked_divergence import ChunkedDivergenceFunction
-
-    def total(problem: Problem, loss: str) -> Tensor:
-        rows = problem.keep.nonzero().squeeze(1)
-        parts = problem.hidden[rows], problem.weight, None, problem.teacher[rows], problem.teacher_weight, None
-        result: Tensor = ChunkedDivergenceFunction.apply(*parts, 0.0 if loss == "kl" else 0.5)[0].sum()
-        return result
-
-    return total
-
-
-def _make_liger() -> Contender:
-    from liger_kernel.chunked_loss import LigerFusedLinearJSDLoss
-
-    def total(problem: Problem, loss: str) -> Tensor:
-        beta = 0.0 if loss == "kl" else 0.5
-        # Without compilation, which costs more than it saves on a CPU; chunk_size=256 is its best setting there.
-        options: dict[str, Any] = {"weight_hard_loss": 0.0, "weight_soft_loss": 1.0, "compiled": False}
-        module = LigerFusedLinearJSDLoss(beta=beta, chunk_size=256, **options)
-        labels = problem.labels.masked_fill(~problem.keep, -100)
-        result: Tensor = module(problem.hidden, problem.weight, problem.teacher, problem.teacher_weight, labels)
-        return result
-
-    return total
+_APART = 0.1  # nats a token, below which an error is absolute
+_ERRORS = {
+    "float32": {"relative": 1e-5, "nats_off": 2e-6, "gradients_over_dense": 2.0},
+    "bfloat16": {"relative": 1e-4, "nats_off": 2e-6, "gradients": 5e-3},
+}
 
 
 def bench_head(
@@ -180,10 +60,10 @@ def bench_head(
         say: Gets messages about the progress.
 
     Returns:
-        ``head``: a row for each shape and loss, with ``over_bare`` and ``bar``, ``over_dense``, ``over_trl``,
-        ``over_liger`` (None if it is not installed), ``seconds`` of processor time by name, ``memory_mib`` beyond
-        the inputs, and ``memory_bar_mib``. ``errors``: the error against float64 of the same inputs. ``skipped``: the
-        peers that are not installed.
+        ``head``: a row for each shape and loss, with ``over`` (the time of limbeck over that of others, by name),
+        ``bars``, ``missed`` (the bars that are missed), ``seconds`` of processor time by name, ``memory_mib`` beyond
+        the inputs, ``memory_bar_mib``, and ``memory_over_unsloth`` (at most 0.5). ``errors``: the error against float64
+        of the same inputs. ``skipped``: the peers that are not installed, with the reason.
 
     Raises:
         LimbeckError: If `rounds` is below 1.
@@ -203,25 +83,38 @@ def bench_head(
 def _measure(
     shape: HeadShape, peers: Mapping[str, Contender], rounds: int, say: Callable[[str], None]
 ) -> Iterator[dict[str, Any]]:
-    problem = make_problem(shape)
-    for loss, bar in shape.bars.items():
+    problem = make_problem(shape, stored="top-64" in shape.bars)
+    for loss, bars in shape.bars.items():
         say(f"{shape.name}: {loss}, {shape.tokens} tokens of {shape.vocabulary} classes")
-        contenders = {"limbeck": sum_fused, "dense": sum_dense, **peers}
+        contenders: dict[str, Contender] = {"limbeck": sum_fused}
+        if shape.tokens <= _TOKENS_WITH_PEERS:
+            others = {"gathered": sum_gathered} if loss == "top-64" else peers
+            contenders |= {"dense": sum_dense, **others}
         steps: dict[str, Callable[[], None]] = {
             name: functools.partial(_step, contender, problem, loss) for name, contender in contenders.items()
         }
         steps["bare"] = functools.partial(compute_bare, problem, loss)
         seconds = _time_in_turn(steps, rounds)
-        ratios = {f"over_{name}": round(seconds["limbeck"] / seconds[name], 3) for name in seconds if name != "limbeck"}
-        problem.hidden.grad = problem.weight.grad = None
-        memory = peak_on_cpu(steps["limbeck"])
-        gradients = 4 * (problem.hidden.numel() + problem.weight.numel())
-        allowed = 1.15 * (gradients + 2 * min(CHUNK, shape.tokens) * shape.vocabulary * 4)
+        over = {name: round(seconds["limbeck"] / value, 3) for name, value in seconds.items() if name != "limbeck"}
+        missed = [name for name, bar in bars.items() if over.get(name, 0.0) > bar]
         yield {
-            "shape": shape.name, "loss": loss, "bar": bar, **ratios,
+            "shape": shape.name, "loss": loss, "over": over, "bars": dict(bars), "missed": missed,
             "seconds": {name: round(value, 3) for name, value in seconds.items()},
-            "memory_mib": round(memory / 2**20, 4), "memory_bar_mib": round(allowed / 2**20, 4),
+            **_measure_memory(shape, problem, steps),
         }  # fmt: skip
+
+
+def _measure_memory(shape: HeadShape, problem: Problem, steps: Mapping[str, Callable[[], None]]) -> dict[str, float]:
+    memory = {}
+    for name in {"limbeck", "unsloth"} & set(steps):
+        problem.hidden.grad = problem.weight.grad = None
+        memory[name] = peak_on_cpu(steps[name])
+    gradients = 4 * (problem.hidden.numel() + problem.weight.numel())
+    allowed = 1.15 * (gradients + 2 * min(CHUNK, shape.tokens) * shape.vocabulary * 4)
+    figures = {"memory_mib": round(memory["limbeck"] / 2**20, 4), "memory_bar_mib": round(allowed / 2**20, 4)}
+    if "unsloth" in memory:
+        figures["memory_over_unsloth"] = round(memory["limbeck"] / memory["unsloth"], 3)
+    return figures
 
 
 def _step(contender: Contender, problem: Problem, loss: str) -> None:
@@ -242,28 +135,38 @@ def _time_in_turn(steps: Mapping[str, Callable[[], None]], rounds: int) -> dict[
 
 def _measure_errors() -> Iterator[dict[str, Any]]:
     """The errors of limbeck and of the dense path against float64, for close and for unrelated models."""
-    shape = HeadShape("errors", 128, 128, 128, 50_257, {"kl": 1.0, "jsd": 1.0})
+    shape = HeadShape("errors", 128, 128, 128, 50_257, {})
     for dtype in (torch.float32, torch.bfloat16):
         for near in (None, 0.01):
-            for loss in shape.bars:
-                problem = make_problem(shape, dtype=dtype, near=near)
-                exact = _value_and_gradients(sum_dense, _widen(problem), loss)
-                ours = _value_and_gradients(sum_fused, problem, loss)
-                dense = _value_and_gradients(sum_dense, problem, loss)
-                tokens = int(problem.keep.sum())
-                yield {
-                    "dtype": str(dtype).removeprefix("torch."), "loss": loss, "nats": float(exact[0] / tokens),
-                    "relative": float(abs(ours[0] - exact[0]) / exact[0]),
-                    "nats_off": float(abs(ours[0] - exact[0]) / tokens),
-                    "gradients": _relative(ours[1:], exact[1:]), "gradients_dense": _relative(dense[1:], exact[1:]),
-                }  # fmt: skip
+            for loss in LOSSES[:2]:
+                yield _measure_error(make_problem(shape, dtype=dtype, near=near), loss)
+
+
+def _measure_error(problem: Problem, loss: str) -> dict[str, Any]:
+    exact = _value_and_gradients(sum_dense, _widen(problem), loss)
+    ours = _value_and_gradients(sum_fused, problem, loss)
+    dense = _value_and_gradients(sum_dense, problem, loss)
+    tokens, dtype = int(problem.keep.sum()), str(problem.hidden.dtype).removeprefix("torch.")
+    off = float(abs(ours[0] - exact[0]))
+    nats = float(exact[0] / tokens)
+    figures = {
+        "relative": off / float(exact[0]), "nats_off": off / tokens,
+        "gradients": _relative(ours[1:], exact[1:]), "gradients_dense": _relative(dense[1:], exact[1:]),
+    }  # fmt: skip
+    checked = figures | {"gradients_over_dense": figures["gradients"] / figures["gradients_dense"]}
+    unused = "nats_off" if nats > _APART else "relative"
+    missed = [name for name, bar in _ERRORS[dtype].items() if name != unused and checked[name] > bar]
+    return {"dtype": dtype, "loss": loss, "nats": nats, **checked, "missed": missed}
 
 
 def _widen(problem: Problem) -> Problem:
-    return Problem(*(part.detach().double() if part.is_floating_point() else part for part in problem))._replace(
-        hidden=problem.hidden.detach().double().requires_grad_(),
-        weight=problem.weight.detach().double().requires_grad_(),
-    )
+    def wide(part: Tensor) -> Tensor:
+        return part.detach().double()
+
+    return problem._replace(
+        hidden=wide(problem.hidden).requires_grad_(), weight=wide(problem.weight).requires_grad_(),
+        teacher=wide(problem.teacher), teacher_weight=wide(problem.teacher_weight),
+    )  # fmt: skip
 
 
 def _value_and_gradients(contender: Contender, problem: Problem, loss: str) -> tuple[Tensor, Tensor, Tensor]:
