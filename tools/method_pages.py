@@ -55,7 +55,7 @@ run.student  # the final model
 ```
 
 ```console
-$ limbeck distill --teacher resnet20 --student resnet8 --data cifar10 --method {card.name}{flags}
+$ limbeck distill {_models(call)} --method {card.name}{flags}
 ```
 """
 
@@ -130,6 +130,12 @@ def _teacher(call: MethodCall) -> str:
     if call.has_teacher:
         return f"its {reads}"
     return f"none; {reads} of a peer or an average" if reads else "none"
+
+
+def _models(call: MethodCall) -> str:
+    if "language_modeling" in call.card.tasks[:1]:
+        return "--teacher hf:gpt2-medium --student hf:gpt2 --data corpus.jsonl"
+    return "--teacher resnet20 --student resnet8 --data cifar10"
 
 
 def _python(value: object) -> str:

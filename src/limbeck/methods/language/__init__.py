@@ -1,0 +1,1 @@
+"""Methods for language models, which also work for other outputs with classes."""

@@ -1,0 +1,84 @@
+"""DistiLLM: skew KL divergences, off policy."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from limbeck.errors import ArgumentError
+from limbeck.functional import check_hyper, skew_kl, skew_reverse_kl
+from limbeck.losses import Loss
+from limbeck.methods.card import MethodCard, SearchRange
+from limbeck.methods.support import check_share
+from limbeck.recipe import Recipe, Stage
+from limbeck.tasks import Task, get_task
+
+CARD = MethodCard(
+    name="distillm",
+    title="DistiLLM: Towards Streamlined Distillation for Large Language Models",
+    authors="Ko, Kim, Chen and Yun",
+    year=2024,
+    arxiv="2402.03898",
+    venue="ICML 2024",
+    claim="The KL divergence to a mixture of both models is bounded, so tokens that the student thinks impossible do not "
+    "dominate the gradient.",
+    when="For a student that is much smaller than its teacher, where the forward or reverse KL divergence is dominated by "
+    "few tokens. This is the off-policy part: skew divergences on given text. Its adaptive use of text that the student "
+    "generates, with a replay buffer, is not in this version. Compare with hinton at temperature 1.",
+    bibtex="""@inproceedings{ko2024distillm,
+  title = {DistiLLM: Towards Streamlined Distillation for Large Language Models},
+  author = {Ko, Jongwoo and Kim, Sungnyun and Chen, Tianyi and Yun, Se-Young},
+  booktitle = {International Conference on Machine Learning},
+  year = {2024},
+  eprint = {2402.03898},
+  archivePrefix = {arXiv}
+}""",
+    ranges={"skew": SearchRange(0.01, 0.5, log=True), "weight": SearchRange(0.5, 1.0)},
+    tasks=("language_modeling", "classification", "segmentation"),
+)
+
+_DIRECTIONS = {"reverse": skew_reverse_kl, "forward": skew_kl}
+
+
+def distillm(
+    teacher: Any,
+    *,
+    direction: str = "reverse",
+    skew: float = 0.1,
+    temperature: float = 1.0,
+    weight: float = 1.0,
+    task: str | Task = "language_modeling",
+    epochs: int | None = None,
+) -> Recipe:
+    r"""Match a mixture: :math:`w T^2 KL(q \| (1 - a) p + a q) + (1 - w) (-\log q_y)` in nats per token.
+
+    p is the distribution of the teacher, q that of the student, a the skew. With ``direction="forward"`` the divergence
+    is :math:`KL(p \| a p + (1 - a) q)`. Both are at most :math:`\log(1 / a)`, and the KL divergences at a = 0. The
+    mixture is differentiated too, as in the paper.
+
+    Args:
+        teacher: The teacher: a module, a `Teacher`, or the name of a model in the run.
+        direction: ``reverse``, as in the main experiments of the authors' code, or ``forward``.
+        skew: a, the share of the first distribution in the mixture, from 0 to 1; 0.1 in the paper.
+        temperature: T, above 0.
+        weight: w, the weight of the divergence, from 0 to 1; the rest is that of the labels.
+        task: What the targets are.
+        epochs: Passes over the data; by default the budget of the run.
+
+    Raises:
+        LimbeckError: If an argument is out of range.
+
+    Example:
+        >>> from torch import nn
+        >>> [repr(stage.objective) for stage in distillm(nn.Linear(4, 3), weight=0.75).stages()]
+        ['0.75 * Loss(skew_reverse_kl, skew=0.1, temperature=1.0) + 0.25 * Loss(cross_entropy)']
+
+    Source: Ko, Kim, Chen and Yun, 2024, arXiv:2402.03898, section 3.1.
+    """
+    check_hyper(skew=skew, temperature=temperature)
+    check_share(weight=weight)
+    if direction not in _DIRECTIONS:
+        raise ArgumentError(f"direction is 'reverse' or 'forward'; got {direction!r}.", argument="direction")
+    task = get_task(task)
+    divergence = Loss(_DIRECTIONS[direction], skew=skew, temperature=temperature, classes=task.classes_dim)
+    objective = weight * divergence + (1 - weight) * task.supervised_loss()
+    return Recipe(Stage(objective, teacher=teacher, epochs=epochs, name="distillm"))
