@@ -98,7 +98,8 @@ def _store(problem: Problem) -> PartialLogits:
     for rows in torch.arange(len(problem.teacher)).split(CHUNK):
         logits = problem.teacher[rows] @ problem.teacher_weight.t()
         records.append(torch.from_numpy(encoding.encode(logits, id=rows, view=rows * 0, position=rows * 0)))
-    decoded: PartialLogits = encoding.decode(torch.cat(records).numpy())
+    decoded = encoding.decode(torch.cat(records).numpy())
+    assert isinstance(decoded, PartialLogits)
     return decoded
 
 

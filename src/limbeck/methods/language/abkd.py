@@ -22,9 +22,9 @@ CARD = MethodCard(
     venue="ICML 2025",
     claim="Two exponents say how much the gradient attends to large errors and to tokens that the student is sure of, "
     "between the forward and the reverse KL divergence.",
-    when="When the forward KL divergence leaves the student too flat, and the reverse one makes it too sharp. Choose the "
-    "exponents on development data, and compare with hinton at temperature 1. Stored top-k logits need alpha + beta of "
-    "at most 1.",
+    when="When the forward KL divergence leaves the student too flat, and the reverse one makes it too sharp. Choose "
+    "the exponents on development data, and compare with hinton at temperature 1. Stored top-k logits need alpha + beta "
+    "of at most 1.",
     bibtex="""@inproceedings{wang2025abkd,
   title = {ABKD: Pursuing a Proper Allocation of the Probability Mass in Knowledge Distillation via
            $\\alpha$-$\\beta$-Divergence},
@@ -49,7 +49,7 @@ def abkd(
     task: str | Task = "language_modeling",
     epochs: int | None = None,
 ) -> Recipe:
-    r"""Match by powers of probabilities: :math:`w T^2 D_{\alpha,\beta}(p \| q) + (1 - w) (-\log q_y)` in nats per token.
+    r"""Match powers of probabilities: :math:`w T^2 D_{\alpha,\beta}(p \| q) + (1 - w) (-\log q_y)` in nats per token.
 
     :math:`D_{\alpha,\beta} = \frac{1}{\alpha \beta} \sum_c (\frac{\alpha}{s} p_c^s + \frac{\beta}{s} q_c^s -
     p_c^\alpha q_c^\beta)` with :math:`s = \alpha + \beta`, p of the teacher and q of the student
@@ -79,8 +79,6 @@ def abkd(
     check_hyper(temperature=temperature)
     check_share(weight=weight)
     task = get_task(task)
-    divergence = Loss(
-        alpha_beta_divergence, alpha=alpha, beta=beta, temperature=temperature, classes=task.classes_dim
-    )
+    divergence = Loss(alpha_beta_divergence, alpha=alpha, beta=beta, temperature=temperature, classes=task.classes_dim)
     objective = weight * divergence + (1 - weight) * task.supervised_loss()
     return Recipe(Stage(objective, teacher=teacher, epochs=epochs, name="abkd"))

@@ -19,11 +19,11 @@ CARD = MethodCard(
     year=2024,
     arxiv="2402.03898",
     venue="ICML 2024",
-    claim="The KL divergence to a mixture of both models is bounded, so tokens that the student thinks impossible do not "
-    "dominate the gradient.",
-    when="For a student that is much smaller than its teacher, where the forward or reverse KL divergence is dominated by "
-    "few tokens. This is the off-policy part: skew divergences on given text. Its adaptive use of text that the student "
-    "generates, with a replay buffer, is not in this version. Compare with hinton at temperature 1.",
+    claim="The KL divergence to a mixture of both models is bounded, so tokens that one of them thinks impossible do "
+    "not dominate the gradient.",
+    when="For a student that is much smaller than its teacher, where the forward or reverse KL divergence is dominated "
+    "by few tokens. This is the off-policy part: skew divergences on given text. Its adaptive use of text that the "
+    "student generates, with a replay buffer, is not in this version. Compare with hinton at temperature 1.",
     bibtex="""@inproceedings{ko2024distillm,
   title = {DistiLLM: Towards Streamlined Distillation for Large Language Models},
   author = {Ko, Jongwoo and Kim, Sungnyun and Chen, Tianyi and Yun, Se-Young},

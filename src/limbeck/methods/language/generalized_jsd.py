@@ -18,9 +18,9 @@ CARD = MethodCard(
     year=2023,
     arxiv="2306.13649",
     venue="ICLR 2024",
-    claim="A divergence between the forward and the reverse KL divergence: both models are compared with their mixture.",
-    when="When the student should neither spread over all that the teacher may say nor keep to a few of its modes. This "
-    "is supervised GKD (lambda = 0): the divergence on given text. Text that the student generates is not in this "
+    claim="A divergence between the forward and the reverse KL divergence: both models are compared with a mixture.",
+    when="When the student should neither spread over all that the teacher may say nor keep to a few of its modes. "
+    "This is supervised GKD (lambda = 0): the divergence on given text. Text that the student generates is not in this "
     "version. Compare with hinton at temperature 1.",
     bibtex="""@inproceedings{agarwal2024policy,
   title = {On-Policy Distillation of Language Models: Learning from Self-Generated Mistakes},
