@@ -23,8 +23,8 @@ CARD = MethodCard(
     claim="Two exponents say how much the gradient attends to large errors and to tokens that the student is sure of, "
     "between the forward and the reverse KL divergence.",
     when="When the forward KL divergence leaves the student too flat, and the reverse one makes it too sharp. Choose "
-    "the exponents on development data, and compare with hinton at temperature 1. Stored top-k logits need alpha + beta "
-    "of at most 1.",
+    "the exponents on development data, and compare with hinton at temperature 1. Stored top-k logits need alpha + "
+    "beta of at most 1.",
     bibtex="""@inproceedings{wang2025abkd,
   title = {ABKD: Pursuing a Proper Allocation of the Probability Mass in Knowledge Distillation via
            $\\alpha$-$\\beta$-Divergence},
