@@ -13,7 +13,7 @@ from limbeck.atomic_io import folder_lock
 from limbeck.compare import run_job
 from limbeck.errors import LimbeckError
 from limbeck.job import make_job, read_job
-from small_jobs import accuracies, blobs, contents, job_file, refused, small_job, stopped, typed, weights
+from small_jobs import accuracies, blobs, contents, job_file, refused, small_job, stopped, typed, typed_here, weights
 
 # A checkpoint at every step, so that a kill finds runs half done; in a job it is every half minute.
 SCRIPT = """
@@ -40,7 +40,7 @@ def whole(tmp_path_factory):
     )
     job_file(folder / "job.yaml", job)
     (folder / "often.py").write_text(SCRIPT)
-    ended = typed("distill", "job.yaml", "--out", "whole", "--json", cwd=folder)
+    ended = typed_here("distill", "job.yaml", "--out", "whole", "--json", cwd=folder)
     assert ended.code == 0, ended.err
     return folder, ended.result
 
@@ -64,7 +64,7 @@ def moments(out):
 def ends_as_if_nothing_had_happened(folder, result, out):
     student = limbeck.load(folder / out / "student")
     assert student.training is False
-    again = typed("resume", out, "--json", cwd=folder)
+    again = typed_here("resume", out, "--json", cwd=folder)
     assert again.code == 0, again.err
     assert accuracies(again.result) == accuracies(result)
     for run in ("student", "arms/distilled/seed-1/student", "arms/student-alone/seed-0/student"):
@@ -125,7 +125,7 @@ def test_processes_side_by_side_can_be_stopped_too(whole, by):
 def test_a_finished_run_shows_its_result_again(whole):
     folder, result = whole
     before = (folder / "whole" / "result.json").stat().st_mtime_ns
-    again = typed("resume", "whole", "--json", cwd=folder)
+    again = typed_here("resume", "whole", "--json", cwd=folder)
     assert again.code == 0
     assert again.result == result
     assert "is finished" in again.err
@@ -138,7 +138,7 @@ def test_a_finished_run_with_a_damaged_job_file_says_so(whole):
     text = job.read_text()
     try:
         job.write_text(text.replace("epochs:", "epoch:", 1))
-        again = typed("resume", "whole", "--json", cwd=folder)
+        again = typed_here("resume", "whole", "--json", cwd=folder)
     finally:
         job.write_text(text)
     assert again.result == result
@@ -156,7 +156,7 @@ def test_an_arm_that_is_done_is_not_run_again(whole):
     del marked[0]["crc32"]  # a line without one is taken for one of an earlier version
     torn = '{"arm": "distilled", "seed": 1, "meas'
     (folder / out / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in marked) + torn)
-    again = typed("resume", out, "--json", cwd=folder)
+    again = typed_here("resume", out, "--json", cwd=folder)
     assert again.code == 0, again.err
     assert again.result["arms"]["student alone"]["measures"]["nll"]["values"][0] == 7.0
     assert accuracies(again.result) == accuracies(result)
@@ -177,7 +177,7 @@ def test_two_do_not_resume_one_folder(tmp_path):
             run_job(make_job({**read_job(out / "job.yaml"), "out": str(out)}), resume=True)
         during = contents(out)
     assert {**during, ".lock": None} == {**before, ".lock": None}
-    ended = typed("resume", "out", "--json", cwd=tmp_path)
+    ended = typed_here("resume", "out", "--json", cwd=tmp_path)
     assert ended.code == 0, ended.err
     assert not (out / ".lock").exists()
 

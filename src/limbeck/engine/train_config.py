@@ -148,6 +148,8 @@ def is_first_rank(*, devices: int | str = "auto", strategy: str = "auto") -> boo
     Raises:
         LimbeckError: If Fabric refuses the combination; its own words are kept.
     """
+    if _is_alone(devices, strategy):
+        return True
     from lightning_fabric.strategies import ParallelStrategy
 
     parallel = _fabric("32-true", devices, strategy, "auto").strategy
@@ -158,17 +160,21 @@ def is_first_rank(*, devices: int | str = "auto", strategy: str = "auto") -> boo
     return cluster.global_rank() == cluster.node_rank() == cluster.local_rank() == 0
 
 
+def _is_alone(devices: int | str, strategy: str) -> bool:
+    """Whether a run has one process: unless asked for more, "auto" means one CPU or GPU, not all GPUs."""
+    return strategy == "auto" and str(devices) in ("auto", "1")
+
+
 def _fabric(precision: str, devices: int | str, strategy: str, accelerator: str) -> Fabric:
     from lightning_fabric import Fabric as LightningFabric
     from lightning_fabric.plugins.environments import LightningEnvironment
 
     options: Any = {"precision": precision, "devices": devices, "strategy": strategy, "accelerator": accelerator}
-    if devices == "auto" and strategy == "auto":
-        # One process unless asked for more: on the CPU "auto" means one, on several GPUs it would mean all of them.
+    alone = _is_alone(devices, strategy)
+    if alone:
         options["devices"] = 1
-    # One device is one process: Fabric would refuse some of a scheduler's variables, which are not about this run.
-    alone = strategy == "auto" and str(options["devices"]) == "1"
     try:
+        # Without its own environment Fabric would refuse some of a scheduler's variables, which are not about this run.
         return LightningFabric(**options, plugins=[LightningEnvironment()] if alone else None)
     except (ValueError, RuntimeError, TypeError) as error:
         raise LimbeckError(f"This machine cannot run {options}: {error}") from error
