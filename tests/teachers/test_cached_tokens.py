@@ -12,8 +12,12 @@ from torch import nn
 from limbeck import ArrayDataset, ShuffledLoader
 from limbeck.cache import CacheReader, Location, Manifest, Part, find_manifest
 from limbeck.data import TokenDataset, hash_tokenizer, open_cached_texts, train_tokenizer
+from limbeck.engine import distill
 from limbeck.errors import DataError, LimbeckError
-from limbeck.teachers import CachedTeacher, ShuffledTeacher, TeacherContext, fill_cache
+from limbeck.functional import kl_divergence, logit_squared_error
+from limbeck.losses import Loss
+from limbeck.recipe import Stage
+from limbeck.teachers import CachedTeacher, ShuffledTeacher, TeacherContext, fill_cache, verify_cache
 from limbeck.teachers.fingerprints import input_marks, marks_differ
 
 ROWS = [
@@ -275,3 +279,54 @@ def test_trap_23_no_batch_of_logits_is_kept_alive(tmp_path):
                 del logits
                 gc.collect()
                 assert sum(one() is not None for one in alive) == 0
+
+
+# --- a mask for each loss ---------------------------------------------------------------------------------------------
+
+
+def text_losses(teacher, data, **how):
+    """Losses of a stage whose divergence reads answers, and whose hidden states read prompts too."""
+    hidden = Loss(logit_squared_error, student="embed", teacher="embed", where="text", centered=False)
+    student = Causal()
+    torch.nn.init.normal_(student.embed.weight, generator=torch.Generator().manual_seed(3))
+    stage = Stage(Loss(kl_divergence) + hidden, teacher=teacher, epochs=2)
+    loader = ShuffledLoader(data, batch_size=2, seed=1)
+    return [report.loss for report in distill(student, stage, loader, log_every=1, accelerator="cpu", **how)]
+
+
+@pytest.mark.parametrize("how", LAYOUTS)
+def test_losses_that_read_prompts_get_the_outputs_for_prompts(how, tmp_path):
+    data = dataset(**how)
+    live = text_losses(Causal(), data)
+    for _ in range(2):
+        cached = CachedTeacher(Causal(), tmp_path / "s", encoding="float32")
+        assert text_losses(cached, data) == pytest.approx(live, rel=1e-3)
+    counted = data.take(torch.arange(len(data))).extra["masks"]["text"]
+    assert int(CacheReader(tmp_path / "s").keys.positions.sum()) == int(counted.sum())
+
+
+def test_a_cache_with_prompts_serves_losses_without_and_not_the_other_way(tmp_path):
+    data = dataset()
+    hidden = {"addresses": ["embed"], "encoding": "float32"}
+    loader = ShuffledLoader(data, batch_size=2, shuffle=False)
+    both = CachedTeacher(Causal(), tmp_path / "both", masks=["text"], **hidden)
+    list(fill_cache(both, loader))
+    answers = stored_answers(both, data, batch_size=3)
+    assert answers.keys() == stored_answers(filled(tmp_path / "one", data), data, batch_size=3).keys()
+    assert text_losses(both, data) == pytest.approx(text_losses(Causal(), data), rel=1e-3)
+    few = CachedTeacher(Causal(), tmp_path / "few", **hidden)
+    list(fill_cache(few, loader))
+    with pytest.raises(LimbeckError, match="text"):
+        text_losses(few, data)
+    assert verify_cache(both, loader, sample=5).same
+
+
+def test_the_shuffled_teacher_of_prompts_gives_no_padding_either():
+    data, network = dataset(), Causal()
+    batch = data.take(torch.arange(len(ROWS)))
+    text = batch.extra["masks"]["text"]
+    context = TeacherContext(requires=frozenset({"embed"}), masks=frozenset({"text"}))
+    with ShuffledTeacher(network).open(context) as answer:
+        given = answer(batch)["embed"]
+    padding = network.embed(torch.tensor(TOKENIZER.pad_token_id)).detach()
+    assert not bool((given[text] == padding).all(-1).any())

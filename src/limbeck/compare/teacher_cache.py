@@ -103,7 +103,7 @@ def _cached(job: Job, teacher: Teacher, where: str) -> CachedTeacher:
     temperatures = frozenset().union(*(objective.temperatures for objective in objectives))
     return CachedTeacher(
         teacher, where, encoding=cache.encoding, through=cache.through, addresses=addresses, temperatures=temperatures,
-        inputs=cache.inputs,
+        masks=frozenset().union(*(objective.masks for objective in objectives)), inputs=cache.inputs,
     )  # fmt: skip
 
 

@@ -61,7 +61,7 @@ def open_teacher(
     others = [leaf for leaf, _ in objective.leaves() if LOGITS not in leaf.requires.student]
     context = TeacherContext(
         requires=objective.requires.teacher, device=device, preprocess=preprocess,
-        loader=loader, temperatures=objective.temperatures, models=models,
+        loader=loader, temperatures=objective.temperatures, masks=objective.masks, models=models,
         hidden_logits=hidden_logits and all(LOGITS not in leaf.requires.teacher for leaf in others),
     )  # fmt: skip
     return teacher.open(context)

@@ -353,7 +353,9 @@ def _check(
         requires = stage.objective.requires.teacher
         if stage.teacher is not None and requires and not stage.teacher.names:
             preprocess = stage.preprocess or setting.preprocess
-            temperatures = stage.objective.temperatures
+            temperatures, masks = stage.objective.temperatures, stage.objective.masks
             stage.teacher.open(
-                TeacherContext(requires=requires, preprocess=preprocess, loader=loader, temperatures=temperatures)
+                TeacherContext(
+                    requires=requires, preprocess=preprocess, loader=loader, temperatures=temperatures, masks=masks
+                )
             )

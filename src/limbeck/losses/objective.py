@@ -95,6 +95,12 @@ class Objective(nn.Module, ABC):
         """All temperatures that the losses apply to the teacher's logits, including those of a schedule."""
         return frozenset().union(*(leaf.own_temperatures for leaf, _ in self.leaves()))
 
+    @property
+    def masks(self) -> frozenset[str]:
+        """The names of the masks that its losses read the teacher by, in place of ``Batch.mask``."""
+        own = (leaf.where for leaf, _ in self.leaves() if leaf.requires.teacher)
+        return frozenset(name for name in own if name is not None)
+
     def named_leaves(self) -> dict[str, tuple[LossTerm, Weigh]]:
         """All single losses by a unique name; a repeated name gets #2, #3, ..."""
         return self._named_leaves
@@ -185,6 +191,7 @@ class LossTerm(Objective, ABC):
             examples of all ranks, and cannot be accumulated.
         own_temperatures: The temperatures that it applies to the teacher's logits, if known.
         classes: The dimension of the logits that holds the classes.
+        where: The name of a mask that it uses in place of ``Batch.mask``.
         optimizer_options: Options of the optimizer for its own parameters, such as ``{"lr": 0.01}``.
         skip_at_zero: Whether `term` need not be called at steps where the weight is 0: it keeps nothing from one call
             to the next, and draws no random numbers. Reports then hold its mean over the other steps.
@@ -194,6 +201,7 @@ class LossTerm(Objective, ABC):
     per: str
     own_temperatures: frozenset[float] = frozenset()
     classes: int = -1
+    where: str | None = None
     optimizer_options: Mapping[str, Any] = MappingProxyType({})
     skip_at_zero: bool = False
 

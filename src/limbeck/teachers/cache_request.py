@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -15,7 +15,17 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from limbeck.batch import LOGITS, Batch, Outputs
-from limbeck.cache import CacheReader, Column, Encoding, Keys, Location, TeacherProvenance, encoding, find_manifest
+from limbeck.cache import (
+    CacheReader,
+    Column,
+    Encoding,
+    Keys,
+    Location,
+    Manifest,
+    TeacherProvenance,
+    encoding,
+    find_manifest,
+)
 from limbeck.errors import DataError, LimbeckError, unknown_name_error
 from limbeck.teachers.model import ModelTeacher
 from limbeck.teachers.teacher import Teacher, TeacherFn
@@ -28,35 +38,33 @@ def view_numbers(batch: Batch) -> NDArray[np.int64] | int:
     return _ITSELF if batch.view is None else batch.view.cpu().numpy()
 
 
-def batch_keys(batch: Batch) -> Keys:
-    """The keys under which a batch's outputs are stored."""
-    lengths, view = count_positions(batch), view_numbers(batch)
+def batch_keys(batch: Batch, counted: Tensor | None) -> Keys:
+    """The keys under which a batch's outputs are stored, at the positions `counted` (`stored_positions`)."""
+    lengths, view = None if counted is None else counted.sum(1), view_numbers(batch)
     id = batch.id.cpu().numpy() if batch.id is not None else np.empty(0, np.int64)
     views = np.full(len(id), view) if isinstance(view, int) else view
     return Keys(id, views, None if lengths is None else lengths.numpy())
 
 
-def stored_positions(batch: Batch) -> Tensor | None:
+def stored_positions(batch: Batch, masks: Iterable[str] = ()) -> Tensor | None:
     """The positions of each example that are stored, ``bool [batch, positions]``.
 
-    These are the positions where the mask is true. An example without any stores its first position. The result does
-    not depend on the side of the padding or on the length of the other texts in the batch.
+    These are the positions where a mask is true: ``Batch.mask``, or one of the names in `masks`. An example without any
+    stores its first position. The result does not depend on the side of the padding or on the length of the other
+    texts in the batch.
     """
     if batch.mask is None or batch.mask.ndim < 2:
         return None
     counted = batch.mask.bool().flatten(2).any(-1) if batch.mask.ndim > 2 else batch.mask.bool()
     counted = counted.cpu()
+    for name in masks:
+        if (other := batch.find_mask(name)) is not None:
+            counted = counted | other.cpu().bool()
     none = ~counted.any(1)
     if bool(none.any()):
         counted = counted.clone()
         counted[none, 0] = True
     return counted
-
-
-def count_positions(batch: Batch) -> Tensor | None:
-    """The number of stored positions of each example."""
-    counted = stored_positions(batch)
-    return None if counted is None else counted.sum(1)
 
 
 _FEATURES = "float16"
@@ -79,6 +87,7 @@ class CacheRequest(NamedTuple):
         checks_inputs: Whether inputs are compared with those that were stored. A loader that may return other inputs
             under the same ids needs this.
         keeps_inputs: Whether a new cache has the inputs too.
+        masks: The names of the masks at whose positions a new cache stores outputs, besides ``Batch.mask``.
     """
 
     requires: frozenset[str]
@@ -92,6 +101,7 @@ class CacheRequest(NamedTuple):
     shard_bytes: int
     checks_inputs: bool = False
     keeps_inputs: bool = False
+    masks: tuple[str, ...] = ()
 
     @property
     def read(self) -> frozenset[str]:
@@ -219,6 +229,11 @@ class LastLayer(NamedTuple):
                 f"The logits are not the output of the layer {self.address.removesuffix(':in')!r}: another operation "
                 "follows it. Name the last layer, or leave through= out."
             )
+
+
+def stored_masks(manifest: Manifest) -> tuple[str, ...]:
+    """The names of the masks at whose positions a cache has outputs, besides ``Batch.mask``."""
+    return tuple(manifest.about.get("masks", ()))
 
 
 def query_addresses(requires: frozenset[str], head: LastLayer | None) -> frozenset[str]:

@@ -39,6 +39,7 @@ from limbeck.teachers.cache_request import (
     load_head,
     predict_padded,
     query_addresses,
+    stored_masks,
     stored_positions,
     view_numbers,
 )
@@ -120,7 +121,7 @@ class CacheSession(TeacherSession):
         return complete if len(complete) == len(results) else None
 
     def _read(self, store: CacheReader, rows: Rows, batch: Batch) -> Outputs:
-        counted = _array(stored_positions(batch))
+        counted = _array(stored_positions(batch, self._masks))
         return self._to_outputs({a: store.read(rows, a, counted=counted) for a in self._request.read})
 
     def _to_outputs(self, decoded: Mapping[str, Any]) -> Outputs:
@@ -146,6 +147,9 @@ class CacheSession(TeacherSession):
             self._request = self._request._replace(head=stored_head)
         elif (stored := (description or {}).get("address")) != (own := None if head is None else head.address):
             raise self._mismatch(store, "last layer (through)", stored or "none", own or "none")
+        if not self._context.masks <= {*stored_masks(store.manifest)}:
+            stored, own = (", ".join(sorted({"mask", *names})) for names in (self._masks, self._context.masks))
+            raise self._mismatch(store, "set of positions (masks)", stored, own)
         if not self._request.read <= {*store.columns}:
             available = {*store.columns} | ({LOGITS} if description is not None else set())
             required = ", ".join(sorted(self._request.requires))
@@ -176,7 +180,8 @@ class CacheSession(TeacherSession):
 
     def _compute(self, batch: Batch, rows: Rows | None) -> Outputs:
         """Run the teacher, store what is missing, and return the outputs as the cache will return them later."""
-        keys, counted = batch_keys(batch), stored_positions(batch)
+        counted = stored_positions(batch, self._masks)
+        keys = batch_keys(batch, counted)
         if self._request.checks_inputs:
             keys = keys._replace(marks=input_marks(batch))
         new = np.ones(len(keys.id), bool) if rows is None else rows < 0
@@ -275,7 +280,9 @@ class CacheSession(TeacherSession):
         if self._request.head is not None:
             self._request.head.check(outputs)
         origin = replace(self._request.origin, precision=self._precision(), outputs=self._layout(outputs, counted))
-        about, files = dict(self._request.about), dict[str, bytes]()
+        about, files, masks = dict(self._request.about), dict[str, bytes](), self._masks
+        if masks:
+            about["masks"] = list(masks)
         if self._request.head is not None:
             about["head"], files[HEAD_FILE] = describe_head(self._request.head)
         if self._request.keeps_inputs:
@@ -283,10 +290,17 @@ class CacheSession(TeacherSession):
         context = open_writer(self._location, origin, about=about, files=files, shard_bytes=self._request.shard_bytes)
         self._writer = self._stack.enter_context(context)
         self._store, self._tables = CacheReader(self._location), None
-        if not {*self._store.columns} <= {*outputs}:  # another process may have begun it with more addresses
+        if self._masks != masks:  # another process may have begun it with other ones
+            raise self._mismatch(self._store, "set of positions (masks)", ", ".join(self._masks), ", ".join(masks))
+        if not {*self._store.columns} <= {*outputs}:  # likewise
             raise self._mismatch(
                 self._store, "outputs", ", ".join(sorted(self._store.columns)), ", ".join(sorted(outputs))
             )
+
+    @property
+    def _masks(self) -> tuple[str, ...]:
+        """The names of the masks at whose positions the cache has outputs, besides ``Batch.mask``."""
+        return self._request.masks if self._store is None else stored_masks(self._store.manifest)
 
     @property
     def _stored_addresses(self) -> frozenset[str]:

@@ -66,6 +66,8 @@ class CachedTeacher(TeacherWrapper):
             for hints to later students. The stages of one run do not need this, as all of them are opened first.
         temperatures: Temperatures of losses for which a new cache draws classes or stores the rest, besides those of
             its first stage, where the encoding leaves them open.
+        masks: Names of masks in ``Batch.extra["masks"]`` at whose positions a new cache stores outputs, besides
+            ``Batch.mask`` and those of its first stage: ``["text"]`` for losses of hidden states at prompts.
         shard_bytes: The size of a shard in bytes.
         inputs: Whether a new cache has the tokens and the tokenizer of a `limbeck.data.TokenDataset` too. It is then a
             training set by itself: `limbeck.data.open_cached_texts`. `fill_cache` adds them to an existing cache.
@@ -97,6 +99,7 @@ class CachedTeacher(TeacherWrapper):
         through: str | None = None,
         addresses: Iterable[str] = (),
         temperatures: Iterable[float] = (),
+        masks: Iterable[str] = (),
         shard_bytes: int = SHARD_BYTES,
         inputs: bool = False,
     ) -> None:
@@ -109,6 +112,7 @@ class CachedTeacher(TeacherWrapper):
         self.through = through
         self.inputs = inputs
         self._addresses = frozenset(addresses)
+        self._masks = frozenset(masks)
         self._temperatures = frozenset(float(temperature) for temperature in temperatures)
 
     @property
@@ -143,6 +147,7 @@ class CachedTeacher(TeacherWrapper):
         origin, description = self._check_provenance(location, inner, loader, context.preprocess)
         self._addresses |= context.requires
         self._temperatures |= context.temperatures
+        self._masks |= context.masks
         head = None if inner is None or self.through is None else find_last_layer(inner, self.through)
         if inner is not None:
             addresses = query_addresses(context.requires, head)
@@ -150,7 +155,7 @@ class CachedTeacher(TeacherWrapper):
         request = CacheRequest(
             context.requires, self._addresses, origin, self._full_encoding(location), self.classes, head,
             loader.batch_size or 1, _about(loader, description), self.shard_bytes, checks_inputs=not loader.fixed,
-            keeps_inputs=self.inputs,
+            keeps_inputs=self.inputs, masks=tuple(sorted(self._masks)),
         )  # fmt: skip
         return CacheSession(inner, location, request, context)
 

@@ -24,6 +24,7 @@ from limbeck.teachers.cache_request import (
     predict_padded,
     query_addresses,
     repair_head,
+    stored_masks,
     stored_positions,
 )
 from limbeck.teachers.cached import CachedTeacher
@@ -244,7 +245,8 @@ def _compare_batch(
     rows = store.rows(id.cpu().numpy(), view.cpu().numpy())
     if len(rows) == 0 or rows.min() < 0:
         raise LimbeckError(f"The cache at {store.location.name} lacks outputs; complete it with limbeck cache build.")
-    outputs, counted = predict_padded(teacher_fn, batch, size)[address], stored_positions(batch)
+    counted = stored_positions(batch, stored_masks(store.manifest))
+    outputs = predict_padded(teacher_fn, batch, size)[address]
     now, (stored, counts) = (
         column.encode(outputs, id=id.cpu(), view=view.cpu(), counted=counted),
         store.spans(rows, address),

@@ -145,6 +145,7 @@ class TeacherContext:
         preprocess: The stage's function from a batch to inputs, for a teacher without its own.
         loader: The loader of the batches; None where it is not known. Stored outputs belong to one loader's examples.
         temperatures: The temperatures of the losses.
+        masks: The names of the masks that losses read outputs by, besides ``Batch.mask``.
         models: The models of the run by name.
         hidden_logits: Whether the losses can read logits as `limbeck.functional.output_layer.HiddenLogits`, so that a
             teacher that has them need not multiply them out.
@@ -159,6 +160,7 @@ class TeacherContext:
     preprocess: Preprocess = read_inputs
     loader: Stream | None = None
     temperatures: frozenset[float] = frozenset()
+    masks: frozenset[str] = frozenset()
     models: Mapping[str, nn.Module] = field(default_factory=dict)
     hidden_logits: bool = False
 

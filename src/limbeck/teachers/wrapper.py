@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import hashlib
 from abc import abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import ExitStack
 from dataclasses import replace
@@ -203,7 +203,7 @@ class ShuffledTeacher(TeacherWrapper):
             raise LimbeckError(
                 "A ShuffledTeacher uses the outputs of the next example in a batch; batch_size must be 2 or more."
             )
-        return _ShuffledSession(self.open_all(context))
+        return _ShuffledSession(self.open_all(context), context.masks)
 
     @property
     def fingerprint(self) -> str:
@@ -217,17 +217,25 @@ class ShuffledTeacher(TeacherWrapper):
 
 @final
 class _ShuffledSession(WrapperSession):
+    def __init__(self, sessions: Sequence[TeacherSession], masks: Iterable[str]) -> None:
+        super().__init__(sessions)
+        self._masks = tuple(masks)
+
     def query(self, batch: Batch) -> Batch:
         return batch.rows(torch.arange(batch.size).roll(-1))
 
     def combine(self, batch: Batch, outputs: Sequence[Outputs]) -> Outputs:
-        mask = batch.mask
-        if mask is None or mask.ndim != 2:
+        if batch.mask is None or batch.mask.ndim != 2:
             return outputs[0]
-        places = _places_in_next(mask.bool())
+        mask = batch.mask.bool()
+        places = _places_in_next(mask)
+        if self._masks:  # of hidden states: prompts too
+            others = (batch.find_mask(name) for name in self._masks)
+            every_token = torch.stack([mask, *(other.bool() for other in others if other is not None)]).any(0)
+            places = torch.where(mask, places, _places_in_next(every_token))
         own = outputs[0]
-        every: dict[str, Tensor | PartialLogits | HiddenLogits] = {**own.hidden, **own, **own.partial}
-        return Outputs.of({address: _take_places(value, places) for address, value in every.items()})
+        values: dict[str, Tensor | PartialLogits | HiddenLogits] = {**own.hidden, **own, **own.partial}
+        return Outputs.of({address: _take_places(value, places) for address, value in values.items()})
 
 
 def _places_in_next(mask: Tensor) -> Tensor:
