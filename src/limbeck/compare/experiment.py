@@ -29,7 +29,7 @@ from limbeck.compare.comparison_data import (
 )
 from limbeck.compare.dry_run import describe_few_steps, dry_run, find_seen_rows, verify_files
 from limbeck.compare.extra_metrics import check_also, measure_extra
-from limbeck.compare.language import describe_tokens
+from limbeck.compare.language import describe_tokens, describe_vocabulary
 from limbeck.compare.result import MetricContext, arms_rows, method_settings, verdict_of
 from limbeck.compare.run_storage import (
     append_outcome,
@@ -125,6 +125,8 @@ def _open(job: Job, tell: Callback, out: Path | None) -> _OpenJob:
         job = without
         tell(Message(f"Without the arm 'label smoothing': {material.task.no_smoothing}."))
     teacher, models = open_teacher(job, material)
+    if (vocabulary := describe_vocabulary(teacher)) is not None:
+        tell(Message(vocabulary))
     dry_run(job, material, teacher, models)
     check_also(MetricContext(job, material, teacher, models), tell)
     verify_files(material, tell)

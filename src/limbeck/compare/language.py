@@ -1,8 +1,9 @@
-"""What a job of language models needs: its tokenizer, lengths that fit, sizes of batches, a baseline."""
+"""What a job of language models needs: its tokenizer, one vocabulary, lengths that fit, sizes of batches."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,23 +13,25 @@ from torch import Tensor, nn
 from limbeck.data import Dataset, Subset, TokenDataset, hash_tokenizer, holds_tokenizer, open_tokenizer, reads_language
 from limbeck.errors import LimbeckError
 from limbeck.job import Job, ModelSettings, TeacherSettings
-from limbeck.models import UserFile
+from limbeck.models import UserFile, align_vocabularies, count_outputs
 from limbeck.models.hf_folder import find_hf_config
 from limbeck.models.hub import LibraryModel
 from limbeck.optional_imports import import_optional
+from limbeck.teachers import AlignedTeacher, Ensemble, ModelTeacher, Teacher
 
 _ROWS = 250
 """Examples per batch of predictions. With a thousand, a small network's outputs no longer fit in the CPU's cache."""
 _LOGITS = 1 << 26
 """Logits of a batch of predictions; in float32 they need 256 MB."""
+_PROBED, _PROBED_TOKENS = 16, 256  # texts of the data on which tokenizers are compared
 _CHUNK = 1024  # windows whose tokens are counted at a time
 
 
 def with_tokenizer(job: Job, options: Mapping[str, Any], task: str | None) -> dict[str, Any]:
     """The options of a job's data, with the tokenizer of its models if the texts are for language models.
 
-    The teacher's tokenizer reads the texts, or that of a trained student if the teacher has none. Without either, one
-    is trained on the texts, but only for a teacher that the job trains.
+    The teacher's tokenizer reads the texts, or that of a trained student if it is another one. Without either, one is
+    trained on the texts, but only for a teacher that the job trains.
 
     Raises:
         LimbeckError: If a trained teacher has no tokenizer, would get a new one, or the student has another one.
@@ -40,7 +43,7 @@ def with_tokenizer(job: Job, options: Mapping[str, Any], task: str | None) -> di
     trained = next((part for part in teachers if part.has_weights), None)
     if options.get("tokenizer") is None:
         of_teacher = next(filter(None, map(_find_tokenizer, teachers)), None)
-        place = of_teacher or _find_tokenizer(job.student)
+        place = _own_tokenizer(job, of_teacher) or of_teacher or _find_tokenizer(job.student)
         if trained is not None and (options.get("vocabulary") is not None or place is None):
             raise LimbeckError(_no_tokenizer(trained, place))
         if place is not None and options.get("vocabulary") is None:
@@ -75,6 +78,76 @@ def _find_tokenizer(model: ModelSettings) -> str | None:
     hf = import_optional("transformers", extra="hf", purpose=str(library))
     is_kind = not model.arguments.get("pretrained", True) and library.name in hf.CONFIG_MAPPING
     return None if is_kind else f"hf:{library.name}"
+
+
+def _own_tokenizer(job: Job, other: str | None) -> str | None:
+    """The place of a trained student's tokenizer, if its tokens or ids are others; None otherwise."""
+    own = _find_tokenizer(job.student) if job.student.has_weights else None
+    if own is None or other is None or own == other:
+        return None
+    return None if open_tokenizer(own).get_vocab() == open_tokenizer(other).get_vocab() else own
+
+
+def align_teacher(
+    job: Job, part: TeacherSettings, teacher: ModelTeacher, data: Dataset, student: nn.Module
+) -> AlignedTeacher | ModelTeacher:
+    """The teacher in the vocabulary of the student and the data; the same teacher if there is nothing to align.
+
+    Args:
+        job: The job.
+        part: The settings of this teacher.
+        teacher: The teacher.
+        data: Rows of tokens.
+        student: The student, for the number of its outputs.
+
+    Raises:
+        LimbeckError: If the tokenizers cut texts into different tokens. The message names what works instead.
+    """
+    tokens = token_data(data)
+    sizes = [count_outputs(model) for model in (student, teacher.model)]
+    if tokens is None or sizes[0] is None or sizes[1] is None:  # other modules are compared by their logits
+        return teacher
+    place = _find_tokenizer(part) if part.has_weights and job.teacher.check else None
+    theirs = tokens.tokenizer if place is None else open_tokenizer(place)
+    alignment = align_vocabularies(
+        tokens.tokenizer, theirs, student_size=sizes[0], teacher_size=sizes[1], texts=_some_texts(tokens)
+    )
+    return teacher if alignment.is_identity else AlignedTeacher(teacher, alignment)
+
+
+def average_teachers(job: Job, teachers: Sequence[Teacher]) -> Teacher:
+    """The ensemble of a job's teachers.
+
+    Raises:
+        LimbeckError: If they have different vocabularies.
+    """
+    aligned = [teacher for teacher in teachers if isinstance(teacher, AlignedTeacher)]
+    make = partial(Ensemble, mean=job.teacher.mean, weights=job.teacher.weights)
+    if not aligned:
+        return make(*teachers)
+    if len({teacher.alignment.fingerprint for teacher in aligned}) > 1 or len(aligned) < len(teachers):
+        raise LimbeckError(
+            "The teachers have different vocabularies, so their outputs cannot be averaged. Use teachers of one family."
+        )
+    return AlignedTeacher(make(*(teacher.inner for teacher in aligned)), aligned[0].alignment)
+
+
+def _some_texts(tokens: TokenDataset) -> list[str]:
+    """The beginnings of some texts."""
+    starts = tokens.texts.starts[:-1][tokens.text_numbers[:_PROBED]].tolist()
+    ids = [tokens.texts.ids[start : start + _PROBED_TOKENS].tolist() for start in starts]
+    texts: list[str] = tokens.tokenizer.batch_decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+    return texts
+
+
+def describe_vocabulary(teacher: Teacher) -> str | None:
+    """A sentence about the vocabularies of a teacher and its student; None if they are the same."""
+    if not isinstance(teacher, AlignedTeacher):
+        return None
+    alignment = teacher.alignment
+    sizes = f"the student has {alignment.student_size:,} outputs, the teacher {alignment.teacher_size:,}"
+    notes = " ".join(alignment.notes)
+    return f"Vocabulary: {alignment.shared:,} tokens are shared; {sizes}. {notes}".rstrip()
 
 
 def _check_student(job: Job, place: str) -> None:

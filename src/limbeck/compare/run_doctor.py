@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import textwrap
 import time
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
@@ -23,6 +24,7 @@ from limbeck.compare.comparison_data import (
 from limbeck.compare.dry_run import rehearse_arms, rehearse_teacher, verify_some_files
 from limbeck.compare.estimator import is_estimator
 from limbeck.compare.extra_metrics import check_also
+from limbeck.compare.language import describe_vocabulary
 from limbeck.compare.result import MetricContext
 from limbeck.compare.run_storage import check_folder
 from limbeck.compare.teacher import open_teacher, teachers_recipe, without_weights
@@ -31,6 +33,7 @@ from limbeck.compare.trackers import check_tracker
 from limbeck.data import subsample
 from limbeck.doctor import (
     ACCURACY,
+    NEWS,
     CheckContext,
     CheckedArm,
     Finding,
@@ -92,7 +95,7 @@ def open_check_context(
     return CheckContext(
         tuple(arms), teacher, networks, ready, material.train, material.development,
         material.classes, material.data.class_names, material.data.preprocess, fabric,
-        min(job.workers, os.cpu_count() or 1), stored, views_of(job), material.task,
+        min(job.workers, os.cpu_count() or 1), stored, views_of(job), material.task, material.data.test,
     )  # fmt: skip
 
 
@@ -194,7 +197,7 @@ def _try(name: str, action: Callable[[], T], describe: Callable[[Any], Finding])
 
 def _apply_teacher_check(job: Job, finding: Finding) -> Finding:
     """With ``teacher.check=false`` a teacher that is no better than chance is not an error."""
-    if finding.name == ACCURACY and finding.state == "wrong" and not job.teacher.check:
+    if finding.name in (ACCURACY, NEWS) and finding.state == "wrong" and not job.teacher.check:
         return finding._replace(state="look", sentence=f"{finding.sentence} The job continues (teacher.check=false).")
     return finding
 
@@ -237,7 +240,10 @@ def _describe_data(material: ComparisonData) -> Finding:
 def _describe_teacher(job: Job, opened: tuple[Teacher, dict[str, nn.Module]]) -> Finding:
     numbers = sum(parameter.numel() for model in opened[1].values() for parameter in model.parameters())
     origin = f"Loaded from {job.teacher.title}" if job.teacher.has_weights else "Trained by the job"
-    return passed("", numbers, f"{origin}; it has the outputs that the task needs.", f"{numbers:,} weights")
+    vocabulary = describe_vocabulary(opened[0])
+    details = () if vocabulary is None else tuple(textwrap.wrap(vocabulary, 110))
+    sentence = f"{origin}; it has the outputs that the task needs."
+    return passed("", numbers, sentence, f"{numbers:,} weights")._replace(details=details)
 
 
 def _rehearse(

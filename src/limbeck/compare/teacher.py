@@ -20,6 +20,7 @@ from limbeck.compare.comparison_data import (
     eval_batches,
     is_language,
     judged_parts,
+    make_student,
     make_train_config,
     new_model,
     shape_in,
@@ -31,7 +32,7 @@ from limbeck.compare.estimator import (
     make_estimator_teacher,
     open_estimator,
 )
-from limbeck.compare.language import unigram_nll
+from limbeck.compare.language import align_teacher, average_teachers, unigram_nll
 from limbeck.compare.saved_teacher import check_saved_teacher, other_inputs_error, own_preprocess
 from limbeck.compare.trackers import with_trackers
 from limbeck.data import (
@@ -55,7 +56,14 @@ from limbeck.models.networks import check_arguments
 from limbeck.recipe import Recipe, Stage
 from limbeck.tap import FrozenParameters
 from limbeck.tasks import Classification, Task
-from limbeck.teachers import Ensemble, EstimatorFile, ModelTeacher, SklearnTeacher, Teacher, TeacherContext
+from limbeck.teachers import (
+    AlignedTeacher,
+    EstimatorFile,
+    ModelTeacher,
+    SklearnTeacher,
+    Teacher,
+    TeacherContext,
+)
 from limbeck.teachers.chance import compute_chance, most_frequent_share
 
 
@@ -78,13 +86,26 @@ def open_teacher(job: Job, material: ComparisonData) -> tuple[Teacher, dict[str,
         for number, (name, part) in enumerate(settings.parts.items())
     }
     models = {name: model for name, (_, model) in opened.items()}
-    teachers = [teacher for teacher, _ in opened.values()]
+    teachers = _align(job, material, [teacher for teacher, _ in opened.values()])
     for part, teacher, model in zip(settings.parts.values(), teachers, models.values(), strict=True):
         if not isinstance(model, EstimatorModule) or part.has_weights:
             _check_opened(job, part, teacher, model, material)
     if len(teachers) == 1:
         return teachers[0], models
-    return Ensemble(*teachers, mean=settings.mean, weights=settings.weights), models
+    return average_teachers(job, teachers), models
+
+
+def _align(
+    job: Job, material: ComparisonData, teachers: Sequence[ModelTeacher | SklearnTeacher]
+) -> list[ModelTeacher | SklearnTeacher | AlignedTeacher]:
+    """The teachers in the vocabulary of the student; other tasks have none."""
+    if not is_language(material.task) or job.student.is_shallow:
+        return list(teachers)
+    student = make_student(job, material, seed=0)
+    return [
+        align_teacher(job, part, teacher, material.train, student) if isinstance(teacher, ModelTeacher) else teacher
+        for part, teacher in zip(job.teacher.parts.values(), teachers, strict=True)
+    ]
 
 
 def _open_part(
@@ -113,13 +134,14 @@ def _open_part(
     check_saved_teacher(part, material)
     check_names(part, model, material.data)
     preprocess = own_preprocess(part, material.data)
-    _check_tokenizer(part, material.data)
+    if not is_language(material.task):  # language models are aligned
+        _check_tokenizer(part, material.data)
     _check_preprocess(job, preprocess)
     return ModelTeacher(model, preprocess=preprocess), model
 
 
 def _check_opened(
-    job: Job, part: TeacherSettings, teacher: ModelTeacher | SklearnTeacher, model: nn.Module, material: ComparisonData
+    job: Job, part: TeacherSettings, teacher: Teacher, model: nn.Module, material: ComparisonData
 ) -> None:
     """Run a teacher on one example of each part of the data.
 

@@ -38,6 +38,7 @@ from limbeck.losses import Objective
 from limbeck.methods import make, method
 from limbeck.recipe import Recipe
 from limbeck.teachers import (
+    AlignedTeacher,
     CachedTeacher,
     CacheVerification,
     Ensemble,
@@ -66,6 +67,8 @@ def with_cache(job: Job, teacher: Teacher, where: str | None = None) -> Teacher:
     """The teacher with the cache of the job; the teacher itself if the job has no cache."""
     if job.cache is None:
         return teacher
+    if isinstance(teacher, AlignedTeacher):  # the cache has the teacher's own outputs
+        return AlignedTeacher(with_cache(job, teacher.inner, where), teacher.alignment)
     try:
         stores = open_cached_teacher(job, teacher, where or folder_of(job))
         if len(stores) == 1:
@@ -84,6 +87,8 @@ def with_temporary_cache(job: Job, teacher: Teacher) -> Iterator[Teacher]:
 
 def open_cached_teacher(job: Job, teacher: Teacher, where: str) -> dict[str, CachedTeacher]:
     """The teacher with a cache of all outputs that the methods of all arms need."""
+    if isinstance(teacher, AlignedTeacher):
+        teacher = teacher.inner
     if job.teacher.model != SEVERAL or not isinstance(teacher, Ensemble):
         return {"": _cached(job, teacher, where)}
     named = zip(job.teacher.ensemble, teacher.members, strict=True)

@@ -12,10 +12,12 @@ from limbeck.doctor.context import (
     warn,
 )
 from limbeck.doctor.job_checks import ACCURACY as ACCURACY
+from limbeck.doctor.language_checks import NEWS as NEWS
 from limbeck.doctor.run_checks import OF_JOB, OF_STAGE, examine
 
 __all__ = [
     "ACCURACY",
+    "NEWS",
     "OF_JOB",
     "OF_STAGE",
     "CheckContext",

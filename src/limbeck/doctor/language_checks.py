@@ -161,7 +161,9 @@ def check_contexts(context: CheckContext) -> Finding:
     """Check that no window is longer than the context of the student or the teacher."""
     data = token_data(context.train, "training")
     longest = min(data.max_length, int(data.texts.lengths.max()) - 1)
-    models = {"student": new_student(context), **context.networks}
+    networks = context.networks
+    names = [f"teacher {name}" for name in networks] if len(networks) > 1 else ["teacher"]
+    models = {"student": new_student(context), **dict(zip(names, networks.values(), strict=True))}
     limits = {who: limit for who, model in models.items() if (limit := context_length(model)) is not None}
     for who, limit in limits.items():
         if limit < longest:

@@ -16,7 +16,7 @@ from limbeck.errors import LimbeckError, callable_name
 from limbeck.functional import HiddenLogits, OutputLayer
 from limbeck.models.vocabulary import VocabularyAlignment
 from limbeck.partial_logits import PartialLogits, SampledLogits, TopKLogits
-from limbeck.teachers.teacher import TeacherCapabilities, TeacherContext, TeacherSession
+from limbeck.teachers.teacher import Teacher, TeacherCapabilities, TeacherContext, TeacherSession
 from limbeck.teachers.wrapper import TeacherWrapper, WrapperSession
 
 _IDS = ("input_ids", "decoder_input_ids")
@@ -59,6 +59,11 @@ class AlignedTeacher(TeacherWrapper):
         self.alignment = alignment
 
     @property
+    def inner(self) -> Teacher:
+        """The teacher that is aligned."""
+        return self.teachers[0]
+
+    @property
     def capabilities(self) -> TeacherCapabilities:
         """The teacher's; partial if some outputs of the student have no counterpart."""
         own = super().capabilities
@@ -71,13 +76,13 @@ class AlignedTeacher(TeacherWrapper):
     @property
     def fingerprint(self) -> str:
         """The hash of the teacher's fingerprint and of the alignment."""
-        text = f"aligned {self.teachers[0].fingerprint} {self.alignment.fingerprint}"
+        text = f"aligned {self.inner.fingerprint} {self.alignment.fingerprint}"
         return hashlib.sha256(text.encode()).hexdigest()
 
     def describe(self) -> dict[str, Any]:
         """The teacher, and how many tokens are shared."""
         vocabulary = self.alignment.describe()
-        return {"teacher": "AlignedTeacher", "of": self.teachers[0].describe(), "vocabulary": vocabulary}
+        return {"teacher": "AlignedTeacher", "of": self.inner.describe(), "vocabulary": vocabulary}
 
 
 @final

@@ -1,0 +1,102 @@
+"""A job of language models with teachers of other vocabularies."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+
+from limbeck.compare import checkup
+from limbeck.compare.comparison_data import load_comparison_data
+from limbeck.compare.language import describe_vocabulary
+from limbeck.compare.teacher import open_teacher
+from limbeck.compare.teacher_cache import open_cached_teacher, with_cache
+from limbeck.errors import LimbeckError
+from limbeck.job import make_job
+from limbeck.teachers import AlignedTeacher, CachedTeacher, Ensemble, ModelTeacher
+from vocabularies import TEXTS, renumber, train_bytes
+
+transformers = pytest.importorskip("transformers")
+
+
+def write_model(folder, tokenizer, rows, seed=0):
+    config = transformers.GPT2Config(
+        vocab_size=rows, n_positions=32, n_embd=8, n_layer=1, n_head=1, bos_token_id=0, eos_token_id=0
+    )
+    torch.manual_seed(seed)
+    transformers.GPT2LMHeadModel(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("vocabularies")
+    tokenizer = train_bytes()
+    for name, rows in {"student": 290, "padded": 300, "same": 290, "also": 300}.items():
+        write_model(folder / name, tokenizer, rows)
+    write_model(folder / "renumbered", renumber(tokenizer), 300)
+    write_model(folder / "other", train_bytes(["entirely other words in this one"], vocabulary=280), 290)
+    lines = (json.dumps({"text": f"{text} {number}"}) for number in range(20) for text in TEXTS)
+    (folder / "texts.jsonl").write_text("\n".join(lines))
+    return folder
+
+
+def job_of(folder, teacher, **more):
+    teachers = {"ensemble": {name: {"model": f"hf:{folder / name}"} for name in teacher}}
+    return make_job({
+        "data": {"name": str(folder / "texts.jsonl"), "max_length": 32}, "task": "language_modeling",
+        "teacher": teachers if isinstance(teacher, tuple) else f"hf:{folder / teacher}",
+        "student": f"hf:{folder / 'student'}", "budget": {"epochs": 1, "batch_size": 8}, **more,
+    })  # fmt: skip
+
+
+def open_job(job):
+    material = load_comparison_data(job)
+    return material, open_teacher(job, material)[0]
+
+
+def test_equal_vocabularies_are_left_alone(folder):
+    _, teacher = open_job(job_of(folder, "same"))
+    assert isinstance(teacher, ModelTeacher)
+    assert describe_vocabulary(teacher) is None
+
+
+@pytest.mark.parametrize("name", ["padded", "renumbered"])
+def test_trap_18_another_vocabulary_is_aligned_to_that_of_the_trained_student(folder, name):
+    material, teacher = open_job(job_of(folder, name))
+    assert isinstance(teacher, AlignedTeacher)
+    assert teacher.alignment.shared == 290
+    assert (teacher.alignment.student_size, teacher.alignment.teacher_size) == (290, 300)
+    own = transformers.AutoTokenizer.from_pretrained(folder / "student")
+    assert material.data.tokenizer.get_vocab() == own.get_vocab()
+    assert "290 tokens are shared" in describe_vocabulary(teacher)
+
+
+def test_trap_19_a_teacher_with_other_tokens_is_refused_before_anything_is_trained(folder):
+    with pytest.raises(LimbeckError, match="same family"):
+        open_job(job_of(folder, "other"))
+
+
+def test_the_cache_of_a_job_has_the_teachers_own_outputs(folder, tmp_path):
+    job = job_of(folder, "renumbered", cache={"folder": str(tmp_path / "cache")})
+    _, teacher = open_job(job)
+    cached = with_cache(job, teacher)
+    assert isinstance(cached, AlignedTeacher)
+    assert isinstance(cached.inner, CachedTeacher)
+    (store,) = open_cached_teacher(job, teacher, str(tmp_path / "cache")).values()
+    assert store.inner is teacher.inner
+
+
+def test_teachers_of_one_vocabulary_are_averaged_in_it_and_others_are_not(folder):
+    _, teacher = open_job(job_of(folder, ("padded", "also")))
+    assert isinstance(teacher, AlignedTeacher)
+    assert isinstance(teacher.inner, Ensemble)
+    with pytest.raises(LimbeckError, match="one family"):
+        open_job(job_of(folder, ("padded", "same")))
+
+
+def test_the_doctor_says_that_an_untrained_teacher_knows_nothing_and_finds_nothing_else_wrong(folder):
+    findings = {one.name: one for one in checkup(job_of(folder, "renumbered"))}
+    assert {name for name, one in findings.items() if one.state in ("wrong", "crash")} == {"teacher's news"}
+    assert "290 tokens are shared" in " ".join(findings["teacher"].details)
