@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 
 import numpy as np
@@ -99,7 +100,7 @@ def test_a_copy_of_the_teacher_has_no_divergence_and_is_always_accepted(tokenize
     assert measures["entropy"] == measures["teacher_entropy"]
 
 
-def test_infinite_logits_on_both_sides_are_finite():
+def test_trap_5_infinite_logits_on_both_sides_are_finite():
     logits, labels = random_rows(4, 12), torch.zeros(1, 4, dtype=torch.long)
     logits[:, 7:] = -math.inf
     state = TextSumsState()
@@ -133,7 +134,7 @@ def test_batches_do_not_change_an_evaluation(tokenizer):
     assert one.measures == pytest.approx(other.measures)
 
 
-def test_masked_and_padded_tokens_never_count(tokenizer):
+def test_trap_11_masked_and_padded_tokens_never_count(tokenizer):
     data = TokenDataset(TEXTS, tokenizer=tokenizer, max_length=20)
     task = LanguageModeling().fit(data)
     batch = data.take(torch.arange(4))
@@ -146,7 +147,7 @@ def test_masked_and_padded_tokens_never_count(tokenizer):
     assert task.evaluate_outputs([(few, logits)]).outputs[:, 1].tolist() == [2, 2, 2, 2]
 
 
-def test_prompts_do_not_count(tokenizer):
+def test_trap_12_prompts_do_not_count(tokenizer):
     rows = [{"prompt": "a b c", "completion": " d e"}, {"prompt": "e f g", "completion": " h"}]
     data = TokenDataset(rows, tokenizer=tokenizer)
     targets = LanguageModeling().fit(data).stored_targets(data)
@@ -269,6 +270,34 @@ def test_trap_17_tokens_that_the_teacher_lacks_are_left_out_of_the_comparison_on
         own = name in ("nll", "token_accuracy", "entropy")  # these read every output of the student
         expected = (whole if own else truth)[name]
         assert float(state.compute().sums(name)) == pytest.approx(expected, rel=1e-9), name
+
+
+def test_trap_3_the_cross_entropy_to_the_teacher_is_its_entropy_plus_the_divergence():
+    logits, teacher = random_rows(), random_rows(seed=1)
+    state = TextSumsState()
+    state.update(logits[None], Batch(logits[None], labels=torch.zeros(1, 40, dtype=torch.long)), teacher[None])
+    sums = state.compute()
+    cross = float(-(teacher.softmax(1) * logits.log_softmax(1)).sum())
+    assert float((sums.sums("kl_to_teacher") + sums.sums("teacher_entropy")).sum()) == pytest.approx(cross)
+
+
+def test_trap_7_many_tokens_add_up_exactly_and_in_any_chunks():
+    logits = torch.randn(1, 5000, 40, generator=torch.Generator().manual_seed(0))
+    labels = torch.arange(5000)[None] % 40
+    state = TextSumsState()
+    state.update(logits, Batch(logits, labels=labels))
+    truth = -logits.double().log_softmax(2).gather(2, labels[..., None]).sum()
+    assert float(state.compute().sums("nll")) == pytest.approx(float(truth), rel=1e-7)
+
+
+def test_trap_12_where_padding_is_the_end_token_the_first_end_token_counts(tokenizer):
+    tokenizer = copy.deepcopy(tokenizer)
+    tokenizer.pad_token = tokenizer.eos_token
+    data = TokenDataset(["a b", "c d e f"], tokenizer=tokenizer)
+    task = LanguageModeling().fit(data)
+    sizes = [len(tokenizer(text)["input_ids"]) for text in ("a b", "c d e f")]
+    assert task.stored_targets(data)[:, 1].tolist() == [size - 1 for size in sizes]
+    assert task.evaluate(Bigram(task.outputs), data).outputs[:, 1].tolist() == [size - 1 for size in sizes]
 
 
 def planted(rng, texts=60):

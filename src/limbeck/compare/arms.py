@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import time
 from collections.abc import Callable
@@ -12,6 +13,7 @@ import numpy as np
 from jaxtyping import Shaped
 from torch import Tensor
 
+from limbeck.atomic_io import write_text
 from limbeck.checksums import read_lines
 from limbeck.compare.arm_recipes import is_taught, recipe_of
 from limbeck.compare.comparison_data import ComparisonData, eval_batches, make_student, make_train_config
@@ -22,11 +24,11 @@ from limbeck.data import Preprocess
 from limbeck.engine import Run, StepReport, open_fabric
 from limbeck.job import Job, plain_name, train_loader
 from limbeck.job.run_layout import METRICS as METRICS_FILE
-from limbeck.job.run_layout import PREDICTIONS, arm_folder_name, seed_folder_name
+from limbeck.job.run_layout import PREDICTIONS, SAMPLES, arm_folder_name, seed_folder_name
 from limbeck.metrics import evaluate_metrics, open_metrics, save_tensors
 from limbeck.models import count_parameters
 from limbeck.tasks import Task
-from limbeck.teachers import Teacher
+from limbeck.teachers import ModelTeacher, Teacher
 
 
 class ArmRun(NamedTuple):
@@ -138,6 +140,8 @@ def run_arm(
     if arm.out is not None and is_rank_zero(arm.job):
         save_tensors({"test": test.outputs, "development": development.outputs}, arm.out / PREDICTIONS)
     seconds = time.perf_counter() - began if fresh else None
+    if arm.seed == 0 and is_rank_zero(arm.job):
+        write_samples(run.student, material, arm.out, teacher=teacher if isinstance(teacher, ModelTeacher) else None)
     combined = measure_combined(run, material, answers)
     shipped = run.student
     # A method may ship another model than the student, and any model may come out of training in another dtype.
@@ -175,6 +179,24 @@ def _steps(noted: list[dict[str, Any]], stage_steps: dict[str, int]) -> int:
 def reference(task: Task, teacher: Teacher, answers: Tensor) -> Any:
     """What a task compares a model with: the teacher itself, or its stored outputs."""
     return teacher if task.asks_teacher else answers
+
+
+def write_samples(model: Any, material: ComparisonData, folder: Path | None, *, teacher: Teacher | None = None) -> None:
+    """Write what a language model answers to prompts of the test data; nothing for other tasks.
+
+    Args:
+        model: The model.
+        material: The data and the task.
+        folder: The folder of the file; None for nothing.
+        teacher: The teacher, to measure the model as its draft model.
+    """
+    if folder is None or not material.task.asks_teacher:
+        return
+    samples = material.task.sample_texts(
+        model, material.data.test, preprocess=material.data.preprocess, teacher=teacher
+    )
+    if samples is not None:
+        write_text(json.dumps(samples, indent=1, ensure_ascii=False), folder / SAMPLES)
 
 
 def custom_metrics(job: Job, material: ComparisonData, outputs: Tensor, answers: Tensor | None) -> dict[str, float]:

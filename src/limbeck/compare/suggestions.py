@@ -228,7 +228,7 @@ def _wide(run: JudgedRun) -> Iterator[Suggestion]:
     width, of_seeds, of_examples = (score.format_difference(one).lstrip("+") for one in (half, seeds, examples))
     evidence = (
         f"Of ± {width}, the {len(ours)} seeds make {of_seeds.removesuffix(' points')} and the {ours.shape[1]:,} test "
-        f"examples {of_examples.removesuffix(' points')} (they add as squares)."
+        f"{score.examples} {of_examples.removesuffix(' points')} (they add as squares)."
     )
     if seeds >= examples:
         more = min(max(2 * run.job.seeds, 5), 40)

@@ -116,6 +116,8 @@ def _band(arm: ArmRow, score: ScoreFormat) -> axes.Interval | None:
 def _score_text(arm: ArmRow, score: ScoreFormat) -> str:
     if arm.score.mean is None:
         return "not a number for every seed"
+    if arm.score.std is not None and not score.percent:
+        return score.mean_std(arm.score)
     std = "" if arm.score.std is None else f" ± {score.number(arm.score.std)}"
     return f"{score.text(arm.score.mean)}{std}"
 
@@ -216,9 +218,9 @@ def _read_rows(run: RunData, comparisons: Sequence[tuple[str, Any]]) -> list[Dif
 
 _WHAT = {
     "teacher": "the teacher",
-    "student alone": "the same student, trained on labels only",
-    "label smoothing": "labels only, smoothed",
-    "shuffled teacher": "trained on the teacher's outputs for other examples",
+    "student alone": "the same student, trained on {data} only",
+    "label smoothing": "{data} only, smoothed",
+    "shuffled teacher": "trained on the teacher's outputs for other {examples}",
     "one member": "one of the teacher's networks",
     "combined teacher": "the teacher combined with its specialists",
 }
@@ -240,7 +242,7 @@ _COLUMNS: dict[str, tuple[tuple[str, str, int | None, axes.Number], ...]] = {
     "regression": (("rmse", "RMSE", None, 1), ("mae", "MAE", None, 1), ("mse_to_teacher", "MSE to teacher", None, 1)),
     "segmentation": (("pixel_accuracy", "pixel accuracy, %", 2, 100), ("pixel_nll", "NLL, nats", 3, 1),
                      ("pixel_agreement", "agrees with teacher, %", 1, 100)),
-    "language_modeling": (("perplexity", "perplexity", None, 1), ("bits_per_byte", "bits per byte", 3, 1),
+    "language_modeling": (("perplexity", "perplexity", None, 1),
                           ("kl_to_teacher", "KL to teacher, nats", 3, 1),
                           ("agreement", "agrees with teacher, %", 1, 100),
                           ("acceptance", "accepted as draft, %", 1, 100)),
@@ -270,7 +272,8 @@ def _row(
     arm: ArmRow, own: Sequence[str], score: ScoreFormat, columns: Sequence[tuple[str, str, int | None, axes.Number]]
 ) -> tuple[object, ...]:
     return (
-        join(arm.name, tag("span", _describe_arm(arm))), score.mean_std(arm.score), score.mean_std(arm.development),
+        join(arm.name, tag("span", _describe_arm(arm, score))),
+        score.mean_std(arm.score), score.mean_std(arm.development),
         *("" if arm.role == "teacher" and name in _FIDELITY else mean_std_text(_stat(arm, name), digits, scale)
           for name, _, digits, scale in columns),
         *(mean_std_text(arm.measure(name)) for name in own), _count(arm.number("parameters")),
@@ -278,10 +281,12 @@ def _row(
     )  # fmt: skip
 
 
-def _describe_arm(arm: ArmRow) -> str:
+def _describe_arm(arm: ArmRow, score: ScoreFormat) -> str:
     """Describe what an arm is trained on."""
     if arm.role != "method":
-        return _WHAT.get(arm.name, arm.role)
+        # A text is its own label.
+        data = "labels" if score.examples == "examples" else score.examples
+        return _WHAT.get(arm.name, arm.role).format(data=data, examples=score.examples)
     settings = arm.row.get("method")
     name = settings.get("name") if isinstance(settings, Mapping) else None
     alone = name in names() and not method(str(name)).has_teacher

@@ -86,7 +86,7 @@ def _gain(run: RunData) -> Answer:
 
 
 def _than_alone(run: RunData) -> str:
-    return f"{'over' if run.score.higher_is_better else 'from'} the same student trained alone."
+    return f"{'over' if run.score.higher_is_better else 'against'} the same student trained alone."
 
 
 def _answer_word(run: RunData) -> str:

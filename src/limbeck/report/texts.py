@@ -20,7 +20,8 @@ def read_samples(run: RunData) -> dict[str, Mapping[str, Any]]:
 
     An arm whose file is missing or damaged is left out.
     """
-    layout, samples = RunLayout(run.folder), {}
+    layout = RunLayout(run.folder)
+    samples: dict[str, Mapping[str, Any]] = {}
     for name, arm in run.arms.items():
         folder = layout.teacher if arm.role == "teacher" else layout.seed(name, 0)
         values = _read(folder / SAMPLES)
@@ -53,7 +54,7 @@ def _drafts(samples: Mapping[str, Mapping[str, Any]]) -> Markup | None:
     """A table of speculative sampling; None if it was not measured."""
     measured = {name: values["speculative"] for name, values in samples.items() if values.get("speculative")}
     rows = [
-        (name, _number(100 * one["acceptance"], 1), _number(one["tokens_per_pass"], 2), f"{one['tokens']:,}",
+        (name, f"{100 * one['acceptance']:.1f}", _number(one["tokens_per_pass"], 2), f"{one['tokens']:,}",
          f"{one['passes']:,}")
         for name, one in measured.items() if one["tokens"] and one["acceptance"] is not None
     ]  # fmt: skip
@@ -81,14 +82,14 @@ def _card(number: int, text: Mapping[str, Any], samples: Mapping[str, Mapping[st
         texts: Sequence[Mapping[str, Any]] = values["texts"]
         if number < len(texts) and texts[number].get("text") == text.get("text"):
             rows.append((name, str(texts[number].get("answer", ""))))
-    body = (tag("tr", tag("th", name, scope="row"), tag("td", _shown(written))) for name, written in rows)
+    body = (tag("div", tag("dt", name), tag("dd", _shown(written))) for name, written in rows)
     where = tag("span", f"test text {text.get('text')}", class_="quiet")
     return tag("li", where, tag("p", _shown(str(text.get("prompt", ""))), class_="prompt"),
-               tag("table", tag("tbody", body)))  # fmt: skip
+               tag("dl", body))  # fmt: skip
 
 
 def _shown(text: str) -> str | Markup:
-    return text if text.strip() else tag("span", "(nothing)", class_="quiet")
+    return text.strip() or tag("span", "(nothing)", class_="quiet")
 
 
 def _number(value: Any, digits: int) -> str:

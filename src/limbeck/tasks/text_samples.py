@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -38,9 +39,12 @@ class TextPrompt(NamedTuple):
 def select_prompts(data: TokenDataset | TokenPairDataset, numbers: Int[Tensor, " texts"]) -> list[TextPrompt]:
     """The prompts of the first texts of some numbers: what comes before the answer, or the beginning of a plain text.
 
-    Texts that are too short to be continued are left out.
+    Plain texts that are too short to be continued are left out; so are all short ones, if there are enough others.
     """
     answered = _has_answers(data, numbers)
+    if not answered:
+        long = numbers[data.texts.lengths[numbers] >= _PLAIN]
+        numbers = long if len(long) >= FEW else numbers
     prompts: list[TextPrompt] = []
     for number in numbers.tolist():
         begin, end = data.texts.starts[number : number + 2].tolist()
@@ -150,7 +154,7 @@ def _measure_drafts(
     )
     return {
         "drafted": _DRAFTED,
-        "acceptance": counts.acceptance,
+        "acceptance": None if math.isnan(counts.acceptance) else counts.acceptance,
         "tokens_per_pass": counts.tokens_per_pass,
         "passes": counts.passes,
         "tokens": sum(map(len, counts.texts)),
