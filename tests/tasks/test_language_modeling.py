@@ -22,6 +22,7 @@ from limbeck.metrics.language import COLUMNS, TOP_K, TextSums, TextSumsState
 from limbeck.metrics.predictions import open_token_logits
 from limbeck.report.arms import ScoreFormat
 from limbeck.tasks import LanguageModeling, get_task, task_from_dict
+from limbeck.teachers import Ensemble, ModelTeacher
 
 TEXTS = ["a b c d e f g h", "b c", "c d e f a a b a c d e", "h g"]
 
@@ -377,3 +378,15 @@ def test_models_are_evaluated_through_their_output_layer_if_nothing_follows_it(t
     dense.update(model(**batch.inputs), batch, teacher(**batch.inputs))
     torch.testing.assert_close(task.evaluate(model, data, teacher=teacher).outputs, dense.compute().table)
     assert model.training
+
+
+def test_a_teacher_answers_as_its_module_and_several_as_their_mean(tokenizer):
+    data = TokenDataset(TEXTS, tokenizer=tokenizer, max_length=4)
+    task = LanguageModeling().fit(data)
+    student, model = Bigram(task.outputs), TinyTransformer(task.outputs)
+    plain, wrapped, mixed = (
+        task.evaluate(student, data, teacher=one).outputs
+        for one in (model, ModelTeacher(model), Ensemble(ModelTeacher(model), ModelTeacher(model)))
+    )
+    assert torch.equal(plain, wrapped)
+    torch.testing.assert_close(plain, mixed)

@@ -28,7 +28,7 @@ from limbeck.job.run_layout import PREDICTIONS, SAMPLES, arm_folder_name, seed_f
 from limbeck.metrics import evaluate_metrics, open_metrics, save_tensors
 from limbeck.models import count_parameters
 from limbeck.tasks import Task
-from limbeck.teachers import ModelTeacher, Teacher
+from limbeck.teachers import AlignedTeacher, Ensemble, ModelTeacher, Teacher
 
 
 class ArmRun(NamedTuple):
@@ -141,7 +141,7 @@ def run_arm(
         save_tensors({"test": test.outputs, "development": development.outputs}, arm.out / PREDICTIONS)
     seconds = time.perf_counter() - began if fresh else None
     if arm.seed == 0 and is_rank_zero(arm.job):
-        write_samples(run.student, material, arm.out, teacher=teacher if isinstance(teacher, ModelTeacher) else None)
+        write_samples(run.student, material, arm.out, teacher=teacher if can_write(teacher) else None)
     combined = measure_combined(run, material, answers)
     shipped = run.student
     # A method may ship another model than the student, and any model may come out of training in another dtype.
@@ -179,6 +179,12 @@ def _steps(noted: list[dict[str, Any]], stage_steps: dict[str, int]) -> int:
 def reference(task: Task, teacher: Teacher, answers: Tensor) -> Any:
     """What a task compares a model with: the teacher itself, or its stored outputs."""
     return teacher if task.asks_teacher else answers
+
+
+def can_write(teacher: Teacher) -> bool:
+    """Whether a teacher answers new texts, and not only those whose outputs are stored."""
+    inner = teacher.inner if isinstance(teacher, AlignedTeacher) else teacher
+    return isinstance(inner, (ModelTeacher, Ensemble))
 
 
 def write_samples(model: Any, material: ComparisonData, folder: Path | None, *, teacher: Teacher | None = None) -> None:

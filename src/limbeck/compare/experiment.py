@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from limbeck.atomic_io import write_text
 from limbeck.checksums import write_json
 from limbeck.compare.arm_recipes import matched_smoothing, recipe_of
-from limbeck.compare.arms import ArmRun, Outcome, run_arm, write_samples
+from limbeck.compare.arms import ArmRun, Outcome, can_write, run_arm, write_samples
 from limbeck.compare.changed_job import Changes, changed_job, remove_outdated
 from limbeck.compare.comparison_data import (
     ComparisonData,
@@ -59,7 +59,7 @@ from limbeck.report import result_svg, write_report
 from limbeck.report.svg import NO_FIGURES, has_figures
 from limbeck.task_runner import WorkItem, check_backend, run_tasks
 from limbeck.tasks import Classification, Task
-from limbeck.teachers import ModelTeacher, SklearnTeacher, Teacher
+from limbeck.teachers import SklearnTeacher, Teacher
 from limbeck.teachers.chance import most_frequent_share
 
 
@@ -242,7 +242,7 @@ def _judge_teacher(
         if isinstance(teacher, SklearnTeacher):
             _check_same_answers(answers, out)
         _keep_answers({"test": answers, "development": logits}, material, out)
-        if isinstance(teacher, ModelTeacher):
+        if can_write(teacher):
             write_samples(teacher, material, RunLayout(out).teacher)
     task = material.task
     if not job.teacher.check:

@@ -21,7 +21,7 @@ from limbeck.functional import HiddenLogits, OutputLayer
 from limbeck.model_call import Adaptor, call, check_output_layer, get_output_layer, logits_of
 from limbeck.models.weights import read_weights, write_weights
 from limbeck.tap import FrozenParameters, Tapped
-from limbeck.teachers import TeacherContext, as_teacher
+from limbeck.teachers import ModelTeacher, TeacherContext, as_teacher
 
 
 def save_tensors(tensors: Mapping[str, Tensor], path: str | Path) -> None:
@@ -236,7 +236,8 @@ def open_token_logits(
     """Open a language model as a function from a batch to logits, in eval mode and without gradients.
 
     If the logits are those of the model's output layer, the function returns `HiddenLogits`: the logits of all
-    positions are then never in memory. For other models and for teachers it returns their logits.
+    positions are then never in memory. For other models it returns their logits. The module of a `ModelTeacher` stays
+    on its device.
 
     Args:
         model: As for `predict`.
@@ -247,6 +248,8 @@ def open_token_logits(
         ...     logits(Batch(torch.zeros(1, 3, dtype=torch.long))).shape
         torch.Size([1, 3, 7])
     """
+    if isinstance(model, ModelTeacher) and model.mode == "eval" and model.adaptor is None:
+        model, preprocess = model.model, model.preprocess or preprocess
     with torch.no_grad(), ExitStack() as stack:
         dense = stack.enter_context(_open_logits(model, preprocess, None))
         tapped: Tapped | None = None
