@@ -9,6 +9,7 @@ from benchmarks.images import ImageSizes, bench_images
 from benchmarks.interleave import Times, interleave
 from benchmarks.judging import bench_judging
 from benchmarks.kernels import bench_kernels
+from benchmarks.lm_step import LanguageSizes, bench_lm_step
 from benchmarks.loop import bench_loop
 from benchmarks.plain_loop import plain_blocks
 from benchmarks.workload import Blocks, Plan, Sizes, Work, make_work
@@ -17,6 +18,7 @@ __all__ = [
     "Apart",
     "Blocks",
     "ImageSizes",
+    "LanguageSizes",
     "Plan",
     "Sizes",
     "Times",
@@ -27,6 +29,7 @@ __all__ = [
     "bench_images",
     "bench_judging",
     "bench_kernels",
+    "bench_lm_step",
     "bench_loop",
     "check_agreement",
     "distance",

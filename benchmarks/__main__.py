@@ -53,6 +53,11 @@ def run_head(options: argparse.Namespace, say: Say) -> dict[str, Any]:
     return benchmarks.bench_head(rounds=options.rounds, say=say)
 
 
+def run_lm_step(options: argparse.Namespace, say: Say) -> dict[str, Any]:
+    """Compare training steps of a language model with and without its logits, and with a stored teacher or none."""
+    return benchmarks.bench_lm_step(rounds=options.rounds, say=say)
+
+
 BENCHMARKS: Mapping[str, Callable[[argparse.Namespace, Say], dict[str, Any]]] = {
     "loop": run_loop,
     "cache": run_cache,
@@ -61,6 +66,7 @@ BENCHMARKS: Mapping[str, Callable[[argparse.Namespace, Say], dict[str, Any]]] = 
     "images": run_images,
     "kernels": run_kernels,
     "head": run_head,
+    "lm_step": run_lm_step,
 }
 
 
@@ -87,6 +93,7 @@ def make_parser() -> argparse.ArgumentParser:
         "--shape", action="append", help="Rows and classes instead of the usual ones, 2048x32000; may be repeated."
     )
     parsers["head"].add_argument("--rounds", type=int, default=3, help="How often each is measured.")
+    parsers["lm_step"].add_argument("--rounds", type=int, default=5, help="How often each step is measured.")
     return parser
 
 

@@ -18,6 +18,7 @@ import pytest
 import torch
 from torch import nn
 
+from engine.language_stories import Language, Tokens
 from engine.memory_losses import Contrast, Variational
 from engine.stories import SGD, arrays, everything, hint, network, weights
 from limbeck.data import ShuffledLoader
@@ -149,6 +150,15 @@ def banked(fabric: Any, out: Path) -> Run:
     return distill(double(), Stage(objective, teacher=teacher, epochs=2), data(), fabric=fabric, **SETTING)
 
 
+def fused(fabric: Any, out: Path) -> Run:
+    """Tied embeddings without logits, uneven masks, and a last batch of one text (trap 24: the weight of the output
+    layer is read outside of its module, but within the wrapped forward pass)."""
+    teacher = Language(1, width=12).double()
+    stage = Stage(0.3 * Loss(cross_entropy) + 0.7 * Loss(kl_divergence), teacher=teacher, epochs=2)
+    loader = ShuffledLoader(Tokens(11), batch_size=5)
+    return distill(Language().double(), stage, loader, fuse_output_layer=True, accumulate=2, fabric=fabric, **SETTING)
+
+
 def fighting(fabric: Any, out: Path) -> Run:
     """A part of one model learns, with the whole of another one, at another rate."""
     pair = nn.ModuleDict({"front": nn.Linear(5, 5).double(), "back": double(seed=3)})
@@ -217,6 +227,7 @@ SCENARIOS: dict[str, Callable[[Any, Path], Run]] = {
         remembering,
         banked,
         fighting,
+        fused,
         on_disk,
     )
 }

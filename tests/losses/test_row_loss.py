@@ -14,6 +14,7 @@ from limbeck.functional import HiddenLogits, OutputLayer, cross_entropy, fused_l
 from limbeck.losses import Loss, LossContext, Objective, setup_objective, weighted_loss
 from limbeck.losses.bound_kernel import BoundKernel
 from limbeck.losses.row_loss import works_on_rows
+from limbeck.schedule import ramp
 
 B, T, WIDTH, WORDS = 3, 5, 6, 29
 CPU = torch.device("cpu")
@@ -109,6 +110,18 @@ def test_bound_and_factor_of_the_logits(more):
     torch.testing.assert_close(loss, wanted, rtol=1e-10, atol=1e-10)
     for one, other in zip(gradients, dense, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-10)
+
+
+def test_a_temperature_that_changes_is_that_of_the_step():
+    hidden, own = normal(B, T, WIDTH), layer()
+    loss, given, its = Loss(kl_divergence, temperature=ramp(4.0, start=1.0)), batch(), teacher("dense")
+    logits = HiddenLogits(hidden, own, requires_grad=True)
+    totals = []
+    for student in (Outputs.of({LOGITS: logits}), Outputs(logits=logits.to_dense())):
+        ready = loss.setup(LossContext(student, its, given))
+        totals.append([ready(student, its, given, Progress(step, 3))["kl_divergence"].total for step in range(3)])
+    torch.testing.assert_close(totals[0], totals[1], rtol=1e-10, atol=1e-10)
+    assert len({round(float(total.detach()), 6) for total in totals[0]}) == 3
 
 
 def test_sampled_classes_of_a_teacher():
