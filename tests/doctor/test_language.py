@@ -10,9 +10,10 @@ from torch import nn
 
 from limbeck.data import ArrayDataset, TokenDataset
 from limbeck.data.tokenized_texts import TokenizedTexts
-from limbeck.doctor import examine
+from limbeck.doctor import examine, gradient_checks, teacher_news
 from limbeck.doctor import language_checks as checks
 from limbeck.doctor.memory import BatchMemory, judge_batch_memory, measure_batch_memory
+from limbeck.engine import TrainConfig
 from limbeck.methods import make
 from limbeck.models import VocabularyAlignment
 from limbeck.tasks import LanguageModeling
@@ -179,7 +180,7 @@ def truth(model, data):
 def test_what_the_teacher_knows_is_compared_with_student_and_frequencies(tokenizer):
     data = TokenDataset(TEXTS, tokenizer=tokenizer, max_length=40)
     teacher, student = knowing(data), ignorant(290)
-    finding = checks.check_news(job(data, teacher=teacher, student=student))
+    finding = teacher_news.check_news(job(data, teacher=teacher, student=student))
     assert finding.state == "ok"
     assert finding.value["teacher"] == pytest.approx(truth(teacher, data), rel=1e-5)
     assert finding.value["student"] == pytest.approx(truth(student, data), rel=1e-5)
@@ -202,17 +203,17 @@ def test_what_the_teacher_knows_is_compared_with_student_and_frequencies(tokeniz
 def test_a_teacher_without_news_is_told_before_it_is_paid_for(tokenizer, state, teacher, student, words):
     data = TokenDataset(TEXTS, tokenizer=tokenizer, max_length=40)
     models = {"ignorant": ignorant(290), "knowing": knowing(data), "blurred": knowing(data, weight=0.6)}
-    finding = checks.check_news(job(data, teacher=models[teacher], student=models[student]))
+    finding = teacher_news.check_news(job(data, teacher=models[teacher], student=models[student]))
     assert finding.state == state
     assert words in finding.sentence
-    assert checks.check_news(job(data, trained=False)).state == "look"
+    assert teacher_news.check_news(job(data, trained=False)).state == "look"
 
 
 def test_labels_that_the_teachers_vocabulary_lacks_are_left_out_and_counted(tokenizer):
     data = TokenDataset(TEXTS, tokenizer=tokenizer, max_length=40)
     known = torch.arange(1, 290)  # not the end token
     alignment = VocabularyAlignment(known, known, 290, 290, {0: "<|end|>"})
-    finding = checks.check_news(job(data, teacher=AlignedTeacher(knowing(data), alignment)))
+    finding = teacher_news.check_news(job(data, teacher=AlignedTeacher(knowing(data), alignment)))
     labels = data.take(torch.arange(len(data))).labels
     assert finding.value["unknown"] == pytest.approx(float((labels[labels >= 0] == 0).double().mean()))
     assert math.isfinite(finding.value["teacher"])
@@ -245,7 +246,7 @@ def test_peaks_of_two_sizes_give_the_bytes_of_a_row():
 def test_frequencies_of_prompts_do_not_count(tokenizer):
     data = TokenDataset(PROMPTS, tokenizer=tokenizer, max_length=40)
     assert isinstance(data.texts, TokenizedTexts)
-    log_p = checks.unigram_log_probabilities(data)
+    log_p = teacher_news.unigram_log_probabilities(data)
     assert float(log_p.exp().sum()) == pytest.approx(1.0)
     unseen = tokenizer.convert_tokens_to_ids("Q")
     word = tokenizer("add", add_special_tokens=False)["input_ids"][0]  # in every prompt, in no answer
@@ -256,7 +257,7 @@ def test_a_sound_job_is_sound(tokenizer):
     data = TokenDataset(TEXTS, tokenizer=tokenizer, max_length=40)
     found = findings_of(job(data))
     assert {name: one for name, one in found.items() if one.state != "ok"} == {}
-    expected = (checks.TOKENS, checks.ENDS, checks.CONTEXTS, checks.FINGERPRINTS, checks.NEWS, "largest batch")
+    expected = (checks.TOKENS, checks.ENDS, checks.CONTEXTS, checks.FINGERPRINTS, teacher_news.NEWS, "largest batch")
     assert all(name in found for name in expected)
 
 
@@ -272,4 +273,36 @@ def test_a_sound_job_with_aligned_vocabularies_is_sound_and_equal_models_lose_ex
     assert {name: one for name, one in found.items() if one.state == "wrong"} == {}
     if method == "hinton":
         assert set(found["teacher as student"].value.values()) == {0.0}
-    assert found[checks.NEWS].value["teacher"] == pytest.approx(truth(teacher, data), rel=1e-5)
+        assert found["copy of teacher"].value["distilled"] == {"kl_divergence": 0.0}
+    assert found[teacher_news.NEWS].value["teacher"] == pytest.approx(truth(teacher, data), rel=1e-5)
+
+
+class Output(nn.Module):
+    """A language model with an output layer that is not multiplied out in a training step."""
+
+    def __init__(self, tokens=290, width=8):
+        super().__init__()
+        self.embed, self.head = nn.Embedding(tokens, width), nn.Linear(width, tokens)
+
+    def forward(self, input_ids, **_):
+        return self.head(self.embed(input_ids))
+
+
+@pytest.mark.parametrize("fuse", [True, False])
+def test_a_copy_of_the_teacher_loses_exactly_nothing_with_and_without_logits(tokenizer, fuse):
+    data = TokenDataset(TEXTS, tokenizer=tokenizer, max_length=40)
+    setting = TrainConfig(epochs=2, fuse_output_layer=fuse)
+    context = job(data, teacher=Output(), student=Output(), setting=setting)
+    (arm,) = context.arms
+    (stage,) = arm.recipe.stages()
+    finding = gradient_checks.check_equal_models(stage, arm, {}, context)
+    assert (finding.state, finding.value) == ("ok", {"kl_divergence": 0.0})
+
+
+def test_a_teacher_that_is_called_in_another_way_is_found(tokenizer):
+    data = TokenDataset(TEXTS, tokenizer=tokenizer, max_length=40)
+    teacher = ModelTeacher(Output(), preprocess=lambda batch: {"input_ids": batch.inputs["input_ids"].flip(0)})
+    context = job(data, teacher=teacher, student=Output())
+    (arm,) = context.arms
+    (stage,) = arm.recipe.stages()
+    assert gradient_checks.check_equal_models(stage, arm, {}, context).state == "wrong"

@@ -12,8 +12,8 @@ from limbeck.doctor.context import (
     warn,
 )
 from limbeck.doctor.job_checks import ACCURACY as ACCURACY
-from limbeck.doctor.language_checks import NEWS as NEWS
 from limbeck.doctor.run_checks import OF_JOB, OF_STAGE, examine
+from limbeck.doctor.teacher_news import NEWS as NEWS
 
 __all__ = [
     "ACCURACY",

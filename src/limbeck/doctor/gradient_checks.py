@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from limbeck.batch import Batch, Outputs, input_rows
-from limbeck.doctor.context import Finding, StageContext, fail, passed, warn
+from limbeck.batch import LOGITS, Batch, Outputs, Progress, input_rows
+from limbeck.doctor.context import CheckContext, CheckedArm, Finding, StageContext, fail, passed, warn
+from limbeck.engine import open_stage
 from limbeck.errors import LimbeckError
 from limbeck.losses import Loss, weighted_loss
+from limbeck.recipe import Stage
 from limbeck.tap import FrozenParameters
+from limbeck.teachers import AlignedTeacher, ModelTeacher
 
 GRADIENT, UNUSED = "gradient", "unused parameters"
 
@@ -174,6 +179,49 @@ def check_self_distillation(context: StageContext) -> Finding | None:
         "The loss and its gradient are 0 for equal outputs of student and teacher.",
         f"{largest:.1g}",
         rank=largest,
+    )
+
+
+EQUAL_MODELS = "copy of teacher"
+
+_ROUNDING = 1e-6
+
+
+def check_equal_models(
+    stage: Stage, arm: CheckedArm, models: Mapping[str, nn.Module], context: CheckContext
+) -> Finding | None:
+    """Check that the divergences of a copy of the teacher from the teacher are 0, computed as in a training step.
+
+    None if the losses read more than the logits, or the teacher of the stage is not one model with the student's ids.
+    """
+    teacher = context.teacher
+    if isinstance(teacher, AlignedTeacher) and teacher.reads_own_ids:
+        teacher = teacher.inner
+    leaves = stage.objective.named_leaves()
+    divergences = [name for name, (leaf, _) in leaves.items() if isinstance(leaf, Loss) and leaf.kernel.divergence]
+    reads_more = any(leaf.heads or leaf.requires.student != {LOGITS} for leaf, _ in leaves.values())
+    if stage.teacher is not context.teacher or not isinstance(teacher, ModelTeacher) or reads_more or not divergences:
+        return None
+    copied = copy.deepcopy(teacher.model).requires_grad_(True)
+    opened = open_stage(
+        replace(stage, teacher=teacher, only=None), {**models, stage.trains: copied}, arm.loader, arm.setting,
+        fabric=context.fabric,
+    )  # fmt: skip
+    with opened as trainer, FrozenParameters(copied), context.fabric.autocast():
+        batch = trainer.batch
+        outputs = trainer.tapped(trainer.preprocess(batch))
+        terms = trainer.objective(outputs, trainer.get_teacher_outputs(batch), batch, Progress(1, 3))
+    values = {name: float(terms[name].mean) for name in divergences if name in terms}
+    worst = max(map(abs, values.values()), default=0.0)
+    if not worst <= _ROUNDING:
+        return fail(
+            EQUAL_MODELS, values,
+            f"A student that is a copy of the teacher has a loss of {worst:.2g}, and must have 0: student and teacher "
+            "are called in another way. Has the teacher inputs or an adaptor of its own?", f"{worst:.1g}", rank=worst,
+        )  # fmt: skip
+    exactly = "exactly 0" if worst == 0 else f"0 up to rounding ({worst:.1g})"
+    return passed(
+        EQUAL_MODELS, values, f"The loss of a student that is a copy of the teacher is {exactly}.", f"{worst:.1g}"
     )
 
 

@@ -3,25 +3,20 @@
 from __future__ import annotations
 
 import hashlib
-import time
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
-from jaxtyping import Bool, Int
+from jaxtyping import Int
 from torch import Tensor, nn
 
-from limbeck.batch import IGNORED, LOGITS, Batch
+from limbeck.batch import IGNORED, Batch
 from limbeck.data import Dataset, ShuffledLoader, TokenDataset, hash_tokenizer
 from limbeck.data.tokenizer import labels_are_inputs
 from limbeck.doctor.context import CheckContext, CheckedArm, Finding, fail, passed, warn
-from limbeck.metrics.language import TextSumsState
-from limbeck.model_call import call, logits_of
 from limbeck.random_seeds import counter_order
-from limbeck.tap import FrozenParameters
-from limbeck.tasks.language_modeling import measure_texts, token_data
-from limbeck.teachers import Preprocess, Teacher, TeacherContext
+from limbeck.tasks.language_modeling import token_data
 
 TOKENS = "tokens that count"
 
@@ -31,7 +26,7 @@ _LEAST_COUNTED = 0.02
 
 def check_tokens(context: CheckContext) -> Finding:
     """Check which tokens a student learns, and show examples with these tokens in ``[[ ]]``."""
-    rows = _draw_rows(context.train, 64)
+    rows = draw_rows(context.train, 64)
     batch = context.train.take(rows)
     if labels_are_inputs(batch.labels, batch.inputs):
         return fail(
@@ -41,7 +36,7 @@ def check_tokens(context: CheckContext) -> Finding:
         )  # fmt: skip
     data = token_data(context.train, "training")
     real = batch.extra["masks"]["text"]
-    counted = int((_labels(batch) != IGNORED).sum())
+    counted = int((labels_that_count(batch) != IGNORED).sum())
     share = counted / max(int(real.sum()), 1)
     text = f"{100 * share:.3g} %"
     lines = tuple(f"row {int(rows[i])}: {_mark(batch, i, data.tokenizer)}" for i in range(min(_SHOWN, batch.size)))
@@ -55,7 +50,8 @@ def check_tokens(context: CheckContext) -> Finding:
     return finding._replace(details=lines)
 
 
-def _labels(batch: Batch) -> Tensor:
+def labels_that_count(batch: Batch) -> Int[Tensor, "batch positions"]:
+    """The labels of a batch, -100 where masked."""
     labels = batch.labels if batch.labels is not None else torch.full((batch.size, 1), IGNORED)
     return labels if batch.mask is None else labels.masked_fill(~batch.mask, IGNORED)
 
@@ -81,7 +77,7 @@ def _tokens_in_order(batch: Batch, row: int) -> Iterator[tuple[int, bool]]:
     """Yield each token of a row once, and whether it is learned. A label is the token behind its position."""
     real = batch.extra["masks"]["text"][row]
     ids, numbers = batch.inputs["input_ids"][row][real].tolist(), batch.extra["text_number"][row][real].tolist()
-    labels, positions = _labels(batch)[row][real].tolist(), batch.inputs["position_ids"][row][real].tolist()
+    labels, positions = labels_that_count(batch)[row][real].tolist(), batch.inputs["position_ids"][row][real].tolist()
     for t, id in enumerate(ids):
         if positions[t] == 0:
             yield id, False
@@ -249,142 +245,17 @@ def check_fingerprints(context: CheckContext) -> Finding:
     return passed(FINGERPRINTS, value, f"{listed}.".capitalize())
 
 
-NEWS = "teacher's news"
-
-_SECONDS, _TOKENS, _NUMBERS = 20.0, 4096, 2**26  # numbers: of logits, for one batch
-_SAME = 0.01  # nats per token
-
-
-class Comparison(NamedTuple):
-    """A teacher beside an untrained student on the same tokens, in nats per token.
-
-    Attributes:
-        tokens: The number of tokens whose label the teacher knows.
-        unknown: The share of labels that the teacher's vocabulary lacks.
-        teacher: The negative log-likelihood of the teacher.
-        student: That of the student before training.
-        unigram: That of the frequencies of the training tokens.
-        divergence: The KL divergence of the student from the teacher.
-        agreement: How often both have the same most likely token.
-        overlap: The share of the teacher's ten most likely tokens that are among the student's.
-        mass: The student's probability of the teacher's ten most likely tokens.
-    """
-
-    tokens: int
-    unknown: float
-    teacher: float
-    student: float
-    unigram: float
-    divergence: float
-    agreement: float
-    overlap: float
-    mass: float
-
-
-def check_news(context: CheckContext) -> Finding:
-    """Compare the teacher with the student before training, and with token frequencies, on development texts."""
-    if not context.trained:
-        return warn(NEWS, None, "Unknown: the job trains the teacher first.")
-    found = compare_with_teacher(
-        new_student(context), context.teacher, context.development, unigram_log_probabilities(context.train),
-        preprocess=context.preprocess, device=context.device,
-    )  # fmt: skip
-    return judge_news(found)
-
-
-def judge_news(found: Comparison) -> Finding:
-    """The finding for a comparison."""
-    value, text = found._asdict(), f"{found.student - found.teacher:.3g} nats"
-    beside = (
-        f"Nats per token: teacher {found.teacher:.3g}, student {found.student:.3g}, token frequencies "
-        f"{found.unigram:.3g}."
-    )
-    if not found.teacher < found.unigram:
-        return fail(
-            NEWS, value,
-            f"{beside} The teacher is no better than the frequencies of the tokens: was it trained with another "
-            "tokenizer, on another language, or not at all?", text,
-        )  # fmt: skip
-    if found.divergence < _SAME:
-        return warn(
-            NEWS, value,
-            f"{beside} The student agrees with the teacher already (KL divergence {found.divergence:.2g}), so there is "
-            "hardly anything to learn.", text,
-        )  # fmt: skip
-    if found.teacher >= found.student:
-        return warn(
-            NEWS, value, f"{beside} The teacher predicts these texts no better than the student does already.", text
-        )
-    lacking = f" {100 * found.unknown:.2g} % of the labels are tokens that it lacks." if found.unknown else ""
-    return passed(
-        NEWS, value,
-        f"{beside} They agree on {100 * found.agreement:.3g} % of {found.tokens:,} tokens, and the student gives "
-        f"{100 * found.mass:.3g} % to the teacher's ten most likely.{lacking}", text,
-    )  # fmt: skip
-
-
-def compare_with_teacher(
-    student: nn.Module, teacher: Teacher, examples: Dataset, unigram: Tensor, *, preprocess: Preprocess,
-    device: torch.device,
-) -> Comparison:  # fmt: skip
-    """Compare teacher and student on some rows, for at most 20 seconds.
-
-    Args:
-        student: The student; its modes are kept.
-        teacher: The teacher, in the student's vocabulary.
-        examples: Rows of tokens.
-        unigram: The logarithm of each token's frequency.
-        preprocess: The function from a batch to the inputs of both.
-        device: The device of both.
-    """
-    both, alone = TextSumsState(), TextSumsState()
-    total, labels, known_labels, until = 0.0, 0, 0, time.perf_counter() + _SECONDS
-    student = student.to(device)
-    session = teacher.open(TeacherContext(device=device, preprocess=preprocess))
-    with torch.no_grad(), FrozenParameters(student), session as answer:
-        for batch in _small_batches(examples):
-            batch = batch.to(device)
-            theirs, ours = answer(batch)[LOGITS], logits_of(call(student, preprocess(batch)))
-            known = _is_known(theirs, _labels(batch))
-            labels += int((_labels(batch) != IGNORED).sum())
-            known_labels += int(known.sum())
-            batch = batch._replace(mask=known)
-            both.update(ours, batch, theirs)
-            alone.update(theirs, batch)
-            total -= float(unigram[_labels(batch)[known].cpu()].double().sum())
-            if known_labels >= _TOKENS or (known_labels and time.perf_counter() > until):
-                break
-    measures, own = measure_texts(both.compute()), measure_texts(alone.compute())
-    return Comparison(
-        known_labels, 1 - known_labels / max(labels, 1), own["nll"], measures["nll"], total / known_labels,
-        measures["kl_to_teacher"], measures["agreement"], measures["top_k_overlap"], measures["top_k_mass"],
-    )  # fmt: skip
-
-
-def _is_known(logits: Tensor, labels: Tensor) -> Bool[Tensor, "batch positions"]:
-    """Where there is a label that the teacher has."""
-    at = logits.gather(-1, labels.clamp_min(0).unsqueeze(-1)).squeeze(-1)
-    return (labels != IGNORED) & (at != -torch.inf)
-
-
-def unigram_log_probabilities(examples: Dataset) -> Tensor:
-    """The logarithm of each token's frequency among the labels, each token counted once more."""
-    data = token_data(examples, "training")
-    size = max(len(data.tokenizer), int(data.texts.ids.max()) + 1)
-    counts = torch.ones(size, dtype=torch.float64)
-    for rows in torch.arange(len(examples)).split(256):
-        labels = _labels(examples.take(rows))
-        counts += labels[labels != IGNORED].bincount(minlength=size)
-    return (counts / counts.sum()).log()
-
-
-def _draw_rows(examples: Dataset, count: int) -> Tensor:
+def draw_rows(examples: Dataset, count: int) -> Int[Tensor, " rows"]:
+    """Draw rows at random, the same ones every time."""
     return counter_order(len(examples), seed=0, epoch=0, stream="doctor")[:count]
 
 
-def _small_batches(examples: Dataset) -> Iterator[Batch]:
+def small_batches(examples: Dataset) -> Iterator[Batch]:
     """Batches of random rows whose logits fit into memory."""
-    return (examples.take(rows) for rows in _draw_rows(examples, len(examples)).split(rows_at_once(examples)))
+    return (examples.take(rows) for rows in draw_rows(examples, len(examples)).split(rows_at_once(examples)))
+
+
+_NUMBERS = 2**26  # of logits, for one batch
 
 
 def rows_at_once(examples: Dataset) -> int:
@@ -404,7 +275,7 @@ def with_small_batches(arm: CheckedArm) -> CheckedArm:
 
 def find_longest_row(examples: Dataset) -> tuple[int, int]:
     """The place of a row among 512 random ones that has the most tokens, and their number."""
-    rows = _draw_rows(examples, 512)
+    rows = draw_rows(examples, 512)
     lengths = examples.take(rows).extra["masks"]["text"].sum(1)
     best = int(lengths.argmax())
     return int(rows[best]), int(lengths[best])

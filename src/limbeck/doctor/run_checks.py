@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from limbeck.batch import Batch, Progress
 from limbeck.data import Loader
-from limbeck.doctor import gradient_checks, job_checks, language_checks, loss_checks
+from limbeck.doctor import gradient_checks, job_checks, language_checks, loss_checks, teacher_news
 from limbeck.doctor.context import (
     CheckContext,
     CheckedArm,
@@ -205,7 +205,7 @@ OF_LANGUAGE_JOB: Mapping[str, Callable[[CheckContext], Finding | None]] = {
     language_checks.CONTEXTS: language_checks.check_contexts,
     language_checks.REPEATED: language_checks.check_repeated,
     language_checks.FINGERPRINTS: language_checks.check_fingerprints,
-    language_checks.NEWS: language_checks.check_news,
+    teacher_news.NEWS: teacher_news.check_news,
     job_checks.STEADY: job_checks.check_deterministic,
     job_checks.STORED_OUTPUTS: job_checks.check_stored_outputs,
 }
@@ -308,6 +308,11 @@ class _ArmChecks:
                     finding = _run_check(name, lambda check=check: check(context), self._until)  # type: ignore[misc]
                     if finding is not None:
                         self._add(place, finding)
+            if job.is_language:
+                copied = partial(gradient_checks.check_equal_models, stage, arm, models, job)
+                finding = _run_check(gradient_checks.EQUAL_MODELS, copied, self._until)
+                if finding is not None:
+                    self._add(place, finding)
 
     def _check_memory(self, group: OpenGroup, arm: CheckedArm, models: Mapping[str, nn.Module]) -> None:
         measure = partial(measure_largest_batch, group, arm, models, self._context)

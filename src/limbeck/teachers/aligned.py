@@ -64,6 +64,11 @@ class AlignedTeacher(TeacherWrapper):
         return self.teachers[0]
 
     @property
+    def reads_own_ids(self) -> bool:
+        """Whether it reads the student's tokens as they are: it knows all of them under the same ids."""
+        return self.alignment.same_ids and not self.alignment.names
+
+    @property
     def capabilities(self) -> TeacherCapabilities:
         """The teacher's; partial if some outputs of the student have no counterpart."""
         own = super().capabilities
@@ -71,7 +76,7 @@ class AlignedTeacher(TeacherWrapper):
 
     def open(self, context: TeacherContext) -> TeacherSession:
         """Open the teacher."""
-        return _AlignedSession(self.open_all(context), self.alignment)
+        return _AlignedSession(self.open_all(context), self.alignment, translates=not self.reads_own_ids)
 
     @property
     def fingerprint(self) -> str:
@@ -181,18 +186,16 @@ def _dense(logits: Tensor | HiddenLogits) -> Tensor:
 
 @final
 class _AlignedSession(WrapperSession):
-    def __init__(self, sessions: Sequence[TeacherSession], alignment: VocabularyAlignment) -> None:
+    def __init__(self, sessions: Sequence[TeacherSession], alignment: VocabularyAlignment, *, translates: bool) -> None:
         super().__init__(sessions)
-        self._alignment = alignment
+        self._alignment, self._translates = alignment, translates
         self._student, self._teacher = (_columns(ids) for ids in (alignment.student_ids, alignment.teacher_ids))
         self._numbers = alignment.from_teacher
         self._rows: OutputLayer | None = None
         self._version = (0, 0)
-        # A teacher that knows all of the student's tokens under their own ids reads them as they are.
-        self._reads_own_ids = not (alignment.same_ids and not alignment.names)
 
     def query(self, batch: Batch) -> Batch:
-        if not self._reads_own_ids:
+        if not self._translates:
             return batch
         if isinstance(batch.inputs, Tensor):
             return batch._replace(inputs=self._translate(batch.inputs, batch))

@@ -1,0 +1,148 @@
+"""What a teacher knows that its student does not, before training: likelihoods, agreement, shared mass."""
+
+from __future__ import annotations
+
+import time
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Bool
+from torch import Tensor, nn
+
+from limbeck.batch import IGNORED, LOGITS
+from limbeck.data import Dataset
+from limbeck.doctor.context import CheckContext, Finding, fail, passed, warn
+from limbeck.doctor.language_checks import labels_that_count, new_student, small_batches
+from limbeck.metrics.language import TextSumsState
+from limbeck.model_call import call, logits_of
+from limbeck.tap import FrozenParameters
+from limbeck.tasks.language_modeling import measure_texts, token_data
+from limbeck.teachers import Preprocess, Teacher, TeacherContext
+
+NEWS = "teacher's news"
+
+_SECONDS, _TOKENS = 20.0, 4096
+_SAME = 0.01  # nats per token
+
+
+class TeacherNews(NamedTuple):
+    """A teacher beside an untrained student on the same tokens, in nats per token.
+
+    Attributes:
+        tokens: The number of tokens whose label the teacher knows.
+        unknown: The share of labels that the teacher's vocabulary lacks.
+        teacher: The negative log-likelihood of the teacher.
+        student: That of the student before training.
+        unigram: That of the frequencies of the training tokens.
+        divergence: The KL divergence of the student from the teacher.
+        agreement: How often both have the same most likely token.
+        overlap: The share of the teacher's ten most likely tokens that are among the student's.
+        mass: The student's probability of the teacher's ten most likely tokens.
+    """
+
+    tokens: int
+    unknown: float
+    teacher: float
+    student: float
+    unigram: float
+    divergence: float
+    agreement: float
+    overlap: float
+    mass: float
+
+
+def check_news(context: CheckContext) -> Finding:
+    """Compare the teacher with the student before training, and with token frequencies, on development texts."""
+    if not context.trained:
+        return warn(NEWS, None, "Unknown: the job trains the teacher first.")
+    found = compare_with_teacher(
+        new_student(context), context.teacher, context.development, unigram_log_probabilities(context.train),
+        preprocess=context.preprocess, device=context.device,
+    )  # fmt: skip
+    return judge_news(found)
+
+
+def judge_news(found: TeacherNews) -> Finding:
+    """The finding for a comparison."""
+    value, text = found._asdict(), f"{found.student - found.teacher:.3g} nats"
+    beside = (
+        f"Nats per token: teacher {found.teacher:.3g}, student {found.student:.3g}, token frequencies "
+        f"{found.unigram:.3g}."
+    )
+    if not found.teacher < found.unigram:
+        return fail(
+            NEWS, value,
+            f"{beside} The teacher is no better than the frequencies of the tokens: was it trained with another "
+            "tokenizer, on another language, or not at all?", text,
+        )  # fmt: skip
+    if found.divergence < _SAME:
+        return warn(
+            NEWS, value,
+            f"{beside} The student agrees with the teacher already (KL divergence {found.divergence:.2g}), so there is "
+            "hardly anything to learn.", text,
+        )  # fmt: skip
+    if found.teacher >= found.student:
+        return warn(
+            NEWS, value, f"{beside} The teacher predicts these texts no better than the student does already.", text
+        )
+    lacking = f" {100 * found.unknown:.2g} % of the labels are tokens that it lacks." if found.unknown else ""
+    return passed(
+        NEWS, value,
+        f"{beside} They agree on {100 * found.agreement:.3g} % of {found.tokens:,} tokens, and the student gives "
+        f"{100 * found.mass:.3g} % to the teacher's ten most likely.{lacking}", text,
+    )  # fmt: skip
+
+
+def compare_with_teacher(
+    student: nn.Module, teacher: Teacher, examples: Dataset, unigram: Tensor, *, preprocess: Preprocess,
+    device: torch.device,
+) -> TeacherNews:  # fmt: skip
+    """Compare teacher and student on some rows, for at most 20 seconds.
+
+    Args:
+        student: The student; its modes are kept.
+        teacher: The teacher, in the student's vocabulary.
+        examples: Rows of tokens.
+        unigram: The logarithm of each token's frequency.
+        preprocess: The function from a batch to the inputs of both.
+        device: The device of both.
+    """
+    both, alone = TextSumsState(), TextSumsState()
+    total, labels, known_labels, until = 0.0, 0, 0, time.perf_counter() + _SECONDS
+    student = student.to(device)
+    session = teacher.open(TeacherContext(device=device, preprocess=preprocess))
+    with torch.no_grad(), FrozenParameters(student), session as answer:
+        for batch in small_batches(examples):
+            batch = batch.to(device)
+            theirs, ours = answer(batch)[LOGITS], logits_of(call(student, preprocess(batch)))
+            known = _is_known(theirs, labels_that_count(batch))
+            labels += int((labels_that_count(batch) != IGNORED).sum())
+            known_labels += int(known.sum())
+            batch = batch._replace(mask=known)
+            both.update(ours, batch, theirs)
+            alone.update(theirs, batch)
+            total -= float(unigram[labels_that_count(batch)[known].cpu()].double().sum())
+            if known_labels >= _TOKENS or (known_labels and time.perf_counter() > until):
+                break
+    measures, own = measure_texts(both.compute()), measure_texts(alone.compute())
+    return TeacherNews(
+        known_labels, 1 - known_labels / max(labels, 1), own["nll"], measures["nll"], total / known_labels,
+        measures["kl_to_teacher"], measures["agreement"], measures["top_k_overlap"], measures["top_k_mass"],
+    )  # fmt: skip
+
+
+def _is_known(logits: Tensor, labels: Tensor) -> Bool[Tensor, "batch positions"]:
+    """Where there is a label that the teacher has."""
+    at = logits.gather(-1, labels.clamp_min(0).unsqueeze(-1)).squeeze(-1)
+    return (labels != IGNORED) & (at != -torch.inf)
+
+
+def unigram_log_probabilities(examples: Dataset) -> Tensor:
+    """The logarithm of each token's frequency among the labels, each token counted once more."""
+    data = token_data(examples, "training")
+    size = max(len(data.tokenizer), int(data.texts.ids.max()) + 1)
+    counts = torch.ones(size, dtype=torch.float64)
+    for rows in torch.arange(len(examples)).split(256):
+        labels = labels_that_count(examples.take(rows))
+        counts += labels[labels != IGNORED].bincount(minlength=size)
+    return (counts / counts.sum()).log()
