@@ -33,6 +33,15 @@ def test_the_page_s_python_runs(page, tmp_path, monkeypatch):
         exec(compile(block, page, "exec"), scope)
 
 
+def test_the_python_of_the_page_about_language_models_runs(tmp_path, monkeypatch):
+    pytest.importorskip("transformers")
+    monkeypatch.chdir(tmp_path)
+    scope = {}
+    for block in blocks("language-models.md"):
+        exec(compile(block, "language-models.md", "exec"), scope)
+    assert scope["ids"].shape[1] > 4
+
+
 def test_the_figures_of_the_page_about_reports_are_drawn(tmp_path, monkeypatch):
     planted_run(tmp_path / "runs" / "demo", test=100, seeds=2)
     monkeypatch.chdir(tmp_path)

@@ -71,7 +71,10 @@ def distill(
         str | None, typer.Option(help="As for --teacher, for example mlp with --set student.hidden=[64].")
     ] = None,
     data: Annotated[
-        str | None, typer.Option(help="digits, mnist, cifar10, ..., a .npz, .csv or .parquet file, or an image folder.")
+        str | None,
+        typer.Option(
+            help="digits, mnist, cifar10, ..., a .npz, .csv, .parquet, .txt or .jsonl file, or an image folder."
+        ),
     ] = None,
     task: TaskName = None,
     method: Annotated[

@@ -27,7 +27,8 @@ TaskName = Annotated[
     str | None,
     typer.Option(
         "--task",
-        help="classification, multi_label, regression or segmentation. By default it is inferred from the data.",
+        help="classification, multi_label, regression, segmentation or language_modeling. By default it is inferred from "
+        "the data.",
     ),
 ]
 

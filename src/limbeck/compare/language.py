@@ -48,7 +48,7 @@ def with_tokenizer(job: Job, options: Mapping[str, Any], task: str | None) -> di
             raise LimbeckError(_no_tokenizer(trained, place))
         if place is not None and options.get("vocabulary") is None:
             options["tokenizer"] = place
-    if options.get("tokenizer") is not None and job.teacher.check:
+    if options.get("tokenizer") is not None:
         _check_student(job, str(options["tokenizer"]))
     return options
 
@@ -161,7 +161,7 @@ def _check_student(job: Job, place: str) -> None:
     raise LimbeckError(
         f"The student {job.student.model} has a tokenizer of {len(ours):,} tokens, and the texts are read with "
         f"{place}, of {len(theirs):,}: the same number is another token. Take a student of the same family, or a "
-        "new one: --set student.pretrained=false. To continue anyway, type --set teacher.check=false."
+        "new one: --set student.pretrained=false."
     )
 
 

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
+from limbeck.data.builtin_datasets import data_folders
 from limbeck.data.files import check_file
 from limbeck.data.options import DataOptions
 from limbeck.data.preprocess import Identity
@@ -24,6 +25,8 @@ from limbeck.data.tokenizer import open_tokenizer, train_byte_level_tokenizer
 from limbeck.errors import DataError, LimbeckError
 
 LANGUAGE_MODELING = "language_modeling"
+LANGUAGE_DATASETS = {"tinyshakespeare": "tinyshakespeare/input.txt.gz"}
+"""Texts by name: all plays of Shakespeare, 1.1 MB, one speech between two blank lines."""
 LANGUAGE_OPTIONS = (
     "text", "prompt", "completion", "test", "val", "charset", "tokenizer", "vocabulary", "max_length", "overlap",
     "packing", "padding_side", "too_long", "add_eos_token", "completion_only_loss", "sample_by", "cache_dir",
@@ -93,7 +96,8 @@ def load_corpus(name: str, options: DataOptions) -> DataSplits:
             f"vocabulary={options.vocabulary} applies to a new tokenizer trained on the texts, but tokenizer="
             f"{options.tokenizer} is set too. Leave one of the two out."
         )
-    files = {"train": name, "development": options.val, "test": options.test}
+    file = _find_dataset(name, options.folder) if name in LANGUAGE_DATASETS else name
+    files = {"train": file, "development": options.val, "test": options.test}
     parts = {part: read_corpus(Path(file), options) for part, file in files.items() if file is not None}
     train = parts["train"]
     if "test" not in parts and len(train.rows) < 2:
@@ -111,6 +115,17 @@ def load_corpus(name: str, options: DataOptions) -> DataSplits:
         development=data.get("development"), held_out=held_out, summary=summary,
         task=LANGUAGE_MODELING, task_reason="" if options.task else f"{train.form}, without labels",
     )  # fmt: skip
+
+
+def _find_dataset(name: str, folder: str | None) -> str:
+    folders = data_folders(folder)
+    file = next((found for place in folders if (found := place / LANGUAGE_DATASETS[name]).is_file()), None)
+    if file is None:
+        raise DataError(
+            f"{name} is not on this machine: put {LANGUAGE_DATASETS[name]} into {folders[0]}, or set LIMBECK_DATA to "
+            f"the folder that contains {name}/."
+        )
+    return str(file)
 
 
 def read_corpus(path: Path, options: DataOptions) -> Corpus:
@@ -267,8 +282,8 @@ def _window(corpus: Corpus, tokenizer: Any, options: DataOptions) -> TokenDatase
         completion_only_loss=options.completion_only_loss is not False,
     )  # fmt: skip
     return TokenDataset(
-        tokens, max_length=options.max_length or MAX_WINDOW, overlap=options.overlap or 0,
-        packing=bool(options.packing), padding_side=options.padding_side or "right",
+        tokens, max_length=options.max_length or min(MAX_WINDOW, tokenizer.model_max_length),
+        overlap=options.overlap or 0, packing=bool(options.packing), padding_side=options.padding_side or "right",
         too_long=options.too_long or "error", where=partial(_line_of, corpus),
     )  # fmt: skip
 

@@ -20,6 +20,7 @@ from limbeck.data.dataset import Dataset
 from limbeck.data.files import PART_NAMES, check_readable
 from limbeck.data.image_folder import load_image_folder
 from limbeck.data.language_files import (
+    LANGUAGE_DATASETS,
     LANGUAGE_MODELING,
     LANGUAGE_OPTIONS,
     holds_language_rows,
@@ -40,7 +41,7 @@ from limbeck.errors import DataError, LimbeckError, LimbeckWarning, unknown_name
 from limbeck.models import UserFile
 from limbeck.models.networks import check_arguments
 
-_BUILTIN = ("digits", DRAWN_DIGITS, *IMAGE_DATASETS, *TEXT_DATASETS)
+_BUILTIN = ("digits", DRAWN_DIGITS, *IMAGE_DATASETS, *TEXT_DATASETS, *LANGUAGE_DATASETS)
 """Well-known datasets, whose parts are not checked against each other."""
 _SHARE = 0.01  # of a part's examples: a note is added if at least this share is also in the training part
 _TEXT_OPTIONS = ("tokenizer", "vocabulary", "max_length")
@@ -79,6 +80,7 @@ def load_data(name_or_spec: str | Path | Mapping[str, Any], *, task: str | None 
     * a folder with ``train.csv`` (``.tsv``, ``.parquet``, ``.jsonl``), and optionally ``val.csv`` and ``test.csv``;
     * ``sst2`` (GLUE's phrases) and ``sst2_sentences``: the Stanford Sentiment Treebank with two classes, searched
       in the same folders as ``sst2/glue_train.jsonl.gz`` and so on;
+    * ``tinyshakespeare``, for language models: searched in the same folders as ``tinyshakespeare/input.txt.gz``;
     * ``my.py:load``, your own function that returns (train, test), each ``(inputs, labels)``, a torch ``Dataset``
       or `ArrayDataset`; or a mapping of these with ``development``, ``class_names`` and ``preprocess``; or a
       `DataSplits`. Other options are its arguments;
@@ -188,6 +190,8 @@ def _find_reader(name: str, path: Path, options: DataOptions) -> tuple[_Reader, 
         return load_image_dataset, ("folder",)
     if name in TEXT_DATASETS:
         return load_texts, ("folder", *_TEXT_OPTIONS)
+    if name in LANGUAGE_DATASETS:
+        return load_corpus, ("folder", *LANGUAGE_OPTIONS)
     is_json = path.name.lower().endswith((".jsonl", ".jsonl.gz"))
     is_language = options.task == LANGUAGE_MODELING or (options.task is None and holds_language_rows(path, options))
     if is_text_file(path) or (is_json and is_language):
