@@ -92,15 +92,20 @@ def test_mismatched_vocabularies_are_refused_before_training(place, tmp_path):
     config = transformers.GPT2Config(**SMALL, vocab_size=262)
     transformers.GPT2LMHeadModel(config).save_pretrained(tmp_path / "student")
     tokenizer.save_pretrained(tmp_path / "student")
+    teacher = {"model": f"hf:{place / 'teacher'}"}
+    job = job_of(place, student={"model": f"hf:{tmp_path / 'student'}"}, teacher=teacher)
+    with pytest.raises(LimbeckError, match="token"):  # the texts are read with the student's own tokenizer
+        open_teacher(job, load_comparison_data(job))
+    data = {"name": str(place / "t.txt"), "tokenizer": str(place / "teacher"), "max_length": 32}
     with pytest.raises(LimbeckError, match="another token"):
-        load_comparison_data(job_of(place, student={"model": f"hf:{tmp_path / 'student'}"}))
+        load_comparison_data(job.model_copy(update={"data": data}))
 
 
 def test_the_wrong_tokenizer_is_refused_before_training(place, tmp_path):
     train_byte_level_tokenizer(["other words entirely"] * 3, vocabulary=262).save_pretrained(tmp_path / "own")
     job = job_of(place, data={"name": str(place / "t.txt"), "tokenizer": str(tmp_path / "own"), "max_length": 32})
     job = make_job(with_settings(job.model_dump(mode="json"), ["teacher.check=true"]))
-    with pytest.raises(LimbeckError, match="another tokenizer"):
+    with pytest.raises(LimbeckError, match="tokenizer"):
         open_teacher(job, load_comparison_data(job))
 
 

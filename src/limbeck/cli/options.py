@@ -27,7 +27,7 @@ TaskName = Annotated[
     str | None,
     typer.Option(
         "--task",
-        help="classification, multi_label, regression, segmentation or language_modeling. By default it is inferred from "
+        help="classification, multi_label, regression, segmentation or language_modeling; inferred by default from "
         "the data.",
     ),
 ]
