@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -13,12 +13,17 @@ from torch import Tensor
 
 from limbeck.errors import ArgumentError, LimbeckError, unknown_name_error
 from limbeck.functional.blockwise import AT_MOST
-from limbeck.functional.output_layer import HiddenLogits, OutputLayer
+from limbeck.functional.output_layer import (
+    HiddenLogits,
+    NeedsHidden,
+    OutputLayer,
+    logits_into,
+    slices,
+    times_weight_into,
+)
 
 CHUNK = 256
 """Number of tokens with logits in memory at a time. With fewer the products are slower, with more hardly faster."""
-
-_TILE = 4096  # rows of a weight in half precision that are widened at a time
 
 
 class TokenRows(NamedTuple):
@@ -73,15 +78,16 @@ def fused_linear_losses(
     proportions, as when the gradient of one loss alone is asked for, the pass is repeated.
 
     Memory beyond the inputs: the gradients of hidden states and weight in float32, and the logits of `chunk` tokens of
-    student and teacher. Tokens without `keep` are dropped before anything is computed. Sums over a row are in float32
-    (float64 for float64 inputs), and sums over tokens in float64. There are no second derivatives.
+    student and teacher. Tokens without `keep` are dropped first. Sums over a row are in float32 (float64 for float64
+    inputs), and sums over tokens in float64. There are no second derivatives.
 
     Args:
         hidden: The inputs of the output layer.
         layer: The output layer of the student.
         losses: Functions of the logits of some tokens, by name. Each gets rows with the whole vocabulary, and returns
             one value for each row.
-        teacher: Logits, partial logits, or `HiddenLogits`; its leading dimensions are those of `hidden`.
+        teacher: Logits, partial logits, `HiddenLogits`, or a `NeedsHidden` such as `limbeck.mean_embedding`; its
+            leading dimensions are those of `hidden`.
         labels: The next token of each position.
         keep: Which tokens count, for all losses or for each by its name; None means all.
         token_weights: w; None means 1.
@@ -106,23 +112,24 @@ def fused_linear_losses(
         2024, arXiv:2410.10989; here with closed-form gradients of each divergence, block by block in the CPU's caches.
     """
     _check_arguments(losses, weights or {}, chunk, keep)
+    if isinstance(teacher, NeedsHidden):
+        teacher.check_layer(layer)
     masks = None
     if isinstance(keep, Mapping):
         masks = torch.stack([keep[name] for name in losses], -1)
         keep = masks.any(-1)
     _check_shapes(hidden, layer, teacher, labels, keep, token_weights)
     width = hidden.shape[-1]
+    if isinstance(teacher, Tensor):
+        teacher = teacher.reshape(-1, *teacher.shape[hidden.ndim - 1 :])
+    elif teacher is not None:
+        teacher = teacher.reshape(-1)
     tokens = _Tokens(
-        hidden.reshape(-1, width),
-        None
-        if teacher is None
-        else teacher.reshape(-1, *teacher.shape[hidden.ndim - 1 :])
-        if isinstance(teacher, Tensor)
-        else teacher.reshape(-1),
+        hidden.reshape(-1, width), teacher,
         None if labels is None else labels.reshape(-1),
         None if token_weights is None else token_weights.reshape(-1),
         None if masks is None else masks.reshape(-1, len(losses)),
-    )
+    )  # fmt: skip
     if keep is not None:
         tokens = tokens.select(keep.reshape(-1).nonzero().squeeze(1))
     names = tuple(losses)
@@ -243,13 +250,18 @@ def _compute_chunks(
     buffer = new(min(work.chunk, len(hidden)), vocabulary)
     # One buffer for all chunks: new memory pages cost about as much as the arithmetic on them.
     teacher_buffer = torch.empty_like(buffer) if isinstance(work.tokens.teacher, HiddenLogits) else None
-    for rows in _slices(len(hidden), work.chunk):
+    for rows in slices(len(hidden), work.chunk):
         inputs = hidden[rows].to(dtype)
-        logits = _logits_into(buffer[: len(inputs)], inputs, weight, bias, work.scale, work.softcap)
+        logits = logits_into(buffer[: len(inputs)], inputs, weight, bias, work.scale, work.softcap)
         teacher = _teacher_rows(work.tokens.teacher, rows, teacher_buffer)
-        _values_and_slopes(logits, teacher, work, rows, values, any(needs))
+        by_mean = None
+        if isinstance(teacher, NeedsHidden):
+            teacher, by_mean = teacher.meet(inputs), inputs.new_zeros(len(inputs))
+        _values_and_slopes(logits, teacher, work, rows, values, any(needs), by_mean)
         if gradients.hidden is not None:
-            _times_weight_into(gradients.hidden[rows], logits, weight)
+            times_weight_into(gradients.hidden[rows], logits, weight)
+            if by_mean is not None:
+                gradients.hidden[rows].addcmul_(by_mean.unsqueeze(1), teacher.mean.to(dtype))
         if gradients.weight is not None:
             gradients.weight.addmm_(logits.t(), inputs)
         if gradients.bias is not None:
@@ -258,28 +270,28 @@ def _compute_chunks(
     return weighted.sum(1, dtype=torch.float64).to(dtype), values, gradients
 
 
-def _values_and_slopes(logits: Tensor, teacher: Any, work: _Work, rows: slice, values: Tensor, slopes: bool) -> None:
+def _values_and_slopes(
+    logits: Tensor, teacher: Any, work: _Work, rows: slice, values: Tensor, slopes: bool, by_mean: Tensor | None
+) -> None:
     """Write the values of some tokens, and replace their logits by the slopes of the weighted sum.
+
+    With a teacher that reads hidden states, `by_mean` gets the slopes of its mean logits.
 
     On a CPU this is done for a few rows at a time, so that all intermediate results stay in the caches.
     """
     size = max(1, AT_MOST // logits.shape[1]) if logits.device.type == "cpu" else len(logits)
-    for part in _slices(len(logits), size):
+    for part in slices(len(logits), size):
         at = slice(rows.start + part.start, rows.start + part.stop)
         block = logits[part].requires_grad_(slopes)
         labels = None if work.tokens.labels is None else work.tokens.labels[at]
         token_rows = TokenRows(None if teacher is None else teacher[part], labels)
+        inputs = [block] if by_mean is None else [block, token_rows.teacher.mean_logit.requires_grad_(slopes)]
         outputs, scales = [], []
         for i, (loss, factor) in enumerate(zip(work.losses, work.factors, strict=True)):
             learns = slopes and factor != 0
             with torch.set_grad_enabled(learns):
                 value = loss(block, token_rows)
-            # A mean or a sum would depend on how many rows are computed at a time.
-            if value.shape != (len(block),):
-                raise LimbeckError(
-                    f"A loss of {len(block)} rows returned the shape {list(value.shape)}; it returns one value for "
-                    "each row, without a mean or a sum over them."
-                )
+            _check_values(value, len(block))
             if work.tokens.masks is not None:
                 with torch.set_grad_enabled(learns):
                     value = value.masked_fill(~work.tokens.masks[at, i], 0.0)
@@ -289,9 +301,21 @@ def _values_and_slopes(logits: Tensor, teacher: Any, work: _Work, rows: slice, v
                 scale = torch.full_like(value, factor)
                 scales.append(scale if work.tokens.weights is None else scale.mul_(work.tokens.weights[at]))
         if outputs:
-            _slope_into(logits[part], torch.autograd.grad(outputs, block, scales)[0], work)
+            slope, *others = torch.autograd.grad(outputs, inputs, scales, allow_unused=by_mean is not None)
+            _slope_into(logits[part], slope, work)
+            if by_mean is not None and others[0] is not None:
+                by_mean[part] = others[0]
         elif slopes:
             logits[part].zero_()
+
+
+def _check_values(value: Tensor, rows: int) -> None:
+    # A mean or a sum would depend on how many rows are computed at a time.
+    if value.shape != (rows,):
+        raise LimbeckError(
+            f"A loss of {rows} rows returned the shape {list(value.shape)}; it returns one value for each row, without "
+            "a mean or a sum over them."
+        )
 
 
 def _slope_into(logits: Tensor, slope: Tensor, work: _Work) -> None:
@@ -311,42 +335,7 @@ def _teacher_rows(teacher: Any, rows: slice, buffer: Tensor | None) -> Any:
         return None if teacher is None else teacher[rows]
     hidden, layer = teacher.hidden[rows], teacher.layer
     out = buffer[: len(hidden)]
-    return _logits_into(out, hidden.to(out.dtype), layer.weight, layer.bias, layer.scale, layer.softcap)
-
-
-def _logits_into(
-    out: Tensor, hidden: Tensor, weight: Tensor, bias: Tensor | None, scale: float, softcap: float | None
-) -> Tensor:
-    """Compute logits in the dtype of `out`. A weight in half precision is widened tile by tile, never as a whole.
-
-    Rounding each product to bfloat16 would bias what is learned.
-    """
-    if weight.dtype == out.dtype:
-        torch.mm(hidden, weight.t(), out=out)
-    else:
-        for tile in _slices(len(weight), _TILE):
-            out[:, tile] = torch.mm(hidden, weight[tile].to(out.dtype).t())
-    if bias is not None:
-        out.add_(bias)
-    if scale != 1:
-        out.mul_(scale)
-    if softcap is not None:
-        out.div_(softcap).tanh_().mul_(softcap)
-    return out
-
-
-def _times_weight_into(out: Tensor, slopes: Tensor, weight: Tensor) -> None:
-    """Compute ``slopes @ weight``."""
-    if weight.dtype == out.dtype:
-        torch.mm(slopes, weight, out=out)
-        return
-    out.zero_()
-    for tile in _slices(len(weight), _TILE):
-        out.addmm_(slopes[:, tile], weight[tile].to(out.dtype))
-
-
-def _slices(size: int, step: int) -> Iterator[slice]:
-    return (slice(start, min(start + step, size)) for start in range(0, size, step))
+    return logits_into(out, hidden.to(out.dtype), layer.weight, layer.bias, layer.scale, layer.softcap)
 
 
 def _check_arguments(losses: Mapping[str, RowLoss], weights: Mapping[str, float], chunk: int, keep: Any) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from typing import Any, NamedTuple, final
 
 import torch
@@ -9,6 +11,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from limbeck.errors import LimbeckError
+
+_TILE = 4096  # rows of a weight in half precision that are widened at a time
 
 
 class OutputLayer(NamedTuple):
@@ -99,3 +103,56 @@ class HiddenLogits:
 
     def __len__(self) -> int:
         return len(self.hidden)
+
+
+class NeedsHidden(ABC):
+    """A teacher that is compared with the student through the student's hidden states as well as its logits."""
+
+    mean: Tensor
+    """The gradient of `mean_logit` by the hidden states, ``[*leading, width]``."""
+    mean_logit: Tensor | None = None
+    """What the comparison reads of the hidden states, ``[*leading]``; None before `meet`."""
+
+    @abstractmethod
+    def meet(self, hidden: Float[Tensor, "*leading width"]) -> Any:
+        """Return the same teacher with its `mean_logit` for these hidden states."""
+
+    @abstractmethod
+    def check_layer(self, layer: OutputLayer) -> None:
+        """Raise a `LimbeckError` if the student's output layer does not allow it."""
+
+
+def logits_into(
+    out: Tensor, hidden: Tensor, weight: Tensor, bias: Tensor | None, scale: float, softcap: float | None
+) -> Tensor:
+    """Compute logits in the dtype of `out`. A weight in half precision is widened tile by tile, never as a whole.
+
+    Rounding each product to bfloat16 would bias what is learned.
+    """
+    if weight.dtype == out.dtype:
+        torch.mm(hidden, weight.t(), out=out)
+    else:
+        for tile in slices(len(weight), _TILE):
+            out[:, tile] = torch.mm(hidden, weight[tile].to(out.dtype).t())
+    if bias is not None:
+        out.add_(bias)
+    if scale != 1:
+        out.mul_(scale)
+    if softcap is not None:
+        out.div_(softcap).tanh_().mul_(softcap)
+    return out
+
+
+def times_weight_into(out: Tensor, slopes: Tensor, weight: Tensor) -> None:
+    """Compute ``slopes @ weight``."""
+    if weight.dtype == out.dtype:
+        torch.mm(slopes, weight, out=out)
+        return
+    out.zero_()
+    for tile in slices(len(weight), _TILE):
+        out.addmm_(slopes[:, tile], weight[tile].to(out.dtype))
+
+
+def slices(size: int, step: int) -> Iterator[slice]:
+    """Slices of at most `step` that cover the numbers below `size`."""
+    return (slice(start, min(start + step, size)) for start in range(0, size, step))
