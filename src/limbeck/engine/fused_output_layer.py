@@ -17,8 +17,8 @@ from limbeck.recipe import Stage
 FUSED_FROM = 8192
 """Number of classes from which the logits are not computed by default.
 
-Below it, the logits of a batch are small beside the activations of a network, and both ways take about the same time
-(`make bench NAME=lm_step`).
+From here on a step of a small student takes 0.92 of the time and a third of the memory. With 1,000 classes it takes the
+same time (`make bench NAME=lm_step`), and results should not change in their last digits for nothing.
 """
 
 
