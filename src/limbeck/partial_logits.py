@@ -139,10 +139,55 @@ class TopKLogits(PartialLogits):
         self.classes = classes
         self.grid = grid
 
+    @staticmethod
+    def from_log_probs(
+        ids: Int[Tensor, "*leading k"],
+        log_probs: Float[Tensor, "*leading k"],
+        *,
+        classes: int,
+        temperature: float = 1.0,
+    ) -> TopKLogits:
+        """Partial logits from listed log-probabilities, as a server returns them; the rest has the missing mass.
+
+        They are known at this temperature alone: a loss at another one is refused.
+
+        Args:
+            ids: The listed classes, each once per row.
+            log_probs: The logarithms of their probabilities.
+            classes: The number of classes.
+            temperature: T of the probabilities.
+
+        Raises:
+            LimbeckError: If the probabilities of a row sum to more than 1, or one is NaN.
+
+        Example:
+            >>> listed = TopKLogits.from_log_probs(
+            ...     torch.tensor([[2, 0]]), torch.tensor([[0.5, 0.25]]).log(), classes=5
+            ... )
+            >>> listed.coarse().softmax(-1)
+            tensor([[0.5000, 0.2500, 0.2500]])
+        """
+        mass = log_probs.exp().sum(-1)
+        if not bool((mass <= 1 + 1e-3).all()):
+            raise LimbeckError(
+                f"The listed probabilities of a row sum to {float(mass.max()):.4g}, more than 1. Are they "
+                "log-probabilities, with each class once?"
+            )
+        top = log_probs.amax(-1)
+        rest = torch.log1p(-mass.clamp_max(1.0)) - top
+        nodes = torch.stack([rest, torch.zeros_like(rest)], -1).unsqueeze(-1)
+        depths = temperature * (log_probs - top.unsqueeze(-1))
+        return TopKLogits(ids, depths, temperature * top, nodes, classes=classes, grid=(1 / temperature,))
+
     @property
     def logits(self) -> Float[Tensor, "*leading k"]:
         """The raw logits at `ids`."""
         return self.top.unsqueeze(-1) + self.depths
+
+    @property
+    def temperature(self) -> float:
+        """A temperature at which the weight of the rest is known: 1 if possible."""
+        return 1.0 if 1.0 in self.grid else 1 / self.grid[-1]
 
     def coarse(self, temperature: float = 1.0) -> Float[Tensor, "*leading buckets"]:
         """Return logits of k + 1 buckets minus `top`, the rest last, as in `limbeck.functional.coarse_logits`.
@@ -290,6 +335,11 @@ def unknown_rest(temperature: float, grid: Sequence[float]) -> LimbeckError:
     temperatures = (
         "0.5 and above" if tuple(grid) == DENSE else ", ".join(f"{1 / beta:g}" for beta in sorted(grid) if beta)
     )
+    if len(grid) == 1:
+        return LimbeckError(
+            f"The weight of the classes that this teacher does not list is known at a temperature of {temperatures} "
+            f"alone, not at {temperature:g}. Use temperature={temperatures}."
+        )
     return LimbeckError(
         f"The top-k outputs hold the weight of all other classes at temperatures of {temperatures}, not at "
         f"{temperature:g}. Fill a new cache with encoding={{'name': 'top-k', 'k': ..., 'temperatures': "

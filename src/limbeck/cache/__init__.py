@@ -1,7 +1,7 @@
 """Teacher outputs on disk: written once, complete, and checked before they are used."""
 
 from limbeck.cache.column import Column
-from limbeck.cache.encodings import Encoding, encoding, kl_error, make_encoding, validate_encoding
+from limbeck.cache.encodings import Encoding, encoding, encoding_type, kl_error, make_encoding, validate_encoding
 from limbeck.cache.location import Location
 from limbeck.cache.manifest import Manifest, ManifestDifference, Shard, TeacherProvenance, find_mismatch
 from limbeck.cache.parts import Part, are_all_parts_done, has_parts, join_parts, mark_part
@@ -26,6 +26,7 @@ __all__ = [
     "add_files",
     "are_all_parts_done",
     "encoding",
+    "encoding_type",
     "find_manifest",
     "find_mismatch",
     "has_parts",

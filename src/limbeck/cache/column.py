@@ -14,6 +14,7 @@ from torch import Tensor
 
 from limbeck.cache.encodings import Encoding, encoding
 from limbeck.errors import LimbeckError
+from limbeck.partial_logits import PartialLogits
 
 _LARGEST = 2**31
 """Upper bound for the size of a dimension, to refuse damaged descriptions."""
@@ -48,7 +49,9 @@ class Column:
         """Bytes of one record."""
         return self.rows * self.encoding.width
 
-    def encode(self, outputs: Tensor, *, id: Tensor, view: Tensor, counted: Tensor | None = None) -> NDArray[np.uint8]:
+    def encode(
+        self, outputs: Tensor | PartialLogits, *, id: Tensor, view: Tensor, counted: Tensor | None = None
+    ) -> NDArray[np.uint8]:
         """The records of a batch's outputs, ``[n, width]``.
 
         Args:
@@ -61,8 +64,12 @@ class Column:
         Raises:
             LimbeckError: If the outputs have another shape than the first ones.
         """
-        plain = outputs.detach().cpu()
-        moved = plain.movedim(self.axis, -1) if self.shape is None else plain.flatten(1)
+        moved: Tensor | PartialLogits
+        if isinstance(outputs, Tensor):
+            plain = outputs.detach().cpu()
+            moved = plain.movedim(self.axis, -1) if self.shape is None else plain.flatten(1)
+        else:
+            moved = outputs.to("cpu")
         shape = tuple(moved.shape[1:-1])
         if self.positions is None:
             if counted is None or shape[1:] != self.inner or shape[:1] != counted.shape[1:]:
@@ -72,7 +79,7 @@ class Column:
             raise self._wrong_positions(shape)
         else:
             counts = torch.ones_like(id)
-        rows = moved.reshape(-1, moved.shape[-1])
+        rows = moved.reshape(-1, moved.shape[-1]) if isinstance(moved, Tensor) else moved.reshape(-1)
         each = torch.repeat_interleave(counts * self.rows)
         first = (counts * self.rows).cumsum(0) - counts * self.rows
         position = torch.arange(len(rows)) - first[each]

@@ -53,6 +53,8 @@ class Encoding(ABC):
     name: ClassVar[str]
     partial: ClassVar[type[PartialLogits] | None] = None
     """The type of the decoded rows; None where that is a tensor of all classes."""
+    takes_partial: ClassVar[bool] = False
+    """Whether it stores partial logits of that type too."""
 
     classes: int
     width: int
@@ -64,7 +66,7 @@ class Encoding(ABC):
     @final
     def encode(
         self,
-        logits: Float[Tensor, "rows classes"],
+        logits: Float[Tensor, "rows classes"] | PartialLogits,
         *,
         id: Int[Tensor, " rows"],
         view: Int[Tensor, " rows"],
@@ -73,7 +75,8 @@ class Encoding(ABC):
         """One record for each row.
 
         Args:
-            logits: Raw logits, or log-probabilities; -inf for an impossible class.
+            logits: Raw logits, or log-probabilities; -inf for an impossible class. Partial logits, as a served teacher
+                has them, for an encoding that can store these.
             id: The example of each row. With `view` and `position` it seeds an encoding that draws at random, so that
                 a row has the same record in every batch, order and process.
             view: The view of the example.
@@ -81,7 +84,10 @@ class Encoding(ABC):
 
         Raises:
             DataError: If a logit is NaN or +inf.
+            LimbeckError: If these are partial logits that this encoding cannot store.
         """
+        if not isinstance(logits, Tensor):
+            return self._encode_partial(logits)
         records = [np.zeros((0, self.width), np.uint8)]
         for rows in _chunks(logits):
             own = LogitRows(*_read(logits[rows], self.classes), id[rows], view[rows], position[rows])
@@ -91,6 +97,13 @@ class Encoding(ABC):
     @abstractmethod
     def _encode(self, rows: LogitRows) -> Records:
         """The records of some rows."""
+
+    def _encode_partial(self, partial: PartialLogits) -> Records:
+        """The records of partial logits; raises, by default."""
+        raise LimbeckError(
+            f"The encoding {self.name!r} stores the logits of all classes, and this teacher gives a part of them "
+            f"({type(partial).__name__}). Use {{'name': 'listed', 'k': 20}} for a list of classes."
+        )
 
     @abstractmethod
     def decode(self, records: Records) -> Decoded:

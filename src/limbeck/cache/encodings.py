@@ -13,12 +13,12 @@ from torch import Tensor
 
 from limbeck.cache.dense import BFloat16, Float16, Float32, Quantized
 from limbeck.cache.encoding import Encoding
-from limbeck.cache.partial import SampledClasses, TopClasses
+from limbeck.cache.partial import ListedClasses, SampledClasses, TopClasses
 from limbeck.errors import ArgumentError, unknown_name_error
 from limbeck.partial_logits import SampledLogits, TopKLogits
 
 _KNOWN: dict[str, type[Encoding]] = {
-    kind.name: kind for kind in (Float32, Float16, BFloat16, Quantized, TopClasses, SampledClasses)
+    kind.name: kind for kind in (Float32, Float16, BFloat16, Quantized, TopClasses, SampledClasses, ListedClasses)
 }
 
 _MANY = 2**31  # an upper bound for the number of classes; making an encoding allocates nothing
@@ -33,7 +33,7 @@ def make_encoding(name: str, *, classes: int, **parameters: Any) -> Encoding:
     """Make an encoding by name.
 
     Args:
-        name: ``float32``, ``float16``, ``bfloat16``, ``quantized``, ``top-k`` or ``sampled``.
+        name: ``float32``, ``float16``, ``bfloat16``, ``quantized``, ``top-k``, ``sampled`` or ``listed``.
         classes: The number of logits in a row.
         **parameters: The encoding's parameters: ``k=`` and ``bits=`` of ``top-k``, ``draws=`` of ``sampled``, ...
 
@@ -91,6 +91,11 @@ def validate_encoding(spec: Mapping[str, Any] | str) -> dict[str, Any]:
         {'name': 'top-k', 'k': 100, 'bits': 10}
     """
     return encoding(spec, classes=_MANY).spec
+
+
+def encoding_type(spec: Mapping[str, Any] | str) -> type[Encoding]:
+    """The class of an encoding."""
+    return type(encoding(spec, classes=_MANY))
 
 
 _AT_ONCE = 1 << 21

@@ -43,13 +43,7 @@ class TopClasses(Encoding):
 
     def __init__(self, *, classes: int, k: int, bits: int = 10, temperatures: Any = ()) -> None:
         super().__init__(classes=classes)
-        self.k = check_integer("k", k, 1)
-        if self.k > classes:
-            raise ArgumentError(
-                f"k={k} of {classes} classes: there are no more. For all of them: 'quantized' or 'float16'.",
-                argument="k",
-            )
-        self.bits = check_bits(bits)
+        self.k, self.bits = check_classes(k, classes), check_bits(bits)
         self._ids, self._depths = ClassSubset(k, classes), Depths(k, bits)
         self._kind, each = ("<f4", 4) if bits == EXACT else ("<f2", 2)
         self.temperatures = _checked_temperatures(temperatures)
@@ -95,6 +89,90 @@ class TopClasses(Encoding):
         ids = torch.from_numpy(self._ids.unpack(records[:, self._rest : middle]))
         depths = self._depths.unpack(records[:, middle:])
         return TopKLogits(ids, depths, top, rest.unflatten(-1, (2, self._nodes)), classes=self.classes, grid=self._grid)
+
+
+@final
+class ListedClasses(Encoding):
+    r"""The k largest log-probabilities at one temperature, and the rest's: what a server lists, in few bytes.
+
+    It is `TopClasses` without the other temperatures: a record holds the largest logit and the logarithm of the others'
+    mass (float32 each), the classes and the values. Stored mass and rest are exact at this temperature, and a loss at
+    another one is refused. It stores the logits of all classes, and `limbeck.partial_logits.TopKLogits` that are known
+    at this temperature.
+
+    Args:
+        classes: The number of logits in a row.
+        k: The number of stored classes, 1 to `classes`.
+        bits: 2 to 16, or 32 for float32.
+        temperature: T of the later losses.
+    """
+
+    name: ClassVar[str] = "listed"
+    partial: ClassVar[type[PartialLogits] | None] = TopKLogits
+    takes_partial: ClassVar[bool] = True
+
+    def __init__(self, *, classes: int, k: int, bits: int = 10, temperature: float = 1.0) -> None:
+        super().__init__(classes=classes)
+        self.k, self.bits = check_classes(k, classes), check_bits(bits)
+        _checked_temperatures([temperature])
+        self.temperature = float(temperature)
+        self._ids, self._depths = ClassSubset(k, classes), Depths(k, bits)
+        self.width = 8 + self._ids.width + self._depths.width
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        """The parameters."""
+        return {"k": self.k, "bits": self.bits, "temperature": self.temperature}
+
+    def _encode(self, rows: LogitRows) -> Records:
+        logits, top = rows.logits, rows.top
+        ids = logits.topk(self.k, -1, sorted=False).indices.sort(-1).values
+        depths = log_depths(logits, top)
+        selected = depths.gather(-1, ids)
+        rest = (depths.scatter_(-1, ids, -torch.inf) / self.temperature).logsumexp(-1)
+        return self._pack(ids, selected, top, rest)
+
+    def _encode_partial(self, partial: PartialLogits) -> Records:
+        if not isinstance(partial, TopKLogits):
+            raise LimbeckError(
+                f"The encoding 'listed' stores a list of classes, and this teacher gives a {type(partial).__name__}: "
+                "cache the teacher that it is made of."
+            )
+        if partial.classes != self.classes or partial.ids.shape[-1] != self.k:
+            raise LimbeckError(
+                f"These are {partial.ids.shape[-1]} of {partial.classes} classes, and the encoding stores {self.k} of "
+                f"{self.classes}: use k={partial.ids.shape[-1]}."
+            )
+        rest = partial.coarse(self.temperature)[..., -1] / self.temperature
+        ids, order = partial.ids.sort(-1)
+        return self._pack(ids, partial.depths.float().gather(-1, order), partial.top.float(), rest.float())
+
+    def _pack(self, ids: Tensor, depths: Tensor, top: Tensor, rest: Tensor) -> Records:
+        """The records; top and rest are shifted so that rounding the values changes no mass."""
+        packed = self._depths.pack(depths)
+        stored = self._depths.unpack(packed).to(depths.device)
+        lost = ((depths / self.temperature).logsumexp(-1) - (stored / self.temperature).logsumexp(-1)).nan_to_num(0.0)
+        classes = self._ids.pack(ids.cpu().numpy())
+        return np.concatenate([floats(top + self.temperature * lost), floats(rest - lost), classes, packed], axis=1)
+
+    def decode(self, records: Records) -> TopKLogits:
+        """Decode the rows: classes, depths, and the rest at the temperature."""
+        records = self._checked(records)
+        middle = 8 + self._ids.width
+        numbers = torch.from_numpy(values(records[:, :8], "<f4").astype(np.float32))
+        ids = torch.from_numpy(self._ids.unpack(records[:, 8:middle]))
+        rest = torch.stack([numbers[:, 1:], torch.zeros_like(numbers[:, 1:])], 1)
+        grid, depths = (1 / self.temperature,), self._depths.unpack(records[:, middle:])
+        return TopKLogits(ids, depths, numbers[:, 0], rest, classes=self.classes, grid=grid)
+
+
+def check_classes(k: int, classes: int) -> int:
+    """Check the number of stored classes."""
+    if check_integer("k", k, 1) > classes:
+        raise ArgumentError(
+            f"k={k} of {classes} classes: there are no more. For all of them: 'quantized' or 'float16'.", argument="k"
+        )
+    return k
 
 
 def _checked_temperatures(temperatures: Any) -> tuple[float, ...]:

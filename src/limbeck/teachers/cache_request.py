@@ -27,6 +27,7 @@ from limbeck.cache import (
     find_manifest,
 )
 from limbeck.errors import DataError, LimbeckError, unknown_name_error
+from limbeck.partial_logits import PartialLogits
 from limbeck.teachers.model import ModelTeacher
 from limbeck.teachers.teacher import Teacher, TeacherFn
 
@@ -113,7 +114,7 @@ class CacheRequest(NamedTuple):
         """The addresses that a new cache stores."""
         return stored_addresses(self.requires | self.extra, self.head)
 
-    def column(self, address: str, outputs: Tensor, counted: Tensor | None) -> Column:
+    def column(self, address: str, outputs: Tensor | PartialLogits, counted: Tensor | None) -> Column:
         """The layout of outputs like these.
 
         Args:
@@ -124,12 +125,14 @@ class CacheRequest(NamedTuple):
         Raises:
             LimbeckError: If there is one number for each example, or the dimension of the classes does not exist.
         """
-        axis = self.classes if address == LOGITS else -1
-        if not -outputs.ndim <= axis < outputs.ndim:
+        axis, dimensions = self.classes if address == LOGITS else -1, len(outputs.shape)
+        if not -dimensions <= axis < dimensions:
             raise LimbeckError(f"classes={axis} is no dimension of logits of the shape {list(outputs.shape)}.")
-        if outputs.ndim < 2:
+        if dimensions < 2:
             raise LimbeckError(f"At {address!r} there is one number for each example; a cache needs [batch, classes].")
-        shape = outputs.movedim(axis, -1).shape
+        if not isinstance(outputs, Tensor) and axis % dimensions != dimensions - 1:
+            raise LimbeckError(f"Partial logits have the classes last; leave classes={axis} out.")
+        shape = outputs.movedim(axis, -1).shape if isinstance(outputs, Tensor) else outputs.shape
         own = self.encoding_at(address, shape[-1])
         if counted is not None and len(shape) > 2:
             return Column(own, None, tuple(shape[2:-1]), axis)

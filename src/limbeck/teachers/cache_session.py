@@ -29,6 +29,7 @@ from limbeck.cache import (
 )
 from limbeck.errors import LimbeckError, LimbeckWarning
 from limbeck.functional.output_layer import HiddenLogits, OutputLayer
+from limbeck.partial_logits import PartialLogits
 from limbeck.teachers.cache_request import (
     HEAD_FILE,
     CacheRequest,
@@ -197,14 +198,15 @@ class CacheSession(TeacherSession):
             outputs = predict_padded(teacher_fn, batch, self._request.batch_size)
         if batch.mask is not None:  # NaN cannot be stored, and masked positions are never read
             mask = batch.mask.bool()
-            outputs = Outputs({address: zero_where_masked(tensor, mask) for address, tensor in outputs.items()})
+            finite = {address: zero_where_masked(tensor, mask) for address, tensor in outputs.items()}
+            outputs = Outputs.of({**outputs.partial, **finite})
         if self._writer is None:
             self._open_writer(outputs, counted)
             new = new & (self._require_store().rows(keys.id, keys.view) < 0)  # another process may have been first
         columns = self._require_store().columns
         ids, views = torch.from_numpy(keys.id), torch.from_numpy(keys.view)
         records = {
-            address: column.encode(outputs[address], id=ids, view=views, counted=counted)
+            address: column.encode(_storable(outputs, address), id=ids, view=views, counted=counted)
             for address, column in columns.items()
         }
         self._append(keys, records, columns, new)
@@ -230,11 +232,11 @@ class CacheSession(TeacherSession):
                 "The outputs for such batches are computed and not stored. With such a loader, use the teacher itself."
             )
             warnings.warn(f"{message}. {then}", LimbeckWarning, stacklevel=2)
-        outputs = dict(predict_padded(self._open_teacher(batch), batch, self._request.batch_size))
+        outputs = predict_padded(self._open_teacher(batch), batch, self._request.batch_size)
         head, requires = self._request.head, self._request.requires
         if head is not None and LOGITS in requires and LOGITS not in outputs:
             outputs[LOGITS] = head.logits(outputs[head.address].float())
-        return Outputs({address: outputs[address].to(self._device) for address in requires})
+        return Outputs.of({address: _storable(outputs, address).to(self._device) for address in requires})
 
     def _append(self, keys: Keys, records: Records, columns: Mapping[str, Column], new: NDArray[np.bool_]) -> None:
         """Add new outputs to the cache, each of them once."""
@@ -292,7 +294,7 @@ class CacheSession(TeacherSession):
         self._store, self._tables = CacheReader(self._location), None
         if self._masks != masks:  # another process may have begun it with other ones
             raise self._mismatch(self._store, "set of positions (masks)", ", ".join(self._masks), ", ".join(masks))
-        if not {*self._store.columns} <= {*outputs}:  # likewise
+        if not {*self._store.columns} <= {*outputs, *outputs.partial}:  # likewise
             raise self._mismatch(
                 self._store, "outputs", ", ".join(sorted(self._store.columns)), ", ".join(sorted(outputs))
             )
@@ -311,7 +313,7 @@ class CacheSession(TeacherSession):
         """The layout of the outputs at each address."""
         if self._store is not None:
             return {address: column.spec for address, column in self._store.columns.items()}
-        return {a: self._request.column(a, outputs[a], counted).spec for a in self._stored_addresses}
+        return {a: self._request.column(a, _storable(outputs, a), counted).spec for a in self._stored_addresses}
 
     def _precision(self) -> str:
         kind = self._device.type
@@ -333,6 +335,11 @@ class CacheSession(TeacherSession):
         if self._writer is None:
             raise LimbeckError(f"The cache at {self._location.name} is not open for writing.")
         return self._writer
+
+
+def _storable(outputs: Outputs, address: str) -> Tensor | PartialLogits:
+    """The outputs at an address: a tensor, or partial logits."""
+    return outputs.partial[address] if address in outputs.partial else outputs[address]
 
 
 def _array(counted: Tensor | None) -> NDArray[np.bool_] | None:

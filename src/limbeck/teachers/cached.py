@@ -13,7 +13,15 @@ from dataclasses import replace
 from typing import Any, final
 
 from limbeck.batch import Outputs
-from limbeck.cache import SHARD_BYTES, Location, TeacherProvenance, find_manifest, find_mismatch, validate_encoding
+from limbeck.cache import (
+    SHARD_BYTES,
+    Location,
+    TeacherProvenance,
+    encoding_type,
+    find_manifest,
+    find_mismatch,
+    validate_encoding,
+)
 from limbeck.errors import LimbeckError
 from limbeck.functional.sparse import COARSE
 from limbeck.partial_logits import check_power, unknown_rest
@@ -107,6 +115,7 @@ class CachedTeacher(TeacherWrapper):
         _check_cacheable(self.inner)
         self.where = os.fspath(where)
         self.encoding = _without_open_parameter(encoding)
+        _check_takes_partial(self.inner, self.encoding)
         self.classes = classes
         self.shard_bytes = shard_bytes
         self.through = through
@@ -123,7 +132,7 @@ class CachedTeacher(TeacherWrapper):
     @property
     def capabilities(self) -> TeacherCapabilities:
         """The teacher's, except that some encodings store only a part of the logits."""
-        return super().capabilities._replace(partial=self.encoding["name"] in _OPEN, gradients=False)
+        return super().capabilities._replace(partial=encoding_type(self.encoding).partial is not None, gradients=False)
 
     def open(self, context: TeacherContext) -> TeacherSession:
         """Check that the cache has what is required, or that the teacher can compute it.
@@ -222,6 +231,10 @@ class CachedTeacher(TeacherWrapper):
             LimbeckError: If the cache does not serve a temperature of these losses.
         """
         name = self.encoding["name"]
+        if name == "listed":
+            for temperature in sorted(self._temperatures):
+                if not math.isclose(temperature, self.encoding["temperature"], rel_tol=1e-9):
+                    raise unknown_rest(temperature, (1 / self.encoding["temperature"],))
         if name not in _OPEN:
             return self.encoding
         manifest = find_manifest(location)
@@ -243,11 +256,6 @@ class CachedTeacher(TeacherWrapper):
 
 
 def _check_cacheable(teacher: Teacher | None) -> None:
-    if teacher is not None and teacher.capabilities.partial:
-        raise LimbeckError(
-            f"The outputs of this {type(teacher).__name__} cannot be cached, because they are those of some classes "
-            "only. Cache the teacher inside: AlignedTeacher(CachedTeacher(teacher, FOLDER), alignment)."
-        )
     if teacher is None or teacher.capabilities.deterministic:
         return
     changes = teacher.capabilities.changes
@@ -256,6 +264,16 @@ def _check_cacheable(teacher: Teacher | None) -> None:
         f"The outputs of this {type(teacher).__name__} cannot be cached, because {why}: the same inputs give other "
         'outputs each time. Use the teacher without a cache, or with mode="eval".'
     )
+
+
+def _check_takes_partial(teacher: Teacher | None, encoding: Mapping[str, Any]) -> None:
+    """Refuse an encoding of all classes for a teacher that gives a part of them."""
+    if teacher is not None and teacher.capabilities.partial and not encoding_type(encoding).takes_partial:
+        raise LimbeckError(
+            f"The outputs of this {type(teacher).__name__} cannot be cached as {encoding['name']!r}, because they are "
+            "those of some classes only. Cache the teacher inside: AlignedTeacher(CachedTeacher(teacher, FOLDER), "
+            "alignment). For a teacher that lists classes, use encoding={'name': 'listed', 'k': ...}."
+        )
 
 
 def _without_open_parameter(encoding: str | Mapping[str, Any]) -> dict[str, Any]:

@@ -120,4 +120,4 @@ def _logits(outputs: Outputs, axis: int) -> Tensor | None:
     if LOGITS in outputs:
         return outputs[LOGITS].movedim(axis, -1)
     partial = outputs.partial.get(LOGITS)
-    return partial.spread() if isinstance(partial, TopKLogits) else None
+    return partial.spread(partial.temperature) if isinstance(partial, TopKLogits) else None

@@ -246,7 +246,8 @@ def _compare_batch(
     if len(rows) == 0 or rows.min() < 0:
         raise LimbeckError(f"The cache at {store.location.name} lacks outputs; complete it with limbeck cache build.")
     counted = stored_positions(batch, stored_masks(store.manifest))
-    outputs = predict_padded(teacher_fn, batch, size)[address]
+    every = predict_padded(teacher_fn, batch, size)
+    outputs = every.partial[address] if address in every.partial else every[address]
     now, (stored, counts) = (
         column.encode(outputs, id=id.cpu(), view=view.cpu(), counted=counted),
         store.spans(rows, address),
@@ -267,7 +268,9 @@ def _compare_batch(
 
 
 def _mean_kl(now: object, stored: object) -> float:
-    dense = [logits.spread() if isinstance(logits, TopKLogits) else logits for logits in (now, stored)]
+    dense = [
+        logits.spread(logits.temperature) if isinstance(logits, TopKLogits) else logits for logits in (now, stored)
+    ]
     if not (isinstance(dense[0], Tensor) and isinstance(dense[1], Tensor)):
         return float(np.nan)
     return float(kl_divergence(dense[1], dense[0]).mean())
