@@ -271,7 +271,8 @@ def _keep_answers(logits: Mapping[str, Tensor], material: ComparisonData, out: P
     labels = {
         f"{part}_labels": material.task.stored_targets(examples)
         for part, examples in parts.items()
-        if examples.labels is not None or examples.targets is not None
+        # The labels of tokens are in the batches alone.
+        if material.task.asks_teacher or examples.labels is not None or examples.targets is not None
     }
     save_tensors({**logits, **labels}, RunLayout(out).teacher_outputs)
 

@@ -77,7 +77,7 @@ class FinishedRun(NamedTuple):
                 "an export would be checked on other data."
             )
         saved = self._saved_labels()
-        known = data.test.labels is not None or data.test.targets is not None
+        known = self.task.asks_teacher or data.test.labels is not None or data.test.targets is not None
         if known and saved is not None and not _are_equal(self.task.stored_targets(data.test), saved):
             raise DataError(
                 f"{data.name} has other test labels than when {self.folder} was judged, so an export would be checked "

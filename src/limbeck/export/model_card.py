@@ -28,7 +28,7 @@ from limbeck.job import (
 )
 from limbeck.models.hub import LibraryModel
 from limbeck.optional_imports import install_command, is_installed
-from limbeck.tasks import Regression, Score, Segmentation, Task
+from limbeck.tasks import LanguageModeling, Regression, Segmentation, Task
 
 _MARKS = re.compile(r"([\\`*\[\]<>|&])")
 _LIBRARIES = {"folder": "limbeck", "hf": "transformers", "onnx": "onnx", "int8": "onnx"}
@@ -69,7 +69,7 @@ def make_card(
         "\n".join(_table(done)),
         f"## How to open it\n\n{_describe_reader(reader)}```python\n{snippet}\n```\n\n"
         + " ".join(_describe_inputs(done, raw=raw, to=to)),
-        "## This file\n\n" + "\n".join(f"* {line}" for line in _describe_export(exported, to, done.task.primary)),
+        "## This file\n\n" + "\n".join(f"* {line}" for line in _describe_export(exported, to, done.task)),
         "## How it was made and judged\n\n" + "\n".join(f"* {line}" for line in _protocol(done, data)),
         f"## License\n\n{_license(done, data, license)}",
         f"## Cite\n\n```bibtex\n{bibtex(citations(done, to=to))}```",
@@ -140,6 +140,9 @@ def find_task(done: FinishedRun) -> str | None:
         return "tabular-regression" if done.metadata.get("encoding") else None
     if isinstance(done.task, Segmentation):
         return "image-segmentation"
+    if isinstance(done.task, LanguageModeling):
+        writes = "ForConditionalGeneration" in str(done.model_config.get("class"))
+        return "text2text-generation" if writes else "text-generation"
     if done.metadata.get("encoding"):
         return "tabular-classification"
     if "ForSequenceClassification" in str(done.model_config.get("class")):
@@ -290,15 +293,15 @@ def _join(values: list[float]) -> str:
     return ", ".join(f"{value:g}" for value in values)
 
 
-def _describe_export(exported: ExportedRun, to: str, score: Score) -> Iterator[str]:
-    parity = exported.parity
+def _describe_export(exported: ExportedRun, to: str, task: Task) -> Iterator[str]:
+    parity, score = exported.parity, task.primary
     # While it is written, the folder has a temporary name.
     file = "This folder" if exported.path.is_dir() else f"`{exported.path.name}`"
     yield f"{file}, {exported.bytes:,} bytes."
     other = "the float32 student's" if to == "int8" else "the trained student's in PyTorch"
     largest = parity.max_difference
     match = f"differ from {other} by at most {largest:.2g}" if largest else f"are equal to {other}"
-    yield f"Its logits {match} on {parity.examples:,} test examples."
+    yield f"Its logits {match} on {parity.examples:,} test {task.row_title}."
     if parity.nodes:
         yield f"The values of {parity.nodes} of its {parity.of} nodes were compared with PyTorch's."
     title, before, after = f"{score.title[:1].upper()}{score.title[1:]}", exported.score_before, exported.score_after
@@ -314,7 +317,9 @@ def _protocol(done: FinishedRun, data: DataSplits) -> Iterator[str]:
     parts = {"train": "training", "development": "development", "test": "test"}
     counts = [f"{test_use[part]:,} {name}" for part, name in parts.items() if part in test_use]
     yield (
-        f"Data: {escape_markdown(plain_name(data.name))}" + (f", {', '.join(counts)} examples" if counts else "") + "."
+        f"Data: {escape_markdown(plain_name(data.name))}"
+        + (f", {', '.join(counts)} {done.task.row_title}" if counts else "")
+        + "."
     )
     if data.note:
         yield f"About the data: {escape_markdown(data.note)}."
