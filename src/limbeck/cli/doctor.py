@@ -75,20 +75,26 @@ def _finding_printer() -> Any:
         if room < 40:  # narrow terminal: print the sentence on lines of its own
             console.print(head, soft_wrap=True)
             print(textwrap.indent(textwrap.fill(finding.sentence, max(width - 6, 20)), " " * 6))
-            _show_details(finding)
+            _show_details(finding, width)
             return
         first, *rest = textwrap.wrap(finding.sentence, room, break_on_hyphens=False) or [""]
         console.print(head.append(first), soft_wrap=True, highlight=False)
         for more in rest:
             print(" " * (width - room) + more)
-        _show_details(finding)
+        _show_details(finding, width)
 
     return show
 
 
-def _show_details(finding: Finding) -> None:
+def _show_details(finding: Finding, width: int) -> None:
     for line in finding.details:
-        print(" " * 6 + line)
+        indent = " " * (6 + len(line) - len(line.lstrip()))
+        print(
+            textwrap.fill(
+                line.lstrip(), max(width, 40), initial_indent=indent, subsequent_indent=f"{indent}  ",
+                break_on_hyphens=False, replace_whitespace=False,
+            )
+        )  # fmt: skip
 
 
 def _print_summary(findings: Sequence[Finding], seconds: float) -> None:

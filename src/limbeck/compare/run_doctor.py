@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import textwrap
 import time
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
@@ -241,7 +240,7 @@ def _describe_teacher(job: Job, opened: tuple[Teacher, dict[str, nn.Module]]) ->
     numbers = sum(parameter.numel() for model in opened[1].values() for parameter in model.parameters())
     origin = f"Loaded from {job.teacher.title}" if job.teacher.has_weights else "Trained by the job"
     vocabulary = describe_vocabulary(opened[0])
-    details = () if vocabulary is None else tuple(textwrap.wrap(vocabulary, 110))
+    details = () if vocabulary is None else (vocabulary,)
     sentence = f"{origin}; it has the outputs that the task needs."
     return passed("", numbers, sentence, f"{numbers:,} weights")._replace(details=details)
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
+import gc
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -128,12 +130,20 @@ def _peak(action: Callable[[], None], device: torch.device) -> int | None:
         action()
         torch.cuda.synchronize(device)
         return torch.cuda.max_memory_allocated(device)
+    _release_free_memory()
     try:
         (_PROCESS / "clear_refs").write_text("5")  # sets the mark of the highest resident memory back
     except OSError:
         return None
     action()
     return _field(_PROCESS / "status", "VmHWM") if device.type == "cpu" else None
+
+
+def _release_free_memory() -> None:
+    """Give memory back that earlier steps have freed: a step that gets it again would seem to need none."""
+    gc.collect()
+    with contextlib.suppress(OSError, AttributeError):  # another C library than glibc
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def _field(file: Path, name: str) -> int | None:
