@@ -12,7 +12,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from limbeck.batch import LOGITS, Batch, Outputs
 from limbeck.cache import (
@@ -27,6 +26,8 @@ from limbeck.cache import (
     find_manifest,
 )
 from limbeck.errors import DataError, LimbeckError, unknown_name_error
+from limbeck.functional import OutputLayer
+from limbeck.model_call import find_output_layer, get_output_layer
 from limbeck.partial_logits import PartialLogits
 from limbeck.teachers.model import ModelTeacher
 from limbeck.teachers.teacher import Teacher, TeacherFn
@@ -202,22 +203,26 @@ _TOLERANCE = 1e-3  # relative to the range of the logits; the error of a bfloat1
 
 
 class LastLayer(NamedTuple):
-    """A teacher's last layer: logits are ``weight @ inputs + bias``.
+    """A teacher's last layer.
 
     Attributes:
         address: The address of its inputs.
-        weight: ``[classes, features]``.
-        bias: ``[classes]``; None where the layer has none.
+        layer: Its weights, and the bound and the factor of the logits that follow it.
+        is_output: Whether it is the output layer that limbeck finds in the model, whose logits need not be computed.
     """
 
     address: str
-    weight: Tensor
-    bias: Tensor | None
+    layer: OutputLayer
+    is_output: bool = False
+
+    def on(self, device: torch.device) -> OutputLayer:
+        """The layer on a device, in float32."""
+        bias = None if self.layer.bias is None else self.layer.bias.to(device, torch.float32)
+        return self.layer._replace(weight=self.layer.weight.to(device, torch.float32), bias=bias)
 
     def logits(self, inputs: Tensor) -> Tensor:
         """The logits for these inputs of the layer."""
-        weight = self.weight.to(inputs.device, inputs.dtype)
-        return F.linear(inputs, weight, None if self.bias is None else self.bias.to(inputs.device, inputs.dtype))
+        return self.on(inputs.device).logits(inputs.float())
 
     def check(self, outputs: Outputs) -> None:
         """Compare the layer's logits with the teacher's.
@@ -252,7 +257,7 @@ def stored_addresses(requires: frozenset[str], head: LastLayer | None) -> frozen
 
 
 def find_last_layer(teacher: Teacher, name: str) -> LastLayer:
-    """The last layer of a teacher that is a single network.
+    """The last layer of a teacher that is a single network, with what its configuration says of the logits.
 
     Raises:
         LimbeckError: If the teacher is no single network, or has no `torch.nn.Linear` of that name.
@@ -264,15 +269,19 @@ def find_last_layer(teacher: Teacher, name: str) -> LastLayer:
     layers = {n: module for n, module in teacher.model.named_modules() if isinstance(module, nn.Linear)}
     if name not in layers:
         raise unknown_name_error("Linear layer of the teacher", name, layers)
-    layer = layers[name]
-    bias = None if layer.bias is None else layer.bias.detach().cpu()
-    return LastLayer(f"{name}:in", layer.weight.detach().cpu(), bias)
+    found = find_output_layer(teacher.model)
+    whole = get_output_layer(teacher.model) if found is not None and found[1] is layers[name] else None
+    layer = (whole or OutputLayer(layers[name].weight, layers[name].bias)).detach()
+    bias = None if layer.bias is None else layer.bias.cpu()
+    return LastLayer(f"{name}:in", layer._replace(weight=layer.weight.cpu(), bias=bias), whole is not None)
 
 
 def describe_head(head: LastLayer) -> tuple[dict[str, Any], bytes]:
     """The layer's entry in a manifest, and the content of its file."""
     data = _to_bytes(head)
-    return {"address": head.address, "sha256": hashlib.sha256(data).hexdigest()}, data
+    after = {"softcap": head.layer.softcap, "scale": head.layer.scale}
+    own = {} if head.layer.softcap is None and head.layer.scale == 1 else after
+    return {"address": head.address, "sha256": hashlib.sha256(data).hexdigest(), **own}, data
 
 
 def check_head(store: CacheReader) -> DataError | None:
@@ -298,7 +307,8 @@ def repair_head(location: Location, head: LastLayer) -> None:
 def _to_bytes(head: LastLayer) -> bytes:
     from safetensors.torch import save
 
-    return save({"weight": head.weight.contiguous()} | ({} if head.bias is None else {"bias": head.bias.contiguous()}))
+    weight, bias = head.layer.weight, head.layer.bias
+    return save({"weight": weight.contiguous()} | ({} if bias is None else {"bias": bias.contiguous()}))
 
 
 def load_head(location: Location, description: Mapping[str, Any]) -> LastLayer:
@@ -317,4 +327,5 @@ def load_head(location: Location, description: Mapping[str, Any]) -> LastLayer:
             "the teacher."
         )
     state: dict[str, torch.Tensor] = load(data)
-    return LastLayer(description["address"], state["weight"], state.get("bias"))
+    after = description.get("softcap"), description.get("scale", 1.0)
+    return LastLayer(description["address"], OutputLayer(state["weight"], state.get("bias"), *after))

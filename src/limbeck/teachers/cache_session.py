@@ -136,8 +136,7 @@ class CacheSession(TeacherSession):
     def _output_layer(self, head: LastLayer) -> OutputLayer:
         """The layer on the device of the outputs, copied once."""
         if self._layer is None:
-            bias = None if head.bias is None else head.bias.to(self._device, torch.float32)
-            self._layer = OutputLayer(head.weight.to(self._device, torch.float32), bias)
+            self._layer = head.on(self._device)
         return self._layer
 
     def _check_contents(self, store: CacheReader) -> None:
@@ -272,14 +271,16 @@ class CacheSession(TeacherSession):
                     "again. Stop, and join them with limbeck cache build or fill_cache() without a part."
                 )
                 warnings.warn(message, LimbeckWarning, stacklevel=2)
-            addresses = query_addresses(self._stored_addresses | {LOGITS}, self._request.head)
-            context = replace(self._context, requires=addresses, hidden_logits=False)
+            addresses, head = query_addresses(self._stored_addresses | {LOGITS}, self._request.head), self._request.head
+            # Where the inputs of the output layer are stored, its logits are only checked, on a few positions.
+            is_hidden = head is not None and head.is_output and LOGITS not in self._stored_addresses
+            context = replace(self._context, requires=addresses, hidden_logits=is_hidden)
             self._teacher_fn = self._stack.enter_context(self._teacher.open(context))
         return self._teacher_fn
 
     def _open_writer(self, outputs: Outputs, counted: Tensor | None) -> None:
         """Open the cache for writing; the first outputs decide the layout."""
-        if self._request.head is not None:
+        if self._request.head is not None and LOGITS in outputs:
             self._request.head.check(outputs)
         origin = replace(self._request.origin, precision=self._precision(), outputs=self._layout(outputs, counted))
         about, files, masks = dict(self._request.about), dict[str, bytes](), self._masks
