@@ -6,11 +6,12 @@ import math
 from typing import Any, NamedTuple, cast, final
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from limbeck.batch import IGNORED, Batch
 from limbeck.errors import DataError, LimbeckError
+from limbeck.functional.blockwise import AT_ONCE
 from limbeck.metrics.metric import Metric, MetricFunction, Needed, mean_of_all, metric, require_fields, valid_rows
 
 TOP_K = 10
@@ -116,9 +117,9 @@ class TextSumsState:
         labels, texts, sizes = (part.flatten()[counted] for part in (labels, texts, sizes))
         ours, theirs = _rows_of(logits), None if teacher is None else _rows_of(teacher)
         self._grow(texts)
-        for rows in torch.arange(len(counted)).split(CHUNK):
+        for rows in torch.arange(len(counted)).split(CHUNK) if len(counted) else ():
             at = counted[rows]
-            values = _token_values(_dense(ours, at), labels[rows], None if theirs is None else _dense(theirs, at))
+            values = _values_by_blocks(_dense(ours, at), labels[rows], None if theirs is None else _dense(theirs, at))
             if bool((wrong := values[:, : len(_OWN)].isnan().any(1)).any()):
                 raise LimbeckError(f"The logits of text {int(texts[rows][wrong][0])} are NaN, so it has no likelihood.")
             counts = torch.stack([torch.ones(len(rows), dtype=torch.float64), sizes[rows].double()], 1)
@@ -190,10 +191,29 @@ def _dense(logits: Any, rows: Int[Tensor, " rows"]) -> Float[Tensor, "rows vocab
     return part.detach() if part.dtype == torch.float64 else part.detach().float()
 
 
+def _values_by_blocks(
+    logits: Float[Tensor, "rows vocabulary"],
+    labels: Int[Tensor, " rows"],
+    teacher: Float[Tensor, "rows vocabulary"] | None,
+) -> Float[Tensor, "rows metrics"]:
+    """`_token_values`, on a CPU of a few rows at a time, so that all intermediate results stay in its caches."""
+    # A teacher with another vocabulary is -inf in every row of a token that it lacks (`AlignedTeacher`).
+    lacking = None if teacher is None else (teacher == -torch.inf).all(0)
+    if lacking is not None and not bool(lacking.any()):
+        lacking = None
+    size = max(1, AT_ONCE // logits.shape[1]) if logits.device.type == "cpu" else len(logits)
+    parts = [
+        _token_values(logits[at], labels[at], None if teacher is None else teacher[at], lacking)
+        for at in (slice(start, start + size) for start in range(0, len(logits), size))
+    ]
+    return torch.cat(parts)
+
+
 def _token_values(
     logits: Float[Tensor, "rows vocabulary"],
     labels: Int[Tensor, " rows"],
     teacher: Float[Tensor, "rows vocabulary"] | None,
+    lacking: Bool[Tensor, " vocabulary"] | None,
 ) -> Float[Tensor, "rows metrics"]:
     """The value of each metric in `_OWN` and `_WITH_TEACHER` for each token, in float64 on the CPU."""
     log_q = logits.log_softmax(1)
@@ -201,17 +221,9 @@ def _token_values(
     if teacher is None:
         theirs = [torch.full_like(own[0], math.nan)] * len(_WITH_TEACHER)
     else:
-        theirs = _compare(*_shared_log_softmax(logits, teacher.to(logits.device, logits.dtype)))
+        shared = logits if lacking is None else logits.masked_fill(lacking.to(logits.device), -torch.inf)
+        theirs = _compare(shared.log_softmax(1), teacher.to(logits.device, logits.dtype).log_softmax(1))
     return torch.stack([*own, *theirs], 1).double().cpu()
-
-
-def _shared_log_softmax(logits: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
-    """The logarithms of q and p over the tokens that the teacher has.
-
-    A teacher with another vocabulary is -inf in every row of a column that it lacks (`AlignedTeacher`).
-    """
-    unknown = (teacher == -torch.inf).all(0)
-    return logits.masked_fill(unknown, -torch.inf).log_softmax(1), teacher.log_softmax(1)
 
 
 def _compare(log_q: Tensor, log_p: Tensor) -> list[Tensor]:
