@@ -181,7 +181,7 @@ def call(model: Callable[..., Any], inputs: Inputs) -> Any:
     if isinstance(inputs, Tensor):  # the most frequent case, and the next check is slow
         return model(_cast(inputs, model))
     if isinstance(inputs, Mapping):
-        first, named = _place_tokens(model, inputs)
+        first, named = place_tokens(model, inputs)
         return model(*first, **{name: _cast(value, model) for name, value in named.items()})
     if isinstance(inputs, (tuple, list)):
         return model(*(_cast(value, model) for value in inputs))
@@ -237,8 +237,11 @@ def with_decoder_inputs(model: Callable[..., Any], inputs: Mapping[str, Any]) ->
     return {**rest, "decoder_input_ids": inner.prepare_decoder_input_ids_from_labels(inputs["labels"])}
 
 
-def _place_tokens(model: Callable[..., Any], inputs: Mapping[str, Any]) -> tuple[tuple[Any, ...], Mapping[str, Any]]:
-    """Inputs for the arguments of a model: those without a name, and those with one."""
+def place_tokens(model: Callable[..., Any], inputs: Mapping[str, Any]) -> tuple[tuple[Any, ...], Mapping[str, Any]]:
+    """Inputs of a language model for the arguments of a model: those without a name, and those with one.
+
+    Other inputs by name are returned as they are.
+    """
     if "input_ids" not in inputs:
         return (), inputs
     inputs = with_positions(model, with_decoder_inputs(model, inputs))

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from shlex import quote
 from typing import Any
 
+import torch
+
 from limbeck.atomic_io import new_partial_folder, publish_folder, write_text
 from limbeck.consent import read_consent
-from limbeck.data import DataSplits
+from limbeck.data import Dataset, DataSplits, Subset, TokenDataset
 from limbeck.errors import ArgumentError, unknown_name_error
 from limbeck.export.finished_run import FinishedRun, open_finished, rebuild_student
 from limbeck.export.folder import check_free_path
@@ -22,6 +25,7 @@ from limbeck.job import hide_private_paths, recommend, train_and_development
 from limbeck.metrics.predictions import as_batches
 from limbeck.models.hub import LibraryModel
 from limbeck.tasks import Regression, Segmentation, Task
+from limbeck.tasks.text_samples import text_numbers
 
 
 def export_run(
@@ -87,6 +91,8 @@ def _export(
     student = rebuild_student(done, data)
     check_format(to, student, raw=raw, preprocess=data.preprocess, texts=data.tokenizer is not None)
     train, development = train_and_development(done.job, data)
+    if to in ("onnx", "int8"):
+        data, train, development = replace(data, test=unpack(data.test)), unpack(train), unpack(development)
     metadata = {name: value for name, value in done.metadata.items() if value is not None}
     task, model = done.task, student
     before = task.evaluate(student, data.test, preprocess=data.preprocess).measures[task.primary.name]
@@ -118,6 +124,22 @@ def _export(
     return exported._replace(
         path=target / written.path.relative_to(work), notes=notes, arm=None if name is None else str(name)
     )
+
+
+def unpack(examples: Dataset) -> Dataset:
+    """Texts that share rows, each in a row of its own; other data are returned unchanged.
+
+    A graph has no branch for packed rows, in which models of transformers keep the texts apart.
+    """
+    whole = examples
+    while isinstance(whole, Subset):
+        whole = whole.whole
+    if not isinstance(whole, TokenDataset) or not whole.packing:
+        return examples
+    plain = TokenDataset(whole.texts, max_length=whole.max_length, overlap=whole.overlap, too_long="window")
+    numbers = text_numbers(examples)
+    parts = [plain.take(index).extra["text_number"][:, 0] for index in torch.arange(len(plain)).split(256)]
+    return plain.select(torch.isin(torch.cat(parts), numbers).nonzero()[:, 0])
 
 
 def _mean_over_seeds(done: FinishedRun) -> float | None:

@@ -28,8 +28,9 @@ from limbeck.job.result import is_run, read_result
 from limbeck.methods import make, method
 from limbeck.metrics import load_tensors
 from limbeck.models import is_student_folder, load, loads_without_code, open_model, read_config, shallow
+from limbeck.models.hf_heads import LANGUAGE_MODELING
 from limbeck.recipe import Recipe, TransformModel
-from limbeck.tasks import Task, task_from_dict
+from limbeck.tasks import LanguageModeling, Task, task_from_dict
 from limbeck.teachers import Ensemble, EstimatorFile, ModelTeacher, Teacher
 
 
@@ -178,13 +179,17 @@ def rebuild_student(run: FinishedRun, data: DataSplits) -> nn.Module:
     shape = tuple(first.shape[1:]) if isinstance(first, torch.Tensor) else None
     classes = run.result.get("data", {}).get("classes") or (len(data.class_names) if data.class_names else None)
 
+    is_language = isinstance(run.task, LanguageModeling)
+    language = {"head": LANGUAGE_MODELING, "tokenizer": data.tokenizer} if is_language else {}
+
     def open_settings(named: ModelSettings) -> nn.Module:
         if named.is_shallow:
             model: nn.Module = shallow(open_settings(run.job.teacher), **named.arguments)
             return model
         # The weights come from the run's folder, so pretrained ones need not be downloaded.
         plain = {"pretrained": False} if named.model.startswith("timm:") else {}
-        return open_model(named.model, input_shape=shape, classes=classes, seed=0, **{**named.arguments, **plain})
+        arguments = {**language, **named.arguments, **plain}
+        return open_model(named.model, input_shape=shape, classes=classes, seed=0, **arguments)
 
     student, recipe = open_settings(run.job.student), _make_recipe(run, open_settings)
     changes = [part for part in recipe.parts if isinstance(part, TransformModel)] if recipe is not None else []

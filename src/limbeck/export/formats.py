@@ -17,9 +17,10 @@ from limbeck.errors import ArgumentError, LimbeckError, unknown_name_error
 from limbeck.export.folder import check_hf, reopen_hf, to_folder, to_hf
 from limbeck.export.int8 import CALIBRATIONS, choose_int8
 from limbeck.export.int8_report import QuantizationReport, benchmark_pair
-from limbeck.export.onnx_file import CHECKED, Parity, max_difference, to_onnx
+from limbeck.export.onnx_file import CHECKED, Parity, file_inputs, max_difference, to_onnx
 from limbeck.export.onnx_session import count_examples, open_session, run, split_chunks
 from limbeck.export.table_graph import include_encoding, raw_columns
+from limbeck.metrics.predictions import rows_at_once
 from limbeck.model_call import call, logits_of
 from limbeck.models import load
 from limbeck.optional_imports import import_optional
@@ -31,6 +32,8 @@ _CALIBRATION = 512
 _JUDGED = 2000
 """Number of development examples on which quantizations are compared."""
 _TIMED = 64
+_FEWEST = 16
+"""Texts that are compared at least, however large the vocabulary is; quantization needs them."""
 
 
 class ExportRequest(NamedTuple):
@@ -63,12 +66,16 @@ class ExportRequest(NamedTuple):
     task: Task = Classification()
 
     def inputs(self, examples: Dataset, count: int) -> Inputs:
-        """The first `count` examples as inputs of the exported file (rows of a table are encoded)."""
-        return self.read(examples.take(torch.arange(min(count, len(examples)))))
+        """The first `count` examples as inputs of the exported file (rows of a table are encoded).
+
+        Of texts, they are as many as have some million logits.
+        """
+        most = min(max(rows_at_once(examples, most=count), _FEWEST), count, len(examples))
+        return self.read(examples.take(torch.arange(most)))
 
     def read(self, batch: Batch) -> Inputs:
         """The inputs of the exported file for a batch (rows of a table are encoded)."""
-        return batch.inputs if self.reads_in_file else self.preprocess(batch)
+        return batch.inputs if self.reads_in_file else file_inputs(self.student, self.preprocess(batch))
 
     @property
     def reads_in_file(self) -> bool:

@@ -97,7 +97,8 @@ def _metadata(done: FinishedRun, data: DataSplits, exported: ExportedRun, to: st
     )  # fmt: skip
     method = [] if done.method is None else [_one_line(plain_name(done.method.name).rpartition(":")[2])]
     library = LibraryModel.parse(done.job.student.model)
-    on_hub = library is not None and library.library == "hf" and not Path(library.name).exists()
+    is_trained = done.job.student.arguments.get("pretrained", True)
+    on_hub = library is not None and library.library == "hf" and is_trained and not Path(library.name).exists()
     values = ModelCardData(
         license=license or "unknown", library_name=_LIBRARIES[to], pipeline_tag=task,
         tags=["knowledge-distillation", "limbeck", *method, *(["int8"] if to == "int8" else [])],
@@ -165,10 +166,10 @@ def _describe_reader(reader: ReadScript | None) -> str:
     """How to use ``read.py``."""
     if reader is None:
         return ""
-    what = {"table": "raw rows", "images": "images or arrays (`.npy`)", "texts": "texts"}[reader.kind]
+    kinds = {"table": "raw rows", "images": "images or arrays (`.npy`)", "texts": "texts"}
+    does = "writes on from prompts" if reader.kind == "prompts" else f"predicts {kinds[reader.kind]}"
     return (
-        f"`read.py` predicts {what} without limbeck. It needs {reader.requires}:\n\n```\n{reader.command}\n```\n\n"
-        "In Python:\n\n"
+        f"`read.py` {does} without limbeck. It needs {reader.requires}:\n\n```\n{reader.command}\n```\n\nIn Python:\n\n"
     )
 
 

@@ -25,7 +25,7 @@ from limbeck.export.onnx_session import (
     split_chunks,
     tensor_list,
 )
-from limbeck.model_call import call, logits_of
+from limbeck.model_call import call, logits_of, place_tokens
 from limbeck.models import get_description, size_in_bytes
 from limbeck.models.size_and_hash import unwrap_compiled
 from limbeck.optional_imports import import_optional
@@ -69,9 +69,7 @@ def compare_outputs(proto: Any, program: Any, model: nn.Module, inputs: Inputs, 
         finite = np.abs(logits[np.isfinite(logits)])
         allowed = max(allowed, _UNITS * float(finite.max(initial=0.0)))
         worst = max(worst, max_difference(logits, run(session, part)[0]))
-    first, compared = find_difference(
-        proto, program, slice_inputs(inputs, slice(0, _NODE_EXAMPLES)), tolerance=tolerance
-    )
+    first, compared = find_difference(proto, program, split_chunks(inputs, _NODE_EXAMPLES)[0], tolerance=tolerance)
     if worst > allowed or first is not None:
         where = first or "no inner node that can be compared by name, only the output"
         raise LimbeckError(
@@ -210,9 +208,10 @@ def to_onnx(
         raise LimbeckError(f"{path} is a folder; an ONNX model is one file, such as {path / 'model.onnx'}.")
     if size_in_bytes(unwrap_compiled(model)) > _LARGEST:
         raise LimbeckError("A model of more than 1.9 GB does not fit into one ONNX file. Use to_folder (--to folder).")
-    plain = prepare_module(
-        model, preprocess, names=tuple(inputs) if isinstance(inputs, Mapping) else (), double=_are_double(inputs)
-    )
+    by_name = isinstance(inputs, Mapping) and preprocess is None
+    inputs = file_inputs(model, inputs) if by_name else inputs
+    names = tuple(inputs) if isinstance(inputs, Mapping) else ()
+    plain = prepare_module(model, preprocess, names=names, double=_are_double(inputs))
     program = _run_exporter(plain, inputs)
     proto = strip_debug(program.model_proto)
     metadata_values = get_description(unwrap_compiled(model)) if metadata is None else metadata
@@ -223,6 +222,20 @@ def to_onnx(
     with atomic_write(path) as partial:
         onnx.save(proto, partial)
     return parity
+
+
+def file_inputs(model: nn.Module, inputs: Inputs) -> Inputs:
+    """The inputs of a file for those of its model: tensors, by the names of its arguments.
+
+    Of texts, a file takes what `limbeck.model_call.call` gives to the model: the inputs of a decoder in place of
+    labels, and no positions for a model that takes none.
+    """
+    if not isinstance(inputs, Mapping):
+        return inputs
+    first, named = place_tokens(unwrap_compiled(model), inputs)
+    placed = {"input_ids": first[0], **named} if first else named
+    given = {*inputs, "decoder_input_ids"}  # not the positions that are added to batches with padding on the left
+    return {name: value for name, value in placed.items() if isinstance(value, Tensor) and name in given}
 
 
 def prepare_module(
@@ -269,11 +282,16 @@ class _Logits(nn.Module):
     def __init__(self, model: nn.Module, names: tuple[str, ...]) -> None:
         super().__init__()
         self.model, self.names = model, names
+        # A language model of a user's own, whose argument has another name.
+        ids = {"input_ids": torch.zeros(1, 1, dtype=torch.int64)}
+        self.takes_ids_first = names[:1] == ("input_ids",) and bool(place_tokens(model, ids)[0])
 
     def forward(self, *inputs: Tensor) -> Tensor:
-        return logits_of(
-            self.model(**dict(zip(self.names, inputs, strict=True))) if self.names else self.model(*inputs)
-        )
+        if not self.names:
+            return logits_of(self.model(*inputs))
+        count = 1 if self.takes_ids_first else 0
+        named = dict(zip(self.names[count:], inputs[count:], strict=True))
+        return logits_of(self.model(*inputs[:count], **named))
 
 
 class _PreprocessedLogits(nn.Module):

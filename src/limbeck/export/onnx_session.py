@@ -34,6 +34,8 @@ def silence_logging() -> Iterator[None]:
 
 CHUNK = 250
 """Number of examples in one call of a model."""
+_TOKENS = 4096
+"""Number of tokens in one call of a model, which may have logits of a whole vocabulary for each."""
 
 
 def open_session(model: str | Path | bytes, *, threads: int | None = None) -> Any:
@@ -92,8 +94,10 @@ def input_feed(session: Any, inputs: Inputs) -> dict[str, np.ndarray]:
 
 
 def split_chunks(inputs: Inputs, size: int = CHUNK) -> list[Any]:
-    """Split inputs into parts of at most `size` examples."""
+    """Split inputs into parts of at most `size` examples, and of at most a few thousand tokens."""
     count = count_examples(inputs)
+    if isinstance(inputs, Mapping) and isinstance(tokens := inputs.get("input_ids"), Tensor) and tokens.ndim == 2:
+        size = min(size, max(_TOKENS // max(tokens.shape[1], 1), 1))
     return [slice_inputs(inputs, slice(start, start + size)) for start in range(0, count, size)]
 
 

@@ -203,11 +203,11 @@ def file_texts(path: Path, metadata: dict[str, Any]) -> list[str]:
 
 
 def parse_texts(path: Path, charset: str, separator: str | None) -> list[str]:
-    """The column ``text`` (or else the first) of a ``.csv`` or ``.jsonl`` file; the lines of other files."""
+    """The column ``text`` (or ``prompt``, or the first) of a ``.csv`` or ``.jsonl`` file; the lines of other files."""
     if path.suffix.lower() in (".csv", ".tsv", ".jsonl"):
         with path.open(encoding=charset, newline="") as file:
             lines = (json.loads(line) for line in file if line.strip())
             delimiter = separator or ("\t" if path.suffix.lower() == ".tsv" else ",")
             rows = list(lines if path.suffix.lower() == ".jsonl" else csv.DictReader(file, delimiter=delimiter))
-        return [str(row["text"] if "text" in row else next(iter(row.values()))) for row in rows]
+        return [str(next((row[name] for name in ("text", "prompt", *row) if name in row), "")) for row in rows]
     return path.read_text(encoding=charset).splitlines()

@@ -182,3 +182,87 @@ def resnet(x: Any, weights: dict[str, Any], arguments: dict[str, Any]) -> Any:
             x = F.relu(y + F.pad(x[:, :, ::stride, ::stride], (0, 0, 0, 0, more // 2, more - more // 2)))
             block += 1
     return x.mean((2, 3))
+
+
+Writer = Callable[[str, int], str]  # a function from a prompt and the largest number of new tokens to the answer
+
+
+def write_answers(open_writer: Callable[[Path], Writer], read_prompts: Callable[[Path, Any], list[str]]) -> None:
+    """Read prompts from the files named on the command line, and print a line of CSV with the answer to each."""
+    parser = argparse.ArgumentParser(description="Write on from prompts with the student in this folder.")
+    parser.add_argument("files", nargs="+", type=Path, help="text files, a prompt in each line, or in .csv or .jsonl")
+    parser.add_argument("--max-new-tokens", type=int, default=64, help="the largest number of tokens of an answer")
+    parser.add_argument("--charset", help="the character encoding of the files, such as cp1252")
+    parser.add_argument("--separator", help="the column separator of .csv and .tsv files; tab for a tab")
+    options = parser.parse_args()
+    separator = "\t" if options.separator == "tab" else options.separator
+    layout = {"charset": options.charset, "separator": separator}
+    write = open_writer(Path(__file__).parent)
+    rows = csv.writer(sys.stdout, lineterminator="\n")
+    rows.writerow(["prompt", "answer"])
+    for path in options.files:
+        rows.writerows([prompt, write(prompt, options.max_new_tokens)] for prompt in read_prompts(path, layout))
+
+
+def open_huggingface_writer(folder: Path) -> Writer:
+    """Open a language model of transformers."""
+    import torch
+    import transformers
+
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    model = getattr(transformers, config["architectures"][0]).from_pretrained(str(folder)).eval()
+    tokenizer = transformers.AutoTokenizer.from_pretrained(str(folder))
+    decodes = bool(model.config.is_encoder_decoder)
+    window = model.config.to_dict().get("max_position_embeddings") or model.config.to_dict().get("n_positions")
+    ends = () if decodes else (tokenizer.eos_token_id, tokenizer.sep_token_id)
+
+    def write(prompt: str, count: int) -> str:
+        ids = without_end(tokenizer(prompt, verbose=False)["input_ids"], ends, tokenizer.eos_token_id)
+        if window and not decodes:
+            count = min(count, window - 1)
+            ids = ids[-(window - count) :]
+        inputs = torch.tensor([ids])
+        written = model.generate(
+            inputs, attention_mask=torch.ones_like(inputs), max_new_tokens=count, do_sample=False
+        )  # fmt: skip
+        new = written[0] if decodes else written[0, len(ids) :]
+        return str(tokenizer.decode(new, skip_special_tokens=True))
+
+    return write
+
+
+def open_onnx_writer(folder: Path) -> Writer:
+    """Open a language model in an ONNX file, which computes all logits for each new token."""
+    import onnxruntime
+    from tokenizers import Tokenizer
+
+    file = next(iter(sorted(folder.glob("*.onnx"))))
+    session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    settings = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
+    names = [settings.get(name) for name in ("eos_token", "sep_token")]
+    end, *more = [tokenizer.token_to_id(n["content"] if isinstance(n, dict) else n) if n else None for n in names]
+    window = int(settings["model_max_length"])
+
+    def write(prompt: str, count: int) -> str:
+        ids = without_end(tokenizer.encode(prompt).ids, (end, *more), end)
+        start = len(ids)
+        while len(ids) - start < count and (len(ids) == start or ids[-1] != end):
+            seen = np.array([ids[-window:]])
+            feed = {
+                "input_ids": seen,
+                "attention_mask": np.ones_like(seen),
+                "position_ids": np.arange(seen.shape[1])[None],
+            }
+            logits = session.run(None, {one.name: feed[one.name] for one in session.get_inputs()})[0]
+            ids.append(int(logits[0, -1].argmax()))
+        return str(tokenizer.decode(ids[start:]))
+
+    return write
+
+
+def without_end(ids: list[int], ends: tuple[int | None, ...], first: int | None) -> list[int]:
+    """The tokens of a prompt without those that end a text; `first` if there is none."""
+    while len(ids) > 1 and ids[-1] in ends:
+        ids = ids[:-1]
+    return list(ids) or [first or 0]

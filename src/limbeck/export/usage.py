@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from limbeck.atomic_io import write_text
+from limbeck.data import open_tokenizer
 from limbeck.errors import LimbeckError
 from limbeck.export.finished_run import FinishedRun
 from limbeck.export.onnx_session import open_session
 from limbeck.job import opening_code
 from limbeck.models import UserFile, read_config
-from limbeck.tasks import MultiLabel, Regression, Segmentation
+from limbeck.tasks import LanguageModeling, MultiLabel, Regression, Segmentation
 
 _TABLE = (
     "# columns: name -> values as in the table, without spaces around them; NaN or '' if missing",
@@ -31,19 +32,26 @@ _PREDICT = "logits = student(preprocess(limbeck.Batch(examples)))"
 
 def usage_snippet(done: FinishedRun, *, to: str, raw: bool, file: str) -> str:
     """Return a few lines of Python that open an export and compute logits. They run in the folder of the export."""
+    if isinstance(done.task, LanguageModeling):
+        return _language(done, to=to, file=file)
     if to == "folder":
         return _limbeck(done)
     kind = str(done.model_config.get("class", "AutoModel")).rpartition(".")[2]
     return _transformers(kind) if to == "hf" else _onnx(done, raw=raw, file=file)
 
 
-def _limbeck(done: FinishedRun) -> str:
+def _limbeck_opening(done: FinishedRun) -> list[str]:
+    """Lines that open a student with limbeck: imports, an empty line, and the model."""
     model, file = {"model": done.job.student.model, **done.job.student.arguments}, None
     own = UserFile.parse(done.job.student.model)
     if own is not None:
         model["model"], file = f"{own.file.name}:{own.function}", own.file
     opening = opening_code(done.student, model, path=".", place=done.folder, file=file)
-    lines = [*opening[:-1], *([""] if len(opening) < 3 else []), opening[-1]]
+    return [*opening[:-1], *([""] if len(opening) < 3 else []), opening[-1]]
+
+
+def _limbeck(done: FinishedRun) -> str:
+    lines = _limbeck_opening(done)
     kind = (done.metadata.get("preprocess") or {}).get("preprocess")
     class_name = str(done.model_config.get("class"))
     if done.metadata.get("encoding"):
@@ -90,6 +98,70 @@ def _onnx(done: FinishedRun, *, raw: bool, file: str) -> str:
     return "\n".join([*lines, *_class_names(done)])
 
 
+_ANSWER_LENGTH = 50
+
+
+def _language(done: FinishedRun, *, to: str, file: str) -> str:
+    """Lines that let a language model continue a prompt."""
+    kind = str(done.model_config.get("class"))
+    tokenizer = open_tokenizer(done.student)
+    window = min(int(tokenizer.model_max_length), 2**20)
+    length = max(min(_ANSWER_LENGTH, window // 2), 1)
+    if to in ("onnx", "int8"):
+        return "\n".join(_language_onnx(tokenizer, window, length, file))
+    opening = _limbeck_opening(done) if to == "folder" else []
+    if not kind.startswith("transformers."):
+        lines = [*opening, "ids = tokenizer(prompt, return_tensors='pt')['input_ids']"]
+        return "\n".join(["from transformers import AutoTokenizer", *_after(lines), "logits = student(ids)"])
+    auto = "AutoModelForSeq2SeqLM" if "ForConditionalGeneration" in kind else "AutoModelForCausalLM"
+    names = "AutoTokenizer" if to == "folder" else f"{auto}, AutoTokenizer"
+    lines = opening or ["", f"student = {auto}.from_pretrained('.')"]
+    lines.append("inputs = tokenizer(prompt, return_tensors='pt', return_token_type_ids=False)")
+    if "Seq2Seq" not in auto and _ends_texts(tokenizer):
+        lines.append("inputs = {name: part[:, :-1] for name, part in inputs.items()}  # without the end of a text")
+    return "\n".join([
+        f"from transformers import {names}", *_after(lines),
+        f"written = student.generate(**inputs, max_new_tokens={length})",
+        "text = tokenizer.decode(written[0], skip_special_tokens=True)",
+    ])  # fmt: skip
+
+
+def _after(lines: list[str]) -> list[str]:
+    """The lines with the tokenizer, which is opened after the imports."""
+    imports = [line for line in lines if line.startswith(("import ", "from "))]
+    rest = [line for line in lines if line and line not in imports]
+    return [*imports, "", "tokenizer = AutoTokenizer.from_pretrained('.')", *rest]
+
+
+def _ends_texts(tokenizer: Any) -> bool:
+    """Whether a tokenizer ends each text with a special token, behind which a model does not go on."""
+    return tokenizer("a")["input_ids"][-1] in (tokenizer.eos_token_id, tokenizer.sep_token_id)
+
+
+def _language_onnx(tokenizer: Any, window: int, length: int, file: str) -> list[str]:
+    ids = "ids = tokenizer.encode(prompt).ids"
+    if _ends_texts(tokenizer):
+        ids += "[:-1]  # without the end of a text"
+    return [
+        "import numpy as np",
+        "import onnxruntime",
+        "from tokenizers import Tokenizer",
+        "",
+        "tokenizer = Tokenizer.from_file('tokenizer.json')",
+        f"session = onnxruntime.InferenceSession({file!r})",
+        "names = [one.name for one in session.get_inputs()]",
+        ids,
+        f"for _ in range({length}):",
+        f"    seen = np.array([ids[-{window}:]])",
+        "    columns = {'input_ids': seen, 'attention_mask': seen * 0 + 1, 'position_ids': np.arange(seen.size)[None]}",
+        "    (logits,) = session.run(None, {name: columns[name] for name in names})",
+        "    ids.append(int(logits[0, -1].argmax()))",
+        f"    if ids[-1] == {tokenizer.eos_token_id!r}:",
+        "        break",
+        "text = tokenizer.decode(ids)",
+    ]
+
+
 def _scaled(done: FinishedRun) -> list[str]:
     """The line that turns the outputs of a regression into the unit of the targets."""
     task = done.task
@@ -130,14 +202,14 @@ READER = "read.py"
 # The modules whose functions are copied into read.py.
 _TEMPLATES = ("read_script_inputs", "read_script_models")
 _BACKENDS = {"onnx": "numpy and onnxruntime", "reference": "torch and safetensors", "huggingface": "transformers"}
-_EXAMPLES = {"table": "rows.csv", "images": "picture.png", "texts": "texts.csv"}
+_EXAMPLES = {"table": "rows.csv", "images": "picture.png", "texts": "texts.csv", "prompts": "prompts.txt"}
 
 
 class ReadScript(NamedTuple):
     """The parts of a ``read.py``.
 
     Attributes:
-        kind: What it reads: ``table``, ``images`` (also arrays) or ``texts``.
+        kind: What it reads: ``table``, ``images`` (also arrays), ``texts``, or ``prompts`` of a language model.
         backend: What runs the student: ``onnx``, ``reference`` (limbeck's own networks in plain PyTorch) or
             ``huggingface``.
     """
@@ -148,7 +220,7 @@ class ReadScript(NamedTuple):
     @property
     def requires(self) -> str:
         """The packages that it needs, in words."""
-        more = {"images": ", and Pillow for image files", "texts": ", and tokenizers"}
+        more = {"images": ", and Pillow for image files", "texts": ", and tokenizers", "prompts": ", and tokenizers"}
         return _BACKENDS[self.backend] + more.get(self.kind, "")
 
     @property
@@ -164,7 +236,8 @@ def choose_reader(to: str, model: Mapping[str, Any], metadata: Mapping[str, Any]
     """
     kind = backend = ""
     if texts:
-        kind = "texts"
+        language = (metadata.get("task") or {}).get("name") == LanguageModeling.name
+        kind = "prompts" if language else "texts"
     elif metadata.get("encoding"):
         kind = "table"
     elif metadata.get("input_shape"):
@@ -220,18 +293,30 @@ def write_script(script: ReadScript, folder: Path, metadata: Mapping[str, Any]) 
 
     A folder of transformers has no file for `metadata` such as the normalization of images, so they are in the script.
     """
+    what, prints = _PURPOSES[script.kind == "prompts"]
     docstring = (
-        f'"""Predicts raw examples with the student in this folder. Needs {script.requires}, but not limbeck.\n\n'
-        f'    {script.command}\n\nprints the class of each example and its probability; --all prints all classes.\n"""'
+        f'"""{what} with the student in this folder. Needs {script.requires}, but not limbeck.\n\n'
+        f'    {script.command}\n\n{prints}\n"""'
     )
+    head = "from __future__ import annotations\n\n"
+    if script.kind == "prompts":
+        imports, body = _collect(["write_answers", f"open_{script.backend}_writer", "file_texts"])
+        last = f'if __name__ == "__main__":\n    write_answers(open_{script.backend}_writer, file_texts)\n'
+        write_text(f"{docstring}\n\n{head}" + "\n".join(imports) + f"\n\n{body}\n\n\n{last}", folder / READER)
+        return
     imports, body = _collect(["main", f"read_{script.kind}", f"open_{script.backend}"])
     if script.backend == "huggingface":
         values = {name: metadata[name] for name in ("preprocess", "input_shape") if metadata.get(name)}
         body = body.replace("METADATA: dict[str, Any] = {}", f"METADATA: dict[str, Any] = {values!r}")
     layout = "" if script.kind == "images" else ", text_files=True"
     last = f'if __name__ == "__main__":\n    main(open_{script.backend}, read_{script.kind}{layout})\n'
-    head = "from __future__ import annotations\n\n" + "\n".join(imports)
-    write_text(f"{docstring}\n\n{head}\n\n{body}\n\n\n{last}", folder / READER)
+    write_text(f"{docstring}\n\n{head}" + "\n".join(imports) + f"\n\n{body}\n\n\n{last}", folder / READER)
+
+
+_PURPOSES = (
+    ("Predicts raw examples", "prints the class of each example and its probability; --all prints all classes."),
+    ("Writes on from prompts", "prints an answer to each line, with the most likely token at each place."),
+)
 
 
 def _collect(functions: Sequence[str]) -> tuple[list[str], str]:

@@ -90,6 +90,8 @@ def _builder(
     except LimbeckError:
         own = None
     accepted = None if own is None else _accepted(file or own.file, own.function)
+    if vocabulary := (metadata.get("task") or {}).get("vocabulary"):  # of a language model
+        arguments = {**({"vocab_size": vocabulary} if accepted and "vocab_size" in accepted else {}), **arguments}
     if own is not None and accepted is not None and own.file.stem.isidentifier() and own.file.parent == Path():
         options = {**{key: value for key, value in shapes.items() if key in accepted}, **arguments}
         alias = "" if own.function == "build" else " as build"

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from limbeck.atomic_io import make_folder
 from limbeck.batch import IGNORED, LOGITS, LOGITS_INPUT, Batch, Inputs, Outputs
-from limbeck.data import Loader, TorchLoader, as_loader
+from limbeck.data import Loader, Subset, TokenDataset, TokenPairDataset, TorchLoader, as_loader
 from limbeck.data.tokenizer import find_label_format, token_batch
 from limbeck.data.torch_loader import batch_from
 from limbeck.errors import DataError, LimbeckError, MissingOutputError
@@ -57,6 +57,19 @@ def load_tensors(path: str | Path) -> dict[str, Tensor]:
 
 
 _BATCH_SIZE = 256
+_MOST_LOGITS = 1 << 26
+"""Logits of a batch of predictions; in float32 they need 256 MB."""
+
+
+def rows_at_once(data: Any, *, most: int = _BATCH_SIZE) -> int:
+    """The number of examples in a batch of predictions: below `most` where each has logits of a whole vocabulary."""
+    whole = data
+    while isinstance(whole, Subset):
+        whole = whole.whole
+    if not isinstance(whole, (TokenDataset, TokenPairDataset)):
+        return most
+    longest = whole.max_length if isinstance(whole, TokenDataset) else whole.max_target_length
+    return max(1, min(most, _MOST_LOGITS // (longest * len(whole.tokenizer))))
 
 
 def as_batches(data: Any, model: Any = None) -> Iterator[Batch]:
@@ -70,7 +83,7 @@ def as_batches(data: Any, model: Any = None) -> Iterator[Batch]:
     if isinstance(data, Batch):
         yield data
     elif isinstance(data, Loader) or not _is_batches(data):
-        yield from _epoch(as_loader(data, batch_size=_BATCH_SIZE, shuffle=False), model)
+        yield from _epoch(as_loader(data, batch_size=rows_at_once(data), shuffle=False), model)
     else:
         for item in data:
             yield (
