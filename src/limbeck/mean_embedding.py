@@ -100,7 +100,7 @@ class MeanEmbedding(PartialLogits, NeedsHidden):
         if self.mean_logit is None:
             raise LimbeckError(
                 "Mean embeddings are compared through the student's hidden states, and these are logits: use "
-                "fused_linear_losses(hidden, layer, losses, teacher=...)."
+                "distill(..., fuse_output_layer=True) or fused_linear_losses(hidden, layer, losses, teacher=...)."
             )
         log_z = torch.logsumexp(student / temperature if temperature != 1 else student, -1)
         return temperature**2 * (log_z - self.mean_logit / temperature - self.entropy.to(log_z.dtype))

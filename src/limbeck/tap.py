@@ -244,7 +244,8 @@ class Tapped(nn.Module):
             for mode in modes:
                 with mode, preserved_buffers([self.model]):
                     self._layer = check_output_layer(self.model, inputs, adaptor=self.adaptor)
-        except MissingOutputError as error:
+        # A model may refuse a single example, as BatchNorm does; what it says of the whole batch is said by that call.
+        except (MissingOutputError, RuntimeError, ValueError, TypeError, IndexError) as error:
             self.dense_reason = str(error)
             self.hidden_logits = self.skips_logits = False
             if LOGITS_INPUT not in self._of:

@@ -150,7 +150,7 @@ def banked(fabric: Any, out: Path) -> Run:
     return distill(double(), Stage(objective, teacher=teacher, epochs=2), data(), fabric=fabric, **SETTING)
 
 
-def fused(fabric: Any, out: Path) -> Run:
+def trap_24_tied_without_logits(fabric: Any, out: Path) -> Run:
     """Tied embeddings without logits, uneven masks, and a last batch of one text (trap 24: the weight of the output
     layer is read outside of its module, but within the wrapped forward pass)."""
     teacher = Language(1, width=12).double()
@@ -227,7 +227,7 @@ SCENARIOS: dict[str, Callable[[Any, Path], Run]] = {
         remembering,
         banked,
         fighting,
-        fused,
+        trap_24_tied_without_logits,
         on_disk,
     )
 }

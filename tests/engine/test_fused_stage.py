@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from engine.language_stories import SGD, WIDTH, WORDS, Language, Tokens, assert_same, both, objective, train
 from engine.memory_losses import Contrast
+from engine.stories import everything, make_loader, network
 from limbeck.batch import IGNORED, LOGITS, LOGITS_INPUT, Progress
 from limbeck.data import ShuffledLoader
 from limbeck.engine import TrainConfig, distill, fused_output_layer, open_stage
@@ -110,7 +111,7 @@ def test_an_unknown_choice_is_refused():
         TrainConfig(fuse_output_layer="yes")
 
 
-def test_a_sharded_strategy_is_refused_by_name(monkeypatch):
+def test_trap_24_a_sharded_strategy_is_refused_by_name(monkeypatch):
     monkeypatch.setattr(fused_output_layer, "is_sharded", lambda fabric: True)
     with pytest.raises(LimbeckError, match="in pieces; strategy='ddp'"):
         train(Language(), True)
@@ -293,3 +294,14 @@ def test_half_precision_differs_by_its_rounding(precision):
     assert runs[0].student.head.rows == 16
     for mine, its in zip(*(run.history for run in runs), strict=True):
         assert mine.loss == pytest.approx(its.loss, abs=5e-3)
+
+
+def test_a_student_that_cannot_read_one_example_keeps_its_logits(monkeypatch):
+    """BatchNorm needs two, and the comparison of the logits takes one."""
+    monkeypatch.setattr(fused_output_layer, "FUSED_FROM", 1)
+    runs = [
+        distill(network(norm=True), everything(steps=3), make_loader(), fuse_output_layer=fuse, optimizer=SGD).finish()
+        for fuse in ("auto", False)
+    ]
+    for mine, its in zip(runs[0].student.parameters(), runs[1].student.parameters(), strict=True):
+        assert torch.equal(mine, its)

@@ -14,6 +14,7 @@ from limbeck.functional import HiddenLogits, OutputLayer, cross_entropy, fused_l
 from limbeck.losses import Loss, LossContext, Objective, setup_objective, weighted_loss
 from limbeck.losses.bound_kernel import BoundKernel
 from limbeck.losses.row_loss import works_on_rows
+from limbeck.mean_embedding import make_mean_embedding
 from limbeck.schedule import ramp
 
 B, T, WIDTH, WORDS = 3, 5, 6, 29
@@ -353,3 +354,17 @@ def test_partial_logits_that_a_kernel_cannot_read_are_refused():
     student = Outputs.of({LOGITS: HiddenLogits(normal(B, T, WIDTH), layer(), requires_grad=True)})
     with pytest.raises(LimbeckError, match="top-k"):
         Loss(distance).setup(LossContext(student, teacher("top-k"), batch()))
+
+
+def test_mean_embeddings_of_a_frozen_output_layer():
+    hidden, own, given = normal(B, T, WIDTH), layer().detach(), batch()
+    student, dense = Outputs.of({LOGITS: HiddenLogits(hidden, own, requires_grad=True)}), teacher("dense")
+    means = Outputs.of({LOGITS: make_mean_embedding(dense[LOGITS], own)})
+    objective = Loss(cross_entropy) + Loss(kl_divergence)
+    totals = []
+    for its in (means, dense):
+        ready = setup_objective(objective, LossContext(student, its, given))
+        totals.append([term.total for term in ready(student, its, given, Progress()).values()])
+    torch.testing.assert_close(totals[0], totals[1], rtol=1e-10, atol=1e-10)
+    with pytest.raises(LimbeckError, match="fuse_output_layer"):
+        Loss(kl_divergence).setup(LossContext(Outputs(logits=student[LOGITS]), means, given))

@@ -54,8 +54,8 @@ def fuses_output_layer(stage: Stage, models: RunModels, config: TrainConfig, fab
 def make_dense_error(stage: Stage, reason: str) -> LimbeckError:
     """The error for a stage that was to be fused and cannot be."""
     return LimbeckError(
-        f"fuse_output_layer=True is not possible for {stage.trains!r}: {reason}. Leave it out, and the logits are "
-        "computed."
+        f"fuse_output_layer=True is not possible for {stage.trains!r}: {reason.rstrip('.')}. Leave it out, and the "
+        "logits are computed."
     )
 
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from limbeck.batch import LOGITS, Batch, Outputs, Progress, Term
 from limbeck.functional.fused_linear import RowLoss, fused_linear_losses
-from limbeck.functional.output_layer import HiddenLogits
+from limbeck.functional.output_layer import HiddenLogits, NeedsHidden
 from limbeck.losses.bound_kernel import BoundKernel
 
 _FEW = 8  # examples
@@ -113,15 +113,21 @@ def select_few(student: Outputs, teacher: Outputs, batch: Batch) -> tuple[Output
 
     The other outputs and columns are the same as before.
     """
-    leading = student.hidden[LOGITS].shape[:-1]
+    hidden = student.hidden[LOGITS]
+    leading = hidden.shape[:-1]
     few = tuple(slice(size) for size in (_FEW, _FEW_POSITIONS, *[1] * len(leading)))[: len(leading)]
     labels = batch.labels if batch.labels is None or batch.labels.shape != leading else batch.labels[few]
-    return _few_logits(student, few), _few_logits(teacher, few), batch._replace(labels=labels)
+    sides = (_few_logits(outputs, few, hidden.hidden.detach()) for outputs in (student, teacher))
+    return next(sides), next(sides), batch._replace(labels=labels)
 
 
-def _few_logits(outputs: Outputs, few: tuple[slice, ...]) -> Outputs:
+def _few_logits(outputs: Outputs, few: tuple[slice, ...], hidden: Tensor) -> Outputs:
     others = {address: outputs.raw(address) for address in {*outputs, *outputs.partial, *outputs.hidden} - {LOGITS}}
     if LOGITS not in outputs and LOGITS not in outputs.partial and LOGITS not in outputs.hidden:
         return Outputs.of(others)
     logits: Any = outputs.raw(LOGITS)[few]
-    return Outputs.of({**others, LOGITS: logits.to_dense() if isinstance(logits, HiddenLogits) else logits})
+    if isinstance(logits, HiddenLogits):
+        logits = logits.to_dense()
+    elif isinstance(logits, NeedsHidden):
+        logits = logits.meet(hidden[few])
+    return Outputs.of({**others, LOGITS: logits})
