@@ -116,7 +116,7 @@ def test_one_that_was_fitted_is_asked_as_it_is(tmp_path):
 
 @pytest.mark.parametrize("function", ["regressor"])
 def test_what_has_no_probabilities_is_refused_before_anything_is_written(tmp_path, function):
-    with pytest.raises(LimbeckError, match="predict_proba"):
+    with pytest.raises(LimbeckError, match="RandomForestRegressor"):
         run_job(job_of(tmp_path, function))
     assert not (tmp_path / "run").exists()
 

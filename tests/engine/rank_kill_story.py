@@ -1,7 +1,7 @@
 """A run of two ranks that is killed again and again, as a script of its own: prints what became of it, as JSON.
 
-It is started by test_rank_kill, with a folder, a method's name and the reports after which both ranks die. The ranks
-are forked after all was imported, so a life costs little.
+It is started by test_rank_kill, with a folder, a method's name and the reports after which both ranks die, or after
+which the second dies alone, as negative numbers. The ranks are forked after all was imported, so a life costs little.
 """
 
 from __future__ import annotations
@@ -91,18 +91,14 @@ def main(folder: Path, name: str, kills: list[int]) -> None:
 
     life(folder / "whole", name, None)
     for number in kills:
-        life(folder / "killed", name, number)
+        life(folder / "killed", name, abs(number), alone=number < 0)
     life(folder / "killed", name, None)
     found: dict[str, Any] = {
         run: [json.loads(Path(f"{folder / run}.rank{rank}.json").read_text()) for rank in range(RANKS)]
         for run in ("whole", "killed")
     }
-    if name == "born_again":  # a rank that is left alone is the same in every method
-        life(folder / "lost", name, 3, alone=True)
-        found["lost"] = Path(f"{folder / 'lost'}.rank0.error").read_text()
-        life(folder / "lost", name, None)
-        found["resumed"] = json.loads(Path(f"{folder / 'lost'}.rank0.json").read_text()) == found["whole"][0]
-    print(json.dumps(found))
+    error = Path(f"{folder / 'killed'}.rank0.error")
+    print(json.dumps({**found, "error": error.read_text() if error.exists() else None}))
 
 
 if __name__ == "__main__":

@@ -221,9 +221,53 @@ def test_every_task_has_a_job_here():
     assert {*TASKS, "classification", "language_modeling"} == set(task_names())
 
 
-def test_a_regressor_as_teacher_is_refused_with_a_way_out(tmp_path):
-    (tmp_path / "own.py").write_text("def build():\n    from sklearn.linear_model import Ridge\n\n    return Ridge()\n")
-    job = {**job_of("regression", write_data(tmp_path)["regression"]), "teacher": f"{tmp_path / 'own.py'}:build"}
+FOREST = """
+from sklearn.ensemble import RandomForestClassifier, RandomForestRegressor
+
+
+def numbers():
+    return RandomForestRegressor(20, random_state=0)
+
+
+def classes():
+    return RandomForestClassifier(5, random_state=0)
+"""
+
+
+def test_a_regressor_teaches_a_regression_and_its_student_is_exported(tmp_path):
+    (tmp_path / "own.py").write_text(FOREST)
+    out = tmp_path / "run"
+    job = job_of("regression", write_data(tmp_path)["regression"], out=str(out), seeds=1)
+    result = run_job(make_job({**job, "teacher": f"{tmp_path / 'own.py'}:numbers"}))
+    teacher, student = result["arms"]["teacher"], result["arms"]["distilled"]
+    assert teacher["measures"]["r2"]["mean"] > 0.4
+    # In the unit of the prices, 300, the teacher would pull the student far away from all targets.
+    assert student["measures"]["r2"]["mean"] > -1
+    exported = lb.export.export_run(out, to="folder", arm="distilled", out=tmp_path / "shipped", trust=True)
+    assert "RandomForestRegressor has no parameters" in (tmp_path / "shipped" / "README.md").read_text()
+    assert exported.path.is_dir()
+
+
+def test_a_fitted_regressor_in_a_file_predicts_in_the_unit_of_the_targets(tmp_path):
+    joblib = pytest.importorskip("joblib")
+    from sklearn.ensemble import RandomForestRegressor
+
+    data = write_data(tmp_path)["regression"]
+    train = lb.load_data(data).train
+    rows = lb.load_data(data).preprocess(train.take(torch.arange(len(train))))
+    forest = RandomForestRegressor(10, random_state=0).fit(rows, train.targets.flatten())
+    joblib.dump(forest, tmp_path / "forest.joblib")
+    job = job_of("regression", data, out=str(tmp_path / "run"), seeds=1, arms=["teacher", "distilled"])
+    result = run_job(make_job({**job, "teacher": f"sklearn:{tmp_path / 'forest.joblib'}"}))
+    stored = load_tensors(tmp_path / "run" / "teacher" / "answers.safetensors")
+    assert 200 < float(stored["test"].mean()) < 400
+    assert result["arms"]["teacher"]["measures"]["r2"]["mean"] > 0.4
+
+
+@pytest.mark.parametrize(("task", "function"), [("regression", "classes"), ("multi_label", "numbers")])
+def test_an_estimator_of_another_kind_is_refused_with_a_way_out(tmp_path, task, function):
+    (tmp_path / "own.py").write_text(FOREST)
+    job = {**job_of(task, write_data(tmp_path)[task]), "teacher": f"{tmp_path / 'own.py'}:{function}"}
     with pytest.raises(LimbeckError, match="PrecomputedTeacher"):
         run_job(make_job(job))
 

@@ -15,7 +15,7 @@ from sklearn.svm import SVC
 from torch import nn
 
 from limbeck.batch import Batch
-from limbeck.errors import LimbeckError, MissingOutputError
+from limbeck.errors import ArgumentError, LimbeckError, MissingOutputError
 from limbeck.teachers import SklearnTeacher, TeacherContext, as_teacher
 
 ROWS = np.random.default_rng(0).normal(size=(60, 4)).astype(np.float32)
@@ -87,11 +87,6 @@ def test_an_estimator_that_is_not_fitted(estimator):
 
 
 def test_estimators_without_probabilities():
-    regressor = RandomForestRegressor(n_estimators=2).fit(ROWS, LABELS)
-    with pytest.raises(LimbeckError, match=r"RandomForestRegressor has no predict_proba"):
-        SklearnTeacher(regressor)
-    with pytest.raises(LimbeckError, match="RandomForestRegressor"):
-        as_teacher(regressor)
     with pytest.raises(LimbeckError, match=r"SVC has no predict_proba"):
         SklearnTeacher(SVC().fit(ROWS, LABELS))
 
@@ -147,3 +142,51 @@ def test_names_of_classes_have_the_order_that_is_given():
     assert ours.fingerprint != SklearnTeacher(named, class_names=["a", "b", "c"]).fingerprint
     with pytest.raises(LimbeckError, match="class_names="):
         SklearnTeacher(named)
+
+
+# Regressors.
+
+
+def test_a_regressor_predicts_in_the_unit_of_the_student():
+    draw = np.random.default_rng(0)
+    rows, targets = draw.normal(size=(80, 3)), draw.normal(100.0, 20.0, size=(80, 2))
+    forest = RandomForestRegressor(5, random_state=0).fit(rows, targets)
+    mean, std = targets.mean(0), targets.std(0)
+    teacher = SklearnTeacher(forest, mean=mean.tolist(), std=std.tolist())
+    outputs = teacher.outputs(torch.from_numpy(rows))
+    assert outputs.dtype == torch.float32
+    np.testing.assert_allclose(outputs.double().numpy() * std + mean, forest.predict(rows), rtol=1e-5)
+    np.testing.assert_allclose(as_teacher(forest).outputs(rows).numpy(), forest.predict(rows), rtol=1e-5)
+    assert teacher.fingerprint != as_teacher(forest).fingerprint
+
+
+def test_a_regressor_of_one_target_has_one_column():
+    forest = RandomForestRegressor(2, random_state=0).fit(ROWS, LABELS)
+    assert SklearnTeacher(forest).outputs(ROWS).shape == (len(ROWS), 1)
+
+
+@pytest.mark.parametrize(
+    ("estimator", "arguments"),
+    [
+        (RandomForestRegressor(2).fit(ROWS, LABELS), {"classes": 3}),
+        (RandomForestRegressor(2).fit(ROWS, LABELS), {"floor": 0.01}),
+        (RandomForestRegressor(2).fit(ROWS, LABELS), {"mean": [0.0], "std": [0.0]}),
+        (RandomForestRegressor(2).fit(ROWS, LABELS), {"mean": [0.0]}),
+        (LogisticRegression().fit(ROWS, LABELS), {"mean": [0.0], "std": [1.0]}),
+    ],
+    ids=["classes", "floor", "std of 0", "no std", "classifier"],
+)
+def test_arguments_of_the_other_kind_are_refused(estimator, arguments):
+    with pytest.raises(ArgumentError):
+        SklearnTeacher(estimator, **arguments)
+
+
+def test_a_scale_of_another_number_of_columns_is_refused():
+    teacher = SklearnTeacher(RandomForestRegressor(2).fit(ROWS, LABELS), mean=[0.0, 0.0], std=[1.0, 1.0])
+    with pytest.raises(LimbeckError, match="1 target columns"):
+        teacher.outputs(ROWS)
+
+
+def test_a_regressor_that_is_not_fitted():
+    with pytest.raises(LimbeckError, match=r"call \.fit"):
+        SklearnTeacher(RandomForestRegressor())

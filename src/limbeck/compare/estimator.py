@@ -20,11 +20,15 @@ from limbeck.data import (
 )
 from limbeck.errors import LimbeckError
 from limbeck.models import count_parameters, size_in_bytes
-from limbeck.tasks import Classification
+from limbeck.tasks import Classification, Regression
 from limbeck.teachers import SklearnTeacher
+from limbeck.teachers.sklearn_teacher import is_fitted, is_regressor
 
 _FEW = 256
 """Number of rows for a first, quick fit, so that every arm can be checked before the real fit."""
+
+
+_OTHER = {"classification": "a classifier, or ", "regression": "a regressor, or "}
 
 
 class EstimatorModule(nn.Module):
@@ -36,8 +40,8 @@ class EstimatorModule(nn.Module):
         self.fitted = fitted
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """Log-probabilities in nats."""
-        return self.teacher.log_probabilities(inputs)
+        """Log-probabilities in nats, or the scaled predictions of a regressor."""
+        return self.teacher.outputs(inputs)
 
 
 def is_estimator(models: Mapping[str, nn.Module]) -> bool:
@@ -46,7 +50,7 @@ def is_estimator(models: Mapping[str, nn.Module]) -> bool:
 
 
 def check_estimator_task(estimator: Any, origin: str, material: ComparisonData) -> None:
-    """Check that the job is one of classes, which are all that an estimator can teach.
+    """Check that a classifier teaches a job of classes, and a regressor one of numbers.
 
     Args:
         estimator: The estimator, fitted or not.
@@ -56,20 +60,26 @@ def check_estimator_task(estimator: Any, origin: str, material: ComparisonData) 
     Raises:
         LimbeckError: If the job has another task.
     """
-    if isinstance(material.task, Classification):
-        return
     own = estimator.estimator if isinstance(estimator, SklearnTeacher) else estimator
+    numbers = is_regressor(own)
+    if isinstance(material.task, Regression if numbers else Classification):
+        return
     classes = getattr(own, "classes_", None)  # only a fitted classifier has it
     listed = "" if classes is None else f" with the classes {', '.join(map(str, list(classes)[:8]))}"
     raise LimbeckError(
-        f"{origin} a {type(own).__name__}{listed}. An estimator can teach classes only; the teacher of a job of "
-        f"{material.task.name} is a torch module, such as --teacher mlp. In Python, its predictions can teach as well: "
-        "limbeck.PrecomputedTeacher(predictions)."
+        f"{origin} a {type(own).__name__}{listed}, which can teach {'numbers' if numbers else 'classes'} only, and "
+        f"this is a job of {material.task.name}. Take {_OTHER.get(material.task.name, '')}a torch module, such as "
+        "--teacher mlp. In Python, any predictions can teach: limbeck.PrecomputedTeacher(predictions)."
     )
 
 
 def make_estimator_teacher(estimator: Any, material: ComparisonData, **arguments: Any) -> SklearnTeacher:
-    """The teacher of a fitted estimator, whose classes are numbers or the names of the data's classes."""
+    """The teacher of a fitted estimator: its classes are numbers or the names of the data's classes.
+
+    A regressor predicts in the unit of the targets, and teaches in that of the student's.
+    """
+    if isinstance(material.task, Regression):
+        return SklearnTeacher(estimator, mean=material.task.mean, std=material.task.std, **arguments)
     names = material.data.class_names
     names = names if names is not None and len(names) == material.classes else None
     return SklearnTeacher(estimator, classes=material.classes, class_names=names, **arguments)
@@ -84,19 +94,20 @@ def open_estimator(estimator: Any, name: str, material: ComparisonData) -> Estim
     check_estimator_task(estimator, f"{name} returned", material)
     if isinstance(estimator, SklearnTeacher):
         return EstimatorModule(estimator, fitted=True)
-    if not hasattr(estimator, "predict_proba"):
+    numbers = is_regressor(estimator)
+    if not numbers and not hasattr(estimator, "predict_proba"):
         raise LimbeckError(
             f"{name} returned a {type(estimator).__name__}, which has no predict_proba. A job's teacher is a torch "
-            "module, a classifier with probabilities, or a limbeck.SklearnTeacher."
+            "module, a classifier with probabilities, a regressor, or a limbeck.SklearnTeacher."
         )
-    fitted = hasattr(estimator, "classes_")
+    fitted = is_fitted(estimator) if numbers else hasattr(estimator, "classes_")
     if not fitted:
         _fit(estimator, name, subsample(material.train, _FEW, seed=0), material)
     return EstimatorModule(make_estimator_teacher(estimator, material), fitted=fitted)
 
 
 def fit_estimator(module: EstimatorModule, name: str, material: ComparisonData) -> int:
-    """Fit the estimator to the training data; returns the number of labeled rows.
+    """Fit the estimator to the training data; returns the number of rows with a label, or with all targets.
 
     Raises:
         LimbeckError: If the fit fails.
@@ -153,10 +164,15 @@ def _pickled_bytes(estimator: Any) -> int | None:
 def _fit(estimator: Any, name: str, examples: Dataset, material: ComparisonData) -> int:
     batches = eval_batches(examples)
     inputs = torch.cat([torch.as_tensor(material.data.preprocess(batch)).flatten(1) for batch in batches])
-    labels = torch.cat([batch.labels for batch in batches if batch.labels is not None])
-    labeled = labels != IGNORED
+    if isinstance(material.task, Regression):
+        targets = material.task.stored_targets(examples)
+        labeled = ~targets.isnan().any(1)
+        answers = targets[:, 0] if targets.shape[1] == 1 else targets
+    else:
+        answers = torch.cat([batch.labels for batch in batches if batch.labels is not None])
+        labeled = answers != IGNORED
     try:
-        estimator.fit(inputs[labeled].numpy(), labels[labeled].numpy())
+        estimator.fit(inputs[labeled].numpy(), answers[labeled].numpy())
     except Exception as error:  # each library has its own
         raise LimbeckError(
             f"The estimator of {name} cannot be fitted to the data: {type(error).__name__}: {error}"

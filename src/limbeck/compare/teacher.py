@@ -114,7 +114,7 @@ def _open_part(
     """One model of the teacher."""
     if (file := EstimatorFile.parse(part.model)) is not None:
         try:
-            without = ("estimator", "preprocess", "classes", "class_names")
+            without = ("estimator", "preprocess", "classes", "class_names", "mean", "std")
             check_arguments(part.model, SklearnTeacher, part.arguments, without=without)
         except LimbeckError as error:
             raise add_flag_hint(error, "teacher") from error

@@ -17,7 +17,7 @@ from limbeck.model_call import Adaptor
 from limbeck.models import fingerprint
 from limbeck.tap import FrozenParameters, Tapped, preserved_buffers
 from limbeck.teachers.fingerprints import code_fingerprint, hash_layers
-from limbeck.teachers.sklearn_teacher import SklearnTeacher
+from limbeck.teachers.sklearn_teacher import SklearnTeacher, is_regressor
 from limbeck.teachers.teacher import (
     Preprocess,
     Teacher,
@@ -172,13 +172,13 @@ def as_teacher(value: Any) -> Teacher:
         return ModelTeacher(value)
     if isinstance(value, str):
         return TeacherRef(value)
-    if hasattr(value, "predict_proba"):
+    if hasattr(value, "predict_proba") or is_regressor(value):
         return SklearnTeacher(value)
     several = " Combine several with Ensemble(*members)." if isinstance(value, (list, tuple)) else ""
     raise LimbeckError(
-        f"A {type(value).__name__} cannot be a teacher. Pass a module, a fitted scikit-learn classifier, the name of a "
-        "model in the run, or a limbeck Teacher (ModelTeacher, Ensemble, Specialists, PrecomputedTeacher, "
-        f"SklearnTeacher, MovingAverage, TeacherRef).{several}"
+        f"A {type(value).__name__} cannot be a teacher. Pass a module, a fitted scikit-learn classifier or "
+        "regressor, the name of a model in the run, or a limbeck Teacher (ModelTeacher, Ensemble, Specialists, "
+        f"PrecomputedTeacher, SklearnTeacher, MovingAverage, TeacherRef).{several}"
     )
 
 
