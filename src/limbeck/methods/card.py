@@ -11,7 +11,7 @@ from typing import Any, get_type_hints
 
 from limbeck.errors import ArgumentError, LimbeckError, unknown_name_error
 from limbeck.recipe import Recipe
-from limbeck.tasks import Task, task_names
+from limbeck.tasks import Task, get_task, task_names
 
 
 @dataclass(frozen=True)
@@ -81,6 +81,7 @@ class MethodCard:
             that return a student, a teacher and data.
         tasks: The names of the tasks that the method can learn (`limbeck.tasks`). A method of several tasks has an
             argument ``task``, and takes its losses from it.
+        task_reason: Why it cannot learn the other tasks, as the second half of a sentence.
     """
 
     name: str
@@ -99,10 +100,26 @@ class MethodCard:
     example: Mapping[str, Any] = field(default_factory=dict)
     trials: tuple[str | Callable[[], Any], ...] = ("mlp", "resnet")
     tasks: tuple[str, ...] = ("classification",)
+    task_reason: str = "its losses are not defined for such targets"
 
     def __post_init__(self) -> None:
         if self.labels not in _LABELS:
             raise unknown_name_error("labels on a card", self.labels, _LABELS)
+
+    def get_task(self, task: str | Task) -> Task:
+        """The task, if the method can learn it.
+
+        Raises:
+            UnknownNameError: If there is no such task.
+            LimbeckError: If the method cannot learn it; the message says why, and names a method that can.
+        """
+        task = get_task(task)
+        if task.name not in self.tasks:
+            raise LimbeckError(
+                f"The method {self.name} is for {', '.join(self.tasks)}, and this is {task.name}: {self.task_reason}. "
+                "Type --method hinton, or list all with limbeck methods."
+            )
+        return task
 
     @classmethod
     def unpublished(cls, name: str, text: str | None) -> MethodCard:
@@ -151,11 +168,7 @@ class MethodCall:
         Raises:
             LimbeckError: If it cannot; the message names methods that can.
         """
-        if task.name not in self.card.tasks:
-            raise LimbeckError(
-                f"The method {self.card.name} is for {' and '.join(self.card.tasks)}, and this is {task.name}: its "
-                f"losses are not defined for such targets. Type --method hinton, or list all with limbeck methods."
-            )
+        self.card.get_task(task)
 
     @property
     def has_teacher(self) -> bool:

@@ -11,6 +11,7 @@ from limbeck.functional import check_hyper, kl_divergence
 from limbeck.losses import Loss
 from limbeck.methods.card import MethodCard, SearchRange
 from limbeck.recipe import Models, Recipe, Stage, run_context
+from limbeck.tasks import Task
 
 CARD = MethodCard(
     name="function_matching",
@@ -35,11 +36,18 @@ CARD = MethodCard(
     labels="unused",
     needs="augmentation or mixing in the loader, and long training",
     ranges={"temperature": SearchRange(1.0, 20.0, log=True)},
+    tasks=("classification", "multi_label", "regression", "segmentation"),
+    task_reason="it was not tried on texts",
 )
 
 
 def function_matching(
-    teacher: Any, *, temperature: float = 1.0, classes: int = -1, epochs: int | None = None
+    teacher: Any,
+    *,
+    temperature: float = 1.0,
+    classes: int | None = None,
+    task: str | Task = "classification",
+    epochs: int | None = None,
 ) -> Recipe:
     r"""Match soft targets on views that both models see: :math:`T^2 KL(p \| q)` in nats, without labels.
 
@@ -51,11 +59,13 @@ def function_matching(
         teacher: The teacher. Wrap it in a `CachedTeacher` to compute its outputs once; use as many views as fit on
             disk.
         temperature: T, above 0; 1 on ImageNet in the paper, 1 to 10 on small data.
-        classes: The class dimension of the logits.
+        classes: The class dimension of the logits; by default that of the task.
+        task: What the outputs are: binary KL divergences for several labels, KL divergences at each pixel for
+            segmentation, squared errors for regression, where a temperature has no meaning.
         epochs: Passes over the data; by default the budget of the run.
 
     Raises:
-        LimbeckError: If `temperature` is not above 0.
+        LimbeckError: If `temperature` is not above 0, or the method cannot learn the task.
 
     Example:
         >>> from torch import nn
@@ -65,7 +75,9 @@ def function_matching(
     Source: Beyer, Zhai, Royer, Markeeva, Anil and Kolesnikov, 2021, arXiv:2106.05237.
     """
     check_hyper(temperature=temperature)
-    objective = Loss(kl_divergence, temperature=temperature, classes=classes)
+    objective = CARD.get_task(task).distillation_loss(temperature=temperature)
+    if classes is not None:
+        objective = Loss(kl_divergence, temperature=temperature, classes=classes)
     return Recipe(_CheckedStage(Stage(objective, teacher=teacher, epochs=epochs, name="function_matching")))
 
 

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import copy
 
-from torch import nn
+from jaxtyping import Float
+from torch import Tensor, nn
 
-from limbeck.functional import cross_entropy, probability_squared_error
+from limbeck.functional import kernel, probability_squared_error, squared_error
 from limbeck.losses import Loss
 from limbeck.methods.card import MethodCard, SearchRange
 from limbeck.methods.support import check_weight
 from limbeck.recipe import Models, Recipe, Stage
 from limbeck.schedule import sigmoid_ramp
+from limbeck.tasks import MultiLabel, Regression, Task
 from limbeck.teachers import MovingAverage
 
 CARD = MethodCard(
@@ -38,11 +40,33 @@ CARD = MethodCard(
     labels="few",
     needs="noise in the model, such as dropout",
     ranges={"decay": SearchRange(0.9, 0.999), "weight": SearchRange(0.1, 300.0, log=True)},
+    tasks=("classification", "multi_label", "regression", "segmentation"),
+    task_reason="it was not tried on texts",
 )
 
 
+@kernel(per="output")
+def label_probability_squared_error(
+    student: Float[Tensor, "*outputs"], teacher: Float[Tensor, "*outputs"]
+) -> Float[Tensor, "*outputs"]:
+    r"""The consistency of labels that do not exclude each other: :math:`(\sigma(z) - \sigma(v))^2`.
+
+    It is `probability_squared_error` of the two classes yes and no.
+
+    Example:
+        >>> label_probability_squared_error(torch.tensor([[0.0]]), torch.tensor([[100.0]])).tolist()
+        [[0.25]]
+    """
+    return (student.sigmoid() - teacher.sigmoid()).square()
+
+
 def mean_teacher(
-    *, decay: float = 0.999, weight: float = 100.0, ramp_up: float = 0.27, epochs: int | None = None
+    *,
+    decay: float = 0.999,
+    weight: float = 100.0,
+    ramp_up: float = 0.27,
+    task: str | Task = "classification",
+    epochs: int | None = None,
 ) -> Recipe:
     r"""Combine labels with consistency on all examples: :math:`-\log q_y + w(t) \frac1C \sum_c (q_c - p_c)^2`.
 
@@ -59,19 +83,30 @@ def mean_teacher(
             short run. At 0 the average is the student itself.
         weight: w, the final weight of the consistency term; 100 in the authors' code.
         ramp_up: t_r, as a fraction of the stage; 40,000 of 150,000 steps in the authors' code.
+        task: What the targets are. Consistency is of the probability of each label for several labels, of the
+            probabilities at each pixel for segmentation, and of the outputs themselves for regression.
         epochs: Passes over the data; by default the budget of the run.
 
     Raises:
-        LimbeckError: If `decay` is not in [0, 1), `weight` is negative, or `ramp_up` is not in (0, 1].
+        LimbeckError: If `decay` is not in [0, 1), `weight` is negative, `ramp_up` is not in (0, 1], or the method
+            cannot learn the task.
 
     Source: Tarvainen and Valpola, 2017, arXiv:1703.01780; ramp from arXiv:1610.02242.
     """
     check_weight(weight=weight)
-    consistency = Loss(probability_squared_error, name="consistency")
-    objective = Loss(cross_entropy) + sigmoid_ramp(weight, until=ramp_up) * consistency
+    task = CARD.get_task(task)
+    objective = task.supervised_loss() + sigmoid_ramp(weight, until=ramp_up) * _consistency(task)
     average = MovingAverage(decay=decay, mode="train", into="average")
     stage = Stage(objective, teacher=average, epochs=epochs, name="mean_teacher")
     return Recipe(stage, makes={"average": _copy}, ship="average")
+
+
+def _consistency(task: Task) -> Loss:
+    if isinstance(task, Regression):
+        return Loss(squared_error, name="consistency")
+    if isinstance(task, MultiLabel):
+        return Loss(label_probability_squared_error, name="consistency")
+    return Loss(probability_squared_error, name="consistency", classes=task.classes_dim)
 
 
 def _copy(models: Models) -> nn.Module:

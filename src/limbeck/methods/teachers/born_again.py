@@ -9,6 +9,7 @@ from limbeck.methods.card import MethodCard, SearchRange
 from limbeck.methods.logits.hinton import hinton
 from limbeck.methods.support import FreshCopy, check_count
 from limbeck.recipe import Recipe
+from limbeck.tasks import Task
 
 CARD = MethodCard(
     name="born_again",
@@ -32,6 +33,8 @@ CARD = MethodCard(
     needs="a full training for each generation",
     example={"generations": 2},
     ranges={"temperature": SearchRange(1.0, 20.0, log=True), "weight": SearchRange(0.0, 1.0)},
+    tasks=("classification", "multi_label", "regression", "segmentation"),
+    task_reason="it was not tried on texts",
 )
 
 
@@ -42,6 +45,7 @@ def born_again(
     temperature: float = 1.0,
     weight: float = 0.5,
     labels: bool = True,
+    task: str | Task = "classification",
     epochs: int | None = None,
 ) -> Recipe:
     r"""Minimize :math:`w T^2 KL(p_{k-1} \| q_k) + (1 - w) (-\log q_{k,y})` in generation k; 0 is the teacher.
@@ -56,17 +60,20 @@ def born_again(
         weight: w, the weight of the teacher, from 0 to 1. By default labels and teacher have equal weight.
         labels: Whether to use labels. False drops the label term; with ``weight=1.0`` the students learn from the
             teacher alone, as one variant in the paper.
+        task: What the targets are; the losses are those of `hinton`.
         epochs: Passes over the data of each generation; the run's budget by default.
 
     Raises:
-        LimbeckError: If `generations` is below 1, `temperature` not above 0, or `weight` is not from 0 to 1.
+        LimbeckError: If `generations` is below 1, `temperature` not above 0, `weight` is not from 0 to 1, or
+            the method cannot learn the task.
 
     Source: Furlanello et al., 2018, arXiv:1805.04770.
     """
     check_count(generations=generations)
+    task = CARD.get_task(task)
     names = ["student", *(f"generation-{number}" for number in range(2, generations + 1))]
     stages = []
     for name, former in zip(names, [teacher, *names], strict=False):
-        recipe = hinton(former, temperature=temperature, weight=weight, labels=labels, epochs=epochs)
+        recipe = hinton(former, temperature=temperature, weight=weight, labels=labels, task=task, epochs=epochs)
         stages += [replace(stage, trains=name, name=f"teaching {name}") for stage in recipe.stages()]
     return Recipe(*stages, makes=dict.fromkeys(names[1:], FreshCopy()), ship=names[-1])

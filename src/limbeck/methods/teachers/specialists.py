@@ -27,6 +27,8 @@ CARD = replace(
     "of equal cost. With few classes there is little to gain.",
     needs="a teacher that is one network, and many classes",
     example={"groups": [[0, 1], [1, 2]]},
+    tasks=("classification",),
+    task_reason="each specialist learns some of the classes of a classification",
 )
 
 
