@@ -55,7 +55,7 @@ docs: $(USER)   ## the documentation as a site, in site/; a broken link or docst
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
 
 house:           ## figures of the source code beside their bars
-	@$(PYTHON) tools/house.py
+	@$(PYTHON) tools/house.py && echo && $(PYTHON) tools/house.py --packages
 
 bench: $(USER)  ## figures of a benchmark as JSON: make bench NAME=loop, or cache, judging, coverage, images, kernels, head, lm_step
 	@$(BIN)/python -m benchmarks $(NAME) $(ARGS)

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from tools.house import BARS, MEANINGS, count_cycles, count_house, main
+from tools.house import BARS, KINDS, MEANINGS, count_cycles, count_house, count_kinds, count_packages, main
 
 FILES = {
     "__init__.py": '"""A package."""\n\nfrom limbeck.one import Shape\n',
@@ -85,3 +85,14 @@ def test_the_command_prints_a_table_or_json_and_checks(tree, capsys):
 def test_a_folder_without_source_is_refused(tmp_path):
     with pytest.raises(FileNotFoundError, match="limbeck"):
         count_house(tmp_path)
+
+
+def test_every_line_is_of_one_kind():
+    text = '"""First.\n\nSecond."""\n\nx = 1  # why\n# a comment\n\n\ny = "text"\n"""About y."""\n'
+    assert count_kinds(text) == {"docstrings": 4, "blank": 3, "code": 2, "comments": 1}
+
+
+def test_the_lines_of_packages_add_up(tree):
+    packages = count_packages(tree)
+    assert {name: counts["files"] for name, counts in packages.items()} == {"(modules)": 3, "part": 1}
+    assert sum(counts[kind] for counts in packages.values() for kind in KINDS) == count_house(tree)["lines"]

@@ -1,7 +1,7 @@
 """Figures of the source code with their bars: size, names, docstrings, imports.
 
-Run `make house`, or `python tools/house.py [--json] [--check] [ROOT]`. Everything is counted from the text of the files
-below ROOT/src/limbeck; nothing is imported.
+Run `make house`, or `python tools/house.py [--json] [--check] [--packages] [ROOT]`. Everything is counted from the text
+of the files below ROOT/src/limbeck; nothing is imported.
 """
 
 from __future__ import annotations
@@ -92,6 +92,47 @@ def count_house(root: Path) -> dict[str, float]:
         "import_cycles": count_cycles(make_import_graph(package, trees)),
         "comment_share": round(100 * sum(map(len, comments.values())) / max(sum(sizes), 1), 2),
     }
+
+
+KINDS = ("code", "docstrings", "comments", "blank")
+"""What a line can be. A comment behind code is code, and a blank line inside a docstring is a docstring."""
+
+
+def count_kinds(text: str) -> Counter[str]:
+    """The number of lines of each of `KINDS` in a file."""
+    docstrings: set[int] = set()
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str):
+            docstrings.update(range(node.lineno, (node.end_lineno or node.lineno) + 1))
+    kinds: Counter[str] = Counter()
+    for number, line in enumerate(text.splitlines(), 1):
+        stripped = line.strip()
+        rest = "blank" if not stripped else "comments" if stripped.startswith("#") else "code"
+        kinds["docstrings" if number in docstrings else rest] += 1
+    return kinds
+
+
+def count_packages(root: Path) -> dict[str, Counter[str]]:
+    """Package -> its files, and its lines of each kind; single modules are ``(modules)``."""
+    base = root / "src" / PACKAGE
+    packages: dict[str, Counter[str]] = {}
+    for path in sorted(base.rglob("*.py")):
+        first = path.relative_to(base).parts[0]
+        counts = packages.setdefault(first if (base / first).is_dir() else "(modules)", Counter())
+        counts += count_kinds(path.read_text(encoding="utf-8"))
+        counts["files"] += 1
+    return dict(sorted(packages.items(), key=lambda item: -sum(item[1][kind] for kind in KINDS)))
+
+
+def format_packages(packages: Mapping[str, Counter[str]]) -> str:
+    """Files and lines of each package, and their sums, as a table."""
+    columns = ("files", "lines", *KINDS)
+    total: Counter[str] = sum(packages.values(), Counter())
+    rows = [("package", *columns)]
+    for name, counts in {**packages, "all": total}.items():
+        lines = sum(counts[kind] for kind in KINDS)
+        rows.append((name, *(f"{value:,}" for value in (counts["files"], lines, *(counts[kind] for kind in KINDS)))))
+    return "\n".join(f"{row[0]:<14}" + "".join(f"{cell:>12}" for cell in row[1:]) for row in rows)
 
 
 def has_question(tree: ast.Module) -> bool:
@@ -196,7 +237,11 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("root", nargs="?", type=Path, default=Path(__file__).resolve().parents[1])
     parser.add_argument("--json", action="store_true", help="Print one JSON object.")
     parser.add_argument("--check", action="store_true", help="Exit with 1 if a bar is missed.")
+    parser.add_argument("--packages", action="store_true", help="Print what the lines of each package are.")
     options = parser.parse_args(arguments)
+    if options.packages:
+        print(format_packages(count_packages(options.root)))
+        return 0
     figures = count_house(options.root)
     print(json.dumps(figures) if options.json else format_table(figures))
     return int(options.check and not all(meets_bar(name, value) for name, value in figures.items()))

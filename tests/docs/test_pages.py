@@ -22,7 +22,18 @@ def blocks(page):
 
 
 @pytest.mark.parametrize(
-    "page", ["data.md", "models.md", "teachers.md", "judge.md", "tasks.md", "quickstart.md", "migrate.md", "index.md"]
+    "page",
+    [
+        "data.md",
+        "models.md",
+        "teachers.md",
+        "judge.md",
+        "tasks.md",
+        "quickstart.md",
+        "migrate.md",
+        "index.md",
+        "faq.md",
+    ],
 )
 def test_the_page_s_python_runs(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)

@@ -180,7 +180,7 @@ class Scaled(Sure):
 
 def stored(tmp_path, network, *, size=16):
     cached = CachedTeacher(ModelTeacher(network), tmp_path / "answers", encoding="float32")
-    return cached, ShuffledLoader(points(), batch_size=size)
+    return (cached,), ShuffledLoader(points(), batch_size=size)
 
 
 def test_stored_answers_are_the_teachers_own(tmp_path):
@@ -190,12 +190,12 @@ def test_stored_answers_are_the_teachers_own(tmp_path):
     preprocess = patient().preprocess
     one = job_checks.check_stored_outputs(patient(network=network, stored=kept))
     assert (one.state, one.value) == ("ok", None), "none is there yet"
-    for _, _done in zip(range(3), fill_cache(*kept, preprocess=preprocess), strict=False):
+    for _, _done in zip(range(3), fill_cache(kept[0][0], kept[1], preprocess=preprocess), strict=False):
         pass
     lacking = job_checks.check_stored_outputs(patient(network=network, stored=kept, preprocess=preprocess))
     assert lacking.state == "look"
     assert lacking.value == 120 - 48
-    for _ in fill_cache(*kept, preprocess=preprocess):
+    for _ in fill_cache(kept[0][0], kept[1], preprocess=preprocess):
         pass
     whole = job_checks.check_stored_outputs(patient(network=network, stored=kept, preprocess=preprocess))
     assert (whole.state, whole.value) == ("ok", 1.0)
@@ -215,6 +215,24 @@ def test_stored_answers_are_the_teachers_own(tmp_path):
     other = job_checks.check_stored_outputs(patient(network=network, stored=kept, preprocess=preprocess))
     assert other.state == "wrong"
     assert "teacher" in other.sentence
+
+
+def test_the_caches_of_all_teachers_are_compared(tmp_path):
+    first, second = Scaled(), Scaled()
+    (one,), loader = stored(tmp_path / "first", first)
+    (other,), _ = stored(tmp_path / "second", second)
+    preprocess = patient().preprocess
+    for cached in (one, other):
+        for _ in fill_cache(cached, loader, preprocess=preprocess):
+            pass
+    both = patient(network=first, stored=((one, other), loader), preprocess=preprocess)
+    assert job_checks.check_stored_outputs(both).state == "ok"
+    second.scale = 1.5
+    stale = job_checks.check_stored_outputs(both)
+    assert stale.state == "wrong"
+    assert str(other.where) in stale.sentence
+    assert len(stale.details) == 1
+    assert str(one.where) in stale.details[0]
 
 
 def test_what_cannot_be_done_in_time_is_said_to_be_left_out():

@@ -86,11 +86,8 @@ def open_check_context(
     arms += _arms(job, material, less, teacher)
     stored = None
     if job.cache is not None and (job.cache.folder is not None or job.out is not None):
-        # If there are several teachers with a cache each, only the first one is checked.
-        stored = (
-            next(iter(open_cached_teacher(job, teacher, folder_of(job)).values())),
-            make_cache_loader(job, material, shuffled=0),
-        )
+        caches = open_cached_teacher(job, teacher, folder_of(job))
+        stored = (tuple(caches.values()), make_cache_loader(job, material, shuffled=0))
     return CheckContext(
         tuple(arms), teacher, networks, ready, material.train, material.development,
         material.classes, material.data.class_names, material.data.preprocess, fabric,

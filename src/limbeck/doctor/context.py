@@ -180,7 +180,7 @@ class CheckContext:
         preprocess: Converts a batch to model inputs.
         fabric: Device and precision.
         side_by_side: The number of runs at a time.
-        stored: The teacher with its cache, and the loader of the cached examples.
+        stored: The teachers with their caches, and the loader of the cached examples.
         views: The number of cached views of each example.
         task: What is learned.
         test: The test data, for checks of language jobs.
@@ -197,7 +197,7 @@ class CheckContext:
     preprocess: Preprocess
     fabric: Fabric
     side_by_side: int = 1
-    stored: tuple[CachedTeacher, Loader] | None = None
+    stored: tuple[tuple[CachedTeacher, ...], Loader] | None = None
     views: int = 1
     task: Task = field(default_factory=Classification)
     test: Dataset | None = None

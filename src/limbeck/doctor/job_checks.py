@@ -266,10 +266,26 @@ _SAMPLE = 128
 
 
 def check_stored_outputs(context: CheckContext) -> Finding | None:
-    """Compare cached outputs, drawn at random, with the teacher's; None for a job without a cache."""
+    """Compare cached outputs, drawn at random, with the teacher's; None for a job without a cache.
+
+    Of several teachers with a cache each the worst finding is shown, and the others behind it.
+    """
     if context.stored is None:
         return None
-    cached, loader = context.stored
+    caches, loader = context.stored
+    findings = [_check_cache(cached, loader, context) for cached in caches]
+    if len(findings) == 1:
+        return findings[0]
+    worst = max(findings, key=lambda one: _STATES.index(one.state))
+    lines = [f"{cached.where}: {one.sentence}" for cached, one in zip(caches, findings, strict=True)]
+    first = lines.pop(findings.index(worst))
+    return worst._replace(sentence=first, details=(*worst.details, *lines))
+
+
+_STATES = ("ok", "look", "crash", "wrong")
+
+
+def _check_cache(cached: CachedTeacher, loader: Any, context: CheckContext) -> Finding:
     if not is_cache(cached.where):
         return passed(STORED_OUTPUTS, None, f"There is no cache in {cached.where} yet; the job creates it.")
     if not context.trained:
