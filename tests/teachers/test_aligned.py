@@ -11,10 +11,14 @@ from limbeck import ArrayDataset, CachedTeacher, ModelTeacher, ShuffledLoader, S
 from limbeck import functional as K
 from limbeck.batch import LOGITS, Batch, Outputs, Progress
 from limbeck.cache.encodings import make_encoding
+from limbeck.data import Dataset
+from limbeck.engine import distill
 from limbeck.errors import LimbeckError
 from limbeck.functional import HiddenLogits, OutputLayer, cross_entropy, fused_linear_losses
+from limbeck.functional.output_layer import find_hidden_logits
 from limbeck.losses import Loss, LossContext
 from limbeck.models import VocabularyAlignment
+from limbeck.recipe import Optimizer, Stage
 from limbeck.teachers import AlignedLogits, AlignedTeacher, FunctionSession, Teacher, TeacherContext
 from limbeck.testing import check_teacher
 
@@ -36,7 +40,7 @@ class Given(Teacher):
         self.value = value
 
     def open(self, context):
-        return FunctionSession(lambda batch: Outputs.of({LOGITS: self.value, "hidden": torch.ones(len(self.value), 2)}))
+        return FunctionSession(lambda batch: Outputs.of({LOGITS: self.value, "body": torch.ones(len(self.value), 2)}))
 
     @property
     def fingerprint(self):
@@ -130,8 +134,7 @@ def test_hidden_states_stay_hidden_and_give_the_same(name, alignment):
     weight = torch.randn(TEACHER, 4, generator=generator, dtype=torch.float64)
     bias = torch.randn(TEACHER, generator=generator, dtype=torch.float64)
     layer = OutputLayer(weight, bias, softcap=5.0, scale=0.7)
-    with AlignedTeacher(Given(torch.zeros(5, TEACHER)), alignment).open(TeacherContext()) as session:
-        aligned = session._align(HiddenLogits(hidden, layer))
+    aligned = answer(HiddenLogits(hidden, layer), alignment).raw(LOGITS)
     inner = aligned.logits if isinstance(aligned, AlignedLogits) else aligned
     assert isinstance(inner, HiddenLogits)
     assert len(inner.layer.weight) == alignment.shared
@@ -146,14 +149,17 @@ def test_hidden_states_stay_hidden_and_give_the_same(name, alignment):
         torch.testing.assert_close(aligned.to_dense(), layer.logits(hidden)[:, alignment.teacher_ids])
 
 
+@pytest.mark.parametrize("lazy", [True, False])
 @ALIGNMENTS
-def test_fused_losses_read_an_aligned_teacher(alignment):
+def test_fused_losses_read_an_aligned_teacher(alignment, lazy):
     generator = torch.Generator().manual_seed(2)
     hidden = torch.randn(5, 4, generator=generator, dtype=torch.float64, requires_grad=True)
     layer = OutputLayer(torch.randn(STUDENT, 4, generator=generator, dtype=torch.float64, requires_grad=True))
-    _, teacher = draw()
-    outputs = answer(teacher, alignment)
-    rows = outputs.partial.get(LOGITS, outputs.get(LOGITS))
+    own = OutputLayer(torch.randn(TEACHER, 3, generator=generator, dtype=torch.float64), softcap=4.0)
+    states = torch.randn(5, 3, generator=generator, dtype=torch.float64)
+    teacher = own.logits(states)
+    rows = answer(HiddenLogits(states, own) if lazy else teacher, alignment).raw(LOGITS)
+    assert (find_hidden_logits(rows) is not None) == lazy
     labels = torch.tensor([0, 2, 5, 7, 1])  # some are unknown to the teacher
 
     def kl(student, token_rows):
@@ -316,12 +322,13 @@ def test_one_cache_serves_students_with_several_vocabularies(tmp_path):
 
 
 def test_a_cache_is_within_and_not_around(tmp_path):
-    with pytest.raises(LimbeckError, match="AlignedTeacher\\(CachedTeacher"):
-        CachedTeacher(AlignedTeacher(nn.Linear(4, TEACHER), PADDED), tmp_path / "cache")
+    for encoding in ("float16", {"name": "listed", "k": 2}):
+        with pytest.raises(LimbeckError, match="AlignedTeacher\\(CachedTeacher"):
+            CachedTeacher(AlignedTeacher(nn.Linear(4, TEACHER), PADDED), tmp_path / "cache", encoding=encoding)
 
 
 def test_other_outputs_pass_and_the_teacher_keeps_the_laws():
-    assert torch.equal(answer(torch.zeros(5, TEACHER), PERMUTED)["hidden"], torch.ones(5, 2))
+    assert torch.equal(answer(torch.zeros(5, TEACHER), PERMUTED)["body"], torch.ones(5, 2))
     for alignment in (PADDED, PERMUTED, SUPERSET):
         check_teacher(AlignedTeacher(nn.Linear(3, TEACHER), alignment), Batch(torch.randn(6, 3)))
         with ShuffledTeacher(AlignedTeacher(nn.Identity(), alignment)).open(TeacherContext()) as session:
@@ -348,3 +355,50 @@ def test_aligned_logits_behave_like_a_tensor():
         assert aligned.reshape(5, 1).shape == (5, 1, STUDENT)
         assert aligned.to("cpu").shape == aligned.shape
         assert "AlignedLogits" in repr(aligned)
+
+
+class Language(nn.Module):
+    """A language model with an output layer."""
+
+    def __init__(self, tokens, width, seed):
+        super().__init__()
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            self.embed, self.head = nn.Embedding(tokens, width), nn.Linear(width, tokens)
+
+    def forward(self, input_ids):
+        return self.head(self.embed(input_ids))
+
+
+class Texts(Dataset):
+    """Rows of tokens, with the next tokens as labels."""
+
+    fingerprint = "texts"
+
+    def __init__(self, ids):
+        self.ids_of_rows = ids
+
+    def __len__(self):
+        return len(self.ids_of_rows)
+
+    def take(self, index):
+        rows = self.ids_of_rows[index]
+        return Batch({"input_ids": rows[:, :-1]}, index, labels=rows[:, 1:])
+
+
+@ALIGNMENTS
+@pytest.mark.parametrize("kernel", [K.kl_divergence, K.reverse_kl, K.jensen_shannon])
+def test_a_stage_learns_the_same_with_and_without_logits(kernel, alignment):
+    ids = alignment.student_ids[torch.randint(SHARED, (12, 5), generator=torch.Generator().manual_seed(3))]
+    loader = ShuffledLoader(Texts(ids), batch_size=6)
+    weights = []
+    for fuse in (True, False):
+        student = Language(STUDENT, 4, seed=0)
+        teacher = AlignedTeacher(Language(TEACHER, 6, seed=1), alignment)
+        stage = Stage(0.5 * Loss(cross_entropy) + 0.5 * Loss(kernel), teacher=teacher)
+        for _ in distill(student, stage, loader, epochs=2, fuse_output_layer=fuse, optimizer=Optimizer("sgd", lr=0.5)):
+            pass
+        weights.append(torch.cat([parameter.detach().flatten() for parameter in student.parameters()]))
+    start = torch.cat([parameter.detach().flatten() for parameter in Language(STUDENT, 4, seed=0).parameters()])
+    assert float((weights[0] - start).abs().max()) > 0.01
+    torch.testing.assert_close(*weights)

@@ -14,9 +14,9 @@ from torch import Tensor
 from limbeck.errors import ArgumentError, LimbeckError, unknown_name_error
 from limbeck.functional.blockwise import AT_MOST
 from limbeck.functional.output_layer import (
-    HiddenLogits,
     NeedsHidden,
     OutputLayer,
+    find_hidden_logits,
     logits_into,
     slices,
     times_weight_into,
@@ -249,7 +249,8 @@ def _compute_chunks(
     values = new(len(work.losses), len(hidden))
     buffer = new(min(work.chunk, len(hidden)), vocabulary)
     # One buffer for all chunks: new memory pages cost about as much as the arithmetic on them.
-    teacher_buffer = torch.empty_like(buffer) if isinstance(work.tokens.teacher, HiddenLogits) else None
+    theirs = find_hidden_logits(work.tokens.teacher)
+    teacher_buffer = None if theirs is None else new(len(buffer), theirs.shape[-1])
     for rows in slices(len(hidden), work.chunk):
         inputs = hidden[rows].to(dtype)
         logits = logits_into(buffer[: len(inputs)], inputs, weight, bias, work.scale, work.softcap)
@@ -331,11 +332,13 @@ def _slope_into(logits: Tensor, slope: Tensor, work: _Work) -> None:
 
 def _teacher_rows(teacher: Any, rows: slice, buffer: Tensor | None) -> Any:
     """The teacher's logits of a chunk; those of hidden states are multiplied out into `buffer`."""
-    if buffer is None:
+    theirs = find_hidden_logits(teacher)
+    if buffer is None or theirs is None:
         return None if teacher is None else teacher[rows]
-    hidden, layer = teacher.hidden[rows], teacher.layer
+    hidden, layer = theirs.hidden[rows], theirs.layer
     out = buffer[: len(hidden)]
-    return logits_into(out, hidden.to(out.dtype), layer.weight, layer.bias, layer.scale, layer.softcap)
+    logits = logits_into(out, hidden.to(out.dtype), layer.weight, layer.bias, layer.scale, layer.softcap)
+    return logits if theirs is teacher else teacher.with_logits(logits)
 
 
 def _check_arguments(losses: Mapping[str, RowLoss], weights: Mapping[str, float], chunk: int, keep: Any) -> None:

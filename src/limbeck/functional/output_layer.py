@@ -105,6 +105,26 @@ class HiddenLogits:
         return len(self.hidden)
 
 
+class AroundHidden(ABC):
+    """A teacher's logits around `HiddenLogits`, such as those of the tokens that two vocabularies share."""
+
+    @property
+    @abstractmethod
+    def hidden_logits(self) -> HiddenLogits | None:
+        """The logits that are not multiplied out; None if they are."""
+
+    @abstractmethod
+    def with_logits(self, logits: Float[Tensor, "*leading classes"]) -> Any:
+        """The same around logits that are multiplied out."""
+
+
+def find_hidden_logits(teacher: Any) -> HiddenLogits | None:
+    """A teacher's logits that are not multiplied out, alone or within others; None if there are none."""
+    if isinstance(teacher, AroundHidden):
+        return teacher.hidden_logits
+    return teacher if isinstance(teacher, HiddenLogits) else None
+
+
 class NeedsHidden(ABC):
     """A teacher that is compared with the student through the student's hidden states as well as its logits."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import inspect
 from collections.abc import Callable, Mapping, Sequence
@@ -14,6 +15,7 @@ from torch import Tensor
 from limbeck.batch import LOGITS, Batch, Outputs
 from limbeck.errors import LimbeckError, callable_name
 from limbeck.functional import HiddenLogits, OutputLayer
+from limbeck.functional.output_layer import AroundHidden, logits_into
 from limbeck.models.vocabulary import VocabularyAlignment
 from limbeck.partial_logits import PartialLogits, SampledLogits, TopKLogits
 from limbeck.teachers.teacher import Teacher, TeacherCapabilities, TeacherContext, TeacherSession
@@ -91,7 +93,7 @@ class AlignedTeacher(TeacherWrapper):
 
 
 @final
-class AlignedLogits(PartialLogits):
+class AlignedLogits(PartialLogits, AroundHidden):
     """A teacher's logits of the tokens that it shares with the student.
 
     Args:
@@ -115,6 +117,15 @@ class AlignedLogits(PartialLogits):
     def shape(self) -> torch.Size:
         """Shape of the student's logits."""
         return torch.Size([*self.logits.shape[:-1], self.classes])
+
+    @property
+    def hidden_logits(self) -> HiddenLogits | None:
+        """The logits of the shared tokens, if they are not multiplied out."""
+        return self.logits if isinstance(self.logits, HiddenLogits) else None
+
+    def with_logits(self, logits: Float[Tensor, "*leading shared"]) -> AlignedLogits:
+        """The same around logits of the shared tokens that are multiplied out."""
+        return AlignedLogits(logits, self.columns, classes=self.classes)
 
     def to(self, device: torch.device | str) -> AlignedLogits:
         """Copy to a device."""
@@ -181,7 +192,16 @@ def select_columns(logits: Float[Tensor, "*leading classes"], columns: Tensor | 
 
 
 def _dense(logits: Tensor | HiddenLogits) -> Tensor:
-    return logits if isinstance(logits, Tensor) else logits.to_dense()
+    """The logits; products are in float32 or better, as rounding them would bias what is learned."""
+    if isinstance(logits, Tensor):
+        return logits
+    hidden, layer = logits.hidden, logits.layer
+    dtype = torch.promote_types(torch.promote_types(hidden.dtype, layer.weight.dtype), torch.float32)
+    flat = hidden.reshape(-1, hidden.shape[-1]).to(dtype)
+    out = flat.new_empty(len(flat), len(layer.weight))
+    with torch.no_grad(), torch.autocast(out.device.type, enabled=False):
+        logits_into(out, flat, layer.weight, layer.bias, layer.scale, layer.softcap)
+    return out.reshape(logits.shape)
 
 
 @final
@@ -266,11 +286,9 @@ class _AlignedSession(WrapperSession):
             raise LimbeckError(f"{type(logits).__name__} have no ids that can be aligned with another vocabulary.")
         ids = self._numbers.to(logits.device)[logits.ids.long()]
         depths = logits.depths.masked_fill(ids == alignment.shared, -torch.inf)
-        if isinstance(logits, TopKLogits):
-            return TopKLogits(ids, depths, logits.top, logits.rest, classes=classes, grid=logits.grid)
-        return SampledLogits(
-            ids, depths, logits.top, logits.whole, logits.proposal, power=logits.power, classes=classes
-        )
+        renumbered = copy.copy(logits)
+        renumbered.ids, renumbered.depths, renumbered.classes = ids, depths, classes
+        return renumbered
 
 
 def _columns(ids: Tensor) -> Tensor | slice:

@@ -25,6 +25,7 @@ from limbeck.cache import (
 from limbeck.errors import LimbeckError
 from limbeck.functional.sparse import COARSE
 from limbeck.partial_logits import check_power, unknown_rest
+from limbeck.teachers.aligned import AlignedTeacher
 from limbeck.teachers.cache_request import CacheRequest, find_last_layer, query_addresses
 from limbeck.teachers.cache_session import CacheSession
 from limbeck.teachers.cached_inputs import check_has_inputs, check_tokenizer_fits, describe_tokenizer
@@ -268,7 +269,8 @@ def _check_cacheable(teacher: Teacher | None) -> None:
 
 def _check_takes_partial(teacher: Teacher | None, encoding: Mapping[str, Any]) -> None:
     """Refuse an encoding of all classes for a teacher that gives a part of them."""
-    if teacher is not None and teacher.capabilities.partial and not encoding_type(encoding).takes_partial:
+    takes = encoding_type(encoding).takes_partial and not isinstance(teacher, AlignedTeacher)
+    if teacher is not None and teacher.capabilities.partial and not takes:
         raise LimbeckError(
             f"The outputs of this {type(teacher).__name__} cannot be cached as {encoding['name']!r}, because they are "
             "those of some classes only. Cache the teacher inside: AlignedTeacher(CachedTeacher(teacher, FOLDER), "
