@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from typing import Any, final
 
@@ -16,6 +17,7 @@ from limbeck.functional.sparse import sampled_kl_divergence
 from limbeck.partial_logits import Kernel, PartialLogits, default_temperature
 
 _CHUNK = 256
+_MARKED = 64  # rows of a layer in its checksum
 
 
 @final
@@ -38,6 +40,7 @@ class MeanEmbedding(PartialLogits, NeedsHidden):
         bias: :math:`\bar b`, times the scale of the layer.
         classes: The number of classes.
         temperature: T.
+        layer_mark: `mark_layer` of the student's output layer, so that another layer is refused; None to check nothing.
     """
 
     def __init__(
@@ -48,7 +51,9 @@ class MeanEmbedding(PartialLogits, NeedsHidden):
         *,
         classes: int,
         temperature: float = 1.0,
+        layer_mark: str | None = None,
     ) -> None:
+        self.layer_mark = layer_mark
         self.entropy, self.mean, self.bias = entropy, mean, bias
         self.classes, self.temperature = classes, temperature
 
@@ -68,10 +73,10 @@ class MeanEmbedding(PartialLogits, NeedsHidden):
         return met
 
     def check_layer(self, layer: OutputLayer) -> None:
-        """Check that the output layer is frozen and linear.
+        """Check that the output layer is frozen and linear, and the one that the means were made for.
 
         Raises:
-            LimbeckError: If it is not, or its width or vocabulary differs.
+            LimbeckError: If it is not.
         """
         if layer.weight.requires_grad or (layer.bias is not None and layer.bias.requires_grad):
             raise LimbeckError(
@@ -82,6 +87,11 @@ class MeanEmbedding(PartialLogits, NeedsHidden):
             raise LimbeckError(
                 "Mean embeddings need logits that are linear in the hidden states, and this layer has a softcap: store "
                 "top-k logits or the teacher's hidden states."
+            )
+        if self.layer_mark is not None and self.layer_mark != mark_layer(layer):
+            raise LimbeckError(
+                "These mean embeddings were made for another output layer: its weights differ from the student's. Use "
+                "the student that they were made for, or make them again."
             )
 
     def compare(self, kernel: Kernel, student: Float[Tensor, "*leading classes"], **hyper: Any) -> Tensor:
@@ -122,9 +132,27 @@ class MeanEmbedding(PartialLogits, NeedsHidden):
 
     def _like(self, *tensors: Tensor) -> MeanEmbedding:
         entropy, mean, bias, *met = tensors
-        other = MeanEmbedding(entropy, mean, bias, classes=self.classes, temperature=self.temperature)
+        other = MeanEmbedding(
+            entropy, mean, bias, classes=self.classes, temperature=self.temperature, layer_mark=self.layer_mark
+        )
         other.mean_logit = met[0] if met else None
         return other
+
+
+def mark_layer(layer: OutputLayer) -> str:
+    """A short checksum of an output layer, from a few of its rows in bfloat16: a copy in half precision has the same.
+
+    Example:
+        >>> layer = OutputLayer(torch.ones(3, 2))
+        >>> mark_layer(layer) == mark_layer(layer._replace(weight=layer.weight.bfloat16()))
+        True
+    """
+    rows = torch.linspace(0, len(layer.weight) - 1, min(len(layer.weight), _MARKED)).long()
+    parts = [layer.weight] if layer.bias is None else [layer.weight, layer.bias]
+    digest = hashlib.sha256(f"{tuple(layer.weight.shape)} {layer.scale!r}".encode())
+    for part in parts:
+        digest.update(part.detach()[rows.to(part.device)].bfloat16().cpu().contiguous().view(torch.int16).numpy().data)
+    return digest.hexdigest()[:16]
 
 
 def make_mean_embedding(
@@ -164,6 +192,6 @@ def make_mean_embedding(
     entropy, mean, bias = (
         torch.cat(one).reshape(shape) for one, shape in zip(zip(*parts, strict=True), shapes, strict=True)
     )
-    result = MeanEmbedding(entropy, mean, bias, classes=classes, temperature=temperature)
+    result = MeanEmbedding(entropy, mean, bias, classes=classes, temperature=temperature, layer_mark=mark_layer(layer))
     result.check_layer(layer)
     return result

@@ -127,7 +127,16 @@ def test_a_spec_makes_the_same_again(spec):
 
 
 def test_every_name():
-    assert encoding_names() == ["bfloat16", "float16", "float32", "listed", "quantized", "sampled", "top-k"]
+    assert encoding_names() == [
+        "bfloat16",
+        "float16",
+        "float32",
+        "listed",
+        "mean-embedding",
+        "quantized",
+        "sampled",
+        "top-k",
+    ]
 
 
 @pytest.mark.usefixtures("unchecked")

@@ -12,9 +12,10 @@ from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
 from limbeck.errors import ArgumentError, DataError, LimbeckError
+from limbeck.mean_embedding import MeanEmbedding
 from limbeck.partial_logits import PartialLogits, SampledLogits, TopKLogits
 
-Decoded = Tensor | TopKLogits | SampledLogits
+Decoded = Tensor | TopKLogits | SampledLogits | MeanEmbedding
 Records = UInt8[np.ndarray, "rows width"]
 
 _AT_ONCE = 1 << 18

@@ -13,12 +13,13 @@ from torch import Tensor
 
 from limbeck.cache.dense import BFloat16, Float16, Float32, Quantized
 from limbeck.cache.encoding import Encoding
-from limbeck.cache.partial import ListedClasses, SampledClasses, TopClasses
+from limbeck.cache.partial import ListedClasses, MeanEmbeddings, SampledClasses, TopClasses
 from limbeck.errors import ArgumentError, unknown_name_error
 from limbeck.partial_logits import SampledLogits, TopKLogits
 
 _KNOWN: dict[str, type[Encoding]] = {
-    kind.name: kind for kind in (Float32, Float16, BFloat16, Quantized, TopClasses, SampledClasses, ListedClasses)
+    kind.name: kind
+    for kind in (Float32, Float16, BFloat16, Quantized, TopClasses, SampledClasses, ListedClasses, MeanEmbeddings)
 }
 
 _MANY = 2**31  # an upper bound for the number of classes; making an encoding allocates nothing
@@ -33,7 +34,8 @@ def make_encoding(name: str, *, classes: int, **parameters: Any) -> Encoding:
     """Make an encoding by name.
 
     Args:
-        name: ``float32``, ``float16``, ``bfloat16``, ``quantized``, ``top-k``, ``sampled`` or ``listed``.
+        name: ``float32``, ``float16``, ``bfloat16``, ``quantized``, ``top-k``, ``sampled``, ``listed`` or
+            ``mean-embedding``.
         classes: The number of logits in a row.
         **parameters: The encoding's parameters: ``k=`` and ``bits=`` of ``top-k``, ``draws=`` of ``sampled``, ...
 

@@ -12,8 +12,9 @@ from torch import Tensor
 
 from limbeck.cache.encoding import Encoding, LogitRows, Records, check_integer
 from limbeck.cache.packing import EXACT, ClassSubset, Depths, check_bits, floats, log_depths, values
-from limbeck.errors import ArgumentError, LimbeckError
+from limbeck.errors import ArgumentError, DataError, LimbeckError
 from limbeck.functional.sparse import COARSE, DENSE, FINE, dense_sums, log_partition_and_grad
+from limbeck.mean_embedding import MeanEmbedding
 from limbeck.partial_logits import PartialLogits, SampledLogits, TopKLogits
 from limbeck.random_seeds import counter_uniform, key, mix
 
@@ -164,6 +165,71 @@ class ListedClasses(Encoding):
         rest = torch.stack([numbers[:, 1:], torch.zeros_like(numbers[:, 1:])], 1)
         grid, depths = (1 / self.temperature,), self._depths.unpack(records[:, middle:])
         return TopKLogits(ids, depths, numbers[:, 0], rest, classes=self.classes, grid=grid)
+
+
+@final
+class MeanEmbeddings(Encoding):
+    r"""The mean of a frozen student's output embeddings under the teacher: about 2 x width bytes, for forward KL.
+
+    A record holds the entropy, the mean bias (float32 each) and the mean embedding. It stores what a
+    `limbeck.teachers.MeanEmbeddingTeacher` gives, whose `encoding` has the parameters.
+
+    Args:
+        classes: The number of logits in a row.
+        width: The number of hidden states of the student's output layer.
+        temperature: T of the later loss.
+        layer: `limbeck.mean_embedding.mark_layer` of that layer.
+        bits: 16 or 32 for each number.
+    """
+
+    name: ClassVar[str] = "mean-embedding"
+    partial: ClassVar[type[PartialLogits] | None] = MeanEmbedding
+    takes_partial: ClassVar[bool] = True
+
+    def __init__(self, *, classes: int, width: int, layer: str, temperature: float = 1.0, bits: int = 16) -> None:
+        super().__init__(classes=classes)
+        if bits not in (16, EXACT) or isinstance(bits, bool):
+            raise ArgumentError(f"bits of a mean embedding is 16 or 32; got {bits!r}.", argument="bits")
+        _checked_temperatures([temperature])
+        if not isinstance(layer, str):
+            raise ArgumentError(f"layer is the checksum of an output layer; got {layer!r}.", argument="layer")
+        self.size, self.layer = check_integer("width", width, 1), layer
+        self.temperature, self.bits = float(temperature), bits
+        self.width = 8 + bits // 8 * self.size
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        """The parameters."""
+        return {"width": self.size, "layer": self.layer, "temperature": self.temperature, "bits": self.bits}
+
+    def _encode(self, rows: LogitRows) -> Records:
+        raise LimbeckError(
+            "Mean embeddings need the student's output layer: cache a MeanEmbeddingTeacher(teacher, student) with its "
+            "encoding."
+        )
+
+    def _encode_partial(self, partial: PartialLogits) -> Records:
+        own = isinstance(partial, MeanEmbedding) and (partial.mean.shape[-1], partial.temperature, partial.layer_mark)
+        if not isinstance(partial, MeanEmbedding) or own != (self.size, self.temperature, self.layer):
+            raise LimbeckError(
+                f"The encoding {self.spec} stores the mean embeddings of another layer or temperature, or this teacher "
+                f"gives none ({type(partial).__name__}). Use the encoding of the MeanEmbeddingTeacher."
+            )
+        kind = "<f2" if self.bits == 16 else "<f4"
+        numbers = torch.stack([partial.entropy, partial.bias], -1).float()
+        if not bool(numbers.isfinite().all()) or not bool(partial.mean.isfinite().all()):
+            raise DataError("The teacher's mean embeddings hold NaN or infinity, which cannot be stored.")
+        return np.concatenate([floats(numbers), floats(partial.mean.float(), kind)], axis=1)
+
+    def decode(self, records: Records) -> MeanEmbedding:
+        """Decode the rows."""
+        records = self._checked(records)
+        numbers = torch.from_numpy(values(records[:, :8], "<f4").astype(np.float32))
+        mean = torch.from_numpy(values(records[:, 8:], "<f2" if self.bits == 16 else "<f4").astype(np.float32))
+        return MeanEmbedding(
+            numbers[:, 0], mean, numbers[:, 1],
+            classes=self.classes, temperature=self.temperature, layer_mark=self.layer,
+        )  # fmt: skip
 
 
 def check_classes(k: int, classes: int) -> int:

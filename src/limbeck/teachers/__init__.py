@@ -5,6 +5,7 @@ from limbeck.teachers.cache_request import predict_padded
 from limbeck.teachers.cached import CachedTeacher
 from limbeck.teachers.ensemble import Ensemble
 from limbeck.teachers.fill_cache import CacheVerification, fill_cache, verify_cache
+from limbeck.teachers.mean_embedding_teacher import MeanEmbeddingTeacher
 from limbeck.teachers.model import ModelTeacher, TeacherRef, as_teacher
 from limbeck.teachers.moving_average import MovingAverage, MovingAverageSession
 from limbeck.teachers.precomputed import PrecomputedTeacher
@@ -34,6 +35,7 @@ __all__ = [
     "EstimatorFile",
     "FunctionSession",
     "Groups",
+    "MeanEmbeddingTeacher",
     "ModelTeacher",
     "MovingAverage",
     "MovingAverageSession",

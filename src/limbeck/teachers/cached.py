@@ -232,7 +232,7 @@ class CachedTeacher(TeacherWrapper):
             LimbeckError: If the cache does not serve a temperature of these losses.
         """
         name = self.encoding["name"]
-        if name == "listed":
+        if "temperature" in self.encoding:
             for temperature in sorted(self._temperatures):
                 if not math.isclose(temperature, self.encoding["temperature"], rel_tol=1e-9):
                     raise unknown_rest(temperature, (1 / self.encoding["temperature"],))
@@ -274,7 +274,8 @@ def _check_takes_partial(teacher: Teacher | None, encoding: Mapping[str, Any]) -
         raise LimbeckError(
             f"The outputs of this {type(teacher).__name__} cannot be cached as {encoding['name']!r}, because they are "
             "those of some classes only. Cache the teacher inside: AlignedTeacher(CachedTeacher(teacher, FOLDER), "
-            "alignment). For a teacher that lists classes, use encoding={'name': 'listed', 'k': ...}."
+            "alignment). For a teacher that lists classes, use encoding={'name': 'listed', 'k': ...}; for a "
+            "MeanEmbeddingTeacher, its encoding."
         )
 
 
