@@ -15,6 +15,7 @@ from limbeck.cache.dense import BFloat16, Float16, Float32, Quantized
 from limbeck.cache.encoding import Encoding
 from limbeck.cache.partial import ListedClasses, MeanEmbeddings, SampledClasses, TopClasses
 from limbeck.errors import ArgumentError, unknown_name_error
+from limbeck.mean_embedding import MeanEmbedding
 from limbeck.partial_logits import SampledLogits, TopKLogits
 
 _KNOWN: dict[str, type[Encoding]] = {
@@ -123,7 +124,7 @@ def kl_error(encoding: Encoding, logits: Float[Tensor, "rows classes"], *, tempe
         part = logits[start : start + each]
         where = torch.arange(start, start + len(part))
         decoded = encoding.decode(encoding.encode(part, id=where, view=where * 0, position=where * 0))
-        if isinstance(decoded, SampledLogits):
+        if isinstance(decoded, (SampledLogits, MeanEmbedding)):  # no distribution
             return math.inf
         dense = decoded.spread(temperature) if isinstance(decoded, TopKLogits) else decoded
         total += float(_divergence(part, dense, temperature).sum())
