@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from functools import cache
 from pathlib import Path
 from tempfile import mkdtemp
@@ -11,7 +12,7 @@ import pytest
 
 import limbeck as lb
 from limbeck.compare import run_job
-from limbeck.job import make_job, recommend
+from limbeck.job import make_job, read_run_job, recommend
 from limbeck.job.result import read_result, read_task
 from limbeck.metrics import load_tensors
 from limbeck.tasks import LanguageModeling
@@ -106,3 +107,13 @@ def test_an_export_scores_as_the_student_and_its_card_has_the_words_of_the_task(
     assert "text-generation" in card
     assert "windows" in card
     assert "nats per token" in card
+
+
+def test_a_resumed_job_has_the_same_verdict(tmp_path):
+    folder, result = finished()
+    copy = tmp_path / "run"
+    shutil.copytree(folder, copy)
+    (copy / "result.json").unlink()
+    again = run_job(make_job({**read_run_job(copy), "out": str(copy)}), resume=True)
+    assert again["verdict"]["difference"] == pytest.approx(result["verdict"]["difference"])
+    assert again["verdict"]["examples"] == result["verdict"]["examples"]
