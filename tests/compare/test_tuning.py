@@ -22,6 +22,7 @@ from limbeck.errors import DataError, LimbeckError
 from limbeck.job import collect_settings, make_job, read_job, read_search
 from limbeck.methods import method, names
 from limbeck.methods.card import SearchRange
+from limbeck.tasks import LanguageModeling
 from small_jobs import blobs, small_job
 
 ARMS = ["student alone", "label smoothing", "distilled"]
@@ -219,6 +220,17 @@ def test_a_search_finds_a_planted_best():
         height = -((np.log10(values["lr"]) + 2.5) ** 2)
         done.append(Trial(number, values, float(height), 0.0, 0.0, 1))
     assert abs(np.log10(best_of(done).values["lr"]) + 2.5) < 0.3
+
+
+def test_where_less_is_better_the_least_wins_and_a_run_that_diverged_does_not():
+    score, space, done = LanguageModeling.primary, {"lr": SearchRange(1e-5, 1.0, log=True)}, []
+    for number in range(30):
+        values = trials.propose("student alone", space, {"lr": 1e-5}, done, score=score)
+        depth = 2.0 + (np.log10(values["lr"]) + 2.5) ** 2
+        done.append(Trial(number, values, float(depth), 0.0, 0.0, 1))
+    assert abs(np.log10(best_of(done, score).values["lr"]) + 2.5) < 0.3
+    failed = Trial(30, {}, score.diverged, None, 0.0, 1)
+    assert best_of([failed, *done], score) == best_of(done, score)
 
 
 def test_of_equal_accuracies_the_lower_nll_wins_then_the_earlier():

@@ -186,9 +186,14 @@ def search_section(run: RunData, *, prefix: str = "") -> Markup | None:
     changed = search.list_changes(collect_settings(run.job, {name: arm.row for name, arm in run.arms.items()}))
     deviations = note("This run did not use all chosen settings: ", "; ".join(changed), ".") if changed else None
     every = [value for arm in search.arms.values() for value in arm.accuracies]
-    below = sum(score.factor * value < search_limits(search, score)[0] for value in every)
-    lowest = f"the lowest {score.title} is {score.text(min(every))}"
-    cut = f" {below} trials are below the figure; {lowest}." if below else ""
+    low, high = search_limits(search, score)
+    if score.higher_is_better:
+        outside = sum(score.factor * value < low for value in every)
+        place, end = "below", f"the lowest {score.title} is {score.text(min(every))}"
+    else:
+        outside = sum(score.factor * value > high for value in every)
+        place, end = "above", f"the most {score.title} are {score.text(max(every))}"
+    cut = f" {outside} trials are {place} the figure; {end}." if outside else ""
     caption = (
         "A line for the best so far, a small mark for each trial, and a large mark for the trial whose settings were "
         "chosen. The first trial has the settings of the job. With this many examples, values may differ by "

@@ -61,7 +61,9 @@ class LanguageModeling(Task):
 
     name: ClassVar[str] = "language_modeling"
     title: ClassVar[str] = "Language modeling"
-    primary: ClassVar[Score] = Score("nll", "nats per token", higher_is_better=False, countable=True, examples="texts")
+    primary: ClassVar[Score] = Score(
+        "nll", "nats per token", higher_is_better=False, diverged=100.0, countable=True, examples="texts"
+    )
     headline = ("nll", "perplexity", "kl_to_teacher")
     metrics = LANGUAGE_METRICS
     target_field: ClassVar[str] = "labels"

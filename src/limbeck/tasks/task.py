@@ -32,6 +32,7 @@ class Score:
         percent: Whether it is a fraction that people read in percent. Differences are then in percentage points.
         chance: The value of a model that ignores its inputs, where it does not depend on the data; None otherwise.
         largest: The largest possible difference of two values; infinite where there is no bound.
+        diverged: The value that a run counts with if it diverged, so that it has none: as bad as no model.
         countable: Whether the title is a plural, so that there are fewer of them and not less.
         examples: What has one score in `Evaluation.scores`: examples, or texts.
 
@@ -49,6 +50,7 @@ class Score:
     percent: bool = False
     chance: float | None = None
     largest: float = math.inf
+    diverged: float = 0.0
     countable: bool = False
     examples: str = "examples"
 

@@ -17,6 +17,7 @@ from limbeck.errors import DataError, LimbeckError
 from limbeck.job import Job, RunLayout, TeacherSettings, plain_name, search_job_texts, with_absolute_paths
 from limbeck.job.paths import path_exists, restore_private_paths, split_private_paths
 from limbeck.models import read_config
+from limbeck.tasks import Score
 
 _MAY_DIFFER = ("out", "workers", "track", "seeds", "search")
 
@@ -135,7 +136,7 @@ def _parts(value: dict[str, Any], key: str) -> list[Any]:
     return list(value.values()) if key == "spaces" else []
 
 
-def best_job(job: Job, trials_by_arm: Mapping[str, list[Trial]], out: Path) -> Job:
+def best_job(job: Job, trials_by_arm: Mapping[str, list[Trial]], out: Path, score: Score) -> Job:
     """The job with the best values of every arm, and the teacher that was trained for the search.
 
     An ensemble is trained again, to the same weights, because a job cannot refer to several networks on disk.
@@ -144,7 +145,7 @@ def best_job(job: Job, trials_by_arm: Mapping[str, list[Trial]], out: Path) -> J
         DataError: If the teacher was trained for the search and its files are damaged.
     """
     for arm, trials in trials_by_arm.items():
-        job = with_values(job, arm, best_of(trials).values)
+        job = with_values(job, arm, best_of(trials, score).values)
     update: dict[str, Any] = {"out": None, "search": str(out)}
     trained = RunLayout(out).trained_teacher
     # A fitted classifier has no run folder.
@@ -176,7 +177,8 @@ def result_of(
 ) -> dict[str, Any]:  # fmt: skip
     """The result of a search, as JSON values."""
     count = material.task.check(material.development, "development")
-    arms = {arm: _row(spaces[arm], trials) for arm, trials in trials_by_arm.items()}
+    score = material.task.primary
+    arms = {arm: _row(spaces[arm], trials, score) for arm, trials in trials_by_arm.items()}
     top = max(row["best"]["accuracy"] for row in arms.values())
     return {
         "arms": arms,
@@ -186,23 +188,23 @@ def result_of(
         "teacher": dict(teacher),
         "development": {
             "examples": count,
-            "luck": _luck(top, count) if material.task.primary.name == "accuracy" else 0.0,
+            "luck": _luck(top, count) if score.name == "accuracy" else 0.0,
         },
         "task": material.task.to_dict(),
         "data": {"name": plain_name(material.data.name), "train": len(material.train), "classes": material.classes},
     }
 
 
-def _row(space: Space, trials: list[Trial]) -> dict[str, Any]:
+def _row(space: Space, trials: list[Trial], score: Score) -> dict[str, Any]:
     accuracies = [trial.accuracy for trial in trials]
     seconds = [trial.seconds for trial in trials if trial.seconds is not None]
     return {
         "searched": {name: [search_range.low, search_range.high] for name, search_range in space.items()},
         "own": trials[0]._asdict(),
-        "best": best_of(trials)._asdict(),
+        "best": best_of(trials, score)._asdict(),
         "accuracies": accuracies,
-        "best_so_far": list(accumulate(accuracies, max)),
-        "diverged": sum(trial.nll is None and trial.accuracy == 0 for trial in trials),
+        "best_so_far": list(accumulate(accuracies, max if score.higher_is_better else min)),
+        "diverged": sum(trial.nll is None and trial.accuracy == score.diverged for trial in trials),
         "epochs": sum(trial.epochs for trial in trials),
         "seconds": round(sum(seconds), 3),
         "trials": [trial._asdict() for trial in trials],

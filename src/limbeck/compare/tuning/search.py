@@ -90,7 +90,7 @@ def tune(
         starts = {arm: start_of(job, arm, smoothing, task=material.task) for arm in spaces}
         _build_answers(job, spaces, material, teacher, callback)
         trials_by_arm = all_trials(job, spaces, starts, trials, out, material, teacher, callback)
-        for name, text in job_files(job, best_job(job, trials_by_arm, out), out).items():
+        for name, text in job_files(job, best_job(job, trials_by_arm, out, material.task.primary), out).items():
             write_text(text, out / name)
         result = to_json_safe(result_of(job, material, spaces, trials_by_arm, taught, out))
         result["seconds"] = round(time.perf_counter() - start, 3)

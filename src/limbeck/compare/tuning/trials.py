@@ -31,6 +31,7 @@ from limbeck.job.run_layout import arm_folder_name
 from limbeck.methods.card import SearchRange
 from limbeck.optional_imports import import_optional
 from limbeck.task_runner import WorkItem, run_tasks
+from limbeck.tasks import Classification, Score
 from limbeck.teachers import Teacher
 
 SEED = 1_000_000
@@ -66,7 +67,8 @@ def run_trial(
 ) -> Trial:  # fmt: skip
     """Train the student of an arm with these values, and evaluate it on development data.
 
-    A run that diverges gets accuracy 0. A killed run continues from its checkpoint.
+    A run that diverges gets the accuracy 0, or a bad value of another metric. A killed run continues from its
+    checkpoint.
     """
     trial_job = with_values(job, arm, values)
     folder = place / f"trial-{number}-{_digest(values)}"
@@ -76,7 +78,7 @@ def run_trial(
     run = start(ArmRun(trial_job, arm, SEED, folder, None, smoothing), material, teacher)
     task = material.task
     first, second = task.headline[:2]
-    measures: dict[str, float | None] = {first: 0.0, **({} if second is None else {second: None})}
+    measures: dict[str, float | None] = {first: task.primary.diverged, **({} if second is None else {second: None})}
     try:
         for report in with_trackers(run, trial_job, f"{arm_folder_name(arm)}/trial-{number}"):
             if callback is not None:
@@ -89,7 +91,7 @@ def run_trial(
     trial = Trial(
         number,
         values,
-        measures[first] or 0.0,
+        value if (value := measures[first]) is not None else task.primary.diverged,
         _as_loss(measures.get(second or ""), task.metrics[second or first].higher_is_better),
         time.perf_counter() - start_time if fresh else None,
         epochs,
@@ -146,13 +148,13 @@ def _trial(line: Mapping[str, Any]) -> Trial | None:
     return trial if all(map(math.isfinite, (*number, *values.values()))) else None
 
 
-def best_of(trials: list[Trial]) -> Trial:
+def best_of(trials: list[Trial], score: Score = Classification.primary) -> Trial:
     """The trial with the best metric; among equal ones, that with the lower NLL, then the earlier one."""
-    return max(trials, key=_rank)
+    return max(trials, key=lambda trial: _rank(trial, score))
 
 
-def _rank(trial: Trial) -> tuple[float, float, int]:
-    return trial.accuracy, -(float("inf") if trial.nll is None else trial.nll), -trial.number
+def _rank(trial: Trial, score: Score) -> tuple[float, float, int]:
+    return score.rank(trial.accuracy), -(float("inf") if trial.nll is None else trial.nll), -trial.number
 
 
 def _digest(values: Values) -> str:
@@ -198,7 +200,9 @@ def _at(search_range: SearchRange, part: float) -> int | float:
 _SPREAD = 10  # density estimates need this many trials; Optuna's default too
 
 
-def propose(arm: str, space: Space, start: Values, done: Sequence[Trial]) -> Values:
+def propose(
+    arm: str, space: Space, start: Values, done: Sequence[Trial], *, score: Score = Classification.primary
+) -> Values:
     """The values of an arm's next trial. They depend only on the earlier trials.
 
     The first trial has the job's own values, moved into the ranges if needed. The next nine come from `sobol_point`.
@@ -222,7 +226,8 @@ def propose(arm: str, space: Space, start: Values, done: Sequence[Trial]) -> Val
             direction="maximize", sampler=optuna.samplers.TPESampler(seed=_seed(arm, len(done)))
         )
         for trial in done:
-            study.add_trial(optuna.trial.create_trial(params=trial.values, distributions=kinds, value=trial.accuracy))
+            rank = score.rank(trial.accuracy)
+            study.add_trial(optuna.trial.create_trial(params=trial.values, distributions=kinds, value=rank))
         return dict(study.ask(kinds).params)
     finally:
         optuna.logging.set_verbosity(before)
@@ -292,7 +297,8 @@ def _run_next(
     done = _read_trials(place)[0][:number]
     if len(done) < number:
         raise DataError(f"{place / TRIALS} lost trial {len(done)} while the search ran: repeat the command.")
-    return arm, run_trial(job, arm, number, propose(arm, space, start, done), place, material, teacher, callback)
+    values = propose(arm, space, start, done, score=material.task.primary)
+    return arm, run_trial(job, arm, number, values, place, material, teacher, callback)
 
 
 def _report_steps(callback: Callback, arm: str, number: int, report: StepReport) -> None:
