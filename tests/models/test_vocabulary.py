@@ -140,6 +140,11 @@ def test_tokens_beyond_the_outputs_have_no_logit(tokenizer):
     assert alignment.names == {290: "<|tool|>"}
 
 
+def test_a_tokenizer_that_is_not_the_models_is_seen_by_its_size(tokenizer):
+    with pytest.raises(LimbeckError, match="290 of the student's 50,257 outputs"):
+        align(tokenizer, tokenizer, student_size=50_257, teacher_size=50_304)
+
+
 def test_without_tokenizers_equal_sizes_pass_with_a_note(tokenizer):
     for student, teacher in ((None, None), (tokenizer, None), (None, tokenizer)):
         alignment = align(student, teacher, student_size=290, teacher_size=290)

@@ -297,6 +297,23 @@ def test_padding_may_be_unknown_to_the_teacher_and_a_token_of_the_text_may_not()
         answer(ModelTeacher(model), PERMUTED, tokens([[0, 5, 1]]))
 
 
+def test_an_encoder_decoder_reads_its_own_ids_on_both_sides():
+    class Writer(Reader):
+        def forward(self, input_ids, decoder_input_ids=None, labels=None, **more):
+            written = decoder_input_ids if labels is None else labels.clamp_min(0)
+            return self.table(written) + self.table(input_ids).sum(1, keepdim=True)
+
+    model, read, written = Writer(), torch.tensor([[0, 3]]), torch.tensor([[7, 4, 6]])
+    own = {name: PERMUTED.from_student[ids] for name, ids in (("input_ids", read), ("decoder_input_ids", written))}
+    expected = model(**own).detach()[..., PERMUTED.teacher_ids]
+    inputs = {"input_ids": read, "decoder_input_ids": written}
+    shown = answer(ModelTeacher(model), PERMUTED, Batch(inputs, id=torch.arange(1)))[LOGITS]
+    torch.testing.assert_close(shown[..., PERMUTED.student_ids], expected)
+    session = AlignedTeacher(model, PERMUTED).open(TeacherContext())
+    query = session.query(Batch({"input_ids": read, "labels": torch.tensor([[7, 4, -100]])}, id=torch.arange(1)))
+    assert query.inputs["labels"].tolist() == [[6, 2, -100]]
+
+
 def test_an_unknown_token_that_is_masked_by_the_data_counts_as_padding():
     batch = tokens([[0, 3, 2]])._replace(extra={"masks": {"text": torch.tensor([[True, True, False]])}})
     assert bool(answer(ModelTeacher(Reader()), PERMUTED, batch)[LOGITS][0, :2, 0].isfinite().all())

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from limbeck.batch import IGNORED, LOGITS
 from limbeck.data import Dataset
 from limbeck.doctor.context import CheckContext, Finding, fail, passed, warn
-from limbeck.doctor.language_checks import labels_that_count, new_student, small_batches
+from limbeck.doctor.language_checks import draw_rows, labels_that_count, new_student, small_batches
 from limbeck.metrics.language import TextSumsState
 from limbeck.model_call import call, logits_of
 from limbeck.tap import FrozenParameters
@@ -21,7 +21,7 @@ from limbeck.teachers import Preprocess, Teacher, TeacherContext
 
 NEWS = "teacher's news"
 
-_SECONDS, _TOKENS = 20.0, 4096
+_SECONDS, _TOKENS, _COUNTED = 20.0, 4096, 4096
 _SAME = 0.01  # nats per token
 
 
@@ -138,11 +138,11 @@ def _is_known(logits: Tensor, labels: Tensor) -> Bool[Tensor, "batch positions"]
 
 
 def unigram_log_probabilities(examples: Dataset) -> Tensor:
-    """The logarithm of each token's frequency among the labels, each token counted once more."""
+    """The logarithm of each token's frequency among the labels of up to 4,096 rows, each token counted once more."""
     data = token_data(examples, "training")
     size = max(len(data.tokenizer), int(data.texts.ids.max()) + 1)
     counts = torch.ones(size, dtype=torch.float64)
-    for rows in torch.arange(len(examples)).split(256):
+    for rows in draw_rows(examples, _COUNTED).split(256):
         labels = labels_that_count(examples.take(rows))
         counts += labels[labels != IGNORED].bincount(minlength=size)
     return (counts / counts.sum()).log()

@@ -27,6 +27,8 @@ PROBES = (
 )
 """Texts on which tokenizers differ: spaces, digits, accents, other scripts, symbols, code, addresses."""
 
+_LEAST_SHARED = 0.25  # of the outputs; models of bytes pad theirs to twice as many
+
 _WAY_OUT = (
     "their predictions cannot be compared token by token: take a student with the teacher's tokenizer, such as a "
     "smaller model of the same family, or train the student without a teacher on texts that the teacher wrote (the "
@@ -157,6 +159,12 @@ def align_vocabularies(
     pairs = sorted((id, theirs[token]) for token, id in ours.items() if token in theirs)
     # A token beyond the outputs has no logit: the model was not resized for it.
     ids = torch.tensor([pair for pair in pairs if pair[0] < student_size and pair[1] < teacher_size]).reshape(-1, 2)
+    if len(ids) < _LEAST_SHARED * min(student_size, teacher_size):
+        raise LimbeckError(
+            f"Only {len(ids):,} of the student's {student_size:,} outputs have a token that the teacher knows "
+            f"({len(ours):,} tokens in the student's tokenizer, {len(theirs):,} in the teacher's). Are the tokenizers "
+            "those of the models, and whole?"
+        )
     notes = (
         *_note_on_ids(ids),
         *_note_on_unknown(names, sum(token not in ours for token in theirs)),

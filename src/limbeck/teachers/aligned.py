@@ -21,7 +21,8 @@ from limbeck.partial_logits import PartialLogits, SampledLogits, TopKLogits
 from limbeck.teachers.teacher import Teacher, TeacherCapabilities, TeacherContext, TeacherSession
 from limbeck.teachers.wrapper import TeacherWrapper, WrapperSession
 
-_IDS = ("input_ids", "decoder_input_ids")
+_MASKS = {"input_ids": "attention_mask", "decoder_input_ids": "decoder_attention_mask", "labels": ""}
+"""The inputs that are tokens, each with its mask. An encoder-decoder makes its decoder's inputs of labels."""
 
 
 @final
@@ -217,12 +218,17 @@ class _AlignedSession(WrapperSession):
     def query(self, batch: Batch) -> Batch:
         if not self._translates:
             return batch
-        if isinstance(batch.inputs, Tensor):
-            return batch._replace(inputs=self._translate(batch.inputs, batch))
-        if not isinstance(batch.inputs, Mapping):
+        inputs = batch.inputs
+        if isinstance(inputs, Tensor):
+            return batch._replace(inputs=self._translate(inputs, _text_mask(inputs, batch, None)))
+        if not isinstance(inputs, Mapping):
             return batch
-        ids = {name: self._translate(batch.inputs[name], batch) for name in _IDS if name in batch.inputs}
-        return batch._replace(inputs={**batch.inputs, **ids})
+        ids = {
+            name: self._translate(inputs[name], _text_mask(inputs[name], batch, inputs.get(mask)))
+            for name, mask in _MASKS.items()
+            if isinstance(inputs.get(name), Tensor)
+        }
+        return batch._replace(inputs={**inputs, **ids})
 
     def combine(self, batch: Batch, outputs: Sequence[Outputs]) -> Outputs:
         (own,) = outputs
@@ -231,20 +237,20 @@ class _AlignedSession(WrapperSession):
             answers[LOGITS] = self._align(answers[LOGITS])
         return Outputs.of(answers)
 
-    def _translate(self, ids: Tensor, batch: Batch) -> Tensor:
+    def _translate(self, ids: Tensor, is_text: Tensor) -> Tensor:
         """The teacher's ids of the student's tokens; padding that the teacher does not know becomes any token."""
         if ids.is_floating_point():
             return ids
         table = self._alignment.from_student.to(ids.device)
         known = table[ids.clamp(0, len(table) - 1)].masked_fill(ids >= len(table), -1)
-        unknown = (known < 0) & _text_mask(ids, batch)
+        unknown = (known < 0) & is_text & (ids >= 0)
         if bool(unknown.any()):
             id = int(ids[unknown][0])
             raise LimbeckError(
                 f"The texts have the token {self._alignment.names.get(id, id)!r}, which the teacher does not know. "
                 "Tokenize them with tokens that both know, for example with the teacher's eos_token and chat_template."
             )
-        return known.clamp_min(0).to(ids.dtype)
+        return torch.where(ids < 0, ids, known.clamp_min(0).to(ids.dtype))  # below 0 are places without a label
 
     def _align(self, logits: Any) -> Tensor | HiddenLogits | PartialLogits:
         classes = self._alignment.teacher_size
@@ -296,12 +302,11 @@ def _columns(ids: Tensor) -> Tensor | slice:
     return slice(0, len(ids)) if torch.equal(ids, torch.arange(len(ids))) else ids
 
 
-def _text_mask(ids: Tensor, batch: Batch) -> Tensor:
-    """Which ids are a text's, not padding."""
+def _text_mask(ids: Tensor, batch: Batch, mask: Any) -> Tensor:
+    """Which ids are a text's, not padding: those of `mask`, or of the data's mask of texts."""
     masks = batch.extra.get("masks")
-    mask = masks.get("text") if isinstance(masks, Mapping) else None
-    if mask is None and isinstance(batch.inputs, Mapping):
-        mask = batch.inputs.get("attention_mask")
+    own = masks.get("text") if isinstance(masks, Mapping) else None
+    mask = own if isinstance(own, Tensor) and own.shape == ids.shape else mask
     if not isinstance(mask, Tensor) or mask.shape != ids.shape:
         return torch.ones_like(ids, dtype=torch.bool)
     return mask.bool().to(ids.device)
