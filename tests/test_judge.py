@@ -62,7 +62,7 @@ def test_a_column_of_predictions_is_not_spread_over_all_targets():
     assert lb.judge(runs, targets, metric="absolute_error").arms["mine"].mean == 0.0
 
 
-def test_iou_is_that_of_each_picture():
+def test_iou_is_that_of_each_image():
     targets = np.zeros((2, 2, 2), dtype=int)
     targets[0, 0] = 1
     exact, half = targets, np.zeros_like(targets)
@@ -138,7 +138,7 @@ def test_false_alarms_are_few_where_nothing_works():
     assert helped <= 5
 
 
-def test_a_metric_of_ones_own_says_which_way_is_better():
+def test_a_metric_of_the_user_names_which_way_is_better():
     predictions, labels = arms(student_alone=0.7, distilled=0.9)
 
     def misses(given, wanted):
@@ -240,7 +240,7 @@ def test_labels_are_names_as_well_as_numbers():
     assert lb.judge(predictions, numbers.astype(float)).as_dict() == lb.judge(predictions, numbers).as_dict()
 
 
-def test_huge_logits_are_told_apart_and_nan_is_wrong():
+def test_huge_logits_are_distinguished_and_nan_is_wrong():
     labels = np.array([0, 1, 0, 1])
     huge = torch.tensor([[2.0, 1.0], [-2.0, -1.0], [1.0, 0.0], [float("nan"), 1.0]], dtype=torch.float64) * 1e300
     found = lb.judge({"student alone": [labels] * 2, "mine": [huge] * 2}, labels)

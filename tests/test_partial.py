@@ -118,7 +118,7 @@ def test_a_head_takes_its_shape_from_the_teachers_classes(name):
     assert any(one is not None and one.any() for one in gradient)
 
 
-def test_a_head_of_ones_own():
+def test_a_head_of_the_user():
     student, _ = sides(5, 3)
     head = nn.Linear(3, 9)
     kept = partial(torch.randn(5, 9))
@@ -182,7 +182,7 @@ def test_what_reads_no_teacher_or_is_declared_is_sound(name):
     assert one.invalid_reason(K.cross_entropy) is None
 
 
-def test_a_kernel_of_ones_own_may_declare_itself():
+def test_a_kernel_of_the_user_may_declare_itself():
     @kernel(per="position", divergence=True)
     def chi_squared(student, teacher):
         p, q = teacher.softmax(-1), student.softmax(-1)
@@ -208,7 +208,7 @@ def test_other_rows_or_classes(name):
 
 
 @both
-def test_who_wants_the_tensor_is_told_that_there_is_none(name):
+def test_who_wants_the_tensor_is_reported_that_there_is_none(name):
     shown = Outputs.of({"logits": partial(torch.randn(5, 9), name), "layer": torch.zeros(5, 2)})
     assert shown["layer"].shape == (5, 2)
     assert list(shown) == ["layer"]

@@ -91,7 +91,7 @@ def test_nothing_heavy_is_imported_before_it_is_used():
     assert done.returncode == 0, done.stderr
 
 
-def test_every_module_says_what_is_in_it():
+def test_every_module_explains_what_is_in_it():
     for path in Path(limbeck.__file__).parent.rglob("*.py"):
         first = ast.get_docstring(ast.parse(path.read_text()))
         assert first, path

@@ -144,7 +144,7 @@ def test_inputs_as_tensor_tuple_or_mapping(model, x, call):
     ],
     ids=["tensor", "tuple", "dict", "dataclass"],
 )
-def test_logits_are_found(wrap, x):
+def test_logits_are_detected(wrap, x):
     inner = nn.Linear(3, 2)
     with Tapped(Returning(inner, wrap)) as tapped:
         assert torch.equal(tapped(x)["logits"], inner(x))

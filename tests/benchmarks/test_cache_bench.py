@@ -30,12 +30,12 @@ def test_every_figure_that_has_a_bar_is_there(monkeypatch):
     assert json.loads(json.dumps(found)) == found
 
 
-def test_a_store_that_checks_nothing_would_be_found_out(monkeypatch, tmp_path):
+def test_a_store_that_checks_nothing_would_be_detected(monkeypatch, tmp_path):
     monkeypatch.setattr("limbeck.cache.shard.MappedShard._verify", lambda self: None)
     assert corruptions_read_as_good(tmp_path, flips=40) > 0
 
 
-def test_a_student_of_other_answers_would_be_found_out(monkeypatch, tmp_path):
+def test_a_student_of_other_answers_would_be_detected(monkeypatch, tmp_path):
     real = CacheReader.read
     monkeypatch.setattr(CacheReader, "read", lambda self, *what, **how: real(self, *what, **how) * 1.001)
     assert not identical_to_live(tmp_path)

@@ -25,7 +25,7 @@ def test_it_has_a_row_for_each_size_and_the_worst_of_them():
     assert found["most_false_alarms"] == max(row["helped"] for row in found["false_alarms"])
 
 
-def test_an_interval_over_seeds_alone_is_found_out(monkeypatch):
+def test_an_interval_over_seeds_alone_is_detected(monkeypatch):
     def over_seeds(ours, theirs, *, largest):
         return paired_difference(ours.mean(1).tolist(), theirs.mean(1).tolist(), largest=largest)
 
@@ -34,7 +34,7 @@ def test_an_interval_over_seeds_alone_is_found_out(monkeypatch):
     assert found["covered"] < 0.6
 
 
-def test_a_verdict_that_pays_for_no_choice_is_found_out(monkeypatch):
+def test_a_verdict_that_pays_for_no_choice_is_detected(monkeypatch):
     """Every method is said to help where the bar is low enough."""
     monkeypatch.setattr(coverage, "verdict_of", lambda job, outcomes, examples: {"helps": len(job.method_arms) > 1})
     found = bench_coverage(scale=SMALL)

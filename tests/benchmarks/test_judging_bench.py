@@ -76,7 +76,7 @@ def test_every_figure_that_has_a_bar_is_there():
 
 
 @pytest.mark.soak
-def test_slow_measures_would_be_found_out(monkeypatch, tmp_path):
+def test_slow_measures_would_be_detected(monkeypatch, tmp_path):
     from limbeck.compare import arms
 
     real = arms.evaluate
@@ -102,7 +102,7 @@ def test_sizes_make_sense():
         JudgingScale(runs=0)
 
 
-def test_what_misses_its_bar_is_said(monkeypatch, capsys):
+def test_what_misses_its_bar_is_reported(monkeypatch, capsys):
     found = {"measures_over_run": 0.05, "report_seconds": 7.5, "report_megabytes": 1.7, "cpu_seconds_run": 60.0,
              "cpu_seconds_predictions": 2.0, "cpu_seconds_measures": 0.5, "cpu_seconds_costs": 0.4, "runs": 10,
              "report_seconds_each": [7.4, 7.5, 7.6], "report_cpu_seconds": 3.0, "threads": 1, "torch": "2"}  # fmt: skip

@@ -57,13 +57,13 @@ untouched = plain_module.losses
 
 @pytest.mark.parametrize("wrong", [no_square, labels_astray, sides_exchanged])
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-def test_a_loop_that_computes_something_else_is_found_out(monkeypatch, wrong, precision):
+def test_a_loop_that_computes_something_else_is_detected(monkeypatch, wrong, precision):
     monkeypatch.setattr(plain_module, "losses", wrong)
     with pytest.raises(LimbeckError, match="cannot be compared"):
         check_agreement(engine_blocks, make_work(TINY), Plan(20, 5, precision))
 
 
-def test_a_loop_with_another_learning_rate_is_found_out(monkeypatch):
+def test_a_loop_with_another_learning_rate_is_detected(monkeypatch):
     monkeypatch.setattr(plain_module, "PEAK", 0.9e-3)
     with pytest.raises(LimbeckError, match="cannot be compared"):
         check_agreement(engine_blocks, make_work(TINY), Plan(20, 5))
@@ -96,7 +96,7 @@ def _is_timed(said, peer):
         assert all(math.isfinite(figure) and figure > 0 for figure in figures)
 
 
-def test_a_peer_that_is_there_is_timed_and_one_that_is_not_says_why(monkeypatch):
+def test_a_peer_that_is_there_is_timed_and_one_that_is_not_explains_why(monkeypatch):
     """Whatever is installed here: one peer is the plain loop itself, in one precision."""
     there = peers_module.Peer(plain_module.plain_blocks, "1.0", "the plain loop", precisions=("float32",))
 
@@ -115,7 +115,7 @@ def test_without_peers_none_is_looked_for():
     assert bench_loop(steps=2, block=2, sizes=TINY, peers=False)["peers"] == {}
 
 
-def test_a_peer_that_is_absent_says_what_to_install(monkeypatch):
+def test_a_peer_that_is_absent_explains_what_to_install(monkeypatch):
     from benchmarks import peers
 
     def absent():

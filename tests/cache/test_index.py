@@ -44,7 +44,7 @@ def test_it_finds_what_a_dictionary_finds(ids, views):
         assert index.rows(asked_id, one).tolist() == by_hand(keys, asked_id, np.full(len(asked_id), one))
 
 
-def test_nothing_is_found_in_nothing():
+def test_nothing_is_detected_in_nothing():
     none = np.empty(0, np.int64)
     assert Index(Keys(none, none)).rows(np.array([0, -1]), 0).tolist() == [-1, -1]
     assert Index(Keys(np.array([7]), np.array([0]))).rows(none, 0).tolist() == []

@@ -26,7 +26,7 @@ def pixels(mean):
     return {"preprocess": "pixels", "mean": [mean], "std": [0.25], "scale": 1 / 255, "channels_last": False}
 
 
-def test_another_folder_comes_first_and_removing_says_what_it_costs():
+def test_another_folder_comes_first_and_removing_explains_what_it_costs():
     told = said("data", ONE, OTHER)
     assert told.startswith("The cache at answers ")
     assert told.endswith("with its 1,350 outputs.")

@@ -17,7 +17,7 @@ from limbeck.errors import LimbeckError
 
 
 @pytest.mark.parametrize("shard_bytes", [1, 45, 10**9])
-def test_answers_are_found_by_example_in_any_order(tmp_path, shard_bytes):
+def test_answers_are_detected_by_example_in_any_order(tmp_path, shard_bytes):
     store = filled(tmp_path / "s", shard_bytes=shard_bytes)
     assert len(store) == 6
     for wanted in ([0, 1, 2, 3, 4, 5], [5, 5, 0], [2]):
@@ -41,7 +41,7 @@ def test_every_view_has_an_answer_of_its_own(tmp_path):
     assert torch.equal(store.read(mixed[:3], "logits")[:, 0], torch.tensor([7.0, 10.0, 21.0]))
 
 
-def test_ids_of_any_kind_are_found():
+def test_ids_of_any_kind_are_detected():
     rng = np.random.default_rng(0)
     ids = rng.choice(2**62, 300, replace=False) - 2**61
     views = np.arange(300) % 3

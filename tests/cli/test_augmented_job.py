@@ -23,7 +23,7 @@ def test_the_distilled_arm_learns_from_mixtures_that_were_asked_about_once(here,
     assert set(ended.result["arms"]) == {"teacher", "student alone", "label smoothing", "distilled"}
 
 
-def test_a_method_that_reads_labels_is_told_before_the_teacher_is_trained(here, limbeck):
+def test_a_method_that_reads_labels_is_reported_before_the_teacher_is_trained(here, limbeck):
     ended = limbeck("distill", job_file(Path("job.yaml"), small_job(blobs(here / "data.npz"), budget=BUDGET)))
     assert ended.code != 0
     assert "no single label" in ended.err

@@ -53,7 +53,7 @@ class TestFolder:
         monkeypatch.setattr(experiment, "append_outcome", full)
         refused(limbeck("distill", job, "--seeds", 1), "No space left")
 
-    def test_one_that_cannot_be_resumed_says_what_goes_on_instead(self, limbeck, done, here):
+    def test_one_that_cannot_be_resumed_explains_what_goes_on_instead(self, limbeck, done, here):
         run = done[0] / "run"
         refused(limbeck("resume", run / "student"), f"limbeck resume {run}")
         (here / "paper").mkdir()

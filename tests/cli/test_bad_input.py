@@ -107,7 +107,7 @@ def test_no_job_file(limbeck):
     refused(limbeck("distill", "jbo.yaml"), "jbo.yaml")
 
 
-def test_nothing_said_at_all(limbeck):
+def test_nothing_reported_at_all(limbeck):
     refused(limbeck("distill"), "--data")
 
 

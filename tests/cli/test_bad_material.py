@@ -88,7 +88,7 @@ class TestData:
         np.savez(here / "objects.npz", x=np.array([{"a": 1}] * 20, object), y=np.arange(20) % 2)
         refused(limbeck("distill", job, "--data", "objects.npz"), "Python objects")
 
-    def test_flat_rows_for_a_network_of_pictures(self, limbeck, here, job):
+    def test_flat_rows_for_a_network_of_images(self, limbeck, here, job):
         np.savez(here / "rows.npz", x=np.random.default_rng(0).normal(size=(60, 9)), y=np.arange(60) % 2)
         settings = ["--data", "rows.npz", "--student", "cnn", "--set", "student.widths=[4]"]
         refused(limbeck("distill", job, *settings, "--out", "run"), "student", "cnn", "(9,)")
@@ -114,7 +114,7 @@ class TestModels:
         refused(limbeck("distill", job, "--teacher", "ten", "--set", "teacher.check=false"), "10 classes")
         assert not (here / "run").exists()
 
-    def test_a_teacher_for_pictures_of_another_size(self, limbeck, here, job):
+    def test_a_teacher_for_images_of_another_size(self, limbeck, here, job):
         save(build("mlp", inputs=49, classes=5, hidden=[4], seed=0), here / "seven")
         refused(limbeck("distill", job, "--teacher", "seven"), "teacher seven", "1x6x6")
 

@@ -84,5 +84,5 @@ def test_a_method_may_stand_twice_with_other_settings(limbeck, job):
         (["--methods", "hinton,logit_matching", "--set", "methods.hinton.temprature=3"], "temperature"),
     ],
 )  # fmt: skip
-def test_what_makes_no_comparison_is_said_in_one_sentence(limbeck, job, words, said):
+def test_what_makes_no_comparison_is_reported_in_one_sentence(limbeck, job, words, said):
     refused(limbeck("compare", job, *words), said)

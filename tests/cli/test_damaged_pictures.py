@@ -22,7 +22,7 @@ def folder(here):
     return here / "pictures"
 
 
-def test_a_whole_folder_runs_and_says_what_was_decoded(here, limbeck, folder):
+def test_a_whole_folder_runs_and_explains_what_was_decoded(here, limbeck, folder):
     teacher = {"model": "mlp", "hidden": [8], "check": False}
     small = small_job(folder, seeds=1, out="run", arms=["distilled"], budget={"epochs": 1}, teacher=teacher)
     ended = limbeck("distill", job_file(here / "job.yaml", small))
@@ -31,7 +31,7 @@ def test_a_whole_folder_runs_and_says_what_was_decoded(here, limbeck, folder):
 
 
 @pytest.mark.parametrize("part", ["train", "val", "test"])
-def test_damaged_pictures_are_found_before_anything_is_paid_for(here, limbeck, folder, part):
+def test_damaged_images_are_detected_before_anything_is_paid_for(here, limbeck, folder, part):
     for number in (3, 5):
         victim = folder / part / "1" / f"{number}.png"
         victim.write_bytes(victim.read_bytes()[:-20])

@@ -49,7 +49,7 @@ def test_a_sound_job_is_ok_in_every_line_and_nothing_is_written(here, limbeck, t
         assert name in states(ended)
 
 
-def test_people_are_told_line_by_line(here, limbeck, taught):
+def test_people_are_reported_line_by_line(here, limbeck, taught):
     del taught
     ended = limbeck("doctor", job_of(here), "--set", "method.weight=1e-5")
     assert ended.code == 0, ended.err
@@ -95,7 +95,7 @@ def test_a_name_that_is_wrong_is_the_first_steps(here, limbeck, taught):
     assert "Fix what is wrong" in ended.out
 
 
-def test_a_last_batch_of_one_is_found_before_its_turn_comes(here, limbeck, taught):
+def test_a_last_batch_of_one_is_detected_before_its_turn_comes(here, limbeck, taught):
     del taught
     (here / "my.py").write_text(
         "from torch import nn\n\n\ndef build():\n"

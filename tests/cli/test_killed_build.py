@@ -41,7 +41,7 @@ BUILD = ("--teacher", "teacher", "--data", "data.npz", "--set", "budget.batch_si
 
 @pytest.mark.filterwarnings("ignore:The teacher.s accuracy is")  # it has learnt nothing
 @pytest.mark.skipif(os.name != "posix", reason="SIGKILL is POSIX's")
-def test_a_killed_build_goes_on_to_the_store_that_nobody_stopped(here, limbeck):
+def test_a_killed_build_goes_on_to_the_store_that_no_one_stopped(here, limbeck):
     blobs(here / "data.npz")
     lb.save(build("mlp", inputs=36, classes=5, hidden=[16], seed=0), here / "teacher")
     (here / "dying.py").write_text(SCRIPT)

@@ -39,7 +39,7 @@ def runs(code, folder, *, beside=()):
 
 
 @pytest.mark.parametrize("file", ["my_models.py", pytest.param("zoo/my-models.py", marks=pytest.mark.soak)])
-def test_a_student_of_ones_own(limbeck, here, file):
+def test_a_student_of_the_user(limbeck, here, file):
     (here / "zoo").mkdir()
     (here / file).write_text(OWN)
     asked = {"model": f"{file}:student", "width": 7}

@@ -48,7 +48,7 @@ def test_the_whole_job_is_ones_own(here, limbeck):
     assert any("recall_of_first" in line and "params" in line for line in ended.out.splitlines())
 
 
-def test_a_metric_that_fails_is_said_before_the_teacher_is_trained(here, limbeck):
+def test_a_metric_that_fails_is_reported_before_the_teacher_is_trained(here, limbeck):
     (here / "my.py").write_text(FILE + "\ndef wrong(labels):\n    return labels.nothing\n")
     (here / "shapes.py").write_text("WIDTH = 5\n")
     job = job_file(here / "job.yaml", small_job("my.py:load", metrics="my.py:wrong"))

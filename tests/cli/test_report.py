@@ -41,7 +41,7 @@ def test_bad_input_is_one_sentence(limbeck, here):
     assert limbeck("report").code == 2
 
 
-def test_without_matplotlib_it_says_what_to_install(limbeck, here, monkeypatch):
+def test_without_matplotlib_it_explains_what_to_install(limbeck, here, monkeypatch):
     planted_run(here / "run", test=100, seeds=1)
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     refused(limbeck("report", "run"), "matplotlib", "pip install 'limbeck[report]'")

@@ -87,7 +87,7 @@ def test_a_tracked_job_leaves_a_curve_for_every_arm_and_seed(here, limbeck, job)
     assert found == {"teacher", *(f"{arm}/seed-{seed}" for arm in arms for seed in range(2))}
 
 
-def test_a_tracker_of_one_s_own(here, limbeck, job):
+def test_a_tracker_of_the_user(here, limbeck, job):
     (here / "my.py").write_text(
         "class Lines:\n"
         "    def __init__(self, folder): self.folder = folder\n"

@@ -112,7 +112,7 @@ def test_bad_images_are_those_that_the_library_makes(done):
             assert [level["values"][seed] for level in shown[name]] == [one.value for one in levels.values()]
 
 
-def test_the_worst_group_is_the_one_that_is_found_by_hand(done):
+def test_the_worst_group_is_the_one_that_is_detected_by_hand(done):
     result, _, folder = done
     found, labels = result["groups"], torch.arange(60) % 5
     assert found["by"] == "region"
@@ -176,7 +176,7 @@ def test_what_is_read_of_digits_is_what_their_students_read():
     torch.testing.assert_close(shown.teacher(batch), material.data.preprocess(whole))
 
 
-def test_large_pictures_are_fewer_and_small_sets_whole():
+def test_large_images_are_fewer_and_small_sets_whole():
     job = make_job(small_job("digits", also="corruptions"))
     material = load_comparison_data(job)
 
@@ -233,7 +233,7 @@ def test_a_student_that_is_shipped_as_another_kind_of_model_is_opened(tmp_path):
         ({"cka": True, "x": 1}, "also: input should be a valid"),
     ],
 )
-def test_what_nobody_measures_is_refused(also, words):
+def test_what_no_one_measures_is_refused(also, words):
     with pytest.raises(LimbeckError, match=words):
         make_job(small_job("digits", also=also))
 
@@ -249,7 +249,7 @@ def refused(tmp_path, data, **changes):
     return str(error.value)
 
 
-def test_what_is_no_picture_is_refused_before_anything_is_trained(tmp_path):
+def test_what_is_no_image_is_refused_before_anything_is_trained(tmp_path):
     rows = np.random.default_rng(0).normal(size=(60, 3)).astype(np.float32)
     np.savez(tmp_path / "rows.npz", x=rows, y=np.arange(60) % 2)
     said = refused(tmp_path, str(tmp_path / "rows.npz"))
@@ -259,7 +259,7 @@ def test_what_is_no_picture_is_refused_before_anything_is_trained(tmp_path):
     assert "also: corruptions needs bytes, or floats from 0 to 1" in refused(tmp_path, str(tmp_path / "sound.npz"))
 
 
-def test_students_that_nobody_keeps_cannot_be_measured(tmp_path):
+def test_students_that_no_one_keeps_cannot_be_measured(tmp_path):
     assert "out=..." in refused(tmp_path, blobs(tmp_path / "blobs.npz"), out=None)
 
 
@@ -307,7 +307,7 @@ def test_a_run_that_is_taken_up_again_says_the_same(done, tmp_path):
     assert all(found[name] == result[name] for name in ("cka", "corruptions", "groups"))
 
 
-def test_nothing_is_measured_besides_unless_it_is_asked_for(tmp_path):
+def test_nothing_is_measured_besides_unless_it_is_requested(tmp_path):
     result, said, folder = run(tmp_path / "run", blobs(tmp_path / "blobs.npz"), also=[], seeds=1)
     assert {"cka", "corruptions", "groups"}.isdisjoint(result)
     assert not any("Besides" in one for one in said)

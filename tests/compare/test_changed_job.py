@@ -120,7 +120,7 @@ def test_a_setting_that_makes_no_sense_touches_nothing(folder):
     }
 
 
-def test_what_each_setting_is_found_to_change(folder):
+def test_what_each_setting_is_detected_to_change(folder):
     def again(*changes):
         return changed_job(settings(folder, *changes))[1].again
 

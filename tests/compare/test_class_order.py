@@ -49,7 +49,7 @@ def test_an_order_that_is_not_the_teachers_is_refused(job):
     assert load_in_order(unchecked)[0].class_names == ("high", "low", "mid")
 
 
-def test_a_teacher_without_names_is_found_out_by_its_answers(job, tmp_path):
+def test_a_teacher_without_names_is_detected_by_its_answers(job, tmp_path):
     same = build("mlp", inputs=2, classes=3, hidden=[16], seed=0)
     same.load_state_dict(lb.load(tmp_path / "teacher").state_dict())
     lb.save(same, tmp_path / "nameless")

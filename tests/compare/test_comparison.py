@@ -266,7 +266,7 @@ def test_a_method_without_a_teacher_is_set_beside_no_shuffled_one():
         assert list(found["against"]) == controls
 
 
-def test_without_labeled_development_data_nothing_is_said_to_be_chosen_by_them():
+def test_without_labeled_development_data_nothing_is_reported_as_chosen_by_them():
     job = make_job({**small_job("digits"), "methods": ["hinton", "mutual"], "arms": ["student alone", "distilled"]})
     none = [(0.9, float("nan"))] * 2
     found = verdict_of(job, outcomes({"student alone": none, "hinton": none, "mutual": none}), examples=100)
@@ -276,7 +276,7 @@ def test_without_labeled_development_data_nothing_is_said_to_be_chosen_by_them()
     assert verdict_of(job, one, examples=100)["arm"] == "mutual"
 
 
-def test_one_method_is_not_said_to_be_the_best_of_one():
+def test_one_method_does_not_seem_to_be_the_best_of_one():
     job = make_job({**small_job("digits"), "methods": ["hinton"], "arms": ["student alone", "distilled"]})
     found = verdict_of(job, outcomes({"student alone": [(0.9, 0.9)] * 2, "hinton": [(0.92, 0.9)] * 2}), examples=10_000)
     assert found["sentence"].startswith("Distilling helped: +2.00")
@@ -324,7 +324,7 @@ def test_many_methods_are_not_each_given_a_chance_of_their_own():
     assert verdict_of(alone, few, examples=EXAMPLES)["helps"] is True
 
 
-def test_a_student_that_says_nan_is_named(tmp_path):
+def test_a_student_that_outputs_nan_is_named(tmp_path):
     (tmp_path / "mine.py").write_text(
         "from torch import nn\n"
         "class Net(nn.Module):\n"

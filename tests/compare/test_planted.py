@@ -60,7 +60,7 @@ def test_a_planted_loss_is_no_help():
 
 
 @pytest.mark.parametrize("methods", [10])
-def test_the_best_of_methods_that_do_nothing_is_seldom_said_to_help(methods):
+def test_the_best_of_methods_that_do_nothing_is_seldom_reported_to_help(methods):
     """Chosen on development data on which the same seeds are lucky."""
     asked = [{"name": "hinton", "temperature": 1.0 + number} for number in range(methods)]
     job = make_job({**small_job("digits"), "methods": asked, "seeds": 5, "arms": ["student alone", "distilled"]})

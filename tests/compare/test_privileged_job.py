@@ -55,7 +55,7 @@ def test_a_teacher_that_would_be_trained_on_the_student_s_inputs_is_refused(data
     assert contents(data.parent) == before
 
 
-def test_one_that_says_what_it_reads_is_asked_and_judged_on_that(data):
+def test_one_that_explains_what_it_reads_is_asked_and_judged_on_that(data):
     result = lb.run_job(job(data, saved(data, "privileged", 6)))
     assert result["arms"]["teacher"]["measures"]["accuracy"]["mean"] > 0.9
     assert result["teacher_development_accuracy"] > 0.9

@@ -47,7 +47,7 @@ def test_parts_that_were_carved_are_named_for_a_loaded_teacher_alone(data, one_p
     assert seen(one_part, {"model": "mlp", "hidden": [8]}) is None
 
 
-def test_it_is_told_and_stands_in_the_result_and_on_the_page(tmp_path, one_part, saved):
+def test_it_is_reported_and_stands_in_the_result_and_on_the_page(tmp_path, one_part, saved):
     told = list[str]()
     run = tmp_path / "run"
     asked = small_job(one_part, teacher={"model": saved, "check": False}, seeds=1, arms=["student alone", "distilled"])

@@ -95,7 +95,7 @@ def test_arms_and_seeds_share_the_teacher_s_layers_and_a_new_head_is_the_seed_s(
     assert len(first.bert.encoder.layer) == 2
 
 
-def test_it_is_said_in_flags_and_survives_its_file(rows, tmp_path, monkeypatch):
+def test_it_is_reported_in_flags_and_survives_its_file(rows, tmp_path, monkeypatch):
     found = with_settings({"data": str(rows), "teacher": BERT, "student": "shallow"}, ["student.layers=[0, 3]"])
     job = make_job(found)
     assert job.student.arguments == {"layers": [0, 3]}

@@ -88,7 +88,7 @@ def test_a_folder_taken_up_again_says_the_same(run):
     assert again["arms"][SIMKD]["milliseconds"] == pytest.approx(result["arms"][SIMKD]["milliseconds"])
 
 
-def test_a_verdict_on_it_says_how_much_larger_it_is(run):
+def test_a_verdict_on_it_explains_how_much_larger_it_is(run):
     job, _, _ = run
 
     def said(parameters):

@@ -99,7 +99,7 @@ def test_equal_arms_are_seldom_called_different(pairs, examples):
 
 
 @pytest.mark.parametrize(("pairs", "power"), [(3, 0.6), (5, 0.98), (10, 1.0)])
-def test_a_planted_gain_is_found(pairs, power):
+def test_a_planted_gain_is_detected(pairs, power):
     different, helps = called_different(pairs, gain=0.015, tests=1000)
     assert helps >= power
     assert different == pytest.approx(helps, abs=0.001)

@@ -68,14 +68,14 @@ def test_a_clear_yes_needs_nothing(tmp_path):
     assert suggest(judged(tmp_path, interval=CLEAR, ours=0.94, steps=10)) == []
 
 
-def test_a_yes_that_label_smoothing_may_match_is_said_to_be_regularization(tmp_path):
+def test_a_yes_that_label_smoothing_may_match_is_reported_as_regularization(tmp_path):
     equal = {"label smoothing": {"interval": [-0.01, 0.01]}}
     found = named(judged(tmp_path, interval=CLEAR, ours=0.93, smoothed=0.93, against=equal), "Label smoothing")
     assert found["type"].startswith("limbeck export ")
     assert "93.00 %" in found["evidence"]
 
 
-def test_label_smoothing_that_is_better_is_not_said_to_do_as_well(tmp_path):
+def test_label_smoothing_that_is_better_does_not_seem_to_do_as_well(tmp_path):
     better = {"label smoothing": {"interval": [-0.05, -0.02], "difference": -0.03}}
     found = named(judged(tmp_path, interval=CLEAR, ours=0.93, smoothed=0.96, against=better), "Label smoothing")
     assert "better" in found["why"]
@@ -150,11 +150,11 @@ def test_a_wide_interval_is_of_seeds_or_of_examples(tmp_path, by, word):
     assert (found["type"] is not None and found["type"].endswith("--set seeds=6")) is (by == "seeds")
 
 
-def test_one_seed_is_told_to_be_more(tmp_path):
+def test_one_seed_is_reported_to_be_more(tmp_path):
     assert suggest(judged(tmp_path, interval=None, seeds=1))[0]["type"].endswith("--set seeds=5")
 
 
-def test_what_was_learnt_by_heart_is_seen(tmp_path):
+def test_what_was_learned_by_heart_is_seen(tmp_path):
     run = judged(tmp_path, interval=WORST)
     curves(run, "student alone", lambda t: 0.01, term=0.01)
     assert "by heart" in " ".join(whys(run))
@@ -209,7 +209,7 @@ def test_commands_follow_a_run_that_was_moved():
     assert read_suggestions({"run": "a run", "verdict": {}}, Path("b")) == []
 
 
-def test_few_steps_are_said_before_training(tmp_path):
+def test_few_steps_are_reported_before_training(tmp_path):
     few = make_job(small_job(blobs(tmp_path / "d.npz"), seeds=1))
     messages = []
     run_job(few, callback=lambda event: messages.append(str(event)))

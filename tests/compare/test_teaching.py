@@ -59,7 +59,7 @@ def test_it_learns_with_its_own_budget_or_the_students(asked, tmp_path):
     assert [(s["epochs"], s["optimizer"]["lr"]) for s in settings] == [(5, 0.5), (2, 0.01)]
 
 
-def test_a_person_is_told(asked):
+def test_a_person_is_informed(asked):
     job, material, _, models = asked(members=2)
     events = []
     train_teacher(models, job, material, None, events.append)
@@ -70,7 +70,7 @@ def test_a_person_is_told(asked):
     ]
 
 
-def test_a_person_is_told_that_a_teacher_was_trained_before(asked, tmp_path):
+def test_a_person_is_informed_that_a_teacher_was_trained_before(asked, tmp_path):
     told = []
     for _ in range(2):
         job, material, _, models = asked()

@@ -269,7 +269,7 @@ def test_ranges_are_of_the_method_s_own_numbers_and_hold_their_defaults(name):
         (1, {"track": "tensorbord"}, {}, "Did you mean 'tensorboard'"),
     ],
 )
-def test_mistakes_are_told_before_anything_is_paid_for(job, tmp_path, trials, changes, ranges, said):
+def test_mistakes_are_reported_before_anything_is_paid_for(job, tmp_path, trials, changes, ranges, said):
     with pytest.raises(LimbeckError) as error:
         tune(job(**changes), trials=trials, ranges=ranges)
     assert said in str(error.value)
@@ -290,13 +290,13 @@ def test_a_folder_of_another_search_is_refused_and_left_alone(job, tmp_path):
         tune(job("full/notes.txt"), trials=1)
 
 
-def test_without_optuna_it_says_what_to_type(job, monkeypatch):
+def test_without_optuna_it_explains_what_to_type(job, monkeypatch):
     monkeypatch.setitem(sys.modules, "optuna", None)
     with pytest.raises(LimbeckError, match=r"pip install 'limbeck\[tune\]'"):
         tune(job(), trials=1)
 
 
-def test_without_a_folder_it_says_what_to_type(job):
+def test_without_a_folder_it_explains_what_to_type(job):
     with pytest.raises(LimbeckError, match="--out"):
         tune(job().model_copy(update={"out": None}), trials=1)
 
@@ -316,7 +316,7 @@ def test_optuna_s_own_voice_is_left_as_it_was():
     assert tuning.tune is tune
 
 
-def test_a_search_whose_teacher_is_damaged_says_so_and_trains_it_again(job, tmp_path):
+def test_a_search_whose_teacher_is_damaged_reports_it_and_trains_it_again(job, tmp_path):
     tune(job(), trials=1)
     best = (tmp_path / "search" / "best.yaml").read_text()
     (tmp_path / "search" / "teacher" / "student" / "config.json").unlink()

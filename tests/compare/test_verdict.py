@@ -92,7 +92,7 @@ def right(*shares, examples=1000):
     return np.stack([np.arange(examples) < round(share * examples) for share in shares])
 
 
-def test_which_examples_were_right_says_how_sure_it_is_of_other_examples():
+def test_which_examples_were_right_explains_how_sure_it_is_of_other_examples():
     shares = moved(0.02, 0.021, 0.019)
     verdict = compare_with_baseline(right(*shares), right(*ALONE))
     known = compare_with_baseline(shares, ALONE)
@@ -107,7 +107,7 @@ def test_which_examples_were_right_says_how_sure_it_is_of_other_examples():
     assert mixed.interval == pytest.approx(compare_with_baseline(shares, ALONE, examples=1000).interval)
 
 
-def test_the_best_of_several_has_a_wider_interval_and_says_so():
+def test_the_best_of_several_has_a_wider_interval_and_reports_it():
     shares = moved(0.02, 0.021, 0.019)
     one, ten = (compare_with_baseline(right(*shares), right(*ALONE), comparisons=count) for count in (1, 10))
     assert ten.interval[0] < one.interval[0]

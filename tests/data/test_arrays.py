@@ -141,7 +141,7 @@ def test_what_cannot_be_trained_on_is_refused(make, sentence):
         make()
 
 
-def test_a_bad_value_far_into_a_large_column_is_found(monkeypatch):
+def test_a_bad_value_far_into_a_large_column_is_detected(monkeypatch):
     monkeypatch.setattr("limbeck.data.dataset._CHUNK", 8)
     column = torch.zeros(100, 3)
     column[61, 2] = float("inf")

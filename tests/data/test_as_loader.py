@@ -76,7 +76,7 @@ def test_options_that_cannot_apply_are_refused():
 
 
 @pytest.mark.parametrize("option", [{"augment": RandomShift(1)}, {"mix": Mixup()}, {"views": 3}])
-def test_a_source_is_told_itself_how_it_makes_views(option):
+def test_a_source_is_reported_itself_how_it_makes_views(option):
     made = ShuffledLoader(ArrayDataset(X), batch_size=4)
     with pytest.raises(LimbeckError, match=f"Pass {next(iter(option))}= to the ShuffledLoader") as raised:
         as_loader(made, batch_size=4, **option)

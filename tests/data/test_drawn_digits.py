@@ -25,7 +25,7 @@ def test_they_have_the_format_of_the_digits_of_scikit_learn():
     assert np.array_equal(images, np.rint(images))
 
 
-def test_classes_can_be_told_apart_but_not_perfectly():
+def test_classes_can_be_distinguished_but_not_perfectly():
     """A nearest neighbor among 300 images is right for most, not for nearly all: there is something to learn."""
     images, labels = draw_digits(600)
     images = images.reshape(600, -1)

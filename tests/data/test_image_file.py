@@ -41,7 +41,7 @@ def test_sixteen_bits_are_scaled_to_eight(tmp_path, suffix, channels):
     assert any("1 of 1 images" in note and "16 bits" in note for note in images.notes) or "1 of 1" in images.notes[0]
 
 
-def test_the_bits_are_those_that_the_greatest_value_of_all_pictures_needs(tmp_path):
+def test_the_bits_are_those_that_the_greatest_value_of_all_images_needs(tmp_path):
     put(tmp_path / "a/1.png", wide(900))
     put(tmp_path / "a/2.png", wide(4095))
     put(tmp_path / "b/3.png")
@@ -99,7 +99,7 @@ def test_floating_point_pixels_are_refused(tmp_path):
         ImageFolder(tmp_path)
 
 
-def test_one_picture_in_color_makes_all_of_them_so(tmp_path):
+def test_one_image_in_color_makes_all_of_them_so(tmp_path):
     put(tmp_path / "a/1.png")
     put(tmp_path / "a/2.png", np.stack([RAMP, RAMP.T, RAMP], 2))
     images = ImageFolder(tmp_path)
@@ -127,7 +127,7 @@ KINDS = {
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_what_is_converted_is_told(tmp_path, kind):
+def test_what_is_converted_is_reported(tmp_path, kind):
     picture, suffix, options, words = KINDS[kind]
     put(tmp_path / f"a/1.{suffix}", picture, **options)
     images = ImageFolder(tmp_path, channels=3)
@@ -155,7 +155,7 @@ def test_files_in_sub_folders_and_of_other_kinds_are_counted(tmp_path):
         assert words in notes
 
 
-def test_pictures_that_are_all_alike_need_no_note(tmp_path):
+def test_images_that_are_all_alike_need_no_note(tmp_path):
     put(tmp_path / "a/1.png")
     put(tmp_path / "b/1.png")
     assert ImageFolder(tmp_path).notes == ()
@@ -204,7 +204,7 @@ def damage(path, how):
     path.write_bytes({"empty": b"", "cut": content[: len(content) * 2 // 3], "text": b"hello"}[how])
 
 
-def test_all_damaged_pictures_are_found_and_five_are_named(tmp_path):
+def test_all_damaged_images_are_detected_and_five_are_named(tmp_path):
     for number in range(12):
         put(tmp_path / f"a/{number:02}.png", np.random.default_rng(number).integers(0, 255, (16, 16), dtype=np.uint8))
     images = ImageFolder(tmp_path)

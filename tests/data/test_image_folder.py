@@ -19,7 +19,7 @@ def _picture(path, shape=(4, 6), *, seed=0):
     return torch.from_numpy(pixels)
 
 
-def test_gray_pictures_are_their_pixels(tmp_path):
+def test_gray_images_are_their_pixels(tmp_path):
     pixels = {
         name: _picture(tmp_path / name, seed=seed)
         for seed, name in enumerate(["dog/b.png", "cat/z.bmp", "dog/a.PNG", "cat/y.webp"])
@@ -39,7 +39,7 @@ def test_gray_pictures_are_their_pixels(tmp_path):
     assert batch.labels.tolist() == [1, 0]
 
 
-def test_color_pictures_have_channels_first(tmp_path):
+def test_color_images_have_channels_first(tmp_path):
     pixels = _picture(tmp_path / "a/1.png", (4, 6, 3))
     data = ImageFolder(tmp_path)
     assert data.channels == 3
@@ -49,7 +49,7 @@ def test_color_pictures_have_channels_first(tmp_path):
 
 
 @pytest.mark.parametrize("suffix", ["jpg", "jpeg", "webp"])
-def test_lossy_pictures_are_near(tmp_path, suffix):
+def test_lossy_images_are_near(tmp_path, suffix):
     path = tmp_path / f"a/1.{suffix}"
     path.parent.mkdir()
     Image.fromarray(np.full((8, 8, 3), (200, 100, 50), np.uint8)).save(path)
@@ -76,7 +76,7 @@ def test_the_fingerprint_is_the_content(tmp_path):
     assert base != ImageFolder(tmp_path / "two").fingerprint
 
 
-def test_a_damaged_picture_is_named(tmp_path):
+def test_a_damaged_image_is_named(tmp_path):
     whole = tmp_path / "a/1.png"
     _picture(whole, (40, 60))
     cut, text = tmp_path / "a/2.png", tmp_path / "a/3.png"

@@ -60,7 +60,7 @@ def test_numbers_in_one_part_and_texts_in_the_other_are_the_same_classes(tmp_pat
     assert data.test.labels.tolist() == data.train.labels.tolist() == Y.tolist()
 
 
-def test_an_order_that_is_asked_for_moves_numbers_with_their_names(tmp_path):
+def test_an_order_that_is_requested_moves_numbers_with_their_names(tmp_path):
     path = _write(
         tmp_path / "d.npz", x_train=X, y_train=Y, x_test=X + 0.01, y_test=Y, class_names=np.array(["a", "b", "c"])
     )
@@ -107,7 +107,7 @@ def test_objects_are_refused_with_what_to_save_instead(tmp_path):
     ("inputs", "labels"),
     [("X_{}", "y_{}"), ("{}_images", "{}_labels"), ("x{}", "y{}"), ("{}_X", "{}_Y"), ("features_{}", "targets_{}")],
 )
-def test_other_usual_names_are_found_and_said(tmp_path, inputs, labels):
+def test_other_usual_names_are_detected_and_reported(tmp_path, inputs, labels):
     arrays = {}
     for part, rows in (("train", 60), ("valid", 30), ("test", 15)):
         arrays |= {inputs.format(part): X[:rows] + rows / 1000, labels.format(part): Y[:rows]}

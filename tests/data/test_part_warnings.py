@@ -109,7 +109,7 @@ def test_texts_that_are_in_both(tmp_path):
     assert "40 of 40" in _notes(tmp_path / "d.jsonl", test=tmp_path / "d.jsonl")
 
 
-def test_pictures_that_are_in_both(tmp_path):
+def test_images_that_are_in_both(tmp_path):
     for place in range(24):
         pixels = RANDOM.integers(0, 255, (8, 8), dtype=np.uint8)
         for part in ("train", "test"):

@@ -95,13 +95,13 @@ def test_a_row_with_one_value_more_names_no_separator_that_is_used_already(tmp_p
 
 
 @pytest.mark.parametrize("word", ["?", "unknown", "None", "-"])
-def test_a_class_that_may_stand_for_no_label_is_said(tmp_path, word):
+def test_a_class_that_may_stand_for_no_label_is_reported(tmp_path, word):
     classes = [[word, "a", "b"][i % 3] for i in range(60)]
     data = load_data(_table(tmp_path / "d.csv", "a,y", A, classes), target="y")
     assert any(f"missing=[{word!r}]" in note for note in data.summary.notes)
 
 
-def test_names_of_a_feature_that_are_written_alike_are_said(tmp_path):
+def test_names_of_a_feature_that_are_written_alike_are_reported(tmp_path):
     sexes = [["Male", "male", "Female"][i % 3] for i in range(60)]
     data = load_data(_table(tmp_path / "d.csv", "sex,a,y", sexes, A, Y), target="y")
     assert any("'Male' and 'male'" in note for note in data.summary.notes)

@@ -39,7 +39,7 @@ def test_a_class_may_be_called_as_a_missing_value_is(tmp_path, word):
     assert with_option.summary.parts[0].unlabeled == 16
 
 
-def test_among_numbers_it_is_a_missing_label_and_that_is_said(tmp_path):
+def test_among_numbers_it_is_a_missing_label_and_that_is_reported(tmp_path):
     rows = [(i % 7, ("NA", "10", "9")[i % 3]) for i in range(60)]
     data = load_data(_csv(tmp_path / "a.csv", "size,kind", rows), target="kind")
     assert data.class_names == ("9", "10")
@@ -52,7 +52,7 @@ def test_a_placeholder_among_number_classes_is_pointed_at(tmp_path):
     assert "'?' (20 rows) in the target 'y' is read as a class" in data.note
 
 
-def test_a_quantity_is_no_class_and_where_it_is_learnt_is_said(tmp_path):
+def test_a_quantity_is_no_class_and_where_it_is_learned_is_reported(tmp_path):
     with pytest.raises(DataError, match="regression"):
         load_data(_csv(tmp_path / "a.csv", "x,y", [(1, 1.5), (2, 2.5)]), target="y", task="classification")
 
@@ -113,7 +113,7 @@ def test_a_number_may_stand_for_a_missing_one(tmp_path):
     assert int(_raw(again).isnan().sum()) == 40
 
 
-def test_spaces_around_values_and_names_are_removed_and_that_is_said(tmp_path):
+def test_spaces_around_values_and_names_are_removed_and_that_is_reported(tmp_path):
     (tmp_path / "a.csv").write_text(
         "x, sex, y\n" + "".join(f"{i % 9}, {'MF'[i % 2]}, {'ab'[i % 2]}\n" for i in range(60))
     )
@@ -140,7 +140,7 @@ def test_a_line_break_in_quotes_belongs_to_its_value(tmp_path, width):
 
 @pytest.mark.parametrize("name", ["", "Unnamed: 0", "id", "row_id", "PassengerId", "index"])
 @pytest.mark.parametrize("shuffled", [False, True])
-def test_what_numbers_the_rows_is_left_out_and_that_is_said(tmp_path, name, shuffled):
+def test_what_numbers_the_rows_is_left_out_and_that_is_reported(tmp_path, name, shuffled):
     numbers = np.random.default_rng(0).permutation(60) if shuffled else range(1, 61)
     rows = [(number, i % 9, "ab"[i // 30]) for i, number in enumerate(numbers)]
     data = load_data(_csv(tmp_path / "a.csv", f"{name},x,y", rows), target="y")
@@ -223,7 +223,7 @@ def test_the_encoding_remembers_separator_and_charset(tmp_path):
         (("0", "1"), ("False", "True")),
     ],
 )  # fmt: skip
-def test_values_that_are_written_otherwise_are_matched_and_that_is_said(tmp_path, ours, theirs):
+def test_values_that_are_written_otherwise_are_matched_and_that_is_reported(tmp_path, ours, theirs):
     for name, words in (("train", ours), ("test", theirs)):
         rows = [(words[i // 2 % 2], i % 5, "ab"[i % 2]) for i in range(40)]
         _csv(tmp_path / f"{name}.csv", "f,x,y", rows)
@@ -245,7 +245,7 @@ def test_a_column_without_a_known_value_is_refused_and_an_empty_one_warned_of(tm
         load_data(train, target="y", test=_csv(tmp_path / "c.csv", "f,y", [("MXFM"[i % 4], "a") for i in range(40)]))
 
 
-def test_columns_that_only_the_test_table_has_are_said(tmp_path):
+def test_columns_that_only_the_test_table_has_are_reported(tmp_path):
     train = _csv(tmp_path / "train.csv", "x,z,y", [(i % 5, i % 3, "ab"[i % 2]) for i in range(40)])
     test = _csv(tmp_path / "test.csv", "w,x,z,y", [(i, "?", i % 3, "ab"[i % 2]) for i in range(40)])
     with pytest.warns(LimbeckWarning, match=r"'x' has no number in any row, only '\?'"):

@@ -17,7 +17,7 @@ def table(path, header, rows):
     return str(path)
 
 
-def test_fractions_are_for_regression_and_the_summary_says_so(tmp_path):
+def test_fractions_are_for_regression_and_the_summary_reports_it(tmp_path):
     name = table(tmp_path / "a.csv", "x,y", [(i % 7, f"{i / 3:.4f}") for i in range(50)])
     data = load_data(name, target="y")
     assert (data.task, data.target_names, data.class_names) == ("regression", ("y",), None)
@@ -170,7 +170,7 @@ def test_a_function_of_the_user(tmp_path):
     assert data.train.targets.shape == (20, 1)
 
 
-def test_three_numbers_are_not_said_to_fit_classification(tmp_path):
+def test_three_numbers_are_not_reported_to_fit_classification(tmp_path):
     name = table(tmp_path / "a.csv", "x,car,dog,boat", [(i % 7, i / 3, i / 4, i + 0.5) for i in range(50)])
     columns = ["car", "dog", "boat"]
     assert "--task" not in load_data(name, target=columns).summary.facts["task"]

@@ -154,7 +154,7 @@ def test_texts_in_the_columns_of_a_table(tmp_path):
         load_data(tmp_path / "a.csv", text="text", target="topic")
 
 
-def test_texts_that_are_cut_are_counted_and_said(tokenizer, tmp_path):
+def test_texts_that_are_cut_are_counted_and_reported(tokenizer, tmp_path):
     long = [" ".join(["film"] * 150), "dull", " ".join(["film"] * 160)]
     with pytest.warns(LimbeckWarning, match="2 of 3 texts are longer than 128 tokens"):
         assert TextDataset(long, tokenizer=tokenizer).cut == 2
@@ -167,7 +167,7 @@ def test_texts_that_are_cut_are_counted_and_said(tokenizer, tmp_path):
     assert "truncated" not in load_data(tmp_path / "a.jsonl", vocabulary=40, max_length=200).note
 
 
-def test_a_text_ends_with_the_token_that_says_so(tokenizer):
+def test_a_text_ends_with_the_token_that_reports_it(tokenizer):
     texts = ["a fine film", "dull", " ".join(["film"] * 9), ""]
     tokenizer.eos_token = "[MASK]"
     end = tokenizer.eos_token_id

@@ -81,7 +81,7 @@ def test_the_page_on_adding_things_runs_from_top_to_bottom():
     assert said.getvalue() == printed
 
 
-def test_the_method_on_that_page_takes_about_forty_lines_beside_what_is_said_of_it():
+def test_the_method_on_that_page_takes_about_forty_lines_beside_what_is_reported_of_it():
     (block,) = [block for block in blocks(DOCS / "extend.md", "python") if "CARD = MethodCard(" in block]
     code = re.sub(r'"""(.*?)"""', "", block, flags=re.S)
     code = re.sub(r"CARD = Card\(.*?^\)\n", "", code, flags=re.S | re.M)

@@ -81,7 +81,7 @@ def test_a_narrow_student_is_not_taken_for_a_wrong_loss():
     assert found("split batch", Loss(beside_the_others), fabric=open_fabric(precision="bf16-mixed")).state == "wrong"
 
 
-def test_a_loss_that_loses_digits_is_found():
+def test_a_loss_that_loses_digits_is_detected():
     assert found("loss in float64").state == "ok"
     one = found("loss in float64", Loss(cancelling))
     assert one.state == "wrong"
@@ -102,14 +102,14 @@ def test_a_published_loss_is_held_against_its_formula(monkeypatch):
     assert "'kl_divergence'" in one.sentence
 
 
-def test_a_loss_that_looks_at_the_whole_batch_is_found():
+def test_a_loss_that_looks_at_the_whole_batch_is_detected():
     assert found("split batch").state == "ok"
     one = found("split batch", Loss(beside_the_others))
     assert one.state == "wrong"
     assert "split in two" in one.sentence
 
 
-def test_batch_statistics_of_micro_batches_are_said():
+def test_batch_statistics_of_micro_batches_are_reported():
     def normalized():
         return nn.Sequential(nn.Linear(6, 5), nn.BatchNorm1d(5), nn.Linear(5, 4))
 
@@ -158,7 +158,7 @@ def test_what_a_first_stage_does_not_reach_a_later_one_may():
     assert findings(teacher=teacher, recipe=Recipe(hint))["unused parameters"].state == "look"
 
 
-def test_a_term_that_has_no_say_is_found():
+def test_a_term_that_has_no_say_is_detected():
     one = found("terms")
     assert one.state == "ok"
     shares = one.value["distilled"]

@@ -87,12 +87,12 @@ def test_branches_know_it_too():
     assert not torch.equal(before, weights(*models.values()))
 
 
-def test_without_one_the_sentence_says_what_to_type():
+def test_without_one_the_sentence_explains_what_to_type():
     with pytest.raises(MissingOutputError, match=r"dict with \['scores'\].*distill\(\.\.\., adaptor="):
         distill(Strange(network()), taught(), make_loader()).finish()
 
 
-def test_one_that_fails_is_said_in_a_sentence():
+def test_one_that_fails_is_reported_in_a_sentence():
     with pytest.raises(MissingOutputError, match=r"adaptor.*KeyError.*'logit'.*dict with \['scores'\]"):
         distill(Strange(network()), taught(), make_loader(), adaptor=lambda out: out["logit"]).finish()
 

@@ -47,7 +47,7 @@ def test_two_runs_of_one_process_do_not_share_a_folder(tmp_path):
     assert first.finished
 
 
-def test_a_run_that_was_overtaken_says_so(tmp_path):
+def test_a_run_that_was_overtaken_reports_it(tmp_path):
     whole = run(None).finish()
     first = run(tmp_path / "run")
     for _ in first:

@@ -84,7 +84,7 @@ def test_logits_that_come_first_are_taken(kind):
     assert not torch.equal(student.fc.weight, before)
 
 
-def test_an_adaptor_says_which():
+def test_an_adaptor_names_which():
     student = Several("tuple")
     before = student.fc.weight.clone()
     learn(student, ModelTeacher(Several("tuple"), adaptor=lambda out: out[1]), adaptor=lambda out: out[1])
@@ -141,7 +141,7 @@ def test_probabilities_in_eval_mode_alone_are_refused():
         learn(plain(), ByMode("softmax"))
 
 
-def test_another_shape_in_eval_mode_is_said():
+def test_another_shape_in_eval_mode_is_reported():
     with pytest.warns(LimbeckWarning, match=r"shape \(16, 4\) in train mode and \(16, 3\) in eval mode"):
         learn(ByMode("fewer"), plain())
     learn(ByMode("same"), plain())

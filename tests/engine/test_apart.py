@@ -74,7 +74,7 @@ def test_the_order_of_branches_does_not_matter_to_their_models():
     assert torch.equal(weights(first.models["a"]), weights(alone.models["a"]))
 
 
-def test_a_branch_does_not_see_what_another_has_learnt():
+def test_a_branch_does_not_see_what_another_has_learned():
     before = copy.deepcopy(models()["a"])
     asks = Stage(Loss(kl_divergence), teacher="a", trains="b", epochs=1, optimizer=SGD)
     run = distill(models(), Recipe(member("a") | asks), make_loader(), workers=1).finish()

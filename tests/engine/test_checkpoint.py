@@ -68,7 +68,7 @@ def test_an_optimizer_s_state_comes_back(tmp_path):
         assert same(read_checkpoint(tmp_path / "c"), optimizer.state_dict())
 
 
-def test_what_cannot_be_stored_is_said():
+def test_what_cannot_be_stored_is_reported():
     with pytest.raises(LimbeckError, match=r"got a set"):
         write_checkpoint(Path("nowhere"), {"a": {1, 2}})
 

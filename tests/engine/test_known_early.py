@@ -47,7 +47,7 @@ def brings(models):
     return Recipe(stage, makes={"heir": lambda known: reinitialize(known["student"])}, ship="heir")
 
 
-def test_what_a_function_ships_is_said_outside():
+def test_what_a_function_ships_is_reported_outside():
     first = Stage(Loss(cross_entropy), epochs=1)
     with pytest.raises(LimbeckError, match=r"brings\(models\).*ships 'heir'.*Recipe\(\.\.\., brings, ship='heir'\)"):
         distill(network(), Recipe(first, brings), make_loader()).finish()

@@ -66,7 +66,7 @@ def test_a_moving_teacher_is_not_moved_by_the_probe():
         assert trainer.session.state_dict()["steps"] == 1
 
 
-def test_a_teacher_that_nobody_reads_is_not_asked():
+def test_a_teacher_that_no_one_reads_is_not_asked():
     calls = []
     teacher = nn.Linear(5, 3)
     teacher.register_forward_hook(lambda *_: calls.append(1))
@@ -74,7 +74,7 @@ def test_a_teacher_that_nobody_reads_is_not_asked():
     assert calls == []
 
 
-def test_reads_are_asked_once_for_a_batch_that_both_sides_read():
+def test_reads_are_called_once_for_a_batch_that_both_sides_read():
     calls = []
 
     def preprocess(batch: Batch) -> torch.Tensor:

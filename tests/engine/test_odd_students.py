@@ -168,7 +168,7 @@ def test_a_last_batch_of_one_is_taken_where_it_can_be(case):
     assert distill(student, stage, data, optimizer=SGD).finish().finished
 
 
-def test_a_single_example_that_nobody_could_foresee():
+def test_a_single_example_that_no_one_could_foresee():
     batches = [Batch(torch.randn(rows, 5), labels=torch.arange(rows) % 3) for rows in (4, 1)]
     with pytest.raises(LimbeckError, match=r"'student' holds a BatchNorm.*drop_last=True"):
         distill(network(norm=True), Stage(CE, epochs=1), batches).finish()
@@ -212,7 +212,7 @@ class Centered(nn.Module):
 
 
 @pytest.mark.parametrize("who", ["student", "teacher", "both"])
-def test_a_model_that_changes_its_inputs_in_place_changes_nobody_elses(who):
+def test_a_model_that_changes_its_inputs_in_place_changes_no_one_elses(who):
     def trained(in_place):
         student = Centered(0, in_place=in_place and who != "teacher")
         teacher = Centered(7, in_place=in_place and who != "student")
@@ -241,6 +241,6 @@ def test_a_distillation_loss_leaves_the_loops_batch_as_it_was():
 
 
 @pytest.mark.parametrize("off", [torch.no_grad, torch.inference_mode])
-def test_gradients_that_are_switched_off_are_said_to_be(off):
+def test_gradients_that_are_switched_off_are_reported_as(off):
     with off(), pytest.raises(LimbeckError, match="switched off"):
         distill(network(), Stage(CE, epochs=1), make_loader()).finish()

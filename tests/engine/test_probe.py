@@ -94,7 +94,7 @@ def test_labels_that_are_needed_and_missing(pair):
     refused(pair[0], Stage(CE, epochs=1), torch.randn(8, 5), r"cross_entropy needs labels, and this loader gives none")
 
 
-def test_pictures_of_labels_are_checked_against_classes_not_width():
+def test_images_of_labels_are_checked_against_classes_not_width():
     student = nn.Conv2d(3, 21, 1)
     data = (torch.randn(4, 3, 8, 8), torch.arange(4 * 64).view(4, 8, 8) % 21)
     assert distill(student, Stage(Loss(cross_entropy, classes=1), epochs=1), data).finish().finished
@@ -146,7 +146,7 @@ def test_a_model_that_is_none():
         distill({"student": 3}, Stage(CE, epochs=1), make_loader())
 
 
-def test_a_later_stage_s_mistake_is_said_before_the_first_is_paid_for(pair):
+def test_a_later_stage_s_mistake_is_reported_before_the_first_is_paid_for(pair):
     """What is known when the run begins is checked when it begins."""
     good = Stage(CE, epochs=1)
     for bad, sentence in [

@@ -84,7 +84,7 @@ def test_norms_do_not_disturb_the_step():
     assert torch.equal(*found)
 
 
-def test_what_is_not_asked_for_is_not_computed():
+def test_what_is_not_requested_is_not_computed():
     report = distill(network(), Stage(CE, epochs=1), make_loader()).finish().history[-1]
     assert report.parameter_norms == {}
 
@@ -288,7 +288,7 @@ def test_a_positional_batch_need_not_be_a_source():
         assert run.history[-1].steps == 3
 
 
-def test_a_run_says_how_far_it_is(tmp_path):
+def test_a_run_explains_how_far_it_is(tmp_path):
     run = distill(
         {"student": network(), "peer": network(seed=1)},
         Stage(CE, epochs=2),

@@ -176,7 +176,7 @@ def widen(model: nn.Module, *, width: int) -> nn.Module:
     return nn.Sequential(nn.Linear(5, width), nn.ReLU(), nn.Linear(width, 3))
 
 
-def test_a_function_of_ones_own_is_replayed_only_if_it_is_given(tmp_path):
+def test_a_function_of_the_user_is_replayed_only_if_it_is_given(tmp_path):
     recipe = stage() >> TransformModel("student", widen, width=6) >> stage(name="wide")
     run = distill(network(), recipe, make_loader(), out=tmp_path).finish()
     assert widths(run.student) == [6, 3]

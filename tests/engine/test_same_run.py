@@ -54,7 +54,7 @@ def test_what_changes_nothing_may_change(tmp_path):
     assert begun(tmp_path / "run", resume=True, checkpoint_seconds=9.0, workers=1).finish().finished
 
 
-def test_a_damaged_description_is_said(tmp_path):
+def test_a_damaged_description_is_reported(tmp_path):
     stopped(tmp_path / "run")
     (tmp_path / "run" / "run.json").write_text(json.dumps({})[:-1])
     with pytest.raises(LimbeckError, match="damaged"):

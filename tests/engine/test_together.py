@@ -43,7 +43,7 @@ class Watched(nn.Module):
         return self.last(self.drop(self.norm(x)))
 
 
-def test_the_second_stage_sees_what_the_first_has_just_learnt():
+def test_the_second_stage_sees_what_the_first_has_just_learned():
     """Two steps by hand: one learns from two as it was; two learns from one as it is now."""
     models = {"one": network(seed=1).double(), "two": network(seed=2).double()}
     hand = copy.deepcopy(models)
@@ -98,7 +98,7 @@ def test_each_has_its_own_optimizer_and_terms():
     assert not torch.equal(weights(models["one"]), weights(models["two"]))
 
 
-def test_an_average_of_a_tapped_model_listens_to_nobody():
+def test_an_average_of_a_tapped_model_listens_to_no_one():
     """The second stage's teacher copies the first's student; no hook may come along in the copy."""
     average = MovingAverage(decay=0.5, of="one")
     first = Stage(hint(), trains="one", teacher=network(hidden=6, seed=7), steps=4, optimizer=SGD)
@@ -128,7 +128,7 @@ def test_three_alternate():
     assert len(run.history[0].terms) == 6
 
 
-def test_an_unknown_peer_is_said_before_the_first_step():
+def test_an_unknown_peer_is_reported_before_the_first_step():
     models = {"one": network(seed=1), "two": network(seed=2)}
     before = weights(*models.values())
     both = Stage(objective(), trains="one", teacher="two", epochs=1) & Stage(objective(), trains="two", teacher="on")

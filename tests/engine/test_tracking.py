@@ -180,7 +180,7 @@ def test_what_is_no_tracker_is_refused_at_once():
         track(run, "tensorboard")
 
 
-def test_without_the_extra_it_says_what_to_type(tmp_path, monkeypatch):
+def test_without_the_extra_it_explains_what_to_type(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "tensorboard", None)
     with pytest.raises(LimbeckError, match=r"pip install 'limbeck\[tensorboard\]'"):
         TensorBoard(tmp_path)

@@ -85,7 +85,7 @@ def test_an_old_result_that_lacks_almost_everything(tmp_path):
     assert "not judged against a control" in text
 
 
-def test_a_tables_columns_are_told():
+def test_a_tables_columns_are_reported():
     category = {"kind": "category", "name": "c", "values": ["x", "z"]}
     assert _column(category) == '"c" one-hot, as one of "x", "z", other (also if missing)'
     number = {"kind": "number", "name": "a", "mean": 0.5, "std": 2.0}

@@ -57,7 +57,7 @@ def test_weights_that_are_missing_are_noticed(tmp_path):
         reopen_hf(tmp_path / "student")
 
 
-def test_a_class_of_ones_own_is_refused(tmp_path):
+def test_a_class_of_the_user_is_refused(tmp_path):
     class Mine(transformers.BertForSequenceClassification):
         pass
 

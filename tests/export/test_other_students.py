@@ -19,7 +19,7 @@ def weights(file):
     return {shape for dims in found for shape in (dims, dims[::-1])}
 
 
-def test_two_classes_and_a_network_of_ones_own(tmp_path):
+def test_two_classes_and_a_network_of_the_user(tmp_path):
     own = tmp_path / "own.py"
     own.write_text(OWN)
     run = finished(tmp_path / "two", classes=2, student=f"{own}:build")

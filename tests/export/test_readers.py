@@ -153,7 +153,7 @@ def test_8_bits_take_raw_rows_too(adults, tmp_path):
     assert np.abs(logits - expected).max() < 0.5
 
 
-def test_rows_are_laid_out_as_the_training_file_unless_it_is_said(tmp_path):
+def test_rows_are_laid_out_as_the_training_file_unless_it_is_reported(tmp_path):
     text = "größe;n;y\n" + "\n".join(f"{'äöü'[i % 3]};{i % 5};{'ab'[i % 2]}" for i in range(30)) + "\n"
     for name, given, charset in (
         ("train.csv", text, "latin-1"), ("comma.csv", text.replace(";", ","), "utf-8"),
@@ -179,7 +179,7 @@ def test_rows_are_laid_out_as_the_training_file_unless_it_is_said(tmp_path):
     assert "nowhere.csv" in refused(folder, tmp_path / "nowhere.csv")
 
 
-def test_a_student_distilled_in_python_says_what_it_reads(adults, tmp_path):
+def test_a_student_distilled_in_python_explains_what_it_reads(adults, tmp_path):
     data, encoding = lb.read_table(adults / "train.csv", target="label", ignore=["unused"])
     rest, _ = lb.split(data, fraction=0.2, seed=0)
     student = lb.build("mlp", inputs=len(encoding.features), classes=2, hidden=[4], seed=0)
@@ -203,7 +203,7 @@ def test_a_student_distilled_in_python_says_what_it_reads(adults, tmp_path):
 @pytest.mark.parametrize(
     ("to", "raw"), [("onnx", False), pytest.param("onnx", True, marks=SOAK), pytest.param("folder", False, marks=SOAK)]
 )
-def test_arrays_of_pictures_and_files_of_them(done, tmp_path, to, raw):
+def test_arrays_of_images_and_files_of_them(done, tmp_path, to, raw):
     from PIL import Image
 
     images = np.load(done.parent / "blobs.npz")["x_test"][:5]

@@ -79,7 +79,7 @@ def test_such_a_student_still_has_its_weights(own_run, tmp_path):
     assert export_run(own_run, to="folder", out=tmp_path / "out", trust=True).parity.max_difference == 0
 
 
-def test_nothing_is_left_where_somebody_stops_it(done, tmp_path, monkeypatch):
+def test_nothing_is_left_where_someone_stops_it(done, tmp_path, monkeypatch):
     """After the files are written, and before they are judged."""
 
     def stopped(*_):

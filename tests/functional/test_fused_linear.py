@@ -96,7 +96,7 @@ def test_other_factors_than_expected_give_the_right_gradient(inputs, factors):
         torch.testing.assert_close(one, other, rtol=1e-8, atol=1e-11)
 
 
-def test_the_gradient_can_be_asked_for_twice(inputs):
+def test_the_gradient_can_be_requested_twice(inputs):
     hidden, teacher, _, _ = inputs
     layer = make_layer()
     parts = leaves(hidden, layer)

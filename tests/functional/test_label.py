@@ -152,7 +152,7 @@ def test_the_gradient_of_smoothed_labels_is_pytorchs(classes):
     torch.testing.assert_close(*slopes)
 
 
-def test_a_lack_of_memory_in_the_quick_form_is_raised_and_a_wrong_label_is_said(monkeypatch):
+def test_a_lack_of_memory_in_the_quick_form_is_raised_and_a_wrong_label_is_reported(monkeypatch):
     from limbeck.functional import labels as labels_module
 
     student, labels = drawn()

@@ -57,7 +57,7 @@ def test_the_other_way_round_they_give_the_normalized_geometric_mean():
 
 
 @pytest.mark.parametrize("mean", MEANS)
-def test_where_nobody_is_active_it_is_the_generalist_bit_for_bit(mean):
+def test_where_no_one_is_active_it_is_the_generalist_bit_for_bit(mean):
     generalist, others, special, active = instance()
     generalist, others = generalist.float(), others.float()
     active[::2] = False

@@ -28,7 +28,7 @@ def test_the_mean_prediction_of_the_classes_is_their_share(moved, scale):
         assert bias[~mask(5, *moved)].abs().max() == 0
 
 
-def test_a_bias_that_was_taken_away_is_found_again():
+def test_a_bias_that_was_taken_away_is_detected_again():
     """Labels drawn from the model itself: what shifts the logits is what has to be put back."""
     logits = 3 * torch.randn(20_000, 4, dtype=torch.float64)
     prior = torch.softmax(logits, -1).mean(0)

@@ -102,7 +102,7 @@ def test_parameters_are_float32_or_better(dtype, parameter):
     assert head(torch.randn(2, 6, dtype=dtype)).dtype == parameter
 
 
-def test_before_shaping_it_says_what_to_do():
+def test_before_shaping_it_explains_what_to_do():
     with pytest.raises(LimbeckError, match=r"no parameters yet\. Call shape"):
         Projector()(torch.zeros(2, 6))
 

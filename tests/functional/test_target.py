@@ -101,13 +101,13 @@ def test_a_mask_and_unknown_targets_count_together():
         (binary_cross_entropy, torch.zeros(2), torch.tensor([0.5, -100.0]), "got -100"),
     ],
 )
-def test_what_is_wrong_is_said(loss, student, targets, said):
+def test_what_is_wrong_is_reported(loss, student, targets, said):
     with pytest.raises(LimbeckError) as refused:
         inspect.unwrap(loss)(student, targets=targets)  # as without the annotations' own check, which tests turn on
     assert said in str(refused.value)
 
 
-def test_a_source_without_targets_is_told_how_to_give_them():
+def test_a_source_without_targets_is_reported_how_to_give_them():
     run = distill(nn.Linear(2, 1), Stage(Loss(target_squared_error), epochs=1), torch.zeros(8, 2))
     with pytest.raises(LimbeckError, match=r"needs targets, and this loader gives none"):
         run.finish()

@@ -65,7 +65,7 @@ def test_the_student_matches_the_teacher_not_the_labels():
     assert alone.score(rows, y) > 0.8
 
 
-def test_students_and_objectives_of_ones_own(iris):
+def test_students_and_objectives_of_the_user(iris):
     rows, y = iris
     own = torch.nn.Linear(4, 3)
     before = own.weight.clone()

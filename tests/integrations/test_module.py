@@ -95,7 +95,7 @@ def test_the_teacher_is_no_part_of_it_and_heads_are():
     assert trainer.callback_metrics["train_loss"] > 0
 
 
-def test_schedulers_of_ones_own_are_stepped():
+def test_schedulers_of_the_user_are_stepped():
     class Own(DistillModule):
         def configure_optimizers(self):
             optimizer = torch.optim.SGD(self.parameters(), lr=1.0)

@@ -91,7 +91,7 @@ def test_evaluation_is_the_models_own_and_asks_no_teacher(tmp_path):
     assert bridge.predict(IdDataset(texts())).predictions.shape == (22, 2)
 
 
-def test_kept_answers_teach_as_live_ones_and_are_asked_once(tmp_path):
+def test_kept_answers_teach_as_live_ones_and_are_called_once(tmp_path):
     live, kept = bert(seed=0), bert(seed=0)
     more = {"num_train_epochs": 2, "seed": 3, "data_seed": 3}
     trainer(tmp_path, live, objective(), bert(seed=1), **more).train()

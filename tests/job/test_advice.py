@@ -52,7 +52,7 @@ def test_a_student_that_guesses_is_not_shipped_however_sure_the_verdict():
     assert found.sentence.startswith("Nothing to ship yet.")
 
 
-def test_what_there_is_one_of_is_said():
+def test_what_there_is_one_of_is_reported():
     result = result_of(None)
     assert "One seed" in recommend(result).why
     result["arms"]["distilled"]["accuracy"]["values"] = [1.0, 1.0]

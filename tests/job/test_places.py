@@ -85,7 +85,7 @@ def test_a_published_set_that_lay_in_the_working_folder(tmp_path, monkeypatch):
     assert read_job(tmp_path / "run" / "job.yaml")["data"] == {"name": "mnist", "folder": str(tmp_path / "data")}
 
 
-def test_a_file_that_was_edited_says_what_it_says(tmp_path, monkeypatch):
+def test_a_file_that_was_edited_explains_what_it_says(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     blobs(tmp_path / "a.npz"), blobs(tmp_path / "b.npz")
     shown = kept(small_job("a.npz"), tmp_path / "run")

@@ -87,7 +87,7 @@ def spoilt(told, how):
     "how",
     ["no arms", "no best", "null", "short", "empty", "list", "ends", "out of range", "no luck", "endless"],
 )
-def test_a_damaged_one_is_said(folder, how):
+def test_a_damaged_one_is_reported(folder, how):
     told = spoilt(json.loads((folder / "tuned.json").read_text()), how)
     (folder / "tuned.json").write_text(json.dumps(told))
     with pytest.raises(DataError, match=r"tuned\.json is damaged"):
@@ -95,7 +95,7 @@ def test_a_damaged_one_is_said(folder, how):
 
 
 @pytest.mark.parametrize("text", ["{", "[" * 100_000], ids=["open", "deep"])
-def test_what_is_no_json_is_said(folder, text):
+def test_what_is_no_json_is_reported(folder, text):
     (folder / "tuned.json").write_text(text)
     with pytest.raises(DataError, match="damaged"):
         read_search(folder)
@@ -120,7 +120,7 @@ class TestEffort:
         assert "2 for student alone, 9 for hinton" in said
 
 
-def test_what_was_not_used_is_said(folder):
+def test_what_was_not_used_is_reported(folder):
     found = read_search(folder)
     chosen = {arm: dict(row.chosen) for arm, row in found.arms.items()}
     assert found.list_changes(chosen) == []

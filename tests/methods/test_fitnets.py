@@ -41,7 +41,7 @@ def test_the_second_stage_moves_all_of_it(planted):
     assert all(not torch.equal(after, before[name]) for name, after in weights(student).items())
 
 
-def test_the_hint_is_learnt(planted):
+def test_the_hint_is_learned(planted):
     optimizer = Optimizer("adam", lr=1e-2)
     recipe = Recipe(next(fitnets(planted).stages()))
     run = distill(planted.student(), recipe, planted.x, epochs=60, log_every=1, optimizer=optimizer)

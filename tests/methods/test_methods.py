@@ -32,7 +32,7 @@ def test_the_example_of_a_card_is_what_the_method_needs(name):
         assert limits.low <= entry.defaults[key] <= limits.high
 
 
-def test_nothing_is_imported_before_it_is_asked_for():
+def test_nothing_is_imported_before_it_is_requested():
     script = (
         "import sys, limbeck.methods as m; m.names(); loaded = set(sys.modules);"
         "assert not any(n.startswith('limbeck.methods.') and n.rpartition('.')[2] in m.names() for n in loaded);"
@@ -65,7 +65,7 @@ def test_a_missing_argument_is_named_with_what_to_type():
 
 
 @pytest.mark.parametrize("name", [name for name in names() if not method(name).has_teacher])
-def test_a_method_without_a_teacher_says_so(name):
+def test_a_method_without_a_teacher_reports_it(name):
     with pytest.raises(UnknownNameError, match="leave teacher out"):
         make(name, teacher=TEACHER)
 

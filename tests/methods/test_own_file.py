@@ -45,7 +45,7 @@ def test_its_arguments_are_checked(file):
 @pytest.mark.parametrize(
     ("name", "said"), [("own.py:far", "'near'"), ("none.py:near", "no file"), ("own.py", "function")]
 )
-def test_a_wrong_name_is_said(file, monkeypatch, name, said):
+def test_a_wrong_name_is_reported(file, monkeypatch, name, said):
     monkeypatch.chdir(file.parent)
     with pytest.raises(LimbeckError, match=said):
         method(name)

@@ -221,7 +221,7 @@ def test_a_generalist_with_reads_of_its_own_gives_them_to_its_specialists(plante
     assert run.finished
 
 
-def test_classes_in_no_group_are_said_in_one_sentence(planted):
+def test_classes_in_no_group_are_reported_in_one_sentence(planted):
     data = (planted.x, planted.labels)
     sentence = (
         r"1 of 4 classes .* \(3\)\..*"

@@ -112,7 +112,7 @@ def test_where_nothing_changed_hardly_any_simulation_calls_a_class():
     assert any_false <= 0.09  # 0.05, and three standard errors of 200 simulations
 
 
-def test_of_the_classes_that_are_called_few_are_false_and_the_planted_are_found():
+def test_of_the_classes_that_are_called_few_are_false_and_the_planted_are_detected():
     share, _, power = false_calls(classes=20, planted=5, simulations=100)
     assert share <= 0.05
     assert power >= 0.6

@@ -84,7 +84,7 @@ def test_what_cannot_be_measured_is_said(wrong):
         latency(nn.Linear(2, 2), torch.zeros(1, 2), **wrong)
 
 
-def test_no_example_is_said():
+def test_no_example_is_reported():
     with pytest.raises(LimbeckError, match="at least one example"):
         latency(nn.Linear(2, 2), torch.zeros(0, 2))
 

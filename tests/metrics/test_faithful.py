@@ -77,7 +77,7 @@ def test_models_are_left_as_they_were(x):
     assert all(p.grad is None for p in (*student.parameters(), *teacher.parameters()))
 
 
-def test_what_cannot_be_attacked_is_said(x):
+def test_what_cannot_be_attacked_is_reported(x):
     for wrong in ({"radius": -1.0}, {"radius": 0.1, "steps": 0}, {"radius": 0.1, "limits": (1.0, 0.0)}):
         with pytest.raises(LimbeckError, match="confidence_gap needs a radius"):
             confidence_gap(net(0), net(1), x, **wrong)

@@ -54,7 +54,7 @@ def test_classes_without_examples_are_not_the_worst():
     assert worst_group(shown) == Group(0, Metric(2.0, 3))
 
 
-def test_groups_of_one_s_own():
+def test_groups_of_the_user():
     predictions = some()
     groups = ["ab"[int(label) % 2] for label in predictions.labels]
     found = {group.name: group.accuracy for group in group_accuracy(predictions, groups)}
@@ -82,7 +82,7 @@ def test_the_worst_comes_first_and_of_equals_the_larger():
     assert [group.name for group in found] == ["large", "small", "good"]
 
 
-def test_what_cannot_be_grouped_is_said():
+def test_what_cannot_be_grouped_is_reported():
     with pytest.raises(LimbeckError, match="a group for each row: 400; got 2"):
         group_accuracy(some(), ["a", "b"])
     nothing = Predictions(torch.zeros(2, 2), labels=torch.full((2,), IGNORED))

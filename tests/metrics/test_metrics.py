@@ -268,7 +268,7 @@ def test_a_student_of_no_numbers_is_never_right():
     assert top5(shown) == Metric(2.0, 3)
 
 
-def test_a_measure_of_ones_own():
+def test_a_measure_of_the_user():
     @metric(unit="nats", higher_is_better=False, requires=())
     def margin(predictions):
         """The largest logit less the second."""

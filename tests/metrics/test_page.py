@@ -78,7 +78,7 @@ def test_the_regressor_s_lines_run_and_teach():
     assert limbeck.metrics.evaluate(found["estimates"], {"r2": REGRESSION_METRICS["r2"]})["r2"].value > 0.8
 
 
-def test_the_measure_of_one_s_own_runs():
+def test_the_measure_of_the_user_runs():
     found: dict[str, object] = {}
     exec(code_of(PAGE.split("## Your own metric")[1]), found)
     margin = found["margin"]

@@ -14,7 +14,7 @@ def judged(said, known, classes, reach=0.3):
 
 
 @pytest.mark.parametrize("order", [[1, 0, 2, 3, 4, 5, 6, 7], [1, 2, 3, 0, 4, 5, 6, 7], [7, 6, 5, 4, 3, 2, 1, 0]])
-def test_a_part_of_the_classes_in_another_order_is_found(order):
+def test_a_part_of_the_classes_in_another_order_is_detected(order):
     known = torch.arange(160) % 8
     said = torch.tensor(order)[known]
     assert judged(said, known, 8)
@@ -33,7 +33,7 @@ def test_a_poor_one_is_not_taken_for_one():
     assert not judged(torch.ones(100, dtype=torch.int64), known, 2)
 
 
-def test_numbers_are_said_apart_from_names():
+def test_numbers_are_reported_apart_from_names():
     assert misorder_message([0, 2, 1], ("0", "10", "2")) == (
         "its output 1 is class 2, called '2', its output 2 is class 1, called '10'"
     )

@@ -187,7 +187,7 @@ def test_the_model_reads_what_went_bad():
     assert [float(one) for one in seen] == [100.0, pytest.approx(100 + 0.3 * 255, abs=0.51)]
 
 
-def test_what_cannot_be_done_is_said():
+def test_what_cannot_be_done_is_reported():
     images = torch.zeros(1, 4, 4)
     with pytest.raises(UnknownNameError, match=r"corruption 'contrst'\. Did you mean 'contrast'"):
         corrupt(images, "contrst", 1)

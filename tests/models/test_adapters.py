@@ -126,7 +126,7 @@ def test_a_later_save_replaces_both_and_equal_students_give_equal_files(tmp_path
     assert not (folder / "adapter").exists()  # it is no adapter of these weights
 
 
-def test_an_adapter_of_somebody_else_in_the_folder_is_left_alone(tmp_path):
+def test_an_adapter_of_someone_else_in_the_folder_is_left_alone(tmp_path):
     theirs = tmp_path / "adapter" / "adapter_config.json"
     theirs.parent.mkdir()
     theirs.write_text("{}")
@@ -151,7 +151,7 @@ def test_class_names_reach_the_configuration(tmp_path):
     assert load(save(model, tmp_path / "s")).config.id2label == {0: "bad", 1: "fair", 2: "good"}
 
 
-def test_a_module_of_ones_own_comes_back_with_its_build(tmp_path):
+def test_a_module_of_the_user_comes_back_with_its_build(tmp_path):
     def build():
         with seeded(0):
             return nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3))

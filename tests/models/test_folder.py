@@ -169,7 +169,7 @@ def test_views_of_one_storage_are_written_as_their_own_values(tmp_path):
     assert torch.equal(again.turned, views().turned)
 
 
-def test_a_class_of_ones_own_needs_build(tmp_path):
+def test_a_class_of_the_user_needs_build(tmp_path):
     folder = save(Tied(), tmp_path / "s")
     assert json.loads((folder / "config.json").read_text())["model"]["class"].endswith(".Tied")
     with pytest.raises(LimbeckError, match=r"limbeck\.load\('.*s', build=build\)"):

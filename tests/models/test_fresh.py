@@ -50,7 +50,7 @@ def test_a_reference_network_is_what_build_makes():
     )
 
 
-def test_a_module_of_ones_own_is_what_its_constructor_makes():
+def test_a_module_of_the_user_is_what_its_constructor_makes():
     torch.manual_seed(0)
     variances = torch.stack([reinitialize(own())[4].weight.detach().var() for _ in range(20)])
     expected = torch.stack([own()[4].weight.detach().var() for _ in range(20)])

@@ -149,7 +149,7 @@ def test_state_that_is_more_than_tensors_counts(one, same, other):
     assert found[0] == found[1] != found[2]
 
 
-def test_a_quantized_model_is_told_by_its_weights_and_scales():
+def test_a_quantized_model_is_reported_by_its_weights_and_scales():
     def quantized(seed: int) -> nn.Module:
         torch.manual_seed(seed)
         network = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))

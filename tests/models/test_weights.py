@@ -183,7 +183,7 @@ def test_conversion_waits_for_yes(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["w.pt"]
 
 
-def test_what_cannot_be_converted_is_said(tmp_path):
+def test_what_cannot_be_converted_is_reported(tmp_path):
     with pytest.raises(DataError, match="There is no file"):
         convert_pickle(tmp_path / "nowhere.pt", yes=True)
     file = tmp_path / "w.pt"
@@ -223,7 +223,7 @@ def test_conversion_overwrites_nothing(tmp_path):
         (lambda file: file.write_bytes(b"<html>not found"), "no pickle of tensors by name"),
     ],
 )
-def test_a_bad_pickle_is_said_in_our_own_words(tmp_path, spoil, sentence):
+def test_a_bad_pickle_is_reported_in_our_own_words(tmp_path, spoil, sentence):
     file = tmp_path / "w.pt"
     torch.save(net().state_dict(), file)
     spoil(file)
@@ -297,7 +297,7 @@ def test_of_several_weights_the_usual_are_taken_and_the_others_named(tmp_path):
         convert_pickle(tmp_path / "w.pth", tmp_path / "no.safetensors", yes=True, key="ema")
 
 
-def test_two_networks_of_one_shape_are_told_apart_by_their_prefix(tmp_path):
+def test_two_networks_of_one_shape_are_distinguished_by_their_prefix(tmp_path):
     student, teacher = net(), net()
     with torch.no_grad():
         next(teacher.parameters()).add_(1)

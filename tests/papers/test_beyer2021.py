@@ -34,7 +34,7 @@ def test_the_teacher_sees_what_the_way_says(way):
         assert (batch.labels is None) == (way == "function matching")
 
 
-def test_independent_noise_is_another_crop_of_the_same_picture():
+def test_independent_noise_is_another_crop_of_the_same_image():
     data = examples()
     batch = stream(data, "independent noise", seed=3).peek()
     theirs = teacher_preprocess(data, "independent noise", 3)(batch)

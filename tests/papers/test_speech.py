@@ -157,7 +157,7 @@ def test_parts_share_no_clip_and_training_alone_sets_the_scale(data, tmp_path):
     assert (train.windows.lengths[40:80] > train.windows.lengths[:40]).all()
 
 
-def test_without_the_file_it_says_what_to_put_where(tmp_path, monkeypatch):
+def test_without_the_file_it_explains_what_to_put_where(tmp_path, monkeypatch):
     monkeypatch.setenv("LIMBECK_DATA", str(tmp_path))
     with pytest.raises(DataError, match=r"put fsdd_8k\.npz into .* LIMBECK_DATA") as caught:
         spoken_digits.read_spoken()
@@ -182,7 +182,7 @@ def test_a_file_of_something_else_is_refused(data):
         spoken_digits.read_spoken()
 
 
-def test_without_the_library_it_says_what_to_install(monkeypatch):
+def test_without_the_library_it_explains_what_to_install(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "kaldi_native_fbank", None)
     with pytest.raises(LimbeckError, match=r"pip install 'limbeck\[speech\]'"):
         spoken_digits.log_mel(np.zeros(4000, np.float32))

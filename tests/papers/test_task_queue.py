@@ -79,7 +79,7 @@ def test_the_estimate_is_the_longest_chain_or_the_work_of_all(tmp_path):
     assert TaskQueue(tmp_path, workers=8).estimate(SUM) == 5
 
 
-def test_a_task_that_cannot_be_done_says_why_and_keeps_what_others_did(tmp_path):
+def test_a_task_that_cannot_be_done_explains_why_and_keeps_what_others_did(tmp_path):
     tasks = sort_tasks([A, WorkItem("broken", refuse, requires=("a",))])
     with pytest.raises(LimbeckError, match="broken: the data are not there"):
         TaskQueue(tmp_path, workers=1).run(tasks)
@@ -87,7 +87,7 @@ def test_a_task_that_cannot_be_done_says_why_and_keeps_what_others_did(tmp_path)
     assert not (tmp_path / "broken" / "result.json").exists()
 
 
-def test_a_process_that_is_killed_is_told_of_in_a_sentence(tmp_path):
+def test_a_process_that_is_killed_is_reported_of_in_a_sentence(tmp_path):
     with pytest.raises(LimbeckError, match=r"killed.*same command"):
         TaskQueue(tmp_path, workers=2).run([KILLED, SLOW])
 

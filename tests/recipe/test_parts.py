@@ -101,7 +101,7 @@ def test_two_makers_of_one_name():
     assert set((one >> Recipe(B, makes={"peer": maker})).makes) == {"peer"}
 
 
-def test_what_is_shipped_is_the_student_or_the_last_thing_said():
+def test_what_is_shipped_is_the_student_or_the_last_thing_reported():
     assert Recipe(A).ship == "student"
     assert (Recipe(A, ship="peer") >> B).ship == "peer"
     assert (B >> Recipe(A, ship="peer")).ship == "peer"

@@ -53,5 +53,5 @@ def test_anything_has_some_form(digits, inputs, word):
     assert word in render_example(Batch(inputs, torch.tensor([0])), digits)
 
 
-def test_a_large_picture_is_made_small(digits):
+def test_a_large_image_is_made_small(digits):
     assert len(render_example(Batch(torch.rand(1, 3, 400, 400), torch.tensor([0])), digits)) < 80_000

@@ -58,7 +58,7 @@ def test_a_page_without_them_is_as_it_was(folder):
     assert 'href="#extra-metrics"' in some
 
 
-def test_a_sentence_alone_is_said(folder):
+def test_a_sentence_alone_is_reported(folder):
     assert "Not known: cka. RuntimeError: full" in page(
         folder, {"cka": {"sentence": "Not known: cka. RuntimeError: full"}}
     )
@@ -66,7 +66,7 @@ def test_a_sentence_alone_is_said(folder):
 
 @pytest.mark.parametrize("name", ["cka", "corruptions", "groups"])
 @pytest.mark.parametrize("broken", [None, 3, "x", [], {}, {"arms": []}, {"arms": {}}, {"arms": {"a": None}}])
-def test_what_cannot_be_read_is_said(folder, name, broken, caplog):
+def test_what_cannot_be_read_is_reported(folder, name, broken, caplog):
     with caplog.at_level(logging.DEBUG, logger="limbeck"):
         text = page(folder, {name: broken})
     assert f"{name} of this result cannot be shown" in text

@@ -400,7 +400,7 @@ def test_every_public_figure_is_tested():
 
 
 @pytest.mark.parametrize(("name", "arguments"), PLOTS.items())
-def test_a_figure_is_drawn_from_a_folder_or_on_axes_of_ones_own(run, name, arguments):
+def test_a_figure_is_drawn_from_a_folder_or_on_axes_of_the_user(run, name, arguments):
     plot = getattr(report, name)
     ax = plot(run, **arguments)
     assert len(ax.get_label()) > 20

@@ -150,7 +150,7 @@ EVEN = {"label smoothing": {"difference": 0.001, "interval": [-0.01, 0.02], "sen
         (verdict(None, None, None), "unsure", "No verdict", "hinton"),
     ],
 )
-def test_the_headline_says_what_the_intervals_say(tmp_path, found, kind, words, ship):
+def test_the_headline_explains_what_the_intervals_say(tmp_path, found, kind, words, ship):
     run = with_result(planted_run(tmp_path / "run", test=100), lambda result: result.update(verdict=found))
     evidence = read_run(run)
     said = headline(evidence)
@@ -216,12 +216,12 @@ class TestSearched:
         assert "search" not in page.links
         assert "How the settings were chosen" not in page.text
 
-    def test_settings_that_were_not_used_are_said(self, tmp_path):
+    def test_settings_that_were_not_used_are_reported(self, tmp_path):
         page = checked(planted_search(planted_run(tmp_path / "run", test=100), used=False))
         assert "This run did not use all chosen settings" in page.text
         assert re.search(r"hinton ran with (lr|epochs) \S+ in place of", page.text)
 
-    def test_an_arm_that_was_not_searched_is_said(self, tmp_path):
+    def test_an_arm_that_was_not_searched_is_reported(self, tmp_path):
         run = planted_search(
             planted_run(tmp_path / "run", test=100), tried={"student alone": 3, "hinton": 5, "gone": 3}
         )
@@ -272,7 +272,7 @@ def test_data_that_have_changed_are_not_shown(tmp_path):
     assert "the data set has changed" in checked(run).text
 
 
-def test_examples_are_pictures_texts_or_rows(tmp_path):
+def test_examples_are_images_texts_or_rows(tmp_path):
     assert [tag for tag, _ in checked(planted_run(tmp_path / "pictures", test=100)).tags if tag == "img"]
     run = planted_run(tmp_path / "rows", test=100)
     names = [f"class {i}" for i in range(10)]
@@ -297,7 +297,7 @@ def test_several_runs_stand_side_by_side(tmp_path):
     assert {"narrow", "wide"} <= set(page.texts)
 
 
-def test_runs_of_one_name_are_told_apart(tmp_path):
+def test_runs_of_one_name_are_distinguished(tmp_path):
     runs = [planted_run(tmp_path / name / "run", test=100) for name in ("a", "b")]
     assert {str(run) for run in runs} <= set(checked(*runs).texts)
 

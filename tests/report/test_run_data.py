@@ -42,7 +42,7 @@ def test_the_arm_of_the_verdict_has_its_own_color(run):
     assert [name for name, arm in found.arms.items() if arm.style == 0] == ["fitnets"]
 
 
-def test_seeds_are_told_apart_by_their_number(run):
+def test_seeds_are_distinguished_by_their_number(run):
     shutil.rmtree(run / "arms" / "hinton" / "seed-0")
     found = read_run(run)
     assert list(found.logits["hinton"]) == [1]
@@ -69,7 +69,7 @@ def test_the_shipped_seed_is_the_one_that_the_result_names(run):
         (lambda path: path.unlink(), "for 1 of 2 seeds"),
     ],
 )
-def test_a_spoilt_file_is_left_out_and_said(run, spoil, word):
+def test_a_spoilt_file_is_left_out_and_reported(run, spoil, word):
     spoil(run / "arms" / "hinton" / "seed-0" / "predictions.safetensors")
     found = read_run(run)
     assert list(found.logits["hinton"]) == [1]
@@ -189,7 +189,7 @@ def test_the_table_says_who_learns_without_the_teacher(run):
 
 
 @pytest.mark.parametrize(("second", "lucky"), [([0.90, 0.92], True), ([0.70, 0.71], False), ([0.93, 0.80], True)])
-def test_a_choice_that_the_seeds_do_not_bear_out_is_said_to_be_one(run, second, lucky):
+def test_a_choice_that_the_seeds_do_not_bear_out_is_reported_as_one(run, second, lucky):
     def change(result):
         for name, values in (("hinton", [0.91, 0.92]), ("fitnets", second)):
             result["arms"][name]["development"] = {"mean": sum(values) / 2, "std": 0.0, "values": values}

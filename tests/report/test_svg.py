@@ -121,7 +121,7 @@ def test_the_same_folder_gives_the_same_page_whatever_the_user_has_set(tmp_path,
     assert dict(rcParams) == before, "the user's settings come back"
 
 
-def test_without_matplotlib_the_page_has_no_figures_and_says_why(tmp_path, monkeypatch):
+def test_without_matplotlib_the_page_has_no_figures_and_explains_why(tmp_path, monkeypatch):
     run = planted_run(tmp_path / "run", test=100, seeds=2)
     monkeypatch.setattr(report_svg, "is_installed", lambda library: False)
     text = write_report([run]).read_text()

@@ -74,7 +74,7 @@ def with_metric(found, **values):
     return found
 
 
-def test_a_metric_of_ones_own_has_a_column():
+def test_a_metric_of_the_user_has_a_column():
     lines = printed(with_metric(result(), macro_f1=0.8125), columns=120)
     assert "macro_f1" in lines[1]
     assert "0.8125 ± 0.0000" in lines[5]

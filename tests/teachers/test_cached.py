@@ -32,7 +32,7 @@ def test_a_student_of_the_cache_is_the_live_teachers_to_the_bit(tmp_path, augmen
     assert torch.equal(trained(CachedTeacher(None, tmp_path / "s"), make_loader(augment=augment)), live)
 
 
-def test_the_teacher_is_asked_once_about_each_view(tmp_path):
+def test_the_teacher_is_called_once_about_each_view(tmp_path):
     net = Counting()
     for student in range(3):  # students in other orders, with other batches
         ask(CachedTeacher(net, tmp_path / "s"), make_loader(seed=student, batch_size=8 + student), epochs=range(3))
@@ -298,7 +298,7 @@ def test_what_was_asked_before_an_interruption_is_kept(tmp_path):
     assert len(CacheReader(tmp_path / "s")) == 24
 
 
-def test_a_teacher_that_cannot_read_the_examples_says_what_to_give(tmp_path):
+def test_a_teacher_that_cannot_read_the_examples_explains_what_to_give(tmp_path):
     pictures = ShuffledLoader(ArrayDataset(torch.zeros(8, 4, 4, dtype=torch.uint8), torch.arange(8) % 4), batch_size=4)
     said = r"ModelTeacher.*uint8 \[4, 4, 4\].*preprocess="
     with pytest.raises(LimbeckError, match=said):

@@ -99,7 +99,7 @@ def test_a_teacher_of_the_same_weights_that_computes_otherwise_is_another(tmp_pa
         (Scale(torch.ones(1)), Scale(torch.zeros(1))),
     ],
 )
-def test_ways_of_reading_are_told_apart_by_what_they_hold(tmp_path, ways):
+def test_ways_of_reading_are_distinguished_by_what_they_hold(tmp_path, ways):
     net, (one, other) = Counting(), ways
     for _ in range(2):
         ask(CachedTeacher(net, tmp_path / "s"), make_loader(), preprocess=one)
@@ -117,7 +117,7 @@ def test_another_precision_is_refused(tmp_path):
         ask(CachedTeacher(net, tmp_path / "s"), make_loader())
 
 
-def test_a_mismatch_is_found_before_anything_is_trained(tmp_path):
+def test_a_mismatch_is_detected_before_anything_is_trained(tmp_path):
     net = Counting()
     ask(CachedTeacher(net, tmp_path / "s"), make_loader(), preprocess=read_inputs)
     first = Stage(Loss(kl_divergence), teacher=net, epochs=1)

@@ -52,7 +52,7 @@ def test_a_row_of_nan_is_right_about_nothing():
         tried.warn_if_not_better()
 
 
-def test_it_is_said_once_and_before_all_is_paid_for(tmp_path):
+def test_it_is_reported_once_and_before_all_is_paid_for(tmp_path):
     loader = ShuffledLoader(data(4000), batch_size=100)
     with warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always")
@@ -67,7 +67,7 @@ def test_it_is_said_once_and_before_all_is_paid_for(tmp_path):
     [(0, data()), (1, data(80)), (1, ArrayDataset(torch.eye(4).repeat(60, 1))), (1, data(240, unlabeled=150))],
     ids=["right", "few", "no labels", "few labels"],
 )
-def test_nothing_is_said_where_there_is_nothing_to_say(tmp_path, turn, examples):
+def test_nothing_is_reported_where_there_is_nothing_to_say(tmp_path, turn, examples):
     filled(tmp_path, turn, examples)
 
 

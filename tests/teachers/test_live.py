@@ -84,7 +84,7 @@ def test_it_reads_its_own_inputs():
         assert torch.equal(answer(batch)["logits"], model(batch.extra["privileged"]))
 
 
-def test_a_wrong_address_is_said_before_anything_runs():
+def test_a_wrong_address_is_reported_before_anything_runs():
     model = network()
     with pytest.raises(MissingOutputError, match=r"'layer9'"):
         ModelTeacher(model).open(TeacherContext(requires=frozenset({"layer9"})))

@@ -117,7 +117,7 @@ def test_running_statistics_are_shared(opened):
     assert torch.equal(asked(ask, inputs)["logits"], asked(model, inputs))
 
 
-def test_whoever_listens_in_the_module_is_told(opened):
+def test_whoever_listens_in_the_module_is_notified(opened):
     model, ask = opened
     heard = []
     with model[1][4].register_forward_hook(lambda *_: heard.append(1)):

@@ -76,7 +76,7 @@ def test_probabilities_are_no_logits():
     PrecomputedTeacher(torch.relu(torch.randn(5, 3)))
 
 
-def test_what_predict_gave_is_told_where_its_logits_are():
+def test_what_predict_gave_is_reported_where_its_logits_are():
     predictions = predict(nn.Linear(2, 3), torch.zeros(4, 2))
     with pytest.raises(LimbeckError, match=r"got a Predictions.*\.student"):
         inspect.unwrap(PrecomputedTeacher.__init__)(object.__new__(PrecomputedTeacher), predictions)

@@ -62,7 +62,7 @@ def test_without_an_active_specialist_it_is_the_generalist_bit_for_bit():
     assert not (found[~nobody] == generalist.logits[~nobody]).all(-1).any()
 
 
-def test_a_specialist_is_asked_once_and_about_its_own_rows_alone():
+def test_a_specialist_is_called_once_and_about_its_own_rows_alone():
     generalist, *members = people()
     ask(Specialists(generalist, members, GROUPS))
     top = generalist.logits.argmax(-1)

@@ -262,7 +262,7 @@ def test_a_method_may_ship_another_architecture():
         check_method(hooked)
 
 
-def test_a_method_says_what_it_runs_on():
+def test_a_method_explains_what_it_runs_on():
     class Tagger(nn.Module):
         """It reads token ids, which no MLP does."""
 

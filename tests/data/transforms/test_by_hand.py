@@ -109,7 +109,7 @@ def test_bytes_are_resized_on_a_processor_as_on_any_device(shape, size):
     assert resize_boxes(last[4:5], boxes[4:5], size).equal(wanted[4:5])
 
 
-def test_boxes_have_the_area_and_shape_that_were_asked_for():
+def test_boxes_have_the_area_and_shape_that_were_requested():
     ids = torch.arange(20_000)
     boxes = ResizedCrop(scale=(0.2, 0.8), ratio=(0.5, 2.0)).boxes(ids, ids * 0, height=200, width=200).double()
     top, left, tall, wide = boxes.unbind(1)
@@ -210,7 +210,7 @@ def test_jitter(shape, dtype, amounts):
         close(found[number], turned(plane, turns))
 
 
-def test_amounts_are_uniform_within_what_was_asked_for():
+def test_amounts_are_uniform_within_what_was_requested():
     ids = torch.arange(20_000)
     found = ColorJitter(0.4, 2.0, 0.1, 0.25).amounts(ids, ids * 0)
     for column, (low, high) in zip(found.unbind(1), [(0.6, 1.4), (0.0, 3.0), (0.9, 1.1), (-0.25, 0.25)], strict=True):

@@ -39,7 +39,7 @@ def test_a_chain_in_a_chain_is_one_chain():
     assert len({one.fingerprint for one in nested.transforms}) == 4
 
 
-def test_a_view_of_ones_own_is_called_as_it_is():
+def test_a_view_of_the_user_is_called_as_it_is():
     class Nothing:
         fingerprint = "nothing/1"
 

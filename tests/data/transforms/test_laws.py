@@ -63,7 +63,7 @@ def test_the_batch_does_not_matter_nor_its_order_nor_its_size(view, kind, dtype)
 
 
 @pytest.mark.parametrize("view", ALL, ids=name)
-def test_another_seed_another_view_and_another_id_are_other_pictures(view):
+def test_another_seed_another_view_and_another_id_are_other_images(view):
     images = pictures()[:1].expand(40, -1, -1, -1)
     zero = torch.zeros_like(IDS)
     first = view(images, IDS, zero)

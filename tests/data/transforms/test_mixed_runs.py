@@ -40,7 +40,7 @@ def test_a_student_learns_from_a_teacher_that_sees_the_same_mixtures(tmp_path):
 
 
 @pytest.mark.parametrize("mix", [Mixup(), CutMix()])
-def test_a_loss_that_reads_labels_is_told_why_there_are_none_and_what_to_do(mix):
+def test_a_loss_that_reads_labels_is_reported_why_there_are_none_and_what_to_do(mix):
     words = r"cross_entropy needs labels, and this loader mixes two .*labels=False.* or leave mix= out"
     with pytest.raises(LimbeckError, match=words):
         distill(network(), hinton(network()), make_loader(mix=mix), epochs=1).finish()

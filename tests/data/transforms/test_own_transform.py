@@ -67,7 +67,7 @@ def test_a_view_is_a_function_of_id_and_number_alone(file):
     assert again.fingerprint == view.fingerprint
 
 
-def test_nobody_elses_random_numbers_move(file):
+def test_no_one_elses_random_numbers_move(file):
     states = torch.get_rng_state(), np.random.get_state()[1].copy(), random.getstate()
     inputs, ids = examples()
     make_transform(f"{file}:noise")(inputs, ids, torch.zeros_like(ids))
