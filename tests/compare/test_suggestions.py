@@ -19,6 +19,7 @@ from limbeck.compare.suggestions import JudgedRun, find_fall, suggest
 from limbeck.job import make_job, read_job, read_suggestions, split_rerun, with_settings
 from limbeck.report.page import report_page
 from limbeck.report.run_data import read_run
+from limbeck.tasks import LanguageModeling
 from small_jobs import blobs, small_job
 
 WORST, CLEAR = [-0.05, -0.02], [0.02, 0.05]
@@ -85,6 +86,16 @@ def test_label_smoothing_that_is_better_does_not_seem_to_do_as_well(tmp_path):
 def test_label_smoothing_that_does_not_help_explains_nothing(tmp_path):
     equal = {"label smoothing": {"interval": [-0.01, 0.01]}}
     assert named(judged(tmp_path, interval=WORST, ours=0.89, smoothed=0.89, against=equal), "Label smoothing") is None
+
+
+@pytest.mark.parametrize(("smoothed", "explains"), [(5.9, False), (5.3, True)])
+def test_label_smoothing_is_compared_in_the_direction_of_the_metric(tmp_path, smoothed, explains):
+    """Of nats per token less is better; a control with more explains no gain."""
+    equal = {"label smoothing": {"interval": [-0.7, 0.1]}}
+    run = judged(tmp_path, interval=WORST, against=equal, by="examples")
+    values = {"teacher": 5.2, "student alone": 5.5, "label smoothing": smoothed, "distilled": 5.6}
+    rows = {arm: {"nll": {"mean": value}} for arm, value in values.items()}
+    assert (named(run._replace(rows=rows, task=LanguageModeling()), "Label smoothing") is not None) is explains
 
 
 @pytest.mark.parametrize(("teacher", "said"), [(0.89, True), (0.91, False)])

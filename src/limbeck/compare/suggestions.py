@@ -200,10 +200,12 @@ def _few_steps(run: JudgedRun) -> Iterator[Suggestion]:
 
 def _regularization(run: JudgedRun) -> Iterator[Suggestion]:
     ours, smoothed, alone = run.value(run.verdict["arm"]), run.value(SMOOTHED), run.value(ALONE)
-    better, equal = sort_controls(run.verdict)
-    if ours is None or smoothed is None or alone is None or SMOOTHED not in better + equal or smoothed <= alone:
+    if ours is None or smoothed is None or alone is None:
         return
-    if SMOOTHED in equal and not run.verdict.get("helps") and smoothed < ours:
+    (better, equal), gain = sort_controls(run.verdict), run.task.primary.gain
+    if SMOOTHED not in better + equal or gain(smoothed, alone) <= 0:
+        return
+    if SMOOTHED in equal and not run.verdict.get("helps") and gain(smoothed, ours) < 0:
         return
     typed = f"limbeck export {quote(str(run.out))} --arm {quote(SMOOTHED)} --to onnx" if run.out is not None else None
     words = "does better" if SMOOTHED in better else "does as well: what there is of a gain may be regularization"
