@@ -123,3 +123,23 @@ def test_a_few_that_are_in_both_are_a_note(tmp_path, recwarn):
     some = np.concatenate([X[:3], OTHER[3:]])
     data = _quiet(recwarn, _write(tmp_path / "d.npz", x_train=X, y_train=Y, x_test=some, y_test=Y[:30]))
     assert any("3 of 30" in note for note in data.summary.notes)
+
+
+PARTS = {"x_train": X, "x_val": OTHER + 0.01, "x_test": OTHER, "y_test": Y[:30]}
+
+
+def test_a_development_part_without_labels_is_reported(tmp_path):
+    unlabeled = np.full(30, -100)
+    assert "development" in _warnings(_write(tmp_path / "d.npz", **PARTS, y_train=Y, y_val=unlabeled))
+
+
+def test_a_development_part_with_few_labels_is_not(tmp_path, recwarn):
+    few = np.where(np.arange(30) < 3, Y[:30], -100)
+    _quiet(recwarn, _write(tmp_path / "d.npz", **PARTS, y_train=Y, y_val=few))
+
+
+def test_a_development_part_without_targets_is_reported(tmp_path):
+    numbers = {"y_train": X[:, 0] * 1.5, "y_val": np.full(30, np.nan), "y_test": OTHER[:, 0]}
+    path = _write(tmp_path / "d.npz", **{**PARTS, **numbers})
+    with pytest.warns(LimbeckWarning, match="development"):
+        load_data(path, task="regression")

@@ -30,7 +30,7 @@ from limbeck.data.language_files import (
 from limbeck.data.mask_folder import is_mask_folder, load_mask_folder
 from limbeck.data.npz import load_npz
 from limbeck.data.options import DataOptions, parse_data_name, parse_data_options
-from limbeck.data.part_warnings import check_shapes, class_warnings, find_overlap, scale_warnings
+from limbeck.data.part_warnings import check_shapes, class_warnings, find_overlap, label_warnings, scale_warnings
 from limbeck.data.preprocess import NormalizeImages, fit_normalization
 from limbeck.data.splits import DataSplits, DataSummary, hold_out, summarize
 from limbeck.data.table import load_table_splits
@@ -259,6 +259,7 @@ def _compare_parts(data: DataSplits, summary: DataSummary) -> DataSummary:
     parts = {"train": data.train, "development": data.development, "test": data.test}
     there = {name: part for name, part in parts.items() if part is not None}
     notes, warned = list(summary.notes), [*summary.warnings, *class_warnings(summary), *check_shapes(there)]
+    warned += label_warnings(there)
     if data.encoding is None:
         warned += scale_warnings(there)
     for name, count, total in find_overlap(there):

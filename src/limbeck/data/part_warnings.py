@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from limbeck.batch import IGNORED
 from limbeck.data.arrays import ArrayDataset
 from limbeck.data.dataset import Dataset, Subset
 from limbeck.data.image_folder import ImageFolder
@@ -54,6 +55,25 @@ def class_warnings(summary: DataSummary) -> Iterator[str]:
             f"There are {taught:,} classes in {sum(train.classes):,} training examples, fewer than two per class. Is "
             "the target a quantity or an identifier, not a class?"
         )
+
+
+def label_warnings(parts: Mapping[str, Dataset]) -> Iterator[str]:
+    """Yield a warning about a development part without labels or targets, if the training part has some."""
+    part = parts.get("development")
+    if part is not None and _is_unlabeled(part) and not _is_unlabeled(parts["train"]):
+        yield (
+            f"None of the {len(part):,} development examples has a label, so nothing can be chosen by them: no "
+            "temperature, no student, and the teacher is not checked. Give them labels, or leave the part out, and a "
+            "share of the training examples is held out."
+        )
+
+
+def _is_unlabeled(part: Dataset) -> bool:
+    columns = [column for column in (part.labels, part.targets) if column is not None]
+    return not any(
+        bool(column.isfinite().any()) if column.is_floating_point() else bool((column != IGNORED).any())
+        for column in columns
+    )
 
 
 def check_shapes(parts: Mapping[str, Dataset]) -> list[str]:
