@@ -24,7 +24,7 @@ from limbeck.export.usage import choose_reader, write_script
 from limbeck.job import hide_private_paths, recommend, train_and_development
 from limbeck.metrics.predictions import as_batches
 from limbeck.models.hub import LibraryModel
-from limbeck.tasks import Regression, Segmentation, Task
+from limbeck.tasks import Regression, Task
 from limbeck.tasks.text_samples import text_numbers
 
 
@@ -108,9 +108,7 @@ def _export(
     try:
         written = FORMATS[to](request, work)
         exported = _evaluate(written, data, task, before)._replace(mean=_mean_over_seeds(done))
-        reader = None
-        if not isinstance(done.task, Segmentation):
-            reader = choose_reader(to, done.model_config, done.metadata, texts=data.tokenizer is not None)
+        reader = choose_reader(to, done.model_config, done.metadata, texts=data.tokenizer is not None)
         if reader is not None:
             write_script(reader, work, done.metadata)
         card, card_notes = make_card(done, data, exported, to=to, raw=raw, license=license, reader=reader)

@@ -144,7 +144,9 @@ def read_images(paths: list[Path], metadata: dict[str, Any], shape: list[Any] | 
     preprocess = metadata.get("preprocess") or {}
     if preprocess.get("preprocess") != "pixels":
         return images.astype(np.float32)
-    if preprocess.get("channels_last") and images.ndim == 4:
+    many = len(preprocess["mean"])
+    is_last = images.ndim == 4 and images.shape[1] != many and images.shape[-1] == many
+    if images.ndim == 4 and (preprocess.get("channels_last") or is_last):
         images = images.transpose(0, 3, 1, 2)
     if images.ndim == 3 and (preprocess.get("channel", True) or len(preprocess["mean"]) > 1):
         images = images[:, None]

@@ -33,6 +33,8 @@ def main(
     if text_files:
         parser.add_argument("--charset", help="the character encoding of the files, such as cp1252")
         parser.add_argument("--separator", help="the column separator of .csv and .tsv files; tab for a tab")
+    else:
+        parser.add_argument("--masks", type=Path, help="segmentation: the .npy file for the class of each pixel")
     options = parser.parse_args()
     metadata, shape, predict = open_student(Path(__file__).parent)
     if text_files:
@@ -56,12 +58,23 @@ def main(
     if task.get("name") == "multi_label":
         write_labels(rows, logits, task.get("names") or names, every=options.all, raw=options.logits)
         return
+    if task.get("name") == "segmentation":
+        write_masks(rows, logits.argmax(axis=1), names, options.masks)
+        return
     exponentials = np.exp(logits - logits.max(axis=1, keepdims=True, initial=-np.inf))
     columns = logits if options.logits else exponentials / exponentials.sum(axis=1, keepdims=True)
     every = options.all or options.logits
     rows.writerow(["answer", *names] if every else ["answer", "probability"])
     for row, best in zip(columns, logits.argmax(axis=1) if count else [], strict=True):
         rows.writerow([names[best], *(f"{x:.9g}" for x in (row if every else [row[best]]))])
+
+
+def write_masks(rows: Any, masks: np.ndarray, names: list[str], file: Path | None) -> None:
+    """The share of each class among the pixels of each image; the class of each pixel goes to a file."""
+    rows.writerow(names)
+    rows.writerows([f"{(mask == number).mean():.9g}" for number in range(len(names))] for mask in masks)
+    if file is not None:
+        np.save(file, masks.astype(np.uint8 if len(names) <= 256 else np.int32))
 
 
 def write_labels(rows: Any, logits: np.ndarray, names: list[str], *, every: bool, raw: bool) -> None:
@@ -125,12 +138,13 @@ def open_reference(folder: Path) -> Student:
 
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     weights, model = load_file(str(folder / "model.safetensors")), config["model"]
-    network: Any = {"mlp": mlp, "cnn": cnn}.get(model["name"], resnet)
+    network: Any = {"mlp": mlp, "cnn": cnn, "fcn": fcn}.get(model["name"], resnet)
 
     def predict(inputs: Any) -> np.ndarray:
         with torch.no_grad():
             features = network(torch.from_numpy(inputs), weights, model["arguments"])
-            logits: np.ndarray = torch.nn.functional.linear(features, *pair(weights, "classifier")).numpy()
+            last = torch.nn.functional.conv2d if features.ndim == 4 else torch.nn.functional.linear
+            logits: np.ndarray = last(features, *pair(weights, "classifier")).numpy()
             return logits
 
     return config["metadata"], None, predict
@@ -161,6 +175,18 @@ def cnn(x: Any, weights: dict[str, Any], arguments: dict[str, Any]) -> Any:
         if side >= 4:
             x, side = F.max_pool2d(x, 2), side // 2
     return x.flatten(1)
+
+
+def fcn(x: Any, weights: dict[str, Any], arguments: dict[str, Any]) -> Any:
+    """Convolutions that keep the size, with dilation, batch norm and ReLU."""
+    from torch.nn import functional as F
+
+    for number in range(len(arguments["widths"])):
+        step, norm = min(2**number, 8), f"layer{number + 1}.1"
+        x = F.conv2d(x, weights[f"layer{number + 1}.0.weight"], padding=step, dilation=step)
+        moments = (weights[f"{norm}.running_mean"], weights[f"{norm}.running_var"])
+        x = F.relu(F.batch_norm(x, *moments, *pair(weights, norm)))
+    return x
 
 
 def resnet(x: Any, weights: dict[str, Any], arguments: dict[str, Any]) -> Any:

@@ -40,6 +40,15 @@ def usage_snippet(done: FinishedRun, *, to: str, raw: bool, file: str) -> str:
     return _transformers(kind) if to == "hf" else _onnx(done, raw=raw, file=file)
 
 
+def _channels_first(done: FinishedRun) -> list[str]:
+    """The line that puts the channels of images first, as the reader of the data did."""
+    preprocess = done.metadata.get("preprocess") or {}
+    channels = len(preprocess.get("mean") or ())
+    if preprocess.get("preprocess") != "pixels" or channels < 2 or preprocess.get("channels_last"):
+        return []
+    return [f"examples = examples if examples.shape[1] == {channels} else examples.movedim(-1, 1)"]
+
+
 def _limbeck_opening(done: FinishedRun) -> list[str]:
     """Lines that open a student with limbeck: imports, an empty line, and the model."""
     model, file = {"model": done.job.student.model, **done.job.student.arguments}, None
@@ -70,7 +79,7 @@ def _limbeck(done: FinishedRun) -> str:
     elif class_name.startswith("transformers."):
         lines += [_LOAD_PREPROCESS, f"{_PREDICT}.logits"]
     else:
-        lines += [_LOAD_PREPROCESS, _PREDICT] if kind else ["logits = student(inputs)"]
+        lines += [_LOAD_PREPROCESS, *_channels_first(done), _PREDICT] if kind else ["logits = student(inputs)"]
     return "\n".join(lines)
 
 
@@ -190,6 +199,9 @@ def _pixels(preprocess: dict[str, Any]) -> list[str]:
     if preprocess.get("channel", True):
         lines.append("pixels = pixels[:, None] if pixels.ndim == 3 else pixels")
     many = len(preprocess["mean"]) > 1
+    if many and not preprocess.get("channels_last"):
+        channels = len(preprocess["mean"])
+        lines.append(f"pixels = pixels if pixels.shape[1] == {channels} else np.moveaxis(pixels, -1, 1)")
     mean, std = ((_column(preprocess[name]) if many else repr(preprocess[name][0])) for name in ("mean", "std"))
     return [*lines, f"inputs = ((pixels * {preprocess['scale']!r} - {mean}) / {std}).astype(np.float32)"]
 
@@ -293,7 +305,8 @@ def write_script(script: ReadScript, folder: Path, metadata: Mapping[str, Any]) 
 
     A folder of transformers has no file for `metadata` such as the normalization of images, so they are in the script.
     """
-    what, prints = _PURPOSES[script.kind == "prompts"]
+    is_map = (metadata.get("task") or {}).get("name") == Segmentation.name
+    what, prints = _PURPOSES["masks" if is_map else "prompts" if script.kind == "prompts" else "classes"]
     docstring = (
         f'"""{what} with the student in this folder. Needs {script.requires}, but not limbeck.\n\n'
         f'    {script.command}\n\n{prints}\n"""'
@@ -313,10 +326,17 @@ def write_script(script: ReadScript, folder: Path, metadata: Mapping[str, Any]) 
     write_text(f"{docstring}\n\n{head}" + "\n".join(imports) + f"\n\n{body}\n\n\n{last}", folder / READER)
 
 
-_PURPOSES = (
-    ("Predicts raw examples", "prints the class of each example and its probability; --all prints all classes."),
-    ("Writes on from prompts", "prints an answer to each line, with the most likely token at each place."),
-)
+_PURPOSES = {
+    "classes": (
+        "Predicts raw examples",
+        "prints the class of each example and its probability; --all prints all classes.",
+    ),
+    "prompts": ("Writes on from prompts", "prints an answer to each line, with the most likely token at each place."),
+    "masks": (
+        "Predicts the class of each pixel",
+        "prints the share of each class in each image; --masks FILE.npy writes the class of each pixel.",
+    ),
+}
 
 
 def _collect(functions: Sequence[str]) -> tuple[list[str], str]:
