@@ -14,7 +14,7 @@ import transformers
 from limbeck.compare import run_job
 from limbeck.compare.comparison_data import load_comparison_data
 from limbeck.compare.language import rows_at_once, unigram_nll
-from limbeck.compare.teacher import open_teacher
+from limbeck.compare.teacher import iterate_answers, open_teacher
 from limbeck.data import hash_tokenizer, open_tokenizer, train_byte_level_tokenizer
 from limbeck.errors import LimbeckError
 from limbeck.job import Budget, make_job, read_run_job, with_settings
@@ -177,3 +177,27 @@ def test_the_teacher_is_asked_once_with_a_cache(place, tmp_path):
     )  # fmt: skip
     assert run_job(job)["arms"]["distilled"]["nll"]["mean"] > 0
     assert (tmp_path / "run" / "answers").is_dir()
+
+
+@pytest.mark.integration
+def test_an_encoder_decoder_reads_prompts_and_writes_answers(place, tmp_path):
+    small = {"num_layers": 1, "d_model": 16, "d_ff": 32, "num_heads": 2, "d_kv": 8}
+    model = {"model": "hf:t5", "pretrained": False, **small}
+    data = {"name": str(place / "p.jsonl"), "vocabulary": 280, "max_length": 16}
+    job = job_of(place, data=data, teacher={**model, "check": False}, student=model, arms=["teacher", "distilled"])
+    assert load_comparison_data(job).options == {**data, "encoder_decoder": True}
+    assert run_job(job)["arms"]["distilled"]["nll"]["mean"] > 0
+    with pytest.raises(LimbeckError, match="a prompt and a completion"):
+        load_comparison_data(job.model_copy(update={"data": str(place / "t.txt")}))
+    with pytest.raises(LimbeckError, match="packing"):
+        load_comparison_data(job.model_copy(update={"data": {**data, "packing": True}}))
+
+
+def test_trap_30_the_teacher_of_a_job_answers_without_dropout(place):
+    job = job_of(place)
+    material = load_comparison_data(job)
+    teacher, models = open_teacher(job, material)
+    models["member-0"].train()  # GPT-2 has a dropout of 0.1
+    some = material.train.select(torch.arange(4))
+    first, second = ([one for _, one in iterate_answers(teacher, some, material)] for _ in range(2))
+    assert all(map(torch.equal, first, second))

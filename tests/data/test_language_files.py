@@ -267,3 +267,25 @@ def test_a_damaged_tokenizer_folder_is_named(tmp_path):
     with pytest.raises(DataError, match="tokenizer"):
         open_tokenizer(tmp_path)
     assert len(tokenize_texts(["a b"], train_byte_level_tokenizer(["a b"], vocabulary=258))) == 1
+
+
+def test_trap_11_the_mask_is_shifted_with_the_labels(tmp_path, tokenizer):
+    data = load_data(_lines(tmp_path / "p.jsonl", PAIRS), tokenizer=str(tmp_path / "tokenizer"))
+    batch = data.train.take(torch.arange(len(data.train)))
+    for row, number in enumerate(data.train.text_numbers.tolist()):
+        prompt = len(tokenizer(PAIRS[number]["prompt"])["input_ids"])
+        counted = batch.mask[row].nonzero()[:, 0]
+        assert int(counted[0]) == prompt - 1  # the last token of the prompt predicts the first of the answer
+        assert int(counted[-1]) < int(batch.inputs["attention_mask"][row].sum())
+
+
+def test_pairs_of_an_encoder_decoder_are_split_by_pair(tmp_path, tokenizer):
+    file = _lines(tmp_path / "p.jsonl", PAIRS)
+    data = load_data(file, tokenizer=str(tmp_path / "tokenizer"), encoder_decoder=True)
+    assert (len(data.train), len(data.test)) == (10, 2)
+    batch = data.test.take(torch.tensor([0]))
+    row = PAIRS[int(data.test.text_numbers[0])]
+    assert tokenizer.decode(batch.inputs["input_ids"][0]) == row["prompt"] + "<|endoftext|>"
+    assert tokenizer.decode(batch.labels[batch.mask]) == row["completion"] + "<|endoftext|>"
+    with pytest.raises(DataError, match=r"line 1.*max_length=3"):
+        load_data(file, tokenizer=str(tmp_path / "tokenizer"), encoder_decoder=True, max_length=3)

@@ -10,7 +10,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from limbeck.data import Dataset, Subset, TokenDataset, hash_tokenizer, holds_tokenizer, open_tokenizer, reads_language
+from limbeck.data import (
+    Dataset,
+    Subset,
+    TokenDataset,
+    TokenPairDataset,
+    hash_tokenizer,
+    holds_tokenizer,
+    open_tokenizer,
+    reads_language,
+)
 from limbeck.errors import LimbeckError
 from limbeck.job import Job, ModelSettings, TeacherSettings
 from limbeck.models import UserFile, align_vocabularies, count_outputs
@@ -48,6 +57,8 @@ def with_tokenizer(job: Job, options: Mapping[str, Any], task: str | None) -> di
             raise LimbeckError(_no_tokenizer(trained, place))
         if place is not None and options.get("vocabulary") is None:
             options["tokenizer"] = place
+    if any(map(_is_encoder_decoder, (*teachers, job.student))):
+        options.setdefault("encoder_decoder", True)
     if options.get("tokenizer") is not None:
         _check_student(job, str(options["tokenizer"]))
     return options
@@ -78,6 +89,25 @@ def _find_tokenizer(model: ModelSettings) -> str | None:
     hf = import_optional("transformers", extra="hf", purpose=str(library))
     is_kind = not model.arguments.get("pretrained", True) and library.name in hf.CONFIG_MAPPING
     return None if is_kind else f"hf:{library.name}"
+
+
+def _is_encoder_decoder(model: ModelSettings) -> bool:
+    """Whether the configuration of a model of transformers says that it has an encoder and a decoder."""
+    library = LibraryModel.parse(model.model)
+    if library is None or library.library != "hf":
+        return False
+    hf = import_optional("transformers", extra="hf", purpose=str(library))
+    try:
+        config: Any = _hf_config(hf, library.name)
+    except (OSError, ValueError):  # opening the model has the sentence for it
+        return False
+    return bool(config.is_encoder_decoder)
+
+
+def _hf_config(hf: Any, name: str) -> Any:
+    if name in hf.CONFIG_MAPPING and not Path(name).exists():
+        return hf.AutoConfig.for_model(name)
+    return hf.AutoConfig.from_pretrained(name, trust_remote_code=False)
 
 
 def _own_tokenizer(job: Job, other: str | None) -> str | None:
@@ -132,7 +162,7 @@ def average_teachers(job: Job, teachers: Sequence[Teacher]) -> Teacher:
     return AlignedTeacher(make(*(teacher.inner for teacher in aligned)), aligned[0].alignment)
 
 
-def _some_texts(tokens: TokenDataset) -> list[str]:
+def _some_texts(tokens: TokenDataset | TokenPairDataset) -> list[str]:
     """The beginnings of some texts."""
     starts = tokens.texts.starts[:-1][tokens.text_numbers[:_PROBED]].tolist()
     ids = [tokens.texts.ids[start : start + _PROBED_TOKENS].tolist() for start in starts]
@@ -165,11 +195,11 @@ def _check_student(job: Job, place: str) -> None:
     )
 
 
-def token_data(examples: Dataset) -> TokenDataset | None:
-    """The windows of tokens from which examples were selected; None for other data."""
+def token_data(examples: Dataset) -> TokenDataset | TokenPairDataset | None:
+    """The windows or pairs of tokens from which examples were selected; None for other data."""
     while isinstance(examples, Subset):
         examples = examples.whole
-    return examples if isinstance(examples, TokenDataset) else None
+    return examples if isinstance(examples, (TokenDataset, TokenPairDataset)) else None
 
 
 def rows_at_once(examples: Dataset) -> int:

@@ -26,8 +26,8 @@ from limbeck.data.splits import ColumnSummary, DataSplits, DataSummary, PartSumm
 from limbeck.data.table import read_split_table, read_table
 from limbeck.data.table_encoding import CategoryColumn, NumberColumn, TableEncoding
 from limbeck.data.texts import TextDataset, TokenizeOnRead
-from limbeck.data.token_dataset import TokenDataset, split_texts
-from limbeck.data.token_pairs import TokenPairDataset
+from limbeck.data.token_dataset import TokenDataset
+from limbeck.data.token_pairs import TokenPairDataset, split_texts
 from limbeck.data.tokenized_texts import TokenizedTexts, hash_tokenizer, tokenize_texts
 from limbeck.data.tokenizer import holds_tokenizer, open_tokenizer, train_byte_level_tokenizer, train_tokenizer
 from limbeck.data.torch_loader import TorchLoader, as_loader

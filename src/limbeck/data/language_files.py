@@ -19,7 +19,8 @@ from limbeck.data.options import DataOptions
 from limbeck.data.preprocess import Identity
 from limbeck.data.splits import HELD_OUT, DataSplits, DataSummary, PartSummary, held_out_source
 from limbeck.data.text_files import VOCABULARY, undecodable
-from limbeck.data.token_dataset import TokenDataset, split_texts
+from limbeck.data.token_dataset import TokenDataset
+from limbeck.data.token_pairs import TokenData, TokenPairDataset, split_texts
 from limbeck.data.tokenized_texts import tokenize_texts
 from limbeck.data.tokenizer import open_tokenizer, train_byte_level_tokenizer
 from limbeck.errors import DataError, LimbeckError
@@ -28,11 +29,13 @@ LANGUAGE_MODELING = "language_modeling"
 LANGUAGE_DATASETS = {"tinyshakespeare": "tinyshakespeare/input.txt.gz"}
 """Texts by name: all plays of Shakespeare, 1.1 MB, one speech between two blank lines."""
 LANGUAGE_OPTIONS = (
-    "text", "prompt", "completion", "test", "val", "charset", "tokenizer", "vocabulary", "max_length", "overlap",
-    "packing", "padding_side", "too_long", "add_eos_token", "completion_only_loss", "sample_by", "cache_dir",
+    "text", "prompt", "completion", "encoder_decoder", "test", "val", "charset", "tokenizer", "vocabulary",
+    "max_length", "overlap", "packing", "padding_side", "too_long", "add_eos_token", "completion_only_loss",
+    "sample_by", "cache_dir",
 )  # fmt: skip
 MAX_WINDOW = 256
 """The default number of tokens that a model reads at a time."""
+_OF_WINDOWS = ("overlap", "packing", "padding_side", "completion_only_loss")
 _MANY_SHARED = 0.01  # share of a part's texts; a note is added if at least so many are training texts too
 _LABELS = ("label", "labels", "target")
 _TOKENIZED = ("input_ids", "labels")
@@ -274,9 +277,11 @@ def _texts_of(row: Mapping[str, Any]) -> Iterator[str]:
         yield "".join(row.values())
 
 
-def _window(corpus: Corpus, tokenizer: Any, options: DataOptions) -> TokenDataset:
-    """Tokenize the texts of a file and cut them into windows."""
+def _window(corpus: Corpus, tokenizer: Any, options: DataOptions) -> TokenData:
+    """Tokenize the texts of a file and cut them into windows, or keep them as pairs."""
     ends = options.add_eos_token is not False
+    if options.encoder_decoder:
+        return _pair(corpus, tokenizer, options)
     tokens = tokenize_texts(
         corpus.rows, tokenizer, add_eos_token=ends, folder=options.cache_dir, where=partial(_line_of, corpus),
         completion_only_loss=options.completion_only_loss is not False,
@@ -288,13 +293,29 @@ def _window(corpus: Corpus, tokenizer: Any, options: DataOptions) -> TokenDatase
     )  # fmt: skip
 
 
+def _pair(corpus: Corpus, tokenizer: Any, options: DataOptions) -> TokenPairDataset:
+    """The pairs of a file, for an encoder-decoder."""
+    if "prompt" not in corpus.rows[0]:
+        raise DataError(
+            f"{corpus.source} has {corpus.form}, and an encoder-decoder needs a prompt and a completion in each line."
+        )
+    for option in _OF_WINDOWS:
+        if option in options.option_names:
+            raise LimbeckError(f"data.{option} is about windows, and an encoder-decoder reads pairs: leave it out.")
+    return TokenPairDataset(
+        corpus.rows, tokenizer=tokenizer, max_length=options.max_length or min(MAX_WINDOW, tokenizer.model_max_length),
+        too_long=options.too_long or "error", add_eos_token=options.add_eos_token is not False,
+        folder=options.cache_dir, where=partial(_line_of, corpus),
+    )  # fmt: skip
+
+
 def _line_of(corpus: Corpus, number: int) -> str:
     """The place of a text in its file, for messages."""
     return f"{corpus.source}, line {corpus.lines[number]},"
 
 
 def _summarize(
-    data: Mapping[str, TokenDataset],
+    data: Mapping[str, TokenData],
     sources: Mapping[str, str],
     parts: Mapping[str, Corpus],
     tokenizer: Any,
@@ -302,25 +323,26 @@ def _summarize(
 ) -> DataSummary:
     order = [part for part in ("train", "development", "test") if part in data]
     summaries = tuple(PartSummary(part, len(data[part]), 0, (), _describe(data[part], sources[part])) for part in order)
-    first = data["train"]
-    how = ["packed" if first.packing else f"padded on the {first.padding_side}"]
-    how += [f"{first.overlap} of them from the window before"] if first.overlap else []
+    first, how = data["train"], list[str]()
+    if isinstance(first, TokenDataset):
+        how = ["packed" if first.packing else f"padded on the {first.padding_side}"]
+        how += [f"{first.overlap} of them from the window before"] if first.overlap else []
     trained = "trained on these texts" if options.tokenizer is None else f"of {Path(options.tokenizer).name}"
     facts = {
         "texts": parts["train"].form,
-        "windows": f"at most {first.max_length} tokens, {', '.join(how)}",
+        "windows": ", ".join([f"at most {first.max_length} tokens", *(how or ["on either side of a pair"])]),
         "tokenizer": f"{len(tokenizer):,} tokens, {trained}",
     }
     return DataSummary("language", summaries, facts=facts, notes=tuple(_shared_notes(data, parts)))
 
 
-def _describe(part: TokenDataset, source: str) -> str:
+def _describe(part: TokenData, source: str) -> str:
     texts = part.text_numbers
     tokens = int(part.texts.lengths[texts].sum())
     return f"{len(texts):,} texts of {tokens:,} tokens, {source}"
 
 
-def _shared_notes(data: Mapping[str, TokenDataset], parts: Mapping[str, Corpus]) -> Iterator[str]:
+def _shared_notes(data: Mapping[str, TokenData], parts: Mapping[str, Corpus]) -> Iterator[str]:
     """Notes about texts of the other parts that are training texts too, and about texts that were left out."""
     train = set(_keys(parts["train"].rows, data["train"].text_numbers))
     for name, part in data.items():

@@ -39,6 +39,8 @@ class DataOptions:
         max_length: Maximum number of tokens per text; of a language model, the tokens that it reads at a time.
         prompt: Column of the prompts, for a language model.
         completion: Column of the answers to prompts.
+        encoder_decoder: Whether an encoder reads the prompts, and a decoder writes the answers, as in T5; a job finds
+            that in the configuration of its models.
         overlap: Tokens of context from the window before, in texts longer than `max_length`.
         packing: Whether several texts share a row of `max_length` tokens.
         padding_side: ``right`` or ``left``.
@@ -77,6 +79,7 @@ class DataOptions:
     masks: str | None = None
     prompt: str | None = None
     completion: str | None = None
+    encoder_decoder: bool | None = None
     overlap: int | None = None
     packing: bool | None = None
     padding_side: str | None = None
@@ -261,7 +264,8 @@ _KINDS: dict[str, Callable[[str, Any], Any]] = {
     "channels": _channels, "bit_depth": _count, "num_workers": _zero_or_more, "channels_last": _yes_or_no,
     "folder": _path, "text": _text, "tokenizer": _path, "vocabulary": _count,
     "max_length": _count, "class_names": _texts, "missing": _words, "separator": _separator, "charset": _charset,
-    "prompt": _text, "completion": _text, "overlap": _tokens, "packing": _yes_or_no, "padding_side": _choice,
+    "prompt": _text, "completion": _text, "encoder_decoder": _yes_or_no,
+    "overlap": _tokens, "packing": _yes_or_no, "padding_side": _choice,
     "too_long": _choice, "add_eos_token": _yes_or_no, "completion_only_loss": _yes_or_no, "sample_by": _choice,
     "cache_dir": _path,
 }  # fmt: skip

@@ -18,7 +18,6 @@ from limbeck.data.dataset import Dataset, hash_columns
 from limbeck.data.tokenized_texts import TokenizedTexts, hash_tokenizer, row_number, tokenize_texts
 from limbeck.data.tokenizer import check_tokenizer, count_token_bytes, tokenizer_files
 from limbeck.errors import ArgumentError, DataError
-from limbeck.random_seeds import counter_order
 
 TOKENS_FILE = "tokens.safetensors"
 """The file of tokens and windows (`TokenDataset.to_files`)."""
@@ -231,36 +230,6 @@ class TokenDataset(Dataset):
         if self._token_bytes is not None:
             extra["label_bytes"] = self._token_bytes[labels.clamp_min(0)].masked_fill(labels == IGNORED, 0)
         return Batch(inputs, index, None, labels, labels != IGNORED, extra)
-
-
-def split_texts(data: TokenDataset, *, fraction: float, seed: int) -> tuple[TokenDataset, TokenDataset]:
-    """Split a dataset by text: the rest, and a holdout part with a fraction of the texts.
-
-    All windows of a text are in one part. The split is a pure function of the number of texts and the seed.
-
-    Raises:
-        DataError: If `fraction` is not between 0 and 1, or there is one text only.
-
-    Example:
-        >>> from limbeck.data import train_tokenizer
-        >>> texts = ["a b c d", "b c", "c d", "d"]
-        >>> tokenizer = train_tokenizer(texts, vocabulary=30)
-        >>> data = TokenDataset(texts, tokenizer=tokenizer, max_length=2, add_eos_token=False)
-        >>> rest, holdout = split_texts(data, fraction=0.25, seed=0)
-        >>> rest.text_numbers.tolist(), holdout.text_numbers.tolist()
-        ([0, 1, 2], [3])
-    """
-    if not 0.0 < fraction < 1.0:
-        raise DataError(f"fraction={fraction} must be between 0 and 1: the share of texts to hold out, such as 0.1.")
-    numbers = data.text_numbers
-    if len(numbers) < 2:
-        raise DataError(
-            "There is one text only, and windows of one text are not split: name files of other texts with "
-            "--set data.val=FILE and data.test=FILE."
-        )
-    count = min(max(round(fraction * len(numbers)), 1), len(numbers) - 1)
-    order = counter_order(len(numbers), seed=seed, epoch=0, stream="texts")
-    return data.select_texts(numbers[order[count:]]), data.select_texts(numbers[order[:count]])
 
 
 def _check_arguments(max_length: int, overlap: int, packing: bool, padding_side: str, too_long: str) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import copy
+from collections.abc import Callable, Iterable, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any, final
@@ -13,9 +14,11 @@ from torch import Tensor
 
 from limbeck.batch import IGNORED, Batch
 from limbeck.data.dataset import Dataset, hash_columns
-from limbeck.data.tokenized_texts import TokenizedTexts, tokenize_texts
+from limbeck.data.token_dataset import TokenDataset
+from limbeck.data.tokenized_texts import TokenizedTexts, row_number, tokenize_texts
 from limbeck.data.tokenizer import count_token_bytes
 from limbeck.errors import ArgumentError, DataError
+from limbeck.random_seeds import counter_order
 
 _COLUMNS = (("source", "target"), ("prompt", "completion"))
 _TOO_LONG = ("error", "drop")
@@ -40,6 +43,7 @@ class TokenPairDataset(Dataset):
         add_eos_token: Whether sources and targets end with the tokenizer's end token, if they do not already.
         decoder_start_token_id: The token that the decoder reads first.
         folder: The folder of the stored tokens, so that a text is tokenized once.
+        where: The place of a pair, from its number, for messages.
 
     Raises:
         LimbeckError: If an argument is out of range, or the tokenizer does not fit.
@@ -68,6 +72,7 @@ class TokenPairDataset(Dataset):
         add_eos_token: bool = True,
         decoder_start_token_id: int | None = None,
         folder: str | Path | None = None,
+        where: Callable[[int], str] = row_number,
     ) -> None:
         if too_long not in _TOO_LONG:
             raise ArgumentError(f"too_long is {' or '.join(_TOO_LONG)}; got {too_long!r}.", argument="too_long")
@@ -79,7 +84,7 @@ class TokenPairDataset(Dataset):
         self.sources = tokenize_texts(sources, tokenizer, add_eos_token=add_eos_token, folder=folder)
         self.texts = tokenize_texts(targets, tokenizer, add_eos_token=add_eos_token, folder=folder)
         self.decoder_start_token_id = decoder_start_token_id
-        self._pair = self._select_short(too_long)
+        self._pair = self._select_short(too_long, where)
 
     def __len__(self) -> int:
         return len(self._pair)
@@ -88,6 +93,28 @@ class TokenPairDataset(Dataset):
     def tokenizer(self) -> Any:
         """The tokenizer."""
         return self.texts.tokenizer
+
+    @property
+    def text_numbers(self) -> Int[Tensor, " pairs"]:
+        """The numbers of the pairs, in order."""
+        return self._pair
+
+    def select_texts(self, numbers: Int[Tensor, " pairs"]) -> TokenPairDataset:
+        """Return a dataset of some of the pairs.
+
+        Args:
+            numbers: The numbers of the pairs, as in `text_numbers`.
+
+        Raises:
+            DataError: If there is none of them.
+        """
+        chosen = self._pair[torch.isin(self._pair, numbers)]
+        if not len(chosen):
+            raise DataError("There is none of these pairs; a dataset needs at least one.")
+        part = copy.copy(self)
+        part.__dict__.pop("fingerprint", None)  # that of all pairs, if it was asked for
+        part._pair = chosen
+        return part
 
     @property
     def labeled_tokens(self) -> int:
@@ -124,13 +151,13 @@ class TokenPairDataset(Dataset):
     def _token_bytes(self) -> Tensor | None:
         return count_token_bytes(self.tokenizer)
 
-    def _select_short(self, too_long: str) -> Int[Tensor, " pairs"]:
+    def _select_short(self, too_long: str, where: Callable[[int], str]) -> Int[Tensor, " pairs"]:
         """The numbers of the pairs that are not too long."""
         long = (self.sources.lengths > self.max_length) | (self.texts.lengths > self.max_target_length)
         if bool(long.any()) and too_long == "error":
             i = int(long.nonzero()[0])
             raise DataError(
-                f"Row {i} has {int(self.sources.lengths[i]):,} tokens in its source and "
+                f"{where(i)} has {int(self.sources.lengths[i]):,} tokens in its source and "
                 f"{int(self.texts.lengths[i]):,} in its target; max_length={self.max_length} and "
                 f"max_target_length={self.max_target_length}. {int(long.sum())} rows are too long: raise the limits, "
                 "or pass too_long='drop'."
@@ -139,6 +166,40 @@ class TokenPairDataset(Dataset):
         if not len(short):
             raise DataError(f"All {len(long)} pairs are longer than max_length={self.max_length}. Raise it.")
         return short
+
+
+TokenData = TokenDataset | TokenPairDataset
+"""A dataset of texts for language models."""
+
+
+def split_texts(data: TokenData, *, fraction: float, seed: int) -> tuple[TokenData, TokenData]:
+    """Split a dataset by text: the rest, and a holdout part with a fraction of the texts.
+
+    All windows of a text are in one part. The split is a pure function of the number of texts and the seed.
+
+    Raises:
+        DataError: If `fraction` is not between 0 and 1, or there is one text only.
+
+    Example:
+        >>> from limbeck.data import train_tokenizer
+        >>> texts = ["a b c d", "b c", "c d", "d"]
+        >>> tokenizer = train_tokenizer(texts, vocabulary=30)
+        >>> data = TokenDataset(texts, tokenizer=tokenizer, max_length=2, add_eos_token=False)
+        >>> rest, holdout = split_texts(data, fraction=0.25, seed=0)
+        >>> rest.text_numbers.tolist(), holdout.text_numbers.tolist()
+        ([0, 1, 2], [3])
+    """
+    if not 0.0 < fraction < 1.0:
+        raise DataError(f"fraction={fraction} must be between 0 and 1: the share of texts to hold out, such as 0.1.")
+    numbers = data.text_numbers
+    if len(numbers) < 2:
+        raise DataError(
+            "There is one text only, and windows of one text are not split: name files of other texts with "
+            "--set data.val=FILE and data.test=FILE."
+        )
+    count = min(max(round(fraction * len(numbers)), 1), len(numbers) - 1)
+    order = counter_order(len(numbers), seed=seed, epoch=0, stream="texts")
+    return data.select_texts(numbers[order[count:]]), data.select_texts(numbers[order[:count]])
 
 
 def _split_pairs(pairs: Iterable[Any]) -> tuple[list[str], list[str]]:

@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
-from limbeck.data import Dataset, DataSplits, ShuffledLoader, TokenDataset, split, split_texts, subsample
+from limbeck.data import (
+    Dataset,
+    DataSplits,
+    ShuffledLoader,
+    TokenDataset,
+    TokenPairDataset,
+    split,
+    split_texts,
+    subsample,
+)
 from limbeck.errors import LimbeckError
 from limbeck.job.budget import Budget
 from limbeck.job.schema import Job
@@ -37,7 +46,7 @@ def train_and_development(job: Job, data: DataSplits) -> tuple[Dataset, Dataset]
 
 def _split(train: Dataset, fraction: float) -> tuple[Dataset, Dataset]:
     """Split off the development part; by text, where examples are windows of texts."""
-    if isinstance(train, TokenDataset):
+    if isinstance(train, (TokenDataset, TokenPairDataset)):
         return split_texts(train, fraction=fraction, seed=0)
     return split(train, fraction=fraction, seed=0)
 
