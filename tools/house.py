@@ -128,7 +128,7 @@ def format_packages(packages: Mapping[str, Counter[str]]) -> str:
     """Files and lines of each package, and their sums, as a table."""
     columns = ("files", "lines", *KINDS)
     total: Counter[str] = sum(packages.values(), Counter())
-    rows = [("package", *columns)]
+    rows: list[tuple[str, ...]] = [("package", *columns)]
     for name, counts in {**packages, "all": total}.items():
         lines = sum(counts[kind] for kind in KINDS)
         rows.append((name, *(f"{value:,}" for value in (counts["files"], lines, *(counts[kind] for kind in KINDS)))))

@@ -189,13 +189,13 @@ def partial_path(path: Path) -> Path:
 
 
 def new_partial_folder(folder: Path) -> Path:
-    """Create an empty temporary folder next to `folder`. A leftover of an interrupted process is removed.
+    """Create an empty temporary folder next to `folder`, without what an interrupted process left there.
 
     Raises:
         LimbeckError: If it cannot be made, for example because a parent is a file.
     """
-    partial = partial_path(folder)
     make_folder(folder.parent)
+    partial = partial_path(folder)
     remove(partial)
     make_folder(partial)
     return partial
@@ -209,11 +209,9 @@ def make_folder(folder: Path) -> None:
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-    except (FileExistsError, NotADirectoryError) as error:
-        file = next(path for path in (folder, *folder.parents) if path.exists())
-        raise LimbeckError(f"{folder} cannot be a folder: {file} is a file. Choose another folder.") from error
     except OSError as error:
-        raise LimbeckError(f"The folder {folder} cannot be made: {error.strerror}. Choose another folder.") from error
+        why = next((f"{path} is a file" for path in (folder, *folder.parents) if path.is_file()), error.strerror)
+        raise LimbeckError(f"The folder {folder} cannot be made: {why}. Choose another folder.") from error
 
 
 def replace_folder(new: Path, folder: Path) -> None:
@@ -320,7 +318,6 @@ _NAME = ".lock"
 
 # The system's lock belongs to the process, so two runs in one process are distinguished here.
 _mine: dict[Path, int] = {}
-
 _mine_guard = threading.Lock()
 
 
