@@ -187,6 +187,7 @@ WRONG_ROWS = {
     "labels already shifted": ([{"input_ids": [1, 2], "labels": [2, 3]}], "shifted"),
     "no answer": ([ROW, {"prompt": "x"}], "line 2.*'completion'"),
     "a list": ([ROW, [1]], "line 2.*list"),
+    "a number": ([{"text": "a"}, {"text": 5}], "line 2.* 5 .*quotes"),
     "only masked tokens": ([{"messages": [{"role": "user", "content": "a"}]}] * 3, "assistant"),
     "one text": ([{"text": "a b c"}], "one text only"),
 }

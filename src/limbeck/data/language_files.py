@@ -104,7 +104,7 @@ def load_corpus(name: str, options: DataOptions) -> DataSplits:
     parts = {part: read_corpus(Path(file), options) for part, file in files.items() if file is not None}
     train = parts["train"]
     if "test" not in parts and len(train.rows) < 2:
-        raise _one_text(train, options)
+        raise _one_text(train)
     tokenizer = _prepare_tokenizer(train, options)
     data = {part: _window(corpus, tokenizer, options) for part, corpus in parts.items()}
     sources = {part: corpus.source.name for part, corpus in parts.items()}
@@ -228,9 +228,11 @@ def _read_row(row: Any, where: str, options: DataOptions) -> dict[str, Any]:
     pair = row.get(prompt) is not None or row.get(completion) is not None
     own = {"prompt": prompt, "completion": completion} if pair else {"text": options.text or "text"}
     for column in own.values():
-        if not isinstance(row.get(column), str):
+        if row.get(column) is not None and not isinstance(row[column], str):
+            raise DataError(f"{where} has {row[column]!r:.60} as {column!r}, and a text is needed: write it in quotes.")
+        if row.get(column) is None:
             raise DataError(
-                f"{where} has no string {column!r}; it has {', '.join(map(repr, row)) or 'nothing'}. A row has text, "
+                f"{where} has no {column!r}; it has {', '.join(map(repr, row)) or 'nothing'}. A row has text, "
                 "prompt and completion, or messages; data.text=COLUMN, data.prompt=COLUMN and data.completion=COLUMN "
                 "name other columns."
             )
@@ -242,10 +244,10 @@ def _read_row(row: Any, where: str, options: DataOptions) -> dict[str, Any]:
     return {name: row[column] for name, column in own.items()}
 
 
-def _one_text(corpus: Corpus, options: DataOptions) -> DataError:
+def _one_text(corpus: Corpus) -> DataError:
     """The error for a file that cannot be split by text."""
-    by = "line" if options.sample_by != "line" else "paragraph"
-    way = f", or split it with --set data.sample_by={by}" if is_text_file(corpus.source) else ""
+    by_lines = "sample_by=line" in corpus.form
+    way = ", or split it with --set data.sample_by=line" if is_text_file(corpus.source) and not by_lines else ""
     return DataError(
         f"{corpus.source} holds one text only ({corpus.form}), and a model must be judged on texts that it did not "
         f"learn: name others with --set data.test=FILE and data.val=FILE{way}."
