@@ -83,7 +83,7 @@ def test_one_seed_beside_a_control():
 @pytest.mark.parametrize("ours", [[0.95], moved(0.02, 0.021, 0.019)])
 def test_it_is_json(ours):
     found = compare_with_baseline(ours, ALONE[: len(ours)]).as_dict()
-    assert list(found) == ["difference", "interval", "helps", "sentence", "p", "covers", "comparisons"]
+    assert list(found) == ["difference", "interval", "helps", "sentence", "p", "covers", "comparisons", "examples"]
     assert json.loads(json.dumps(found)) == found
 
 

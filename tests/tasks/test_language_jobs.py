@@ -12,7 +12,9 @@ import pytest
 
 import limbeck as lb
 from limbeck.compare import run_job
-from limbeck.job import make_job, read_run_job, recommend
+from limbeck.compare.comparison_data import load_comparison_data
+from limbeck.compare.tuning import tune
+from limbeck.job import make_job, read_job, read_run_job, recommend
 from limbeck.job.result import read_result, read_task
 from limbeck.metrics import load_tensors
 from limbeck.tasks import LanguageModeling
@@ -22,27 +24,31 @@ pytestmark = pytest.mark.filterwarnings("ignore::limbeck.errors.LimbeckWarning")
 LETTERS = "abcdefgh"
 
 
-@cache
-def finished():
-    """The folder and the result of a job whose answers are the next letters of the alphabet."""
+def job_of(folder, **changes):
+    """A job whose answers are the next letters of the alphabet."""
     pytest.importorskip("transformers")
-    folder = Path(mkdtemp(prefix="limbeck-language-"))
     rows = [
         {"prompt": " ".join(LETTERS[i : i + n]) + f" {number}", "completion": f" {LETTERS[(i + n) % 8]}"}
         for number in range(8) for i in range(4) for n in (2, 3)
     ]  # fmt: skip
     (folder / "letters.jsonl").write_text("\n".join(map(json.dumps, rows)))
     model = {"model": "hf:gpt2", "pretrained": False, "n_layer": 1, "n_head": 2, "n_positions": 64}
-    job = {
+    return {
         "data": {"name": str(folder / "letters.jsonl"), "vocabulary": 280, "max_length": 16},
         "task": "language_modeling",
         "teacher": {**model, "n_embd": 16, "train": {"epochs": 2, "lr": 0.01, "batch_size": 8}, "check": False},
         "student": {**model, "n_embd": 8},
         "budget": {"epochs": 1, "lr": 0.01, "batch_size": 8},
         "seeds": 2,
-        "out": str(folder / "run"),
+        **changes,
     }
-    return folder / "run", run_job(make_job(job))
+
+
+@cache
+def finished():
+    """The folder and the result of a finished job."""
+    folder = Path(mkdtemp(prefix="limbeck-language-"))
+    return folder / "run", run_job(make_job(job_of(folder, out=str(folder / "run"))))
 
 
 def test_every_arm_has_the_metrics_of_the_task():
@@ -117,3 +123,14 @@ def test_a_resumed_job_has_the_same_verdict(tmp_path):
     again = run_job(make_job({**read_run_job(copy), "out": str(copy)}), resume=True)
     assert again["verdict"]["difference"] == pytest.approx(result["verdict"]["difference"])
     assert again["verdict"]["examples"] == result["verdict"]["examples"]
+
+
+def test_a_search_leaves_a_job_whose_texts_are_read_with_the_tokenizer_of_its_teacher(tmp_path):
+    pytest.importorskip("optuna")
+    arms = ["teacher", "student alone", "distilled"]
+    found = tune(make_job(job_of(tmp_path, arms=arms, out=str(tmp_path / "search"))), trials=1)
+    best = make_job(read_job(found["best"]))
+    assert "vocabulary" not in best.data
+    material = load_comparison_data(best)
+    vocabulary = json.loads((tmp_path / "search" / "teacher" / "student" / "config.json").read_text())["vocab_size"]
+    assert material.classes == vocabulary

@@ -61,8 +61,11 @@ def _show_search(result: Mapping[str, Any]) -> None:
     console.print()
     examples, luck = result["development"]["examples"], result["development"]["luck"]
     chance = f"differences below {100 * luck:.1f} points may be chance, and " if luck else ""
+    from limbeck.job.result import read_task
+
+    units = read_task(result).primary.examples
     print_message(
-        f"Best of {result['trials']} trials each, on {examples:,} development examples: {chance}the best of many "
+        f"Best of {result['trials']} trials each, on {examples:,} development {units}: {chance}the best of many "
         "trials is biased up. Test data were not used.",
         to_error=False,
     )

@@ -18,7 +18,7 @@ Results = Sequence[float] | Bool[np.ndarray, "seeds examples"] | Float[np.ndarra
 
 _CALLED = {
     "label smoothing": "label smoothing, which needs no teacher",
-    "shuffled teacher": "a shuffled teacher, whose answers are about other examples",
+    "shuffled teacher": "a shuffled teacher, whose answers are about other {examples}",
 }
 
 
@@ -122,14 +122,15 @@ def compare_with_control(
 seeds, with the sampling of test examples left out).
     """
     difference = compare_results(ours, control, examples=examples, comparisons=comparisons, score=score)
-    called = _CALLED.get(name, name)
+    called = _CALLED[name].format(examples=score.examples) if name in _CALLED else name
     comma = "," if called != name else ""  # it ends a relative clause
     signed = _signed(difference.mean, score)
     if difference.low is None or difference.high is None:
         sentence = f"Compared with {called}: unknown; one {_lone(difference, score)} gives {signed}."
         return _verdict(difference, sentence, comparisons)
     interval = _interval(difference, comparisons, score)
-    gap = f"{score.format_difference(abs(difference.mean)).lstrip('+')} {interval}"
+    unit = f" {score.title}" if score.countable else ""
+    gap = f"{score.format_difference(abs(difference.mean)).lstrip('+')}{unit} {interval}"
     if difference.low > 0:
         return _verdict(difference, f"{arm or 'It'} beats {called}{comma} by {gap}.", comparisons)
     if difference.high < 0:

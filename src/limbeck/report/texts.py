@@ -89,7 +89,7 @@ def _card(number: int, text: Mapping[str, Any], samples: Mapping[str, Mapping[st
 
 
 def _shown(text: str) -> str | Markup:
-    return text.strip() or tag("span", "(nothing)", class_="quiet")
+    return text.strip() or tag("span", "(white space)" if text else "(nothing)", class_="quiet")
 
 
 def _number(value: Any, digits: int) -> str:

@@ -152,6 +152,8 @@ def best_job(job: Job, trials_by_arm: Mapping[str, list[Trial]], out: Path, scor
     if not job.teacher.has_weights and len(job.teacher.parts) == 1 and (RunLayout(out).teacher / "run.json").exists():
         _check_whole(trained)
         update["teacher"] = TeacherSettings(model=str(trained), check=job.teacher.check)
+        if isinstance(job.data, dict):  # the tokenizer was trained with the teacher, and lies beside it
+            update["data"] = {key: value for key, value in job.data.items() if key != "vocabulary"}
     if job.cache is not None:
         update["cache"] = job.cache.model_copy(update={"folder": folder_of(job)})
     return job.model_copy(update=update)
