@@ -21,6 +21,7 @@ from limbeck.errors import LimbeckError, MissingOutputError
 from limbeck.export import export_run, predict_onnx, to_onnx
 from limbeck.export.exporter import unpack
 from limbeck.export.onnx_file import file_inputs
+from limbeck.export.usage import choose_reader
 from limbeck.model_call import call, logits_of
 from limbeck.models import open_model, seeded
 from limbeck.tasks import LanguageModeling
@@ -216,6 +217,27 @@ def test_packed_rows_have_no_file(tokenizer, tmp_path):
     with pytest.raises(MissingOutputError, match="packing"):
         to_onnx(own, packed.take(torch.arange(8)).inputs, tmp_path / "model.onnx")
     assert not (tmp_path / "model.onnx").exists()
+
+
+def test_who_writes_and_who_classifies():
+    classes = {"GPT2LMHeadModel": "prompts", "T5ForConditionalGeneration": "prompts"}
+    for name, kind in {**classes, "BertForSequenceClassification": "texts"}.items():
+        reader = choose_reader("folder", {"class": f"transformers.models.{name}"}, {}, texts=True)
+        assert reader is not None
+        assert reader.kind == kind
+
+
+def test_a_file_has_the_merged_weights_of_an_adapter(tmp_path):
+    peft = pytest.importorskip("peft", reason="peft is not installed (extra hf)")
+    with seeded(0):
+        base = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 3))
+        model = peft.get_peft_model(
+            base, peft.LoraConfig(r=2, target_modules=["0", "2"], init_lora_weights=False)
+        ).eval()
+    inputs = torch.linspace(-1, 1, 40).reshape(10, 4)
+    to_onnx(model, inputs, tmp_path / "model.onnx")
+    torch.testing.assert_close(predict_onnx(tmp_path / "model.onnx", inputs), model(inputs).detach())
+    assert "lora" not in str((tmp_path / "model.onnx").read_bytes())
 
 
 def test_raw_texts_have_no_file(gpt2, tmp_path):

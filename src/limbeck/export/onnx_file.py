@@ -27,6 +27,7 @@ from limbeck.export.onnx_session import (
 )
 from limbeck.model_call import call, logits_of, place_tokens
 from limbeck.models import get_description, size_in_bytes
+from limbeck.models.adapters import merge_adapters
 from limbeck.models.size_and_hash import unwrap_compiled
 from limbeck.optional_imports import import_optional
 
@@ -250,7 +251,7 @@ def prepare_module(
     The module takes its inputs in order, also if the model takes them by `names`. For `double` inputs, a model in
     float64 stays in float64.
     """
-    plain = copy.deepcopy(unwrap_compiled(model)).cpu().eval()
+    plain = copy.deepcopy(merge_adapters(unwrap_compiled(model))).cpu().eval()
     other = {torch.float16, torch.bfloat16} | (set() if double else {torch.float64})
     if any(p.dtype in other for p in plain.parameters()):
         plain = plain.float()

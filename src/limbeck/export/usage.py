@@ -212,6 +212,8 @@ def _column(values: list[float]) -> str:
 
 READER = "read.py"
 # The modules whose functions are copied into read.py.
+_WRITERS = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")
+# Endings of the classes of transformers that write text.
 _TEMPLATES = ("read_script_inputs", "read_script_models")
 _BACKENDS = {"onnx": "numpy and onnxruntime", "reference": "torch and safetensors", "huggingface": "transformers"}
 _EXAMPLES = {"table": "rows.csv", "images": "picture.png", "texts": "texts.csv", "prompts": "prompts.txt"}
@@ -248,8 +250,8 @@ def choose_reader(to: str, model: Mapping[str, Any], metadata: Mapping[str, Any]
     """
     kind = backend = ""
     if texts:
-        language = (metadata.get("task") or {}).get("name") == LanguageModeling.name
-        kind = "prompts" if language else "texts"
+        is_language = (metadata.get("task") or {}).get("name") == LanguageModeling.name
+        kind = "prompts" if is_language or str(model.get("class")).endswith(_WRITERS) else "texts"
     elif metadata.get("encoding"):
         kind = "table"
     elif metadata.get("input_shape"):

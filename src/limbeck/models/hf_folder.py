@@ -153,7 +153,7 @@ def write_hf_files(model: nn.Module, folder: Path, tokenizer: Any = None) -> Non
         tokenizer: The tokenizer that is saved too.
     """
     generator: Any = model
-    if is_transformers(model) and generator.can_generate():
+    if is_transformers(model) and generator.can_generate() and generator.generation_config is not None:
         write_text(generator.generation_config.to_json_string(), folder / GENERATION)
     if tokenizer is not None:
         with TemporaryDirectory() as partial:
