@@ -11,11 +11,12 @@ pytest.importorskip("transformers")
 
 import transformers
 
+from limbeck.cli.jobs import job_from_flags
 from limbeck.compare import run_job
 from limbeck.compare.comparison_data import load_comparison_data
-from limbeck.compare.language import rows_at_once, unigram_nll
+from limbeck.compare.language import rows_at_once, unigram_nll, with_tokenizer
 from limbeck.compare.teacher import iterate_answers, open_teacher
-from limbeck.data import hash_tokenizer, open_tokenizer, train_byte_level_tokenizer
+from limbeck.data import hash_tokenizer, load_data, open_tokenizer, train_byte_level_tokenizer
 from limbeck.errors import LimbeckError
 from limbeck.job import Budget, make_job, read_run_job, with_settings
 from limbeck.job.splits import train_and_development
@@ -201,3 +202,32 @@ def test_trap_30_the_teacher_of_a_job_answers_without_dropout(place):
     some = material.train.select(torch.arange(4))
     first, second = ([one for _, one in iterate_answers(teacher, some, material)] for _ in range(2))
     assert all(map(torch.equal, first, second))
+
+
+def test_the_command_and_the_file_are_the_same_job(place, tmp_path):
+    (tmp_path / "job.yaml").write_text(
+        f"data: {{name: {place / 't.txt'}, max_length: 32}}\n"
+        f"teacher: hf:{place / 'teacher'}\n"
+        "student: {model: 'hf:gpt2', pretrained: false, n_layer: 1}\n"
+        "task: language_modeling\n"
+    )
+    flags = {"teacher": f"hf:{place / 'teacher'}", "student": "hf:gpt2", "data": str(place / "t.txt")}
+    settings = ["student.pretrained=false", "student.n_layer=1", "data.max_length=32", "task=language_modeling"]
+    assert job_from_flags(None, flags, settings) == job_from_flags(str(tmp_path / "job.yaml"), {}, [])
+
+
+def test_a_tokenizer_of_the_hub_is_opened_by_name(place, monkeypatch):
+    asked = []
+    ours = open_tokenizer(place / "teacher")
+
+    def open_by_name(name, **options):
+        asked.append((name, options))
+        return ours
+
+    monkeypatch.setattr(transformers.AutoTokenizer, "from_pretrained", open_by_name)
+    monkeypatch.setattr("limbeck.compare.language._is_encoder_decoder", lambda model: False)
+    teacher = {"model": "hf:some/model"}
+    options = with_tokenizer(job_of(place, teacher=teacher), {"name": str(place / "t.txt")}, None)
+    assert options["tokenizer"] == "hf:some/model"
+    assert load_data(options).tokenizer is ours
+    assert asked == [("some/model", {"trust_remote_code": False})]
