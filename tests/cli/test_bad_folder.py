@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from small_jobs import Typed, blobs, contents, job_file, refused, small_job, typed
+from small_jobs import Typed, blobs, contents, job_file, refused, small_job, typed_here
 
 
 class TestFolder:
@@ -70,7 +70,7 @@ class TestLoss:
         blobs(here / "blobs.npz")
         job = small_job("blobs.npz", teacher={"model": "mlp", "hidden": [32], "train": {"epochs": 3, "lr": 0.01}})
         job_file(here / "job.yaml", {**job, "budget": {"optimizer": "sgd", "lr": 1e30, "warmup": 0}})
-        ended = typed("distill", "job.yaml", "--set", f"workers={workers}", "--out", "run", cwd=here)
+        ended = typed_here("distill", "job.yaml", "--set", f"workers={workers}", "--out", "run", cwd=here)
         refused(Typed(ended.code, "", ended.err), "nan", "learning rate")
         assert (here / "run" / "teacher" / "student" / "config.json").exists()
 

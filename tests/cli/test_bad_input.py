@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from small_jobs import blobs, contents, job_file, refused, small_job, typed
+from small_jobs import blobs, contents, job_file, refused, small_job, typed, typed_here
 
 
 @pytest.mark.parametrize(
@@ -114,7 +114,7 @@ def test_nothing_reported_at_all(limbeck):
 def test_debug_shows_where_it_came_from(tmp_path):
     blobs(tmp_path / "blobs.npz")
     job_file(tmp_path / "job.yaml", small_job("blobs.npz"))
-    plain = typed("distill", "job.yaml", "--student", "mpl", cwd=tmp_path)
+    plain = typed_here("distill", "job.yaml", "--student", "mpl", cwd=tmp_path)
     assert plain.code == 1
     assert "Traceback" not in plain.err
     assert plain.err.splitlines()[-1].startswith("Error: student: Unknown model 'mpl'. Did you mean 'mlp'?")

@@ -16,7 +16,7 @@ import limbeck
 from limbeck.checksums import read_json
 from limbeck.data import load_data, preprocess_from_dict
 from limbeck.models import read_config
-from small_jobs import ARMS, accuracies, blobs, environment, job_file, small_job, typed, weights
+from small_jobs import ARMS, accuracies, blobs, environment, job_file, small_job, typed, typed_here, weights
 
 
 def test_one_object_comes_on_standard_output_and_all_else_on_the_other(done):
@@ -300,7 +300,7 @@ def test_a_typo_in_a_command_is_one_sentence(limbeck):
 def test_nothing_typed_shows_the_help():
     from pathlib import Path
 
-    ended = typed(cwd=Path.cwd())
+    ended = typed_here(cwd=Path.cwd())
     assert "distill" in ended.out + ended.err
     assert "Traceback" not in ended.err
 
