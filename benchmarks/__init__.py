@@ -12,6 +12,7 @@ from benchmarks.kernels import bench_kernels
 from benchmarks.lm_step import LanguageSizes, bench_lm_step
 from benchmarks.loop import bench_loop
 from benchmarks.plain_loop import plain_blocks
+from benchmarks.token_bytes import bench_token_bytes
 from benchmarks.workload import Blocks, Plan, Sizes, Work, make_work
 
 __all__ = [
@@ -31,6 +32,7 @@ __all__ = [
     "bench_kernels",
     "bench_lm_step",
     "bench_loop",
+    "bench_token_bytes",
     "check_agreement",
     "distance",
     "engine_blocks",

@@ -58,6 +58,11 @@ def run_lm_step(options: argparse.Namespace, say: Say) -> dict[str, Any]:
     return benchmarks.bench_lm_step(rounds=options.rounds, say=say)
 
 
+def run_token_bytes(options: argparse.Namespace, say: Say) -> dict[str, Any]:
+    """Compare the bytes of a stored token with other toolkits' formats at equal KL error."""
+    return benchmarks.bench_token_bytes(say=say)
+
+
 BENCHMARKS: Mapping[str, Callable[[argparse.Namespace, Say], dict[str, Any]]] = {
     "loop": run_loop,
     "cache": run_cache,
@@ -66,6 +71,7 @@ BENCHMARKS: Mapping[str, Callable[[argparse.Namespace, Say], dict[str, Any]]] = 
     "images": run_images,
     "kernels": run_kernels,
     "head": run_head,
+    "token_bytes": run_token_bytes,
     "lm_step": run_lm_step,
 }
 

@@ -48,11 +48,20 @@ def posterior_logits(
 
 def float16_top_k_error(logits: Float[Tensor, "rows classes"], k: int) -> float:
     """`kl_error` of a simple encoding: the k largest log-probabilities in float16, the missing mass spread evenly."""
+    return _top_k_error(logits, k, torch.float16)
+
+
+def exact_top_k_error(logits: Float[Tensor, "rows classes"], k: int) -> float:
+    """`kl_error` of the k largest log-probabilities without rounding, the missing mass spread evenly."""
+    return _top_k_error(logits, k, torch.float64)
+
+
+def _top_k_error(logits: Float[Tensor, "rows classes"], k: int, dtype: torch.dtype) -> float:
     total, each = 0.0, max(_AT_ONCE // logits.shape[1], 1)
     for part in logits.split(each):
         log_p = part.double().log_softmax(-1)
         top = log_p.topk(k, -1)
-        values = top.values.half().double()
+        values = top.values.to(dtype).double()
         missing = (1 - values.exp().sum(-1, keepdim=True)).clamp_min(1e-12) / max(logits.shape[1] - k, 1)
         dense = missing.log().expand(-1, logits.shape[1]).scatter(-1, top.indices, values)
         total += float(_divergence(part, dense).sum())

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import functools
+import importlib
 import importlib.util
 import sys
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
 
@@ -169,27 +169,28 @@ def find_peers() -> tuple[dict[str, Contender], dict[str, str]]:
     return peers, skipped
 
 
-def _load_file(package: str, *parts: str) -> ModuleType:
-    """Load one file of an installed package without the package itself, whose imports need much more.
+def _load_module(package: str, name: str) -> ModuleType:
+    """Load one module of an installed package without the package itself, whose imports need much more.
 
     Raises:
-        ImportError: If the package is not installed, or has no such file.
+        ImportError: If the package is not installed, or has no such module.
     """
     found = importlib.util.find_spec(package)
-    if found is None or found.origin is None:
+    if found is None or not found.submodule_search_locations:
         raise ImportError(f"No module named {package!r}")
-    file = Path(found.origin).parent.joinpath(*parts)
-    name = f"benchmarks_{package}_{file.stem}"
-    spec = importlib.util.spec_from_file_location(name, file) if file.is_file() else None
-    if spec is None or spec.loader is None:
-        raise ImportError(f"{package} has no {'/'.join(parts)}")
-    module = sys.modules[name] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    before = sys.modules.get(package)
+    parent = sys.modules[package] = ModuleType(package)
+    parent.__path__ = list(found.submodule_search_locations)
+    try:
+        return importlib.import_module(f"{package}.{name}")
+    finally:
+        del sys.modules[package]
+        if before is not None:
+            sys.modules[package] = before
 
 
 def _make_trl() -> Contender:
-    function = _load_file("trl", "kernels", "chunked_divergence.py").ChunkedDivergenceFunction
+    function = _load_module("trl", "kernels.chunked_divergence").ChunkedDivergenceFunction
 
     def total(problem: Problem, loss: str) -> Tensor:
         rows = problem.keep.nonzero().squeeze(1)
@@ -216,7 +217,7 @@ def _make_liger() -> Contender:
 
 
 def _make_unsloth() -> Contender:
-    function = _load_file("unsloth_zoo", "fused_losses", "fused_linear.py").fused_linear_jsd
+    function = _load_module("unsloth_zoo", "fused_losses.fused_linear").fused_linear_jsd
 
     def total(problem: Problem, loss: str) -> Tensor:
         parts = problem.hidden, problem.weight, problem.teacher, problem.teacher_weight

@@ -31,6 +31,7 @@ BARS: Mapping[str, Mapping[str, tuple[str, float]]] = {
     },
     "kernels": {},  # each row has bars of its own
     "head": {},
+    "token_bytes": {},
     "lm_step": {"stored_over_alone_time": ("at most", 1.10), "stored_over_alone_memory": ("at most", 1.10)},
 }
 """Benchmark -> figure -> its bar."""

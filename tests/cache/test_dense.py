@@ -129,6 +129,7 @@ def test_a_spec_makes_the_same_again(spec):
 def test_every_name():
     assert encoding_names() == [
         "bfloat16",
+        "compact-top-k",
         "float16",
         "float32",
         "listed",

@@ -13,14 +13,24 @@ from torch import Tensor
 
 from limbeck.cache.dense import BFloat16, Float16, Float32, Quantized
 from limbeck.cache.encoding import Encoding
-from limbeck.cache.partial import ListedClasses, MeanEmbeddings, SampledClasses, TopClasses
+from limbeck.cache.partial import CompactTopClasses, ListedClasses, MeanEmbeddings, SampledClasses, TopClasses
 from limbeck.errors import ArgumentError, unknown_name_error
 from limbeck.mean_embedding import MeanEmbedding
 from limbeck.partial_logits import SampledLogits, TopKLogits
 
 _KNOWN: dict[str, type[Encoding]] = {
     kind.name: kind
-    for kind in (Float32, Float16, BFloat16, Quantized, TopClasses, SampledClasses, ListedClasses, MeanEmbeddings)
+    for kind in (
+        Float32,
+        Float16,
+        BFloat16,
+        Quantized,
+        TopClasses,
+        CompactTopClasses,
+        SampledClasses,
+        ListedClasses,
+        MeanEmbeddings,
+    )
 }
 
 _MANY = 2**31  # an upper bound for the number of classes; making an encoding allocates nothing

@@ -84,6 +84,7 @@ class ClassSubset:
         size: The number of classes in a row; the same for every row.
         classes: The number of all classes.
         repeats: Whether a class may occur more than once.
+        beside: The bits of another number that is stored beside each class.
 
     Example:
         >>> ClassSubset(100, 1000).width, ClassSubset(50, 50257).width
@@ -92,14 +93,14 @@ class ClassSubset:
     Source: Elias, 1974, J. ACM 21(2); Fano, 1971.
     """
 
-    def __init__(self, size: int, classes: int, *, repeats: bool = False) -> None:
-        self.size, self.classes = size, classes
+    def __init__(self, size: int, classes: int, *, repeats: bool = False, beside: int = 0) -> None:
+        self.size, self.classes, self._beside = size, classes, beside
         first = 1 if repeats else 0
         cost = {cut: size * cut + self._length(cut, repeats) for cut in range(max(classes - 1, 1).bit_length() + 1)}
         self.cut = min(cost, key=lambda cut: cost[cut])
         self._spread = 1 if self.cut or first else 0
         self._bitmap = -(-self._length(self.cut, repeats) // 8)
-        self._low = packed_bytes(size, self.cut)
+        self._low = packed_bytes(size, self.cut + beside)
         self.width = self._low + self._bitmap
 
     def _length(self, cut: int, repeats: bool) -> int:
@@ -108,13 +109,15 @@ class ClassSubset:
             return self.classes
         return self.size + ((self.classes - 1) >> cut)
 
-    def pack(self, ids: Integer[np.ndarray, "rows size"]) -> UInt8[np.ndarray, "rows width"]:
-        """Pack sorted rows of classes."""
+    def pack(
+        self, ids: Integer[np.ndarray, "rows size"], beside: Integer[np.ndarray, "rows size"] | int = 0
+    ) -> UInt8[np.ndarray, "rows width"]:
+        """Pack sorted rows of classes, and the numbers beside them."""
         rows = len(ids)
         bitmap = np.zeros((rows, self._bitmap * 8), dtype=np.uint8)
         places = (ids >> self.cut) + self._spread * np.arange(self.size)
         np.put_along_axis(bitmap, places, np.uint8(1), axis=1)
-        low = pack(ids & ((1 << self.cut) - 1), self.cut)
+        low = pack(ids & ((1 << self.cut) - 1) | beside << self.cut, self.cut + self._beside)
         return np.concatenate([low, np.packbits(bitmap, axis=1, bitorder="little")], axis=1)
 
     def unpack(self, packed: UInt8[np.ndarray, "rows width"]) -> Integer[np.ndarray, "rows size"]:
@@ -129,10 +132,17 @@ class ClassSubset:
             raise self._damaged()
         start = self._spread * np.arange(self.size) + bitmap.shape[1] * np.arange(len(packed))[:, None]
         high = places.reshape(len(packed), self.size) - start
-        ids = (high << self.cut) | unpack(packed[:, : self._low], self.size, self.cut)
+        ids = (high << self.cut) | (self._low_bits(packed) & ((1 << self.cut) - 1))
         if ids.size and not (int(ids.min()) >= 0 and int(ids.max()) < self.classes):
             raise self._damaged()
         return ids
+
+    def unpack_beside(self, packed: UInt8[np.ndarray, "rows width"]) -> Integer[np.ndarray, "rows size"]:
+        """Unpack the numbers beside the classes."""
+        return self._low_bits(packed) >> self.cut
+
+    def _low_bits(self, packed: UInt8[np.ndarray, "rows width"]) -> Integer[np.ndarray, "rows size"]:
+        return unpack(packed[:, : self._low], self.size, self.cut + self._beside)
 
     def _damaged(self) -> DataError:
         return DataError(
@@ -190,6 +200,68 @@ class Depths:
         depths = -np.expm1(code.astype(np.float32) * step)
         depths[code > self._levels] = -math.inf
         return torch.from_numpy(depths)
+
+
+@final
+class CoarseDepths:
+    r"""The distances of logits below the largest, in nats, in few steps between the second and the deepest of the row.
+
+    Code 0 is the largest logit, exactly. Code c of the L others stands for
+    :math:`F + (S - F) ((c - 1) / (L - 1))^{1.5}`, with F the smallest depth above 0 and S the largest, both rounded
+    outwards to 7 and 8 bits. At T = 1 the error of a class counts by its probability, and classes at all depths have
+    about the same probability together, so the steps are nearly even. If a row has -inf, its highest code is -inf.
+
+    Args:
+        bits: 2 to 8.
+    """
+
+    header = 2
+    """Bytes of a row beside the codes."""
+
+    def __init__(self, bits: int) -> None:
+        self.bits = check_integer("bits", bits, 2, 8)
+        self._gone = (1 << bits) - 1
+
+    def pack(
+        self, depths: Float[Tensor, "rows count"]
+    ) -> tuple[UInt8[np.ndarray, "rows 2"], Integer[np.ndarray, "rows count"]]:
+        """Find the header and the codes of depths (0 or below, none NaN)."""
+        gone = depths == -torch.inf
+        down = depths.neg().masked_fill(gone, 0.0)
+        deepest = down.amax(-1, keepdim=True)
+        first = torch.where(down > 0, down, deepest).amin(-1, keepdim=True)
+        ends = torch.cat([(_byte(first) / 2).floor() * 2 + gone.any(-1, keepdim=True), _byte(deepest).ceil()], -1)
+        header = ends.clamp_max(255.0).to(torch.uint8)
+        first, span, steps = self._scale(header)
+        share = ((down - first).clamp_min(0.0) / span).pow(1 / _BEND).mul_(steps)
+        code = share.round().minimum(steps) + 1.0
+        code = code.masked_fill(down == 0, 0.0).masked_fill(gone, float(self._gone))
+        return header.cpu().numpy(), code.to(torch.int32).cpu().numpy()
+
+    def unpack(
+        self, header: UInt8[np.ndarray, "rows 2"], code: Integer[np.ndarray, "rows count"]
+    ) -> Float[Tensor, "rows count"]:
+        """Return the depths, in float32."""
+        first, span, steps = self._scale(torch.from_numpy(np.ascontiguousarray(header)))
+        number = torch.from_numpy(code).float()
+        depths = -(first + span * ((number - 1.0).clamp_min(0.0) / steps).pow(_BEND))
+        gone = (number == self._gone) & (steps < self._gone - 1)
+        return depths.masked_fill(number == 0, 0.0).masked_fill(gone, -torch.inf)
+
+    def _scale(self, header: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The first depth, the distance to the deepest, and the number of steps: one less if there is -inf."""
+        some_gone = (header[:, :1] & 1).float()
+        first, deepest = (torch.expm1(end.float() * _BYTE_STEP) for end in (header[:, :1] & 254, header[:, 1:]))
+        return first, (deepest - first).clamp_min(torch.finfo(torch.float32).tiny), self._gone - 1 - some_gone
+
+
+_BEND = 1.5
+_BYTE_STEP = math.log1p(DEEPEST) / 255
+
+
+def _byte(depth: Tensor) -> Tensor:
+    """A depth on a logarithmic scale from 0 to 255."""
+    return depth.log1p() / _BYTE_STEP
 
 
 def log_depths(logits: Float[Tensor, "rows some"], top: Float[Tensor, " rows"]) -> Float[Tensor, "rows some"]:

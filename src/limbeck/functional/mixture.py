@@ -37,7 +37,7 @@ _FEW_OF_ONE = 0.05
 
 """A share of a mixture below which quotients with it are so near 1 that their logarithm loses too much precision."""
 
-_TINY = 1e-38  # the smallest float32 number that is not denormal
+_TINY = 1.2e-38  # just above the smallest float32 number that is not denormal: logarithms of those are slow
 
 _NEARLY_ALL = 0.9
 
