@@ -97,7 +97,8 @@ def smallest_record(
     Raises:
         LimbeckError: If none has.
     """
-    classes, found = logits.shape[1], []
+    classes = logits.shape[1]
+    found: list[tuple[Encoding, float]] = []
     for each in bits:
         for more in range(k, min(k + _MORE, classes) + 1):
             one = make_encoding("compact-top-k", classes=classes, k=more, bits=each)
