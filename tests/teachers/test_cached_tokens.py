@@ -330,3 +330,25 @@ def test_the_shuffled_teacher_of_prompts_gives_no_padding_either():
         given = answer(batch)["embed"]
     padding = network.embed(torch.tensor(TOKENIZER.pad_token_id)).detach()
     assert not bool((given[text] == padding).all(-1).any())
+
+
+def test_no_flipped_bit_of_a_cache_of_texts_is_read_as_good(tmp_path):
+    data = dataset()
+    teacher = kept(tmp_path / "s", data)
+    good = stored_answers(teacher, data, batch_size=5)
+    files = sorted(path for path in (tmp_path / "s").rglob("*") if path.is_file())
+    draw, refused = torch.Generator().manual_seed(0), 0
+    for number in range(60):
+        path = files[number % len(files)]
+        before = path.read_bytes()
+        flipped = bytearray(before)
+        flipped[int(torch.randint(len(flipped), (), generator=draw))] ^= 1 << number % 8
+        path.write_bytes(flipped)
+        try:
+            again = open_cached_texts(tmp_path / "s")
+            found = stored_answers(teacher, again, batch_size=5)
+            assert all(torch.equal(found[key], good[key]) for key in good)
+        except LimbeckError:
+            refused += 1
+        path.write_bytes(before)
+    assert refused == 60

@@ -104,6 +104,17 @@ def test_a_kill_while_parts_are_joined_loses_nothing(tmp_path):
     shutil.rmtree(tmp_path / "kept")
 
 
+def test_parts_at_a_remote_address(tmp_path, monkeypatch):
+    pytest.importorskip("fsspec")
+    monkeypatch.setenv("LIMBECK_CACHE", str(tmp_path / "mirror"))
+    where = f"memory://parts-{tmp_path.name}"
+    for number in (2, 1):
+        fill(where, Part(number, 2), through="out")
+    fill(tmp_path / "one", through="out")
+    assert records(where) == records(tmp_path / "one")
+    assert not has_parts(Location(where))
+
+
 def test_a_damaged_part_is_computed_again(tmp_path):
     fill(tmp_path / "one")
     fill(tmp_path / "s", Part(1, 2))
