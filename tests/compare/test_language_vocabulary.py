@@ -11,10 +11,17 @@ from limbeck.compare import checkup
 from limbeck.compare.comparison_data import load_comparison_data
 from limbeck.compare.language import describe_vocabulary
 from limbeck.compare.teacher import open_teacher
-from limbeck.compare.teacher_cache import open_cached_teacher, with_cache
+from limbeck.compare.teacher_cache import build, check, make_cache_loader, open_cached_teacher, with_cache
 from limbeck.errors import LimbeckError
 from limbeck.job import make_job
-from limbeck.teachers import AlignedTeacher, CachedTeacher, Ensemble, ModelTeacher
+from limbeck.teachers import (
+    AlignedTeacher,
+    CachedTeacher,
+    Ensemble,
+    ModelTeacher,
+    TeacherContext,
+    TranslatedTeacher,
+)
 from vocabularies import TEXTS, renumber, train_bytes
 
 transformers = pytest.importorskip("transformers")
@@ -85,7 +92,27 @@ def test_the_cache_of_a_job_has_the_teachers_own_outputs(folder, tmp_path):
     assert isinstance(cached, AlignedTeacher)
     assert isinstance(cached.inner, CachedTeacher)
     (store,) = open_cached_teacher(job, teacher, str(tmp_path / "cache")).values()
-    assert store.inner is teacher.inner
+    assert isinstance(store.inner, TranslatedTeacher)
+    assert store.inner.teachers[0] is teacher.inner
+    plain = job_of(folder, "padded", cache={"folder": str(tmp_path / "other")})
+    (store,) = open_cached_teacher(plain, own := open_job(plain)[1], str(tmp_path / "other")).values()
+    assert store.inner is own.inner
+
+
+@pytest.mark.filterwarnings("ignore:The teacher's accuracy is:limbeck.errors.LimbeckWarning")  # it is not trained
+@pytest.mark.parametrize("name", ["padded", "renumbered"])
+def test_trap_18_a_cache_that_is_built_before_has_the_outputs_that_the_job_reads(folder, tmp_path, name):
+    job = job_of(folder, name, cache={"folder": str(tmp_path / "cache"), "encoding": "float32"})
+    build(job, callback=lambda event: None)
+    assert all(one.same for one in check(job, sample=8, seed=0))
+    material, teacher = open_job(job)
+    loader = make_cache_loader(job, material)
+    context = TeacherContext(loader=loader, preprocess=material.data.preprocess)
+    with with_cache(job, teacher).open(context) as stored, teacher.open(context) as live:
+        batch = loader.peek()
+        torch.testing.assert_close(
+            stored(batch)["logits"][batch.mask], live(batch)["logits"][batch.mask], atol=1e-5, rtol=1e-4
+        )
 
 
 def test_teachers_of_one_vocabulary_are_averaged_in_it_and_others_are_not(folder):

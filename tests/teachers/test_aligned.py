@@ -19,7 +19,15 @@ from limbeck.functional.output_layer import find_hidden_logits
 from limbeck.losses import Loss, LossContext
 from limbeck.models import VocabularyAlignment
 from limbeck.recipe import Optimizer, Stage
-from limbeck.teachers import AlignedLogits, AlignedTeacher, FunctionSession, Teacher, TeacherContext
+from limbeck.teachers import (
+    AlignedLogits,
+    AlignedTeacher,
+    FunctionSession,
+    Teacher,
+    TeacherContext,
+    TranslatedTeacher,
+    fill_cache,
+)
 from limbeck.testing import check_teacher
 
 DIVERGENCES = [name for name in K.__all__ if getattr(getattr(K, name), "divergence", False)]
@@ -309,7 +317,7 @@ def test_an_encoder_decoder_reads_its_own_ids_on_both_sides():
     inputs = {"input_ids": read, "decoder_input_ids": written}
     shown = answer(ModelTeacher(model), PERMUTED, Batch(inputs, id=torch.arange(1)))[LOGITS]
     torch.testing.assert_close(shown[..., PERMUTED.student_ids], expected)
-    session = AlignedTeacher(model, PERMUTED).open(TeacherContext())
+    session = TranslatedTeacher(model, PERMUTED).open(TeacherContext())
     query = session.query(Batch({"input_ids": read, "labels": torch.tensor([[7, 4, -100]])}, id=torch.arange(1)))
     assert query.inputs["labels"].tolist() == [[6, 2, -100]]
 
@@ -328,7 +336,9 @@ def test_one_cache_serves_students_with_several_vocabularies(tmp_path):
     model, calls = nn.Linear(4, TEACHER), []
     model.register_forward_hook(lambda *_: calls.append(1))
     loader = ShuffledLoader(ArrayDataset(torch.randn(6, 4)), batch_size=3)
-    for alignment in (PADDED, PERMUTED, SUPERSET):
+    wider = VocabularyAlignment(torch.arange(STUDENT), torch.arange(STUDENT), STUDENT, TEACHER, {})
+    smaller = VocabularyAlignment(torch.arange(4), torch.arange(4), 4, TEACHER, {})
+    for alignment in (PADDED, wider, smaller):
         teacher = AlignedTeacher(CachedTeacher(model, tmp_path / "cache", encoding="float32"), alignment)
         with teacher.open(TeacherContext(loader=loader)) as session:
             for batch in loader.batches(0, 0):
@@ -336,6 +346,24 @@ def test_one_cache_serves_students_with_several_vocabularies(tmp_path):
                 expected = nn.functional.linear(batch.inputs, model.weight, model.bias).detach()
                 torch.testing.assert_close(dense[:, alignment.student_ids], expected[:, alignment.teacher_ids])
     assert len(calls) <= 4  # the two batches, and the checks of the first opening
+
+
+def test_trap_18_a_cache_of_a_teacher_with_other_ids_is_filled_under_its_own(tmp_path):
+    model, where = Reader(), tmp_path / "cache"
+    with pytest.raises(LimbeckError, match="TranslatedTeacher"):
+        AlignedTeacher(CachedTeacher(model, where), PERMUTED)
+    ids = PERMUTED.student_ids[torch.randint(SHARED, (6, 3), generator=torch.Generator().manual_seed(5))]
+    loader = ShuffledLoader(Texts(ids), batch_size=3, shuffle=False)
+    cached = CachedTeacher(TranslatedTeacher(model, PERMUTED), where, encoding="float32")
+    for _ in fill_cache(cached, loader, preprocess=lambda batch: batch.inputs):
+        pass
+    live = AlignedTeacher(model, PERMUTED)
+    with (
+        AlignedTeacher(CachedTeacher(None, where), PERMUTED).open(TeacherContext(loader=loader)) as stored,
+        live.open(TeacherContext(loader=loader)) as computed,
+    ):
+        for batch in loader.batches(0, 0):
+            torch.testing.assert_close(stored(batch)[LOGITS], computed(batch)[LOGITS])
 
 
 def test_a_cache_is_within_and_not_around(tmp_path):
@@ -347,7 +375,8 @@ def test_a_cache_is_within_and_not_around(tmp_path):
 def test_other_outputs_pass_and_the_teacher_keeps_the_laws():
     assert torch.equal(answer(torch.zeros(5, TEACHER), PERMUTED)["body"], torch.ones(5, 2))
     for alignment in (PADDED, PERMUTED, SUPERSET):
-        check_teacher(AlignedTeacher(nn.Linear(3, TEACHER), alignment), Batch(torch.randn(6, 3)))
+        for kind in (AlignedTeacher, TranslatedTeacher):
+            check_teacher(kind(nn.Linear(3, TEACHER), alignment), Batch(torch.randn(6, 3)))
         with ShuffledTeacher(AlignedTeacher(nn.Identity(), alignment)).open(TeacherContext()) as session:
             shown = session(Batch(torch.arange(5.0)[:, None].expand(5, TEACHER)))[LOGITS]
         assert shown[:, int(alignment.student_ids[0])].tolist() == [1.0, 2.0, 3.0, 4.0, 0.0]

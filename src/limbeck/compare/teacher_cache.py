@@ -67,13 +67,12 @@ def with_cache(job: Job, teacher: Teacher, where: str | None = None) -> Teacher:
     """The teacher with the cache of the job; the teacher itself if the job has no cache."""
     if job.cache is None:
         return teacher
-    if isinstance(teacher, AlignedTeacher):  # the cache has the teacher's own outputs
-        return AlignedTeacher(with_cache(job, teacher.inner, where), teacher.alignment)
     try:
         stores = open_cached_teacher(job, teacher, where or folder_of(job))
-        if len(stores) == 1:
-            return next(iter(stores.values()))
-        return Ensemble(*stores.values(), mean=job.teacher.mean, weights=job.teacher.weights)
+        cached: Teacher = next(iter(stores.values()))
+        if len(stores) > 1:
+            cached = Ensemble(*stores.values(), mean=job.teacher.mean, weights=job.teacher.weights)
+        return AlignedTeacher(cached, teacher.alignment) if isinstance(teacher, AlignedTeacher) else cached
     except LimbeckError as error:
         raise add_flag_hint(error, "cache", CacheSettings.model_fields) from error
 
@@ -87,12 +86,13 @@ def with_temporary_cache(job: Job, teacher: Teacher) -> Iterator[Teacher]:
 
 def open_cached_teacher(job: Job, teacher: Teacher, where: str) -> dict[str, CachedTeacher]:
     """The teacher with a cache of all outputs that the methods of all arms need."""
-    if isinstance(teacher, AlignedTeacher):
-        teacher = teacher.inner
-    if job.teacher.model != SEVERAL or not isinstance(teacher, Ensemble):
-        return {"": _cached(job, teacher, where)}
-    named = zip(job.teacher.ensemble, teacher.members, strict=True)
-    return {name: _cached(job, member, f"{where}/{name}") for name, member in named}
+    own, translate = teacher, lambda one: one
+    if isinstance(teacher, AlignedTeacher):  # a cache has the teacher's own outputs, for its own ids
+        own, translate = teacher.inner, teacher.translate
+    if job.teacher.model != SEVERAL or not isinstance(own, Ensemble):
+        return {"": _cached(job, translate(own), where)}
+    named = zip(job.teacher.ensemble, own.members, strict=True)
+    return {name: _cached(job, translate(member), f"{where}/{name}") for name, member in named}
 
 
 def folders_of(job: Job) -> list[str]:

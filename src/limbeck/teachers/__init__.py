@@ -1,6 +1,6 @@
 """Teachers: models, ensembles, estimators, stored outputs."""
 
-from limbeck.teachers.aligned import AlignedLogits, AlignedTeacher
+from limbeck.teachers.aligned import AlignedLogits, AlignedTeacher, TranslatedTeacher
 from limbeck.teachers.cache_request import predict_padded
 from limbeck.teachers.cached import CachedTeacher
 from limbeck.teachers.ensemble import Ensemble
@@ -53,6 +53,7 @@ __all__ = [
     "TeacherRef",
     "TeacherSession",
     "TeacherWrapper",
+    "TranslatedTeacher",
     "WrapperSession",
     "as_teacher",
     "check_groups",

@@ -1,4 +1,4 @@
-"""`AlignedTeacher`: a teacher whose outputs are those of the student's vocabulary."""
+"""`AlignedTeacher`: a teacher whose outputs are those of the student's vocabulary; `TranslatedTeacher`: its ids."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from limbeck.functional import HiddenLogits, OutputLayer
 from limbeck.functional.output_layer import AroundHidden, logits_into
 from limbeck.models.vocabulary import VocabularyAlignment
 from limbeck.partial_logits import PartialLogits, SampledLogits, TopKLogits
+from limbeck.teachers.cached import CachedTeacher
 from limbeck.teachers.teacher import Teacher, TeacherCapabilities, TeacherContext, TeacherSession
 from limbeck.teachers.wrapper import TeacherWrapper, WrapperSession
 
@@ -33,16 +34,17 @@ class AlignedTeacher(TeacherWrapper):
     logits are left out before the softmax, in the teacher's outputs and, within a divergence, in the student's. Losses
     on labels read all outputs of the student. Nothing is padded.
 
-    The teacher reads the student's tokens under its own ids. It may be a `CachedTeacher`: the cache has the teacher's
-    own outputs, so that it serves students with several vocabularies. Of top-k outputs, tokens that the student does
-    not know are left out, and those among the other classes stay in the rest. The value of a sampled divergence
-    contains the entropy of such tokens, which has no gradient.
+    The teacher reads the student's tokens under its own ids (`TranslatedTeacher`). It may be a `CachedTeacher`: the
+    cache has the teacher's own outputs, so that it serves students with several vocabularies. Of top-k outputs, tokens
+    that the student does not know are left out, and those among the other classes stay in the rest. The value of a
+    sampled divergence contains the entropy of such tokens, which has no gradient.
 
     Args:
         teacher: Anything that `as_teacher` accepts.
         alignment: The shared tokens, from `limbeck.models.align_vocabularies`.
 
     Raises:
+        LimbeckError: If a cache is filled with the outputs for other ids than the teacher's.
         LimbeckError: When it is called, if the teacher's outputs are not as many as the alignment says, or a text has a
             token that the teacher does not know.
 
@@ -60,16 +62,31 @@ class AlignedTeacher(TeacherWrapper):
     def __init__(self, teacher: Any, alignment: VocabularyAlignment) -> None:
         super().__init__(teacher)
         self.alignment = alignment
+        (own,) = self.teachers
+        if _is_translated(own):
+            return
+        if not self.reads_own_ids and _holds_cache(own):
+            raise LimbeckError(
+                "The cache would have the teacher's outputs for the student's ids, which are other tokens to it. Let "
+                "the cached teacher read its own: AlignedTeacher(CachedTeacher(TranslatedTeacher(teacher, alignment), "
+                "FOLDER), alignment)."
+            )
+        self.teachers = (self.translate(own),)
 
     @property
     def inner(self) -> Teacher:
-        """The teacher that is aligned."""
-        return self.teachers[0]
+        """The teacher that is aligned, without the translation of its inputs."""
+        (own,) = self.teachers
+        return own.teachers[0] if isinstance(own, TranslatedTeacher) else own
 
     @property
     def reads_own_ids(self) -> bool:
         """Whether it reads the student's tokens as they are: it knows all of them under the same ids."""
         return self.alignment.same_ids and not self.alignment.names
+
+    def translate(self, teacher: Teacher) -> Teacher:
+        """The teacher with inputs under its own ids, as its cache must be filled; itself if they are the student's."""
+        return teacher if self.reads_own_ids else TranslatedTeacher(teacher, self.alignment)
 
     @property
     def capabilities(self) -> TeacherCapabilities:
@@ -79,18 +96,64 @@ class AlignedTeacher(TeacherWrapper):
 
     def open(self, context: TeacherContext) -> TeacherSession:
         """Open the teacher."""
-        return _AlignedSession(self.open_all(context), self.alignment, translates=not self.reads_own_ids)
+        return _AlignedSession(self.open_all(context), self.alignment)
 
     @property
     def fingerprint(self) -> str:
         """The hash of the teacher's fingerprint and of the alignment."""
-        text = f"aligned {self.inner.fingerprint} {self.alignment.fingerprint}"
+        text = f"aligned {self.teachers[0].fingerprint} {self.alignment.fingerprint}"
         return hashlib.sha256(text.encode()).hexdigest()
 
     def describe(self) -> dict[str, Any]:
         """The teacher, and how many tokens are shared."""
         vocabulary = self.alignment.describe()
         return {"teacher": "AlignedTeacher", "of": self.inner.describe(), "vocabulary": vocabulary}
+
+
+@final
+class TranslatedTeacher(TeacherWrapper):
+    """A teacher that reads the student's tokens under its own ids; its outputs are its own.
+
+    It is what a cache of a teacher with other ids stores; `AlignedTeacher` makes it where there is no cache.
+
+    Args:
+        teacher: Anything that `as_teacher` accepts.
+        alignment: The shared tokens, from `limbeck.models.align_vocabularies`.
+
+    Raises:
+        LimbeckError: When it is called, if a text has a token that the teacher does not know.
+    """
+
+    def __init__(self, teacher: Any, alignment: VocabularyAlignment) -> None:
+        super().__init__(teacher)
+        self.alignment = alignment
+
+    def open(self, context: TeacherContext) -> TeacherSession:
+        """Open the teacher."""
+        return _TranslatedSession(self.open_all(context), self.alignment)
+
+    @property
+    def fingerprint(self) -> str:
+        """The hash of the teacher's fingerprint and of the ids."""
+        text = f"translated {self.teachers[0].fingerprint} {self.alignment.fingerprint}"
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    def describe(self) -> dict[str, Any]:
+        """The teacher."""
+        return {"teacher": "TranslatedTeacher", "of": self.teachers[0].describe()}
+
+
+def _is_translated(teacher: Teacher) -> bool:
+    """Whether all models within a teacher read their own ids, as far as it is known: a cache may have no teacher."""
+    if isinstance(teacher, TranslatedTeacher):
+        return True
+    return isinstance(teacher, TeacherWrapper) and all(_is_translated(one) for one in teacher.teachers)
+
+
+def _holds_cache(teacher: Teacher) -> bool:
+    if isinstance(teacher, CachedTeacher):
+        return True
+    return isinstance(teacher, TeacherWrapper) and any(_holds_cache(one) for one in teacher.teachers)
 
 
 @final
@@ -206,18 +269,12 @@ def _dense(logits: Tensor | HiddenLogits) -> Tensor:
 
 
 @final
-class _AlignedSession(WrapperSession):
-    def __init__(self, sessions: Sequence[TeacherSession], alignment: VocabularyAlignment, *, translates: bool) -> None:
+class _TranslatedSession(WrapperSession):
+    def __init__(self, sessions: Sequence[TeacherSession], alignment: VocabularyAlignment) -> None:
         super().__init__(sessions)
-        self._alignment, self._translates = alignment, translates
-        self._student, self._teacher = (_columns(ids) for ids in (alignment.student_ids, alignment.teacher_ids))
-        self._numbers = alignment.from_teacher
-        self._rows: OutputLayer | None = None
-        self._version = (0, 0)
+        self._names, self._table = alignment.names, alignment.from_student
 
     def query(self, batch: Batch) -> Batch:
-        if not self._translates:
-            return batch
         inputs = batch.inputs
         if isinstance(inputs, Tensor):
             return batch._replace(inputs=self._translate(inputs, _text_mask(inputs, batch, None)))
@@ -231,26 +288,40 @@ class _AlignedSession(WrapperSession):
         return batch._replace(inputs={**inputs, **ids})
 
     def combine(self, batch: Batch, outputs: Sequence[Outputs]) -> Outputs:
-        (own,) = outputs
-        answers: dict[str, Any] = {**own.hidden, **own, **own.partial}
-        if LOGITS in answers:
-            answers[LOGITS] = self._align(answers[LOGITS])
-        return Outputs.of(answers)
+        return outputs[0]
 
     def _translate(self, ids: Tensor, is_text: Tensor) -> Tensor:
         """The teacher's ids of the student's tokens; padding that the teacher does not know becomes any token."""
         if ids.is_floating_point():
             return ids
-        table = self._alignment.from_student.to(ids.device)
+        table = self._table = self._table.to(ids.device)
         known = table[ids.clamp(0, len(table) - 1)].masked_fill(ids >= len(table), -1)
         unknown = (known < 0) & is_text & (ids >= 0)
         if bool(unknown.any()):
             id = int(ids[unknown][0])
             raise LimbeckError(
-                f"The texts have the token {self._alignment.names.get(id, id)!r}, which the teacher does not know. "
-                "Tokenize them with tokens that both know, for example with the teacher's eos_token and chat_template."
+                f"The texts have the token {self._names.get(id, id)!r}, which the teacher does not know. Tokenize them "
+                "with tokens that both know, for example with the teacher's eos_token and chat_template."
             )
         return torch.where(ids < 0, ids, known.clamp_min(0).to(ids.dtype))  # below 0 are places without a label
+
+
+@final
+class _AlignedSession(WrapperSession):
+    def __init__(self, sessions: Sequence[TeacherSession], alignment: VocabularyAlignment) -> None:
+        super().__init__(sessions)
+        self._alignment = alignment
+        self._student, self._teacher = (_columns(ids) for ids in (alignment.student_ids, alignment.teacher_ids))
+        self._numbers = alignment.from_teacher
+        self._rows: OutputLayer | None = None
+        self._version = (0, 0)
+
+    def combine(self, batch: Batch, outputs: Sequence[Outputs]) -> Outputs:
+        (own,) = outputs
+        answers: dict[str, Any] = {**own.hidden, **own, **own.partial}
+        if LOGITS in answers:
+            answers[LOGITS] = self._align(answers[LOGITS])
+        return Outputs.of(answers)
 
     def _align(self, logits: Any) -> Tensor | HiddenLogits | PartialLogits:
         classes = self._alignment.teacher_size
@@ -259,6 +330,7 @@ class _AlignedSession(WrapperSession):
                 f"The teacher has {logits.shape[-1]:,} outputs, and its vocabulary was aligned for {classes:,}. Give "
                 f"align_vocabularies teacher_size={logits.shape[-1]}."
             )
+        self._move(logits.device)
         shared: Tensor | HiddenLogits | PartialLogits
         plain = self._alignment.covers_teacher
         if isinstance(logits, PartialLogits):
@@ -269,8 +341,15 @@ class _AlignedSession(WrapperSession):
             shared, plain = select_columns(logits, self._teacher), True
         if plain and self._alignment.covers_student:
             return shared
-        self._student = self._student if isinstance(self._student, slice) else self._student.to(logits.device)
         return AlignedLogits(shared, self._student, classes=self._alignment.student_size)
+
+    def _move(self, device: torch.device) -> None:
+        """Keep the ids on the device of the outputs, so that they are copied once."""
+        self._numbers = self._numbers.to(device)
+        if isinstance(self._student, Tensor):
+            self._student = self._student.to(device)
+        if isinstance(self._teacher, Tensor):
+            self._teacher = self._teacher.to(device)
 
     def _select_rows(self, layer: OutputLayer) -> OutputLayer:
         """The output layer of the shared tokens, copied only if its weight has changed."""
@@ -279,8 +358,8 @@ class _AlignedSession(WrapperSession):
             return layer._replace(weight=weight[self._teacher], bias=None if bias is None else bias[self._teacher])
         version = (weight.data_ptr(), 0 if weight.is_inference() else weight._version)
         if self._rows is None or self._version != version:
-            columns = self._teacher.to(weight.device)
-            self._rows = layer._replace(weight=weight[columns], bias=None if bias is None else bias[columns])
+            own = self._teacher
+            self._rows = layer._replace(weight=weight[own], bias=None if bias is None else bias[own])
             self._version = version
         return self._rows
 
@@ -290,7 +369,7 @@ class _AlignedSession(WrapperSession):
         classes = alignment.shared + (not alignment.covers_teacher)
         if not isinstance(logits, (TopKLogits, SampledLogits)):
             raise LimbeckError(f"{type(logits).__name__} have no ids that can be aligned with another vocabulary.")
-        ids = self._numbers.to(logits.device)[logits.ids.long()]
+        ids = self._numbers[logits.ids.long()]
         depths = logits.depths.masked_fill(ids == alignment.shared, -torch.inf)
         renumbered = copy.copy(logits)
         renumbered.ids, renumbered.depths, renumbered.classes = ids, depths, classes

@@ -25,7 +25,6 @@ from limbeck.cache import (
 from limbeck.errors import LimbeckError
 from limbeck.functional.sparse import COARSE
 from limbeck.partial_logits import check_power, unknown_rest
-from limbeck.teachers.aligned import AlignedTeacher
 from limbeck.teachers.cache_request import CacheRequest, find_last_layer, query_addresses
 from limbeck.teachers.cache_session import CacheSession
 from limbeck.teachers.cached_inputs import check_has_inputs, check_tokenizer_fits, describe_tokenizer
@@ -269,7 +268,7 @@ def _check_cacheable(teacher: Teacher | None) -> None:
 
 def _check_takes_partial(teacher: Teacher | None, encoding: Mapping[str, Any]) -> None:
     """Refuse an encoding of all classes for a teacher that gives a part of them."""
-    takes = encoding_type(encoding).takes_partial and not isinstance(teacher, AlignedTeacher)
+    takes = encoding_type(encoding).takes_partial and not isinstance(teacher, TeacherWrapper)
     if teacher is not None and teacher.capabilities.partial and not takes:
         raise LimbeckError(
             f"The outputs of this {type(teacher).__name__} cannot be cached as {encoding['name']!r}, because they are "

@@ -18,6 +18,7 @@ from limbeck.cache import CacheReader, Location, Part, add_files, are_all_parts_
 from limbeck.errors import LimbeckError, LimbeckWarning
 from limbeck.functional import kl_divergence
 from limbeck.partial_logits import TopKLogits
+from limbeck.teachers.aligned import TranslatedTeacher
 from limbeck.teachers.cache_request import (
     LastLayer,
     find_last_layer,
@@ -115,6 +116,7 @@ def _fill(
 ) -> Iterator[int]:
     """Fill a cache with the outputs for some of the batches of each view."""
     done, chance = 0, ChanceCheck(classes=teacher.classes)
+    labels_are_own = not isinstance(teacher.inner, TranslatedTeacher)
     repair(Location(teacher.where))
     teacher.check(loader, preprocess)
     if teacher.through is not None and teacher.inner is not None:
@@ -123,7 +125,9 @@ def _fill(
     with teacher.open(TeacherContext(device=device, preprocess=preprocess, loader=loader)) as teacher_fn:
         for view in views:
             for batch in islice(loader.batches(view, first), count):
-                chance.update(batch, teacher_fn(batch.to(device)))
+                outputs = teacher_fn(batch.to(device))
+                if labels_are_own:
+                    chance.update(batch, outputs)
                 done += batch.size
                 yield done
         chance.warn_if_not_better()
