@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import importlib.metadata
 import os
 import re
 from collections.abc import Iterator
@@ -37,6 +39,9 @@ jaxtyping.config.__class__ = _SampledChecks
 # A power failure is not among the tests, and a job waits for the disk as long as it computes. Tests of the order of
 # writes replace this function by their own.
 os.fsync = lambda descriptor: None
+
+# Every Fabric reads the metadata of all installed packages, 10 ms a run, and they do not change while tests run.
+importlib.metadata.entry_points = functools.cache(importlib.metadata.entry_points)
 
 import pytest  # noqa: E402
 import torch  # noqa: E402
