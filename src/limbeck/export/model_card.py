@@ -63,7 +63,7 @@ def make_card(
     """
     student, method = plain_name(done.job.student.model), done.method
     how = f"distilled by {plain_name(method.name)}" if method is not None else "trained"
-    snippet = usage_snippet(done, to=to, raw=raw, file=exported.path.name)
+    snippet = usage_snippet(done, to=to, raw=raw, file=exported.path.name, tokenizer=data.tokenizer)
     parts = [
         f"# {escape_markdown(f'{student} on {plain_name(data.name)}, {how}')}\n\n{_verdict(done.result)}",
         "\n".join(_table(done)),

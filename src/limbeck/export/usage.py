@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from limbeck.atomic_io import write_text
-from limbeck.data import open_tokenizer
 from limbeck.errors import LimbeckError
 from limbeck.export.finished_run import FinishedRun
 from limbeck.export.onnx_session import open_session
@@ -30,10 +29,13 @@ _LOAD_PREPROCESS = "preprocess = limbeck.load_preprocess('.')"
 _PREDICT = "logits = student(preprocess(limbeck.Batch(examples)))"
 
 
-def usage_snippet(done: FinishedRun, *, to: str, raw: bool, file: str) -> str:
-    """Return a few lines of Python that open an export and compute logits. They run in the folder of the export."""
+def usage_snippet(done: FinishedRun, *, to: str, raw: bool, file: str, tokenizer: Any = None) -> str:
+    """Return a few lines of Python that open an export and compute logits. They run in the folder of the export.
+
+    A language model continues a prompt, with the `tokenizer` of its data.
+    """
     if isinstance(done.task, LanguageModeling):
-        return _language(done, to=to, file=file)
+        return _language(done, tokenizer, to=to, file=file)
     if to == "folder":
         return _limbeck(done)
     kind = str(done.model_config.get("class", "AutoModel")).rpartition(".")[2]
@@ -110,10 +112,9 @@ def _onnx(done: FinishedRun, *, raw: bool, file: str) -> str:
 _ANSWER_LENGTH = 50
 
 
-def _language(done: FinishedRun, *, to: str, file: str) -> str:
+def _language(done: FinishedRun, tokenizer: Any, *, to: str, file: str) -> str:
     """Lines that let a language model continue a prompt."""
     kind = str(done.model_config.get("class"))
-    tokenizer = open_tokenizer(done.student)
     window = min(int(tokenizer.model_max_length), 2**20)
     length = max(min(_ANSWER_LENGTH, window // 2), 1)
     if to in ("onnx", "int8"):
