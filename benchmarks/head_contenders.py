@@ -193,9 +193,9 @@ def _make_trl() -> Contender:
     function = _load_module("trl", "kernels.chunked_divergence").ChunkedDivergenceFunction
 
     def total(problem: Problem, loss: str) -> Tensor:
-        rows = problem.keep.nonzero().squeeze(1)
-        parts = problem.hidden[rows], problem.weight, None, problem.teacher[rows], problem.teacher_weight, None
-        result: Tensor = function.apply(*parts, 0.0 if loss == "kl" else 0.5)[0].sum()
+        # On a CPU its trainer computes all tokens and masks their values; it drops tokens on Triton's devices only.
+        parts = problem.hidden, problem.weight, None, problem.teacher, problem.teacher_weight, None
+        result: Tensor = (function.apply(*parts, 0.0 if loss == "kl" else 0.5)[0] * problem.keep).sum()
         return result
 
     return total
