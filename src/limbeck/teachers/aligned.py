@@ -6,7 +6,7 @@ import copy
 import hashlib
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, final
+from typing import Any, ClassVar, final
 
 import torch
 from jaxtyping import Float
@@ -58,6 +58,8 @@ class AlignedTeacher(TeacherWrapper):
         tensor([[[1., -inf, 0.],
                  [0., -inf, 1.]]])
     """
+
+    caches_within: ClassVar[bool] = True
 
     def __init__(self, teacher: Any, alignment: VocabularyAlignment) -> None:
         super().__init__(teacher)

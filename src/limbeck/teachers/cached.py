@@ -268,7 +268,9 @@ def _check_cacheable(teacher: Teacher | None) -> None:
 
 def _check_takes_partial(teacher: Teacher | None, encoding: Mapping[str, Any]) -> None:
     """Refuse an encoding of all classes for a teacher that gives a part of them."""
-    takes = encoding_type(encoding).takes_partial and not isinstance(teacher, TeacherWrapper)
+    takes = encoding_type(encoding).takes_partial and not (
+        isinstance(teacher, TeacherWrapper) and teacher.caches_within
+    )
     if teacher is not None and teacher.capabilities.partial and not takes:
         raise LimbeckError(
             f"The outputs of this {type(teacher).__name__} cannot be cached as {encoding['name']!r}, because they are "

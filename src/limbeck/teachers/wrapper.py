@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import ExitStack
 from dataclasses import replace
-from typing import Any, TypeVar, final
+from typing import Any, ClassVar, TypeVar, final
 
 import torch
 from torch import Tensor, nn
@@ -32,6 +32,9 @@ class TeacherWrapper(Teacher):
     Args:
         teachers: Each one anything that `as_teacher` accepts.
     """
+
+    caches_within: ClassVar[bool] = False
+    """Whether a cache must be within this teacher and not around it, as it changes the outputs for each student."""
 
     def __init__(self, *teachers: Any) -> None:
         self.teachers: tuple[Teacher, ...] = tuple(as_teacher(teacher) for teacher in teachers)
