@@ -180,7 +180,7 @@ def test_data_and_task_that_do_not_fit_are_refused(task, data, change, value, tm
 @pytest.mark.parametrize(
     ("changes", "value"),
     [
-        ({"method": "born_again"}, "born_again"),
+        ({"method": "distillm"}, "distillm"),
         ({"method": {"name": "hinton", "temperature": 2.0}}, "temperature=2.0"),
         ({"task": {"name": "regression", "standardise": True}}, "standardize"),
     ],
@@ -191,8 +191,8 @@ def test_a_method_that_cannot_learn_the_task_says_so_when_the_job_is_built(chang
 
 
 def test_an_inferred_task_is_checked_before_training(tmp_path):
-    with pytest.raises(LimbeckError, match="born_again"):
-        run_job(make_job(job_of("regression", write_data(tmp_path)["regression"], method="born_again")))
+    with pytest.raises(LimbeckError, match="distillm"):
+        run_job(make_job(job_of("regression", write_data(tmp_path)["regression"], method="distillm")))
 
 
 def test_a_teacher_no_better_than_the_mean_is_refused(tmp_path):
