@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Callable, Mapping
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -15,6 +15,7 @@ from torch.nn.parallel import DistributedDataParallel
 from limbeck.batch import LOGITS, Inputs, input_rows
 from limbeck.errors import MissingOutputError
 from limbeck.functional.output_layer import OutputLayer
+from limbeck.separate_texts import check_left_out, check_separates
 
 Adaptor = Callable[[Any], Any]
 """Function from a model's raw output to logits or a dict with ``logits``, if `logits_of` cannot read the output."""
@@ -182,10 +183,21 @@ def call(model: Callable[..., Any], inputs: Inputs) -> Any:
         return model(_cast(inputs, model))
     if isinstance(inputs, Mapping):
         first, named = place_tokens(model, inputs)
+        if "position_ids" in named and isinstance(model, nn.Module):
+            check_separates(unwrap(model), inputs, partial(_find_logits, unwrap(model)))
         return model(*first, **{name: _cast(value, model) for name, value in named.items()})
     if isinstance(inputs, (tuple, list)):
         return model(*(_cast(value, model) for value in inputs))
     return model(inputs)
+
+
+def _find_logits(model: nn.Module, inputs: Mapping[str, Any]) -> Tensor | None:
+    """The logits of a model for tokens; None if an adaptor is needed."""
+    first, named = place_tokens(model, inputs)
+    try:
+        return logits_of(model(*first, **named))
+    except MissingOutputError:
+        return None
 
 
 def _cast(value: Any, model: Callable[..., Any]) -> Any:
@@ -252,7 +264,7 @@ def place_tokens(model: Callable[..., Any], inputs: Mapping[str, Any]) -> tuple[
     left_out = {name for name in _OPTIONAL if name in inputs and name not in known and not takes_any}
     if "position_ids" in inputs and (type(inner).__module__.startswith("transformers.") or "position_ids" in left_out):
         left_out |= set() if _takes_positions(model) else {"position_ids"}
-    _check_left_out(inner, inputs, left_out)
+    check_left_out(inner, inputs, left_out)
     named = {name: value for name, value in inputs.items() if name not in left_out}
     if "input_ids" in known or takes_any:
         return (), named
@@ -261,24 +273,6 @@ def place_tokens(model: Callable[..., Any], inputs: Mapping[str, Any]) -> tuple[
 
 _OPTIONAL = ("attention_mask", "position_ids", "token_type_ids", "use_cache")
 """Inputs beside the ids that a model may do without."""
-
-
-def _check_left_out(model: nn.Module, inputs: Mapping[str, Any], left_out: set[str]) -> None:
-    """Refuse texts that a model would mix up without these inputs.
-
-    Raises:
-        MissingOutputError: If texts are packed into rows, or padded on the left.
-    """
-    who, mask, places = type(model).__name__, inputs.get("attention_mask"), inputs.get("position_ids")
-    if "position_ids" in left_out and isinstance(places, Tensor) and bool(((places == 1).sum(-1) > 1).any()):
-        raise MissingOutputError(
-            f"{who} takes no position_ids, so the texts that are packed into one row would read each other: leave "
-            "packing out."
-        )
-    if "attention_mask" in left_out and isinstance(mask, Tensor) and mask.numel() and not bool(mask[:, 0].all()):
-        raise MissingOutputError(
-            f"{who} takes no attention_mask, so it would read the padding in front of a text: pad on the right."
-        )
 
 
 def _takes_positions(model: Any) -> bool:

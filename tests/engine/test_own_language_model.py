@@ -121,6 +121,53 @@ def test_packed_texts_and_a_model_without_position_ids(tokenizer):
     assert call(model, plain.inputs).logits.shape[:2] == plain.labels.shape
 
 
+SMALL = {"hidden_size": 8, "num_hidden_layers": 2, "num_attention_heads": 2, "bos_token_id": 0, "eos_token_id": 0}
+
+
+@pytest.mark.parametrize(
+    ("name", "more"),
+    [
+        ("OPTForCausalLM", {"ffn_dim": 8, "word_embed_proj_dim": 8, "pad_token_id": 0}),
+        ("FalconForCausalLM", {}),
+        (
+            "Lfm2ForCausalLM",
+            {"num_key_value_heads": 2, "intermediate_size": 8, "layer_types": ["conv", "full_attention"]},
+        ),
+    ],
+)
+def test_trap_models_that_take_positions_and_read_the_text_in_front(name, more, tokenizer):
+    """They attend to all earlier tokens of a row, or have a convolution over them, whatever the positions are."""
+    model = transformers_model(name, **SMALL, **more).train()
+    with pytest.raises(MissingOutputError, match="packing"):
+        call(model, tokens(tokenizer, packing=True).take(torch.arange(3)).inputs)
+    assert all(module.training for module in model.modules())
+    with pytest.raises(MissingOutputError, match="packing"):
+        LanguageModeling().evaluate(model, tokens(tokenizer, packing=True))
+    plain = tokens(tokenizer).take(torch.arange(4))
+    assert call(model, plain.inputs).logits.shape[:2] == plain.labels.shape
+
+
+class Places(Lstm):
+    """It takes positions, and its state runs on all the same."""
+
+    def forward(self, ids, position_ids):
+        return super().forward(ids) + 0.0 * position_ids[..., None]
+
+
+def test_trap_an_own_model_that_takes_positions_and_reads_the_text_in_front(tokenizer):
+    with pytest.raises(MissingOutputError, match="packing"):
+        call(lstm(tokenizer, kind=Places), tokens(tokenizer, packing=True).take(torch.arange(5)).inputs)
+
+
+def test_packed_texts_are_tried_once(tokenizer):
+    model = transformers_model("LlamaForCausalLM", **SMALL, num_key_value_heads=2, intermediate_size=8)
+    inputs, calls = tokens(tokenizer, packing=True).take(torch.arange(3)).inputs, []
+    model.register_forward_pre_hook(lambda *_: calls.append(1))
+    for _ in range(2):
+        call(model, inputs)
+    assert len(calls) == 2 + 2
+
+
 def test_a_model_that_counts_positions_from_the_padding_token_counts_them_itself(tokenizer):
     """RoBERTa's first position is not 0, so positions from 0 would be those of padding."""
     model = transformers_model(

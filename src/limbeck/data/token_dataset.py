@@ -55,7 +55,8 @@ class TokenDataset(Dataset):
     `overlap`, a window begins with that many tokens of the one before, as context without labels.
 
     With `packing`, several windows share a row. ``position_ids`` begin at 0 for each, and there is no attention mask:
-    models of transformers then keep the windows apart, if they are called with ``use_cache=False``, as the inputs say.
+    most models of transformers then keep the windows apart, if they are called with ``use_cache=False``, as the inputs
+    say. A model that does not, such as OPT, Falcon or one with convolutions, is refused when it is called.
 
     Args:
         texts: What `limbeck.data.tokenize_texts` takes, or its result.
