@@ -46,7 +46,7 @@ def test_a_classifier_in_a_file_teaches_no_labels(tmp_path):
     trees = pytest.importorskip("sklearn.tree")
     x = DRAW.normal(size=(60, 4))
     joblib.dump(trees.DecisionTreeClassifier().fit(x, (x[:, 0] > 0).astype(int)), tmp_path / "tree.joblib")
-    with pytest.raises(LimbeckError, match=r"DecisionTreeClassifier with the classes 0, 1\..*multi_label"):
+    with pytest.raises(LimbeckError, match=r"DecisionTreeClassifier with the classes 0, 1\b.*multi_label"):
         open_for(tags(tmp_path / "tags.npz", labels=3), f"sklearn:{tmp_path / 'tree.joblib'}")
 
 
