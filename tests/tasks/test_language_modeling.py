@@ -13,7 +13,7 @@ from torch import nn
 from limbeck.batch import IGNORED, Batch
 from limbeck.data import train_tokenizer
 from limbeck.data.token_dataset import TokenDataset
-from limbeck.data.tokenizer import count_token_bytes
+from limbeck.data.tokenizer import count_token_bytes, train_byte_level_tokenizer
 from limbeck.errors import DataError, LimbeckError
 from limbeck.functional import HiddenLogits, OutputLayer
 from limbeck.judging.verdict import compare_results, compare_with_baseline
@@ -216,6 +216,15 @@ def test_bytes_of_a_byte_level_tokenizer_are_those_of_the_text():
     sizes = count_token_bytes(tokenizer)
     assert int(sizes[tokenizer(text)["input_ids"]].sum()) == len(text.encode())
     assert int(sizes[tokenizer.eos_token_id]) == 0
+
+
+def test_bytes_of_tokens_that_were_added_to_a_byte_level_tokenizer():
+    """Their strings are the text itself, not one character for each byte, and special ones are no text."""
+    tokenizer = train_byte_level_tokenizer(["a b"], vocabulary=270)
+    tokenizer.add_tokens(["<né>"])
+    tokenizer.add_tokens(["<|call|>"], special_tokens=True)
+    ids = tokenizer("<né>é<|call|>")["input_ids"]
+    assert count_token_bytes(tokenizer)[ids].tolist() == [5, 1, 1, 0]
 
 
 def test_another_tokenizer_is_refused(tokenizer):

@@ -156,7 +156,6 @@ SPECIAL = {
     "sep_token": "[SEP]",
     "mask_token": "[MASK]",
 }
-
 """The special tokens of a trained tokenizer, in the order of their ids from 0, with BERT's names."""
 
 
@@ -380,11 +379,14 @@ def count_token_bytes(tokenizer: Any) -> Int[Tensor, " vocabulary"] | None:
         return None
     decoder = json.dumps(json.loads(tokenizer.backend_tokenizer.to_str()).get("decoder") or {})
     kinds = {name for name in ("ByteLevel", "WordPiece") if f'"type": "{name}"' in decoder}
-    special = {*tokenizer.all_special_tokens}
+    added = tokenizer.added_tokens_decoder
+    special = {*tokenizer.all_special_tokens, *(str(token) for token in added.values() if token.special)}
     vocabulary = tokenizer.get_vocab()
     sizes = torch.zeros(max(vocabulary.values()) + 1, dtype=torch.int64)
     for token, number in vocabulary.items():
-        sizes[number] = 0 if token in special else _byte_count(token, kinds)
+        # The string of an added token is its text, also among byte-level tokens.
+        own = kinds - {"ByteLevel"} if number in added else kinds
+        sizes[number] = 0 if token in special else _byte_count(token, own)
     return sizes
 
 
