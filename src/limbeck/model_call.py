@@ -125,6 +125,9 @@ def check_output_layer(model: nn.Module, inputs: Inputs, *, adaptor: Adaptor | N
     if layer is None or named is None:
         what = "no linear layer" if named is None else f"{named[0]!r}, which is no plain linear layer"
         raise MissingOutputError(f"The logits of {who} come from {what}, so they cannot be computed apart from it.")
+    first = input_rows(inputs, torch.zeros(1, dtype=torch.int64))
+    if isinstance(first, Mapping):  # now, because its calls would be counted
+        _check_texts_apart(model, first, place_tokens(model, first)[1])
     seen: list[Tensor] = []
 
     def shorten(_: nn.Module, given: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -135,7 +138,6 @@ def check_output_layer(model: nn.Module, inputs: Inputs, *, adaptor: Adaptor | N
     handle = named[1].register_forward_pre_hook(shorten)
     try:
         with torch.no_grad():
-            first = input_rows(inputs, torch.zeros(1, dtype=torch.int64))
             logits = logits_of(call(unwrap(model), first), adaptor)
             expected = layer.logits(seen[0]) if len(seen) == 1 else logits.new_empty(0)
     finally:
@@ -183,12 +185,17 @@ def call(model: Callable[..., Any], inputs: Inputs) -> Any:
         return model(_cast(inputs, model))
     if isinstance(inputs, Mapping):
         first, named = place_tokens(model, inputs)
-        if "position_ids" in named and isinstance(model, nn.Module):
-            check_separates(unwrap(model), inputs, partial(_find_logits, unwrap(model)))
+        _check_texts_apart(model, inputs, named)
         return model(*first, **{name: _cast(value, model) for name, value in named.items()})
     if isinstance(inputs, (tuple, list)):
         return model(*(_cast(value, model) for value in inputs))
     return model(inputs)
+
+
+def _check_texts_apart(model: Any, inputs: Mapping[str, Any], named: Mapping[str, Any]) -> None:
+    """`check_separates` for a model that takes positions."""
+    if "position_ids" in named and isinstance(model, nn.Module):
+        check_separates(unwrap(model), inputs, partial(_find_logits, unwrap(model)))
 
 
 def _find_logits(model: nn.Module, inputs: Mapping[str, Any]) -> Tensor | None:

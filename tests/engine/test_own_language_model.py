@@ -13,7 +13,7 @@ from limbeck.errors import LimbeckError, MissingOutputError
 from limbeck.functional import cross_entropy, kl_divergence
 from limbeck.losses import Loss
 from limbeck.metrics import predict
-from limbeck.model_call import call
+from limbeck.model_call import call, check_output_layer
 from limbeck.models import load, save, seeded
 from limbeck.recipe import Optimizer, Stage
 from limbeck.tasks import LanguageModeling
@@ -166,6 +166,13 @@ def test_packed_texts_are_tried_once(tokenizer):
     for _ in range(2):
         call(model, inputs)
     assert len(calls) == 2 + 2
+
+
+def test_the_output_layer_of_packed_texts_is_found(tokenizer):
+    """The calls that try packed texts are not those of the check of the output layer."""
+    model = transformers_model("LlamaForCausalLM", **SMALL, num_key_value_heads=2, intermediate_size=8)
+    inputs = tokens(tokenizer, packing=True).take(torch.arange(3)).inputs
+    assert check_output_layer(model, inputs).weight is model.lm_head.weight
 
 
 def test_a_model_that_counts_positions_from_the_padding_token_counts_them_itself(tokenizer):
