@@ -87,16 +87,25 @@ def test_trap_19_a_teacher_with_other_tokens_is_refused_before_anything_is_train
 
 def test_the_cache_of_a_job_has_the_teachers_own_outputs(folder, tmp_path):
     job = job_of(folder, "renumbered", cache={"folder": str(tmp_path / "cache")})
-    _, teacher = open_job(job)
-    cached = with_cache(job, teacher)
+    material, teacher = open_job(job)
+    cached = with_cache(job, teacher, material.task)
     assert isinstance(cached, AlignedTeacher)
     assert isinstance(cached.inner, CachedTeacher)
-    (store,) = open_cached_teacher(job, teacher, str(tmp_path / "cache")).values()
+    (store,) = open_cached_teacher(job, teacher, material.task, str(tmp_path / "cache")).values()
     assert isinstance(store.inner, TranslatedTeacher)
     assert store.inner.teachers[0] is teacher.inner
     plain = job_of(folder, "padded", cache={"folder": str(tmp_path / "other")})
-    (store,) = open_cached_teacher(plain, own := open_job(plain)[1], str(tmp_path / "other")).values()
+    (store,) = open_cached_teacher(plain, own := open_job(plain)[1], material.task, str(tmp_path / "other")).values()
     assert store.inner is own.inner
+
+
+@pytest.mark.filterwarnings("ignore:The teacher's accuracy is:limbeck.errors.LimbeckWarning")  # it is not trained
+def test_a_cache_that_is_built_before_serves_the_temperature_of_the_task(folder, tmp_path):
+    """The plan of the cache once asked for the losses of classification, at temperature 4."""
+    cache = {"folder": str(tmp_path / "cache"), "encoding": {"name": "sampled", "draws": 4}}
+    job = job_of(folder, "padded", cache=cache, method={"name": "hinton"})
+    (reader,) = build(job, callback=lambda event: None)
+    assert reader.manifest.origin.outputs["logits"]["encoding"]["power"] == 1.0
 
 
 @pytest.mark.filterwarnings("ignore:The teacher's accuracy is:limbeck.errors.LimbeckWarning")  # it is not trained
@@ -108,7 +117,7 @@ def test_trap_18_a_cache_that_is_built_before_has_the_outputs_that_the_job_reads
     material, teacher = open_job(job)
     loader = make_cache_loader(job, material)
     context = TeacherContext(loader=loader, preprocess=material.data.preprocess)
-    with with_cache(job, teacher).open(context) as stored, teacher.open(context) as live:
+    with with_cache(job, teacher, material.task).open(context) as stored, teacher.open(context) as live:
         batch = loader.peek()
         torch.testing.assert_close(
             stored(batch)["logits"][batch.mask], live(batch)["logits"][batch.mask], atol=1e-5, rtol=1e-4

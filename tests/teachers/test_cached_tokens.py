@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from limbeck import ArrayDataset, ShuffledLoader
-from limbeck.cache import CacheReader, Location, Manifest, Part, find_manifest
+from limbeck.cache import CachePart, CacheReader, Location, Manifest, find_manifest
 from limbeck.data import TokenDataset, hash_tokenizer, open_cached_texts, train_tokenizer
 from limbeck.engine import distill
 from limbeck.errors import DataError, LimbeckError
@@ -186,7 +186,7 @@ def test_inputs_are_added_to_a_cache_without_them(tmp_path):
 @pytest.mark.parametrize("order", [(1, 2), (2, 1)])
 def test_one_of_several_parts_brings_the_inputs(order, tmp_path):
     for number in order:
-        kept(tmp_path / "s", dataset(), part=Part(number, 2))
+        kept(tmp_path / "s", dataset(), part=CachePart(number, 2))
     assert open_cached_texts(tmp_path / "s").fingerprint == dataset().fingerprint
     assert CacheReader(tmp_path / "s").verify() == []
 

@@ -15,7 +15,7 @@ import torch
 
 from killing import states_at_kills
 from limbeck import RandomShift, ShuffledLoader
-from limbeck.cache import CacheReader, Location, Part, has_parts, join_parts
+from limbeck.cache import CachePart, CacheReader, Location, has_parts, join_parts
 from limbeck.errors import ArgumentError, LimbeckError, LimbeckWarning
 from limbeck.teachers import CachedTeacher, TeacherContext, fill_cache
 from teachers.asked import Counting, examples, make_loader
@@ -46,7 +46,7 @@ def records(folder) -> dict[tuple[int, int], bytes]:
 @pytest.mark.parametrize("order", [(1, 2, 3), (3, 1, 2)])
 def test_parts_make_the_cache_of_a_single_process(views, order, tmp_path):
     fill(tmp_path / "one", views=views)
-    done = [fill(tmp_path / "parts", Part(number, 3), views=views)[-1] for number in order]
+    done = [fill(tmp_path / "parts", CachePart(number, 3), views=views)[-1] for number in order]
     assert sum(done) == COUNT * views
     one, parts = records(tmp_path / "one"), records(tmp_path / "parts")
     assert len(one) == COUNT * views
@@ -59,10 +59,10 @@ def test_parts_make_the_cache_of_a_single_process(views, order, tmp_path):
 
 def test_a_part_computes_its_own_batches_once(tmp_path):
     network = Counting()
-    fill(tmp_path / "s", Part(1, 2), network=network)
-    fill(tmp_path / "s", Part(1, 2), network=network)
+    fill(tmp_path / "s", CachePart(1, 2), network=network)
+    fill(tmp_path / "s", CachePart(1, 2), network=network)
     assert network.asked == [4, 4, 4]
-    fill(tmp_path / "s", Part(2, 2), network=network)
+    fill(tmp_path / "s", CachePart(2, 2), network=network)
     assert sum(network.asked) == 7 * 4
     fill(tmp_path / "s", network=network)
     assert sum(network.asked) == 7 * 4
@@ -70,7 +70,7 @@ def test_a_part_computes_its_own_batches_once(tmp_path):
 
 def test_a_build_without_part_joins_what_is_there_and_computes_the_rest(tmp_path):
     network = Counting()
-    fill(tmp_path / "s", Part(2, 4), network=network)
+    fill(tmp_path / "s", CachePart(2, 4), network=network)
     asked = len(network.asked)
     fill(tmp_path / "s", network=network)
     assert len(network.asked) == 7
@@ -82,7 +82,7 @@ def test_a_build_without_part_joins_what_is_there_and_computes_the_rest(tmp_path
 def test_a_last_layer_comes_along(tmp_path):
     fill(tmp_path / "one", through="out")
     for number in (1, 2):
-        fill(tmp_path / "s", Part(number, 2), through="out")
+        fill(tmp_path / "s", CachePart(number, 2), through="out")
     assert records(tmp_path / "s") == records(tmp_path / "one")
     loader = make_loader(COUNT, batch_size=4)
     with CachedTeacher(None, tmp_path / "s").open(TeacherContext(loader=loader)) as answer:
@@ -93,8 +93,8 @@ def test_a_last_layer_comes_along(tmp_path):
 def test_a_kill_while_parts_are_joined_loses_nothing(tmp_path):
     fill(tmp_path / "one")
     folder = tmp_path / "s"
-    fill(folder, Part(1, 3))
-    fill(folder, Part(2, 3))
+    fill(folder, CachePart(1, 3))
+    fill(folder, CachePart(2, 3))
     states = states_at_kills(folder, lambda: join_parts(Location(folder)), tmp_path / "kept")
     assert len(states) > 5
     for state in states:
@@ -109,7 +109,7 @@ def test_parts_at_a_remote_address(tmp_path, monkeypatch):
     monkeypatch.setenv("LIMBECK_CACHE", str(tmp_path / "mirror"))
     where = f"memory://parts-{tmp_path.name}"
     for number in (2, 1):
-        fill(where, Part(number, 2), through="out")
+        fill(where, CachePart(number, 2), through="out")
     fill(tmp_path / "one", through="out")
     assert records(where) == records(tmp_path / "one")
     assert not has_parts(Location(where))
@@ -117,7 +117,7 @@ def test_parts_at_a_remote_address(tmp_path, monkeypatch):
 
 def test_a_damaged_part_is_computed_again(tmp_path):
     fill(tmp_path / "one")
-    fill(tmp_path / "s", Part(1, 2))
+    fill(tmp_path / "s", CachePart(1, 2))
     shard = next((tmp_path / "s" / "parts" / "1-of-2" / "shards").iterdir())
     data = bytearray(shard.read_bytes())
     data[-1] ^= 1
@@ -128,7 +128,7 @@ def test_a_damaged_part_is_computed_again(tmp_path):
 
 
 def test_training_says_that_parts_are_not_joined(tmp_path):
-    fill(tmp_path / "s", Part(1, 2))
+    fill(tmp_path / "s", CachePart(1, 2))
     loader = make_loader(COUNT, batch_size=4)
     teacher = CachedTeacher(Counting(), tmp_path / "s", encoding="float32")
     with teacher.open(TeacherContext(loader=loader)) as answer, pytest.warns(LimbeckWarning, match="not joined"):
@@ -136,14 +136,14 @@ def test_training_says_that_parts_are_not_joined(tmp_path):
 
 
 def test_a_part_of_another_teacher_or_one_that_is_written_is_refused(tmp_path):
-    fill(tmp_path / "s", Part(1, 2))
+    fill(tmp_path / "s", CachePart(1, 2))
     with pytest.raises(LimbeckError, match="another teacher"):
-        fill(tmp_path / "s", Part(1, 2), network=Counting(1))
+        fill(tmp_path / "s", CachePart(1, 2), network=Counting(1))
     fill(tmp_path / "t")
     shutil.copytree(tmp_path / "s" / "parts", tmp_path / "t" / "parts")
     fill(tmp_path / "t")
     other = CachedTeacher(Counting(), tmp_path / "s", encoding="float32")
-    filling = fill_cache(other, make_loader(COUNT, batch_size=4, shuffle=False), part=Part(2, 2))
+    filling = fill_cache(other, make_loader(COUNT, batch_size=4, shuffle=False), part=CachePart(2, 2))
     next(filling)
     with pytest.raises(LimbeckError, match="already"):
         join_parts(Location(tmp_path / "s"))
@@ -153,7 +153,7 @@ def test_a_part_of_another_teacher_or_one_that_is_written_is_refused(tmp_path):
 @pytest.mark.parametrize("text", ["0/2", "3/2", "1", "1/0", "a/b", "-1/2", ""])
 def test_no_part(text):
     with pytest.raises(ArgumentError):
-        Part.parse(text)
+        CachePart.parse(text)
 
 
 def test_batches_that_cannot_be_counted_have_no_parts(tmp_path):
@@ -168,17 +168,17 @@ def test_batches_that_cannot_be_counted_have_no_parts(tmp_path):
 
     loader = Endless(examples(), batch_size=4, seed=0, augment=None, views=None)
     with pytest.raises(LimbeckError, match="cannot be counted"):
-        list(fill_cache(CachedTeacher(Counting(), tmp_path), loader, part=Part(1, 2)))
+        list(fill_cache(CachedTeacher(Counting(), tmp_path), loader, part=CachePart(1, 2)))
 
 
 WORKER = """
 import sys, time
 sys.path.insert(0, sys.argv[2])
-from limbeck.cache import Part
+from limbeck.cache import CachePart
 from limbeck.teachers import CachedTeacher, fill_cache
 from teachers.asked import Counting, make_loader
 teacher = CachedTeacher(Counting(), sys.argv[1], encoding="float32", shard_bytes=200)
-for done in fill_cache(teacher, make_loader(26, batch_size=4, shuffle=False), part=Part.parse(sys.argv[3])):
+for done in fill_cache(teacher, make_loader(26, batch_size=4, shuffle=False), part=CachePart.parse(sys.argv[3])):
     print(done, flush=True)
     time.sleep(float(sys.argv[4]))
 """

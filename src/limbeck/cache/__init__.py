@@ -4,13 +4,14 @@ from limbeck.cache.column import Column
 from limbeck.cache.encodings import Encoding, encoding, encoding_type, kl_error, make_encoding, validate_encoding
 from limbeck.cache.location import Location
 from limbeck.cache.manifest import Manifest, ManifestDifference, Shard, TeacherProvenance, find_mismatch
-from limbeck.cache.parts import Part, are_all_parts_done, has_parts, join_parts, mark_part
+from limbeck.cache.parts import CachePart, are_all_parts_done, has_parts, join_parts, mark_part
 from limbeck.cache.reader import CacheReader, DecodedTable, find_manifest, is_cache, read_file
 from limbeck.cache.shard import Keys
 from limbeck.cache.writer import SHARD_BYTES, CacheWriter, add_files, open_writer, repair
 
 __all__ = [
     "SHARD_BYTES",
+    "CachePart",
     "CacheReader",
     "CacheWriter",
     "Column",
@@ -20,7 +21,6 @@ __all__ = [
     "Location",
     "Manifest",
     "ManifestDifference",
-    "Part",
     "Shard",
     "TeacherProvenance",
     "add_files",

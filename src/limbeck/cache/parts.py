@@ -18,7 +18,7 @@ _DONE = "done"
 
 
 @dataclass(frozen=True, order=True)
-class Part:
+class CachePart:
     """One of several ranges of batches: each process fills one of them.
 
     Attributes:
@@ -30,28 +30,28 @@ class Part:
     count: int
 
     @staticmethod
-    def parse(text: str) -> Part:
+    def parse(text: str) -> CachePart:
         """Read a part as it is typed.
 
         Raises:
             ArgumentError: If it is not NUMBER/COUNT, or the number is above the count.
 
         Example:
-            >>> Part.parse("2/4")
-            Part(number=2, count=4)
+            >>> CachePart.parse("2/4")
+            CachePart(number=2, count=4)
         """
         match = re.fullmatch(r"([0-9]{1,6})/([0-9]{1,6})", text.strip())
         if match is None or not 1 <= int(match[1]) <= int(match[2]):
             raise ArgumentError(
                 f"part is NUMBER/COUNT, from 1/4 to 4/4 for four processes; got {text!r}.", argument="part"
             )
-        return Part(int(match[1]), int(match[2]))
+        return CachePart(int(match[1]), int(match[2]))
 
     def batches(self, total: int) -> range:
         """The numbers of its batches, out of `total`: every batch is in one part.
 
         Example:
-            >>> [list(Part(number, 3).batches(7)) for number in (1, 2, 3)]
+            >>> [list(CachePart(number, 3).batches(7)) for number in (1, 2, 3)]
             [[0, 1], [2, 3], [4, 5, 6]]
         """
         return range((self.number - 1) * total // self.count, self.number * total // self.count)
@@ -60,7 +60,7 @@ class Part:
         """The number of examples in its batches.
 
         Example:
-            >>> [Part(number, 3).count_examples(26, 4) for number in (1, 2, 3)]
+            >>> [CachePart(number, 3).count_examples(26, 4) for number in (1, 2, 3)]
             [8, 8, 10]
         """
         numbers = self.batches(-(-examples // batch_size))
@@ -71,22 +71,22 @@ class Part:
         return Location(f"{whole.name}/{_FOLDER}/{self.number}-of-{self.count}")
 
 
-def mark_part(part: Part, whole: Location, done: str) -> None:
+def mark_part(part: CachePart, whole: Location, done: str) -> None:
     """Note that a part has all its outputs: `done` says of what, such as the number of views; "" takes it back."""
     location = part.location(whole)
     location.open()
     location.put(_DONE, done.encode()) if done else location.remove(_DONE)
 
 
-def are_all_parts_done(part: Part, whole: Location) -> bool:
+def are_all_parts_done(part: CachePart, whole: Location) -> bool:
     """Whether all parts have been marked with the same text as this one."""
-    marks = [Part(number, part.count).location(whole).read(_DONE) for number in range(1, part.count + 1)]
+    marks = [CachePart(number, part.count).location(whole).read(_DONE) for number in range(1, part.count + 1)]
     return None not in marks and len({*marks}) == 1
 
 
-def _parts_of(whole: Location) -> list[Part]:
+def _parts_of(whole: Location) -> list[CachePart]:
     names = [re.fullmatch("([0-9]{1,6})-of-([0-9]{1,6})", name) for name in whole.files(_FOLDER)]
-    return sorted(Part(int(match[1]), int(match[2])) for match in names if match is not None)
+    return sorted(CachePart(int(match[1]), int(match[2])) for match in names if match is not None)
 
 
 def has_parts(whole: Location) -> bool:

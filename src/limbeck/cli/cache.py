@@ -28,9 +28,9 @@ def run_build(
     path: str | None, flags: Flags, settings: Sequence[str], *, as_json: bool, part: str | None = None
 ) -> None:
     """Build the teacher cache of a job, or one part of it, or continue building it."""
-    from limbeck.cache import Part
+    from limbeck.cache import CachePart
 
-    own = None if part is None else Part.parse(part)
+    own = None if part is None else CachePart.parse(part)
     job = _job(path, flags, settings)
     try:
         with ProgressCallback(to_error=as_json) as callback:

@@ -84,7 +84,9 @@ class Outcome(NamedTuple):
 def start(arm: ArmRun, material: ComparisonData, teacher: Teacher) -> Run:
     """Open the run of an arm; a run that was interrupted continues."""
     job, budget = arm.job, arm.job.budget_of(arm.arm)
-    recipe = recipe_of(job, arm.arm, with_cache(job, teacher), task=material.task, smoothing=arm.smoothing)
+    recipe = recipe_of(
+        job, arm.arm, with_cache(job, teacher, material.task), task=material.task, smoothing=arm.smoothing
+    )
     labels = {} if isinstance(recipe.ship, str) else {"ships": "a module that the method has put together"}
     return Run(
         {"student": make_student(job, material, seed=arm.seed, teacher=teacher)},

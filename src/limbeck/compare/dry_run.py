@@ -118,7 +118,7 @@ def _rehearse_arm(job: Job, arm: str, material: ComparisonData, teacher: Teacher
     with (
         seeded(0),
         _explain_errors(f"The arm {arm!r} cannot take its first steps", "budget"),
-        with_temporary_cache(job, teacher) as cached_teacher,
+        with_temporary_cache(job, teacher, material.task) as cached_teacher,
     ):
         models = {"student": make_student(job, material, seed=0, teacher=teacher)}
         recipe, mixed = recipe_of(job, arm, cached_teacher, task=material.task), is_taught(job, arm)

@@ -86,7 +86,7 @@ def open_check_context(
     arms += _arms(job, material, less, teacher)
     stored = None
     if job.cache is not None and (job.cache.folder is not None or job.out is not None):
-        caches = open_cached_teacher(job, teacher, folder_of(job))
+        caches = open_cached_teacher(job, teacher, material.task, folder_of(job))
         stored = (tuple(caches.values()), make_cache_loader(job, material, shuffled=0))
     return CheckContext(
         tuple(arms), teacher, networks, ready, material.train, material.development,

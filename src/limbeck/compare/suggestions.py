@@ -175,7 +175,9 @@ def _hot(run: JudgedRun) -> Iterator[Suggestion]:
         return
     settings = run.job.method_arms[run.verdict["arm"]]
     parameter = method(settings.name).parameters.get("temperature")
-    temperature = settings.hyper.get("temperature", parameter.default if parameter is not None else None)
+    temperature = settings.hyper.get("temperature")
+    if temperature is None and parameter is not None:
+        temperature = run.task.temperature if parameter.default is None else parameter.default
     steps = _steps(run)
     if not isinstance(temperature, (int, float)) or temperature < _HOT or steps is None or steps > _MANY_STEPS:
         return

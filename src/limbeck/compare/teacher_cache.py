@@ -14,10 +14,10 @@ from torch import Tensor
 
 from limbeck.batch import LOGITS, Batch
 from limbeck.cache import (
+    CachePart,
     CacheReader,
     Encoding,
     Location,
-    Part,
     encoding,
     is_cache,
     join_parts,
@@ -35,8 +35,8 @@ from limbeck.errors import LimbeckError
 from limbeck.events import Callback, Message, OutputsCached
 from limbeck.job import SEVERAL, CacheSettings, Job, RunLayout, add_flag_hint, train_loader
 from limbeck.losses import Objective
-from limbeck.methods import make, method
-from limbeck.recipe import Recipe
+from limbeck.methods import method
+from limbeck.tasks import Task
 from limbeck.teachers import (
     AlignedTeacher,
     CachedTeacher,
@@ -63,12 +63,12 @@ def folder_of(job: Job) -> str:
     return cache.folder if cache.folder is not None else str(RunLayout(Path(job.out or "")).cache)
 
 
-def with_cache(job: Job, teacher: Teacher, where: str | None = None) -> Teacher:
+def with_cache(job: Job, teacher: Teacher, task: Task, where: str | None = None) -> Teacher:
     """The teacher with the cache of the job; the teacher itself if the job has no cache."""
     if job.cache is None:
         return teacher
     try:
-        stores = open_cached_teacher(job, teacher, where or folder_of(job))
+        stores = open_cached_teacher(job, teacher, task, where or folder_of(job))
         cached: Teacher = next(iter(stores.values()))
         if len(stores) > 1:
             cached = Ensemble(*stores.values(), mean=job.teacher.mean, weights=job.teacher.weights)
@@ -78,21 +78,21 @@ def with_cache(job: Job, teacher: Teacher, where: str | None = None) -> Teacher:
 
 
 @contextmanager
-def with_temporary_cache(job: Job, teacher: Teacher) -> Iterator[Teacher]:
+def with_temporary_cache(job: Job, teacher: Teacher, task: Task) -> Iterator[Teacher]:
     """The teacher with a temporary cache, for a teacher that is not trained yet."""
     with TemporaryDirectory() as folder:
-        yield with_cache(job, teacher, folder)
+        yield with_cache(job, teacher, task, folder)
 
 
-def open_cached_teacher(job: Job, teacher: Teacher, where: str) -> dict[str, CachedTeacher]:
+def open_cached_teacher(job: Job, teacher: Teacher, task: Task, where: str) -> dict[str, CachedTeacher]:
     """The teacher with a cache of all outputs that the methods of all arms need."""
     own, translate = teacher, lambda one: one
     if isinstance(teacher, AlignedTeacher):  # a cache has the teacher's own outputs, for its own ids
         own, translate = teacher.inner, teacher.translate
     if job.teacher.model != SEVERAL or not isinstance(own, Ensemble):
-        return {"": _cached(job, translate(own), where)}
+        return {"": _cached(job, translate(own), task, where)}
     named = zip(job.teacher.ensemble, own.members, strict=True)
-    return {name: _cached(job, translate(member), f"{where}/{name}") for name, member in named}
+    return {name: _cached(job, translate(member), task, f"{where}/{name}") for name, member in named}
 
 
 def folders_of(job: Job) -> list[str]:
@@ -101,9 +101,9 @@ def folders_of(job: Job) -> list[str]:
     return [f"{folder_of(job)}/{name}" for name in names] or [folder_of(job)]
 
 
-def _cached(job: Job, teacher: Teacher, where: str) -> CachedTeacher:
+def _cached(job: Job, teacher: Teacher, task: Task, where: str) -> CachedTeacher:
     cache = job.cache or CacheSettings()
-    objectives = _objectives_of(job, teacher)
+    objectives = _objectives_of(job, teacher, task)
     addresses = frozenset().union(*(objective.requires.teacher for objective in objectives))
     temperatures = frozenset().union(*(objective.temperatures for objective in objectives))
     return CachedTeacher(
@@ -112,13 +112,13 @@ def _cached(job: Job, teacher: Teacher, where: str) -> CachedTeacher:
     )  # fmt: skip
 
 
-def _objectives_of(job: Job, teacher: Teacher) -> list[Objective]:
+def _objectives_of(job: Job, teacher: Teacher, task: Task) -> list[Objective]:
     """The objectives of all stages that use the teacher, as far as they are known before training."""
     objectives: list[Objective] = []
-    for settings in job.method_arms.values():
+    for arm, settings in job.method_arms.items():
         with suppress(LimbeckError):  # the arm itself raises a clearer error about its method
             if method(settings.name).has_teacher:
-                stages = Recipe(make(settings.name, teacher=teacher, **settings.hyper)).stages()
+                stages = recipe_of(job, arm, teacher, task=task).stages()
                 objectives += [stage.objective for stage in stages if stage.teacher is teacher]
     return objectives
 
@@ -131,7 +131,7 @@ def views_of(job: Job) -> int:
     return 1
 
 
-def build(job: Job, *, callback: Callback, part: Part | None = None) -> list[CacheReader]:
+def build(job: Job, *, callback: Callback, part: CachePart | None = None) -> list[CacheReader]:
     """Fill the cache of a job: the teacher's outputs for all training data, in every view that the arms need.
 
     After an interruption, the next call continues.
@@ -153,20 +153,20 @@ def build(job: Job, *, callback: Callback, part: Part | None = None) -> list[Cac
 
 
 def fill_job_cache(
-    job: Job, material: ComparisonData, teacher: Teacher, callback: Callback, *, part: Part | None = None
+    job: Job, material: ComparisonData, teacher: Teacher, callback: Callback, *, part: CachePart | None = None
 ) -> None:
     """Fill the cache with the outputs of a trained teacher."""
-    for store in open_cached_teacher(job, teacher, folder_of(job)).values():
+    for store in open_cached_teacher(job, teacher, material.task, folder_of(job)).values():
         _fill(job, material, store, callback, part)
 
 
-def _fill(job: Job, material: ComparisonData, store: CachedTeacher, callback: Callback, part: Part | None) -> None:
+def _fill(job: Job, material: ComparisonData, store: CachedTeacher, callback: Callback, part: CachePart | None) -> None:
     views, where, loader = views_of(job), store.where, make_cache_loader(job, material)
     fabric = open_fabric(precision=job.precision, devices=1)
     filling = fill_cache(
         store, loader, preprocess=material.data.preprocess, views=views, device=fabric.device, part=part
     )
-    examples = views * (part or Part(1, 1)).count_examples(loader.examples_per_epoch, loader.batch_size)
+    examples = views * (part or CachePart(1, 1)).count_examples(loader.examples_per_epoch, loader.batch_size)
     lacking = examples if part is not None else _count_missing(job, material, where)
     with fabric.autocast():
         for number, done in enumerate(filling):
@@ -203,7 +203,7 @@ def check_store(job: Job, material: ComparisonData, teacher: Teacher) -> None:
         LimbeckError: If it belongs to other data, or lacks outputs that an arm needs.
     """
     for arm in job.method_arms if job.cache is not None else ():
-        cached_teacher = with_cache(job, teacher)
+        cached_teacher = with_cache(job, teacher, material.task)
         loader = train_loader(material.train, job.budget_of(arm), seed=0, cache=job.cache, mixed=True)
         for stage in recipe_of(job, arm, cached_teacher, task=material.task).stages():
             if stage.teacher is cached_teacher and (requires := stage.objective.requires.teacher):
@@ -225,7 +225,7 @@ def check(job: Job, *, sample: int, seed: int) -> list[CacheVerification]:
                 store, loader, preprocess=material.data.preprocess, sample=sample,
                 views=range(views_of(job)), seed=seed, device=fabric.device,
             )
-            for store in open_cached_teacher(job, teacher, folder_of(job)).values()
+            for store in open_cached_teacher(job, teacher, material.task, folder_of(job)).values()
         ]  # fmt: skip
 
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from limbeck.batch import LOGITS, Batch
-from limbeck.cache import CacheReader, Location, Part, add_files, are_all_parts_done, join_parts, mark_part, repair
+from limbeck.cache import CachePart, CacheReader, Location, add_files, are_all_parts_done, join_parts, mark_part, repair
 from limbeck.errors import LimbeckError, LimbeckWarning
 from limbeck.functional import kl_divergence
 from limbeck.partial_logits import TopKLogits
@@ -56,7 +56,7 @@ def fill_cache(
     preprocess: Preprocess = read_inputs,
     views: int = 1,
     device: torch.device = _CPU,
-    part: Part | None = None,
+    part: CachePart | None = None,
 ) -> Iterator[int]:
     """Compute and store the outputs that a cache lacks, for `views` views of every example.
 

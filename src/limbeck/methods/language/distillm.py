@@ -57,7 +57,7 @@ def distillm(
 
     Args:
         teacher: The teacher: a module, a `Teacher`, or the name of a model in the run.
-        direction: ``reverse``, as in the main experiments of the authors' code, or ``forward``.
+        direction: ``reverse`` or ``forward``; the paper has both.
         skew: a, the share of the first distribution in the mixture, from 0 to 1; 0.1 in the paper.
         temperature: T, above 0.
         weight: w, the weight of the divergence, from 0 to 1; the rest is that of the labels.
