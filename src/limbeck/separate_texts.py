@@ -25,7 +25,9 @@ def check_left_out(model: nn.Module, inputs: Mapping[str, Any], left_out: set[st
         MissingOutputError: If texts are packed into rows, or padded on the left.
     """
     who, mask, places = type(model).__name__, inputs.get("attention_mask"), inputs.get("position_ids")
-    if "position_ids" in left_out and isinstance(places, Tensor) and bool(((places == 1).sum(-1) > 1).any()):
+    # Without a mask, padding cannot be told from texts of one token, so padded rows are refused too.
+    packed = mask is None and isinstance(places, Tensor) and bool((places[..., 1:] == 0).any())
+    if "position_ids" in left_out and packed:
         raise MissingOutputError(
             f"{who} takes no position_ids, so the texts that are packed into one row would read each other: leave "
             "packing out."

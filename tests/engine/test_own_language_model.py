@@ -92,6 +92,14 @@ def test_trap_packed_texts_would_read_each_other(tokenizer):
         call(lstm(tokenizer), batch.inputs)
 
 
+def test_trap_packed_texts_of_one_token_would_read_each_other(tokenizer):
+    """No position is 1 in them."""
+    ids = torch.arange(5, 10)[None]
+    inputs = {"input_ids": ids, "position_ids": torch.zeros_like(ids), "use_cache": False}
+    with pytest.raises(MissingOutputError, match="packing"):
+        call(lstm(tokenizer), inputs)
+
+
 def test_trap_left_padding_would_be_read(tokenizer):
     batch = tokens(tokenizer, padding_side="left").take(torch.arange(4))
     with pytest.raises(MissingOutputError, match="right"):
