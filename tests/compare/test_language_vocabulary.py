@@ -136,3 +136,13 @@ def test_the_doctor_says_that_an_untrained_teacher_knows_nothing_and_finds_nothi
     findings = {one.name: one for one in checkup(job_of(folder, "renumbered"))}
     assert {name for name, one in findings.items() if one.state in ("wrong", "crash")} == {"teacher's news"}
     assert "290 tokens are shared" in " ".join(findings["teacher"].details)
+
+
+def test_methods_of_a_language_job_are_at_temperature_1_unless_another_is_typed(folder):
+    from limbeck.compare.arm_recipes import recipe_of
+
+    material, teacher = open_job(job := job_of(folder, "same", method={"name": "hinton"}))
+    typed = job_of(folder, "same", method={"name": "hinton", "temperature": 2})
+    for one, temperature in ((job, 1.0), (typed, 2.0)):
+        (stage,) = recipe_of(one, "distilled", teacher, task=material.task).stages()
+        assert stage.objective.temperatures == {temperature}

@@ -17,7 +17,7 @@ from limbeck.errors import LimbeckError
 from limbeck.job import Job, add_flag_hint
 from limbeck.methods import make, method
 from limbeck.recipe import Recipe, Stage, change_stages
-from limbeck.tasks import Task
+from limbeck.tasks import Task, get_task
 from limbeck.teachers import ShuffledTeacher, Teacher
 
 ALONE, SMOOTHED, SHUFFLED = "student alone", "label smoothing", "shuffled teacher"
@@ -41,8 +41,10 @@ def recipe_of(
     arguments: dict[str, Any] = {"teacher": teacher} if own_method.has_teacher else {}
     if "task" in own_method.parameters:
         arguments["task"] = task
+    if "temperature" in own_method.parameters and (own := get_task(task).temperature) is not None:
+        arguments["temperature"] = own
     try:
-        recipe = make(settings.name, **arguments, **settings.hyper)
+        recipe = make(settings.name, **{**arguments, **settings.hyper})
     except LimbeckError as error:
         raise add_flag_hint(error, job.key_of(settings), own_method.hyper_parameters) from error
     # The method gets the real teacher, because it may need its layers or shapes; only the stages get the shuffled one.

@@ -177,7 +177,7 @@ def _hot(run: JudgedRun) -> Iterator[Suggestion]:
     parameter = method(settings.name).parameters.get("temperature")
     temperature = settings.hyper.get("temperature")
     if temperature is None and parameter is not None:
-        temperature = run.task.temperature if parameter.default is None else parameter.default
+        temperature = run.task.temperature or parameter.default
     steps = _steps(run)
     if not isinstance(temperature, (int, float)) or temperature < _HOT or steps is None or steps > _MANY_STEPS:
         return

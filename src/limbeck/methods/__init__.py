@@ -57,8 +57,8 @@ def method(name: str) -> MethodCall:
         UnknownNameError: If there is no such method. The message suggests the nearest name.
 
     Example:
-        >>> method("hinton").defaults["weight"]
-        0.9
+        >>> method("hinton").defaults["temperature"]
+        4.0
     """
     if (file := UserFile.parse(name)) is not None:
         function = file.load()

@@ -72,7 +72,7 @@ class LanguageModeling(Task):
     distance_title: ClassVar[str] = "KL divergence"
     asks_teacher: ClassVar[bool] = True
     # A teacher's distribution over a vocabulary is soft already; at 4 most of it would lie on tokens that never follow.
-    temperature: ClassVar[float] = 1.0
+    temperature: ClassVar[float | None] = 1.0
 
     @property
     def outputs(self) -> int:

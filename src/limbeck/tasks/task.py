@@ -140,7 +140,7 @@ class Task(ABC):
         row_title: What the rows of the data are called: examples, or windows of texts.
         no_smoothing: The reason why there is no control with label smoothing; None if there is one.
         has_temperature: Whether a temperature softens the outputs.
-        temperature: The temperature of methods that are given none.
+        temperature: The temperature that jobs give to a method if none is typed; None for the method's own default.
         distance_title: The name of the measure in `distance`.
         asks_teacher: Whether `evaluate` compares a model with the teacher itself, batch by batch, and not with stored
             outputs, which would be too large.
@@ -157,7 +157,7 @@ class Task(ABC):
     row_title: ClassVar[str] = "examples"
     no_smoothing: ClassVar[str | None] = None
     has_temperature: ClassVar[bool] = True
-    temperature: ClassVar[float] = 4.0
+    temperature: ClassVar[float | None] = None
     distance_title: ClassVar[str] = "squared difference"
     asks_teacher: ClassVar[bool] = False
 

@@ -47,7 +47,7 @@ def spaces_of(
     if task is not None and not task.has_temperature:
         spaces = {arm: {n: r for n, r in space.items() if n != "temperature"} for arm, space in spaces.items()}
     for arm, space in spaces.items():
-        start = start_of(job, arm, smoothing)
+        start = start_of(job, arm, smoothing, task=task)
         spaces[arm] = {n: r if n in ranges else r.holding(start[n]) for n, r in space.items()}
     return spaces
 
@@ -61,7 +61,10 @@ def start_of(job: Job, arm: str, smoothing: float, *, task: Task | None = None) 
     if arm == ALONE:
         return values
     settings = job.method_arms[arm]
-    own = {n: p.default for n, p in method(settings.name).parameters.items() if _is_number(p.default)}
+    parameters = method(settings.name).parameters
+    own = {n: p.default for n, p in parameters.items() if _is_number(p.default)}
+    if "temperature" in own and task is not None and task.temperature is not None:
+        own["temperature"] = task.temperature
     values = {**own, **{n: v for n, v in settings.hyper.items() if _is_number(v)}, **values}
     if task is not None and not task.has_temperature:
         values.pop("temperature", None)

@@ -36,7 +36,7 @@ CARD = MethodCard(
 def hinton(
     teacher: Any,
     *,
-    temperature: float | None = None,
+    temperature: float = 4.0,
     weight: float = 0.9,
     labels: bool = True,
     loss: str | None = None,
@@ -55,8 +55,8 @@ def hinton(
 
     Args:
         teacher: The teacher: a module, a `Teacher`, or the name of a model in the run.
-        temperature: T, above 0. By default 4, and 1 for language modeling (`Task.temperature`). The paper uses a
-            different value in each experiment; 4 is the upper end of its best values for small students.
+        temperature: T, above 0. The paper uses a different value in each experiment; 4 is the upper end of its best
+            values for small students. Jobs of language modeling take 1 if none is typed (`Task.temperature`).
         weight: w, the weight of the soft targets, from 0 to 1. The default is high because a low weight on the labels
             was best in the paper.
         labels: Whether to use labels. False drops the label term, for data without labels. Keep True for data in which
@@ -78,10 +78,9 @@ def hinton(
 
     Source: Hinton, Vinyals and Dean, 2015, arXiv:1503.02531, section 2.
     """
-    task = get_task(task)
-    temperature = task.temperature if temperature is None else temperature
     check_hyper(temperature=temperature)
     check_share(weight=weight)
+    task = get_task(task)
     dimension = task.classes_dim if classes is None else classes
     if loss is None and classes is None:
         objective: Objective = weight * task.distillation_loss(temperature=temperature)
