@@ -110,6 +110,7 @@ def _onnx(done: FinishedRun, *, raw: bool, file: str) -> str:
 
 
 _ANSWER_LENGTH = 50
+_PROMPT = "Once upon a time"  # no text of the data, which a card would make public
 
 
 def _language(done: FinishedRun, tokenizer: Any, *, to: str, file: str) -> str:
@@ -120,13 +121,14 @@ def _language(done: FinishedRun, tokenizer: Any, *, to: str, file: str) -> str:
     if to in ("onnx", "int8"):
         return "\n".join(_language_onnx(tokenizer, window, length, file))
     opening = _limbeck_opening(done) if to == "folder" else []
+    prompt = f"prompt = {_short_prompt(tokenizer, window - length)!r}"
     if not kind.startswith("transformers."):
-        lines = [*opening, "ids = tokenizer(prompt, return_tensors='pt')['input_ids']"]
+        lines = [*opening, prompt, "ids = tokenizer(prompt, return_tensors='pt')['input_ids']"]
         return "\n".join(["from transformers import AutoTokenizer", *_after(lines), "logits = student(ids)"])
     auto = "AutoModelForSeq2SeqLM" if "ForConditionalGeneration" in kind else "AutoModelForCausalLM"
     names = "AutoTokenizer" if to == "folder" else f"{auto}, AutoTokenizer"
     lines = opening or ["", f"student = {auto}.from_pretrained('.')"]
-    lines.append("inputs = tokenizer(prompt, return_tensors='pt', return_token_type_ids=False)")
+    lines += [prompt, "inputs = tokenizer(prompt, return_tensors='pt', return_token_type_ids=False)"]
     if "Seq2Seq" not in auto and _ends_texts(tokenizer):
         lines.append("inputs = {name: part[:, :-1] for name, part in inputs.items()}  # without the end of a text")
     return "\n".join([
@@ -134,6 +136,12 @@ def _language(done: FinishedRun, tokenizer: Any, *, to: str, file: str) -> str:
         f"written = student.generate(**inputs, max_new_tokens={length})",
         "text = tokenizer.decode(written[0], skip_special_tokens=True)",
     ])  # fmt: skip
+
+
+def _short_prompt(tokenizer: Any, room: int) -> str:
+    """A prompt whose tokens leave room for an answer in a window."""
+    fitting = (end for end in range(len(_PROMPT), 1, -1) if len(tokenizer(_PROMPT[:end])["input_ids"]) <= room)
+    return _PROMPT[: next(fitting, 1)]
 
 
 def _after(lines: list[str]) -> list[str]:
@@ -160,6 +168,7 @@ def _language_onnx(tokenizer: Any, window: int, length: int, file: str) -> list[
         "tokenizer = Tokenizer.from_file('tokenizer.json')",
         f"session = onnxruntime.InferenceSession({file!r})",
         "names = [one.name for one in session.get_inputs()]",
+        f"prompt = {_short_prompt(tokenizer, window - length)!r}",
         ids,
         f"for _ in range({length}):",
         f"    seen = np.array([ids[-{window}:]])",
