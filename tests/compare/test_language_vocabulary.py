@@ -8,11 +8,12 @@ import pytest
 import torch
 
 from limbeck.compare import checkup
-from limbeck.compare.comparison_data import load_comparison_data
+from limbeck.compare.arms import write_samples
+from limbeck.compare.comparison_data import load_comparison_data, make_student
 from limbeck.compare.language import describe_vocabulary
 from limbeck.compare.teacher import open_teacher
 from limbeck.compare.teacher_cache import build, check, make_cache_loader, open_cached_teacher, with_cache
-from limbeck.errors import LimbeckError
+from limbeck.errors import LimbeckError, LimbeckWarning
 from limbeck.job import make_job
 from limbeck.teachers import (
     AlignedTeacher,
@@ -130,6 +131,24 @@ def test_teachers_of_one_vocabulary_are_averaged_in_it_and_others_are_not(folder
     assert isinstance(teacher.inner, Ensemble)
     with pytest.raises(LimbeckError, match="one family"):
         open_job(job_of(folder, ("padded", "same")))
+
+
+def test_a_student_with_padded_rows_writes_and_drafts_tokens_of_the_tokenizer(folder, tmp_path):
+    job = job_of(folder, "same", student=f"hf:{folder / 'padded'}")
+    material, teacher = open_job(job)
+    student = make_student(job, material, seed=0)
+    weight = student.transformer.wte.weight.data
+    weight[290:] = 9 * weight[:290].mean(0) + torch.randn(10, 8, generator=torch.Generator().manual_seed(0))
+    write_samples(student, material, tmp_path, teacher=teacher)
+    samples = json.loads((tmp_path / "samples.json").read_text())
+    assert samples["speculative"]["tokens"] > 0
+
+
+def test_texts_that_cannot_be_written_do_not_stop_the_job(folder, tmp_path):
+    material, teacher = open_job(job_of(folder, "same"))
+    with pytest.warns(LimbeckWarning):
+        write_samples(torch.nn.Linear(2, 2), material, tmp_path, teacher=teacher)
+    assert list(json.loads((tmp_path / "samples.json").read_text())) == ["failure"]
 
 
 def test_the_doctor_says_that_an_untrained_teacher_knows_nothing_and_finds_nothing_else_wrong(folder):

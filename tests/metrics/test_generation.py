@@ -12,6 +12,8 @@ from torch import nn
 
 from limbeck.errors import ArgumentError, DataError, LimbeckError
 from limbeck.metrics import chrf, continue_greedily, exact_match, sample_speculatively
+from limbeck.models import VocabularyAlignment
+from limbeck.teachers import AlignedTeacher, ModelTeacher
 
 END = 0
 
@@ -97,6 +99,30 @@ def test_greedy_speculation_gives_the_greedy_text_of_the_teacher():
     assert [text.tolist() for text in found.texts] == [text.tolist() for text in greedy]
 
 
+def test_a_student_with_padded_rows_drafts_only_tokens_that_the_teacher_has():
+    teacher, student = Trigram(), Trigram(vocabulary=5, seed=1)
+    plain = Trigram(seed=1)
+    student.table.data[:3, :3, :3] = plain.table.data
+    student.table.data[..., 3:] = 9.0  # the padded rows are the most likely ones
+    prompts = [torch.tensor([1, 2]), torch.tensor([2])] * 10
+    aligned = AlignedTeacher(ModelTeacher(teacher), VocabularyAlignment(torch.arange(3), torch.arange(3), 5, 3, {}))
+    found = sample_speculatively(student, aligned, prompts, max_new_tokens=12, end=END)
+    expected = sample_speculatively(plain, teacher, prompts, max_new_tokens=12, end=END)
+    # The draws differ, because the number of tokens does.
+    assert found.acceptance == pytest.approx(expected.acceptance, abs=0.2)
+    assert max(int(text.max()) for text in found.texts) < 3
+
+
+def test_only_the_chosen_tokens_are_written():
+    model, plain = Trigram(vocabulary=5), Trigram(seed=1)
+    model.table.data[:3, :3, :3] = plain.table.data
+    model.table.data[..., 3:] = 9.0
+    prompts = [torch.tensor([1, 2]), torch.tensor([2])]
+    found = continue_greedily(model, prompts, max_new_tokens=9, tokens=torch.arange(3))
+    expected = continue_greedily(plain, prompts, max_new_tokens=9)
+    assert [text.tolist() for text in found] == [text.tolist() for text in expected]
+
+
 def test_prompts_of_several_lengths_are_continued_as_alone():
     prompts = [torch.tensor([1, 2]), torch.tensor([2]), torch.tensor([2, 2, 1, 2, 1])]
     model = Trigram()
@@ -117,6 +143,8 @@ def test_continuations_are_those_of_transformers():
     for prompt, text in zip(prompts, found, strict=True):
         expected = model.generate(prompt[None], do_sample=False, max_new_tokens=10, pad_token_id=0, eos_token_id=None)
         assert text.tolist() == expected[0, len(prompt) :].tolist()
+    few = torch.tensor([3, 4, 9])
+    assert torch.isin(torch.cat(continue_greedily(model, prompts, max_new_tokens=10, tokens=few)), few).all()
 
 
 def test_answers_are_compared_with_references():

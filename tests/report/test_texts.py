@@ -86,6 +86,12 @@ def test_a_page_about_texts_has_no_words_about_classes(run):
     assert "KL to teacher" in words
 
 
+def test_the_reason_why_texts_were_not_written_is_on_the_page(run):
+    failure = "Texts were not written: IndexError: index out of range."
+    (run / "arms" / "student-alone" / "seed-0" / "samples.json").write_text(json.dumps({"failure": failure}))
+    assert f"student alone: {failure}" in words_of(texts_section(read_run(run)))
+
+
 def test_a_run_without_texts_says_so(run):
     for file in run.rglob("samples.json"):
         file.unlink()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import time
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,7 +23,8 @@ from limbeck.compare.teacher_cache import with_cache
 from limbeck.compare.trackers import is_rank_zero, with_trackers
 from limbeck.data import Preprocess
 from limbeck.engine import Run, StepReport, open_fabric
-from limbeck.job import Job, plain_name, train_loader
+from limbeck.errors import LimbeckWarning
+from limbeck.job import Job, hide_private_paths, plain_name, train_loader
 from limbeck.job.run_layout import METRICS as METRICS_FILE
 from limbeck.job.run_layout import PREDICTIONS, SAMPLES, arm_folder_name, seed_folder_name
 from limbeck.metrics import evaluate_metrics, open_metrics, save_tensors
@@ -192,6 +194,8 @@ def can_write(teacher: Teacher) -> bool:
 def write_samples(model: Any, material: ComparisonData, folder: Path | None, *, teacher: Teacher | None = None) -> None:
     """Write what a language model answers to prompts of the test data; nothing for other tasks.
 
+    The texts are only for people, so an error is written in their place, and the job goes on.
+
     Args:
         model: The model.
         material: The data and the task.
@@ -200,9 +204,14 @@ def write_samples(model: Any, material: ComparisonData, folder: Path | None, *, 
     """
     if folder is None or not material.task.asks_teacher:
         return
-    samples = material.task.sample_texts(
-        model, material.data.test, preprocess=material.data.preprocess, teacher=teacher
-    )
+    try:
+        samples = material.task.sample_texts(
+            model, material.data.test, preprocess=material.data.preprocess, teacher=teacher
+        )
+    except Exception as error:  # models of libraries and of users raise anything
+        reason = hide_private_paths(" ".join(str(error).split()), folder)[:500].rstrip(".")
+        samples = {"failure": f"Texts were not written: {type(error).__name__}: {reason}."}
+        warnings.warn(f"{folder}: {samples['failure']}", LimbeckWarning, stacklevel=2)
     if samples is not None:
         write_text(json.dumps(samples, indent=1, ensure_ascii=False), folder / SAMPLES)
 

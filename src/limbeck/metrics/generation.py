@@ -18,7 +18,7 @@ from limbeck.metrics.predictions import open_token_logits
 from limbeck.model_call import unwrap
 from limbeck.optional_imports import import_optional
 from limbeck.tap import FrozenParameters
-from limbeck.teachers import ModelTeacher
+from limbeck.teachers import AlignedTeacher, ModelTeacher
 
 Tokens = Int[Tensor, " _tokens"]
 _NextLogits = Callable[[Sequence[Tensor], int], list[Tensor]]
@@ -75,7 +75,8 @@ def sample_speculatively(
 
     Args:
         student: The draft model: a module from ids to logits.
-        teacher: The model whose texts are sampled, with the same vocabulary.
+        teacher: The model whose texts are sampled, with the same vocabulary. Of an `AlignedTeacher`, tokens that only
+            one of the two models has have the probability 0 in both.
         prompts: The tokens of each prompt, at least one.
         draft: The number of tokens that are drafted at a time, at least 1.
         max_new_tokens: The largest number of new tokens of a text, at least 1.
@@ -110,7 +111,8 @@ def sample_speculatively(
         open_token_logits(student, preprocess=preprocess) as ours,
         open_token_logits(teacher, preprocess=preprocess) as theirs,
     ):
-        models = _next_logits(ours), _next_logits(theirs)
+        shared = teacher.alignment.student_ids if isinstance(teacher, AlignedTeacher) else None
+        models = _next_logits(ours, shared), _next_logits(theirs)
         if prompts:
             _check_vocabularies(*models, prompts[0].cpu().long())
         texts = tuple(state.sample(*models, prompt.cpu().long(), max_new_tokens) for prompt in prompts)
@@ -172,6 +174,7 @@ def continue_greedily(
     *,
     max_new_tokens: int = 64,
     end: int | None = None,
+    tokens: Int[Tensor, " tokens"] | None = None,
     preprocess: Callable[[Batch], Inputs] | None = None,
 ) -> tuple[Tensor, ...]:
     """Continue prompts with the most likely token at each step.
@@ -184,6 +187,7 @@ def continue_greedily(
         prompts: The tokens of each prompt, at least one.
         max_new_tokens: The largest number of new tokens, at least 1.
         end: The token that ends a text; None if there is none.
+        tokens: The tokens that may be written, such as those that a tokenizer knows; None for all outputs of the model.
         preprocess: Maps a batch to the inputs of the model.
 
     Returns:
@@ -202,26 +206,26 @@ def continue_greedily(
     """
     _check_counts(max_new_tokens=max_new_tokens)
     _check_prompts(prompts)
-    tokens = [prompt.cpu().long() for prompt in prompts]
+    texts = [prompt.cpu().long() for prompt in prompts]
     module = model.model if isinstance(model, ModelTeacher) else model
     plain = preprocess is None or isinstance(preprocess, Identity)
     if plain and isinstance(module, nn.Module) and (is_causal_lm(module) or is_encoder_decoder(module)):
         with FrozenParameters(module), torch.no_grad():
-            return tuple(_generate(module, prompt, max_new_tokens, end) for prompt in tokens)
+            return tuple(_generate(module, prompt, max_new_tokens, end, tokens) for prompt in texts)
     with open_token_logits(model, preprocess=preprocess) as logits:
-        following = _next_logits(logits)
-        unfinished = list(range(len(tokens)))
+        following = _next_logits(logits, tokens)
+        unfinished = list(range(len(texts)))
         for _ in range(max_new_tokens):
-            rows = following([tokens[i] for i in unfinished], 1)
+            rows = following([texts[i] for i in unfinished], 1)
             for i, row in zip(unfinished, rows, strict=True):
-                tokens[i] = torch.cat([tokens[i], row.argmax(1)])
-            unfinished = [i for i in unfinished if int(tokens[i][-1]) != end]
+                texts[i] = torch.cat([texts[i], row.argmax(1)])
+            unfinished = [i for i in unfinished if int(texts[i][-1]) != end]
             if not unfinished:
                 break
-    return tuple(text[len(prompt) :] for text, prompt in zip(tokens, prompts, strict=True))
+    return tuple(text[len(prompt) :] for text, prompt in zip(texts, prompts, strict=True))
 
 
-def _generate(model: nn.Module, prompt: Tensor, max_new_tokens: int, end: int | None) -> Tensor:
+def _generate(model: nn.Module, prompt: Tensor, max_new_tokens: int, end: int | None, tokens: Tensor | None) -> Tensor:
     """Continue one prompt with a model of transformers, whatever its own settings of generation are."""
     transformers = import_optional("transformers", extra="hf", purpose="Generating text")
     inner: Any = unwrap(model)
@@ -231,7 +235,10 @@ def _generate(model: nn.Module, prompt: Tensor, max_new_tokens: int, end: int | 
         do_sample=False, max_new_tokens=max_new_tokens, eos_token_id=end, pad_token_id=end or 0, **start
     )
     ids = prompt[None].to(next(inner.parameters()).device)
-    text = inner.generate(input_ids=ids, attention_mask=torch.ones_like(ids), generation_config=settings)[0].cpu()
+    text = inner.generate(
+        input_ids=ids, attention_mask=torch.ones_like(ids), generation_config=settings,
+        logits_processor=[lambda _, logits: _leave_out(logits, tokens)],
+    )[0].cpu()  # fmt: skip
     return text[1 if writes else len(prompt) :]
 
 
@@ -263,8 +270,16 @@ def chrf(answers: Sequence[str], references: Sequence[str]) -> float:
     return float(sacrebleu.corpus_chrf(list(answers), [list(references)]).score)
 
 
-def _next_logits(logits: Callable[[Batch], Any]) -> _NextLogits:
-    """A function of texts that returns float64 logits of the last positions of each."""
+def _leave_out(logits: Tensor, tokens: Tensor | None) -> Tensor:
+    """Give all other tokens the probability 0; None leaves out nothing."""
+    if tokens is None:
+        return logits
+    kept = tokens[tokens < logits.shape[-1]].to(logits.device)
+    return torch.full_like(logits, -torch.inf).index_copy(-1, kept, logits.index_select(-1, kept))
+
+
+def _next_logits(logits: Callable[[Batch], Any], tokens: Tensor | None = None) -> _NextLogits:
+    """A function of texts that returns float64 logits of the last positions of each, of some tokens or all."""
 
     def following(texts: Sequence[Tensor], positions: int) -> list[Tensor]:
         lengths = torch.tensor([len(text) for text in texts])
@@ -282,7 +297,7 @@ def _next_logits(logits: Callable[[Batch], Any]) -> _NextLogits:
         flat = answer.flatten(0, 1) if isinstance(answer, Tensor) else answer.reshape(-1)
         rows = flat[at.flatten().to(flat.device)]
         rows = rows if isinstance(rows, Tensor) else rows.to_dense()
-        return list(rows.double().cpu().view(len(texts), positions, -1))
+        return list(_leave_out(rows.double().cpu(), tokens).view(len(texts), positions, -1))
 
     return following
 

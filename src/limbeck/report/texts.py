@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +20,9 @@ def read_samples(run: RunData) -> dict[str, Mapping[str, Any]]:
 
     An arm whose file is missing or damaged is left out.
     """
-    layout = RunLayout(run.folder)
     samples: dict[str, Mapping[str, Any]] = {}
     for name, arm in run.arms.items():
-        folder = layout.teacher if arm.role == "teacher" else layout.seed(name, 0)
-        values = _read(folder / SAMPLES)
+        values = _read(_folder(run, name, arm.role) / SAMPLES)
         if isinstance(values.get("texts"), list) and all(isinstance(one, Mapping) for one in values["texts"]):
             samples[name] = values
     return samples
@@ -33,9 +31,22 @@ def read_samples(run: RunData) -> dict[str, Mapping[str, Any]]:
 def texts_section(run: RunData) -> Markup:
     """Show texts side by side, exact matches, and the acceptance of drafts."""
     samples = read_samples(run)
+    failures = [note(f"{name}: {failure}") for name, failure in _read_failures(run)]
     if not samples:
-        return section("texts", _TITLE, note("Not known: this run has no texts."))
-    return section("texts", _TITLE, _answers(samples), _drafts(samples), _texts(samples))
+        return section("texts", _TITLE, *(failures or [note("Not known: this run has no texts.")]))
+    return section("texts", _TITLE, *failures, _answers(samples), _drafts(samples), _texts(samples))
+
+
+def _read_failures(run: RunData) -> Iterator[tuple[str, str]]:
+    """The arms whose texts could not be written, each with the reason."""
+    for name, arm in run.arms.items():
+        if isinstance(failure := _read(_folder(run, name, arm.role) / SAMPLES).get("failure"), str):
+            yield name, failure
+
+
+def _folder(run: RunData, name: str, role: str) -> Path:
+    layout = RunLayout(run.folder)
+    return layout.teacher if role == "teacher" else layout.seed(name, 0)
 
 
 def _answers(samples: Mapping[str, Mapping[str, Any]]) -> Markup | None:

@@ -14,6 +14,7 @@ from limbeck.batch import Batch, Inputs
 from limbeck.data import Dataset, TokenDataset, TokenPairDataset
 from limbeck.metrics.generation import chrf, continue_greedily, exact_match, sample_speculatively
 from limbeck.optional_imports import is_installed
+from limbeck.teachers import AlignedTeacher
 
 FEW, MANY = 8, 64
 """The number of prompts of plain texts, and of texts with an answer, whose answers are compared with the reference."""
@@ -94,7 +95,9 @@ def write_samples(
     tokens = [prompt.tokens if isinstance(data, TokenPairDataset) else prompt.tokens[-(data.max_length - most) :]
               for prompt in prompts]  # fmt: skip
     end = data.tokenizer.eos_token_id
-    answers = continue_greedily(model, tokens, max_new_tokens=most, end=end, preprocess=preprocess)
+    answers = continue_greedily(
+        model, tokens, max_new_tokens=most, end=end, tokens=_known_tokens(data, teacher), preprocess=preprocess
+    )
     answered, decode = _has_answers(data, numbers), data.tokenizer.decode
     texts = [
         {
@@ -121,6 +124,14 @@ def text_numbers(examples: Dataset) -> Int[Tensor, " texts"]:
         if isinstance(numbers := examples.take(index).extra.get("text_number"), Tensor)
     ]
     return torch.cat(parts).unique() if parts else torch.arange(0)
+
+
+def _known_tokens(data: TokenDataset | TokenPairDataset, teacher: Any) -> Int[Tensor, " tokens"]:
+    """The tokens of the tokenizer; with a teacher of another vocabulary, those that it knows, too."""
+    known = torch.tensor(sorted(set(data.tokenizer.get_vocab().values())))
+    if isinstance(teacher, AlignedTeacher):
+        known = known[torch.isin(known, teacher.alignment.student_ids)]
+    return known
 
 
 def _has_answers(data: TokenDataset | TokenPairDataset, numbers: Int[Tensor, " texts"]) -> bool:
