@@ -19,7 +19,7 @@ from limbeck.errors import DataError  # noqa: E402
 from limbeck.export import to_hf  # noqa: E402
 from limbeck.functional import cross_entropy, kl_divergence  # noqa: E402
 from limbeck.losses import Loss  # noqa: E402
-from limbeck.models import count_parameters, fingerprint, load, open_model, save, seeded  # noqa: E402
+from limbeck.models import count_parameters, fingerprint, load, open_model, save, seeded, set_token_ids  # noqa: E402
 from limbeck.recipe import Optimizer, Recipe, Stage, TransformModel  # noqa: E402
 
 pytestmark = [
@@ -166,3 +166,52 @@ def test_a_student_with_lora_opens_in_peft_and_merged(how, tokenizer, tmp_path, 
     assert merged.get_output_embeddings().weight is merged.get_input_embeddings().weight
     assert transformers.AutoTokenizer.from_pretrained(folder).eos_token == tokenizer.eos_token
     assert torch.equal(written(merged, do_sample=False), written(trained, do_sample=False))
+
+
+@pytest.mark.parametrize("way", ["distill", "save", "hf"])
+def test_a_student_with_another_end_token_stops_at_that_of_its_texts(way, tokenizer, tmp_path):
+    with seeded(0):
+        student = transformers.LlamaForCausalLM(transformers.LlamaConfig(vocab_size=len(tokenizer), **SMALL["llama"]))
+    end = tokenizer.eos_token_id
+    assert student.generation_config.eos_token_id != end, "the default of LlamaConfig is 2"
+    if way == "distill":
+        stage = Stage(Loss(cross_entropy), steps=2)
+        run = distill(student, stage, tokens(tokenizer), out=tmp_path / "run", accelerator="cpu")
+        run.finish()
+        assert run.student.generation_config.eos_token_id == end
+        folder = tmp_path / "run" / "student"
+    elif way == "save":
+        folder = save(student, tmp_path / "s", tokenizer=tokenizer)
+    else:
+        folder = to_hf(student, tmp_path / "hf", tokenizer=tokenizer)
+    stock = transformers.AutoModelForCausalLM.from_pretrained(folder)
+    names = ("eos_token_id", "pad_token_id", "bos_token_id")
+    wanted = [getattr(tokenizer, name) for name in names]
+    assert [getattr(stock.config, name) for name in names] == wanted
+    assert [getattr(stock.generation_config, name) for name in names] == wanted
+    head = stock.get_output_embeddings().weight.data
+    hidden = stock.model(torch.tensor([[3, 7, 8]])).last_hidden_state[0, -1].detach()
+    head[end] = 1e3 * hidden  # the end is now the most likely next token
+    assert written(stock, do_sample=False).tolist() == [[3, 7, 8, end]]
+
+
+def test_further_end_tokens_of_a_student_stay(tokenizer):
+    model = small("gpt2", tokenizer)
+    model.generation_config.eos_token_id = [5, 6]
+    model.config.pad_token_id = 1
+    set_token_ids(model, tokenizer)
+    assert model.generation_config.eos_token_id == [5, 6, tokenizer.eos_token_id]
+    assert model.config.pad_token_id == tokenizer.pad_token_id
+    assert set_token_ids(model, None) is model
+    assert set_token_ids(model, object()) is model
+
+
+def test_a_padding_token_outside_of_the_vocabulary_is_left_out(tokenizer, tmp_path):
+    with seeded(0):
+        config = transformers.LlamaConfig(vocab_size=tokenizer.eos_token_id + 1, **SMALL["llama"])
+        model = transformers.LlamaForCausalLM(config)
+    more = train_tokenizer(["a b c d e f g"], vocabulary=30)
+    more.eos_token, more.pad_token = tokenizer.eos_token, "g"
+    assert more.pad_token_id >= config.vocab_size
+    folder = save(model, tmp_path / "s", tokenizer=more)
+    assert transformers.AutoModelForCausalLM.from_pretrained(folder).config.pad_token_id is None

@@ -25,7 +25,7 @@ from limbeck.engine.stage_loop import StageLoop, reset_to_epoch_start, start_sta
 from limbeck.engine.step_report import Metrics, StepReport, check_finite, check_weights, environment, run_summary
 from limbeck.engine.train_config import Fabric, TrainConfig
 from limbeck.errors import DivergedError, LimbeckError
-from limbeck.models import describe_model
+from limbeck.models import describe_model, set_token_ids
 from limbeck.random_seeds import get_rng_state, make_rng_state, set_rng_state
 from limbeck.recipe import Recipe, RunContext, Stage
 
@@ -127,7 +127,13 @@ class Run:
         """The model that the recipe ships, in its current state; the first model until that exists."""
         shipped = self._course.shipped()
         model = self.models[next(iter(self.models))] if shipped is None else shipped
-        return describe_model(model, self._metadata)
+        return describe_model(set_token_ids(model, self._tokenizer), self._metadata)
+
+    @property
+    def _tokenizer(self) -> Any:
+        """The tokenizer of the texts, if the run learns from texts: its end token must stop the student."""
+        examples = self._loader.examples
+        return None if examples is None else examples.tokenizer
 
     @property
     def stages(self) -> list[Stage]:
@@ -278,8 +284,8 @@ class Run:
         model = next(iter(self.models.existing.values()), None) if shipped is None else shipped
         # A lazy model has no weights before its first batch.
         if model is not None and not any(is_lazy(tensor) for tensor in model.parameters()):
-            examples = self._loader.examples
-            self._folder.save_student(model, self._metadata, None if examples is None else examples.tokenizer)
+            model = set_token_ids(model, self._tokenizer)
+            self._folder.save_student(model, self._metadata, self._tokenizer)
 
     def _snapshot(self) -> dict[str, Any]:
         """The complete state of the run between two steps."""

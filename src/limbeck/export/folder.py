@@ -14,7 +14,7 @@ from torch import nn
 from limbeck.atomic_io import new_partial_folder, publish_folder
 from limbeck.errors import ArgumentError, LimbeckError
 from limbeck.export.onnx_session import silence_logging
-from limbeck.models import fingerprint, get_description, read_config, save
+from limbeck.models import fingerprint, get_description, read_config, save, set_token_ids
 from limbeck.models.adapters import merge_adapters
 from limbeck.models.size_and_hash import unwrap_compiled
 
@@ -72,6 +72,7 @@ def to_hf(
     merged = merge_adapters(options)
     check_hf(merged)
     plain: Any = (copy.deepcopy(merged) if merged is options else merged).cpu().eval()
+    set_token_ids(plain, tokenizer)
     if class_names:
         plain.config.id2label = dict(enumerate(class_names))
         plain.config.label2id = {name: number for number, name in enumerate(class_names)}

@@ -22,7 +22,7 @@ from limbeck.export.onnx_session import count_examples, open_session, run, split
 from limbeck.export.table_graph import include_encoding, raw_columns
 from limbeck.metrics.predictions import rows_at_once
 from limbeck.model_call import call, logits_of
-from limbeck.models import load
+from limbeck.models import load, set_token_ids
 from limbeck.optional_imports import import_optional
 from limbeck.tap import FrozenParameters
 from limbeck.tasks import Classification, Score, Task
@@ -147,7 +147,7 @@ class ExportedRun(NamedTuple):
 
 def write_folder(request: ExportRequest, out: Path) -> ExportedFile:
     """Write a folder for `limbeck.load`, open it again and compare."""
-    to_folder(request.student, out, metadata=request.metadata)
+    to_folder(set_token_ids(request.student, request.tokenizer), out, metadata=request.metadata)
     if request.tokenizer is not None:
         request.tokenizer.save_pretrained(out)
     try:

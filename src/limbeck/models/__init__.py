@@ -17,7 +17,7 @@ from limbeck.models.folder import (
     read_config,
     save,
 )
-from limbeck.models.hf_folder import is_hf_folder, is_transformers, name_classes
+from limbeck.models.hf_folder import is_hf_folder, is_transformers, name_classes, set_token_ids
 from limbeck.models.hub import open_hf, open_timm
 from limbeck.models.layers import add_bias, chosen_layers, layer_list, shallow
 from limbeck.models.model_transforms import MODEL_TRANSFORMS, ModelTransform, transform_model, transforms_of
@@ -83,6 +83,7 @@ __all__ = [
     "reinitialize",
     "save",
     "seeded",
+    "set_token_ids",
     "shallow",
     "size_in_bytes",
     "transform_model",

@@ -24,6 +24,7 @@ from limbeck.models.hf_folder import (
     is_hf_folder,
     open_hf_folder,
     read_generation_config,
+    set_token_ids,
     write_hf_files,
 )
 from limbeck.models.model_transforms import MODEL_TRANSFORMS, ModelTransform, replay_transforms, transforms_of
@@ -90,7 +91,8 @@ def save(
         folder: A new or empty folder, or one that holds the same kind of model; parents are made.
         metadata: JSON values to save with the weights, such as class names or the epoch; by default the metadata of the
             folder that the model was loaded from, or of the run that trained it.
-        tokenizer: The tokenizer of a language model, whose files are written too, for ``AutoTokenizer``.
+        tokenizer: The tokenizer of a language model, whose files are written too, for ``AutoTokenizer``. The model gets
+            its end, padding and start tokens (`set_token_ids`).
 
     Returns:
         The folder.
@@ -100,6 +102,7 @@ def save(
             the state holds something else than tensors, or an adapter cannot be merged.
     """
     original = unwrap_compiled(model)
+    set_token_ids(original, tokenizer)
     metadata = get_description(original) if metadata is None else metadata
     model = merge_adapters(original)
     folder = Path(folder)

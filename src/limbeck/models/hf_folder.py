@@ -9,7 +9,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import nn
@@ -192,6 +192,39 @@ def name_classes(model: nn.Module, names: Sequence[str] | None) -> nn.Module:
     if names and config is not None and is_transformers(without_adapter(model)) and config.num_labels == len(names):
         config.id2label = dict(enumerate(names))
         config.label2id = {name: number for number, name in enumerate(names)}
+    return model
+
+
+def set_token_ids(model: nn.Module, tokenizer: Any) -> nn.Module:
+    """Write the end, padding and start tokens of a tokenizer into a model that generates text, so that it stops.
+
+    The tokenizer's end token takes the place of another one; a list of end tokens gets it in addition. A token that
+    the tokenizer lacks, or that is outside of the model's vocabulary, changes nothing.
+
+    Args:
+        model: Changed in place: its ``config`` and ``generation_config``; any other module is left unchanged.
+        tokenizer: The tokenizer of its texts; None, or an object without tokens (an image processor), changes nothing.
+
+    Returns:
+        The same model.
+
+    Example:
+        >>> set_token_ids(nn.Linear(2, 2), None)
+        Linear(in_features=2, out_features=2, bias=True)
+    """
+    config, plain = find_hf_config(model), cast(Any, without_adapter(model))
+    if not hasattr(tokenizer, "eos_token_id") or config is None or not plain.can_generate():
+        return model
+    settings = [one for one in (config, plain.generation_config) if one is not None]
+    size = config.get_text_config().to_dict().get("vocab_size") or math.inf
+    for name in ("eos_token_id", "pad_token_id", "bos_token_id"):
+        token = getattr(tokenizer, name)
+        for one in settings if isinstance(token, int) and token < size else ():
+            before = one.to_dict().get(name)
+            if not isinstance(before, list):
+                setattr(one, name, token)
+            elif token not in before:
+                setattr(one, name, [*before, token])
     return model
 
 
