@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import importlib
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -11,7 +12,8 @@ from types import FunctionType
 from typing import Any
 
 Parts = Mapping[str, Sequence[str]]
-"""Name of a part -> the definitions of its functions: a module with its submodules, or ``module:function``.
+"""Name of a part -> the definitions of its functions: a module with its submodules, ``module:function``, or
+``module:Class.method`` with the methods of all subclasses.
 
 A function belongs to the first part that contains it.
 """
@@ -32,7 +34,10 @@ def clocked(
         clock: The clock; `time.process_time` counts the processor time of this process alone.
     """
     seconds, depth = dict.fromkeys(parts, 0.0), [0]
-    replaced = []
+    replaced: list[tuple[Any, str, Any]] = []
+    for part, owner, name in _methods(parts):
+        replaced.append((owner, name, vars(owner)[name]))
+        setattr(owner, name, _timed(vars(owner)[name], part, seconds, depth, clock))
     for module in [one for name, one in sys.modules.items() if (name + ".").startswith(package + ".")]:
         for name, value in list(vars(module).items()):
             part = _part_of(value, module.__name__, parts)
@@ -44,6 +49,22 @@ def clocked(
     finally:
         for module, name, value in replaced:
             setattr(module, name, value)
+
+
+def _methods(parts: Parts) -> list[tuple[str, type, str]]:
+    """Part, class and name of each method, also of the subclasses that have their own."""
+    found = []
+    for part, places in parts.items():
+        for place in places:
+            module, _, method = place.partition(":")
+            if "." not in method:
+                continue
+            owner, name = method.split(".")
+            kinds = [getattr(importlib.import_module(module), owner)]
+            for kind in kinds:  # grows while it is read
+                kinds += kind.__subclasses__()
+            found += [(part, kind, name) for kind in kinds if name in vars(kind)]
+    return found
 
 
 def _part_of(value: Any, held_by: str, parts: Parts) -> str | None:

@@ -24,7 +24,7 @@ from limbeck.errors import LimbeckError
 from limbeck.job import ARMS, Job, make_job
 
 PARTS: Mapping[str, tuple[str, ...]] = {
-    "predictions": ("limbeck.metrics.predictions", "limbeck.compare.teacher:ask"),
+    "evaluations": ("limbeck.tasks.task:Task.evaluate", "limbeck.compare.teacher:ask"),
     "costs": ("limbeck.metrics.cost", "limbeck.metrics.cost_in_full", "limbeck.metrics.compute"),
     "measures": ("limbeck.metrics", "limbeck.compare.extra_metrics"),
     "page": ("limbeck.report",),
@@ -73,7 +73,7 @@ def bench_judging(*, scale: JudgingScale | None = None, say: Callable[[str], Non
         say: Gets messages about the progress.
 
     Returns:
-        ``measures_over_run``: processor time of predictions, measures and costs over that of the rest of the run;
+        ``measures_over_run``: processor time of evaluations, own metrics and costs over that of the rest of the run;
         ``report_seconds``: the median wall-clock time of the process that makes the page, and
         ``report_cpu_seconds`` its processor time; ``report_megabytes``: the size of the page. And ``cpu_seconds_run``
         and of each of its parts, ``report_seconds_each``, ``runs``, ``threads``, ``torch``.
@@ -105,7 +105,7 @@ def _measured(folder: Path, size: JudgingScale) -> dict[str, Any]:
     with clocked("limbeck.compare", PARTS, clock=time.process_time) as seconds:
         run_job(job)
     whole = time.process_time() - began
-    added = sum(seconds[part] for part in ("predictions", "measures", "costs"))
+    added = sum(seconds[part] for part in ("evaluations", "measures", "costs"))
     return {
         "measures_over_run": round(added / (whole - added), 4),
         "cpu_seconds_run": round(whole, 3),

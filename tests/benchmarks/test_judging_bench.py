@@ -16,6 +16,7 @@ from benchmarks.clock import clocked
 from benchmarks.judging import JudgingScale, _measured, _page
 from benchmarks.tables import BARS
 from limbeck.errors import LimbeckError
+from limbeck.tasks import classification
 
 SMALL = JudgingScale(train=400, test=60, epochs=3, seeds=1, shown=60, shown_seeds=1, runs=2, repeats=1)
 
@@ -55,6 +56,20 @@ def test_calls_are_timed_once_and_put_back(planted):
     assert seconds["rest"] == 2.0
 
 
+def test_methods_are_timed_in_the_class_that_has_them(planted, monkeypatch):
+    tools, _, clock = planted
+    tools.Parent = type("Parent", (), {"run": lambda self: tools.work(3.0)})
+    tools.Child = type(
+        "Child", (tools.Parent,), {"run": lambda self: (super(tools.Child, self).run(), tools.work(1.0))}
+    )
+    before = vars(tools.Child)["run"]
+    with clocked("caller", {"runs": ("tools.slow:Parent.run",)}, clock=clock) as seconds:
+        tools.Child().run()
+        tools.Parent().run()
+    assert seconds == {"runs": 7.0}
+    assert vars(tools.Child)["run"] is before
+
+
 def test_an_error_is_timed_too_and_all_is_put_back(planted):
     _, caller, clock = planted
     before = vars(caller).copy()
@@ -67,8 +82,8 @@ def test_an_error_is_timed_too_and_all_is_put_back(planted):
 def test_every_figure_that_has_a_bar_is_there():
     found = bench_judging(scale=SMALL)
     assert set(BARS["judging"]) <= set(found)
-    assert all(found[f"cpu_seconds_{part}"] > 0 for part in ("predictions", "measures", "costs", "page"))
-    spent = sum(found[f"cpu_seconds_{part}"] for part in ("predictions", "measures", "costs"))
+    assert all(found[f"cpu_seconds_{part}"] > 0 for part in ("evaluations", "costs", "page"))
+    spent = sum(found[f"cpu_seconds_{part}"] for part in ("evaluations", "measures", "costs"))
     assert found["measures_over_run"] == pytest.approx(spent / (found["cpu_seconds_run"] - spent), rel=0.02)
     assert 0.05 < found["report_megabytes"] < 6
     assert found["report_seconds"] == found["report_seconds_each"][0] > 0.3
@@ -77,9 +92,7 @@ def test_every_figure_that_has_a_bar_is_there():
 
 @pytest.mark.soak
 def test_slow_measures_would_be_detected(monkeypatch, tmp_path):
-    from limbeck.compare import arms
-
-    real = arms.evaluate
+    real = classification.measure_classes
 
     @functools.wraps(real)
     def slow(*what, **how):
@@ -88,8 +101,8 @@ def test_slow_measures_would_be_detected(monkeypatch, tmp_path):
             pass
         return real(*what, **how)
 
-    monkeypatch.setattr(arms, "evaluate", slow)
-    assert _measured(tmp_path / "run", SMALL)["cpu_seconds_measures"] > 11 * 0.5  # five arms and the teacher, twice
+    monkeypatch.setattr(classification, "measure_classes", slow)
+    assert _measured(tmp_path / "run", SMALL)["cpu_seconds_evaluations"] > 11 * 0.5  # five arms and the teacher, twice
 
 
 def test_a_page_that_cannot_be_made_is_no_figure(tmp_path):
@@ -104,7 +117,7 @@ def test_sizes_make_sense():
 
 def test_what_misses_its_bar_is_reported(monkeypatch, capsys):
     found = {"measures_over_run": 0.05, "report_seconds": 7.5, "report_megabytes": 1.7, "cpu_seconds_run": 60.0,
-             "cpu_seconds_predictions": 2.0, "cpu_seconds_measures": 0.5, "cpu_seconds_costs": 0.4, "runs": 10,
+             "cpu_seconds_evaluations": 2.0, "cpu_seconds_measures": 0.5, "cpu_seconds_costs": 0.4, "runs": 10,
              "report_seconds_each": [7.4, 7.5, 7.6], "report_cpu_seconds": 3.0, "threads": 1, "torch": "2"}  # fmt: skip
     monkeypatch.setattr("benchmarks.bench_judging", lambda say: found)
     assert main(["judging", "--table"]) == 0
