@@ -77,6 +77,24 @@ class DataError(LimbeckError):
     """Data are missing, damaged, or not of the stated kind."""
 
 
+class TextTooLongError(DataError):
+    """A text with a prompt has more tokens than a window.
+
+    Attributes:
+        fact: What is too long, as a sentence.
+        needed: The `max_length` with which all texts fit.
+        readable: The largest `max_length` that the models can read; None if it is not known.
+    """
+
+    def __init__(self, fact: str, *, needed: int, readable: int | None = None) -> None:
+        self.fact, self.needed, self.readable = fact, needed, readable
+        if readable is not None and readable < needed:
+            way = f"The models read at most {readable:,} tokens, so leave the long ones out"
+        else:
+            way = f"Type --set data.max_length={needed}, or leave them out"
+        super().__init__(f"{fact} {way}: --set data.too_long=drop (too_long='drop' in Python).")
+
+
 class WriteError(LimbeckError, OSError):
     """A file could not be written: full disk, quota, failing device. The previous file is unchanged.
 

@@ -17,7 +17,7 @@ from limbeck.compare.comparison_data import load_comparison_data
 from limbeck.compare.language import rows_at_once, unigram_nll, with_tokenizer
 from limbeck.compare.teacher import iterate_answers, open_teacher
 from limbeck.data import hash_tokenizer, load_data, open_tokenizer, train_byte_level_tokenizer
-from limbeck.errors import LimbeckError
+from limbeck.errors import LimbeckError, TextTooLongError
 from limbeck.job import Budget, make_job, read_run_job, with_settings
 from limbeck.job.splits import train_and_development
 
@@ -114,6 +114,32 @@ def test_windows_longer_than_the_model_reads_are_refused(place):
     job = job_of(place, data={"name": str(place / "t.txt"), "max_length": 64})
     with pytest.raises(LimbeckError, match=r"data\.max_length=32"):
         open_teacher(job, load_comparison_data(job))
+
+
+def test_texts_that_are_too_long_are_no_longer_than_the_models_read(place):
+    with pytest.raises(TextTooLongError) as caught:
+        load_comparison_data(job_of(place, data={"name": str(place / "p.jsonl"), "max_length": 3}))
+    fits, short = caught.value.needed, {**NEW, "n_positions": caught.value.needed - 1}
+    assert caught.value.readable == 32
+    assert f"max_length={fits}" in str(caught.value)
+    assert str(place / "teacher") in str(caught.value)
+    with pytest.raises(TextTooLongError) as caught:
+        load_comparison_data(job_of(place, student=short, data={"name": str(place / "p.jsonl"), "max_length": 3}))
+    assert caught.value.readable == fits - 1
+    assert f"max_length={fits}" not in str(caught.value)
+
+
+def test_another_vocabulary_is_refused_before_texts_that_are_too_long(place, tmp_path):
+    train_byte_level_tokenizer(["other words entirely"] * 3, vocabulary=262).save_pretrained(tmp_path / "own")
+    (tmp_path / "p.jsonl").write_text("\n".join(map(json.dumps, [*PAIRS, {"prompt": "1 " * 40, "completion": "2"}])))
+    data = {"name": str(tmp_path / "p.jsonl"), "tokenizer": str(tmp_path / "own"), "max_length": 32}
+    job = job_of(place, data=data, teacher={"model": f"hf:{place / 'teacher'}"})
+    with pytest.raises(LimbeckError) as caught:
+        run_job(job)
+    assert not isinstance(caught.value, TextTooLongError)
+    own = {**data, "tokenizer": str(place / "teacher")}
+    with pytest.raises(TextTooLongError):
+        run_job(job.model_copy(update={"data": own}))
 
 
 def test_a_teacher_that_knows_no_context_stops_the_job(place):

@@ -13,7 +13,7 @@ from limbeck.batch import IGNORED
 from limbeck.data import train_tokenizer
 from limbeck.data.token_dataset import TokenDataset
 from limbeck.data.tokenized_texts import TokenizedTexts, hash_tokenizer, tokenize_texts
-from limbeck.errors import ArgumentError, DataError, LimbeckError
+from limbeck.errors import ArgumentError, DataError, LimbeckError, TextTooLongError
 from limbeck.functional import cross_entropy, kl_divergence
 
 TEXTS = ["a b c d e f g h", "b c", "c d e f a a b", "h"]
@@ -213,8 +213,11 @@ def test_wrong_texts_are_refused(tokenizer, texts):
 
 def test_a_prompt_that_is_too_long_is_refused_dropped_or_cut(tokenizer):
     texts = [*PROMPTS, {"prompt": "a b c d e f g", "completion": " h a b"}]
-    with pytest.raises(DataError):
+    with pytest.raises(TextTooLongError) as caught:
         TokenDataset(texts, tokenizer=tokenizer, max_length=7)
+    TokenDataset(texts, tokenizer=tokenizer, max_length=caught.value.needed)
+    with pytest.raises(TextTooLongError):
+        TokenDataset(texts, tokenizer=tokenizer, max_length=caught.value.needed - 1)
     assert len(TokenDataset(texts, tokenizer=tokenizer, max_length=7, too_long="drop")) == 2
     cut = TokenDataset(texts, tokenizer=tokenizer, max_length=7, too_long="window")
     labels = cut.take(torch.arange(len(cut))).labels

@@ -13,10 +13,10 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from limbeck.batch import Batch
-from limbeck.compare.language import check_positions, rows_at_once, with_tokenizer
+from limbeck.compare.language import check_positions, read_limit, rows_at_once, with_tokenizer
 from limbeck.data import Dataset, DataSplits, ShuffledLoader, load_data, silenced
 from limbeck.engine import TrainConfig
-from limbeck.errors import DataError, LimbeckError
+from limbeck.errors import DataError, LimbeckError, TextTooLongError
 from limbeck.job import Budget, Job, ModelSettings, TeacherSettings, add_flag_hint, train_and_development
 from limbeck.metrics import predict
 from limbeck.model_call import call, logits_of
@@ -54,7 +54,10 @@ def load_in_order(job: Job) -> tuple[DataSplits, dict[str, Any] | None]:
         name = None if job.task is None else job.task.name
         options: dict[str, Any] = dict(job.data) if isinstance(job.data, dict) else {"name": job.data}
         settings = with_tokenizer(job, options, name)
-        data = load_data(settings, task=name)
+        try:
+            data = load_data(settings, task=name)
+        except TextTooLongError as error:
+            raise TextTooLongError(error.fact, needed=error.needed, readable=read_limit(job)) from None
         loaded = (part for part in job.teacher.parts.values() if part.has_weights)
         theirs = next((names for part in loaded if (names := read_class_names(_folder(part)))), None)
         order = match_order(data.class_names, theirs) if data.class_names and theirs else None

@@ -6,7 +6,7 @@ import json
 import math
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -51,7 +51,7 @@ from limbeck.compare.teacher_cache import check_store, fill_job_cache
 from limbeck.compare.trackers import check_tracker, is_rank_zero
 from limbeck.data import Dataset
 from limbeck.engine import StepReport, environment, open_fabric
-from limbeck.errors import LimbeckError
+from limbeck.errors import DataError, LimbeckError, TextTooLongError
 from limbeck.events import ArmFinished, ArmsPlanned, Callback, Message, ignore_events
 from limbeck.job import Job, RunLayout, hide_private_paths, plain_name, recommend, shared_path
 from limbeck.metrics import load_tensors, save_tensors
@@ -118,7 +118,7 @@ def _open(job: Job, tell: Callback, out: Path | None) -> _OpenJob:
     check_tracker(job)
     check_backend(job.workers)
     open_fabric(precision=job.precision, devices=job.devices, strategy=job.strategy)
-    material = load_comparison_data(job)
+    material = _load_data(job)
     job = job if material.options is None else job.model_copy(update={"data": material.options})
     tell(Message("\n".join((_data_message(material), *summary_lines(material.data)))))
     if (without := arms_of_task(job, material.task)) is not job:
@@ -135,6 +135,18 @@ def _open(job: Job, tell: Callback, out: Path | None) -> _OpenJob:
     if (note := describe_few_steps(job, material)) is not None:
         tell(Message(note))
     return _OpenJob(job, material, teacher, models, tell, out)
+
+
+def _load_data(job: Job) -> ComparisonData:
+    """The data of a job; models whose tokens are others are refused before texts that are too long."""
+    try:
+        return load_comparison_data(job)
+    except TextTooLongError:
+        options = job.data if isinstance(job.data, dict) else {"name": job.data}
+        short = job.model_copy(update={"data": {**options, "too_long": "drop"}})
+        with suppress(DataError):  # no text may be left
+            open_teacher(short, load_comparison_data(short))
+        raise
 
 
 def _prepare_folder(run: _OpenJob, out: Path, changes: Changes | None) -> None:

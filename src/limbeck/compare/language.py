@@ -227,6 +227,21 @@ def check_positions(model: nn.Module, examples: Dataset, who: str) -> None:
         )
 
 
+def read_limit(job: Job) -> int | None:
+    """The most tokens that all models of transformers in a job can read; None if it is not known."""
+    limits = []
+    for model in (*job.teacher.parts.values(), job.student):
+        library = LibraryModel.parse(model.model)
+        if library is not None and library.library == "hf":
+            hf = import_optional("transformers", extra="hf", purpose=str(library))
+            try:
+                config = _hf_config(hf, library.name).to_dict() | model.arguments
+            except (OSError, ValueError):  # opening the model has the sentence for it
+                continue
+            limits.append(config.get("max_position_embeddings") or config.get("n_positions"))
+    return min((limit for limit in limits if isinstance(limit, int)), default=None)
+
+
 def unigram_nll(train: Dataset, examples: Dataset, vocabulary: int) -> float:
     """The nats per token of a model that ignores the context: the token counts of the training data, plus one each."""
     counts = _count_labels(train, vocabulary) + 1.0

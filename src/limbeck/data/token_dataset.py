@@ -15,9 +15,9 @@ from torch import Tensor
 
 from limbeck.batch import IGNORED, Batch
 from limbeck.data.dataset import Dataset, hash_columns
-from limbeck.data.tokenized_texts import TokenizedTexts, hash_tokenizer, row_number, tokenize_texts
+from limbeck.data.tokenized_texts import TokenizedTexts, hash_tokenizer, name_counter, row_number, tokenize_texts
 from limbeck.data.tokenizer import check_tokenizer, count_token_bytes, tokenizer_files
-from limbeck.errors import ArgumentError, DataError
+from limbeck.errors import ArgumentError, DataError, TextTooLongError
 
 TOKENS_FILE = "tokens.safetensors"
 """The file of tokens and windows (`TokenDataset.to_files`)."""
@@ -268,10 +268,10 @@ def _make_windows(
     long = (readable > max_length) & texts.prompted
     if bool(long.any()) and too_long == "error":
         i = int(long.nonzero()[0])
-        raise DataError(
-            f"{where(i)} has {int(texts.lengths[i]):,} tokens with its prompt, and max_length={max_length}: "
-            f"{int(long.sum())} rows are too long. Raise max_length to {int(readable[long].max())}, or pass "
-            "too_long='drop' or too_long='window'."
+        raise TextTooLongError(
+            f"{where(i)} has {int(texts.lengths[i]):,} tokens with its prompt{name_counter(texts.tokenizer)}. A model "
+            f"reads all but the last one, and max_length={max_length}: {count_rows(int(long.sum()))} too long.",
+            needed=int(readable[long].max()),
         )
     # A window that begins later reads `step` new tokens.
     step = max_length - overlap
@@ -284,6 +284,11 @@ def _make_windows(
     begin = number * step
     length = torch.minimum(readable[text] - begin, torch.tensor(max_length))
     return _Windows(text, texts.starts[:-1][text] + begin, length, torch.where(number > 0, overlap, 0))
+
+
+def count_rows(count: int) -> str:
+    """The number of rows with its verb, for messages."""
+    return "1 row is" if count == 1 else f"{count:,} rows are"
 
 
 def _select_labeled(windows: _Windows, texts: TokenizedTexts) -> _Windows:

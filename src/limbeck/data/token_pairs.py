@@ -14,10 +14,10 @@ from torch import Tensor
 
 from limbeck.batch import IGNORED, Batch
 from limbeck.data.dataset import Dataset, hash_columns
-from limbeck.data.token_dataset import TokenDataset
-from limbeck.data.tokenized_texts import TokenizedTexts, row_number, tokenize_texts
+from limbeck.data.token_dataset import TokenDataset, count_rows
+from limbeck.data.tokenized_texts import TokenizedTexts, name_counter, row_number, tokenize_texts
 from limbeck.data.tokenizer import count_token_bytes
-from limbeck.errors import ArgumentError, DataError
+from limbeck.errors import ArgumentError, DataError, TextTooLongError
 from limbeck.random_seeds import counter_order
 
 _COLUMNS = (("source", "target"), ("prompt", "completion"))
@@ -156,11 +156,13 @@ class TokenPairDataset(Dataset):
         long = (self.sources.lengths > self.max_length) | (self.texts.lengths > self.max_target_length)
         if bool(long.any()) and too_long == "error":
             i = int(long.nonzero()[0])
-            raise DataError(
+            most = max(int(self.sources.lengths.max()), int(self.texts.lengths.max()))
+            raise TextTooLongError(
                 f"{where(i)} has {int(self.sources.lengths[i]):,} tokens in its source and "
-                f"{int(self.texts.lengths[i]):,} in its target; max_length={self.max_length} and "
-                f"max_target_length={self.max_target_length}. {int(long.sum())} rows are too long: raise the limits, "
-                "or pass too_long='drop'."
+                f"{int(self.texts.lengths[i]):,} in its target{name_counter(self.tokenizer)}; max_length="
+                f"{self.max_length} and max_target_length={self.max_target_length}. {count_rows(int(long.sum()))} too "
+                "long.",
+                needed=most,
             )
         short = (~long).nonzero()[:, 0]
         if not len(short):

@@ -84,6 +84,12 @@ class TokenizedTexts:
         return hash_columns(("ids", self.ids), ("is_target", self.is_target), ("starts", self.starts))
 
 
+def name_counter(tokenizer: Any) -> str:
+    """Which tokenizer counted tokens, for messages; empty for one that was trained on the texts."""
+    place = str(tokenizer.name_or_path or "")
+    return f" (counted with the tokenizer of {place})" if place else ""
+
+
 def row_number(number: int) -> str:
     """The place of a text in a message, where it is in no file."""
     return f"Row {number}"
