@@ -91,6 +91,7 @@ def read(folder, prompts, count=4):
         [sys.executable, "-c", script, str(folder.parent / "prompts.txt"), "--max-new-tokens", str(count)],
         capture_output=True, text=True, check=True, env=environment(),
     )  # fmt: skip
+    read.notes = [line for line in done.stderr.splitlines() if "prompt" in line.lower()]
     return [row["answer"] for row in csv.DictReader(io.StringIO(done.stdout))]
 
 
@@ -123,6 +124,12 @@ def test_an_export_writes_text(gpt2, to, monkeypatch):
         expected.append(reader.decode(written[0, ids.shape[1] :], skip_special_tokens=True))
     if to != "int8":
         assert read(folder, PROMPTS) == expected
+        assert read.notes == []
+        long = " ".join(WORDS * 20)
+        assert len(read(folder, [long, "", "one two"])) == 3
+        assert len(read.notes) == 2, "one sentence for the long prompt, one for the empty one"
+        assert str(len(reader(long, verbose=False)["input_ids"])) in read.notes[0]
+        assert "Prompt 2" in read.notes[1]
     head, card = front(exported)
     assert head["pipeline_tag"] == "text-generation"
     assert "base_model" not in head, "its weights are new"

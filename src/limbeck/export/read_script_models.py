@@ -227,7 +227,10 @@ def write_answers(open_writer: Callable[[Path], Writer], read_prompts: Callable[
     rows = csv.writer(sys.stdout, lineterminator="\n")
     rows.writerow(["prompt", "answer"])
     for path in options.files:
-        rows.writerows([prompt, write(prompt, options.max_new_tokens)] for prompt in read_prompts(path, layout))
+        for number, prompt in enumerate(read_prompts(path, layout), 1):
+            if not prompt.strip():
+                print(f"Prompt {number} of {path} is empty; the student begins a text of its own.", file=sys.stderr)
+            rows.writerow([prompt, write(prompt, options.max_new_tokens)])
 
 
 def open_huggingface_writer(folder: Path) -> Writer:
@@ -246,6 +249,7 @@ def open_huggingface_writer(folder: Path) -> Writer:
         ids = without_end(tokenizer(prompt, verbose=False)["input_ids"], ends, tokenizer.eos_token_id)
         if window and not decodes:
             count = min(count, window - 1)
+            note_cut(len(ids), window - count)
             ids = ids[-(window - count) :]
         inputs = torch.tensor([ids])
         written = model.generate(
@@ -273,6 +277,7 @@ def open_onnx_writer(folder: Path) -> Writer:
     def write(prompt: str, count: int) -> str:
         ids = without_end(tokenizer.encode(prompt).ids, (end, *more), end)
         start = len(ids)
+        note_cut(start, window)
         while len(ids) - start < count and (len(ids) == start or ids[-1] != end):
             seen = np.array([ids[-window:]])
             feed = {
@@ -285,6 +290,16 @@ def open_onnx_writer(folder: Path) -> Writer:
         return str(tokenizer.decode(ids[start:]))
 
     return write
+
+
+def note_cut(tokens: int, room: int) -> None:
+    """Say that a prompt does not fit."""
+    if tokens > room:
+        print(
+            f"A prompt has {tokens} tokens, and the student reads {room} beside the answer: the beginning is left out. "
+            "Shorten it, or lower --max-new-tokens.",
+            file=sys.stderr,
+        )
 
 
 def without_end(ids: list[int], ends: tuple[int | None, ...], first: int | None) -> list[int]:
