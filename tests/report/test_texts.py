@@ -29,10 +29,10 @@ def sums(nats, *, teacher=True):
 
 def samples(word, *, speculative=True, exact=None):
     texts = [{"text": 7, "prompt": "To be,", "reference": " or not", "answer": f" {word}"}]
-    drafts = {"drafted": 4, "acceptance": 0.75, "tokens_per_pass": 2.5, "passes": 10, "tokens": 25}
+    drafts = {"drafted": 4, "acceptance": 0.75, "tokens_per_pass": 2.5, "passes": 10, "tokens": 25, "proposed": 40}
     values = {"texts": texts, "max_new_tokens": 8}
     values |= {"speculative": drafts} if speculative else {}
-    return values | ({} if exact is None else {"exact_match": exact, "answers": 40})
+    return values | ({} if exact is None else {"exact_match": exact, "answers": 40, "ended": 0.5})
 
 
 @pytest.fixture
@@ -67,8 +67,10 @@ def test_texts_of_the_teacher_and_the_arms_stand_side_by_side(run):
     assert list(read_samples(read)) == ["teacher", "hinton"]
     words = words_of(texts_section(read))
     assert "test text 7 To be, in the data or not teacher &lt;taught&gt; hinton learned" in words
-    assert "hinton 75.0 2.50 25 10" in words
-    assert "hinton 25.0 - 40" in words
+    assert "hinton 75.0 (59.8 to 85.8, 40 drafts) 2.50 25 10" in words
+    assert "hinton 25.0 50.0 40" in words
+    assert "chrF" not in words, "no answer has it"
+    assert "table of the arms" in words
 
 
 def test_a_page_about_texts_has_no_words_about_classes(run):

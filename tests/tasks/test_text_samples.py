@@ -46,6 +46,8 @@ def test_prompts_are_continued_and_compared_with_the_reference(tokenizer):
     assert (first["prompt"].split(), first["reference"].split()) == (["a", "b", "c"], ["d", "e"])
     assert (first["answer"].split(), second["answer"].split()) == (["d", "e", "f"], ["g", "h"])
     assert (found["exact_match"], found["answers"]) == (0.5, 2)
+    assert 0 <= found["ended"] <= 1
+    assert found["speculative"]["proposed"] > 0
     assert found["speculative"]["acceptance"] > 0.9
     assert json.loads(json.dumps(found)) == found
 

@@ -85,7 +85,8 @@ def write_samples(
 
     Returns:
         ``texts``, each with the text's number, prompt, reference and answer; ``exact_match`` and ``chrf`` of texts with
-        a prompt and an answer; ``speculative``. None if no text can be continued.
+        a prompt and an answer, and the share that ``ended`` with the end token; ``speculative``. None if no text can
+        be continued.
     """
     numbers = text_numbers(examples)
     prompts = select_prompts(data, numbers)
@@ -110,6 +111,7 @@ def write_samples(
     ]
     values: dict[str, Any] = {"texts": texts[:FEW], "max_new_tokens": most}
     if answered:
+        values |= {} if end is None else {"ended": sum(end in answer for answer in answers) / len(answers)}
         values |= _score_answers([one["answer"] for one in texts], [one["reference"] for one in texts])
     if teacher is not None and not isinstance(data, TokenPairDataset):
         values["speculative"] = _measure_drafts(model, teacher, tokens[:FEW], most, end, preprocess)
@@ -168,5 +170,6 @@ def _measure_drafts(
         "acceptance": None if math.isnan(counts.acceptance) else counts.acceptance,
         "tokens_per_pass": counts.tokens_per_pass,
         "passes": counts.passes,
+        "proposed": counts.proposed,
         "tokens": sum(map(len, counts.texts)),
     }
