@@ -90,3 +90,4 @@ def test_encodings_are_shown_as_they_are_typed():
     assert "it has float16, and this run has top-k with k=8." in told
     told = said("encoding of logits", {"name": "top-k", "k": 16, "bits": 7}, {"name": "top-k", "k": 8, "bits": 7})
     assert "it has top-k with k=16, and this run has top-k with k=8." in told
+    assert "--set cache.encoding='{name: top-k, k: 16, bits: 7}'" in told

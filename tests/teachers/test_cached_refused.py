@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import copy
+import re
 from functools import partial
 
 import pytest
 import torch
+import yaml
 from torch import nn
 
 from limbeck import Ensemble, ModelTeacher, MovingAverage, RandomShift, ShuffledLoader, distill
@@ -45,6 +47,16 @@ def test_a_store_of_something_else_is_refused_by_its_field(tmp_path, field, what
     teacher, stream, how = what(net)
     with pytest.raises(LimbeckError, match=rf"made for another .*{field}"):
         ask(CachedTeacher(teacher, tmp_path / "s", **how), stream)
+
+
+@pytest.mark.parametrize("encoding", ["float32", "quantized"])
+def test_what_the_error_about_another_encoding_says_to_type_reads_the_store(tmp_path, encoding):
+    net = Counting()
+    ask(CachedTeacher(net, tmp_path / "s", encoding=encoding), make_loader())
+    with pytest.raises(LimbeckError) as error:
+        ask(CachedTeacher(net, tmp_path / "s"), make_loader())
+    (typed,) = re.findall(r"--set cache\.encoding=('.*?'|\w+),", str(error.value))
+    ask(CachedTeacher(net, tmp_path / "s", encoding=yaml.safe_load(typed.strip("'"))), make_loader())
 
 
 class Sides(nn.Module):

@@ -230,8 +230,17 @@ def find_mismatch(
     count = sum(shard.examples for shard in manifest.shards)
     return LimbeckError(
         f"The cache at {location.name} was made for another {_FIELDS.get(difference.field, difference.field)}: it has "
-        f"{text}. Use another folder, or remove this one, with its {count:,} outputs."
+        f"{text}. {_type_encoding(difference)} another folder, or remove this one, with its {count:,} outputs."
     )
+
+
+def _type_encoding(difference: ManifestDifference) -> str:
+    """What to type to read a cache whose encoding differs."""
+    if "encoding of " not in difference.field or not isinstance(difference.stored, Mapping):
+        return "Use"
+    spec = dict(difference.stored.get("encoding", difference.stored))
+    typed = f"'{{{', '.join(f'{key}: {value}' for key, value in spec.items())}}}'" if len(spec) > 1 else spec["name"]
+    return f"To read it, type --set cache.encoding={typed}, in Python encoding={spec}. Or use"
 
 
 def _compare(stored: str, expected: str, more: str = "") -> str:

@@ -87,8 +87,9 @@ def _drafts(samples: Mapping[str, Mapping[str, Any]]) -> Markup | None:
     caption = (
         f"The student as draft model of its teacher: {drafted} tokens are drafted at a time, and exact speculative "
         "sampling at temperature 1 gives the teacher's own texts. Without a draft, a pass gives 1 token. "
-        "This is counted on the few sampled tokens below; in brackets, the 95 % interval of as many independent drafts. "
-        '"Accepted as draft" in the table of the arms is the expected share at all tokens of the test texts, so the two differ.'
+        "This is counted on the few sampled tokens below; in brackets, the 95 % interval of as many independent "
+        'drafts. "Accepted as draft" in the table of the arms is the expected share at all tokens of the test texts, '
+        "so the two differ."
     )
     head = ("arm", "accepted drafts, %", "tokens per teacher pass", "tokens", "passes")
     return table(caption, head, rows)
