@@ -44,8 +44,11 @@ def test_the_page_s_python_runs(page, tmp_path, monkeypatch):
         exec(compile(block, page, "exec"), scope)
 
 
+@pytest.mark.filterwarnings("ignore::FutureWarning")  # peft calls what transformers deprecates
+@pytest.mark.filterwarnings("ignore::UserWarning:peft.*")
 def test_the_python_of_the_page_about_language_models_runs(tmp_path, monkeypatch):
     pytest.importorskip("transformers")
+    pytest.importorskip("peft")
     monkeypatch.chdir(tmp_path)
     scope = {}
     for block in blocks("language-models.md"):
