@@ -125,6 +125,22 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, MemoryError) or (plain and any(words in text for words in (*phrases, "cannot allocate")))
 
 
+def describe_hub_error(name: str, error: BaseException) -> str:
+    """The reason why a model or tokenizer of the Hugging Face hub was not opened, for messages.
+
+    Example:
+        >>> describe_hub_error("no/model", OSError("We couldn't connect to 'https://huggingface.co'"))
+        'there is no folder no/model here, and the hub of Hugging Face was not reached'
+    """
+    causes: list[BaseException] = [error]
+    while (cause := causes[-1].__cause__ or causes[-1].__context__) is not None and cause not in causes:
+        causes.append(cause)
+    unreached = ("LocalEntryNotFoundError", "OfflineModeIsEnabled", "ConnectError", "ConnectionError")
+    if "couldn't connect" in str(error) or any(type(one).__name__ in unreached for one in causes):
+        return f"there is no folder {name} here, and the hub of Hugging Face was not reached"
+    return str(error).strip().partition("\n")[0]
+
+
 def nearest(name: str, choices: Iterable[str]) -> str | None:
     """The choice nearest to `name`, or None if none is similar.
 

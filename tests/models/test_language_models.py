@@ -7,7 +7,7 @@ import torch
 
 transformers = pytest.importorskip("transformers", reason="transformers is not installed (extra hf)")
 
-from limbeck.data import train_tokenizer  # noqa: E402
+from limbeck.data import open_tokenizer, train_tokenizer  # noqa: E402
 from limbeck.errors import LimbeckError, UnknownNameError  # noqa: E402
 from limbeck.models import fingerprint, open_model  # noqa: E402
 
@@ -105,6 +105,14 @@ def test_a_model_that_sees_the_next_token_is_refused():
 def test_other_libraries_have_no_language_models(name):
     with pytest.raises(LimbeckError, match="hf:gpt2"):
         open_model(name, head="language_modeling")
+
+
+@pytest.mark.parametrize("open_named", [open_model, open_tokenizer])
+def test_a_name_that_is_no_folder_where_the_hub_cannot_be_reached_says_both(open_named, monkeypatch):
+    constants = pytest.importorskip("huggingface_hub").constants
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(LimbeckError, match=r"no folder no-folder here.*hub"):
+        open_named("hf:no-folder")
 
 
 def test_an_unknown_head_is_named():

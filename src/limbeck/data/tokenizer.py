@@ -15,7 +15,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from limbeck.batch import IGNORED, Batch
-from limbeck.errors import DataError, LimbeckError
+from limbeck.errors import DataError, LimbeckError, describe_hub_error
 from limbeck.models.size_and_hash import unwrap_compiled
 from limbeck.optional_imports import import_optional
 
@@ -286,7 +286,7 @@ def _open_hub_tokenizer(hf: Any, name: str) -> Any:
     try:
         return hf.AutoTokenizer.from_pretrained(name, trust_remote_code=False)
     except Exception as error:  # the hub's client and tokenizers raise errors of many kinds
-        reason = str(error).strip().partition("\n")[0]
+        reason = describe_hub_error(name, error)
         raise DataError(f"The tokenizer of hf:{name} cannot be opened: {reason}") from error
 
 

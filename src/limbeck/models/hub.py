@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-from limbeck.errors import LimbeckError, UnknownNameError
+from limbeck.errors import LimbeckError, UnknownNameError, describe_hub_error
 from limbeck.models.hf_heads import (
     HEADS,
     LANGUAGE_HEADS,
@@ -281,7 +281,7 @@ def open_hf(
         return _module(name, auto.from_pretrained(name, config=config, trust_remote_code=False, **arguments))
     # An option that is passed twice, or is unknown, raises a TypeError.
     except (OSError, ValueError, TypeError) as error:
-        reason = str(error).strip().partition("\n")[0]
+        reason = describe_hub_error(name, error)
         raise LimbeckError(f"hf:{name} cannot be opened: {reason}") from error
 
 
