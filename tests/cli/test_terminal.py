@@ -105,6 +105,13 @@ def test_methods_are_listed(limbeck):
         assert re.search(rf"^{name} +{method(name).card.year} ", ended.out, re.MULTILINE)
 
 
+def test_methods_for_a_task_are_listed(limbeck):
+    ended = limbeck("methods", "--task", "language_modeling", "--json")
+    assert {"hinton", "distillm"} <= set(ended.result)
+    assert "mutual" not in ended.result
+    assert limbeck("methods", "--task", "language").code != 0
+
+
 def test_methods_as_one_object(limbeck):
     from limbeck.methods import names
 

@@ -14,6 +14,7 @@ import transformers
 from limbeck.cli.jobs import job_from_flags
 from limbeck.compare import run_job
 from limbeck.compare.comparison_data import load_comparison_data
+from limbeck.compare.dry_run import find_seen_rows
 from limbeck.compare.language import rows_at_once, unigram_nll, with_tokenizer
 from limbeck.compare.teacher import iterate_answers, open_teacher
 from limbeck.data import hash_tokenizer, load_data, open_tokenizer, train_byte_level_tokenizer
@@ -145,6 +146,13 @@ def test_another_vocabulary_is_refused_before_texts_that_are_too_long(place, tmp
 def test_a_teacher_that_knows_no_context_stops_the_job(place):
     with pytest.raises(LimbeckError, match="counting the tokens"):
         run_job(job_of(place, teacher={"model": f"hf:{place / 'teacher'}"}, arms=["teacher", "distilled"]))
+
+
+def test_parts_that_the_teacher_may_know_are_said_in_the_words_of_the_task(place):
+    job = job_of(place)
+    sentence = find_seen_rows(job, load_comparison_data(job), {})["sentence"]
+    assert "nats per token there may be too low" in sentence
+    assert "accuracy" not in sentence
 
 
 def test_token_counts_are_the_baseline(place):

@@ -114,6 +114,7 @@ def test_the_last_setting_counts():
         ({"teacher": {"model": "mlp", "train": {"clip": 0}}}, r"^teacher\.train\.clip: .*got 0"),
         ({"arms": ["distilled", 3]}, r"^arms\.1: .*got 3"),
         ({"budget": {"options": 3}}, r"^budget\.options: .*got 3"),
+        ({"budget": {"learning_rate": 3}}, r"Did you mean 'lr'\?.* --set budget\.lr="),
         ({"budget": {"strength": 3}}, r"^Unknown key 'budget\.strength' in the job\. .*Known: accumulate, "),
     ],
 )

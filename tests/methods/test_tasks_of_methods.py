@@ -12,10 +12,10 @@ from limbeck.engine import distill
 from limbeck.errors import LimbeckError
 from limbeck.functional import probability_squared_error
 from limbeck.job import make_job
-from limbeck.methods import make
+from limbeck.methods import check_task, make
 from limbeck.methods.online.mean_teacher import label_probability_squared_error
 from limbeck.models import build
-from limbeck.tasks import MultiLabel, Regression
+from limbeck.tasks import LanguageModeling, MultiLabel, Regression
 from limbeck.testing.law import same_weights, weights
 from task_runs import job_of, write_data
 
@@ -103,6 +103,14 @@ def test_a_task_that_a_method_cannot_learn_is_refused_when_it_is_built(method, t
     teacher = {"teacher": nn.Linear(2, 2)} if method in ("born_again", "function_matching") else {}
     with pytest.raises(LimbeckError, match="it was not tried on texts"):
         make(method, task=task, **teacher)
+
+
+def test_a_refused_method_names_those_for_the_task():
+    with pytest.raises(LimbeckError) as caught:
+        check_task("mutual", LanguageModeling())
+    assert "distillm" in str(caught.value)
+    assert "born_again" not in str(caught.value)
+    check_task("distillm", LanguageModeling())
 
 
 @pytest.mark.parametrize("task", TASKS)

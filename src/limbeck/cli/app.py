@@ -268,6 +268,7 @@ def methods(
     name: Annotated[str | None, typer.Argument(help="Name of a method, to show its card.")] = None,
     new: Annotated[str | None, typer.Option(metavar="NAME", help="Write the files of a new method.")] = None,
     family: Annotated[str, typer.Option(help="The family of the new method: logits, features, ...")] = "logits",
+    task: Annotated[str | None, typer.Option(help="List only methods for this task: language_modeling, ...")] = None,
     as_json: Json = False,
 ) -> None:
     """List the distillation methods, or show one method's card: reference, settings and when to use it."""
@@ -276,7 +277,7 @@ def methods(
     if new is not None:
         create_method(new, family)
     elif name is None:
-        show_methods(as_json=as_json)
+        show_methods(task=task, as_json=as_json)
     else:
         show_card(name, as_json=as_json)
 

@@ -7,11 +7,15 @@ from shlex import quote
 from typing import Any
 
 
-def show_methods(*, as_json: bool) -> None:
-    """Print one line per method."""
+def show_methods(*, task: str | None = None, as_json: bool) -> None:
+    """Print one line per method, of all or of those for a task.
+
+    Raises:
+        UnknownNameError: If there is no such task.
+    """
     from limbeck.methods import method, names
 
-    calls = {name: method(name) for name in names()}
+    calls = {name: method(name) for name in names(task)}
     if as_json:
         print(json.dumps({name: _fields(call) for name, call in calls.items()}, default=str))
         return
@@ -74,7 +78,7 @@ def show_card(name: str, *, as_json: bool) -> None:
         limits = card.ranges.get(key)
         tuned = f"  (limbeck tune: {limits.low:g} to {limits.high:g})" if limits is not None else ""
         print(f"  --set {_setting(key, value)}{tuned}")
-    print(f"\n{card.bibtex}")
+    print(f"\nFor the tasks {', '.join(card.tasks)}.\n\n{card.bibtex}")
 
 
 def _setting(key: str, value: Any) -> str:

@@ -262,9 +262,11 @@ def find_seen_rows(job: Job, material: ComparisonData, models: Mapping[str, nn.M
     parts += ["test"] if material.data.held_out else []
     if not parts:
         return None
+    score = material.task.primary
     sentence = (
-        f"The {' and '.join(parts)} examples were taken out of the training data, and the teacher was trained before "
-        "that: it may have been trained on them, and its accuracy there may be too high."
+        f"The {' and '.join(parts)} {score.examples} were taken out of the training data, and the teacher was trained "
+        f"before that: it may have been trained on them, and its {score.title} there may be too "
+        f"{'high' if score.higher_is_better else 'low'}."
     )
     if "test" in parts:
         sentence += " Separate test data that the teacher has not seen avoid this."

@@ -29,6 +29,8 @@ from limbeck.methods import names as method_names
 from limbeck.models import UserFile
 
 _SCIENTIFIC = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)[eE][-+]?[0-9]+$")
+_SYNONYMS = {"learning_rate": "lr", "num_epochs": "epochs", "num_train_epochs": "epochs"}
+"""Names of other libraries for keys of a job, which are too different to be the nearest."""
 _KIND = re.compile(r"(str|int|float|bool|function-.*|dict\[.*)$")
 """Parts of a pydantic location that name a type of a union, not a key."""
 
@@ -243,7 +245,7 @@ def _check_needed(job: Mapping[str, Any]) -> None:
     for key in job:
         if key not in Job.model_fields:
             places = {**_dotted_keys(job), **{name: name for name in Job.model_fields}}
-            near = places.get(nearest(str(key), places) or "")
+            near = places.get(nearest(_SYNONYMS.get(str(key), str(key)), places) or "")
             if near is None or "." not in near:
                 then = _flag([near]) if near else ""
                 raise unknown_name_error("key in the job", str(key), Job.model_fields, then=then)
@@ -273,7 +275,8 @@ def _sentence(error: Any) -> LimbeckError:
     where = ".".join(place) or "the job"
     if first["type"] == "extra_forbidden":
         fields = _fields(place)
-        near = nearest(place[-1], fields)
+        near = _SYNONYMS.get(place[-1])
+        near = near if near in fields else nearest(place[-1], fields)
         suggestion = f" Did you mean {near!r}? {_flag([*place[:-1], near])}" if near else ""
         return LimbeckError(f"Unknown key {where!r} in the job.{suggestion} Known: {', '.join(sorted(fields))}.")
     value = first.get("input")

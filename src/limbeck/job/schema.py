@@ -24,6 +24,7 @@ from limbeck.job.settings import (
     join_teachers,
 )
 from limbeck.job.validation import add_flag_hint, as_list, check_extra_metrics, flag_hint
+from limbeck.methods import check_task as check_method_task
 from limbeck.methods import method
 from limbeck.models import UserFile, shallow
 from limbeck.models.networks import check_arguments
@@ -255,7 +256,7 @@ class Job(Strict):
         for one in self.methods or (self.method,):
             if one.is_user_function:
                 continue
-            method(one.name).check_task(task)
+            check_method_task(one.name, task)
             if "temperature" in one.hyper and not task.has_temperature:
                 raise LimbeckError(
                     f"{self.key_of(one)}.temperature={one.hyper['temperature']}: {task.name} has no temperature, "

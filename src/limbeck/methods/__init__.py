@@ -7,23 +7,55 @@ from importlib import import_module, resources
 from types import FunctionType
 from typing import Any
 
-from limbeck.errors import unknown_name_error
+from limbeck.errors import LimbeckError, unknown_name_error
 from limbeck.methods.card import MethodCall, MethodCard, SearchRange
 from limbeck.methods.skeleton import FAMILIES, write_skeleton
 from limbeck.models import UserFile
 from limbeck.recipe import Recipe
+from limbeck.tasks import Task, get_task
 
-__all__ = ["FAMILIES", "MethodCall", "MethodCard", "SearchRange", "make", "method", "names", "write_skeleton"]
+__all__ = [
+    "FAMILIES",
+    "MethodCall",
+    "MethodCard",
+    "SearchRange",
+    "check_task",
+    "make",
+    "method",
+    "names",
+    "write_skeleton",
+]
 
 
-def names() -> tuple[str, ...]:
-    """The names of all published methods, controls first.
+def names(task: str | None = None) -> tuple[str, ...]:
+    """The names of all published methods, or of those that can learn a task, controls first.
+
+    Raises:
+        UnknownNameError: If there is no such task.
 
     Example:
-        >>> "hinton" in names()
-        True
+        >>> "mutual" in names(), "mutual" in names("language_modeling")
+        (True, False)
     """
-    return tuple(_modules())
+    if task is None:
+        return tuple(_modules())
+    wanted = get_task(task).name
+    return tuple(name for name in _modules() if wanted in method(name).card.tasks)
+
+
+def check_task(name: str, task: Task) -> None:
+    """Check that a method can learn a task.
+
+    Raises:
+        LimbeckError: If it cannot; the message says why, and names the methods that can.
+    """
+    definition = method(name)
+    try:
+        definition.check_task(task)
+    except LimbeckError as error:
+        if task.name in definition.card.tasks:
+            raise
+        raise LimbeckError(f"{error}. They are {', '.join(names(task.name))}.") from None
 
 
 @cache

@@ -111,13 +111,13 @@ class MethodCard:
 
         Raises:
             UnknownNameError: If there is no such task.
-            LimbeckError: If the method cannot learn it; the message says why, and names a method that can.
+            LimbeckError: If the method cannot learn it; the message says why.
         """
         task = get_task(task)
         if task.name not in self.tasks:
             raise LimbeckError(
                 f"The method {self.name} is for {', '.join(self.tasks)}, and this is {task.name}: {self.task_reason}. "
-                "Type --method hinton, or list all with limbeck methods."
+                f"List the methods for it: limbeck methods --task {task.name}"
             )
         return task
 
