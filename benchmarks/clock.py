@@ -35,9 +35,9 @@ def clocked(
     """
     seconds, depth = dict.fromkeys(parts, 0.0), [0]
     replaced: list[tuple[Any, str, Any]] = []
-    for part, owner, name in _methods(parts):
+    for method_part, owner, name in _methods(parts):
         replaced.append((owner, name, vars(owner)[name]))
-        setattr(owner, name, _timed(vars(owner)[name], part, seconds, depth, clock))
+        setattr(owner, name, _timed(vars(owner)[name], method_part, seconds, depth, clock))
     for module in [one for name, one in sys.modules.items() if (name + ".").startswith(package + ".")]:
         for name, value in list(vars(module).items()):
             part = _part_of(value, module.__name__, parts)
