@@ -69,6 +69,20 @@ def test_silence_is_broken_with_what_is_going_on_and_only_then():
     assert len(lines) == count, "nothing is printed once it has stopped"
 
 
+def test_silence_while_other_processes_train_tells_how_many_runs_are_done():
+    lines = []
+    progress = ProgressLines(interval=0.02, write=lines.append)
+    for event in (OutputsCached(6, 6), ArmsPlanned(4), ArmFinished("student alone", 0, 0.9)):
+        progress.update(event)
+    progress.start()
+    deadline = time.monotonic() + 5
+    while len(lines) < 2 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    progress.stop()
+    assert "1 of 4" in lines[-1]
+    assert "outputs" not in lines[-1]
+
+
 def test_a_message_is_not_repeated_at_once():
     lines = []
     progress = ProgressLines(interval=60.0, write=lines.append)

@@ -18,7 +18,7 @@ from limbeck.errors import DataError, LimbeckError
 from limbeck.functional import HiddenLogits, OutputLayer
 from limbeck.judging.verdict import compare_results, compare_with_baseline
 from limbeck.metrics import compare_scores
-from limbeck.metrics.language import COLUMNS, TOP_K, TextSums, TextSumsState
+from limbeck.metrics.language import CHUNK, COLUMNS, TOP_K, TextSums, TextSumsState
 from limbeck.metrics.predictions import open_token_logits
 from limbeck.report.arms import ScoreFormat
 from limbeck.tasks import LanguageModeling, get_task, task_from_dict
@@ -109,12 +109,9 @@ def test_trap_5_infinite_logits_on_both_sides_are_finite():
     assert bool(state.compute().table[:, 3:].isfinite().all())
 
 
-@pytest.mark.parametrize("packing", [False, True])
+@pytest.mark.parametrize(("packing", "side"), [(False, "right"), (False, "left"), (True, "right")])
 @pytest.mark.parametrize("overlap", [0, 2])
-@pytest.mark.parametrize("side", ["right", "left"])
 def test_windows_and_packing_give_the_sums_of_whole_texts(tokenizer, packing, overlap, side):
-    if packing and side == "left":
-        pytest.skip("packed rows are padded on the right")
     whole = TokenDataset(TEXTS, tokenizer=tokenizer)
     cut = TokenDataset(TEXTS, tokenizer=tokenizer, max_length=4, overlap=overlap, packing=packing, padding_side=side)
     task = LanguageModeling().fit(whole)
@@ -280,6 +277,19 @@ def test_trap_17_tokens_that_the_teacher_lacks_are_left_out_of_the_comparison_on
         own = name in ("nll", "token_accuracy", "entropy")  # these read every output of the student
         expected = (whole if own else truth)[name]
         assert float(state.compute().sums(name)) == pytest.approx(expected, rel=1e-9), name
+
+
+def test_a_token_that_is_impossible_at_one_position_is_not_one_that_the_teacher_lacks():
+    """The last chunk has one position: its token of probability 0 was left out, as if it were not in the vocabulary."""
+    positions = CHUNK + 1
+    logits, teacher = random_rows(positions, 6), random_rows(positions, 6, seed=1)
+    teacher[-1, 3] = -math.inf
+    state = TextSumsState()
+    state.update(logits[None], Batch(logits[None], labels=torch.zeros(1, positions).long()), teacher[None])
+    sums = state.compute()
+    assert float(sums.sums("reverse_kl_to_teacher")) == math.inf
+    p, q = teacher.double().softmax(1), logits.double().softmax(1)
+    assert float(sums.sums("acceptance")) == pytest.approx(float(torch.minimum(p, q).sum()), rel=1e-6)
 
 
 def test_trap_3_the_cross_entropy_to_the_teacher_is_its_entropy_plus_the_divergence():

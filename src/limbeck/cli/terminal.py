@@ -67,6 +67,8 @@ class ProgressLines:
                 self._remember(text, printed=True)
             case ArmsPlanned(count) | TrialsPlanned(count):
                 self._total, self._done = count, 0
+                # Steps in other processes are not reported, so the line must not stay at what came before.
+                self._remember(f"training: {count:,} runs")
             case EnsemblePlanned(members):
                 self._remember(f"teacher: {members} to train" if members > 1 else "teacher")
             case ImagesDecoded(done, total):
@@ -92,6 +94,7 @@ class ProgressLines:
             # After a resume, arms that were finished before are reported too, so the count may exceed the plan.
             of = f"{self._done} of {max(self._total, self._done)}" if self._total else f"{self._done}"
             self._print(f"{text} ({of}, {self._elapsed()})")
+            self._status = f"training: {of} runs done"
 
     def _repeat(self) -> None:
         while not self._stop.wait(min(self._interval / 4, 1.0)):

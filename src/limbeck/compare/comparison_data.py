@@ -13,12 +13,13 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from limbeck.batch import Batch
-from limbeck.compare.language import check_positions, read_limit, rows_at_once, with_tokenizer
+from limbeck.compare.language import check_positions, read_limit, with_tokenizer
 from limbeck.data import Dataset, DataSplits, ShuffledLoader, load_data, silenced
 from limbeck.engine import TrainConfig
 from limbeck.errors import DataError, LimbeckError, TextTooLongError
 from limbeck.job import Budget, Job, ModelSettings, TeacherSettings, add_flag_hint, train_and_development
 from limbeck.metrics import predict
+from limbeck.metrics.predictions import rows_at_once
 from limbeck.model_call import call, logits_of
 from limbeck.models import (
     NoModuleError,

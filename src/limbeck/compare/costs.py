@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 from limbeck.batch import Batch, Inputs
 from limbeck.compare.comparison_data import ComparisonData, eval_batches
-from limbeck.compare.language import rows_at_once
 from limbeck.engine import Run
 from limbeck.metrics import METRICS, CostInFull, answer_latency, cost_in_full, cost_of, evaluate, predict
+from limbeck.metrics.predictions import rows_at_once
 from limbeck.models import count_parameters
 from limbeck.models.size_and_hash import size_in_bytes
 from limbeck.teachers import ModelTeacher, Specialists, Teacher, TeacherRef

@@ -1,4 +1,4 @@
-"""What a job of language models needs: its tokenizer, one vocabulary, lengths that fit, sizes of batches."""
+"""What a job of language models needs: its tokenizer, one vocabulary, lengths that fit."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 from limbeck.data import (
     Dataset,
-    Subset,
     TokenDataset,
     TokenPairDataset,
+    find_token_data,
     hash_tokenizer,
     holds_tokenizer,
     open_tokenizer,
@@ -28,10 +28,6 @@ from limbeck.models.hub import LibraryModel
 from limbeck.optional_imports import import_optional
 from limbeck.teachers import AlignedTeacher, Ensemble, ModelTeacher, Teacher
 
-_ROWS = 250
-"""Examples per batch of predictions. With a thousand, a small network's outputs no longer fit in the CPU's cache."""
-_LOGITS = 1 << 26
-"""Logits of a batch of predictions; in float32 they need 256 MB."""
 _PROBED, _PROBED_TOKENS = 16, 256  # texts of the data on which tokenizers are compared
 _CHUNK = 1024  # windows whose tokens are counted at a time
 
@@ -82,7 +78,7 @@ def _find_tokenizer(model: ModelSettings) -> str | None:
     weights = library.weights if library is not None else own.weights if own is not None else Path(model.model)
     if weights is not None and holds_tokenizer(weights):
         return str(weights)
-    if library is None or library.library != "hf":
+    if library is None or library.prefix != "hf":
         return None
     if Path(library.name).exists():
         return library.name if holds_tokenizer(library.name) else None
@@ -94,7 +90,7 @@ def _find_tokenizer(model: ModelSettings) -> str | None:
 def _is_encoder_decoder(model: ModelSettings) -> bool:
     """Whether the configuration of a model of transformers says that it has an encoder and a decoder."""
     library = LibraryModel.parse(model.model)
-    if library is None or library.library != "hf":
+    if library is None or library.prefix != "hf":
         return False
     hf = import_optional("transformers", extra="hf", purpose=str(library))
     try:
@@ -133,7 +129,7 @@ def align_teacher(
     Raises:
         LimbeckError: If the tokenizers cut texts into different tokens. The message names what works instead.
     """
-    tokens = token_data(data)
+    tokens = find_token_data(data)
     sizes = [count_outputs(model) for model in (student, teacher.model)]
     if tokens is None or sizes[0] is None or sizes[1] is None:  # other modules are compared by their logits
         return teacher
@@ -195,28 +191,13 @@ def _check_student(job: Job, place: str) -> None:
     )
 
 
-def token_data(examples: Dataset) -> TokenDataset | TokenPairDataset | None:
-    """The windows or pairs of tokens from which examples were selected; None for other data."""
-    while isinstance(examples, Subset):
-        examples = examples.whole
-    return examples if isinstance(examples, (TokenDataset, TokenPairDataset)) else None
-
-
-def rows_at_once(examples: Dataset) -> int:
-    """The number of examples in a batch of predictions: fewer where each has logits of a whole vocabulary."""
-    tokens = token_data(examples)
-    if tokens is None:
-        return _ROWS
-    return max(1, min(_ROWS, _LOGITS // (tokens.max_length * len(tokens.tokenizer))))
-
-
 def check_positions(model: nn.Module, examples: Dataset, who: str) -> None:
     """Refuse windows that are longer than a model of transformers can read.
 
     Raises:
         LimbeckError: If they are; both numbers are named.
     """
-    tokens, config = token_data(examples), find_hf_config(model)
+    tokens, config = find_token_data(examples), find_hf_config(model)
     if tokens is None or config is None:
         return
     most = config.to_dict().get("max_position_embeddings") or config.to_dict().get("n_positions")
@@ -232,7 +213,7 @@ def read_limit(job: Job) -> int | None:
     limits = []
     for model in (*job.teacher.parts.values(), job.student):
         library = LibraryModel.parse(model.model)
-        if library is not None and library.library == "hf":
+        if library is not None and library.prefix == "hf":
             hf = import_optional("transformers", extra="hf", purpose=str(library))
             try:
                 config = _hf_config(hf, library.name).to_dict() | model.arguments
@@ -262,7 +243,7 @@ def _count_labels(examples: Dataset, vocabulary: int = 0) -> Tensor:
 
 def describe_tokens(job: Job, train: Dataset) -> str | None:
     """A sentence about the tokens that a job reads, which are what it costs; None for other data."""
-    if token_data(train) is None:
+    if find_token_data(train) is None:
         return None
     tokens = int(_count_labels(train).sum())
     arms = [arm for arm in job.all_arms if arm != "teacher"]

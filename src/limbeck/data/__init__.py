@@ -27,7 +27,7 @@ from limbeck.data.table import read_split_table, read_table
 from limbeck.data.table_encoding import CategoryColumn, NumberColumn, TableEncoding
 from limbeck.data.texts import TextDataset, TokenizeOnRead
 from limbeck.data.token_dataset import TokenDataset
-from limbeck.data.token_pairs import TokenPairDataset, split_texts
+from limbeck.data.token_pairs import TokenPairDataset, find_token_data, split_texts
 from limbeck.data.tokenized_texts import TokenizedTexts, hash_tokenizer, tokenize_texts
 from limbeck.data.tokenizer import holds_tokenizer, open_tokenizer, train_byte_level_tokenizer, train_tokenizer
 from limbeck.data.torch_loader import TorchLoader, as_loader
@@ -81,6 +81,7 @@ __all__ = [
     "counter_order",
     "counter_uniform",
     "draw_digits",
+    "find_token_data",
     "hash_tokenizer",
     "holds_tokenizer",
     "load_data",

@@ -13,7 +13,7 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from limbeck.batch import IGNORED, Batch
-from limbeck.data.dataset import Dataset, hash_columns
+from limbeck.data.dataset import Dataset, Subset, hash_columns
 from limbeck.data.token_dataset import TokenDataset, count_rows
 from limbeck.data.tokenized_texts import TokenizedTexts, name_counter, row_number, tokenize_texts
 from limbeck.data.tokenizer import count_token_bytes
@@ -237,3 +237,15 @@ def _pad(
     there = position < lengths[:, None]
     place = (texts.starts[:-1][rows][:, None] + position).clamp_max(len(texts.ids) - 1)
     return texts.ids[place].long().masked_fill(~there, value), there
+
+
+def find_token_data(examples: Any) -> TokenDataset | TokenPairDataset | None:
+    """Find the texts as tokens from which examples were selected; None for other data.
+
+    Example:
+        >>> find_token_data((torch.zeros(2, 3), torch.zeros(2))) is None
+        True
+    """
+    while isinstance(examples, Subset):
+        examples = examples.whole
+    return examples if isinstance(examples, (TokenDataset, TokenPairDataset)) else None

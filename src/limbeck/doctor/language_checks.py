@@ -15,8 +15,9 @@ from limbeck.batch import IGNORED, Batch
 from limbeck.data import Dataset, ShuffledLoader, TokenDataset, hash_tokenizer
 from limbeck.data.tokenizer import labels_are_inputs
 from limbeck.doctor.context import CheckContext, CheckedArm, Finding, fail, passed, warn
+from limbeck.metrics.predictions import rows_at_once
 from limbeck.random_seeds import counter_order
-from limbeck.tasks.language_modeling import token_data
+from limbeck.tasks.language_modeling import get_token_data
 
 TOKENS = "tokens that count"
 
@@ -34,7 +35,7 @@ def check_tokens(context: CheckContext) -> Finding:
             "The labels equal the tokens at the same positions, so a student would learn to copy. Labels are the next "
             "tokens: shift them by one, once.",
         )  # fmt: skip
-    data = token_data(context.train, "training")
+    data = get_token_data(context.train, "training")
     real = batch.extra["masks"]["text"]
     counted = int((labels_that_count(batch) != IGNORED).sum())
     share = counted / max(int(real.sum()), 1)
@@ -92,7 +93,7 @@ ENDS = "end of text"
 
 def check_ends(context: CheckContext) -> Finding:
     """Check that texts end with the end token, and that it is learned."""
-    data = token_data(context.train, "training")
+    data = get_token_data(context.train, "training")
     end, pad = data.tokenizer.eos_token_id, data.tokenizer.pad_token_id
     if end is None:
         return warn(
@@ -129,7 +130,7 @@ LENGTHS = "long texts"
 
 def check_lengths(context: CheckContext) -> Finding | None:
     """Count texts with a prompt that do not fit into one window; None if no text has a prompt."""
-    data = token_data(context.train, "training")
+    data = get_token_data(context.train, "training")
     prompted = data.texts.prompted
     if not bool(prompted.any()):
         return None
@@ -155,7 +156,7 @@ CONTEXTS = "context"
 
 def check_contexts(context: CheckContext) -> Finding:
     """Check that no window is longer than the context of the student or the teacher."""
-    data = token_data(context.train, "training")
+    data = get_token_data(context.train, "training")
     longest = min(data.max_length, int(data.texts.lengths.max()) - 1)
     networks = context.networks
     names = [f"teacher {name}" for name in networks] if len(networks) > 1 else ["teacher"]
@@ -221,7 +222,7 @@ def check_repeated(context: CheckContext) -> Finding | None:
 
 def _hashes(examples: Dataset) -> list[bytes]:
     """A hash of the tokens of each text."""
-    data = token_data(examples, "")
+    data = get_token_data(examples, "")
     ids, starts = data.texts.ids.numpy(), data.texts.starts
     return [
         hashlib.blake2b(ids[int(starts[i]) : int(starts[i + 1])].tobytes(), digest_size=16).digest()
@@ -234,7 +235,7 @@ FINGERPRINTS = "fingerprints"
 
 def check_fingerprints(context: CheckContext) -> Finding:
     """Show the fingerprints of tokenizer, teacher and data, which name what a figure was measured with."""
-    data = token_data(context.train, "training")
+    data = get_token_data(context.train, "training")
     value = {
         "tokenizer": hash_tokenizer(data.tokenizer),
         "teacher": context.teacher.fingerprint if context.trained else None,
@@ -252,25 +253,21 @@ def draw_rows(examples: Dataset, count: int) -> Int[Tensor, " rows"]:
 
 def small_batches(examples: Dataset) -> Iterator[Batch]:
     """Batches of random rows whose logits fit into memory."""
-    return (examples.take(rows) for rows in draw_rows(examples, len(examples)).split(rows_at_once(examples)))
+    return (examples.take(rows) for rows in draw_rows(examples, len(examples)).split(few_rows_at_once(examples)))
 
 
-_NUMBERS = 2**26  # of logits, for one batch
-
-
-def rows_at_once(examples: Dataset) -> int:
+def few_rows_at_once(examples: Dataset) -> int:
     """The number of rows whose logits fit into memory several times: at most 32, at least 2."""
-    data = token_data(examples, "")
-    return max(2, min(32, _NUMBERS // max(data.max_length * len(data.tokenizer), 1)))
+    return max(2, rows_at_once(examples, most=32))
 
 
 def with_small_batches(arm: CheckedArm) -> CheckedArm:
     """The arm with batches whose logits fit into memory several times, as the checks of losses need them."""
     examples = arm.loader.examples
     size = arm.loader.batch_size
-    if not isinstance(examples, Dataset) or size is None or size <= rows_at_once(examples):
+    if not isinstance(examples, Dataset) or size is None or size <= few_rows_at_once(examples):
         return arm
-    return replace(arm, loader=ShuffledLoader(examples, batch_size=rows_at_once(examples)))
+    return replace(arm, loader=ShuffledLoader(examples, batch_size=few_rows_at_once(examples)))
 
 
 def find_longest_row(examples: Dataset) -> tuple[int, int]:

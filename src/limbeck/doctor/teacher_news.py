@@ -16,7 +16,7 @@ from limbeck.doctor.language_checks import draw_rows, labels_that_count, new_stu
 from limbeck.metrics.language import TextSumsState
 from limbeck.model_call import call, logits_of
 from limbeck.tap import FrozenParameters
-from limbeck.tasks.language_modeling import measure_texts, token_data
+from limbeck.tasks.language_modeling import get_token_data, measure_texts
 from limbeck.teachers import Preprocess, Teacher, TeacherContext
 
 NEWS = "teacher's news"
@@ -139,7 +139,7 @@ def _is_known(logits: Tensor, labels: Tensor) -> Bool[Tensor, "batch positions"]
 
 def unigram_log_probabilities(examples: Dataset) -> Tensor:
     """The logarithm of each token's frequency among the labels of up to 4,096 rows, each token counted once more."""
-    data = token_data(examples, "training")
+    data = get_token_data(examples, "training")
     size = max(len(data.tokenizer), int(data.texts.ids.max()) + 1)
     counts = torch.ones(size, dtype=torch.float64)
     for rows in draw_rows(examples, _COUNTED).split(256):

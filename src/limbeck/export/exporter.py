@@ -178,7 +178,7 @@ def _tokenizer(done: FinishedRun, data: DataSplits) -> Any:
     if data.tokenizer is not None:
         return data.tokenizer
     model = LibraryModel.parse(done.job.student.model)
-    if model is None or model.library != "hf":
+    if model is None or model.prefix != "hf":
         return None
     from transformers import AutoImageProcessor, AutoTokenizer
 

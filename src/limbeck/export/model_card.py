@@ -98,7 +98,7 @@ def _metadata(done: FinishedRun, data: DataSplits, exported: ExportedRun, to: st
     method = [] if done.method is None else [_one_line(plain_name(done.method.name).rpartition(":")[2])]
     library = LibraryModel.parse(done.job.student.model)
     is_trained = done.job.student.arguments.get("pretrained", True)
-    on_hub = library is not None and library.library == "hf" and is_trained and not Path(library.name).exists()
+    on_hub = library is not None and library.prefix == "hf" and is_trained and not Path(library.name).exists()
     values = ModelCardData(
         license=license or "unknown", library_name=_LIBRARIES[to], pipeline_tag=task,
         tags=["knowledge-distillation", "limbeck", *method, *(["int8"] if to == "int8" else [])],

@@ -17,6 +17,7 @@ from limbeck.functional.mixture import gkd_jensen_shannon, jensen_shannon, skew_
 from limbeck.functional.output_layer import HiddenLogits, OutputLayer
 from limbeck.functional.prior import prior_bias
 from limbeck.functional.projector import Head, Projector
+from limbeck.functional.row_figures import compute_agreement, compute_entropy, compute_mass, compute_overlap
 from limbeck.functional.sparse import coarse_logits, sampled_kl_divergence
 from limbeck.functional.specialist_pooling import pooled
 from limbeck.functional.targets import binary_cross_entropy, binary_kl_divergence, target_squared_error
@@ -31,6 +32,10 @@ __all__ = [
     "binary_kl_divergence",
     "check_hyper",
     "coarse_logits",
+    "compute_agreement",
+    "compute_entropy",
+    "compute_mass",
+    "compute_overlap",
     "cross_entropy",
     "fused_linear_losses",
     "gkd_jensen_shannon",

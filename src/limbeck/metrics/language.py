@@ -11,6 +11,7 @@ from torch import Tensor
 
 from limbeck.batch import IGNORED, Batch
 from limbeck.errors import DataError, LimbeckError
+from limbeck.functional import compute_agreement, compute_overlap
 from limbeck.functional.blockwise import AT_ONCE
 from limbeck.metrics.metric import Metric, MetricFunction, Needed, mean_of_all, metric, require_fields, valid_rows
 
@@ -97,7 +98,8 @@ class TextSumsState:
             logits: ``[batch, positions, vocabulary]``, or `limbeck.functional.HiddenLogits` of that shape.
             batch: The batch with its labels: the next token of each position.
             teacher: The teacher's logits for the same positions, of either kind. A token that is -inf at every position
-                is left out of the comparison on both sides.
+                of the batch that counts is one that the teacher lacks (`limbeck.AlignedTeacher`): it is left out of the
+                comparison on both sides.
 
         Raises:
             DataError: If the batch has no labels, or the shapes differ.
@@ -116,10 +118,12 @@ class TextSumsState:
         counted = (labels != IGNORED).flatten().nonzero()[:, 0]
         labels, texts, sizes = (part.flatten()[counted] for part in (labels, texts, sizes))
         ours, theirs = _rows_of(logits), None if teacher is None else _rows_of(teacher)
+        lacking = _find_lacking(theirs, counted)
         self._grow(texts)
         for rows in torch.arange(len(counted)).split(CHUNK) if len(counted) else ():
             at = counted[rows]
-            values = _values_by_blocks(_dense(ours, at), labels[rows], None if theirs is None else _dense(theirs, at))
+            teacher_rows = None if theirs is None else _dense(theirs, at)
+            values = _values_by_blocks(_dense(ours, at), labels[rows], teacher_rows, lacking)
             if bool((wrong := values[:, : len(_OWN)].isnan().any(1)).any()):
                 raise LimbeckError(f"The logits of text {int(texts[rows][wrong][0])} are NaN, so it has no likelihood.")
             counts = torch.stack([torch.ones(len(rows), dtype=torch.float64), sizes[rows].double()], 1)
@@ -191,16 +195,22 @@ def _dense(logits: Any, rows: Int[Tensor, " rows"]) -> Float[Tensor, "rows vocab
     return part.detach() if part.dtype == torch.float64 else part.detach().float()
 
 
+def _find_lacking(teacher: Any, rows: Int[Tensor, " rows"]) -> Bool[Tensor, " vocabulary"] | None:
+    """The tokens that are -inf in all these rows of a teacher's logits; None if there are none."""
+    if not isinstance(teacher, Tensor) or not len(rows):  # an output layer has no token without a logit
+        return None
+    largest = torch.stack([teacher[at.to(teacher.device)].amax(0) for at in rows.split(CHUNK)]).amax(0)
+    lacking = largest == -torch.inf
+    return lacking if bool(lacking.any()) else None
+
+
 def _values_by_blocks(
     logits: Float[Tensor, "rows vocabulary"],
     labels: Int[Tensor, " rows"],
     teacher: Float[Tensor, "rows vocabulary"] | None,
+    lacking: Bool[Tensor, " vocabulary"] | None,
 ) -> Float[Tensor, "rows metrics"]:
     """`_token_values`, on a CPU of a few rows at a time, so that all intermediate results stay in its caches."""
-    # A teacher with another vocabulary is -inf in every row of a token that it lacks (`AlignedTeacher`).
-    lacking = None if teacher is None else (teacher == -torch.inf).all(0)
-    if lacking is not None and not bool(lacking.any()):
-        lacking = None
     size = max(1, AT_ONCE // logits.shape[1]) if logits.device.type == "cpu" else len(logits)
     parts = [
         _token_values(logits[at], labels[at], None if teacher is None else teacher[at], lacking)
@@ -229,12 +239,10 @@ def _token_values(
 def _compare(log_q: Tensor, log_p: Tensor) -> list[Tensor]:
     """The columns `_WITH_TEACHER`, from the logarithms of the student's q and the teacher's p."""
     p, q = log_p.exp(), log_q.exp()
-    best_p, best_q = log_p.topk(min(TOP_K, p.shape[1]), dim=1), log_q.topk(min(TOP_K, p.shape[1]), dim=1)
-    both = (best_p.indices[:, :, None] == best_q.indices[:, None, :]).any(2)
+    best = log_p.topk(min(TOP_K, p.shape[1]), dim=1).indices
     return [
-        _divergence(p, log_p, log_q), _divergence(q, log_q, log_p),
-        (log_p.argmax(1) == log_q.argmax(1)).to(p.dtype), torch.minimum(p, q).sum(1),
-        q.gather(1, best_p.indices).sum(1), both.to(p.dtype).mean(1), _entropy(log_p),
+        _divergence(p, log_p, log_q), _divergence(q, log_q, log_p), compute_agreement(log_q, log_p),
+        torch.minimum(p, q).sum(1), q.gather(1, best).sum(1), compute_overlap(log_q, best), _entropy(log_p),
     ]  # fmt: skip
 
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from limbeck.atomic_io import make_folder
 from limbeck.batch import IGNORED, LOGITS, LOGITS_INPUT, Batch, Inputs, Outputs
-from limbeck.data import Loader, Subset, TokenDataset, TokenPairDataset, TorchLoader, as_loader
+from limbeck.data import Loader, TokenDataset, TorchLoader, as_loader, find_token_data
 from limbeck.data.tokenizer import find_label_format, token_batch
 from limbeck.data.torch_loader import batch_from
 from limbeck.errors import DataError, LimbeckError, MissingOutputError
@@ -56,20 +56,17 @@ def load_tensors(path: str | Path) -> dict[str, Tensor]:
         raise DataError(f"{error} Run the job again to write its predictions.") from error
 
 
-_BATCH_SIZE = 256
+_BATCH_SIZE = 256  # with a thousand, the outputs of a small network no longer fit in the caches of a CPU
 _MOST_LOGITS = 1 << 26
 """Logits of a batch of predictions; in float32 they need 256 MB."""
 
 
 def rows_at_once(data: Any, *, most: int = _BATCH_SIZE) -> int:
     """The number of examples in a batch of predictions: below `most` where each has logits of a whole vocabulary."""
-    whole = data
-    while isinstance(whole, Subset):
-        whole = whole.whole
-    if not isinstance(whole, (TokenDataset, TokenPairDataset)):
+    if (tokens := find_token_data(data)) is None:
         return most
-    longest = whole.max_length if isinstance(whole, TokenDataset) else whole.max_target_length
-    return max(1, min(most, _MOST_LOGITS // (longest * len(whole.tokenizer))))
+    longest = tokens.max_length if isinstance(tokens, TokenDataset) else tokens.max_target_length
+    return max(1, min(most, _MOST_LOGITS // (longest * len(tokens.tokenizer))))
 
 
 def as_batches(data: Any, model: Any = None) -> Iterator[Batch]:

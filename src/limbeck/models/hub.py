@@ -36,12 +36,12 @@ class LibraryModel(NamedTuple):
     """A name of the form ``timm:NAME``, ``hf:NAME``, or one of these with ``@weights.safetensors`` or ``@folder``.
 
     Attributes:
-        library: ``timm`` or ``hf``.
+        prefix: The part before the colon, ``timm`` or ``hf``.
         name: The library's name of the model.
         weights: A file or folder with weights of your own; None for the library's weights.
     """
 
-    library: str
+    prefix: str
     name: str
     weights: Path | None
 
@@ -53,20 +53,20 @@ class LibraryModel(NamedTuple):
             >>> LibraryModel.parse("timm:resnet10t@mine.safetensors").name
             'resnet10t'
         """
-        library, _, rest = name.partition(":")
-        if library not in LIBRARIES or not rest:
+        prefix, _, rest = name.partition(":")
+        if prefix not in LIBRARIES or not rest:
             return None
         splits = [(rest[:at], rest[at + 1 :]) for at, sign in enumerate(rest) if sign == "@"]
         splits = [(own, weights) for own, weights in splits if own and weights]
         there = [(own, weights) for own, weights in splits if Path(weights).exists()]
         # timm writes a revision on the hub as NAME@REVISION, and a folder of transformers may have any name.
         if not splits or Path(rest).exists() or ("hf-hub:" in rest and not there):
-            return cls(library, rest, None)
+            return cls(prefix, rest, None)
         own, weights = (there or splits)[0]
-        return cls(library, own, Path(weights))
+        return cls(prefix, own, Path(weights))
 
     def __str__(self) -> str:
-        return f"{self.library}:{self.name}" + (f"@{self.weights}" if self.weights else "")
+        return f"{self.prefix}:{self.name}" + (f"@{self.weights}" if self.weights else "")
 
 
 def import_library(module: str, *, extra: str, purpose: str) -> ModuleType:
@@ -159,7 +159,7 @@ def open_library(
             raise LimbeckError(f"{model_name} has the weights of {own}; leave pretrained out.")
         arguments = {**arguments, "pretrained": False}
     with torchvision_checked(str(model_name)):
-        if model_name.library == "timm":
+        if model_name.prefix == "timm":
             model = open_timm(model_name.name, input_shape=input_shape, classes=classes, **arguments)
         else:
             model = open_hf(model_name.name, classes=classes, tokenizer=tokenizer, **arguments)

@@ -61,7 +61,7 @@ def open_model(
         Linear(in_features=32, out_features=10, bias=True)
     """
     library = LibraryModel.parse(name)
-    if head == LANGUAGE_MODELING and (name in reference_names() or (library and library.library == "timm")):
+    if head == LANGUAGE_MODELING and (name in reference_names() or (library and library.prefix == "timm")):
         raise LimbeckError(
             f"{name} reads no tokens, so it is no language model. Take hf:NAME, such as hf:gpt2, or a function of your "
             "own that builds a module from token ids to logits: my.py:build."

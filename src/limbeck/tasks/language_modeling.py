@@ -13,7 +13,7 @@ from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
 from limbeck.batch import IGNORED, Batch, Inputs
-from limbeck.data import Dataset, Subset, TokenDataset, TokenPairDataset, hash_tokenizer
+from limbeck.data import Dataset, TokenDataset, TokenPairDataset, find_token_data, hash_tokenizer
 from limbeck.data.tokenizer import labels_are_inputs
 from limbeck.errors import DataError, LimbeckError
 from limbeck.functional import cross_entropy, kl_divergence, label_smoothing
@@ -93,7 +93,7 @@ class LanguageModeling(Task):
         """Return the task with the size of the vocabulary and the hash of the tokenizer."""
         if names:
             raise DataError("The outputs of a language model are tokens, and have no other names: leave names out.")
-        data = token_data(train, "training")
+        data = get_token_data(train, "training")
         vocabulary = max(len(data.tokenizer), int(data.texts.ids.max()) + 1)
         return LanguageModeling(vocabulary, hash_tokenizer(data.tokenizer))
 
@@ -103,7 +103,7 @@ class LanguageModeling(Task):
         Returns:
             The number of texts with a label.
         """
-        data = token_data(examples, part)
+        data = get_token_data(examples, part)
         if self.tokenizer and hash_tokenizer(data.tokenizer) != self.tokenizer:
             raise DataError(
                 f"The {part} data have another tokenizer than the training data, so the same number means another "
@@ -228,7 +228,7 @@ class LanguageModeling(Task):
         teacher: Any = None,
     ) -> dict[str, Any] | None:
         """Greedy answers to prompts of the data (`limbeck.tasks.text_samples.write_samples`)."""
-        data = token_data(examples, "given")
+        data = get_token_data(examples, "given")
         return write_samples(model, examples, data, teacher=teacher, preprocess=preprocess)
 
     def distance(self, logits: Tensor, reference: Tensor) -> float:
@@ -279,18 +279,15 @@ def _check_texts(outputs: Tensor, targets: Tensor | None) -> Tensor:
     return outputs.double()
 
 
-def token_data(examples: Dataset, part: str) -> TokenDataset | TokenPairDataset:
-    """The `TokenDataset` or `TokenPairDataset` from which examples were selected.
+def get_token_data(examples: Dataset, part: str) -> TokenDataset | TokenPairDataset:
+    """The texts as tokens from which the examples of a part were selected.
 
     Raises:
-        DataError: If the examples are no windows of tokens.
+        DataError: If the examples are no texts as tokens.
     """
-    whole = examples
-    while isinstance(whole, Subset):
-        whole = whole.whole
-    if not isinstance(whole, (TokenDataset, TokenPairDataset)):
+    if (data := find_token_data(examples)) is None:
         raise DataError(
-            f"The {part} data are a {type(whole).__name__}; language modeling needs tokens: TokenDataset(texts, "
+            f"The {part} data are a {type(examples).__name__}; language modeling needs tokens: TokenDataset(texts, "
             "tokenizer=...)."
         )
-    return whole
+    return data
