@@ -15,12 +15,13 @@ from limbeck.cli.jobs import job_from_flags
 from limbeck.compare import run_job
 from limbeck.compare.comparison_data import load_comparison_data
 from limbeck.compare.dry_run import find_seen_rows
-from limbeck.compare.language import rows_at_once, unigram_nll, with_tokenizer
+from limbeck.compare.language import unigram_nll, with_tokenizer
 from limbeck.compare.teacher import iterate_answers, open_teacher
 from limbeck.data import hash_tokenizer, load_data, open_tokenizer, train_byte_level_tokenizer
 from limbeck.errors import LimbeckError, TextTooLongError
 from limbeck.job import Budget, make_job, read_run_job, with_settings
 from limbeck.job.splits import train_and_development
+from limbeck.metrics.predictions import rows_at_once
 
 WORDS = "the king and queen of a far land speak to my good lord by day or night".split()  # noqa: SIM905
 TEXTS = [" ".join(WORDS[(i * j + j) % len(WORDS)] for j in range(3 + i % 9)) for i in range(60)]
@@ -166,7 +167,7 @@ def test_token_counts_are_the_baseline(place):
 
 def test_batches_of_predictions_have_bounded_logits(place):
     material = load_comparison_data(job_of(place))
-    assert rows_at_once(material.train) == 250
+    assert rows_at_once(material.train) == 256
     material.train.max_length = 1 << 20
     assert rows_at_once(material.train) == 1
 

@@ -125,6 +125,20 @@ def test_a_resumed_job_has_the_same_verdict(tmp_path):
     assert again["verdict"]["examples"] == result["verdict"]["examples"]
 
 
+def test_a_job_whose_texts_cannot_be_written_ends_with_all_its_results(tmp_path, monkeypatch):
+    def fail(*_, **__):
+        raise IndexError("index out of range in self")
+
+    monkeypatch.setattr(LanguageModeling, "sample_texts", fail)
+    run = tmp_path / "run"
+    result = run_job(make_job(job_of(tmp_path, out=str(run), seeds=1, arms=["teacher", "student alone", "distilled"])))
+    assert result["arms"]["distilled"]["nll"]["mean"] > 0
+    assert "IndexError: index out of range in self" in (run / "report.html").read_text()
+    assert lb.export.export_run(run, to="folder", out=tmp_path / "folder").score_after > 0
+    again = run_job(make_job({**read_run_job(run), "out": str(run)}), resume=True)
+    assert again["verdict"] == result["verdict"]
+
+
 def test_a_search_leaves_a_job_whose_texts_are_read_with_the_tokenizer_of_its_teacher(tmp_path):
     pytest.importorskip("optuna")
     arms = ["teacher", "student alone", "distilled"]

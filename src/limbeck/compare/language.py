@@ -89,21 +89,22 @@ def _find_tokenizer(model: ModelSettings) -> str | None:
 
 def _is_encoder_decoder(model: ModelSettings) -> bool:
     """Whether the configuration of a model of transformers says that it has an encoder and a decoder."""
+    config = _read_config(model)
+    return config is not None and bool(config.is_encoder_decoder)
+
+
+def _read_config(model: ModelSettings) -> Any:
+    """The configuration of a model of transformers, without the job's changes; None if there is none to read."""
     library = LibraryModel.parse(model.model)
     if library is None or library.prefix != "hf":
-        return False
+        return None
     hf = import_optional("transformers", extra="hf", purpose=str(library))
+    if library.name in hf.CONFIG_MAPPING and not Path(library.name).exists():
+        return hf.AutoConfig.for_model(library.name)
     try:
-        config: Any = _hf_config(hf, library.name)
+        return hf.AutoConfig.from_pretrained(library.name, trust_remote_code=False)
     except (OSError, ValueError):  # opening the model has the sentence for it
-        return False
-    return bool(config.is_encoder_decoder)
-
-
-def _hf_config(hf: Any, name: str) -> Any:
-    if name in hf.CONFIG_MAPPING and not Path(name).exists():
-        return hf.AutoConfig.for_model(name)
-    return hf.AutoConfig.from_pretrained(name, trust_remote_code=False)
+        return None
 
 
 def _own_tokenizer(job: Job, other: str | None) -> str | None:
@@ -200,8 +201,8 @@ def check_positions(model: nn.Module, examples: Dataset, who: str) -> None:
     tokens, config = find_token_data(examples), find_hf_config(model)
     if tokens is None or config is None:
         return
-    most = config.to_dict().get("max_position_embeddings") or config.to_dict().get("n_positions")
-    if isinstance(most, int) and most < tokens.max_length:
+    most = _context_length(config.to_dict())
+    if most is not None and most < tokens.max_length:
         raise LimbeckError(
             f"{who} reads at most {most:,} tokens at a time, and the windows have {tokens.max_length:,}: type --set "
             f"data.max_length={most}."
@@ -210,17 +211,15 @@ def check_positions(model: nn.Module, examples: Dataset, who: str) -> None:
 
 def read_limit(job: Job) -> int | None:
     """The most tokens that all models of transformers in a job can read; None if it is not known."""
-    limits = []
-    for model in (*job.teacher.parts.values(), job.student):
-        library = LibraryModel.parse(model.model)
-        if library is not None and library.prefix == "hf":
-            hf = import_optional("transformers", extra="hf", purpose=str(library))
-            try:
-                config = _hf_config(hf, library.name).to_dict() | model.arguments
-            except (OSError, ValueError):  # opening the model has the sentence for it
-                continue
-            limits.append(config.get("max_position_embeddings") or config.get("n_positions"))
-    return min((limit for limit in limits if isinstance(limit, int)), default=None)
+    models = [(model, _read_config(model)) for model in (*job.teacher.parts.values(), job.student)]
+    limits = [_context_length(config.to_dict() | model.arguments) for model, config in models if config is not None]
+    return min((limit for limit in limits if limit is not None), default=None)
+
+
+def _context_length(config: Mapping[str, Any]) -> int | None:
+    """The most tokens that a model of transformers reads at a time; None if it states no limit."""
+    most = config.get("max_position_embeddings") or config.get("n_positions")
+    return most if isinstance(most, int) else None
 
 
 def unigram_nll(train: Dataset, examples: Dataset, vocabulary: int) -> float:

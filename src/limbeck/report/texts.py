@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -123,10 +122,11 @@ def _interval(counts: Mapping[str, Any]) -> str:
     drafts = counts.get("proposed")
     if not drafts:
         return ""
-    share, z = counts["acceptance"], 1.96
-    center, scale = share + z * z / (2 * drafts), 1 + z * z / drafts
-    half = z * math.sqrt(share * (1 - share) / drafts + (z / (2 * drafts)) ** 2)
-    return f" ({100 * (center - half) / scale:.1f} to {100 * (center + half) / scale:.1f}, {drafts:,} drafts)"
+    from scipy.stats import binomtest  # slow to import
+
+    accepted = binomtest(round(counts["acceptance"] * drafts), drafts)
+    low, high = accepted.proportion_ci(method="wilson")
+    return f" ({100 * low:.1f} to {100 * high:.1f}, {drafts:,} drafts)"
 
 
 def _percent(share: Any) -> str:
