@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from limbeck.cache.encodings import kl_error, make_encoding
-from limbeck.cache.partial import TopClasses
+from limbeck.cache.top_k import TopClasses
 
 _AT_ONCE = 1 << 21
 

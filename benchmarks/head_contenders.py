@@ -18,7 +18,7 @@ from limbeck import functional as K
 from limbeck.cache.encodings import make_encoding
 from limbeck.functional.fused_linear import CHUNK, TokenRows, fused_linear_losses
 from limbeck.functional.output_layer import HiddenLogits, OutputLayer
-from limbeck.partial_logits import PartialLogits
+from limbeck.top_k_logits import PartialLogits
 
 LOSSES = ("kl", "jsd", "top-64")
 """Forward KL, the Jensen-Shannon divergence of GKD, and forward KL of a teacher of which 64 classes are stored."""

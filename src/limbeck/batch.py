@@ -12,7 +12,7 @@ from torch import Tensor
 
 from limbeck.errors import ArgumentError, MissingOutputError, nearest, unknown_name_error
 from limbeck.functional.output_layer import HiddenLogits
-from limbeck.partial_logits import PartialLogits
+from limbeck.top_k_logits import PartialLogits
 
 IGNORED = -100
 """The label of an example or position without a class (PyTorch's default `ignore_index`)."""

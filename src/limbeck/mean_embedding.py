@@ -14,7 +14,7 @@ from limbeck.errors import LimbeckError, callable_name
 from limbeck.functional.kernel import declaration
 from limbeck.functional.output_layer import HiddenLogits, NeedsHidden, OutputLayer
 from limbeck.functional.sparse import sampled_kl_divergence
-from limbeck.partial_logits import Kernel, PartialLogits, default_temperature
+from limbeck.top_k_logits import Kernel, PartialLogits, default_temperature
 
 _CHUNK = 256
 _MARKED = 64  # rows of a layer in its checksum

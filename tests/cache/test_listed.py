@@ -12,7 +12,6 @@ from limbeck.batch import Batch, Outputs
 from limbeck.cache import CacheReader, kl_error, make_encoding
 from limbeck.errors import ArgumentError, DataError, LimbeckError
 from limbeck.functional import kl_divergence, reverse_kl
-from limbeck.partial_logits import TopKLogits
 from limbeck.teachers import (
     CachedTeacher,
     FunctionSession,
@@ -22,6 +21,7 @@ from limbeck.teachers import (
     fill_cache,
     verify_cache,
 )
+from limbeck.top_k_logits import TopKLogits
 
 CLASSES, K = 40, 6
 

@@ -10,7 +10,7 @@ import torch
 from limbeck.errors import ArgumentError, LimbeckError
 from limbeck.functional import alpha_beta_divergence, coarse_logits, kl_divergence, reverse_kl
 from limbeck.losses import Loss
-from limbeck.partial_logits import TopKLogits
+from limbeck.top_k_logits import TopKLogits
 
 EXPONENTS = [(0.2, 0.7), (0.5, 0.5), (1.0, 0.1), (0.1, 0.1), (0.8, 0.3), (1.5, 1.5), (1e-3, 0.9), (0.9, 1e-3)]
 INF = float("inf")

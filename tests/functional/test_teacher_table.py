@@ -10,7 +10,7 @@ from limbeck.cache.encodings import make_encoding
 from limbeck.errors import LimbeckError
 from limbeck.functional import HiddenLogits, OutputLayer, coarse_logits, fused_linear_losses
 from limbeck.mean_embedding import make_mean_embedding
-from limbeck.partial_logits import TopKLogits
+from limbeck.top_k_logits import TopKLogits
 
 TOKENS, WIDTH, VOCABULARY, KEPT = 9, 4, 17, 5
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from limbeck.cache.encodings import Encoding, encoding
 from limbeck.errors import LimbeckError
-from limbeck.partial_logits import PartialLogits
+from limbeck.top_k_logits import PartialLogits
 
 _LARGEST = 2**31
 """Upper bound for the size of a dimension, to refuse damaged descriptions."""

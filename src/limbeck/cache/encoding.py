@@ -13,7 +13,7 @@ from torch import Tensor
 
 from limbeck.errors import ArgumentError, DataError, LimbeckError
 from limbeck.mean_embedding import MeanEmbedding
-from limbeck.partial_logits import PartialLogits, SampledLogits, TopKLogits
+from limbeck.top_k_logits import PartialLogits, SampledLogits, TopKLogits
 
 Decoded = Tensor | TopKLogits | SampledLogits | MeanEmbedding
 Records = UInt8[np.ndarray, "rows width"]

@@ -13,10 +13,10 @@ from torch import Tensor
 
 from limbeck.cache.dense import BFloat16, Float16, Float32, Quantized
 from limbeck.cache.encoding import Encoding
-from limbeck.cache.partial import CompactTopClasses, ListedClasses, MeanEmbeddings, SampledClasses, TopClasses
+from limbeck.cache.top_k import CompactTopClasses, ListedClasses, MeanEmbeddings, SampledClasses, TopClasses
 from limbeck.errors import ArgumentError, unknown_name_error
 from limbeck.mean_embedding import MeanEmbedding
-from limbeck.partial_logits import SampledLogits, TopKLogits
+from limbeck.top_k_logits import SampledLogits, TopKLogits
 
 _KNOWN: dict[str, type[Encoding]] = {
     kind.name: kind

@@ -11,8 +11,8 @@ from torch import Tensor
 from limbeck.batch import Progress
 from limbeck.errors import ArgumentError, LimbeckError, nearest, unknown_name_error
 from limbeck.functional import check_hyper
-from limbeck.partial_logits import PartialLogits, default_temperature
 from limbeck.schedule import Schedule
+from limbeck.top_k_logits import PartialLogits, default_temperature
 
 Kernel = Callable[..., Tensor]
 Addresses = str | Mapping[str, str]

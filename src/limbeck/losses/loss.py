@@ -20,8 +20,8 @@ from limbeck.losses.distributed import all_gather, all_reduce_sum
 from limbeck.losses.memory import preserved_state
 from limbeck.losses.objective import LossContext, LossTerm
 from limbeck.losses.row_loss import RowTerm, select_few, works_on_rows
-from limbeck.partial_logits import PartialLogits
 from limbeck.schedule import Schedule
+from limbeck.top_k_logits import PartialLogits
 
 
 class Loss(LossTerm):

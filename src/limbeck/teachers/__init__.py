@@ -2,7 +2,7 @@
 
 from limbeck.teachers.aligned import AlignedLogits, AlignedTeacher, TranslatedTeacher
 from limbeck.teachers.cache_request import predict_padded
-from limbeck.teachers.cached import CachedTeacher
+from limbeck.teachers.cached_teacher import CachedTeacher
 from limbeck.teachers.ensemble import Ensemble
 from limbeck.teachers.fill_cache import CacheVerification, fill_cache, verify_cache
 from limbeck.teachers.mean_embedding_teacher import MeanEmbeddingTeacher

@@ -17,10 +17,10 @@ from limbeck.errors import LimbeckError, callable_name
 from limbeck.functional import HiddenLogits, OutputLayer
 from limbeck.functional.output_layer import AroundHidden, logits_into
 from limbeck.models.vocabulary import VocabularyAlignment
-from limbeck.partial_logits import PartialLogits, SampledLogits, TopKLogits
-from limbeck.teachers.cached import CachedTeacher
+from limbeck.teachers.cached_teacher import CachedTeacher
 from limbeck.teachers.teacher import Teacher, TeacherCapabilities, TeacherContext, TeacherSession
 from limbeck.teachers.wrapper import TeacherWrapper, WrapperSession
+from limbeck.top_k_logits import PartialLogits, SampledLogits, TopKLogits
 
 _MASKS = {"input_ids": "attention_mask", "decoder_input_ids": "decoder_attention_mask", "labels": ""}
 """The inputs that are tokens, each with its mask. An encoder-decoder makes its decoder's inputs of labels."""

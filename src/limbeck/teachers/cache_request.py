@@ -28,9 +28,9 @@ from limbeck.cache import (
 from limbeck.errors import DataError, LimbeckError, unknown_name_error
 from limbeck.functional import OutputLayer
 from limbeck.model_call import find_output_layer, get_output_layer
-from limbeck.partial_logits import PartialLogits
 from limbeck.teachers.model import ModelTeacher
 from limbeck.teachers.teacher import Teacher, TeacherFn
+from limbeck.top_k_logits import PartialLogits
 
 _ITSELF = -1  # the view number of an example that is not augmented
 

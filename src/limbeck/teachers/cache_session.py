@@ -29,7 +29,6 @@ from limbeck.cache import (
 )
 from limbeck.errors import LimbeckError, LimbeckWarning
 from limbeck.functional.output_layer import HiddenLogits, OutputLayer
-from limbeck.partial_logits import PartialLogits
 from limbeck.teachers.cache_request import (
     HEAD_FILE,
     CacheRequest,
@@ -47,6 +46,7 @@ from limbeck.teachers.cache_request import (
 from limbeck.teachers.cached_inputs import input_files
 from limbeck.teachers.fingerprints import input_marks, marks_differ
 from limbeck.teachers.teacher import Teacher, TeacherContext, TeacherFn, TeacherSession
+from limbeck.top_k_logits import PartialLogits
 
 Rows = NDArray[np.int64]
 Records = Mapping[str, NDArray[np.uint8]]

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from limbeck.batch import IGNORED, LOGITS, Batch, Outputs
 from limbeck.errors import LimbeckWarning
-from limbeck.partial_logits import TopKLogits
+from limbeck.top_k_logits import TopKLogits
 
 _FEWEST, _ENOUGH = 100, 1000
 """Labeled examples: below the first number nothing is reported; after the second one the check ends."""

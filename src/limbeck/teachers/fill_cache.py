@@ -17,7 +17,6 @@ from limbeck.batch import LOGITS, Batch
 from limbeck.cache import CachePart, CacheReader, Location, add_files, are_all_parts_done, join_parts, mark_part, repair
 from limbeck.errors import LimbeckError, LimbeckWarning
 from limbeck.functional import kl_divergence
-from limbeck.partial_logits import TopKLogits
 from limbeck.teachers.aligned import TranslatedTeacher
 from limbeck.teachers.cache_request import (
     LastLayer,
@@ -28,10 +27,11 @@ from limbeck.teachers.cache_request import (
     stored_masks,
     stored_positions,
 )
-from limbeck.teachers.cached import CachedTeacher
 from limbeck.teachers.cached_inputs import input_files
+from limbeck.teachers.cached_teacher import CachedTeacher
 from limbeck.teachers.chance import ChanceCheck
 from limbeck.teachers.teacher import Preprocess, Stream, TeacherContext, TeacherFn, read_inputs
+from limbeck.top_k_logits import TopKLogits
 
 _CPU = torch.device("cpu")
 _DIFFERENT = 1e-3

@@ -171,7 +171,7 @@ class TeacherCapabilities(NamedTuple):
     Attributes:
         deterministic: Whether an example always has the same outputs, whatever the batch. Only then can they be cached.
         changes: Whether it changes while the student learns. Then its session's state is part of every checkpoint.
-        partial: Whether its logits are those of some classes only (`limbeck.partial_logits`). Divergences read them; an
+        partial: Whether its logits are those of some classes only (`limbeck.top_k_logits`). Divergences read them; an
             average of teachers cannot.
         tokenizer: A fingerprint of the tokenizer whose vocabulary the logits have; None where there is none, or it is
             not known. Teachers with different tokenizers are not averaged.

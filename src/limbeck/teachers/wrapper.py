@@ -17,9 +17,9 @@ from torch import Tensor, nn
 from limbeck.batch import Batch, Outputs
 from limbeck.errors import LimbeckError
 from limbeck.functional.output_layer import HiddenLogits
-from limbeck.partial_logits import PartialLogits
 from limbeck.teachers.model import as_teacher
 from limbeck.teachers.teacher import Teacher, TeacherCapabilities, TeacherContext, TeacherSession
+from limbeck.top_k_logits import PartialLogits
 
 Wrapper = TypeVar("Wrapper", bound="TeacherWrapper")
 

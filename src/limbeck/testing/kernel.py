@@ -16,8 +16,8 @@ from limbeck.errors import callable_name
 from limbeck.functional import coarse_logits
 from limbeck.functional.kernel import Per, declaration, merges
 from limbeck.losses.bound_kernel import FROM_BATCH
-from limbeck.partial_logits import default_temperature
 from limbeck.testing.law import check_laws, require
+from limbeck.top_k_logits import default_temperature
 
 __all__ = ["LAWS", "Claim", "check_kernel"]
 

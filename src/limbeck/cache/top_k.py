@@ -15,8 +15,8 @@ from limbeck.cache.packing import EXACT, ClassSubset, CoarseDepths, Depths, chec
 from limbeck.errors import ArgumentError, DataError, LimbeckError
 from limbeck.functional.sparse import COARSE, DENSE, FINE, dense_sums, log_partition_and_grad
 from limbeck.mean_embedding import MeanEmbedding
-from limbeck.partial_logits import PartialLogits, SampledLogits, TopKLogits
 from limbeck.random_seeds import counter_uniform, key, mix
+from limbeck.top_k_logits import PartialLogits, SampledLogits, TopKLogits
 
 MOST_TEMPERATURES = 8
 
@@ -98,7 +98,7 @@ class ListedClasses(Encoding):
 
     It is `TopClasses` without the other temperatures: a record holds the largest logit and the logarithm of the others'
     mass (float32 each), the classes and the values. Stored mass and rest are exact at this temperature, and a loss at
-    another one is refused. It stores the logits of all classes, and `limbeck.partial_logits.TopKLogits` that are known
+    another one is refused. It stores the logits of all classes, and `limbeck.top_k_logits.TopKLogits` that are known
     at this temperature.
 
     Args:

@@ -16,11 +16,11 @@ from limbeck.engine import distill
 from limbeck.errors import LimbeckError, MissingOutputError
 from limbeck.functional import Projector, coarse_logits, kernel
 from limbeck.losses import Loss, LossContext
-from limbeck.partial_logits import PartialLogits
 from limbeck.recipe import Stage
 from limbeck.schedule import ramp
 from limbeck.teachers import Ensemble, FunctionSession, Teacher, TeacherContext
 from limbeck.testing import check_teacher
+from limbeck.top_k_logits import PartialLogits
 
 NAMES = {"top-k": {"k": 4, "bits": 32}, "sampled": {"draws": 6, "power": 0.25}}
 both = pytest.mark.parametrize("name", NAMES)

@@ -24,7 +24,6 @@ from limbeck.cache import (
 )
 from limbeck.errors import LimbeckError
 from limbeck.functional.sparse import COARSE
-from limbeck.partial_logits import check_power, unknown_rest
 from limbeck.teachers.cache_request import CacheRequest, find_last_layer, query_addresses
 from limbeck.teachers.cache_session import CacheSession
 from limbeck.teachers.cached_inputs import check_has_inputs, check_tokenizer_fits, describe_tokenizer
@@ -40,6 +39,7 @@ from limbeck.teachers.teacher import (
     TeacherSession,
 )
 from limbeck.teachers.wrapper import TeacherWrapper
+from limbeck.top_k_logits import check_power, unknown_rest
 
 _OPEN = {"sampled": "power", "top-k": "temperatures"}
 """The parameter of an encoding that is chosen by the losses' temperatures where it is left out."""
