@@ -20,7 +20,8 @@ from limbeck.engine.checkpoint import clone_state, read_checkpoint, write_checkp
 from limbeck.engine.distributed import gather_states, lost_rank_explained, random_of_rank, seed_of_rank
 from limbeck.engine.parallel_branches import ParallelBranches
 from limbeck.engine.recipe_runner import RecipeRunner, RunModels, preflight_check
-from limbeck.engine.run_folder import RunFolder, describe_run, load_state_dict, not_resumable_error, state_dict
+from limbeck.engine.resume import describe_run, load_state_dict, not_resumable_error, state_dict
+from limbeck.engine.run_folder import RunFolder
 from limbeck.engine.stage_loop import StageLoop, reset_to_epoch_start, start_stage
 from limbeck.engine.step_report import Metrics, StepReport, check_finite, check_weights, environment, run_summary
 from limbeck.engine.train_config import Fabric, TrainConfig
