@@ -53,6 +53,17 @@ def test_it_answers_in_eval_mode_without_gradient_and_every_flag_comes_back():
     assert not any(module._forward_hooks for module in model.modules())
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_trap_30_a_teacher_answers_in_the_precision_that_it_was_loaded_in(dtype):
+    """A teacher in half precision is not widened, which would double its memory."""
+    model, batch = nn.Sequential(nn.Linear(3, 4), nn.Dropout(0.5)).to(dtype).train(), Batch(torch.randn(6, 3))
+    with ModelTeacher(model).open(TeacherContext()) as answer:
+        logits = answer(batch)["logits"]
+        assert logits.dtype == dtype
+        assert torch.equal(logits, model[0](batch.inputs.to(dtype)))
+    assert {parameter.dtype for parameter in model.parameters()} == {dtype}
+
+
 def test_train_mode_draws_noise_and_leaves_the_model_as_it_was():
     model = network().eval()
     before = {key: value.clone() for key, value in model.state_dict().items()}
