@@ -102,10 +102,11 @@ def test_predictions_are_asked_in_order_whatever_the_batches(material):
 
 
 def test_the_budget_is_the_engines(material):
-    job = make_job(small_job("digits", precision="bf16-mixed"))
+    job = make_job(small_job("digits", precision="bf16-mixed", fuse_output_layer=False))
     budget = Budget(epochs=7, accumulate=3, lr=0.5, warmup=4, decay="linear", clip=2, options={"weight_decay": 0.1})
     setting = make_train_config(job, budget, material, seed=5)
     assert (setting.epochs, setting.accumulate, setting.seed, setting.precision) == (7, 3, 5, "bf16-mixed")
+    assert setting.fuse_output_layer is False
     made = setting.optimizer
     assert (made.name, made.lr, made.warmup, made.decay, made.clip) == ("adamw", 0.5, 4, "linear", 2)
     assert made.options == {"weight_decay": 0.1}

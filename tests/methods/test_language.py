@@ -7,10 +7,14 @@ import torch
 from torch import nn
 
 from limbeck.batch import Batch, Outputs, Progress
+from limbeck.data import ArrayDataset, ShuffledLoader
+from limbeck.engine import distill
 from limbeck.errors import ArgumentError, LimbeckError
+from limbeck.functional import kl_divergence
 from limbeck.methods import make
+from limbeck.recipe import Optimizer
 
-NAMES = ("distillm", "abkd", "generalized_jsd")
+NAMES = ("distillm", "abkd", "generalized_jsd", "se_kd")
 
 
 def value_of(name, p, q, **arguments):
@@ -60,9 +64,47 @@ def test_generalized_jsd_has_both_forms(pair):
     assert value_of("generalized_jsd", p, q, mixture=0.3, normalized=False) == pytest.approx(paper, rel=1e-6)
 
 
+def test_se_kd_is_the_divergence_where_the_student_is_least_sure(pair):
+    p, q = pair
+    entropy = -(q * q.log()).sum(-1)
+    first = 0 if entropy[0, 0] > entropy[0, 1] else 1
+    values = kl(p, q)
+    selected = float(values[0, first] + values[1, 0]) / 2
+    assert value_of("se_kd", p, q) == pytest.approx(selected, rel=1e-6)
+    labels = -float((q[0, 0, 0] * q[0, 1, 2] * q[1, 0, 1]).log()) / 3
+    assert value_of("se_kd", p, q, weight=0.7) == pytest.approx(0.7 * selected + 0.3 * labels, rel=1e-6)
+    assert value_of("se_kd", p, q, share=1.0) == pytest.approx(mean(values), rel=1e-6)
+    largest = max(float(values[0, 0]), float(values[0, 1]))
+    assert value_of("se_kd", p, q, score="loss") == pytest.approx((largest + float(values[1, 0])) / 2, rel=1e-6)
+
+
+def test_se_kd_learns_what_the_student_does_not_know_in_fewer_steps():
+    """Of 8 tokens the student knows 6; hinton spends its mean on those."""
+    torch.manual_seed(0)
+    teacher = nn.Embedding(8, 8)
+    with torch.no_grad():
+        teacher.weight[:6] = 12.0 * torch.eye(8)[1:7]
+    rows = torch.randint(6, (8, 20))
+    rows[:, ::10] = torch.randint(6, 8, (8, 2))
+    data = ArrayDataset(rows, labels=rows.roll(-1, 1))
+
+    def divergence_after(name):
+        student = nn.Embedding(8, 8)
+        with torch.no_grad():
+            student.weight.copy_(teacher.weight)[6:] = 0.0
+        hyper = {} if name == "se_kd" else {"weight": 1.0, "temperature": 1.0}
+        recipe = make(name, teacher=teacher, task="language_modeling", **hyper)
+        optimizer, loader = Optimizer("sgd", lr=1.0, decay="constant"), ShuffledLoader(data, batch_size=8)
+        distill(student, recipe, loader, steps=8, optimizer=optimizer, accelerator="cpu").finish()
+        return float(kl_divergence(student.weight.detach(), teacher.weight.detach()).mean())
+
+    assert divergence_after("se_kd") < 0.65 * divergence_after("hinton")
+
+
 def test_trap_1_all_have_both_kl_divergences_as_ends_in_the_right_order(pair):
     p, q = pair
     ends = {"forward": mean(kl(p, q)), "reverse": mean(kl(q, p))}
+    assert value_of("se_kd", p, q, share=1.0) == pytest.approx(ends["forward"], rel=1e-6)
     for end, beta in (("forward", 0.0), ("reverse", 1.0)):
         assert value_of("generalized_jsd", p, q, mixture=beta) == pytest.approx(ends[end], rel=1e-6)
         assert value_of("abkd", p, q, alpha=1 - beta, beta=beta) == pytest.approx(ends[end], rel=1e-6)
@@ -82,6 +124,9 @@ def test_a_student_that_equals_its_teacher_has_no_loss(pair, name):
         ("abkd", {"alpha": -0.2}),
         ("abkd", {"alpha": 0.0, "beta": 0.0}),
         ("generalized_jsd", {"mixture": 2.0}),
+        ("se_kd", {"share": 0.0}),
+        ("se_kd", {"share": 1.5}),
+        ("se_kd", {"score": "entropie"}),
         *((name, {"weight": 1.2}) for name in NAMES),
         *((name, {"temperature": 0.0}) for name in NAMES),
     ],

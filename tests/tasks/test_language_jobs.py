@@ -14,6 +14,7 @@ import limbeck as lb
 from limbeck.compare import run_job
 from limbeck.compare.comparison_data import load_comparison_data
 from limbeck.compare.tuning import tune
+from limbeck.errors import LimbeckError
 from limbeck.job import make_job, read_job, read_run_job, recommend
 from limbeck.job.result import read_result, read_task
 from limbeck.metrics import load_tensors
@@ -137,6 +138,21 @@ def test_a_job_whose_texts_cannot_be_written_ends_with_all_its_results(tmp_path,
     assert lb.export.export_run(run, to="folder", out=tmp_path / "folder").score_after > 0
     again = run_job(make_job({**read_run_job(run), "out": str(run)}), resume=True)
     assert again["verdict"] == result["verdict"]
+
+
+@pytest.mark.parametrize("fuse", [True, False])
+def test_a_job_selects_positions_with_and_without_logits(fuse, tmp_path):
+    run = tmp_path / "run"
+    changes = {"seeds": 1, "arms": ["student alone", "distilled"], "fuse_output_layer": fuse}
+    result = run_job(make_job(job_of(tmp_path, out=str(run), method={"name": "se_kd", "share": 0.3}, **changes)))
+    assert result["arms"]["distilled"]["nll"]["mean"] > 0
+    assert read_run_job(run)["fuse_output_layer"] is fuse
+
+
+@pytest.mark.parametrize("value", ["sometimes", 2])
+def test_another_value_for_the_output_layer_is_refused(value, tmp_path):
+    with pytest.raises(LimbeckError, match="fuse_output_layer"):
+        make_job(job_of(tmp_path, fuse_output_layer=value))
 
 
 def test_a_search_leaves_a_job_whose_texts_are_read_with_the_tokenizer_of_its_teacher(tmp_path):

@@ -268,7 +268,7 @@ def make_train_config(
     return TrainConfig(
         optimizer=budget.make_optimizer(), epochs=budget.epochs, accumulate=budget.accumulate,
         preprocess=material.data.preprocess,
-        seed=seed, precision=job.precision, workers=workers,
+        seed=seed, precision=job.precision, workers=workers, fuse_output_layer=job.fuse_output_layer,
     )  # fmt: skip
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from functools import cached_property
 from typing import Any, final
@@ -13,7 +12,8 @@ from torch import Tensor
 
 from limbeck.batch import Batch
 from limbeck.data.dataset import POSITIONS_FILE, Dataset, Subset, hash_columns
-from limbeck.errors import ArgumentError, DataError
+from limbeck.errors import DataError
+from limbeck.functional.row_figures import check_positive_share, count_share, select_largest
 
 _ROWS = 256
 
@@ -90,8 +90,8 @@ def select_positions(data: Dataset, scores: Float[Tensor, " tokens"], *, share: 
     r"""Select the positions with the largest scores: of each row (or packed text) the same share, at least one.
 
     With the entropy of the student before training as the score, and a share of 0.2, this is the position selection of
-    SE-KD, made once, so that a cache has the outputs of these positions alone. Other scores are possible; random ones
-    are a control.
+    SE-KD, made once, so that a cache has the outputs of these positions alone. `limbeck.losses.SelectiveLoss` and the
+    method ``se_kd`` select them again at each step. Other scores are possible; random ones are a control.
 
     Args:
         data: A dataset with a mask of positions, such as a `TokenDataset`.
@@ -112,18 +112,10 @@ def select_positions(data: Dataset, scores: Float[Tensor, " tokens"], *, share: 
 
     Source: Tavor et al., Rethinking Selective Knowledge Distillation, 2026, arXiv:2602.01395.
     """
-    _check_share(share)
+    check_positive_share(share)
     group, scores = _groups(data), scores.detach().cpu()
     _check_scores(scores, len(group))
-    # Sorted by group, and within it by score; equal scores in the order of the text.
-    order = scores.argsort(descending=True, stable=True)
-    order = order[group[order].argsort(stable=True)]
-    sizes = group.bincount()
-    rank = torch.arange(len(group)) - (sizes.cumsum(0) - sizes)[group[order]]
-    least = torch.tensor([math.ceil(round(share * size, 9)) for size in sizes.tolist()])
-    chosen = torch.zeros(len(group), dtype=torch.bool)
-    chosen[order] = rank < least[group[order]]
-    return PositionSubset(data, chosen)
+    return PositionSubset(data, select_largest(scores, group, share=share))
 
 
 def select_rows(data: Dataset, scores: Float[Tensor, " tokens"], *, share: float) -> Subset:
@@ -150,14 +142,14 @@ def select_rows(data: Dataset, scores: Float[Tensor, " tokens"], *, share: float
 
     Source: Tavor et al., Rethinking Selective Knowledge Distillation, 2026, arXiv:2602.01395.
     """
-    _check_share(share)
+    check_positive_share(share)
     counts = torch.cat([mask.sum(1) for mask in _masks(data)])
     scores = scores.detach().cpu().double()
     _check_scores(scores, int(counts.sum()))
     row = torch.repeat_interleave(counts)
     means = torch.zeros(len(counts), dtype=torch.float64).index_add_(0, row, scores) / counts.clamp_min(1)
     means = means.masked_fill(counts == 0, -torch.inf)
-    best = means.argsort(descending=True, stable=True)[: math.ceil(round(share * len(data), 9))]
+    best = means.argsort(descending=True, stable=True)[: int(count_share(torch.tensor([len(data)]), share))]
     return data.select(best.sort().values)
 
 
@@ -187,11 +179,6 @@ def _mask(batch: Batch) -> Bool[Tensor, "rows positions"]:
     if batch.mask is None or batch.mask.ndim != 2:
         raise DataError("Positions are selected from a dataset of texts, whose batches have a mask of positions.")
     return batch.mask.bool()
-
-
-def _check_share(share: float) -> None:
-    if isinstance(share, bool) or not isinstance(share, (int, float)) or not 0 < share <= 1:
-        raise ArgumentError(f"share is a number above 0 and at most 1, such as 0.2; got {share!r}.", argument="share")
 
 
 def _check_scores(scores: Tensor, count: int) -> None:

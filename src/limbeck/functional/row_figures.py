@@ -1,11 +1,14 @@
-"""Figures of single rows of logits, for metrics: entropy, agreement, mass and overlap of the most likely classes."""
+"""Figures of single rows of logits (entropy, agreement, mass, overlap), and the rows with the largest ones."""
 
 from __future__ import annotations
 
+import math
+
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from limbeck.errors import ArgumentError
 from limbeck.functional.divergence import probabilities
 from limbeck.functional.kernel import in_float32
 
@@ -68,3 +71,53 @@ def compute_overlap(logits: Float[Tensor, "*batch classes"], ids: Int[Tensor, "*
     own = logits.topk(ids.shape[-1], -1).indices
     shared: Tensor = (own.unsqueeze(-1) == ids.unsqueeze(-2)).any(-1)
     return shared.to(logits.dtype).mean(-1)
+
+
+def select_largest(
+    scores: Float[Tensor, " rows"], groups: Int[Tensor, " rows"], *, share: float
+) -> Bool[Tensor, " rows"]:
+    """Select the rows with the largest scores: the same share of each group, rounded up, so at least one.
+
+    How many are selected does not depend on the scores. Of equal scores the first are selected; NaN counts as the
+    largest.
+
+    Args:
+        scores: The score of each row.
+        groups: The number of the group of each row, such as its text.
+        share: The share of each group.
+
+    Example:
+        >>> select_largest(torch.tensor([1.0, 3.0, 2.0, 0.0]), torch.tensor([0, 0, 0, 1]), share=0.5)
+        tensor([False,  True,  True,  True])
+    """
+    group = groups.unique(return_inverse=True)[1]
+    # Sorted by group, and within it by score; equal scores in the order of the rows.
+    order = scores.argsort(descending=True, stable=True)
+    order = order[group[order].argsort(stable=True)]
+    sizes = group.bincount()
+    rank = torch.arange(len(group), device=group.device) - (sizes.cumsum(0) - sizes)[group[order]]
+    chosen = torch.zeros(len(group), dtype=torch.bool, device=group.device)
+    chosen[order] = rank < count_share(sizes, share)[group[order]]
+    return chosen
+
+
+def count_share(sizes: Int[Tensor, " groups"], share: float) -> Int[Tensor, " groups"]:
+    """Count the rows that `select_largest` selects of groups of these sizes.
+
+    Example:
+        >>> count_share(torch.tensor([1, 5, 10]), 0.2)
+        tensor([1, 1, 2])
+    """
+    # 0.2 * 15 is a little above 3 in binary.
+    counts = [math.ceil(round(share * size, 9)) for size in sizes.tolist()]
+    return torch.tensor(counts, dtype=torch.int64, device=sizes.device)
+
+
+def check_positive_share(share: float) -> None:
+    """Check that a share is above 0 and at most 1.
+
+    Raises:
+        ArgumentError: If it is not.
+    """
+    if isinstance(share, bool) or not isinstance(share, (int, float)) or not 0 < share <= 1:
+        raise ArgumentError(f"share is a number above 0 and at most 1, such as 0.2; got {share!r}.", argument="share")

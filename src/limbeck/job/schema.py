@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import re
 from dataclasses import MISSING, fields, is_dataclass
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from pydantic import Field, field_validator, model_validator
 
@@ -58,6 +58,8 @@ class Job(Strict):
         metrics: Your own metrics, each ``my.py:function``, computed on the test data for every arm
             (`limbeck.metrics.open_metrics`).
         precision: The precision of Lightning Fabric: ``32-true``, ``bf16-mixed``, ...
+        fuse_output_layer: Whether losses are computed without the logits of a whole batch: ``auto``, from 8,192 outputs
+            on where it is possible; ``true``, or an error; ``false``, never.
         devices: The number of devices of one run.
         strategy: The strategy of Lightning Fabric: ``auto``, ``ddp``, ``fsdp``, ...
         workers: The number of runs at the same time, each in a process with one thread.
@@ -83,6 +85,7 @@ class Job(Strict):
     also: tuple[str, ...] = ()
     metrics: tuple[str, ...] = ()
     precision: str = "32-true"
+    fuse_output_layer: bool | Literal["auto"] = "auto"
     devices: int | str = "auto"
     strategy: str = "auto"
     workers: int = Field(default=1, ge=1)
@@ -101,20 +104,15 @@ class Job(Strict):
             return {**value, "name": name}
         return parse_data_name(value) if isinstance(value, str) else value
 
-    @field_validator("task", mode="before")
+    @field_validator("task", "method", mode="before")
     @classmethod
-    def _named_task(cls, value: Any) -> Any:
+    def _named_part(cls, value: Any) -> Any:
         return {"name": value} if isinstance(value, str) else value
 
     @field_validator("student", "teacher", mode="before")
     @classmethod
     def _named_model(cls, value: Any) -> Any:
         return {"model": value} if isinstance(value, str) else value
-
-    @field_validator("method", mode="before")
-    @classmethod
-    def _named_method(cls, value: Any) -> Any:
-        return {"name": value} if isinstance(value, str) else value
 
     @field_validator("methods", mode="before")
     @classmethod

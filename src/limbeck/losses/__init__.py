@@ -13,6 +13,7 @@ from limbeck.losses.objective import (
     weighted_loss,
 )
 from limbeck.losses.row_loss import RowTerm
+from limbeck.losses.selective_loss import SelectiveLoss
 
 __all__ = [
     "Loss",
@@ -22,6 +23,7 @@ __all__ = [
     "RowIndex",
     "RowTerm",
     "Scaled",
+    "SelectiveLoss",
     "Sum",
     "all_gather",
     "all_reduce_sum",

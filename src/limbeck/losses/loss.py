@@ -115,15 +115,9 @@ class Loss(LossTerm):
 
     def term(self, student: Outputs, teacher: Outputs, batch: Batch, progress: Progress) -> Term:
         """Compute the sum of the values that count, and their number, for one batch."""
-        tensors = self._tensors(student, teacher, batch)
         if self._compares:
-            return self._compared(tensors, progress)
-        valid = self._valid(batch)
-        if valid is not None:
-            for name in self.teacher:
-                if isinstance(tensors[name], Tensor):
-                    tensors[name] = zero_where_masked(tensors[name], valid)
-        values = self.kernel(tensors, progress)
+            return self._compared(self._tensors(student, teacher, batch), progress)
+        values, valid = self.compute_values(student, teacher, batch, progress), self.find_valid(batch)
         expected = self._number(valid, batch)
         where = None if valid is None else self._aligned(valid, values)
         if valid is None or valid.ndim == 1 < values.ndim:
@@ -132,19 +126,27 @@ class Loss(LossTerm):
             values = values.masked_fill(~where, 0.0)
         return Term(values.sum(), expected)
 
+    def compute_values(self, student: Outputs, teacher: Outputs, batch: Batch, progress: Progress) -> Tensor:
+        """Compute all values of the kernel, also those that do not count, of which any number may be returned."""
+        tensors, valid = self._tensors(student, teacher, batch), self.find_valid(batch)
+        for name in self.teacher:
+            if valid is not None and isinstance(tensors[name], Tensor):
+                tensors[name] = zero_where_masked(tensors[name], valid)
+        return self.kernel(tensors, progress)
+
     def count(self, batch: Batch) -> float:
         """Count the values of `batch` from labels and mask, before the forward pass."""
         if self._compares:
             keep = self._row_mask(batch)
             return self._comparisons(all_reduce_sum(float(batch.size if keep is None else keep.sum())))
-        return self._number(self._valid(batch), batch)
+        return self._number(self.find_valid(batch), batch)
 
     def takes_rows(self, classes: int, device: torch.device) -> bool:
         """Whether it compares logits row by row, tried with random logits."""
         own, its = self.student == {"student": LOGITS}, self.teacher in ({}, {"teacher": LOGITS})
         return self.head is None and self.classes == -1 and own and its and works_on_rows(self.kernel, classes, device)
 
-    def row_term(self, teacher: Outputs, batch: Batch, progress: Progress) -> RowTerm | None:
+    def row_term(self, student: Outputs, teacher: Outputs, batch: Batch, progress: Progress) -> RowTerm | None:
         """The kernel for rows of logits; None if it was not set up for logits that are not multiplied out."""
         if not self._by_rows:
             return None
@@ -160,7 +162,7 @@ class Loss(LossTerm):
 
         return RowTerm(
             compute, teacher.raw(LOGITS) if self.teacher else None,
-            batch.labels if "labels" in self.kernel.inputs else None, self._valid(batch), count, progress.weight,
+            batch.labels if "labels" in self.kernel.inputs else None, self.find_valid(batch), count, progress.weight,
             count if progress.count is None else progress.count,
         )  # fmt: skip
 
@@ -313,8 +315,8 @@ class Loss(LossTerm):
         mask = batch.find_mask(self.where)
         return None if mask is None else _any(mask.bool())
 
-    def _valid(self, batch: Batch) -> Tensor | None:
-        """The mask of values that count, or None for all."""
+    def find_valid(self, batch: Batch) -> Tensor | None:
+        """The mask of values that count, from mask, labels and targets; None for all."""
         mask = batch.find_mask(self.where)
         valid = None if mask is None else self._per_value(mask.bool())
         for counts in self._target_masks(batch):

@@ -143,7 +143,7 @@ class Objective(nn.Module, ABC):
             if weight == 0 and leaf.skip_at_zero:
                 continue
             at = Progress(step, steps, epoch, weight, None if counts is None else counts[name])
-            row_term = leaf.row_term(teacher, batch, at) if student.hidden else None
+            row_term = leaf.row_term(student, teacher, batch, at) if student.hidden else None
             if row_term is None:
                 total, count, _ = leaf.term(student, teacher, batch, at)
                 terms[name] = Term(total, count, weight)
@@ -235,7 +235,7 @@ class LossTerm(Objective, ABC):
         """
         return False
 
-    def row_term(self, teacher: Outputs, batch: Batch, progress: Progress) -> RowTerm | None:
+    def row_term(self, student: Outputs, teacher: Outputs, batch: Batch, progress: Progress) -> RowTerm | None:
         """Describe the loss of each row of the student's logits, so that they need not be held all at once.
 
         None, the default, means that `term` computes it.
