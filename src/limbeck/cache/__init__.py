@@ -4,10 +4,20 @@ from limbeck.cache.column import Column
 from limbeck.cache.encodings import Encoding, encoding, encoding_type, kl_error, make_encoding, validate_encoding
 from limbeck.cache.location import Location
 from limbeck.cache.manifest import Manifest, ManifestDifference, Shard, TeacherProvenance, find_mismatch
-from limbeck.cache.parts import CachePart, are_all_parts_done, has_parts, join_parts, mark_part
 from limbeck.cache.reader import CacheReader, DecodedTable, find_manifest, is_cache, read_file
 from limbeck.cache.shard import Keys
-from limbeck.cache.writer import SHARD_BYTES, CacheWriter, add_files, open_writer, repair
+from limbeck.cache.writer import (
+    SHARD_BYTES,
+    CachePart,
+    CacheWriter,
+    add_files,
+    are_all_parts_done,
+    has_parts,
+    join_parts,
+    mark_part,
+    open_writer,
+    repair,
+)
 
 __all__ = [
     "SHARD_BYTES",
