@@ -12,8 +12,8 @@ import torch
 
 from limbeck.errors import DataError, LimbeckError
 from limbeck.papers.experiment import ExperimentScale, Figures, TaskFolder
-from limbeck.papers.hinton2015 import regularizer, speech, spoken_digits, states
-from limbeck.papers.hinton2015.states import Windows
+from limbeck.papers.hinton2015 import regularizer, speech, spoken_digits
+from limbeck.papers.hinton2015.spoken_digits import Windows
 from limbeck.task_runner import WorkItem, sort_tasks
 
 QUICK = ExperimentScale("quick", (0,))
@@ -87,7 +87,8 @@ def test_lengths_that_do_not_fit_are_refused(lengths):
 
 
 def test_a_flat_start_cuts_clips_into_equal_parts():
-    labels = states.classes_of(states.uniform(torch.tensor([7, 3])), torch.tensor([7, 3]), torch.tensor([0, 9]))
+    lengths = torch.tensor([7, 3])
+    labels = spoken_digits.classes_of(spoken_digits.uniform(lengths), lengths, torch.tensor([0, 9]))
     assert labels.tolist() == [0, 0, 0, 1, 1, 2, 2, 27, 28, 29]
 
 
@@ -96,15 +97,16 @@ def test_segmentation_finds_where_the_sound_changes():
     truth = torch.cat([torch.repeat_interleave(torch.arange(3), torch.tensor(cut)) for cut in cuts])
     lengths, digits = torch.tensor([sum(cut) for cut in cuts]), torch.full((15,), 4)
     sound = torch.eye(3)[truth] * 4 + 0.5 * torch.randn(len(truth), 3)
-    labels, gaussians = states.segmented(sound, lengths, digits)
-    assert (states.classes_of(states.uniform(lengths), lengths, digits) != 12 + truth).float().mean() > 0.15
+    labels, gaussians = spoken_digits.segmented(sound, lengths, digits)
+    flat = spoken_digits.classes_of(spoken_digits.uniform(lengths), lengths, digits)
+    assert (flat != 12 + truth).float().mean() > 0.15
     assert (labels != 12 + truth).float().mean() < 0.02
-    assert torch.equal(labels, states.aligned(sound, lengths, digits, gaussians))
+    assert torch.equal(labels, spoken_digits.aligned(sound, lengths, digits, gaussians))
 
 
 def test_the_likeliest_way_is_the_best_of_all():
     scores, lengths = torch.randn(4, 9, 3, dtype=torch.float64), torch.tensor([9, 7, 3, 5])
-    found = states._likeliest(scores, lengths)
+    found = spoken_digits._likeliest(scores, lengths)
     for clip, n in enumerate(lengths.tolist()):
         ways = [[0] * a + [1] * (b - a) + [2] * (n - b) for a in range(1, n - 1) for b in range(a + 1, n)]
         best = max(ways, key=lambda way: sum(float(scores[clip, t, k]) for t, k in enumerate(way)))
@@ -112,7 +114,7 @@ def test_the_likeliest_way_is_the_best_of_all():
 
 
 def test_densities_are_those_of_normal_distributions():
-    gaussians = states.Gaussians(torch.randn(30, 5).double(), torch.rand(30, 5).double() + 0.1)
+    gaussians = spoken_digits.Gaussians(torch.randn(30, 5).double(), torch.rand(30, 5).double() + 0.1)
     x = torch.randn(8, 5).double()
     normal = torch.distributions.Normal(gaussians.mean, gaussians.variance.sqrt())
     expected = normal.log_prob(x[:, None]).sum(2) + 2.5 * math.log(2 * math.pi)

@@ -30,8 +30,7 @@ from limbeck.papers.hinton2015.speech import (
     soft_targets,
     train,
 )
-from limbeck.papers.hinton2015.spoken_digits import FramePart, read_part
-from limbeck.papers.hinton2015.states import CLASSES
+from limbeck.papers.hinton2015.spoken_digits import CLASSES, FramePart, read_part
 from limbeck.task_runner import WorkItem
 
 FRACTION = 0.03

@@ -20,8 +20,17 @@ from limbeck.methods import make
 from limbeck.models import Mlp, load, save, seeded
 from limbeck.papers.experiment import Experiment, ExperimentScale, Figures, Row, TaskFolder
 from limbeck.papers.hinton2015.mnist import labels_of
-from limbeck.papers.hinton2015.spoken_digits import COEFFICIENTS, FramePart, keep_frames, read_part
-from limbeck.papers.hinton2015.states import AFTER, BEFORE, CLASSES, DIGITS, STATES
+from limbeck.papers.hinton2015.spoken_digits import (
+    AFTER,
+    BEFORE,
+    CLASSES,
+    COEFFICIENTS,
+    DIGITS,
+    STATES,
+    FramePart,
+    keep_frames,
+    read_part,
+)
 from limbeck.recipe import Optimizer, Recipe
 from limbeck.task_runner import WorkItem
 from limbeck.teachers import Ensemble, PrecomputedTeacher, Teacher, TeacherContext, as_teacher
