@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from limbeck.data.arrays import ArrayDataset
+from limbeck.data.builtin_datasets import draw_digits
 from limbeck.data.cached_texts import open_cached_texts
 from limbeck.data.dataset import Dataset, Subset, split, subsample
-from limbeck.data.drawn_digits import draw_digits
 from limbeck.data.image_file import verify
 from limbeck.data.image_folder import ImageFolder
 from limbeck.data.load import load_data, reads_language

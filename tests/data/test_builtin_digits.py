@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import limbeck as lb
-from limbeck.data.drawn_digits import LEVELS, draw_digits
+from limbeck.data.builtin_datasets import LEVELS, draw_digits
 
 
 def test_images_depend_on_seed_and_number_alone():
