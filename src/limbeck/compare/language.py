@@ -16,13 +16,12 @@ from limbeck.data import (
     TokenPairDataset,
     find_token_data,
     hash_tokenizer,
-    holds_tokenizer,
     open_tokenizer,
     reads_language,
 )
 from limbeck.errors import LimbeckError
 from limbeck.job import Job, ModelSettings, TeacherSettings
-from limbeck.models import UserFile, align_vocabularies, count_outputs
+from limbeck.models import UserFile, align_vocabularies, count_outputs, find_tokenizer
 from limbeck.models.hf_folder import find_hf_config
 from limbeck.models.hub import LibraryModel
 from limbeck.optional_imports import import_optional
@@ -74,17 +73,7 @@ def _no_tokenizer(teacher: TeacherSettings, place: str | None) -> str:
 
 def _find_tokenizer(model: ModelSettings) -> str | None:
     """The folder or the name of a model's tokenizer; None if it has none."""
-    library, own = LibraryModel.parse(model.model), UserFile.parse(model.model)
-    weights = library.weights if library is not None else own.weights if own is not None else Path(model.model)
-    if weights is not None and holds_tokenizer(weights):
-        return str(weights)
-    if library is None or library.prefix != "hf":
-        return None
-    if Path(library.name).exists():
-        return library.name if holds_tokenizer(library.name) else None
-    hf = import_optional("transformers", extra="hf", purpose=str(library))
-    is_kind = not model.arguments.get("pretrained", True) and library.name in hf.CONFIG_MAPPING
-    return None if is_kind else f"hf:{library.name}"
+    return find_tokenizer(model.model, pretrained=bool(model.arguments.get("pretrained", True)))
 
 
 def _is_encoder_decoder(model: ModelSettings) -> bool:

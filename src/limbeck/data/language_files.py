@@ -71,7 +71,7 @@ def holds_language_rows(path: Path, options: DataOptions) -> bool:
     if options.target is not None or not path.is_file():
         return False
     try:
-        row = next(_json_rows(path, options.charset), (0, None))[1]
+        row = next(read_json_rows(path, options.charset), (0, None))[1]
     except DataError:
         return False  # the reader that is found in the end has the sentence for it
     if not isinstance(row, Mapping) or (set(row) & set(_LABELS) and "input_ids" not in row):
@@ -182,20 +182,34 @@ def _read_characters(path: Path, charset: str | None) -> str:
         raise undecodable(path, encoding, error) from error
 
 
-def _json_rows(path: Path, charset: str | None) -> Iterator[tuple[int, Any]]:
-    """The line number and the value of each line of JSON."""
+def read_lines(path: Path, charset: str | None = None) -> Iterator[tuple[int, str]]:
+    """The number, from 1, and the text of each line that is not blank.
+
+    Raises:
+        DataError: If the file is damaged or no text.
+    """
     for number, line in enumerate(_read_characters(path, charset).split("\n"), start=1):
         if line.strip():
-            try:
-                yield number, json.loads(line)
-            except (ValueError, RecursionError) as error:
-                raise DataError(f"{path}, line {number}, is not JSON: {error}.") from error
+            yield number, line.removesuffix("\r")
+
+
+def read_json_rows(path: Path, charset: str | None = None) -> Iterator[tuple[int, Any]]:
+    """The line number and the value of each line of JSON.
+
+    Raises:
+        DataError: If the file is damaged, or a line is no JSON.
+    """
+    for number, line in read_lines(path, charset):
+        try:
+            yield number, json.loads(line)
+        except (ValueError, RecursionError) as error:
+            raise DataError(f"{path}, line {number}, is not JSON: {error}.") from error
 
 
 def _read_rows(path: Path, options: DataOptions) -> Corpus:
     """The rows of a file of JSON lines, all of one form."""
     rows, lines, form = list[dict[str, Any]](), list[int](), ""
-    for number, value in _json_rows(path, options.charset):
+    for number, value in read_json_rows(path, options.charset):
         row = _read_row(value, f"{path}, line {number},", options)
         own = " and ".join(row)
         if form and own != form:

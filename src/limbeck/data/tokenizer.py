@@ -16,6 +16,7 @@ from torch import Tensor
 
 from limbeck.batch import IGNORED, Batch
 from limbeck.errors import DataError, LimbeckError, describe_hub_error
+from limbeck.models.hf_folder import holds_tokenizer
 from limbeck.models.size_and_hash import unwrap_compiled
 from limbeck.optional_imports import import_optional
 
@@ -321,11 +322,6 @@ def _check_no_code(folder: Path) -> None:
                 f"{file} refers to custom tokenizer code, which limbeck does not run. Use a tokenizer of "
                 "transformers, with tokenizer.json."
             )
-
-
-def holds_tokenizer(folder: str | Path) -> bool:
-    """Whether a folder has files written by a tokenizer's ``save_pretrained``."""
-    return any((Path(folder) / name).is_file() for name in ("tokenizer.json", "tokenizer_config.json", "vocab.txt"))
 
 
 def check_tokenizer(tokenizer: Any) -> None:

@@ -13,6 +13,7 @@ from limbeck.batch import IGNORED, Batch, Inputs
 from limbeck.data import Identity
 from limbeck.data.tokenizer import is_causal_lm, is_encoder_decoder
 from limbeck.errors import ArgumentError, DataError, LimbeckError
+from limbeck.metrics.answers import check_alike
 from limbeck.metrics.metric import Metric
 from limbeck.metrics.predictions import open_token_logits
 from limbeck.model_call import unwrap
@@ -252,7 +253,7 @@ def exact_match(answers: Sequence[str], references: Sequence[str]) -> Metric:
         >>> exact_match(["7", "blue "], ["7", "green"]).value
         0.5
     """
-    _check_alike(answers, references)
+    check_alike(answers, references)
     return Metric(float(sum(a.strip() == b.strip() for a, b in zip(answers, references, strict=True))), len(answers))
 
 
@@ -265,7 +266,7 @@ def chrf(answers: Sequence[str], references: Sequence[str]) -> float:
 
     Source: Popović, chrF: character n-gram F-score for automatic MT evaluation, WMT 2015.
     """
-    _check_alike(answers, references)
+    check_alike(answers, references)
     sacrebleu = import_optional("sacrebleu", extra="text", purpose="chrF")
     return float(sacrebleu.corpus_chrf(list(answers), [list(references)]).score)
 
@@ -324,8 +325,3 @@ def _check_vocabularies(student: _NextLogits, teacher: _NextLogits, prompt: Tens
             f"The student has {ours:,} tokens and the teacher {theirs:,}: a draft model needs the vocabulary of its "
             "teacher."
         )
-
-
-def _check_alike(answers: Sequence[str], references: Sequence[str]) -> None:
-    if len(answers) != len(references):
-        raise DataError(f"There are {len(answers)} answers and {len(references)} references.")

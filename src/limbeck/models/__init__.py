@@ -22,7 +22,7 @@ from limbeck.models.hub import open_hf, open_timm
 from limbeck.models.layers import add_bias, chosen_layers, layer_list, shallow
 from limbeck.models.model_transforms import MODEL_TRANSFORMS, ModelTransform, transform_model, transforms_of
 from limbeck.models.networks import Cnn, Mlp, ModelSpec, ResNet
-from limbeck.models.open_model import open_model
+from limbeck.models.open_model import find_tokenizer, open_model
 from limbeck.models.pickle_conversion import convert_pickle
 from limbeck.models.reference import (
     build,
@@ -60,6 +60,7 @@ __all__ = [
     "describe_model",
     "describe_structure",
     "find_first_moved",
+    "find_tokenizer",
     "fingerprint",
     "fit_arguments",
     "get_class_names",

@@ -252,6 +252,11 @@ def hf_outline(path: Path, config: Mapping[str, Any]) -> nn.Module:
     return model
 
 
+def holds_tokenizer(folder: str | Path) -> bool:
+    """Whether a folder has files written by a tokenizer's ``save_pretrained``."""
+    return any((Path(folder) / name).is_file() for name in ("tokenizer.json", "tokenizer_config.json", "vocab.txt"))
+
+
 def is_hf_folder(path: Path) -> bool:
     """Whether a folder is one that transformers wrote (``save_pretrained``), not limbeck."""
     try:

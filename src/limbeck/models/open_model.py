@@ -9,11 +9,12 @@ from torch import nn
 
 from limbeck.errors import LimbeckError, unknown_name_error
 from limbeck.models.folder import is_student_folder, load, loads_without_code, read_config
-from limbeck.models.hf_folder import is_hf_folder
+from limbeck.models.hf_folder import holds_tokenizer, is_hf_folder
 from limbeck.models.hf_heads import LANGUAGE_MODELING
 from limbeck.models.hub import LibraryModel, open_library
 from limbeck.models.reference import build, fit_arguments, reference_names, seeded
 from limbeck.models.user_file import UserFile
+from limbeck.optional_imports import import_optional
 
 
 def open_model(
@@ -78,6 +79,29 @@ def open_model(
                 library, input_shape=input_shape, classes=classes, tokenizer=tokenizer, arguments=options
             )
         return _open_folder(name, arguments)
+
+
+def find_tokenizer(name: str, *, pretrained: bool = True) -> str | None:
+    """Find the tokenizer that belongs to a model: the one beside its weights, or that of its name on the hub.
+
+    Args:
+        name: The name of a model, as for `open_model`.
+        pretrained: Whether its weights are loaded; a kind of model such as ``hf:gpt2`` with new weights has none.
+
+    Returns:
+        The folder, or ``hf:NAME``; None if there is none.
+    """
+    library, own = LibraryModel.parse(name), UserFile.parse(name)
+    weights = library.weights if library is not None else own.weights if own is not None else Path(name)
+    if weights is not None and holds_tokenizer(weights):
+        return str(weights)
+    if library is None or library.prefix != "hf":
+        return None
+    if Path(library.name).exists():
+        return library.name if holds_tokenizer(library.name) else None
+    hf = import_optional("transformers", extra="hf", purpose=str(library))
+    is_kind = not pretrained and library.name in hf.CONFIG_MAPPING
+    return None if is_kind else f"hf:{library.name}"
 
 
 def _fitting(name: str, input_shape: tuple[int, ...] | None, classes: int | None) -> dict[str, int]:
