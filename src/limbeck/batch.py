@@ -23,6 +23,9 @@ LOGITS = "logits"
 LOGITS_INPUT = "logits:in"
 """The address of the output layer's input. A stage that reads it and not `LOGITS` never computes the logits."""
 
+LABEL_LOG_PROBS = "label_log_probs"
+"""The address of the log-probability of each label; a served teacher knows it also for labels that it does not list."""
+
 Inputs = Any
 """A model's inputs: a tensor ``m(x)``, a tuple ``m(*x)`` or a mapping ``m(**x)``."""
 

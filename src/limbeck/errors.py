@@ -95,6 +95,18 @@ class TextTooLongError(DataError):
         super().__init__(f"{fact} {way}: --set data.too_long=drop (too_long='drop' in Python).")
 
 
+class ServerError(LimbeckError):
+    """A server did not answer, or its answer cannot be used.
+
+    Attributes:
+        status: The HTTP status of the answer; None if there was none, or it was 200 and its content was wrong.
+    """
+
+    def __init__(self, sentence: str, *, status: int | None = None) -> None:
+        super().__init__(sentence)
+        self.status = status
+
+
 class WriteError(LimbeckError, OSError):
     """A file could not be written: full disk, quota, failing device. The previous file is unchanged.
 

@@ -19,6 +19,9 @@ from limbeck.functional.sparse import COARSE, DENSE, FINE, interpolated, merged_
 
 Kernel = Callable[..., Tensor]
 
+_SMALLEST = 2.0**-24
+"""The least probability of classes that are not listed: log-probabilities in float32 say no more."""
+
 MOST_POWER = 1.5
 """Largest power times temperature for sampled logits. At 1 all weights are equal."""
 
@@ -174,7 +177,11 @@ class TopKLogits(PartialLogits):
                 "log-probabilities, with each class once?"
             )
         top = log_probs.amax(-1)
-        rest = torch.log1p(-mass.clamp_max(1.0)) - top
+        if log_probs.shape[-1] == classes:
+            rest = torch.full_like(top, -torch.inf)
+        else:
+            # A mass of 1 is rounded: a rest of 0 would make every divergence from the student infinite.
+            rest = torch.log1p(-mass.clamp_max(1.0 - _SMALLEST)) - top
         nodes = torch.stack([rest, torch.zeros_like(rest)], -1).unsqueeze(-1)
         depths = temperature * (log_probs - top.unsqueeze(-1))
         return TopKLogits(ids, depths, temperature * top, nodes, classes=classes, grid=(1 / temperature,))

@@ -1,4 +1,4 @@
-"""Teachers: models, ensembles, estimators, stored outputs."""
+"""Teachers: models, ensembles, estimators, servers, stored outputs."""
 
 from limbeck.teachers.aligned import AlignedLogits, AlignedTeacher, TranslatedTeacher
 from limbeck.teachers.cache_request import predict_padded
@@ -9,6 +9,7 @@ from limbeck.teachers.mean_embedding_teacher import MeanEmbeddingTeacher
 from limbeck.teachers.model import ModelTeacher, TeacherRef, as_teacher
 from limbeck.teachers.moving_average import MovingAverage, MovingAverageSession
 from limbeck.teachers.precomputed import PrecomputedTeacher
+from limbeck.teachers.served import ServedTeacher, ServedTextWriter, WrittenText
 from limbeck.teachers.sklearn_teacher import EstimatorFile, SklearnTeacher
 from limbeck.teachers.specialists import Groups, Specialists, check_groups, special_classes
 from limbeck.teachers.teacher import (
@@ -41,6 +42,8 @@ __all__ = [
     "MovingAverageSession",
     "PrecomputedTeacher",
     "Preprocess",
+    "ServedTeacher",
+    "ServedTextWriter",
     "SharedInputs",
     "ShuffledTeacher",
     "SklearnTeacher",
@@ -55,6 +58,7 @@ __all__ = [
     "TeacherWrapper",
     "TranslatedTeacher",
     "WrapperSession",
+    "WrittenText",
     "as_teacher",
     "check_groups",
     "fill_cache",

@@ -129,7 +129,7 @@ class WrapperSession(TeacherSession):
         """Submit the batch to every session; their outputs are combined when the result is read."""
         query = self.query(batch)
         futures = [session.submit(query) for session in self.sessions]
-        return _LazyFuture(lambda: self.combine(batch, [future.result() for future in futures]))
+        return LazyFuture(lambda: self.combine(batch, [future.result() for future in futures]))
 
     def after_step(self) -> None:
         """Update all of them."""
@@ -148,7 +148,7 @@ class WrapperSession(TeacherSession):
                 session.load_state_dict(saved)
 
 
-class _LazyFuture(Future[Outputs]):
+class LazyFuture(Future[Outputs]):
     """A future that computes in the thread that reads it: grad mode and autocast belong to threads."""
 
     def __init__(self, compute: Callable[[], Outputs]) -> None:
@@ -156,6 +156,7 @@ class _LazyFuture(Future[Outputs]):
         self._compute = compute
 
     def result(self, timeout: float | None = None) -> Outputs:
+        """Compute the outputs, once."""
         if not self.done():
             try:
                 self.set_result(self._compute())

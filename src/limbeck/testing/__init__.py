@@ -1,4 +1,4 @@
-"""Checks of the laws that kernels, losses, teachers, loaders, transforms and methods must satisfy."""
+"""Checks of the laws that kernels, losses, teachers, loaders, transforms and methods must satisfy; `serve_model`."""
 
 from __future__ import annotations
 
@@ -7,13 +7,16 @@ from limbeck.testing.kernel import LAWS, Claim, check_kernel
 from limbeck.testing.law import LawError
 from limbeck.testing.losses import OBJECTIVE_LAWS, check_head, check_objective
 from limbeck.testing.method import check_method
+from limbeck.testing.model_server import Answer, ModelServer, serve_model
 from limbeck.testing.teacher import check_teacher
 
 __all__ = [
     "LAWS",
     "OBJECTIVE_LAWS",
+    "Answer",
     "Claim",
     "LawError",
+    "ModelServer",
     "check_head",
     "check_kernel",
     "check_loader",
@@ -21,4 +24,5 @@ __all__ = [
     "check_objective",
     "check_teacher",
     "check_transform",
+    "serve_model",
 ]
