@@ -26,7 +26,7 @@ from limbeck.engine import Run, distill, open_fabric, run_folder
 from limbeck.engine import run as run_module
 from limbeck.errors import LimbeckError
 from limbeck.functional import cross_entropy, kernel, kl_divergence
-from limbeck.losses import Loss
+from limbeck.losses import Loss, SelectiveLoss
 from limbeck.recipe import Optimizer, Stage
 from limbeck.teachers import MovingAverage
 
@@ -159,6 +159,14 @@ def trap_24_tied_without_logits(fabric: Any, out: Path) -> Run:
     return distill(Language().double(), stage, loader, fuse_output_layer=True, accumulate=2, fabric=fabric, **SETTING)
 
 
+def selected(fabric: Any, out: Path) -> Run:
+    """Positions of each text are selected by the student's entropy, without logits."""
+    loss = SelectiveLoss(Loss(kl_divergence), share=0.4)
+    stage = Stage(0.3 * Loss(cross_entropy) + 0.7 * loss, teacher=Language(1, width=12).double(), epochs=2)
+    loader = ShuffledLoader(Tokens(11), batch_size=5)
+    return distill(Language().double(), stage, loader, fuse_output_layer=True, accumulate=2, fabric=fabric, **SETTING)
+
+
 def fighting(fabric: Any, out: Path) -> Run:
     """A part of one model learns, with the whole of another one, at another rate."""
     pair = nn.ModuleDict({"front": nn.Linear(5, 5).double(), "back": double(seed=3)})
@@ -228,6 +236,7 @@ SCENARIOS: dict[str, Callable[[Any, Path], Run]] = {
         banked,
         fighting,
         trap_24_tied_without_logits,
+        selected,
         on_disk,
     )
 }
