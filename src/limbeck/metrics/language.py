@@ -14,6 +14,8 @@ from limbeck.errors import DataError, LimbeckError
 from limbeck.functional import compute_agreement, compute_overlap
 from limbeck.functional.blockwise import AT_ONCE
 from limbeck.metrics.metric import Metric, MetricFunction, Needed, mean_of_all, metric, require_fields, valid_rows
+from limbeck.metrics.partial_teacher import compare_with_partial
+from limbeck.top_k_logits import PartialLogits
 
 TOP_K = 10
 """The number of the teacher's most likely tokens in `top_k_mass` and `top_k_overlap`."""
@@ -24,7 +26,8 @@ _WITH_TEACHER = (
     "kl_to_teacher", "reverse_kl_to_teacher", "agreement", "acceptance", "top_k_mass", "top_k_overlap",
     "teacher_entropy",
 )  # fmt: skip
-COLUMNS = ("text", "tokens", "bytes", *_OWN, *_WITH_TEACHER)
+_BOUNDS = ("kl_at_least", "reverse_kl_at_least", "acceptance_at_most")
+COLUMNS = ("text", "tokens", "bytes", *_OWN, *_WITH_TEACHER, *_BOUNDS)
 """The columns of `TextSums.table`: the number of the text, its counts, and the sum over its tokens of each metric."""
 
 
@@ -33,7 +36,7 @@ class TextSums(NamedTuple):
 
     Attributes:
         table: One row for each text with a token that counts, sorted by its number; the columns are `COLUMNS`. NaN in a
-            column that is unknown: the bytes, or the sums with a teacher.
+            column that is unknown: the bytes, the sums with a teacher, or some of them with a part of its logits.
     """
 
     table: Float[Tensor, "texts columns"]
@@ -49,13 +52,17 @@ class TextSums(NamedTuple):
 
     @property
     def teacher(self) -> Tensor | None:
-        """The sums of the KL divergence to the teacher; None without a teacher."""
-        return self._known("kl_to_teacher")
+        """The sums of the KL divergence to the teacher, or of what else is known of it; None without a teacher."""
+        return next((column for name in (*_WITH_TEACHER, *_BOUNDS) if (column := self._known(name)) is not None), None)
 
     @property
     def bytes(self) -> Tensor | None:
         """The bytes of the tokens that count, in each text; None if they are unknown."""
         return self._known("bytes")
+
+    def knows(self, name: str) -> bool:
+        """Whether nothing that a metric sums is unknown."""
+        return name not in COLUMNS or self._known(name) is not None
 
     def _known(self, name: str) -> Tensor | None:
         column = self.sums(name)
@@ -65,6 +72,11 @@ class TextSums(NamedTuple):
 @valid_rows.register
 def _(texts: TextSums, name: str, requires: tuple[Needed, ...]) -> TextSums:
     require_fields(texts, name, requires)
+    if not texts.knows(name):
+        raise LimbeckError(
+            f"The metric {name!r} needs all logits of the teacher, or other ones: known are "
+            f"{', '.join(one for one in LANGUAGE_METRICS if texts.knows(one))}."
+        )
     return texts
 
 
@@ -99,7 +111,7 @@ class TextSumsState:
             batch: The batch with its labels: the next token of each position.
             teacher: The teacher's logits for the same positions, of either kind. A token that is -inf at every position
                 of the batch that counts is one that the teacher lacks (`limbeck.AlignedTeacher`): it is left out of the
-                comparison on both sides.
+                comparison on both sides. Of `PartialLogits`, stored or from a server, the sums that can be known.
 
         Raises:
             DataError: If the batch has no labels, or the shapes differ.
@@ -189,8 +201,10 @@ def _rows_of(logits: Any) -> Any:
     return logits.detach().flatten(0, -2) if isinstance(logits, Tensor) else logits.reshape(-1)
 
 
-def _dense(logits: Any, rows: Int[Tensor, " rows"]) -> Float[Tensor, "rows vocabulary"]:
+def _dense(logits: Any, rows: Int[Tensor, " rows"]) -> Any:
     part = logits[rows.to(logits.device)]
+    if isinstance(part, PartialLogits):
+        return part
     part = part if isinstance(part, Tensor) else part.to_dense()
     return part.detach() if part.dtype == torch.float64 else part.detach().float()
 
@@ -207,7 +221,7 @@ def _find_lacking(teacher: Any, rows: Int[Tensor, " rows"]) -> Bool[Tensor, " vo
 def _values_by_blocks(
     logits: Float[Tensor, "rows vocabulary"],
     labels: Int[Tensor, " rows"],
-    teacher: Float[Tensor, "rows vocabulary"] | None,
+    teacher: Float[Tensor, "rows vocabulary"] | PartialLogits | None,
     lacking: Bool[Tensor, " vocabulary"] | None,
 ) -> Float[Tensor, "rows metrics"]:
     """`_token_values`, on a CPU of a few rows at a time, so that all intermediate results stay in its caches."""
@@ -222,18 +236,22 @@ def _values_by_blocks(
 def _token_values(
     logits: Float[Tensor, "rows vocabulary"],
     labels: Int[Tensor, " rows"],
-    teacher: Float[Tensor, "rows vocabulary"] | None,
+    teacher: Float[Tensor, "rows vocabulary"] | PartialLogits | None,
     lacking: Bool[Tensor, " vocabulary"] | None,
 ) -> Float[Tensor, "rows metrics"]:
-    """The value of each metric in `_OWN` and `_WITH_TEACHER` for each token, in float64 on the CPU."""
+    """The value of each metric in `_OWN`, `_WITH_TEACHER` and `_BOUNDS` for each token, in float64 on the CPU."""
     log_q = logits.log_softmax(1)
     own = [-log_q.gather(1, labels.to(logits.device)[:, None])[:, 0], _is_top(logits, labels), _entropy(log_q)]
-    if teacher is None:
-        theirs = [torch.full_like(own[0], math.nan)] * len(_WITH_TEACHER)
-    else:
+    theirs: dict[str, Tensor] = {}
+    if isinstance(teacher, PartialLogits):
+        theirs = compare_with_partial(logits, teacher.to(logits.device), top_k=TOP_K)
+    elif teacher is not None:
         shared = logits if lacking is None else logits.masked_fill(lacking.to(logits.device), -torch.inf)
-        theirs = _compare(shared.log_softmax(1), teacher.to(logits.device, logits.dtype).log_softmax(1))
-    return torch.stack([*own, *theirs], 1).double().cpu()
+        values = _compare(shared.log_softmax(1), teacher.to(logits.device, logits.dtype).log_softmax(1))
+        theirs = dict(zip(_WITH_TEACHER, values, strict=True))
+    unknown = torch.full_like(own[0], math.nan)
+    rest = [theirs.get(name, unknown).to(own[0].dtype) for name in (*_WITH_TEACHER, *_BOUNDS)]
+    return torch.stack([*own, *rest], 1).double().cpu()
 
 
 def _compare(log_q: Tensor, log_p: Tensor) -> list[Tensor]:
@@ -353,11 +371,29 @@ def teacher_entropy(texts: TextSums) -> Metric:
     return _mean(texts, "teacher_entropy")
 
 
+@metric(unit="nats per token", higher_is_better=False, requires=("labels", "teacher"))
+def kl_at_least(texts: TextSums) -> Metric:
+    """Compute a lower bound of `kl_to_teacher` where not all logits are known: all tokens without one count as one."""
+    return _mean(texts, "kl_at_least")
+
+
+@metric(unit="nats per token", higher_is_better=False, requires=("labels", "teacher"))
+def reverse_kl_at_least(texts: TextSums) -> Metric:
+    """Compute a lower bound of `reverse_kl_to_teacher`: all tokens that a teacher does not list count as one."""
+    return _mean(texts, "reverse_kl_at_least")
+
+
+@metric(unit="fraction", higher_is_better=True, requires=("labels", "teacher"))
+def acceptance_at_most(texts: TextSums) -> Metric:
+    """Compute an upper bound of `acceptance`: all tokens that a teacher does not list count as one."""
+    return _mean(texts, "acceptance_at_most")
+
+
 LANGUAGE_METRICS: dict[str, MetricFunction] = {
     function.__name__: function
     for function in (
         nll, perplexity, bits_per_byte, token_accuracy, entropy, kl_to_teacher, reverse_kl_to_teacher, agreement,
-        acceptance, top_k_mass, top_k_overlap, teacher_entropy,
+        acceptance, top_k_mass, top_k_overlap, teacher_entropy, kl_at_least, reverse_kl_at_least, acceptance_at_most,
     )
 }  # fmt: skip
 """All metrics of language models by name."""

@@ -79,8 +79,8 @@ def as_batches(data: Any, model: Any = None) -> Iterator[Batch]:
     """
     if isinstance(data, Batch):
         yield data
-    elif isinstance(data, Loader) or not _is_batches(data):
-        yield from _epoch(as_loader(data, batch_size=rows_at_once(data), shuffle=False), model)
+    elif (loader := find_loader(data)) is not None:
+        yield from _epoch(loader, model)
     else:
         for item in data:
             yield (
@@ -88,6 +88,13 @@ def as_batches(data: Any, model: Any = None) -> Iterator[Batch]:
                 if isinstance(item, Batch)
                 else token_batch(batch_from(item), label_format=find_label_format(model))
             )
+
+
+def find_loader(data: Any) -> Loader | None:
+    """The loader of data, with the examples in order if there was none; None for batches, which have no loader."""
+    if isinstance(data, Batch) or (not isinstance(data, Loader) and _is_batches(data)):
+        return None
+    return as_loader(data, batch_size=rows_at_once(data), shuffle=False)
 
 
 def _is_batches(data: Any) -> bool:
@@ -154,7 +161,7 @@ def predict(
         >>> predict(nn.Linear(2, 3), [Batch(torch.zeros(4, 2))]).student.shape
         torch.Size([4, 3])
     """
-    with _open_logits(model, preprocess, adaptor) as logits, torch.no_grad():
+    with _open_logits(model, preprocess, adaptor, loader=find_loader(data)) as logits, torch.no_grad():
         return _gathered(_rows(_last(logits(batch), classes), None, batch) for batch in as_batches(data, model))
 
 
@@ -224,9 +231,14 @@ def flatten_positions(logits: Tensor, batch: Batch) -> Predictions:
 
 @contextmanager
 def _open_logits(
-    model: Any, preprocess: Callable[[Batch], Inputs] | None, adaptor: Adaptor | None
-) -> Iterator[Callable[[Batch], Tensor]]:
-    """Open a module or a teacher as a function from a batch to logits."""
+    model: Any,
+    preprocess: Callable[[Batch], Inputs] | None,
+    adaptor: Adaptor | None,
+    *,
+    partial: bool = False,
+    loader: Loader | None = None,
+) -> Iterator[Callable[[Batch], Any]]:
+    """Open a module or a teacher as a function from a batch to logits, or to its partial logits if it has no others."""
     if isinstance(model, nn.Module):
         with FrozenParameters(model):
             yield lambda batch: _model_logits(model, batch, preprocess, adaptor)
@@ -235,13 +247,24 @@ def _open_logits(
     if adaptor is not None:
         raise LimbeckError("adaptor= is for a module. For a teacher use ModelTeacher(module, adaptor=...).")
     inputs = preprocess or (lambda batch: batch.inputs)
-    with teacher.open(TeacherContext(preprocess=inputs)) as answer:
-        yield lambda batch: answer(batch)[LOGITS]
+    with teacher.open(TeacherContext(preprocess=inputs, loader=loader)) as answer:
+        yield lambda batch: _read_logits(answer(batch), partial=partial)
+
+
+def _read_logits(outputs: Outputs, *, partial: bool) -> Any:
+    """The logits of all classes, or what is known of them if `partial`."""
+    stored = outputs.partial.get(LOGITS) if partial else None
+    dense = None if stored is None else stored.to_dense()
+    return outputs[LOGITS] if stored is None else stored if dense is None else dense
 
 
 @contextmanager
 def open_token_logits(
-    model: Any, *, preprocess: Callable[[Batch], Inputs] | None = None
+    model: Any,
+    *,
+    preprocess: Callable[[Batch], Inputs] | None = None,
+    partial: bool = False,
+    loader: Loader | None = None,
 ) -> Iterator[Callable[[Batch], Any]]:
     """Open a language model as a function from a batch to logits, in eval mode and without gradients.
 
@@ -252,6 +275,8 @@ def open_token_logits(
     Args:
         model: As for `predict`.
         preprocess: As for `predict`.
+        partial: Whether a teacher may return `limbeck.top_k_logits.PartialLogits`, if only some are stored.
+        loader: The loader of the batches, which a teacher whose outputs are stored needs.
 
     Example:
         >>> with open_token_logits(nn.Sequential(nn.Embedding(7, 2), nn.Linear(2, 7))) as logits:
@@ -261,7 +286,7 @@ def open_token_logits(
     if isinstance(model, ModelTeacher) and model.mode == "eval" and model.adaptor is None:
         model, preprocess = model.model, model.preprocess or preprocess
     with torch.no_grad(), ExitStack() as stack:
-        dense = stack.enter_context(_open_logits(model, preprocess, None))
+        dense = stack.enter_context(_open_logits(model, preprocess, None, partial=partial, loader=loader))
         tapped: Tapped | None = None
         if isinstance(model, nn.Module) and get_output_layer(model) is not None:
             tapped = Tapped(model, [LOGITS_INPUT])

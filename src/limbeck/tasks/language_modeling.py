@@ -20,7 +20,7 @@ from limbeck.functional import cross_entropy, kl_divergence, label_smoothing
 from limbeck.losses import Loss
 from limbeck.metrics.classification import evaluate
 from limbeck.metrics.language import COLUMNS, LANGUAGE_METRICS, TextSums, TextSumsState, positions_that_count
-from limbeck.metrics.predictions import as_batches, open_token_logits
+from limbeck.metrics.predictions import as_batches, find_loader, open_token_logits
 from limbeck.tasks.task import Evaluation, EvaluationState, Score, Task, linear_scores
 from limbeck.tasks.text_samples import write_samples
 
@@ -203,19 +203,23 @@ class LanguageModeling(Task):
             model: A module or a teacher.
             data: Batches, a `Dataset` or a `Loader`, with labels.
             preprocess: Maps a batch to the inputs of the model.
-            teacher: The teacher itself: a module, or a teacher with or without a cache. Stored sums are ignored.
+            teacher: The teacher itself: a module, or a teacher with or without a cache. If only some of its logits are
+                stored, there are bounds (``kl_at_least``, ``acceptance_at_most``) in place of what is not known.
+                Stored sums are ignored.
 
         Raises:
             DataError: If there is no token that counts, or shapes do not match.
             LimbeckError: If logits are NaN, or the vocabularies differ.
         """
-        state = _Texts()
+        state, loader = _Texts(), find_loader(data)
         with ExitStack() as stack:
-            logits = stack.enter_context(open_token_logits(model, preprocess=preprocess))
+            logits = stack.enter_context(open_token_logits(model, preprocess=preprocess, loader=loader))
             answer = None
             if teacher is not None and not isinstance(teacher, Tensor):
-                answer = stack.enter_context(open_token_logits(teacher, preprocess=preprocess))
-            for batch in as_batches(data, model):
+                answer = stack.enter_context(
+                    open_token_logits(teacher, preprocess=preprocess, partial=True, loader=loader)
+                )
+            for batch in as_batches(data if loader is None else loader, model):
                 state.add(logits(batch), batch, None if answer is None else answer(batch))
         return state.compute()
 
@@ -260,7 +264,9 @@ class _Texts(EvaluationState):
 def measure_texts(sums: TextSums) -> dict[str, float]:
     """Compute the metrics of language models that need nothing which is missing."""
     there = {"labels": True, "teacher": sums.teacher is not None, "bytes": sums.bytes is not None}
-    names = [name for name, one in LANGUAGE_METRICS.items() if all(there[need] for need in one.requires)]
+    names = [
+        name for name, one in LANGUAGE_METRICS.items() if all(there[need] for need in one.requires) and sums.knows(name)
+    ]
     return {name: one.value for name, one in evaluate(sums, names).items()}
 
 

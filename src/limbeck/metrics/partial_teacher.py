@@ -1,0 +1,88 @@
+"""What can be known of a student's distance to a teacher of which only some logits are there, token by token."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from limbeck.errors import LimbeckError
+from limbeck.functional import coarse_logits, compute_overlap, kl_divergence, reverse_kl, total_variation
+from limbeck.teachers.aligned import AlignedLogits, select_columns
+from limbeck.top_k_logits import PartialLogits, SampledLogits, TopKLogits
+
+
+def compare_with_partial(
+    student: Float[Tensor, "rows classes"], teacher: PartialLogits, *, top_k: int
+) -> dict[str, Float[Tensor, " rows"]]:
+    """Compute what top-k or sampled logits of a teacher tell about a student, at temperature 1.
+
+    Of the k most likely classes and the rest as one class: bounds of both KL divergences and of the acceptance (merging
+    classes never increases a divergence), and exact values of what reads the most likely classes alone. Of sampled
+    classes: an estimate of the KL divergence without bias, and the exact entropy of the teacher.
+
+    Args:
+        student: The student's logits.
+        teacher: The teacher's, in the student's vocabulary or aligned with it.
+        top_k: The number of most likely classes in ``top_k_mass`` and ``top_k_overlap``.
+
+    Returns:
+        Values by the names of `limbeck.metrics.LANGUAGE_METRICS`; NaN in a row where they are not known.
+
+    Raises:
+        LimbeckError: If nothing can be known without the student's hidden states.
+
+    Example:
+        >>> from limbeck.cache.encodings import make_encoding
+        >>> encoding, zero = make_encoding("top-k", classes=4, k=2), torch.zeros(1, dtype=torch.int64)
+        >>> top = encoding.decode(
+        ...     encoding.encode(torch.tensor([[3.0, 0.0, 2.0, 1.0]]), id=zero, view=zero, position=zero)
+        ... )
+        >>> values = compare_with_partial(torch.tensor([[3.0, 1.0, 2.0, 0.0]]), top, top_k=2)
+        >>> {name: round(float(value), 3) for name, value in values.items() if name != "reverse_kl_at_least"}
+        {'kl_at_least': 0.0, 'acceptance_at_most': 1.0, 'agreement': 1.0, 'top_k_mass': 0.881, 'top_k_overlap': 1.0}
+
+    Source: Csiszár, Information-type measures of difference of probability distributions, 1967 (merging classes).
+    """
+    if isinstance(teacher, AlignedLogits) and isinstance(teacher.logits, PartialLogits):
+        student, teacher = select_columns(student, teacher.columns), teacher.logits
+        if teacher.classes > student.shape[-1]:  # all that the student does not know
+            student = torch.nn.functional.pad(student, (0, 1), value=-math.inf)
+    if isinstance(teacher, TopKLogits):
+        return {**_bound(student, teacher), **_compare_most_likely(student, teacher, top_k)}
+    if isinstance(teacher, SampledLogits):
+        estimate = teacher.compare(kl_divergence, student, temperature=1.0)
+        return {"kl_to_teacher": estimate, "teacher_entropy": teacher.entropy()}
+    raise LimbeckError(
+        f"A student is not compared with {type(teacher).__name__}, which say something only beside its hidden states. "
+        "Give the teacher itself, or stored logits."
+    )
+
+
+def _bound(student: Tensor, teacher: TopKLogits) -> dict[str, Tensor]:
+    q, p = coarse_logits(student, teacher.ids), teacher.coarse().to(student.dtype)
+    return {
+        "kl_at_least": kl_divergence(q, p),
+        "reverse_kl_at_least": reverse_kl(q, p),
+        "acceptance_at_most": 1.0 - total_variation(q, p),
+    }
+
+
+def _compare_most_likely(student: Tensor, teacher: TopKLogits, top_k: int) -> dict[str, Tensor]:
+    count = min(top_k, student.shape[-1])
+    depths, places = teacher.depths.topk(min(count, teacher.ids.shape[-1]), -1)
+    best = teacher.ids.gather(-1, places)
+    # Classes that the student lacks have no depth, so fewer of the shared ones are known.
+    known = (depths > -math.inf).sum(-1) >= count
+    mass = student.softmax(-1).gather(-1, best).sum(-1)
+    return {
+        "agreement": _where((student.argmax(-1) == best[:, 0]).to(student.dtype), depths[:, 0] > -math.inf),
+        "top_k_mass": _where(mass, known),
+        "top_k_overlap": _where(compute_overlap(student, best), known),
+    }
+
+
+def _where(values: Float[Tensor, " rows"], known: Bool[Tensor, " rows"]) -> Float[Tensor, " rows"]:
+    return values.masked_fill(~known, math.nan)
