@@ -224,6 +224,7 @@ class Progress(NamedTuple):
         weight: The weight of the loss at this step.
         count: The number of values in the loss's mean, over all micro-batches and ranks of the step; None if it is the
             number in the present batch.
+        lr: The learning rate of the step; None before it is known.
     """
 
     step: int = 0
@@ -231,6 +232,7 @@ class Progress(NamedTuple):
     epoch: int = 0
     weight: float = 1.0
     count: float | None = None  # type: ignore[assignment] # the field's name; tuple.count is of no use here
+    lr: float | None = None
 
     @property
     def fraction(self) -> float:

@@ -26,7 +26,12 @@ from limbeck.engine import Run, distill, open_fabric, run_folder
 from limbeck.engine import run as run_module
 from limbeck.errors import LimbeckError
 from limbeck.functional import cross_entropy, kernel, kl_divergence
+<<<<<<< HEAD
 from limbeck.losses import Loss, SelectiveLoss
+=======
+from limbeck.losses import Loss
+from limbeck.methods import make
+>>>>>>> 198e1bb (methods, losses, engine: weighted mutual learning, with the gradient through a training step)
 from limbeck.recipe import Optimizer, Stage
 from limbeck.teachers import MovingAverage
 
@@ -90,6 +95,13 @@ def peers(fabric: Any, out: Path) -> Run:
     two = Stage(objective[1], trains="two", teacher="one")
     models = {"one": double(seed=1), "two": double(seed=2)}
     return distill(models, one & two, data(), fabric=fabric, **SETTING)
+
+
+def weighted_peers(fabric: Any, out: Path) -> Run:
+    """The weights of peers are learned from the gradients of all ranks, on held-out examples that few ranks have."""
+    models = {"student": double(seed=1), "peer_1": double(hidden=6, seed=2)}
+    recipe = make("weighted_mutual", peers=2, every=1, held_out=0.3, eta=2.0, epochs=2)
+    return distill(models, recipe, data(), fabric=fabric, **SETTING)
 
 
 def averaged(fabric: Any, out: Path) -> Run:
@@ -231,6 +243,7 @@ SCENARIOS: dict[str, Callable[[Any, Path], Run]] = {
         lower_only,
         compared,
         peers,
+        weighted_peers,
         averaged,
         remembering,
         banked,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -78,6 +78,7 @@ def probe(
     fixed: Iterable[nn.Module] = (),
     memory_check: MemoryCheck | None = None,
     check_eval: bool = True,
+    forward: Callable[[Batch], Outputs] | None = None,
 ) -> Probe:
     """Send one batch forward and backward; set up the losses; find the parameters that the stage can change.
 
@@ -91,6 +92,8 @@ def probe(
         fixed: The modules of the teacher: the student's forward pass must not change them.
         memory_check: Checks what the losses remember.
         check_eval: Whether to check the student's outputs in eval mode too; a peer is a teacher in eval mode.
+        forward: Function from a batch to the student's outputs, for losses that run the student themselves; None if
+            its parameters are sharded.
 
     Returns:
         The objective for the stage, and the parameters, of student and heads, that at least one term reaches.
@@ -115,6 +118,8 @@ def probe(
         ids=None if dataset is None else dataset.ids,
         examples=None if loader is None else loader.examples_per_epoch,
         vocabulary=vocabulary_size(tapped.model),
+        model=None if forward is None else tapped.model,
+        forward=forward,
     )  # fmt: skip
     stage.objective.to(context.device)
     objective = setup_objective(stage.objective, context).to(context.device)

@@ -241,6 +241,7 @@ class StageTrainer(AbstractContextManager["StageTrainer"]):
             result = probe(
                 self.stage, self.tapped, self.get_teacher_outputs, batch, self.preprocess(batch), self._loader,
                 fixed=self._networks, memory_check=self._memory_check, check_eval=self._alone,
+                forward=None if self._sharded else lambda batch: self.tapped(self.preprocess(batch)),
             )  # fmt: skip
             if self._setting.fuse_output_layer is True and self.tapped.dense_reason:
                 raise make_dense_error(self.stage, self.tapped.dense_reason)
@@ -280,7 +281,7 @@ class StageTrainer(AbstractContextManager["StageTrainer"]):
             self._fabric.clip_gradients(self.student_with_loss, self.optimizer, max_norm=self._plan.clip)
         self.optimizer.step()
         self.tally.steps += 1
-        self._update_memories(seen, progress)
+        self._update_memories(seen, progress._replace(lr=self.lr))
         broadcast_buffers(self._inner, self._fabric)
         if self.session is not None:
             self.session.after_step()
@@ -292,6 +293,7 @@ class StageTrainer(AbstractContextManager["StageTrainer"]):
             for leaf in self._memories:
                 for outputs, teacher_outputs, batch in seen:
                     leaf.after_step(outputs, teacher_outputs, batch, progress)
+                leaf.end_step([batch for _, _, batch in seen], progress)
         if self._memories and progress.step == 0:
             self._memory_check.compare_ranks(self._inner.objective)
 

@@ -55,7 +55,7 @@ class StudentWithLoss(nn.Module):
     Attributes:
         terms: The terms of the last batch, without their graph. They are not an output of `forward`, because strategies
             process all outputs.
-        outputs: The student's outputs for the last batch, without their graph, if a loss has an `after_step`.
+        outputs: The student's outputs for the last batch, without their graph, if a loss is updated after a step.
         gradients: Each term's weighted gradient at the student's outputs, in one row, if it was measured. If the logits
             are not computed, it is the one at the input of the output layer.
         parameter_gradients: The same at the parameters.
@@ -94,7 +94,8 @@ class StudentWithLoss(nn.Module):
 
 def losses_with_memory(objective: Objective) -> list[LossTerm]:
     """The losses that are updated after a step."""
-    return [leaf for leaf, _ in objective.leaves() if type(leaf).after_step is not LossTerm.after_step]
+    own = (LossTerm.after_step, LossTerm.end_step)
+    return [leaf for leaf, _ in objective.leaves() if (type(leaf).after_step, type(leaf).end_step) != own]
 
 
 def unwrap_for_call(student_with_loss: Any, fabric: Fabric) -> Callable[[Inputs, StepInputs], Tensor]:

@@ -1,6 +1,7 @@
 """Losses between student and teacher, which add and scale."""
 
-from limbeck.losses.distributed import all_gather, all_reduce_sum, rank_device, world_size
+from limbeck.losses.distributed import all_gather, all_reduce_sum, all_reduce_tensor, rank_device, world_size
+from limbeck.losses.hyper_gradient import hyper_gradient
 from limbeck.losses.loss import Loss
 from limbeck.losses.memory import RowIndex, preserved_state
 from limbeck.losses.objective import (
@@ -27,6 +28,8 @@ __all__ = [
     "Sum",
     "all_gather",
     "all_reduce_sum",
+    "all_reduce_tensor",
+    "hyper_gradient",
     "preserved_state",
     "rank_device",
     "setup_objective",

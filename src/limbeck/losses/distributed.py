@@ -23,6 +23,15 @@ def all_reduce_sum(number: float) -> float:
     return float(total)
 
 
+def all_reduce_tensor(tensor: Tensor) -> Tensor:
+    """Sum `tensor` over all ranks, without gradients; the tensor itself with one rank."""
+    if world_size() == 1:
+        return tensor
+    total = tensor.detach().to(rank_device(), copy=True).contiguous()
+    dist.all_reduce(total)
+    return total.to(tensor.device)
+
+
 def all_gather(tensor: Tensor) -> Tensor:
     """Gather the rows of all ranks in rank order, with gradients. Ranks may have different numbers of rows."""
     if world_size() == 1:

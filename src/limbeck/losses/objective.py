@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from types import MappingProxyType
@@ -36,6 +36,9 @@ class LossContext:
             know them. Ids are not positions: those of a subset are any numbers (see `RowIndex`).
         examples: The number of examples in an epoch; None if unknown.
         vocabulary: The number of tokens of a language model; None for other models.
+        model: The model that learns, for losses that read its parameters; None if they are sharded over ranks. Keep it
+            in a tuple, or its parameters become those of the loss.
+        forward: Function from a batch to the model's outputs, with a graph, while the stage is open; None likewise.
     """
 
     student: Outputs
@@ -46,6 +49,8 @@ class LossContext:
     ids: Tensor | None = None
     examples: int | None = None
     vocabulary: int | None = None
+    model: nn.Module | None = None
+    forward: Callable[[Batch], Outputs] | None = None
 
     @property
     def device(self) -> torch.device:
@@ -136,7 +141,7 @@ class Objective(nn.Module, ABC):
             progress: How far the stage has come.
             counts: The number of values of each term in the whole step, if it has more than this batch.
         """
-        step, steps, epoch, _, _ = progress
+        step, steps, epoch, *_ = progress
         terms: dict[str, Term | RowTerm] = {}
         for name, (leaf, weigh) in self.named_leaves().items():
             weight = weigh(progress)
@@ -179,9 +184,9 @@ class LossTerm(Objective, ABC):
     """A single loss: the part of an objective that returns one term. Subclass it for a loss with a memory or heads.
 
     The engine calls `setup` once for a stage, then for every micro-batch `count` and `term`, and after the optimizer
-    step `after_step`. The loss that the user wrote is shared by all stages that contain it, so what depends on one
-    stage (shapes, a memory bank) belongs to the object that `setup` returns. Parameters of that object are trained.
-    Its parameters and buffers are in the checkpoint; other attributes are not.
+    step `after_step`, and `end_step` once. The loss that the user wrote is shared by all stages that contain it, so
+    what depends on one stage (shapes, a memory bank) belongs to the object that `setup` returns. Parameters of that
+    object are trained. Its parameters and buffers are in the checkpoint; other attributes are not.
 
     Before training, the engine calls `term` once to find errors, and then restores the state of the loss.
 
@@ -253,6 +258,16 @@ class LossTerm(Objective, ABC):
             teacher: The teacher's outputs.
             batch: The batch.
             progress: The step.
+        """
+
+    def end_step(self, batches: Sequence[Batch], progress: Progress) -> None:
+        """Update what depends on the whole step; called without gradients, once after all calls of `after_step`.
+
+        On several ranks each rank gets its own rows, and all ranks are called.
+
+        Args:
+            batches: The micro-batches of the step, on this rank.
+            progress: The step, with its learning rate.
         """
 
     @property

@@ -8,11 +8,14 @@ from functools import partial
 from typing import Any
 
 import torch
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from limbeck.batch import IGNORED
 from limbeck.data import ArrayDataset
 from limbeck.errors import callable_name, unknown_name_error
 from limbeck.models import build
+from limbeck.random_seeds import fork_rng, make_rng_state
 
 Trial = Callable[[], tuple[Any, Any, Any]]
 """Makes a student, a teacher, and data for `distill`; equal ones in every call."""
@@ -21,7 +24,7 @@ _CLASSES, _EXAMPLES, _SIDE = 3, 48, 8
 
 
 def get_trial(trial: str | Trial) -> tuple[str, Trial]:
-    """Find a trial by name: ``mlp``, ``cnn`` or ``resnet``; a function is a trial of its own.
+    """Find a trial by name: ``mlp``, ``cnn``, ``resnet`` or ``language``; a function is a trial of its own.
 
     Raises:
         UnknownNameError: If there is no such trial.
@@ -53,6 +56,50 @@ def without_noise(model: Any) -> Any:
     return plain
 
 
+class TinyLanguageModel(nn.Module):
+    """A recurrent language model: the logits of the next token at each position.
+
+    Args:
+        width: The size of its state.
+        vocabulary: The number of tokens.
+        seed: The seed of its weights.
+    """
+
+    def __init__(self, *, width: int, vocabulary: int = 11, seed: int = 1) -> None:
+        super().__init__()
+        with fork_rng(make_rng_state(seed)):
+            self.layer1 = nn.Embedding(vocabulary, width)
+            self.layer2 = nn.GRU(width, width, batch_first=True)
+            self.features = nn.Dropout(0.1)
+            self.classifier = nn.Linear(width, vocabulary)
+
+    def forward(
+        self, input_ids: Int[Tensor, "batch length"], attention_mask: Int[Tensor, "batch length"] | None = None
+    ) -> Float[Tensor, "batch length vocabulary"]:
+        """The logits. Texts are padded on the right, where no token that counts reads the padding."""
+        return self.classifier(self.features(self.layer2(self.layer1(input_ids))[0]))
+
+
+def _make_language() -> tuple[nn.Module, nn.Module, ArrayDataset]:
+    """Prompts of 2 or 3 tokens and completions of 2 to 4 that end with token 0, which is also the padding.
+
+    The column ``privileged`` holds two tokens for each text, its completion's first ones.
+    """
+    draw = torch.Generator().manual_seed(0)
+    width = 7
+    ids = torch.randint(1, 11, (_EXAMPLES, width + 1), generator=draw)
+    prompt = torch.randint(2, 4, (_EXAMPLES, 1), generator=draw)
+    end = prompt + torch.randint(1, 4, (_EXAMPLES, 1), generator=draw)
+    place = torch.arange(width + 1)
+    ids = ids.masked_fill(place >= end, 0)
+    is_label = (place[1:] >= prompt) & (place[1:] <= end)
+    labels = ids[:, 1:].masked_fill(~is_label, IGNORED)
+    inputs = {"input_ids": ids[:, :-1], "attention_mask": (place[:-1] <= end).long()}
+    hints = [row[at : at + 2] for row, at in zip(ids, prompt.flatten().tolist(), strict=True)]
+    data = ArrayDataset(inputs, labels, mask=is_label, extra={"privileged": hints})
+    return TinyLanguageModel(width=6), TinyLanguageModel(width=12, seed=2).eval(), data
+
+
 def _make(kind: str) -> tuple[nn.Module, nn.Module, ArrayDataset]:
     return _network(kind, width=4), _network(kind, width=8).eval(), _data(kind)
 
@@ -73,5 +120,7 @@ def _data(kind: str) -> ArrayDataset:
     return ArrayDataset(inputs, labels, extra={"privileged": inputs + 0.1})
 
 
-TRIALS: dict[str, Trial] = {kind: partial(_make, kind) for kind in ("mlp", "cnn", "resnet")}
+TRIALS: dict[str, Trial] = {kind: partial(_make, kind) for kind in ("mlp", "cnn", "resnet")} | {
+    "language": _make_language
+}
 """Networks and data by name. All have the layers ``layer1``, ``layer2``, ``features`` and ``classifier``."""
