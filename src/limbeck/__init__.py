@@ -117,7 +117,9 @@ _WHERE = {
     ),
 }  # fmt: skip
 _HOME = {name: module for module, names in _WHERE.items() for name in names}
-_MODULES = ("integrations", "export", "functional", "metrics", "methods", "models", "data", "teachers", "testing")
+_MODULES = (
+    "integrations", "export", "functional", "generation", "metrics", "methods", "models", "data", "teachers", "testing",
+)  # fmt: skip
 
 __all__ = sorted([*_HOME, *_MODULES])
 

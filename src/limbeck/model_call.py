@@ -227,7 +227,7 @@ def with_positions(model: Callable[..., Any], inputs: Mapping[str, Any]) -> Mapp
     mask = inputs.get("attention_mask")
     if not isinstance(mask, Tensor) or mask.ndim != 2 or "position_ids" in inputs or "input_ids" not in inputs:
         return inputs
-    if not mask.numel() or not _takes_positions(model) or bool(mask[:, 0].all()):
+    if not mask.numel() or not takes_positions(model) or bool(mask[:, 0].all()):
         return inputs
     places = (mask.long().cumsum(-1) - 1).clamp_min(0)
     return {**inputs, "position_ids": places}
@@ -270,7 +270,7 @@ def place_tokens(model: Callable[..., Any], inputs: Mapping[str, Any]) -> tuple[
     known, takes_any = _parameters(type(inner).forward)
     left_out = {name for name in _OPTIONAL if name in inputs and name not in known and not takes_any}
     if "position_ids" in inputs and (type(inner).__module__.startswith("transformers.") or "position_ids" in left_out):
-        left_out |= set() if _takes_positions(model) else {"position_ids"}
+        left_out |= set() if takes_positions(model) else {"position_ids"}
     check_left_out(inner, inputs, left_out)
     named = {name: value for name, value in inputs.items() if name not in left_out}
     if "input_ids" in known or takes_any:
@@ -282,13 +282,18 @@ _OPTIONAL = ("attention_mask", "position_ids", "token_type_ids", "use_cache")
 """Inputs beside the ids that a model may do without."""
 
 
-def _takes_positions(model: Any) -> bool:
+def takes_positions(model: Any) -> bool:
     """Whether a model takes the position of each token, and does not compute it from the padding."""
     inner = _without_adapter(unwrap(model))
     if not isinstance(inner, nn.Module) or "position_ids" not in _parameters(inner.__class__.forward)[0]:
         return False
     own = "create_position_ids_from_input_ids"
     return not any(hasattr(type(module), own) for module in inner.modules())
+
+
+def known_arguments(model: Any) -> frozenset[str]:
+    """The names of the arguments of a model's forward pass; those of the model inside an adapter."""
+    return _parameters(type(_without_adapter(unwrap(model))).forward)[0]
 
 
 @lru_cache(maxsize=64)

@@ -116,7 +116,7 @@ class Tapped(nn.Module):
             texts |= {LOGITS_INPUT}
         self.skips_logits = self.hidden_logits or (LOGITS_INPUT in texts and LOGITS not in texts)
         """Whether the forward pass ends before the output layer."""
-        self._checked = self._stops = False
+        self._checked = self._stops = self._listens = False
         self._layer: OutputLayer | None = None
         self._read = {text: Address.parse(text) for text in sorted(texts - {LOGITS})}
         self._copied: set[str] = set()
@@ -202,13 +202,13 @@ class Tapped(nn.Module):
 
     def _until_stop(self, model: nn.Module, inputs: Inputs) -> Any:
         # Others may call the model too: its user between two reports, or a teacher that is this model.
-        self._stops = self.skips_logits
+        self._stops, self._listens = self.skips_logits, True
         try:
             return call(model, inputs)
         except _StopForward:
             return None
         finally:
-            self._stops = False
+            self._stops = self._listens = False
 
     def _stop(self, module: nn.Module, _: Any) -> None:
         if self._stops:
@@ -262,6 +262,8 @@ class Tapped(nn.Module):
 
     def _listen(self, text: str, address: Address) -> Callable[..., None]:
         def hook(_: nn.Module, *seen: Any) -> None:
+            if not self._listens:
+                return
             # The last argument is the inputs in a pre-hook and the output in a forward hook.
             tensor = _pick_element(text, address, seen[-1])
             tensor = tensor.clone() if text in self._copied or _of_inference(tensor) else tensor

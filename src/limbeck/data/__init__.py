@@ -21,6 +21,7 @@ from limbeck.data.preprocess import (
     load_preprocess,
     preprocess_from_dict,
 )
+from limbeck.data.rollouts import Replay, RolloutLoader, Rollouts
 from limbeck.data.specialist_loader import SpecialistLoader
 from limbeck.data.splits import ColumnSummary, DataSplits, DataSummary, PartSummary, silenced, summarize
 from limbeck.data.table import read_split_table, read_table
@@ -64,7 +65,10 @@ __all__ = [
     "Preprocess",
     "RandAugment",
     "RandomShift",
+    "Replay",
     "ResizedCrop",
+    "RolloutLoader",
+    "Rollouts",
     "SelectColumn",
     "ShuffledLoader",
     "SpecialistLoader",

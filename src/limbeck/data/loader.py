@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, final
 
@@ -146,7 +146,27 @@ class Loader(ABC):
         self._epoch, self._batch = epoch, batch
 
     def bind(self, models: Mapping[str, nn.Module]) -> None:  # noqa: B027 - most loaders need no model
-        """Called before the first batch of a stage with the models of the run, for loaders that depend on them."""
+        """Called before the first batch of a stage with the models of the run, for loaders that depend on them.
+
+        The model that learns is the one whose weights change, also between two batches.
+        """
+
+    def complete(self, batch: Batch) -> Batch:
+        """Add to a batch what depends on the models of the run, such as texts that a model writes; by default nothing.
+
+        A run calls this for every batch, after it was split over ranks and moved to its device, and before the first
+        backward pass of the step, so that the number of labels is known.
+        """
+        return batch
+
+    def pop_report(self, seconds: float, sum_over_ranks: Callable[[Sequence[Tensor]], list[float]]) -> dict[str, float]:
+        """Figures about the batches since the last call, for a report; by default none.
+
+        Args:
+            seconds: The time since the last report.
+            sum_over_ranks: Sums numbers over all ranks; a collective call.
+        """
+        return {}
 
 
 class DatasetLoader(Loader):

@@ -108,8 +108,13 @@ def token_batch(batch: Batch, *, label_format: LabelFormat = "output") -> Batch:
     if label_format == "decoder":
         return batch._replace(inputs={**batch.inputs, "labels": labels}, mask=labels != IGNORED)
     if not _labels_are_shifted(labels, batch.inputs.get("input_ids")):
-        labels = torch.cat([labels[:, 1:], labels.new_full((len(labels), 1), IGNORED)], 1)
+        labels = shift_labels(labels)
     return batch._replace(labels=labels, mask=labels != IGNORED)
+
+
+def shift_labels(labels: Int[Tensor, "batch width"]) -> Int[Tensor, "batch width"]:
+    """Move labels from their own token to the model output that predicts it, one token earlier."""
+    return torch.cat([labels[:, 1:], labels.new_full((len(labels), 1), IGNORED)], 1)
 
 
 def labels_are_inputs(labels: Tensor | None, inputs: Any) -> bool:

@@ -6,6 +6,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
+from dataclasses import replace
 from functools import partial
 from itertools import islice
 from typing import NamedTuple
@@ -62,17 +63,18 @@ class Pace(NamedTuple):
 
 def time_steps(group: OpenGroup, arm: CheckedArm, models: Mapping[str, nn.Module], context: CheckContext) -> Pace:
     """Time a few steps of a group of stages, with models that are discarded afterwards."""
-    loader = group.stages[0].loader or arm.loader
+    loader = group.stages[0].find_loader(arm.loader)
     with ExitStack() as stack:
         fabric = context.fabric
         trainers = [
-            stack.enter_context(open_stage(stage, models, loader, arm.setting, fabric=fabric)) for stage in group.stages
+            stack.enter_context(open_stage(replace(stage, loader=loader), models, loader, arm.setting, fabric=fabric))
+            for stage in group.stages
         ]
 
         def step(window: list[Batch]) -> None:
             for trainer in trainers:
                 for _ in range(trainer.stage.times):
-                    trainer.step([batch.to(context.device) for batch in window], Progress())
+                    trainer.step([loader.complete(batch.to(context.device)) for batch in window], Progress())
 
         windows = _windows(loader, arm.setting.accumulate)
         activations = _saved_activations(lambda: step(next(windows)[:1]))
@@ -93,12 +95,14 @@ def measure_largest_batch(
     group: OpenGroup, arm: CheckedArm, models: Mapping[str, nn.Module], context: CheckContext
 ) -> Finding:
     """Take steps with a quarter and a half of the batch, of the longest rows, and read off the largest batch."""
-    loader = group.stages[0].loader or arm.loader
+    loader = group.stages[0].find_loader(arm.loader)
     row, width = language_checks.find_longest_row(context.train)
     batch_size = loader.batch_size or 1
     with ExitStack() as stack:
         trainers = [
-            stack.enter_context(open_stage(stage, models, loader, arm.setting, fabric=context.fabric))
+            stack.enter_context(
+                open_stage(replace(stage, loader=loader), models, loader, arm.setting, fabric=context.fabric)
+            )
             for stage in group.stages
         ]
 

@@ -10,6 +10,7 @@ from torch import nn
 from limbeck.batch import Batch
 from limbeck.data import Loader
 from limbeck.engine.recipe_runner import RecipeRunner, RunModels
+from limbeck.engine.stage_loop import bind_loader
 from limbeck.engine.stage_trainer import StageTrainer
 from limbeck.engine.train_config import Fabric, TrainConfig, open_fabric
 from limbeck.recipe import JointStages, ParallelStages, Recipe, RunContext, Stage
@@ -51,11 +52,10 @@ def open_stage(
         ...     trainer.tally.steps
         2
     """
-    config, loader = config or TrainConfig(), stage.loader or loader
+    config, loader = config or TrainConfig(), stage.find_loader(loader)
     fabric = fabric or open_fabric(precision=config.precision)
-    loader.bind(models)
-    first = loader.peek() if batch is None else batch
-    first = first.to(fabric.device)
+    bind_loader(loader, models, [stage], fabric)
+    first = loader.complete((loader.peek() if batch is None else batch).to(fabric.device))
     return StageTrainer(stage, models, setting=config, fabric=fabric, loader=loader, batch=first, single=single)
 
 

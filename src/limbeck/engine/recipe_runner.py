@@ -329,9 +329,9 @@ def preflight_check(course: RecipeRunner, models: RunModels, loader: Loader, set
         else:
             groups = [list(part.stages) if isinstance(part, JointStages) else [part]]
         for stages in groups:
-            own = stages[0].loader
-            setting.length(check_lengths(stages), loader if own is None else own)
-            _check(stages, course, models, setting, loader if own is None else own)
+            own = stages[0].find_loader(loader)
+            setting.length(check_lengths(stages), own)
+            _check(stages, course, models, setting, own)
 
 
 def _check(

@@ -36,7 +36,7 @@ def describe_run(recipe: Recipe, setting: TrainConfig, loader: Loader) -> dict[s
         "functions": _functions(recipe),
         "setting": fixed,
         "data": loader.fingerprint,
-        "batch_sizes": [(stage.loader or loader).batch_size for stage in recipe.stages()] or [loader.batch_size],
+        "batch_sizes": [stage.find_loader(loader).batch_size for stage in recipe.stages()] or [loader.batch_size],
         "contents": contents,
     }
 

@@ -13,6 +13,7 @@ from torch import nn
 
 from limbeck.batch import Batch, Progress
 from limbeck.data import Loader, shard_batch
+from limbeck.engine.distributed import is_sharded
 from limbeck.engine.parallel_branches import ParallelBranches
 from limbeck.engine.probe import first_line
 from limbeck.engine.recipe_runner import RunModels
@@ -51,7 +52,7 @@ class StageLoop:
         name: str,
         part: str = "",
     ) -> None:
-        self.loader = stages[0].loader or loader
+        self.loader = stages[0].find_loader(loader)
         self._setting = setting
         length = setting.length(check_lengths(stages), self.loader)
         self._last = self._size_of_last(length)
@@ -65,7 +66,7 @@ class StageLoop:
         self._name = f"{part} {name}" if part else name
         self._part, self._title = part, name if part else ""
         self._fabric = fabric
-        self.loader.bind(models)
+        bind_loader(self.loader, models, stages, fabric)
         # A resumed run peeks where the first one did not, so peeking may not use random numbers. A loader that is not
         # replayable keeps the batch, so its random numbers are used only once.
         with fork_rng() if self.loader.replayable else nullcontext():
@@ -184,9 +185,10 @@ class StageLoop:
 
     def _ours(self, batch: Batch) -> Batch:
         fabric = self._fabric
-        return (batch if fabric.world_size == 1 else shard_batch(batch, fabric.global_rank, fabric.world_size)).to(
-            fabric.device
-        )
+        part = batch if fabric.world_size == 1 else shard_batch(batch, fabric.global_rank, fabric.world_size)
+        # Texts are written by the logits that will be compared: in the precision of the run.
+        with fabric.autocast():
+            return self.loader.complete(part.to(fabric.device))
 
     def _size_of_last(self, length: int) -> int:
         """The number of examples in the last batch of an epoch; 0 if it is full, not reached, or unknown."""
@@ -219,7 +221,7 @@ class StageLoop:
         rate = examples / max(seconds, 1e-9)
         return StepReport(
             self._name, self.step, self.steps, self.epoch, loss, terms, norms, parameter_norms, lr, rate, self.seconds,
-            self._part, self._title,
+            self._part, self._title, self.loader.pop_report(seconds, self._summed),
         )  # fmt: skip
 
     def _norm(self, gradient: torch.Tensor) -> float:
@@ -311,6 +313,24 @@ def reset_to_epoch_start(loader: Loader, epoch: int) -> None:
         loader.load_state_dict({**loader.state_dict(), "epoch": epoch, "batch": 0})
 
 
+def bind_loader(loader: Loader, models: Mapping[str, nn.Module], stages: Sequence[Stage], fabric: Fabric) -> None:
+    """Give a loader the models of the run, with those that learn on their device.
+
+    Raises:
+        LimbeckError: If its batches depend on the models, and the strategy trains a model in pieces: the loader would
+            read the complete one, which is updated only at reports.
+    """
+    if loader.depends_on_model:
+        if is_sharded(fabric):
+            raise LimbeckError(
+                f"The batches of a {loader.type_name} depend on models of the run, and a sharded strategy has the "
+                f"model {stages[0].trains!r} in pieces while it learns. Use strategy='ddp'."
+            )
+        for stage in stages:
+            models[stage.trains].to(fabric.device)
+    loader.bind(models)
+
+
 def start_stage(
     part: Stage | JointStages | ParallelStages,
     key: str,
@@ -349,7 +369,10 @@ def start_stage(
 
 def _start_epoch(stages: Sequence[Stage], run_loader: Loader) -> None:
     """Move the loader to the start of an epoch: the run's next, or the first of the stage's own loader."""
-    loader = stages[0].loader or run_loader
+    own = stages[0].loader
+    if own is not None and not isinstance(own, Loader):
+        return  # it is made anew for the stage, and begins at the first epoch
+    loader = own or run_loader
     if not loader.resumable:
         return
     position = loader.state_dict()

@@ -83,6 +83,8 @@ class StepReport(NamedTuple):
         seconds: Time in the stage, in seconds, including the time before a run was resumed.
         part: Position of the stage in the recipe; empty if the recipe has one part. `stage` begins with it.
         title: The stage's name without its position; empty if the recipe has one part, or for parallel branches.
+        generation: Figures of texts that a model wrote since the last report, summed over all ranks; empty without
+            them (`limbeck.data.RolloutLoader.pop_report`).
     """
 
     stage: str
@@ -98,6 +100,7 @@ class StepReport(NamedTuple):
     seconds: float
     part: str = ""
     title: str = ""
+    generation: Mapping[str, float] = {}
 
 
 class Metrics:

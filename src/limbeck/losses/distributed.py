@@ -14,6 +14,20 @@ def world_size() -> int:
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
+def rank() -> int:
+    """The number of this rank; 0 without distributed training."""
+    return dist.get_rank() if world_size() > 1 else 0
+
+
+def all_gather_objects(value: Any) -> list[Any]:
+    """The values of all ranks, in order; a collective call, so every rank must make it."""
+    if world_size() == 1:
+        return [value]
+    gathered: list[Any] = [None] * world_size()
+    dist.all_gather_object(gathered, value)
+    return gathered
+
+
 def all_reduce_sum(number: float) -> float:
     """Sum `number` over all ranks."""
     if world_size() == 1:

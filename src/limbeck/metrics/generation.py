@@ -9,20 +9,19 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from limbeck.batch import IGNORED, Batch, Inputs
+from limbeck.batch import Batch, Inputs
 from limbeck.data import Identity
-from limbeck.data.tokenizer import is_causal_lm, is_encoder_decoder
-from limbeck.errors import ArgumentError, DataError, LimbeckError
+from limbeck.errors import ArgumentError, LimbeckError
+from limbeck.generation import GenerationConfig, check_prompts, generate, next_logits
+from limbeck.generation.writers import NextLogits
 from limbeck.metrics.answers import check_alike
 from limbeck.metrics.metric import Metric
 from limbeck.metrics.predictions import open_token_logits
-from limbeck.model_call import unwrap
+from limbeck.models.hf_folder import find_hf_config
 from limbeck.optional_imports import import_optional
-from limbeck.tap import FrozenParameters
 from limbeck.teachers import AlignedTeacher, ModelTeacher
 
 Tokens = Int[Tensor, " _tokens"]
-_NextLogits = Callable[[Sequence[Tensor], int], list[Tensor]]
 
 
 class SpeculativeSampling(NamedTuple):
@@ -105,7 +104,7 @@ def sample_speculatively(
     _check_counts(draft=draft, max_new_tokens=max_new_tokens)
     if not temperature >= 0:
         raise ArgumentError(f"temperature is 0 (greedy) or above; got {temperature}.", argument="temperature")
-    _check_prompts(prompts)
+    check_prompts(prompts)
     generator = torch.Generator().manual_seed(seed)
     state = _Speculation(draft, temperature, end, generator)
     with (
@@ -113,7 +112,7 @@ def sample_speculatively(
         open_token_logits(teacher, preprocess=preprocess) as theirs,
     ):
         shared = teacher.alignment.student_ids if isinstance(teacher, AlignedTeacher) else None
-        models = _next_logits(ours, shared), _next_logits(theirs)
+        models = _make_next_logits(ours, shared), _make_next_logits(theirs)
         if prompts:
             _check_vocabularies(*models, prompts[0].cpu().long())
         texts = tuple(state.sample(*models, prompt.cpu().long(), max_new_tokens) for prompt in prompts)
@@ -127,7 +126,7 @@ class _Speculation:
         self._draft, self._temperature, self._end, self._generator = draft, temperature, end, generator
         self.proposed = self.accepted = self.passes = 0
 
-    def sample(self, student: _NextLogits, teacher: _NextLogits, prompt: Tensor, most: int) -> Tensor:
+    def sample(self, student: NextLogits, teacher: NextLogits, prompt: Tensor, most: int) -> Tensor:
         """Continue one prompt."""
         tokens = prompt
         while (left := most - (len(tokens) - len(prompt))) > 0:
@@ -137,7 +136,7 @@ class _Speculation:
                 break
         return tokens[len(prompt) :]
 
-    def _block(self, student: _NextLogits, teacher: _NextLogits, tokens: Tensor, count: int) -> Tensor:
+    def _block(self, student: NextLogits, teacher: NextLogits, tokens: Tensor, count: int) -> Tensor:
         """The tokens of one pass of the teacher; the end token is the last one."""
         drafted, q = self._draw_draft(student, tokens, count)
         p = self._distributions(teacher([torch.cat([tokens, drafted])], len(drafted) + 1)[0])
@@ -152,7 +151,7 @@ class _Speculation:
                 return drafted[: i + 1]
         return torch.cat([drafted, self._draw(p[len(drafted)])])
 
-    def _draw_draft(self, student: _NextLogits, tokens: Tensor, count: int) -> tuple[Tensor, list[Tensor]]:
+    def _draw_draft(self, student: NextLogits, tokens: Tensor, count: int) -> tuple[Tensor, list[Tensor]]:
         q: list[Tensor] = []
         drafted = tokens[:0]
         while len(drafted) < count and not (len(drafted) and int(drafted[-1]) == self._end):
@@ -180,8 +179,7 @@ def continue_greedily(
 ) -> tuple[Tensor, ...]:
     """Continue prompts with the most likely token at each step.
 
-    Models of transformers, encoder-decoders among them, write each text with a cache of keys and values. For other
-    models all prompts are continued together, padded on the right, and each pass reads whole texts.
+    This is `limbeck.generation.generate` at temperature 0, for teachers too.
 
     Args:
         model: A causal language model, from ids to logits; an encoder-decoder of transformers; or a teacher.
@@ -206,41 +204,13 @@ def continue_greedily(
         (tensor([1, 2, 3]),)
     """
     _check_counts(max_new_tokens=max_new_tokens)
-    _check_prompts(prompts)
-    texts = [prompt.cpu().long() for prompt in prompts]
+    config = GenerationConfig(max_new_tokens=max_new_tokens, temperature=0.0, eos_token_id=end)
     module = model.model if isinstance(model, ModelTeacher) else model
     plain = preprocess is None or isinstance(preprocess, Identity)
-    if plain and isinstance(module, nn.Module) and (is_causal_lm(module) or is_encoder_decoder(module)):
-        with FrozenParameters(module), torch.no_grad():
-            return tuple(_generate(module, prompt, max_new_tokens, end, tokens) for prompt in texts)
+    if plain and isinstance(module, nn.Module) and find_hf_config(module) is not None:
+        return generate(module, prompts, config, tokens=tokens).texts
     with open_token_logits(model, preprocess=preprocess) as logits:
-        following = _next_logits(logits, tokens)
-        unfinished = list(range(len(texts)))
-        for _ in range(max_new_tokens):
-            rows = following([texts[i] for i in unfinished], 1)
-            for i, row in zip(unfinished, rows, strict=True):
-                texts[i] = torch.cat([texts[i], row.argmax(1)])
-            unfinished = [i for i in unfinished if int(texts[i][-1]) != end]
-            if not unfinished:
-                break
-    return tuple(text[len(prompt) :] for text, prompt in zip(texts, prompts, strict=True))
-
-
-def _generate(model: nn.Module, prompt: Tensor, max_new_tokens: int, end: int | None, tokens: Tensor | None) -> Tensor:
-    """Continue one prompt with a model of transformers, whatever its own settings of generation are."""
-    transformers = import_optional("transformers", extra="hf", purpose="Generating text")
-    inner: Any = unwrap(model)
-    config, writes = inner.config, is_encoder_decoder(inner)
-    start = {"decoder_start_token_id": config.decoder_start_token_id} if writes else {}
-    settings = transformers.GenerationConfig(
-        do_sample=False, max_new_tokens=max_new_tokens, eos_token_id=end, pad_token_id=end or 0, **start
-    )
-    ids = prompt[None].to(next(inner.parameters()).device)
-    text = inner.generate(
-        input_ids=ids, attention_mask=torch.ones_like(ids), generation_config=settings,
-        logits_processor=[lambda _, logits: _leave_out(logits, tokens)],
-    )[0].cpu()  # fmt: skip
-    return text[1 if writes else len(prompt) :]
+        return generate(logits, prompts, config, tokens=tokens).texts
 
 
 def exact_match(answers: Sequence[str], references: Sequence[str]) -> Metric:
@@ -279,28 +249,10 @@ def _leave_out(logits: Tensor, tokens: Tensor | None) -> Tensor:
     return torch.full_like(logits, -torch.inf).index_copy(-1, kept, logits.index_select(-1, kept))
 
 
-def _next_logits(logits: Callable[[Batch], Any], tokens: Tensor | None = None) -> _NextLogits:
-    """A function of texts that returns float64 logits of the last positions of each, of some tokens or all."""
-
-    def following(texts: Sequence[Tensor], positions: int) -> list[Tensor]:
-        lengths = torch.tensor([len(text) for text in texts])
-        width = int(lengths.max())
-        ids = torch.stack([torch.nn.functional.pad(text, (0, width - len(text))) for text in texts])
-        there = torch.arange(width) < lengths[:, None]
-        inputs = {
-            "input_ids": ids,
-            "position_ids": torch.arange(width).expand_as(ids),
-            "attention_mask": there.long(),
-        }
-        labels = torch.full_like(ids, IGNORED)
-        answer = logits(Batch(inputs, labels=labels, mask=there))
-        at = (lengths - positions)[:, None] + torch.arange(positions) + width * torch.arange(len(texts))[:, None]
-        flat = answer.flatten(0, 1) if isinstance(answer, Tensor) else answer.reshape(-1)
-        rows = flat[at.flatten().to(flat.device)]
-        rows = rows if isinstance(rows, Tensor) else rows.to_dense()
-        return list(_leave_out(rows.double().cpu(), tokens).view(len(texts), positions, -1))
-
-    return following
+def _make_next_logits(logits: Callable[[Batch], Any], tokens: Tensor | None = None) -> NextLogits:
+    """`next_logits` in float64 on the CPU, of some tokens or all."""
+    following = next_logits(logits, torch.float64)
+    return lambda texts, positions: [_leave_out(rows.cpu(), tokens) for rows in following(texts, positions)]
 
 
 def _check_counts(**counts: int) -> None:
@@ -309,16 +261,7 @@ def _check_counts(**counts: int) -> None:
             raise ArgumentError(f"{name} is a number of tokens, at least 1; got {value!r}.", argument=name)
 
 
-def _check_prompts(prompts: Sequence[Tensor]) -> None:
-    for number, prompt in enumerate(prompts):
-        if prompt.ndim != 1 or not len(prompt):
-            raise DataError(
-                f"Prompt {number} has the shape {list(prompt.shape)}; a prompt has at least one token: [tokens]. Begin "
-                "texts with a special token."
-            )
-
-
-def _check_vocabularies(student: _NextLogits, teacher: _NextLogits, prompt: Tensor) -> None:
+def _check_vocabularies(student: NextLogits, teacher: NextLogits, prompt: Tensor) -> None:
     ours, theirs = (model([prompt], 1)[0].shape[1] for model in (student, teacher))
     if ours != theirs:
         raise LimbeckError(

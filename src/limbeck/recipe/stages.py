@@ -6,7 +6,7 @@ import inspect
 from abc import ABC
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 from torch import nn
 
@@ -59,7 +59,8 @@ class Stage(Part):
         teacher: A `Teacher`, or what can be converted to one: a module, an estimator, the name of a model of the run.
             None if the objective reads no teacher.
         optimizer: The optimizer; the run's by default.
-        loader: The loader of its batches; the run's by default.
+        loader: The loader of its batches, or a function that makes it from the run's, such as
+            ``Rollouts()``; the run's by default.
         epochs: Passes over the data; this or `steps`, or the run's budget.
         steps: Optimizer steps.
         preprocess: Function from a batch to the student's inputs; the run's by default.
@@ -84,7 +85,7 @@ class Stage(Part):
     trains: str = "student"
     teacher: Any = None
     optimizer: Optimizer | None = None
-    loader: Loader | None = None
+    loader: Loader | Callable[[Loader], Loader] | None = None
     epochs: int | None = None
     steps: int | None = None
     preprocess: Preprocess | None = None
@@ -98,6 +99,12 @@ class Stage(Part):
             kind = short_name(self.objective)
             raise LimbeckError(f"A stage minimizes an objective, not {kind}; lift a kernel with Loss({kind}).")
         check_optimizer(self.optimizer)
+        if self.loader is not None and not isinstance(self.loader, Loader) and not callable(self.loader):
+            raise ArgumentError(
+                f"loader of a stage is a Loader, or a function from the run's loader to one, such as Rollouts(); got "
+                f"{short_name(self.loader)}.",
+                argument="loader",
+            )
         if self.epochs is not None and self.steps is not None:
             raise LimbeckError(f"Give a stage epochs or steps, not both (epochs={self.epochs}, steps={self.steps}).")
         for unit in ("epochs", "steps", "every", "times"):
@@ -130,6 +137,12 @@ class Stage(Part):
                 )
         return tuple(modules[name] for name in self.only)
 
+    def find_loader(self, run_loader: Loader) -> Loader:
+        """The loader of its batches: its own, one that its function makes anew, or the run's."""
+        if self.loader is None:
+            return run_loader
+        return self.loader if isinstance(self.loader, Loader) else self.loader(run_loader)
+
     def describe(self) -> dict[str, Any]:
         """Its entry in a report."""
         rare = {"only": list(self.only or ()), "every": self.every, "times": self.times}
@@ -140,11 +153,26 @@ class Stage(Part):
             "trains": self.trains,
             "teacher": self.teacher.describe() if self.teacher is not None else None,
             "optimizer": self.optimizer.describe() if self.optimizer else None,
-            "source": self.loader.fingerprint if self.loader is not None else None,
+            "source": _describe_loader(self.loader),
             "epochs": self.epochs,
             "steps": self.steps,
             **{name: value for name, value in rare.items() if value != usual[name]},
         }
+
+
+@runtime_checkable
+class _Describes(Protocol):
+    """A function with settings."""
+
+    def describe(self) -> Any: ...
+
+
+def _describe_loader(loader: Loader | Callable[[Loader], Loader] | None) -> Any:
+    if isinstance(loader, Loader):
+        return loader.fingerprint
+    if isinstance(loader, _Describes):
+        return loader.describe()
+    return None if loader is None else short_name(loader)
 
 
 def _check_count(unit: str, amount: Any) -> None:

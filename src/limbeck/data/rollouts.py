@@ -1,0 +1,369 @@
+"""`RolloutLoader`: texts that a model of the run writes for the prompts of another loader."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, final
+
+import torch
+from torch import Tensor, nn
+
+from limbeck.batch import IGNORED, Batch
+from limbeck.data.dataset import Dataset, hash_columns
+from limbeck.data.loader import Loader
+from limbeck.data.rollout_texts import TextBuffer, WrittenText, find_prompts, make_batch
+from limbeck.errors import ArgumentError, DataError, LimbeckError, unknown_name_error
+from limbeck.generation import GenerationConfig, generate
+from limbeck.losses.distributed import all_gather_objects, rank
+from limbeck.models import fingerprint
+from limbeck.random_seeds import counter_uniform
+
+_DATA, _FRESH, _REPLAY = "data", "fresh", "replay"
+_FIGURES = ("texts", "finished", "tokens", "seconds", "age", "rows")
+
+
+@dataclass(frozen=True)
+class Replay:
+    """Texts that are used again.
+
+    Attributes:
+        capacity: The number of texts that are kept: the last ones that were written.
+        share: The share of the batches of written texts that are drawn from these, from 0 to 1; the others are new.
+
+    Raises:
+        ArgumentError: If a value is out of range.
+    """
+
+    capacity: int = 1000
+    share: float = 0.5
+
+    def __post_init__(self) -> None:
+        if isinstance(self.capacity, bool) or not isinstance(self.capacity, int) or self.capacity < 1:
+            raise ArgumentError(
+                f"capacity is a number of texts, at least 1; got {self.capacity!r}.", argument="capacity"
+            )
+        _check_share("share", self.share)
+
+
+@dataclass(frozen=True)
+class Rollouts:
+    """A description of rollouts: a function from a loader to its `RolloutLoader`, for ``Stage(loader=Rollouts())``.
+
+    Attributes:
+        share: The share of the batches whose texts are written by a model, from 0 to 1 (lambda of GKD); the other
+            batches have the given texts.
+        writer: The model that writes: the name of a model of the run, such as ``student``, or a module, such as the
+            teacher's.
+        generation: How the texts are written. Without `eos_token_id` they end with the tokenizer's end token.
+        replay: Texts that are used again; None for new ones only.
+
+    Raises:
+        ArgumentError: If a value is out of range.
+
+    Example:
+        >>> Rollouts(share=0.5, generation=GenerationConfig(max_new_tokens=16)).describe()["share"]
+        0.5
+    """
+
+    share: float = 1.0
+    writer: str | nn.Module = "student"
+    generation: GenerationConfig = field(default_factory=GenerationConfig)
+    replay: Replay | None = None
+
+    def __post_init__(self) -> None:
+        _check_share("share", self.share)
+        if not isinstance(self.writer, (str, nn.Module)):
+            raise ArgumentError(
+                f"writer is the name of a model of the run, or a module; got {type(self.writer).__name__}.",
+                argument="writer",
+            )
+
+    def __call__(self, loader: Loader) -> RolloutLoader:
+        """The loader of texts for the prompts of another loader."""
+        return RolloutLoader(loader, self)
+
+    def describe(self) -> dict[str, Any]:
+        """A JSON form of the settings; a module is described by the hash of its weights."""
+        writer = self.writer
+        replay = None if self.replay is None else {"capacity": self.replay.capacity, "share": self.replay.share}
+        return {
+            "rollouts": writer if isinstance(writer, str) else f"{type(writer).__name__} {fingerprint(writer)}",
+            "share": self.share,
+            "generation": self.generation.describe(),
+            "replay": replay,
+        }
+
+
+def _check_share(name: str, value: Any) -> None:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= 1:
+        raise ArgumentError(f"{name} is a number from 0 to 1; got {value!r}.", argument=name)
+
+
+@final
+class RolloutLoader(Loader):
+    """Texts that a model writes for the prompts of another loader, while it learns.
+
+    `batches` yields the batches of the other loader. `complete`, which a run calls when a batch is split over ranks and
+    on its device, replaces their texts: a prompt is all tokens before the first label, and what the model writes is the
+    label. Whether a batch has written, replayed or given texts is a pure function of (seed, epoch, number of the
+    batch), the same on all ranks; the draws are a function of (id, epoch, seed) (`limbeck.generation.generate`). So a
+    run that is resumed continues with the same bits.
+
+    ``Batch.view`` is the epoch. ``Batch.extra`` of written texts is described at
+    `limbeck.data.rollout_texts.make_batch`; that of given ones has ``written_by`` and the mask ``given`` too.
+
+    Replayed texts have the ids of their own examples, and no columns of their own in ``Batch.extra``.
+
+    Args:
+        loader: A loader of token batches, such as that of a `TokenDataset` or `TokenPairDataset`.
+        settings: The description.
+
+    Raises:
+        LimbeckError: If the loader depends on a model itself.
+
+    Example:
+        >>> from limbeck.data import ShuffledLoader, TokenDataset, train_tokenizer
+        >>> tokenizer = train_tokenizer(["a b c d"], vocabulary=30)
+        >>> rows = [{"prompt": "a b", "completion": " c"}, {"prompt": "b", "completion": " c d"}]
+        >>> given = ShuffledLoader(TokenDataset(rows, tokenizer=tokenizer), batch_size=2)
+        >>> loader = RolloutLoader(given, Rollouts(generation=GenerationConfig(max_new_tokens=3)))
+        >>> loader.bind({"student": nn.Sequential(nn.Embedding(30, 8), nn.Linear(8, 30))})
+        >>> batch = loader.complete(loader.peek())
+        >>> bool((batch.labels != -100).sum(1).le(3).all()), batch.extra["written_by"]
+        (True, 'student')
+    """
+
+    ragged = True
+    fixed = False
+    depends_on_model = True
+
+    def __init__(self, loader: Loader, settings: Rollouts) -> None:
+        super().__init__()
+        if loader.depends_on_model:
+            raise LimbeckError(f"Rollouts need given prompts, and the batches of a {loader.type_name} are written too.")
+        self.loader, self.settings = loader, settings
+        self.seed, self.batch_size, self.replayable = loader.seed, loader.batch_size, loader.replayable
+        self._models: Mapping[str, nn.Module] = {}
+        self._buffer = None if settings.replay is None else TextBuffer(settings.replay.capacity)
+        self._number = 0
+        self._figures = dict.fromkeys(_FIGURES, 0.0)
+        self._vocabulary: tuple[Tensor | None, int, GenerationConfig] | None = None
+
+    def __len__(self) -> int:
+        return len(self.loader)
+
+    @property
+    def has_length(self) -> bool:
+        """Whether the number of batches of an epoch is known."""
+        return self.loader.has_length
+
+    @property
+    def examples(self) -> Dataset | None:  # type: ignore[override]
+        """The dataset of the prompts."""
+        return self.loader.examples
+
+    @property
+    def labels(self) -> None:
+        """None, as the labels are not known before the texts are written."""
+        return None
+
+    @property
+    def has_ids(self) -> bool:  # type: ignore[override]
+        """Whether the examples of the prompts have ids."""
+        return self.loader.has_ids
+
+    @property
+    def resumable(self) -> bool:  # type: ignore[override]
+        """Whether the loader of the prompts is resumable."""
+        return self.loader.resumable
+
+    @property
+    def examples_per_epoch(self) -> int | None:
+        """Number of prompts in an epoch; None if unknown."""
+        return self.loader.examples_per_epoch
+
+    @property
+    def fingerprint(self) -> str:
+        """The hash of the prompts and of how texts are written."""
+        return hash_columns(("prompts", self.loader.fingerprint), ("rollouts", self.settings.describe()))
+
+    def bind(self, models: Mapping[str, nn.Module]) -> None:
+        """Take the models of the run; the writer is looked up for the first batch.
+
+        Raises:
+            UnknownNameError: If none of them has the name of the writer.
+        """
+        self.loader.bind(models)
+        writer = self.settings.writer
+        if isinstance(writer, str) and writer not in models:
+            raise unknown_name_error("model that writes", writer, models, argument="writer")
+        self._models = models
+
+    def batches(self, epoch: int, start: int) -> Iterator[Batch]:
+        """Yield the batches of the other loader, with what `complete` needs to know."""
+        for number, batch in enumerate(self.loader.batches(epoch, start), start):
+            yield self._request(batch, epoch, number)
+
+    def peek(self) -> Batch:
+        """Return the next batch without moving on. Its texts are not counted and not kept for replay."""
+        if self.replayable:
+            batch = super().peek()
+            return batch._replace(extra={**batch.extra, "rollout": {**batch.extra["rollout"], "counts": False}})
+        return self._request(self.loader.peek(), self._epoch, self._batch, counts=False)
+
+    def _request(self, batch: Batch, epoch: int, number: int, *, counts: bool = True) -> Batch:
+        coins = counter_uniform(
+            torch.tensor([number]), torch.tensor([epoch]), seed=self.seed, draws=2, stream="rollouts"
+        )[0].tolist()  # fmt: skip
+        replay = self.settings.replay
+        source = _DATA if coins[0] >= self.settings.share else _FRESH
+        if source == _FRESH and replay is not None and coins[1] < replay.share:
+            source = _REPLAY
+        request = {"source": source, "row": torch.arange(batch.size), "rows": batch.size, "epoch": epoch,
+                   "number": number, "counts": counts}  # fmt: skip
+        return batch._replace(extra={**batch.extra, "rollout": request})
+
+    def complete(self, batch: Batch) -> Batch:
+        """Write the texts of a batch, or of this rank's part of one.
+
+        Raises:
+            DataError: If a prompt is longer than the context of the writer, or given texts are wanted and there are
+                none.
+        """
+        if "rollout" not in batch.extra:
+            return batch
+        request = batch.extra["rollout"]
+        batch = batch._replace(extra={name: value for name, value in batch.extra.items() if name != "rollout"})
+        # A rank without rows of its own has the first row, of which nothing counts.
+        padding = rank() >= request["rows"]
+        made = self._give(batch) if request["source"] == _DATA else self._write(batch, request, padding=padding)
+        self._number += request["counts"]
+        if padding:
+            masks = {name: torch.zeros_like(mask) for name, mask in made.extra["masks"].items()}
+            made = made._replace(mask=masks["given"], extra={**made.extra, "masks": masks})
+        return made
+
+    def _give(self, batch: Batch) -> Batch:
+        """A batch with its given texts."""
+        labels = batch.labels
+        if labels is None or not bool((labels != IGNORED).any()):
+            raise DataError(
+                f"A batch of given texts is wanted, as share={self.settings.share}, and these prompts have no answers. "
+                "Use share=1, or data with a prompt and a completion in each row."
+            )
+        mask = labels != IGNORED if batch.mask is None else batch.mask
+        masks = {**batch.extra.get("masks", {}), "given": mask}
+        return batch._replace(mask=mask, extra={**batch.extra, "masks": masks, "written_by": _DATA})
+
+    def _write(self, batch: Batch, request: Mapping[str, Any], *, padding: bool) -> Batch:
+        began = time.perf_counter()
+        tokens, pad, config = self._find_vocabulary()
+        rows = request["row"].cpu()
+        buffer, counts = self._buffer, request["counts"]
+        replayed = request["source"] == _REPLAY and buffer is not None and len(buffer) > 0
+        if replayed and buffer is not None:
+            texts = buffer.draw(rows, number=request["number"], epoch=request["epoch"], seed=self.seed)
+            own = batch._replace(extra={})
+        else:
+            texts, own = self._continue(batch, request, tokens, config), batch
+            if buffer is not None and counts:
+                buffer.add(_gather_texts(texts, rows, padding=padding))
+        writer = self.settings.writer
+        name = writer if isinstance(writer, str) else type(writer).__name__
+        made = make_batch(own, texts, pad=pad, number=self._number, written_by=name)
+        if counts and not padding:
+            self._count(texts, fresh=not replayed, seconds=time.perf_counter() - began)
+        return made
+
+    def _continue(
+        self, batch: Batch, request: Mapping[str, Any], tokens: Tensor | None, config: GenerationConfig
+    ) -> list[WrittenText]:
+        """New texts for the prompts of a batch."""
+        prompts = find_prompts(batch)
+        # Without ids, a row of an epoch is known by its place.
+        ids = (request["row"] + (request["number"] << 20) if batch.id is None else batch.id).cpu()
+        writer = self.settings.writer
+        model = self._models[writer] if isinstance(writer, str) else writer
+        written = generate(model, prompts, config, ids=ids, views=request["epoch"], seed=self.seed, tokens=tokens)
+        logprobs, finished = written.logprobs.cpu(), written.finished.tolist()
+        return [
+            WrittenText(prompt, text, row[: len(text)], ended, id, request["epoch"], self._number)
+            for prompt, text, row, ended, id in zip(
+                prompts, written.texts, logprobs, finished, ids.tolist(), strict=True
+            )
+        ]  # fmt: skip
+
+    def _find_vocabulary(self) -> tuple[Tensor | None, int, GenerationConfig]:
+        """The tokens that may be written, the one for padding, and the settings with their end token."""
+        if self._vocabulary is None:
+            tokenizer = None if self.examples is None else self.examples.tokenizer
+            config = self.settings.generation
+            if tokenizer is None:
+                self._vocabulary = None, 0, config
+            else:
+                known = torch.tensor(sorted(set(tokenizer.get_vocab().values())))
+                if not config.end_tokens and tokenizer.eos_token_id is not None:
+                    config = GenerationConfig(**{**vars(config), "eos_token_id": int(tokenizer.eos_token_id)})
+                self._vocabulary = known, int(tokenizer.pad_token_id or 0), config
+        return self._vocabulary
+
+    def _count(self, texts: Sequence[WrittenText], *, fresh: bool, seconds: float) -> None:
+        figures = self._figures
+        figures["rows"] += len(texts)
+        figures["age"] += sum(self._number - text.born for text in texts)
+        figures["seconds"] += seconds
+        if fresh:
+            figures["texts"] += len(texts)
+            figures["finished"] += sum(text.finished for text in texts)
+            figures["tokens"] += sum(len(text.text) for text in texts)
+
+    def pop_report(self, seconds: float, sum_over_ranks: Callable[[Sequence[Tensor]], list[float]]) -> dict[str, float]:
+        """Figures of the texts since the last call.
+
+        Returns:
+            ``finished`` and ``cut_off``, numbers of new texts; ``tokens_per_second``, new tokens in the time in which
+            they were written; ``time_share``, the share of all time that this took; ``mean_age``, in batches. Empty
+            without written texts.
+        """
+        if self.settings.share == 0:
+            return {}
+        values = [torch.tensor(value, dtype=torch.float64) for value in (1.0, *self._figures.values())]
+        ranks, texts, finished, tokens, spent, age, rows = sum_over_ranks(values)
+        self._figures = dict.fromkeys(_FIGURES, 0.0)
+        return {
+            "finished": finished,
+            "cut_off": texts - finished,
+            "tokens_per_second": tokens / max(spent / ranks, 1e-9),
+            "time_share": min(spent / ranks / max(seconds, 1e-9), 1.0),
+            "mean_age": age / max(rows, 1.0),
+        }
+
+    def state_dict(self) -> dict[str, Any]:
+        """The position, the texts for replay, and the figures since the last report."""
+        state = {**super().state_dict(), "number": self._number, "figures": dict(self._figures)}
+        if not self.replayable:
+            state["prompts"] = self.loader.state_dict()
+        return state if self._buffer is None else {**state, "replay": self._buffer.state_dict()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore a state; a position alone keeps the texts for replay.
+
+        Raises:
+            LimbeckError: If the position is not valid for this loader.
+        """
+        super().load_state_dict(state)
+        self._number = int(state.get("number", self._number))
+        self._figures = {**self._figures, **state.get("figures", {})}
+        if "prompts" in state:
+            self.loader.load_state_dict(state["prompts"])
+        if self._buffer is not None and "replay" in state:
+            self._buffer.load_state_dict(state["replay"])
+
+
+def _gather_texts(texts: list[WrittenText], rows: Tensor, *, padding: bool) -> list[WrittenText]:
+    """The texts of all ranks in the order of the batch, so that all ranks keep the same."""
+    own = [] if padding else list(zip(rows.tolist(), texts, strict=True))
+    gathered = [pair for part in all_gather_objects(own) for pair in part]
+    return [text for _, text in sorted(gathered, key=lambda pair: pair[0])]
