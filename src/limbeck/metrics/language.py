@@ -14,7 +14,7 @@ from limbeck.errors import DataError, LimbeckError
 from limbeck.functional import compute_agreement, compute_overlap
 from limbeck.functional.blockwise import AT_ONCE
 from limbeck.metrics.metric import Metric, MetricFunction, Needed, mean_of_all, metric, require_fields, valid_rows
-from limbeck.metrics.partial_teacher import compare_with_partial
+from limbeck.metrics.partial_teacher import BOUNDS, compare_with_partial
 from limbeck.top_k_logits import PartialLogits
 
 TOP_K = 10
@@ -26,8 +26,7 @@ _WITH_TEACHER = (
     "kl_to_teacher", "reverse_kl_to_teacher", "agreement", "acceptance", "top_k_mass", "top_k_overlap",
     "teacher_entropy",
 )  # fmt: skip
-_BOUNDS = ("kl_at_least", "reverse_kl_at_least", "acceptance_at_most")
-COLUMNS = ("text", "tokens", "bytes", *_OWN, *_WITH_TEACHER, *_BOUNDS)
+COLUMNS = ("text", "tokens", "bytes", *_OWN, *_WITH_TEACHER, *BOUNDS)
 """The columns of `TextSums.table`: the number of the text, its counts, and the sum over its tokens of each metric."""
 
 
@@ -53,7 +52,7 @@ class TextSums(NamedTuple):
     @property
     def teacher(self) -> Tensor | None:
         """The sums of the KL divergence to the teacher, or of what else is known of it; None without a teacher."""
-        return next((column for name in (*_WITH_TEACHER, *_BOUNDS) if (column := self._known(name)) is not None), None)
+        return next((column for name in (*_WITH_TEACHER, *BOUNDS) if (column := self._known(name)) is not None), None)
 
     @property
     def bytes(self) -> Tensor | None:
@@ -239,7 +238,7 @@ def _token_values(
     teacher: Float[Tensor, "rows vocabulary"] | PartialLogits | None,
     lacking: Bool[Tensor, " vocabulary"] | None,
 ) -> Float[Tensor, "rows metrics"]:
-    """The value of each metric in `_OWN`, `_WITH_TEACHER` and `_BOUNDS` for each token, in float64 on the CPU."""
+    """The value of each metric in `_OWN`, `_WITH_TEACHER` and `BOUNDS` for each token, in float64 on the CPU."""
     log_q = logits.log_softmax(1)
     own = [-log_q.gather(1, labels.to(logits.device)[:, None])[:, 0], _is_top(logits, labels), _entropy(log_q)]
     theirs: dict[str, Tensor] = {}
@@ -249,8 +248,9 @@ def _token_values(
         shared = logits if lacking is None else logits.masked_fill(lacking.to(logits.device), -torch.inf)
         values = _compare(shared.log_softmax(1), teacher.to(logits.device, logits.dtype).log_softmax(1))
         theirs = dict(zip(_WITH_TEACHER, values, strict=True))
+        theirs |= {name: theirs[exact] for name, exact in BOUNDS.items()}
     unknown = torch.full_like(own[0], math.nan)
-    rest = [theirs.get(name, unknown).to(own[0].dtype) for name in (*_WITH_TEACHER, *_BOUNDS)]
+    rest = [theirs.get(name, unknown).to(own[0].dtype) for name in (*_WITH_TEACHER, *BOUNDS)]
     return torch.stack([*own, *rest], 1).double().cpu()
 
 

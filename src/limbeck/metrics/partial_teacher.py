@@ -13,6 +13,11 @@ from limbeck.functional import coarse_logits, compute_overlap, kl_divergence, re
 from limbeck.teachers.aligned import AlignedLogits, select_columns
 from limbeck.top_k_logits import PartialLogits, SampledLogits, TopKLogits
 
+BOUNDS = {
+    "kl_at_least": "kl_to_teacher", "reverse_kl_at_least": "reverse_kl_to_teacher", "acceptance_at_most": "acceptance",
+}  # fmt: skip
+"""The names of bounds, with the metric that each bounds."""
+
 
 def compare_with_partial(
     student: Float[Tensor, "rows classes"], teacher: PartialLogits, *, top_k: int

@@ -20,6 +20,7 @@ from limbeck.functional import cross_entropy, kl_divergence, label_smoothing
 from limbeck.losses import Loss
 from limbeck.metrics.classification import evaluate
 from limbeck.metrics.language import COLUMNS, LANGUAGE_METRICS, TextSums, TextSumsState, positions_that_count
+from limbeck.metrics.partial_teacher import BOUNDS
 from limbeck.metrics.predictions import as_batches, find_loader, open_token_logits
 from limbeck.tasks.task import Evaluation, EvaluationState, Score, Task, linear_scores
 from limbeck.tasks.text_samples import write_samples
@@ -265,8 +266,10 @@ def measure_texts(sums: TextSums) -> dict[str, float]:
     """Compute the metrics of language models that need nothing which is missing."""
     there = {"labels": True, "teacher": sums.teacher is not None, "bytes": sums.bytes is not None}
     names = [
-        name for name, one in LANGUAGE_METRICS.items() if all(there[need] for need in one.requires) and sums.knows(name)
-    ]
+        name for name, one in LANGUAGE_METRICS.items()
+        if all(there[need] for need in one.requires) and sums.knows(name)
+        and not (name in BOUNDS and sums.knows(BOUNDS[name]))  # a bound of what is known says nothing
+    ]  # fmt: skip
     return {name: one.value for name, one in evaluate(sums, names).items()}
 
 
