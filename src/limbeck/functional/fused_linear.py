@@ -22,8 +22,10 @@ from limbeck.functional.output_layer import (
     times_weight_into,
 )
 
-CHUNK = 256
-"""Number of tokens with logits in memory at a time. With fewer the products are slower, with more hardly faster."""
+CHUNK = 128
+"""Number of tokens whose logits are in memory at a time on a CPU: fewer make products slower, more hardly faster."""
+
+_CHUNK_ON_ACCELERATOR = 256  # with fewer rows, reading the weight for each chunk takes longer than the product
 
 
 class TokenRows(NamedTuple):
@@ -65,7 +67,7 @@ def fused_linear_losses(
     keep: Bool[Tensor, "*tokens"] | Mapping[str, Bool[Tensor, "*tokens"]] | None = None,
     token_weights: Float[Tensor, "*tokens"] | None = None,
     weights: Mapping[str, float] | None = None,
-    chunk: int = CHUNK,
+    chunk: int | None = None,
 ) -> dict[str, FusedLoss]:
     r"""Compute losses of ``layer.logits(hidden)`` and their gradients, holding the logits of `chunk` tokens at a time.
 
@@ -92,7 +94,7 @@ def fused_linear_losses(
         keep: Which tokens count, for all losses or for each by its name; None means all.
         token_weights: w; None means 1.
         weights: The factor of each total in the minimized loss; 1 where not given. It changes the cost, not the result.
-        chunk: The number of tokens whose logits are held.
+        chunk: The number of tokens whose logits are held; by default 128 on a CPU and 256 on other devices.
 
     Returns:
         A `FusedLoss` for each loss.
@@ -111,6 +113,8 @@ def fused_linear_losses(
     Source: the gradient in the forward pass as in Hsu et al., Liger Kernel: Efficient Triton Kernels for LLM Training,
         2024, arXiv:2410.10989; here with closed-form gradients of each divergence, block by block in the CPU's caches.
     """
+    if chunk is None:
+        chunk = CHUNK if hidden.device.type == "cpu" else _CHUNK_ON_ACCELERATOR
     _check_arguments(losses, weights or {}, chunk, keep)
     if isinstance(teacher, NeedsHidden):
         teacher.check_layer(layer)
