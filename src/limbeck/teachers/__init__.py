@@ -9,6 +9,7 @@ from limbeck.teachers.mean_embedding_teacher import MeanEmbeddingTeacher
 from limbeck.teachers.model import ModelTeacher, TeacherRef, as_teacher
 from limbeck.teachers.moving_average import MovingAverage, MovingAverageSession
 from limbeck.teachers.precomputed import PrecomputedTeacher
+from limbeck.teachers.privileged_context import PrivilegedContextTeacher
 from limbeck.teachers.served import ServedTeacher, ServedTextWriter, WrittenText
 from limbeck.teachers.sklearn_teacher import EstimatorFile, SklearnTeacher
 from limbeck.teachers.specialists import Groups, Specialists, check_groups, special_classes
@@ -42,6 +43,7 @@ __all__ = [
     "MovingAverageSession",
     "PrecomputedTeacher",
     "Preprocess",
+    "PrivilegedContextTeacher",
     "ServedTeacher",
     "ServedTextWriter",
     "SharedInputs",

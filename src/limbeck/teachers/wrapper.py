@@ -239,7 +239,7 @@ class _ShuffledSession(WrapperSession):
             places = torch.where(mask, places, _places_in_next(every_token))
         own = outputs[0]
         values: dict[str, Tensor | PartialLogits | HiddenLogits] = {**own.hidden, **own, **own.partial}
-        return Outputs.of({address: _take_places(value, places) for address, value in values.items()})
+        return Outputs.of({address: take_places(value, places, places.shape[1]) for address, value in values.items()})
 
 
 def _places_in_next(mask: Tensor) -> Tensor:
@@ -254,12 +254,24 @@ def _places_in_next(mask: Tensor) -> Tensor:
     return torch.where(mask & (count > 0), places, torch.arange(mask.shape[1], device=mask.device))
 
 
-def _take_places(value: Tensor | PartialLogits | HiddenLogits, places: Tensor) -> Tensor | PartialLogits | HiddenLogits:
-    """The outputs at these positions of each text; outputs without positions stay as they are."""
-    if value.shape[:2] != places.shape or len(value.shape) < 3:
+def take_places(
+    value: Tensor | PartialLogits | HiddenLogits, places: Tensor, length: int
+) -> Tensor | PartialLogits | HiddenLogits:
+    """The outputs at some positions of each text; outputs without positions stay as they are.
+
+    Args:
+        value: Outputs for rows of positions, ``[batch, length, ...]``.
+        places: The positions, ``int64 [batch, chosen]``.
+        length: The number of positions of the rows.
+
+    Example:
+        >>> take_places(torch.arange(6.0).view(1, 3, 2), torch.tensor([[2, 0]]), 3).tolist()
+        [[[4.0, 5.0], [0.0, 1.0]]]
+    """
+    if value.shape[:2] != (len(places), length) or len(value.shape) < 3:
         return value
-    first = torch.arange(len(places), device=places.device).unsqueeze(1) * places.shape[1]
+    first = torch.arange(len(places), device=places.device).unsqueeze(1) * length
     rows = (places + first).flatten().to(value.device)
     if isinstance(value, Tensor):
-        return value.flatten(0, 1)[rows].reshape(value.shape)
+        return value.flatten(0, 1)[rows].reshape(*places.shape, *value.shape[2:])
     return value.reshape(-1)[rows].reshape(*places.shape)

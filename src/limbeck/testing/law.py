@@ -110,13 +110,8 @@ def traces(modules: Iterable[nn.Module]) -> list[Any]:
 
 
 def rows(batch: Batch, part: slice) -> Batch:
-    """Select some examples of a batch whose inputs are one tensor."""
-
-    def cut(column: Tensor | None) -> Tensor | None:
-        return None if column is None else column[part]
-
-    extra = {name: column[part] for name, column in batch.extra.items()}
-    return Batch(batch.inputs[part], cut(batch.id), cut(batch.view), cut(batch.labels), cut(batch.mask), extra)
+    """Select some examples of a batch."""
+    return batch.rows(torch.arange(batch.size)[part])
 
 
 def weights(module: nn.Module) -> dict[str, Tensor]:
