@@ -26,12 +26,8 @@ from limbeck.engine import Run, distill, open_fabric, run_folder
 from limbeck.engine import run as run_module
 from limbeck.errors import LimbeckError
 from limbeck.functional import cross_entropy, kernel, kl_divergence
-<<<<<<< HEAD
 from limbeck.losses import Loss, SelectiveLoss
-=======
-from limbeck.losses import Loss
 from limbeck.methods import make
->>>>>>> 198e1bb (methods, losses, engine: weighted mutual learning, with the gradient through a training step)
 from limbeck.recipe import Optimizer, Stage
 from limbeck.teachers import MovingAverage
 
