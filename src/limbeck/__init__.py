@@ -79,6 +79,7 @@ if TYPE_CHECKING:
     from limbeck.tasks import load_task as load_task
     from limbeck.teachers import AlignedTeacher as AlignedTeacher
     from limbeck.teachers import CachedTeacher as CachedTeacher
+    from limbeck.teachers import CrossTokenizerTeacher as CrossTokenizerTeacher
     from limbeck.teachers import Ensemble as Ensemble
     from limbeck.teachers import ModelTeacher as ModelTeacher
     from limbeck.teachers import MovingAverage as MovingAverage
@@ -112,8 +113,9 @@ _WHERE = {
     "tap": ("Tapped",),
     "tasks": ("load_task",),
     "teachers": (
-        "AlignedTeacher", "CachedTeacher", "Ensemble", "fill_cache", "ModelTeacher", "MovingAverage",
-        "PrecomputedTeacher", "ShuffledTeacher", "SklearnTeacher", "Specialists", "Teacher", "TeacherRef",
+        "AlignedTeacher", "CachedTeacher", "CrossTokenizerTeacher", "Ensemble", "fill_cache", "ModelTeacher",
+        "MovingAverage", "PrecomputedTeacher", "ShuffledTeacher", "SklearnTeacher", "Specialists",
+        "Teacher", "TeacherRef",
     ),
 }  # fmt: skip
 _HOME = {name: module for module, names in _WHERE.items() for name in names}

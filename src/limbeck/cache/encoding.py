@@ -12,10 +12,11 @@ from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
 from limbeck.errors import ArgumentError, DataError, LimbeckError
+from limbeck.group_likelihoods import GroupLikelihoods
 from limbeck.mean_embedding import MeanEmbedding
 from limbeck.top_k_logits import PartialLogits, SampledLogits, TopKLogits
 
-Decoded = Tensor | TopKLogits | SampledLogits | MeanEmbedding
+Decoded = Tensor | TopKLogits | SampledLogits | MeanEmbedding | GroupLikelihoods
 Records = UInt8[np.ndarray, "rows width"]
 
 _AT_ONCE = 1 << 18

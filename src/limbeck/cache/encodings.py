@@ -13,8 +13,10 @@ from torch import Tensor
 
 from limbeck.cache.dense import BFloat16, Float16, Float32, Quantized
 from limbeck.cache.encoding import Encoding
+from limbeck.cache.likelihoods import Likelihoods
 from limbeck.cache.top_k import CompactTopClasses, ListedClasses, MeanEmbeddings, SampledClasses, TopClasses
 from limbeck.errors import ArgumentError, unknown_name_error
+from limbeck.group_likelihoods import GroupLikelihoods
 from limbeck.mean_embedding import MeanEmbedding
 from limbeck.top_k_logits import SampledLogits, TopKLogits
 
@@ -30,6 +32,7 @@ _KNOWN: dict[str, type[Encoding]] = {
         SampledClasses,
         ListedClasses,
         MeanEmbeddings,
+        Likelihoods,
     )
 }
 
@@ -45,8 +48,8 @@ def make_encoding(name: str, *, classes: int, **parameters: Any) -> Encoding:
     """Make an encoding by name.
 
     Args:
-        name: ``float32``, ``float16``, ``bfloat16``, ``quantized``, ``top-k``, ``sampled``, ``listed`` or
-            ``mean-embedding``.
+        name: ``float32``, ``float16``, ``bfloat16``, ``quantized``, ``top-k``, ``sampled``, ``listed``,
+            ``mean-embedding`` or ``likelihoods``.
         classes: The number of logits in a row.
         **parameters: The encoding's parameters: ``k=`` and ``bits=`` of ``top-k``, ``draws=`` of ``sampled``, ...
 
@@ -134,7 +137,7 @@ def kl_error(encoding: Encoding, logits: Float[Tensor, "rows classes"], *, tempe
         part = logits[start : start + each]
         where = torch.arange(start, start + len(part))
         decoded = encoding.decode(encoding.encode(part, id=where, view=where * 0, position=where * 0))
-        if isinstance(decoded, (SampledLogits, MeanEmbedding)):  # no distribution
+        if isinstance(decoded, (SampledLogits, MeanEmbedding, GroupLikelihoods)):  # no distribution
             return math.inf
         dense = decoded.spread(temperature) if isinstance(decoded, TopKLogits) else decoded
         total += float(_divergence(part, dense, temperature).sum())

@@ -29,7 +29,7 @@ from limbeck.data.table_encoding import CategoryColumn, NumberColumn, TableEncod
 from limbeck.data.texts import TextDataset, TokenizeOnRead
 from limbeck.data.token_dataset import TokenDataset
 from limbeck.data.token_pairs import TokenPairDataset, find_token_data, split_texts
-from limbeck.data.tokenized_texts import TokenizedTexts, hash_tokenizer, tokenize_texts
+from limbeck.data.tokenized_texts import TokenizedTexts, tokenize_texts
 from limbeck.data.tokenizer import holds_tokenizer, open_tokenizer, train_byte_level_tokenizer, train_tokenizer
 from limbeck.data.torch_loader import TorchLoader, as_loader
 from limbeck.data.transform import BatchMix, Transform
@@ -38,6 +38,7 @@ from limbeck.data.transforms.geometry import Crop, Cutout, Flip, RandomShift, Re
 from limbeck.data.transforms.mixup import CutMix, Mixup
 from limbeck.data.transforms.rand_augment import RandAugment
 from limbeck.data.transforms.registry import Chain, make_mix, make_transform
+from limbeck.models.vocabulary import hash_tokenizer
 from limbeck.random_seeds import counter_order, counter_uniform
 
 __all__ = [

@@ -15,9 +15,10 @@ from torch import Tensor
 
 from limbeck.batch import IGNORED, Batch
 from limbeck.data.dataset import Dataset, hash_columns
-from limbeck.data.tokenized_texts import TokenizedTexts, hash_tokenizer, name_counter, row_number, tokenize_texts
+from limbeck.data.tokenized_texts import TokenizedTexts, name_counter, row_number, tokenize_texts
 from limbeck.data.tokenizer import check_tokenizer, count_token_bytes, tokenizer_files
 from limbeck.errors import ArgumentError, DataError, TextTooLongError
+from limbeck.models.vocabulary import hash_tokenizer
 
 TOKENS_FILE = "tokens.safetensors"
 """The file of tokens and windows (`TokenDataset.to_files`)."""

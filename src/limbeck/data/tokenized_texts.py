@@ -18,6 +18,7 @@ from limbeck.atomic_io import new_partial_folder, replace_folder, write_bytes, w
 from limbeck.data.dataset import hash_columns
 from limbeck.data.tokenizer import check_tokenizer
 from limbeck.errors import DataError, LimbeckError
+from limbeck.models.vocabulary import hash_tokenizer
 
 _SUMMARY = "tokens.json"
 _COLUMNS = {"ids": torch.int32, "is_target": torch.bool, "starts": torch.int64}
@@ -143,24 +144,6 @@ def tokenize_texts(
     if not (place / _SUMMARY).is_file():
         _write(place, _tokenize(rows, how))
     return _read(place, tokenizer)
-
-
-def hash_tokenizer(tokenizer: Any) -> str:
-    """SHA-256 of a tokenizer's vocabulary and rules: two tokenizers with the same hash make the same tokens.
-
-    Example:
-        >>> from limbeck.data import train_tokenizer
-        >>> one, other = (train_tokenizer(["a b", text], vocabulary=20) for text in ("c", "d"))
-        >>> hash_tokenizer(one) == hash_tokenizer(one), hash_tokenizer(one) == hash_tokenizer(other)
-        (True, False)
-    """
-    rules = json.dumps(sorted(tokenizer.get_vocab().items()))
-    if tokenizer.is_fast:
-        parts = json.loads(tokenizer.backend_tokenizer.to_str())
-        # The arguments of the last call stay in the tokenizer.
-        rules = json.dumps({name: part for name, part in parts.items() if name not in ("padding", "truncation")})
-    template = tokenizer.chat_template or ""
-    return hashlib.sha256(f"{rules}|{tokenizer.eos_token}|{template}".encode()).hexdigest()
 
 
 def _check(tokenizer: Any, add_eos_token: bool) -> None:

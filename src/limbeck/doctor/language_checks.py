@@ -16,6 +16,7 @@ from limbeck.data import Dataset, ShuffledLoader, TokenDataset, hash_tokenizer
 from limbeck.data.tokenizer import labels_are_inputs
 from limbeck.doctor.context import CheckContext, CheckedArm, Finding, fail, passed, warn
 from limbeck.metrics.predictions import rows_at_once
+from limbeck.models import read_context_length
 from limbeck.random_seeds import counter_order
 from limbeck.tasks.language_modeling import get_token_data
 
@@ -161,7 +162,7 @@ def check_contexts(context: CheckContext) -> Finding:
     networks = context.networks
     names = [f"teacher {name}" for name in networks] if len(networks) > 1 else ["teacher"]
     models = {"student": new_student(context), **dict(zip(names, networks.values(), strict=True))}
-    limits = {who: limit for who, model in models.items() if (limit := context_length(model)) is not None}
+    limits = {who: limit for who, model in models.items() if (limit := read_context_length(model)) is not None}
     for who, limit in limits.items():
         if limit < longest:
             return fail(
@@ -171,20 +172,6 @@ def check_contexts(context: CheckContext) -> Finding:
             )  # fmt: skip
     listed = ", ".join(f"{who} {limit:,}" for who, limit in limits.items()) or "no model states a limit"
     return passed(CONTEXTS, limits, f"Windows have up to {longest:,} tokens; contexts: {listed}.", f"{longest:,}")
-
-
-def context_length(model: nn.Module) -> int | None:
-    """The largest number of tokens that a model of transformers says it reads; None if it says nothing.
-
-    Example:
-        >>> context_length(nn.Linear(2, 3)) is None
-        True
-    """
-    try:
-        limit = model.config.max_position_embeddings  # type: ignore[union-attr] # configurations map other names to it
-    except AttributeError:
-        return None
-    return int(limit) if isinstance(limit, int) and limit > 0 else None
 
 
 def new_student(context: CheckContext) -> nn.Module:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from limbeck.functional.across_tokenizers import binary_likelihood_kl, sorted_probability_distance
 from limbeck.functional.alpha_beta import alpha_beta_divergence
 from limbeck.functional.divergence import kl_divergence, probabilities, reverse_kl, total_variation
 from limbeck.functional.features import (
@@ -30,6 +31,7 @@ __all__ = [
     "alpha_beta_divergence",
     "binary_cross_entropy",
     "binary_kl_divergence",
+    "binary_likelihood_kl",
     "check_hyper",
     "coarse_logits",
     "compute_agreement",
@@ -52,6 +54,7 @@ __all__ = [
     "sampled_kl_divergence",
     "skew_kl",
     "skew_reverse_kl",
+    "sorted_probability_distance",
     "squared_error",
     "state_squared_error",
     "target_squared_error",

@@ -15,6 +15,7 @@ from limbeck.errors import ArgumentError, LimbeckError, unknown_name_error
 from limbeck.functional.blockwise import AT_MOST
 from limbeck.functional.output_layer import (
     NeedsHidden,
+    OtherClasses,
     OutputLayer,
     find_hidden_logits,
     logits_into,
@@ -376,6 +377,8 @@ def _check_shapes(
     for name, part in (("labels", labels), ("keep", keep), ("token_weights", token_weights)):
         if part is not None and part.shape != leading:
             raise LimbeckError(f"{name} has shape {list(part.shape)}, and the tokens have {list(leading)}.")
+    if isinstance(teacher, OtherClasses):
+        vocabulary = teacher.shape[-1]  # type: ignore[attr-defined]
     if teacher is not None and tuple(teacher.shape) != (*leading, vocabulary):
         raise LimbeckError(
             f"The teacher's logits have shape {list(teacher.shape)}, and the student's {[*leading, vocabulary]}: both "

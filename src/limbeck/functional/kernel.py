@@ -23,6 +23,7 @@ def kernel(
     per: Per,
     divergence: bool | Callable[..., bool] = False,
     sampled: Callable[..., Tensor] | None = None,
+    across_tokenizers: Literal["distributions", "likelihoods"] | None = None,
 ) -> Callable[[Callable[P, Tensor]], Callable[P, Tensor]]:
     """Declare what one value of a pure function belongs to, and make it compute in float32 or better.
 
@@ -47,10 +48,13 @@ def kernel(
         sampled: A function ``(student, *, ids, weights, entropy, **hyper)`` with the same expected value from randomly
             drawn classes, such as `limbeck.functional.sampled_kl_divergence`. It exists only if the kernel is linear in
             the teacher's probabilities, up to a term without the student.
+        across_tokenizers: What it compares if the teacher has another tokenizer: ``"distributions"``, rows of logits
+            with any numbers of classes, or ``"likelihoods"``, the log-likelihoods of groups of tokens. None for a
+            kernel that needs the same tokens.
 
     Returns:
-        A decorator. The decorated function has the attributes ``per``, ``divergence`` and ``sampled``, and keeps its
-        name and signature.
+        A decorator. The decorated function has the attributes ``per``, ``divergence``, ``sampled`` and
+        ``across_tokenizers``, and keeps its name and signature.
 
     Raises:
         LimbeckError: If `per` is not one of the five, or a divergence has other tensors than ``student`` and
@@ -73,6 +77,7 @@ def kernel(
         computed.per = per  # type: ignore[attr-defined]
         computed.divergence = divergence  # type: ignore[attr-defined]
         computed.sampled = sampled  # type: ignore[attr-defined]
+        computed.across_tokenizers = across_tokenizers  # type: ignore[attr-defined]
         return computed
 
     return decorate
@@ -96,7 +101,7 @@ def in_float32(function: Callable[P, Tensor]) -> Callable[P, Tensor]:
 
 
 def declaration(function: Callable[..., Any], name: str) -> Any:
-    """Return what `kernel` declared of a function: ``per``, ``divergence`` or ``sampled``; None without declaration."""
+    """Return what `kernel` declared of a function, such as ``per`` or ``divergence``; None without declaration."""
     # Any callable may be passed as a kernel; only the decorator sets these attributes.
     return getattr(function, name, None)
 

@@ -118,6 +118,10 @@ class AroundHidden(ABC):
         """The same around logits that are multiplied out."""
 
 
+class OtherClasses:
+    """A teacher's outputs whose classes are not the student's: only their positions are the same."""
+
+
 def find_hidden_logits(teacher: Any) -> HiddenLogits | None:
     """A teacher's logits that are not multiplied out, alone or within others; None if there are none."""
     if isinstance(teacher, AroundHidden):

@@ -82,6 +82,8 @@ class MethodCard:
         tasks: The names of the tasks that the method can learn (`limbeck.tasks`). A method of several tasks has an
             argument ``task``, and takes its losses from it.
         task_reason: Why it cannot learn the other tasks, as the second half of a sentence.
+        across_tokenizers: Whether it compares texts and not tokens, so that its teacher is a
+            `limbeck.CrossTokenizerTeacher`.
     """
 
     name: str
@@ -101,6 +103,7 @@ class MethodCard:
     trials: tuple[str | Callable[[], Any], ...] = ("mlp", "resnet")
     tasks: tuple[str, ...] = ("classification",)
     task_reason: str = "its losses are not defined for such targets"
+    across_tokenizers: bool = False
 
     def __post_init__(self) -> None:
         if self.labels not in _LABELS:

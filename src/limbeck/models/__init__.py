@@ -34,8 +34,15 @@ from limbeck.models.reference import (
     seeded,
 )
 from limbeck.models.size_and_hash import count_parameters, fingerprint, size_in_bytes
+from limbeck.models.token_alignment import TokenAligner, TokenSpelling, group_tokens
 from limbeck.models.user_file import NoModuleError, UserFile
-from limbeck.models.vocabulary import VocabularyAlignment, align_vocabularies, count_outputs
+from limbeck.models.vocabulary import (
+    TokenizersDifferError,
+    VocabularyAlignment,
+    align_vocabularies,
+    count_outputs,
+    read_context_length,
+)
 from limbeck.models.weights import load_weights
 
 __all__ = [
@@ -47,6 +54,9 @@ __all__ = [
     "NoModuleError",
     "OtherModelError",
     "ResNet",
+    "TokenAligner",
+    "TokenSpelling",
+    "TokenizersDifferError",
     "UserFile",
     "VocabularyAlignment",
     "add_bias",
@@ -66,6 +76,7 @@ __all__ = [
     "get_class_names",
     "get_description",
     "get_model_spec",
+    "group_tokens",
     "is_hf_folder",
     "is_student_folder",
     "is_transformers",
@@ -80,6 +91,7 @@ __all__ = [
     "open_timm",
     "read_class_names",
     "read_config",
+    "read_context_length",
     "reference_names",
     "reinitialize",
     "save",

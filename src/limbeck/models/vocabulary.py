@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -30,10 +31,14 @@ PROBES = (
 _LEAST_SHARED = 0.25  # of the outputs; models of bytes pad theirs to twice as many
 
 _WAY_OUT = (
-    "their predictions cannot be compared token by token: take a student with the teacher's tokenizer, such as a "
-    "smaller model of the same family, or train the student without a teacher on texts that the teacher wrote (the "
-    "method supervised)."
+    "their predictions cannot be compared token by token. The methods alm and uld compare texts instead: --method alm. "
+    "Or take a student with the teacher's tokenizer, such as a smaller model of the same family, or train the student "
+    "without a teacher on texts that the teacher wrote (the method supervised)."
 )
+
+
+class TokenizersDifferError(LimbeckError):
+    """Two tokenizers cut texts into different tokens. `limbeck.CrossTokenizerTeacher` compares such models by text."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -133,8 +138,8 @@ def align_vocabularies(
 
     Raises:
         ArgumentError: If a size is below 1.
-        LimbeckError: If the tokenizers cut texts into different tokens, or one tokenizer is missing and the sizes
-            differ. The message names what works instead.
+        TokenizersDifferError: If the tokenizers cut texts into different tokens. The message names what works instead.
+        LimbeckError: If one tokenizer is missing and the sizes differ, or hardly any token is shared.
 
     Example:
         >>> from limbeck.data import train_tokenizer
@@ -175,6 +180,24 @@ def align_vocabularies(
     return VocabularyAlignment(mine, its, student_size, teacher_size, names, notes)
 
 
+def hash_tokenizer(tokenizer: Any) -> str:
+    """SHA-256 of a tokenizer's vocabulary and rules: two tokenizers with the same hash make the same tokens.
+
+    Example:
+        >>> from limbeck.data import train_tokenizer
+        >>> one, other = (train_tokenizer(["a b", text], vocabulary=20) for text in ("c", "d"))
+        >>> hash_tokenizer(one) == hash_tokenizer(one), hash_tokenizer(one) == hash_tokenizer(other)
+        (True, False)
+    """
+    rules = json.dumps(sorted(tokenizer.get_vocab().items()))
+    if tokenizer.is_fast:
+        parts = json.loads(tokenizer.backend_tokenizer.to_str())
+        # The arguments of the last call stay in the tokenizer.
+        rules = json.dumps({name: part for name, part in parts.items() if name not in ("padding", "truncation")})
+    template = tokenizer.chat_template or ""
+    return hashlib.sha256(f"{rules}|{tokenizer.eos_token}|{template}".encode()).hexdigest()
+
+
 def count_outputs(model: nn.Module) -> int | None:
     """The number of outputs of a language model of transformers, unused ones included; None for other modules.
 
@@ -186,6 +209,20 @@ def count_outputs(model: nn.Module) -> int | None:
     layer = inner.get_output_embeddings() if hasattr(inner, "get_output_embeddings") else None
     weight = layer.weight if isinstance(layer, nn.Module) and hasattr(layer, "weight") else None
     return int(weight.shape[0]) if isinstance(weight, Tensor) else None
+
+
+def read_context_length(model: nn.Module) -> int | None:
+    """The largest number of tokens that a model of transformers says it reads; None if it says nothing.
+
+    Example:
+        >>> read_context_length(nn.Linear(2, 3)) is None
+        True
+    """
+    try:
+        limit = model.config.max_position_embeddings  # type: ignore[union-attr] # configurations map other names to it
+    except AttributeError:
+        return None
+    return int(limit) if isinstance(limit, int) and limit > 0 else None
 
 
 def _align_without_tokenizer(student: Any, teacher: Any, student_size: int, teacher_size: int) -> VocabularyAlignment:
@@ -213,7 +250,7 @@ def _check_one_contains_other(ours: Mapping[str, int], theirs: Mapping[str, int]
     if only_ours is None or only_theirs is None:
         return
     count = sum(token in theirs for token in ours)
-    raise LimbeckError(
+    raise TokenizersDifferError(
         f"The teacher has another vocabulary than the student ({count:,} of the student's {len(ours):,} tokens are "
         f"also the teacher's; {only_ours!r} is not, and {only_theirs!r} is the teacher's alone), so {_WAY_OUT}"
     )
@@ -227,7 +264,7 @@ def _check_probes(student: Any, teacher: Any, texts: Iterable[str]) -> None:
         if ours != theirs:
             at = next((i for i, pair in enumerate(zip(ours, theirs, strict=False)) if len(set(pair)) > 1), len(ours))
             mine, its = (" ".join(map(repr, cut[at : at + 3])) or "nothing" for cut in (ours, theirs))
-            raise LimbeckError(
+            raise TokenizersDifferError(
                 f"The teacher's tokenizer cuts texts into other tokens than the student's (in {_shorten(text)}: {its}, "
                 f"the student's: {mine}), so {_WAY_OUT}"
             )

@@ -3,6 +3,7 @@
 from limbeck.teachers.aligned import AlignedLogits, AlignedTeacher, TranslatedTeacher
 from limbeck.teachers.cache_request import predict_padded
 from limbeck.teachers.cached_teacher import CachedTeacher
+from limbeck.teachers.cross_tokenizer import BatchAlignment, CrossTokenizerTeacher
 from limbeck.teachers.ensemble import Ensemble
 from limbeck.teachers.fill_cache import CacheVerification, fill_cache, verify_cache
 from limbeck.teachers.mean_embedding_teacher import MeanEmbeddingTeacher
@@ -31,8 +32,10 @@ from limbeck.teachers.wrapper import ShuffledTeacher, TeacherWrapper, WrapperSes
 __all__ = [
     "AlignedLogits",
     "AlignedTeacher",
+    "BatchAlignment",
     "CacheVerification",
     "CachedTeacher",
+    "CrossTokenizerTeacher",
     "Ensemble",
     "EstimatorFile",
     "FunctionSession",

@@ -276,7 +276,8 @@ def _check_takes_partial(teacher: Teacher | None, encoding: Mapping[str, Any]) -
             f"The outputs of this {type(teacher).__name__} cannot be cached as {encoding['name']!r}, because they are "
             "those of some classes only. Cache the teacher inside: AlignedTeacher(CachedTeacher(teacher, FOLDER), "
             "alignment). For a teacher that lists classes, use encoding={'name': 'listed', 'k': ...}; for a "
-            "MeanEmbeddingTeacher, its encoding."
+            "MeanEmbeddingTeacher, its encoding; for a CrossTokenizerTeacher and the method alm, "
+            "encoding='likelihoods' (uld needs it without a cache)."
         )
 
 

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from limbeck.batch import Batch, Outputs
 from limbeck.errors import LimbeckError
 from limbeck.functional.output_layer import HiddenLogits
+from limbeck.group_likelihoods import CrossTokenizerLogits, GroupLikelihoods
 from limbeck.teachers.model import as_teacher
 from limbeck.teachers.teacher import Teacher, TeacherCapabilities, TeacherContext, TeacherSession
 from limbeck.top_k_logits import PartialLogits
@@ -239,7 +240,7 @@ class _ShuffledSession(WrapperSession):
             places = torch.where(mask, places, _places_in_next(every_token))
         own = outputs[0]
         values: dict[str, Tensor | PartialLogits | HiddenLogits] = {**own.hidden, **own, **own.partial}
-        return Outputs.of({address: take_places(value, places, places.shape[1]) for address, value in values.items()})
+        return Outputs.of({address: _take_from_next(value, places) for address, value in values.items()})
 
 
 def _places_in_next(mask: Tensor) -> Tensor:
@@ -252,6 +253,14 @@ def _places_in_next(mask: Tensor) -> Tensor:
     count = following.sum(1, keepdim=True)
     places = counted_first.gather(1, (mask.long().cumsum(1) - 1).clamp_min(0) % count.clamp_min(1))
     return torch.where(mask & (count > 0), places, torch.arange(mask.shape[1], device=mask.device))
+
+
+def _take_from_next(value: Tensor | PartialLogits | HiddenLogits, places: Tensor) -> Any:
+    """The outputs at these positions of the next text. The groups of tokens of a text are its own."""
+    if isinstance(value, (CrossTokenizerLogits, GroupLikelihoods)):
+        first = torch.arange(len(places), device=places.device).unsqueeze(1) * places.shape[1]
+        return value.exchange((places + first).to(value.device))
+    return take_places(value, places, places.shape[1])
 
 
 def take_places(

@@ -12,10 +12,12 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from limbeck.batch import IGNORED
-from limbeck.data import ArrayDataset
+from limbeck.data import ArrayDataset, TokenDataset, train_byte_level_tokenizer
 from limbeck.errors import callable_name, unknown_name_error
-from limbeck.models import build
+from limbeck.models import build, seeded
+from limbeck.optional_imports import import_optional
 from limbeck.random_seeds import fork_rng, make_rng_state
+from limbeck.teachers import CrossTokenizerTeacher
 
 Trial = Callable[[], tuple[Any, Any, Any]]
 """Makes a student, a teacher, and data for `distill`; equal ones in every call."""
@@ -24,7 +26,7 @@ _CLASSES, _EXAMPLES, _SIDE = 3, 48, 8
 
 
 def get_trial(trial: str | Trial) -> tuple[str, Trial]:
-    """Find a trial by name: ``mlp``, ``cnn``, ``resnet`` or ``language``; a function is a trial of its own.
+    """Find a trial by name: ``mlp``, ``cnn``, ``resnet``, ``language``, ``two_tokenizers``; a function is its own.
 
     Raises:
         UnknownNameError: If there is no such trial.
@@ -120,7 +122,30 @@ def _data(kind: str) -> ArrayDataset:
     return ArrayDataset(inputs, labels, extra={"privileged": inputs + 0.1})
 
 
-TRIALS: dict[str, Trial] = {kind: partial(_make, kind) for kind in ("mlp", "cnn", "resnet")} | {
-    "language": _make_language
+def make_language_models() -> tuple[nn.Module, CrossTokenizerTeacher, TokenDataset]:
+    """Make two language models with different tokenizers, and texts."""
+    hf = import_optional("transformers", extra="hf", purpose="Tokenizers for a trial")
+    texts = [f"the {one} and the {other} {end}" for one in _WORDS for other in _WORDS for end in _WORDS[:2]]
+    tokenizers = [train_byte_level_tokenizer(texts, vocabulary=vocabulary) for vocabulary in (262, 290)]
+
+    def make(tokenizer: Any, width: int) -> nn.Module:
+        model: nn.Module = hf.GPT2LMHeadModel(hf.GPT2Config(
+            n_layer=1, n_head=1, n_embd=width, n_positions=32, vocab_size=len(tokenizer), resid_pdrop=0.0,
+            embd_pdrop=0.0, attn_pdrop=0.0, bos_token_id=None, eos_token_id=0,
+        ))  # fmt: skip
+        return model
+
+    with seeded(1):
+        student, teacher = make(tokenizers[0], 4), make(tokenizers[1], 8).eval()
+    data = TokenDataset(texts[:_EXAMPLES], tokenizer=tokenizers[0], max_length=32)
+    return student, CrossTokenizerTeacher(teacher, *tokenizers), data
+
+
+_WORDS = ("cat", "dog", "quick fox", "Größe", "old")
+
+TRIALS: dict[str, Trial] = {
+    **{kind: partial(_make, kind) for kind in ("mlp", "cnn", "resnet")},
+    "language": _make_language,
+    "two_tokenizers": make_language_models,
 }
-"""Networks and data by name. All have the layers ``layer1``, ``layer2``, ``features`` and ``classifier``."""
+"""Networks and data by name. All but the last have the layers ``layer1``, ``layer2``, ``features``, ``classifier``."""
