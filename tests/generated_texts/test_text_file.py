@@ -18,6 +18,8 @@ PROMPTS = [{"id": f"q{n}", "prompt": f"{n} + 1 =", "answer": str(n + 1)} for n i
 class Teacher:
     """Answers sums; every third sample is wrong. It counts its calls, and stops after some."""
 
+    batch_size = 16
+
     def __init__(self, *, calls: int | None = None, **source):
         self.source = {"teacher": "exact", "temperature": 0.8, **source}
         self.written, self.calls = [], calls
@@ -28,7 +30,7 @@ class Teacher:
             if self.calls < 0:
                 raise KeyboardInterrupt
         self.written += [(prompt.id, sample) for prompt, sample in zip(prompts, samples, strict=True)]
-        return [self._write(prompt, sample) for prompt, sample in zip(prompts, samples, strict=True)]
+        return [(n, self._write(*one)) for n, one in enumerate(zip(prompts, samples, strict=True))]
 
     def _write(self, prompt, sample):
         text = prompt.prompt if isinstance(prompt.prompt, str) else prompt.prompt[-1]["content"]
@@ -119,6 +121,19 @@ def test_an_interrupted_call_continues(tmp_path):
     summary = generate_texts(again, PROMPTS, out, samples=3, batch_size=4)
     assert (summary.earlier, summary.tokens_per_second) == (15, None)
     assert out.read_bytes() == before
+
+
+def test_a_prompt_that_fails_loses_no_other_text(tmp_path):
+    class Failing(Teacher):
+        def write(self, prompts, samples):
+            yield from list(super().write(prompts, samples))[::-2]
+            raise DataError("the server is gone")
+
+    with pytest.raises(DataError, match="gone"):
+        generate_texts(Failing(), PROMPTS, tmp_path / "t.jsonl", samples=2)
+    teacher = Teacher()
+    assert generate_texts(teacher, PROMPTS, tmp_path / "t.jsonl", samples=2).earlier == 5
+    assert len(teacher.written) == 5
 
 
 def test_more_samples_more_prompts_and_other_filters_cost_what_is_new(tmp_path):

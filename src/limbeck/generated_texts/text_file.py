@@ -51,8 +51,12 @@ class TextWriter(Protocol):
     def source(self) -> Mapping[str, Any]:
         """Teacher, tokenizer, settings of decoding and seed. Texts of different sources are not mixed."""
 
-    def write(self, prompts: Sequence[TextPrompt], samples: Sequence[int]) -> Sequence[Writing]:
-        """Write sample ``samples[i]`` of ``prompts[i]``: a pure function of prompt, sample and source, if it can be."""
+    @property
+    def batch_size(self) -> int:
+        """The number of texts that it is given at a time, unless the caller says another."""
+
+    def write(self, prompts: Sequence[TextPrompt], samples: Sequence[int]) -> Iterable[tuple[int, Writing]]:
+        """Write sample ``samples[i]`` of ``prompts[i]``, and yield i with the text, in any order, once it is there."""
 
 
 class TextsWritten(NamedTuple):
@@ -113,14 +117,14 @@ def generate_texts(
     *,
     samples: int = 4,
     filters: Iterable[str | TextFilter | Callable[[GeneratedText], Any]] = (),
-    batch_size: int = 16,
+    batch_size: int | None = None,
     callback: Callable[[TextsWritten], None] = lambda _: None,
 ) -> TextSummary:
     """Let a teacher write texts, filter them, and write the kept ones to a file that `load_data` reads.
 
     A student that learns them with cross-entropy learns by sequence-level distillation. All texts, kept and refused,
     are in a folder beside the output, so another filter, more samples or further prompts cost only what is new. After a
-    kill the same call continues and loses at most one batch. The output appears as a whole at the end.
+    kill the same call continues: at most one batch is lost. The output appears as a whole at the end.
 
     Each line of the output has ``prompt`` (or ``messages``), ``completion``, ``id``, ``sample``, ``reference``,
     ``token_ids``, ``logprob`` (nats), ``stop_reason``, and ``source``: teacher, tokenizer, decoding, seed, and
@@ -132,7 +136,7 @@ def generate_texts(
         out: The file, such as ``texts.jsonl``.
         samples: The number of texts for each prompt.
         filters: What `open_filters` takes, in order: each sees the texts of a prompt that the ones before have kept.
-        batch_size: The number of texts that are written at a time.
+        batch_size: The number of texts that are written at a time; by default the teacher's.
         callback: Gets the progress after each batch.
 
     Raises:
@@ -143,6 +147,7 @@ def generate_texts(
 
     Source: Kim and Rush, Sequence-Level Knowledge Distillation, 2016, arXiv:1606.07947.
     """
+    batch_size = teacher.batch_size if batch_size is None else batch_size
     for name, value in (("samples", samples), ("batch_size", batch_size)):
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
             raise ArgumentError(f"{name} is a whole number, at least 1; got {value!r}.", argument=name)
@@ -190,7 +195,7 @@ def _complete_source(
 
 
 class _TextStore:
-    """All texts that a teacher wrote, in a folder. Lines are appended a batch at a time."""
+    """All texts that a teacher wrote, in a folder. Each is appended as soon as it is there."""
 
     def __init__(self, folder: Path, source: Mapping[str, Any], prompts: Mapping[str | int, TextPrompt]) -> None:
         self.path = folder / ALL_TEXTS
@@ -241,15 +246,11 @@ class _TextStore:
             line["tokens"],
         )  # fmt: skip
 
-    def append(self, prompts: Sequence[TextPrompt], samples: Sequence[int], writings: Sequence[Writing]) -> None:
-        """Append the texts of a batch."""
-        lines = [
-            json_line({"id": prompt.id, "sample": sample, "prompt_sha256": _hash_prompt(prompt), **writing._asdict()})
-            for prompt, sample, writing in zip(prompts, samples, writings, strict=True)
-        ]
-        append_text("".join(lines), self.path)
-        for prompt, sample, writing in zip(prompts, samples, writings, strict=True):
-            self.texts[prompt.id, sample] = writing
+    def append(self, prompt: TextPrompt, sample: int, writing: Writing) -> None:
+        """Append a text."""
+        line = {"id": prompt.id, "sample": sample, "prompt_sha256": _hash_prompt(prompt), **writing._asdict()}
+        append_text(json_line(line), self.path)
+        self.texts[prompt.id, sample] = writing
 
 
 def _hash_prompt(prompt: TextPrompt) -> str:
@@ -263,9 +264,9 @@ class _Counter:
         self._store, self._total, self._callback = store, total, callback
         self.tokens, self.seconds = 0, 0.0
 
-    def add(self, writings: Sequence[Writing], seconds: float) -> None:
+    def add(self, tokens: int, seconds: float) -> None:
         """Count a batch."""
-        self.tokens += sum(writing.tokens or 0 for writing in writings)
+        self.tokens += tokens
         self.seconds += seconds
         rate = self.tokens / self.seconds if self.seconds else 0.0
         self._callback(TextsWritten(len(self._store.texts), self._total, rate))
@@ -285,14 +286,20 @@ def _generate_groups(
     start = 0
     for row in rows:
         while any((row.id, number) not in store.texts for number in range(samples)):
-            batch = missing[start : start + batch_size]
+            _write_batch(teacher, missing[start : start + batch_size], store, counter)
             start += batch_size
-            begin = time.perf_counter()
-            prompts, numbers = [one for one, _ in batch], [number for _, number in batch]
-            writings = teacher.write(prompts, numbers)
-            store.append(prompts, numbers, writings)
-            counter.add(writings, time.perf_counter() - begin)
         yield [_join(row, number, store.texts[row.id, number]) for number in range(samples)]
+
+
+def _write_batch(
+    teacher: TextWriter, batch: Sequence[tuple[TextPrompt, int]], store: _TextStore, counter: _Counter
+) -> None:
+    """Write the texts of a batch, and store each as soon as it is there."""
+    begin, tokens = time.perf_counter(), 0
+    for place, writing in teacher.write([row for row, _ in batch], [number for _, number in batch]):
+        store.append(*batch[place], writing)
+        tokens += writing.tokens or 0
+    counter.add(tokens, time.perf_counter() - begin)
 
 
 def _join(row: TextPrompt, number: int, writing: Writing) -> GeneratedText:
