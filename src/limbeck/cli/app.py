@@ -245,6 +245,51 @@ def cite(run: Annotated[str, typer.Argument(help="The folder of a finished run."
 
 
 @app.command()
+def generate(
+    teacher: Annotated[
+        str, typer.Option(help="hf:NAME, a folder, my.py:build@WEIGHTS, or the address of a server: http://HOST/v1.")
+    ],
+    data: Annotated[str, typer.Option(help="Prompts: a .jsonl file with prompt or messages, or a .txt file of lines.")],
+    out: Annotated[str, typer.Option(help="The file of the texts, such as texts.jsonl.")],
+    samples: Annotated[int, typer.Option(min=1, help="Number of texts for each prompt.")] = 4,
+    temperature: Annotated[float, typer.Option(help="Temperature of the draws; 0 takes the most likely token.")] = 0.8,
+    top_p: Annotated[float, typer.Option(help="Draw among the most likely tokens with this probability.")] = 1.0,
+    top_k: Annotated[int | None, typer.Option(help="Draw among the k most likely tokens.")] = None,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Largest number of new tokens of a text.")] = 256,
+    filters: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--filter",
+            help="exact_answer[:MARKER], majority[:SHARE], schema:FILE, program, length:LEAST-MOST, finished, "
+            "duplicates, or my.py:function. Can be given several times.",
+        ),
+    ] = None,
+    prompt: Annotated[str, typer.Option(help="The column of the prompts.")] = "prompt",
+    answer: Annotated[str | None, typer.Option(help="The column of the right answers. Default: answer.")] = None,
+    chat: Annotated[bool, typer.Option("--chat", help="Send each prompt as the message of a user in a chat.")] = False,
+    tokenizer: Annotated[str | None, typer.Option(help="The folder of the tokenizer. Default: the teacher's.")] = None,
+    model: Annotated[str | None, typer.Option(help="The name of the model on a server.")] = None,
+    batch_size: Annotated[int | None, typer.Option(min=1, help="Number of texts that are written at a time.")] = None,
+    seed: Annotated[int, typer.Option(help="The seed of all draws.")] = 0,
+    as_json: Json = False,
+) -> None:
+    """Let a teacher write texts for a student to learn, and keep those that pass the filters.
+
+    If it is interrupted, the same command continues. Another filter, more samples or further prompts cost only what is
+    new.
+    """
+    from limbeck.cli.generate import run_generate
+    from limbeck.generated_texts import DecodingOptions
+    from limbeck.generation import GenerationConfig
+
+    config = GenerationConfig(max_new_tokens, temperature, top_k, top_p)
+    run_generate(
+        teacher, data, out, options=DecodingOptions(config, seed, chat), samples=samples, filters=filters or [],
+        prompt=prompt, answer=answer, tokenizer=tokenizer, model=model, batch_size=batch_size, as_json=as_json,
+    )  # fmt: skip
+
+
+@app.command()
 def report(
     runs: Annotated[
         list[str], typer.Argument(help="The folder of a finished run, or of several to show side by side.")

@@ -14,7 +14,7 @@ from limbeck.cli.terminal import duration, print_message
 from limbeck.errors import LimbeckError
 
 if TYPE_CHECKING:
-    from limbeck.generated_texts import DecodingOptions, TextsWritten, TextSummary
+    from limbeck.generated_texts import DecodingOptions, TextSummary, TextsWritten
 
 _LINE_SECONDS = 10.0  # between two lines of progress
 _EXAMPLES = 3
@@ -38,7 +38,7 @@ def run_generate(
     """Let a teacher write texts, filter them, and print a summary and the next command."""
     from limbeck.generated_texts import generate_texts, open_filters, open_writer, read_prompts
 
-    if samples > 1 and options.temperature == 0:
+    if samples > 1 and options.generation.temperature == 0:
         raise LimbeckError(
             f"--samples {samples} with --temperature 0 writes the same text {samples} times: type --samples 1, or a "
             "temperature above 0."

@@ -23,9 +23,11 @@ from limbeck.generated_texts.text_file import (
     Writing,
     generate_texts,
 )
+from limbeck.generated_texts.writer import DecodingOptions, ModelWriter, ServedWriter, open_writer
 
 __all__ = [
     "FILTERS",
+    "DecodingOptions",
     "Distinct",
     "ExactAnswer",
     "Finished",
@@ -34,8 +36,10 @@ __all__ = [
     "Length",
     "Majority",
     "MatchesSchema",
+    "ModelWriter",
     "ProgramError",
     "RightProgram",
+    "ServedWriter",
     "TextFilter",
     "TextPrompt",
     "TextSummary",
@@ -45,6 +49,7 @@ __all__ = [
     "filter_texts",
     "generate_texts",
     "open_filters",
+    "open_writer",
     "parse_json",
     "read_prompts",
     "run_program",

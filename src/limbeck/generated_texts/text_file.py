@@ -45,15 +45,17 @@ class Writing(NamedTuple):
 
 @runtime_checkable
 class TextWriter(Protocol):
-    """A teacher that continues prompts."""
+    """A teacher that continues prompts.
+
+    Attributes:
+        batch_size: The number of texts that it is given at a time, unless the caller says another.
+    """
+
+    batch_size: int
 
     @property
     def source(self) -> Mapping[str, Any]:
         """Teacher, tokenizer, settings of decoding and seed. Texts of different sources are not mixed."""
-
-    @property
-    def batch_size(self) -> int:
-        """The number of texts that it is given at a time, unless the caller says another."""
 
     def write(self, prompts: Sequence[TextPrompt], samples: Sequence[int]) -> Iterable[tuple[int, Writing]]:
         """Write sample ``samples[i]`` of ``prompts[i]``, and yield i with the text, in any order, once it is there."""
