@@ -84,6 +84,7 @@ if TYPE_CHECKING:
     from limbeck.teachers import ModelTeacher as ModelTeacher
     from limbeck.teachers import MovingAverage as MovingAverage
     from limbeck.teachers import PrecomputedTeacher as PrecomputedTeacher
+    from limbeck.teachers import ServedTeacher as ServedTeacher
     from limbeck.teachers import ShuffledTeacher as ShuffledTeacher
     from limbeck.teachers import SklearnTeacher as SklearnTeacher
     from limbeck.teachers import Specialists as Specialists
@@ -114,7 +115,7 @@ _WHERE = {
     "tasks": ("load_task",),
     "teachers": (
         "AlignedTeacher", "CachedTeacher", "CrossTokenizerTeacher", "Ensemble", "fill_cache", "ModelTeacher",
-        "MovingAverage", "PrecomputedTeacher", "ShuffledTeacher", "SklearnTeacher", "Specialists",
+        "MovingAverage", "PrecomputedTeacher", "ServedTeacher", "ShuffledTeacher", "SklearnTeacher", "Specialists",
         "Teacher", "TeacherRef",
     ),
 }  # fmt: skip

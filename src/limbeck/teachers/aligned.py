@@ -130,6 +130,11 @@ class TranslatedTeacher(TeacherWrapper):
         super().__init__(teacher)
         self.alignment = alignment
 
+    @property
+    def encoding(self) -> Mapping[str, Any]:
+        """The teacher's."""
+        return self.teachers[0].encoding
+
     def open(self, context: TeacherContext) -> TeacherSession:
         """Open the teacher."""
         return _TranslatedSession(self.open_all(context), self.alignment)

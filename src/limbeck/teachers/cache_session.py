@@ -45,7 +45,7 @@ from limbeck.teachers.cache_request import (
 )
 from limbeck.teachers.cached_inputs import input_files
 from limbeck.teachers.fingerprints import input_marks, marks_differ
-from limbeck.teachers.teacher import Teacher, TeacherContext, TeacherFn, TeacherSession
+from limbeck.teachers.teacher import Teacher, TeacherContext, TeacherFn, TeacherSession, UnfinishedBatchError
 from limbeck.top_k_logits import PartialLogits
 
 Rows = NDArray[np.int64]
@@ -191,17 +191,35 @@ class CacheSession(TeacherSession):
             self._refresh()
             return self(batch)
         teacher_fn = self._open_teacher(batch)
-        with (
-            explain_first_batch_error(self._teacher, batch) if self._writer is None and self._teacher else nullcontext()
-        ):
-            outputs = predict_padded(teacher_fn, batch, self._request.batch_size)
+        try:
+            with (
+                explain_first_batch_error(self._teacher, batch)
+                if self._writer is None and self._teacher
+                else nullcontext()
+            ):
+                outputs = predict_padded(teacher_fn, batch, self._request.batch_size)
+        except UnfinishedBatchError as error:
+            done = error.rows[error.rows < batch.size]
+            if len(done):
+                every: dict[str, Any] = {**error.outputs, **error.outputs.partial}
+                self._store_outputs(batch.rows(done), Outputs.of({a: output[done] for a, output in every.items()}))
+            raise
+        return self._store_outputs(batch, outputs)
+
+    def _store_outputs(self, batch: Batch, outputs: Outputs) -> Outputs:
+        """Store what is missing, and return the outputs as the cache will return them later."""
+        counted = stored_positions(batch, self._masks)
+        keys = batch_keys(batch, counted)
+        if self._request.checks_inputs:
+            keys = keys._replace(marks=input_marks(batch))
         if batch.mask is not None:  # NaN cannot be stored, and masked positions are never read
             mask = batch.mask.bool()
             finite = {address: zero_where_masked(tensor, mask) for address, tensor in outputs.items()}
             outputs = Outputs.of({**outputs.partial, **finite})
         if self._writer is None:
             self._open_writer(outputs, counted)
-            new = new & (self._require_store().rows(keys.id, keys.view) < 0)  # another process may have been first
+        new = self._require_store().rows(keys.id, keys.view) < 0
+        new &= ~self._require_writer().holds(keys.id, keys.view)
         columns = self._require_store().columns
         ids, views = torch.from_numpy(keys.id), torch.from_numpy(keys.view)
         records = {

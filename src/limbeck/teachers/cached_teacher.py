@@ -30,6 +30,7 @@ from limbeck.teachers.cached_inputs import check_has_inputs, check_tokenizer_fit
 from limbeck.teachers.fingerprints import code_fingerprint
 from limbeck.teachers.precomputed import check_stored_outputs_fit
 from limbeck.teachers.teacher import (
+    FLOAT16,
     FunctionSession,
     Preprocess,
     Stream,
@@ -67,6 +68,7 @@ class CachedTeacher(TeacherWrapper):
         where: The folder of the cache, or an address that fsspec opens. It is made if it does not exist.
         encoding: How logits are stored: a name (``float32``, ``float16``, ``top-k``, ``sampled``, ...; see
             `limbeck.cache.make_encoding`) or a mapping with a name and its parameters, ``{"name": "top-k", "k": 50}``.
+            By default the teacher's own, ``listed`` for a `ServedTeacher`, or ``float16``.
         classes: The dimension of the logits that holds the classes.
         through: The name of the teacher's last layer, a ``Linear``. Its inputs and, once, its weights are stored in
             place of its outputs. With many classes this is far smaller, and nothing is lost.
@@ -102,7 +104,7 @@ class CachedTeacher(TeacherWrapper):
         teacher: Any,
         where: str | os.PathLike[str],
         *,
-        encoding: str | Mapping[str, Any] = "float16",
+        encoding: str | Mapping[str, Any] | None = None,
         classes: int = -1,
         through: str | None = None,
         addresses: Iterable[str] = (),
@@ -114,8 +116,9 @@ class CachedTeacher(TeacherWrapper):
         super().__init__(*([] if teacher is None else [teacher]))
         _check_cacheable(self.inner)
         self.where = os.fspath(where)
-        self.encoding = _without_open_parameter(encoding)
-        _check_takes_partial(self.inner, self.encoding)
+        own = FLOAT16 if self.inner is None else self.inner.encoding
+        self._encoding = _without_open_parameter(own if encoding is None else encoding)
+        _check_takes_partial(self.inner, self._encoding)
         self.classes = classes
         self.shard_bytes = shard_bytes
         self.through = through
@@ -128,6 +131,11 @@ class CachedTeacher(TeacherWrapper):
     def inner(self) -> Teacher | None:
         """The teacher that computes missing outputs."""
         return self.teachers[0] if self.teachers else None
+
+    @property
+    def encoding(self) -> dict[str, Any]:
+        """How logits are stored: a name and parameters."""
+        return self._encoding
 
     @property
     def capabilities(self) -> TeacherCapabilities:

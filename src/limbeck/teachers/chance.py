@@ -86,14 +86,12 @@ class ChanceCheck:
         """Add a batch. Batches without labels, and outputs without enough classes, are skipped."""
         if self._count >= _ENOUGH or batch.labels is None or batch.mixed or batch.labels.is_floating_point():
             return
-        logits = _logits(outputs, self._axis)
-        if logits is None or logits.shape[:-1] != batch.labels.shape:
+        guess = _predict(outputs, self._axis)
+        if guess is None or guess[0].shape != batch.labels.shape:
             return
-        labels = batch.labels.to(logits.device)
+        predicted, self._classes = guess
+        labels = batch.labels.to(predicted.device)
         labeled = labels != IGNORED
-        self._classes = logits.shape[-1]
-        # argmax takes NaN for the largest: a teacher with only NaN would be right wherever the label is 0.
-        predicted = logits.argmax(-1).masked_fill(logits.isnan().any(-1), -1)
         self._correct += int((predicted == labels)[labeled].sum())
         self._count += int(labeled.sum())
         counts = labels[labeled].cpu().bincount(minlength=max(self._classes, len(self._counts)))
@@ -116,8 +114,14 @@ class ChanceCheck:
             warnings.warn(message, LimbeckWarning, stacklevel=3)
 
 
-def _logits(outputs: Outputs, axis: int) -> Tensor | None:
+def _predict(outputs: Outputs, axis: int) -> tuple[Tensor, int] | None:
+    """The most likely class of each row, -1 where there is NaN, and the number of classes; None if it is not known."""
     if LOGITS in outputs:
-        return outputs[LOGITS].movedim(axis, -1)
+        logits = outputs[LOGITS].movedim(axis, -1)
+        # argmax takes NaN for the largest: a teacher with only NaN would be right wherever the label is 0.
+        return logits.argmax(-1).masked_fill(logits.isnan().any(-1), -1), logits.shape[-1]
     partial = outputs.partial.get(LOGITS)
-    return partial.spread(partial.temperature) if isinstance(partial, TopKLogits) else None
+    if not isinstance(partial, TopKLogits):
+        return None
+    best = partial.depths.argmax(-1, keepdim=True)  # not in a row of all classes, which may be a whole vocabulary
+    return partial.ids.gather(-1, best)[..., 0], partial.classes

@@ -9,12 +9,14 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any, NamedTuple, Protocol, final, runtime_checkable
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from limbeck.batch import LOGITS, Batch, Inputs, Outputs
+from limbeck.errors import ServerError
 from limbeck.model_call import Adaptor
 from limbeck.models.user_file import plain_name
 
@@ -22,6 +24,8 @@ _CPU = torch.device("cpu")
 
 TeacherFn = Callable[[Batch], Outputs]
 """A function from a batch to outputs; every open `TeacherSession` is one."""
+FLOAT16: Mapping[str, Any] = MappingProxyType({"name": "float16"})
+"""The encoding of logits of all classes."""
 Preprocess = Callable[[Batch], Inputs]
 """A pure function from the batch to the inputs of the student or the teacher."""
 
@@ -185,6 +189,19 @@ class TeacherCapabilities(NamedTuple):
     gradients: bool = False
 
 
+class UnfinishedBatchError(ServerError):
+    """Some examples of a batch have no outputs, and the outputs of the others are here, as they were paid for.
+
+    Attributes:
+        rows: The examples that have outputs.
+        outputs: The outputs for the whole batch, with anything for the other examples.
+    """
+
+    def __init__(self, error: ServerError, rows: Tensor, outputs: Outputs) -> None:
+        super().__init__(str(error), status=error.status)
+        self.rows, self.outputs = rows, outputs
+
+
 class TeacherSession(AbstractContextManager["TeacherSession"], ABC):
     """A teacher that is open for one stage: a context manager, and within it a function from a batch to outputs.
 
@@ -274,6 +291,11 @@ class Teacher(ABC):
     def capabilities(self) -> TeacherCapabilities:
         """The properties of its outputs."""
         return TeacherCapabilities()
+
+    @property
+    def encoding(self) -> Mapping[str, Any]:
+        """The encoding in which a cache stores its logits, unless another one is named."""
+        return FLOAT16
 
     @abstractmethod
     def open(self, context: TeacherContext) -> TeacherSession:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -53,6 +53,7 @@ class ModelServer:
         intercept: Replaces answers, to test what a client does with bad ones.
         url: The address, with ``/v1``.
         requests: The path and the body of every request so far.
+        texts: The text of each token that was listed.
     """
 
     model: nn.Module
@@ -64,6 +65,7 @@ class ModelServer:
     intercept: Intercept | None = None
     url: str = ""
     requests: list[tuple[str, Any]] = field(default_factory=list)
+    texts: dict[int, str] = field(default_factory=dict, repr=False)
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def count(self, path: str) -> int:
@@ -102,8 +104,10 @@ class ModelServer:
     def _detokenize(self, body: Any) -> Answer:
         return Answer({"prompt": self.tokenizer.decode(body["tokens"])})
 
-    def _text(self, id: int) -> str:
-        return str(self.tokenizer.decode([id]))
+    def _learn_texts(self, ids: Iterable[int]) -> None:
+        for id in ids:
+            if id not in self.texts:
+                self.texts[id] = str(self.tokenizer.decode([id]))
 
     # --- scores -----------------------------------------------------------------------------------------------------
 
@@ -132,15 +136,14 @@ class ModelServer:
         k = log_probs.shape[-1] if k == -1 else min(k, log_probs.shape[-1])
         entries: list[dict[str, Any] | None] = [None]
         for row, actual in zip(log_probs, ids[1:], strict=True):
-            listed = list(dict.fromkeys([actual, *row.topk(k).indices.tolist()]))
+            top = row.topk(k)
+            listed = {actual: (float(row[actual]), 1 + int((row > row[actual]).sum()))}
+            listed |= {id: (value, rank) for rank, (id, value) in _number(top.indices, top.values)}
+            self._learn_texts(listed)
             entries.append(
                 {
-                    str(id): {
-                        "logprob": float(row[id]),
-                        "rank": 1 + int((row > row[id]).sum()),
-                        "decoded_token": self._text(id),
-                    }
-                    for id in listed
+                    str(id): {"logprob": value, "rank": rank, "decoded_token": self.texts[id]}
+                    for id, (value, rank) in listed.items()
                 }
             )
         return entries
@@ -149,12 +152,13 @@ class ModelServer:
         ids, first, k = body["input_ids"], body["logprob_start_len"], body["top_logprobs_num"]
         log_probs, texts = self._log_probs(ids)[first:-1], bool(body.get("return_text_in_logprobs"))
 
-        def entry(row: Tensor, id: int) -> list[Any]:
-            return [float(row[id]), id, self._text(id) if texts else None]
-
-        behind = list(zip(log_probs, ids[first + 1 :], strict=True))
-        own = [[None, ids[first], None], *(entry(row, id) for row, id in behind)]
-        listed = [None, *([entry(row, id) for id in row.topk(min(k, len(row))).indices.tolist()] for row, _ in behind)]
+        self._learn_texts(range(log_probs.shape[-1]) if texts else ())
+        known = self.texts if texts else {}
+        own: list[Any] = [[None, ids[first], None]]
+        own += [[float(row[id]), id, known.get(id)] for row, id in zip(log_probs, ids[first + 1 :], strict=True)]
+        tops = [row.topk(min(k, len(row))) for row in log_probs]
+        numbered = [list(_number(top.indices, top.values)) for top in tops]
+        listed = [None, *([[value, id, known.get(id)] for _, (id, value) in top] for top in numbered)]
         meta = {"prompt_tokens": len(ids), "input_token_logprobs": own, "input_top_logprobs": listed}
         return Answer({"text": "", "meta_info": meta})
 
@@ -187,6 +191,10 @@ class ModelServer:
         if values is not None:
             own["logprobs"] = {"content": [{"logprob": value} for value in values]}
         return Answer({"object": "chat.completion", "choices": [own], "usage": {}})
+
+
+def _number(ids: Tensor, values: Tensor) -> Iterator[tuple[int, tuple[int, float]]]:
+    return enumerate(zip(ids.tolist(), values.tolist(), strict=True), start=1)
 
 
 def _refuse(words: str) -> Answer:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple, final
@@ -140,10 +138,13 @@ class VllmApi(ScoringApi):
             entry = entries[place]
             if not isinstance(entry, Mapping) or not entry:
                 raise ServerError(f"The server lists nothing for token {place} of a text of {len(ids)} tokens.")
-            listed = {int(id): _log_prob(one) for id, one in entry.items()}
-            if ids[place] not in listed:
+            own = entry.get(str(ids[place]))
+            if own is None:
                 raise _other_ids(place, ids[place], [])
-            rows.append((list(listed), list(listed.values()), listed[ids[place]]))
+            names = np.fromiter(map(int, entry), np.int64, len(entry))
+            rows.append(
+                (names, _numbers([one["logprob"] for one in entry.values()]), float(_numbers([own["logprob"]])[0]))
+            )
         return _arrange(rows, k)
 
     def read_token_texts(self, value: Any) -> dict[int, str]:
@@ -205,10 +206,10 @@ class SglangApi(ScoringApi):
             # SGLang writes 0 for the last token of its vocabulary.
             if mine[1] != ids[place] and not (mine[1] == 0 and ids[place] == largest):
                 raise _other_ids(place, ids[place], [mine[1]])
-            values = [_log_prob(one) for one in entry]
-            if any(after > before + _ABOVE for before, after in itertools.pairwise(values)):
+            numbers = _numbers([one[0] for one in entry])
+            if (np.diff(numbers) > _ABOVE).any():
                 raise ServerError(f"The log-probabilities that the server lists for token {place} do not descend.")
-            rows.append(([int(one[1]) for one in entry], values, _log_prob(mine)))
+            rows.append((np.array([one[1] for one in entry], np.int64), numbers, float(_numbers([mine[0]])[0])))
         return _arrange(rows, k)
 
     def read_token_texts(self, value: Any) -> dict[int, str]:
@@ -241,13 +242,15 @@ def get_api(name: str) -> ScoringApi:
     return APIS[name]
 
 
-def _log_prob(entry: Any) -> float:
-    """The number in an entry: ``{"logprob": -0.1}``, or ``[-0.1, id, text]``; NaN where there is none."""
-    number = entry.get("logprob") if isinstance(entry, Mapping) else entry[0] if isinstance(entry, list) else entry
-    return float(number) if isinstance(number, (int, float)) else math.nan
+def _numbers(values: list[Any]) -> Float64[np.ndarray, " k"]:
+    """The log-probabilities of an entry; NaN where there is no number."""
+    try:
+        return np.array(values, np.float64)
+    except (TypeError, ValueError):
+        return np.full(len(values), np.nan)
 
 
-def _arrange(rows: Sequence[tuple[list[int], list[float], float]], k: int | None) -> ScoredText:
+def _arrange(rows: Sequence[tuple[np.ndarray, np.ndarray, float]], k: int | None) -> ScoredText:
     """The k most likely tokens of each row, sorted, and checked.
 
     The token that is there may be listed beyond the k; it is left out, so that a row does not depend on it.
@@ -255,13 +258,12 @@ def _arrange(rows: Sequence[tuple[list[int], list[float], float]], k: int | None
     size = k if k is not None else min((len(ids) for ids, _, _ in rows), default=0)
     ids, log_probs = np.zeros((len(rows), size), np.int64), np.zeros((len(rows), size))
     own = np.array([one for _, _, one in rows], np.float64)
-    for place, (listed, values, _) in enumerate(rows):
-        if len(listed) < size:
+    for place, (names, numbers, _) in enumerate(rows):
+        if len(names) < size:
             raise ServerError(
-                f"The server lists {len(listed)} tokens and not {size}. Start it with --max-logprobs {size}, or take "
-                f"top_k={len(listed)}."
+                f"The server lists {len(names)} tokens and not {size}. Start it with --max-logprobs {size}, or take "
+                f"top_k={len(names)}."
             )
-        numbers, names = np.array(values), np.array(listed, np.int64)
         order = np.lexsort((names, -numbers))[:size]
         ids[place], log_probs[place] = names[order], numbers[order]
     _check_log_probs(log_probs, own)
