@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, nullcontext
 from dataclasses import replace
 from typing import Any, final
@@ -190,6 +190,8 @@ class CacheSession(TeacherSession):
             self._writer.seal()
             self._refresh()
             return self(batch)
+        if rows is not None and (rows >= 0).any() and self._request.head is None:
+            return self._complete(batch, rows)
         teacher_fn = self._open_teacher(batch)
         try:
             with (
@@ -205,6 +207,18 @@ class CacheSession(TeacherSession):
                 self._store_outputs(batch.rows(done), Outputs.of({a: output[done] for a, output in every.items()}))
             raise
         return self._store_outputs(batch, outputs)
+
+    def _complete(self, batch: Batch, rows: Rows) -> Outputs:
+        """The outputs for a batch of which some are stored: the teacher is asked for the others alone."""
+        there, missing = (torch.from_numpy(np.flatnonzero(which)) for which in (rows >= 0, rows < 0))
+        parts = [
+            self._read(self._require_store(), rows[there.numpy()], batch.rows(there)),
+            self._compute(batch.rows(missing), None),
+        ]
+        order = torch.cat([there, missing]).argsort().to(self._device)
+        return Outputs.of(
+            {address: _join([part.raw(address) for part in parts], order) for address in self._request.requires}
+        )
 
     def _store_outputs(self, batch: Batch, outputs: Outputs) -> Outputs:
         """Store what is missing, and return the outputs as the cache will return them later."""
@@ -359,6 +373,14 @@ class CacheSession(TeacherSession):
 def _storable(outputs: Outputs, address: str) -> Tensor | PartialLogits:
     """The outputs at an address: a tensor, or partial logits."""
     return outputs.partial[address] if address in outputs.partial else outputs[address]
+
+
+def _join(parts: Sequence[Any], order: Tensor) -> Any:
+    """The rows of several outputs at one address, in another order."""
+    if isinstance(parts[0], Tensor):
+        return torch.cat(list(parts))[order]
+    first: PartialLogits = parts[0]
+    return first._like(*(torch.cat(tensors) for tensors in zip(*(part.tensors for part in parts), strict=True)))[order]
 
 
 def _array(counted: Tensor | None) -> NDArray[np.bool_] | None:
