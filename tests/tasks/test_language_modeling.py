@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+import re
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ from limbeck.data.token_dataset import TokenDataset
 from limbeck.data.tokenizer import count_token_bytes, train_byte_level_tokenizer
 from limbeck.errors import DataError, LimbeckError
 from limbeck.functional import HiddenLogits, OutputLayer
-from limbeck.judging.verdict import compare_results, compare_with_baseline
+from limbeck.judging.verdict import compare_results, compare_with_baseline, compare_with_control
 from limbeck.metrics import compare_scores
 from limbeck.metrics.language import CHUNK, COLUMNS, TOP_K, TextSums, TextSumsState
 from limbeck.metrics.partial_teacher import BOUNDS
@@ -361,15 +362,23 @@ def test_a_verdict_speaks_of_nats_and_texts():
     assert better.helps
     assert better.difference == pytest.approx(0.25)
     assert "0.25 fewer nats per token" in better.sentence
-    assert "interval -0.268 to -0.232" in better.sentence
+    assert "(95 % interval 0.232 to 0.268," in better.sentence
     assert "50 test texts" in better.sentence
     assert "0.25 more nats per token" in worse.sentence
+    assert "(95 % interval 0.232 to 0.268," in worse.sentence
+    noise = rng.normal(size=(3, 50))
+    unclear = compare_with_baseline(alone + noise, alone, score=LanguageModeling.primary)
+    assert re.search(r"interval [\d.]+ more to [\d.]+ fewer,", unclear.sentence)
+    control = compare_with_control(alone + noise, alone, name="label smoothing", score=LanguageModeling.primary)
+    assert re.search(r": [\d.]+ (more|fewer) nats per token \(95 % interval [\d.]+ more to", control.sentence)
     assert (better.examples, worse.helps) == (50, False)
 
 
-def test_the_report_draws_gains_and_writes_differences_of_the_metric():
+def test_the_report_writes_gains_in_words_where_less_is_better():
     score = ScoreFormat.of_task(LanguageModeling(5))
-    assert (score.difference(0.25), score.ends(0.1, 0.4)) == ("-0.25", ("-0.4", "-0.1"))
+    assert (score.difference(0.25), score.ends(0.1, 0.4)) == ("0.25 fewer", ("0.1", "0.4"))
+    assert (score.difference(-0.25), score.ends(-0.4, -0.1)) == ("0.25 more", ("0.1", "0.4"))
+    assert score.ends(-0.1, 0.4) == ("0.1 more", "0.4 fewer")
     assert ScoreFormat().ends(0.1, 0.4) == ("+10.00", "+40.00")
 
 

@@ -124,9 +124,9 @@ seeds, with the sampling of test examples left out).
     difference = compare_results(ours, control, examples=examples, comparisons=comparisons, score=score)
     called = _CALLED[name].format(examples=score.examples) if name in _CALLED else name
     comma = "," if called != name else ""  # it ends a relative clause
-    signed = _signed(difference.mean, score)
+    size = _describe_size(difference.mean, score)
     if difference.low is None or difference.high is None:
-        sentence = f"Compared with {called}: unknown; one {_lone(difference, score)} gives {signed}."
+        sentence = f"Compared with {called}: unknown; one {_lone(difference, score)} gives {size}."
         return _verdict(difference, sentence, comparisons)
     interval = _interval(difference, comparisons, score)
     unit = f" {score.title}" if score.countable else ""
@@ -136,7 +136,7 @@ seeds, with the sampling of test examples left out).
     if difference.high < 0:
         return _verdict(difference, f"But {called}{comma} beats {arm or 'it'} by {gap}.", comparisons)
     between = f"between {arm} and {called}" if arm else f"to {called}"
-    return _verdict(difference, f"No clear difference {between}: {signed} {interval}.", comparisons)
+    return _verdict(difference, f"No clear difference {between}: {size} {interval}.", comparisons)
 
 
 def compare_results(
@@ -175,22 +175,16 @@ def _interval(difference: Difference, comparisons: int, score: Score) -> str:
         "examples": f" and {difference.examples:,} test {score.examples}, wide for lack of predictions",
     }[difference.covers]
     wider = f"; for the best of {comparisons} methods" if comparisons > 1 else ""
-    ends = (low, high) if score.higher_is_better else (high, low)
-    low_text, high_text = (_signed(end, score).removesuffix(" points") for end in ends)
-    return f"(95 % interval {low_text} to {high_text}, {difference.pairs} paired seeds{over}{wider})"
+    ends = " to ".join(end.removesuffix(" points") for end in score.format_interval(low, high))
+    return f"(95 % interval {ends}, {difference.pairs} paired seeds{over}{wider})"
 
 
-def _signed(gain: float, score: Score) -> str:
-    """A gain as a difference of the printed metric: negative if lower is better."""
-    return score.format_difference(gain if score.higher_is_better else -gain)
-
-
-def _less(score: Score) -> str:
-    return "fewer" if score.countable else "less"
+def _describe_size(gain: float, score: Score) -> str:
+    """A gain with its unit: with a sign, or as less or more where less is better."""
+    return score.format_gain(gain) if score.higher_is_better else f"{score.format_gain(gain)} {score.title}"
 
 
 def _describe_gain(gain: float, score: Score, other: str) -> str:
     if score.higher_is_better:
-        return f"{_signed(gain, score)} of {score.title} over {other}"
-    size = score.format_difference(abs(gain)).lstrip("+")
-    return f"{size} {_less(score) if gain >= 0 else 'more'} {score.title} than {other}"
+        return f"{score.format_gain(gain)} of {score.title} over {other}"
+    return f"{_describe_size(gain, score)} than {other}"

@@ -42,18 +42,21 @@ class ScoreFormat(NamedTuple):
         percent: Whether it is a fraction that is printed in percent, and its differences in points.
         higher_is_better: Whether higher values are better.
         examples: What is judged one by one: examples, or texts.
+        less: What a lower value is called: less, or fewer.
     """
 
     title: str = "accuracy"
     percent: bool = True
     higher_is_better: bool = True
     examples: str = "examples"
+    less: str = "less"
 
     @classmethod
     def of_task(cls, task: Task) -> ScoreFormat:
         """The format of the primary metric of a task."""
         score = task.primary
-        return cls(score.title, score.percent, score.higher_is_better, score.examples)
+        less = "fewer" if score.countable else "less"
+        return cls(score.title, score.percent, score.higher_is_better, score.examples, less)
 
     @property
     def label(self) -> str:
@@ -94,14 +97,20 @@ class ScoreFormat(NamedTuple):
         return f"{self.number(value)} %" if self.percent else self.number(value)
 
     def difference(self, gain: float) -> str:
-        """Format a gain as a difference of the metric, without its unit: negative where a gain is a lower value."""
-        value = gain if self.higher_is_better else -gain
-        return f"{100 * value:+.2f}" if self.percent else f"{value:+.3g}"
+        """Format a gain without its unit: with a sign where more is better; "0.25 fewer" where less is better."""
+        if self.higher_is_better:
+            return f"{100 * gain:+.2f}" if self.percent else f"{gain:+.3g}"
+        return f"{self._size(gain)} {'more' if gain < 0 else self.less}"
 
     def ends(self, low: float, high: float) -> tuple[str, str]:
-        """Format both ends of an interval of gains, the smaller difference first."""
-        ends = self.difference(low), self.difference(high)
-        return ends if self.higher_is_better else ends[::-1]
+        """Format both ends of an interval of gains; in words only if they differ in direction."""
+        if self.higher_is_better or low < 0 < high:
+            return self.difference(low), self.difference(high)
+        first, last = sorted((low, high), key=abs)
+        return self._size(first), self._size(last)
+
+    def _size(self, gain: float) -> str:
+        return f"{100 * abs(gain):.2f}" if self.percent else f"{abs(gain):.3g}"
 
     def mean_std(self, stat: SeedStat) -> str:
         """Format a mean ± its standard deviation over seeds, without the unit; a dash if there is none."""

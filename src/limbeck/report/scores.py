@@ -154,13 +154,13 @@ def draw_differences(
     means = [0.0, *(score.factor * row.mean for i, row in enumerate(rows) if i not in far)]
     ends = [end for i, span in enumerate(spans) if i not in far for end in span]
     limits = axes.padded_limits(axes.axis_values(means, ends, least=score.least), least=0.5 * score.least)
-    label = label or f"{score.points} on test data"
+    label = label or f"{'' if score.higher_is_better else f'{score.less} '}{score.points} on test data"
     ax = axes.row_axes(ax, [row.name for row in rows], [_difference_text(row, score) for row in rows], top=26.0)
     ax.set(xlim=limits, xlabel=label)
     axes.round_ticks(ax.xaxis)
-    # Gains are drawn, so that right is better; the numbers are differences of the metric.
-    sign = 1 if score.higher_is_better else -1
-    ax.xaxis.set_major_formatter(lambda value, _: f"{sign * value:+g}" if value else "0")
+    # Gains are drawn, so that right is better, also where less is better.
+    sign = "+" if score.higher_is_better else ""
+    ax.xaxis.set_major_formatter(lambda value, _: f"{value:{sign}g}" if value else "0")
     starts = [index - 0.24 for index in range(len(rows)) if index not in far]
     # In pieces, so that the line does not run through the text of a row.
     ax.vlines([0.0] * len(starts), starts, [start + 0.62 for start in starts], color=axes.ink(ax), linewidth=1.3)

@@ -86,7 +86,7 @@ def _gain(run: RunData) -> Answer:
 
 
 def _than_alone(run: RunData) -> str:
-    return f"{'over' if run.score.higher_is_better else 'against'} the same student trained alone."
+    return f"{'over' if run.score.higher_is_better else 'than'} the same student trained alone."
 
 
 def _answer_word(run: RunData) -> str:
@@ -158,9 +158,11 @@ def _certainty(run: RunData) -> Answer:
     more = (
         f" Beaten by {listed(better)}." if better else f" Not shown to be better than {listed(equal)}." if equal else ""
     )
+    unit = "points" if run.score.percent else run.score.title
+    if not run.score.higher_is_better and not low < 0 < high:
+        unit = f"{run.score.less if low >= 0 else 'more'} {unit}"
     return Answer(question, " to ".join(run.score.ends(low, high)),
-                  f"{'points' if run.score.percent else run.score.title}, the 95 % interval {run.interval_covers}; "
-                  f"{side}.{more}")  # fmt: skip
+                  f"{unit}, the 95 % interval {run.interval_covers}; {side}.{more}")  # fmt: skip
 
 
 def _class_losses(run: RunData, classes: Sequence[ClassRow]) -> Answer:

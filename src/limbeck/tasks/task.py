@@ -68,6 +68,33 @@ class Score:
         """Format a difference with its unit and its sign."""
         return f"{self.format_number(value)} points" if self.percent else self.format_number(value)
 
+    def format_gain(self, gain: float) -> str:
+        """Format a gain: with a sign where more is better; in words, such as "0.25 fewer", where less is better.
+
+        Example:
+            >>> Score("nll", "nats per token", higher_is_better=False, countable=True).format_gain(0.25)
+            '0.25 fewer'
+        """
+        if self.higher_is_better:
+            return self.format_difference(gain)
+        word = "more" if gain < 0 else "fewer" if self.countable else "less"
+        return f"{self.format_difference(abs(gain)).lstrip('+')} {word}"
+
+    def format_interval(self, low: float, high: float) -> tuple[str, str]:
+        """Format the ends of an interval of gains. The words of `format_gain` are there if the ends differ in sign.
+
+        Example:
+            >>> nll = Score("nll", "nats per token", higher_is_better=False, countable=True)
+            >>> nll.format_interval(0.11, 0.23), nll.format_interval(-0.02, 0.1), nll.format_interval(-0.3, -0.1)
+            (('0.11', '0.23'), ('0.02 more', '0.1 fewer'), ('0.1', '0.3'))
+        """
+        if self.higher_is_better:
+            return self.format_difference(low), self.format_difference(high)
+        if low < 0 < high:
+            return self.format_gain(low), self.format_gain(high)
+        first, last = (self.format_difference(end).lstrip("+") for end in sorted((abs(low), abs(high))))
+        return first, last
+
     def describe(self, value: float) -> str:
         """The value with its name; only the value for the accuracy."""
         return self.format(value) if self.name == "accuracy" else f"{self.title} {self.format(value)}"
