@@ -15,7 +15,7 @@ from torch.nn.parallel import DistributedDataParallel
 from limbeck.batch import LOGITS, Inputs, input_rows
 from limbeck.errors import MissingOutputError
 from limbeck.functional.output_layer import OutputLayer
-from limbeck.separate_texts import check_left_out, check_separates
+from limbeck.separate_texts import check_left_out, check_padding_in_front, check_separates
 
 Adaptor = Callable[[Any], Any]
 """Function from a model's raw output to logits or a dict with ``logits``, if `logits_of` cannot read the output."""
@@ -126,8 +126,8 @@ def check_output_layer(model: nn.Module, inputs: Inputs, *, adaptor: Adaptor | N
         what = "no linear layer" if named is None else f"{named[0]!r}, which is no plain linear layer"
         raise MissingOutputError(f"The logits of {who} come from {what}, so they cannot be computed apart from it.")
     first = input_rows(inputs, torch.zeros(1, dtype=torch.int64))
-    if isinstance(first, Mapping):  # now, because its calls would be counted
-        _check_texts_apart(model, first, place_tokens(model, first)[1])
+    if isinstance(inputs, Mapping):  # now, because its calls would be counted
+        _check_texts_apart(model, inputs, place_tokens(model, inputs)[1])
     seen: list[Tensor] = []
 
     def shorten(_: nn.Module, given: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -193,9 +193,14 @@ def call(model: Callable[..., Any], inputs: Inputs) -> Any:
 
 
 def _check_texts_apart(model: Any, inputs: Mapping[str, Any], named: Mapping[str, Any]) -> None:
-    """`check_separates` for a model that takes positions."""
-    if "position_ids" in named and isinstance(model, nn.Module):
-        check_separates(unwrap(model), inputs, partial(_find_logits, unwrap(model)))
+    """`check_separates` for a model that takes positions, and `check_padding_in_front`."""
+    if not isinstance(model, nn.Module) or "input_ids" not in inputs:
+        return
+    answer = partial(_find_logits, unwrap(model))
+    if "position_ids" in named:
+        check_separates(unwrap(model), inputs, answer)
+    if "attention_mask" in named:
+        check_padding_in_front(unwrap(model), inputs, answer)
 
 
 def _find_logits(model: nn.Module, inputs: Mapping[str, Any]) -> Tensor | None:

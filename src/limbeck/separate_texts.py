@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from typing import Any
 from weakref import WeakSet
 
@@ -15,6 +16,9 @@ from limbeck.errors import MissingOutputError
 
 _SEPARATES: WeakSet[nn.Module] = WeakSet()
 """Models that were seen to keep packed texts apart."""
+_SKIPS_PADDING: WeakSet[nn.Module] = WeakSet()
+"""Models that were seen to give a text the same answers with padding in front."""
+_TRYING: ContextVar[bool] = ContextVar("trying", default=False)
 _LENGTH = 4  # tokens of each of the two texts that are tried
 
 
@@ -63,12 +67,13 @@ def check_separates(
     length = max(1, min(_LENGTH, ids.shape[-1] // 2))
     last = ids.max()
     positions = torch.arange(length, device=ids.device).repeat(2)[None]
-    with torch.no_grad(), _in_eval_mode(model):
+    with torch.no_grad(), _trial_of(model):
         before, after = (
             answer({**inputs, "position_ids": positions, "input_ids": _make_row(first, last, length)})
             for first in (last, last - 1)
         )
     if before is None or after is None or before.shape[:2] != positions.shape:
+        _SEPARATES.add(model)  # so that it is not tried again
         return
     if not _are_close(before[:, length:], after[:, length:]):
         raise MissingOutputError(
@@ -76,6 +81,51 @@ def check_separates(
             "a text changes with the one in front of it. Leave packing out."
         )
     _SEPARATES.add(model)
+
+
+def check_padding_in_front(
+    model: nn.Module, inputs: Mapping[str, Any], answer: Callable[[Mapping[str, Any]], Tensor | None]
+) -> None:
+    """Refuse padding on the left for a model whose answers to a text change with the padding in front of it.
+
+    Some models take an ``attention_mask`` and do not use it, as RWKV, or count positions from the padding. So a short
+    text is tried with and without padding, once for each model, in eval mode and without gradients.
+
+    Args:
+        model: The model.
+        inputs: The inputs of a batch.
+        answer: As for `check_separates`.
+
+    Raises:
+        MissingOutputError: If the answers differ.
+    """
+    ids, mask = inputs.get("input_ids"), inputs.get("attention_mask")
+    if model in _SKIPS_PADDING or not isinstance(ids, Tensor) or not isinstance(mask, Tensor) or ids.ndim != 2:
+        return
+    if mask.shape != ids.shape or not mask.numel() or bool(mask[:, 0].all()) or not bool(mask.any()):
+        return
+    length = max(1, min(_LENGTH, ids.shape[1] // 2))
+    padding = ids[:, 0][mask[:, 0] == 0][0]
+    row = _make_row(padding, ids[mask.bool()].max(), length)
+    text, ones = row[:, length:], torch.ones_like(row[:, length:])
+    others = {name: inputs[name] for name in ("use_cache",) if name in inputs}
+    if "labels" in inputs or "decoder_input_ids" in inputs:  # the decoder reads the same text both times
+        others["decoder_input_ids"] = text
+    mask = torch.cat([torch.zeros_like(ones), ones], 1)
+    alone = padded = None
+    # A model may refuse a short text; what it says of its own texts is said by their call.
+    with torch.no_grad(), _trial_of(model), suppress(RuntimeError, ValueError, TypeError, LookupError):
+        alone = answer({**others, "input_ids": text, "attention_mask": ones})
+        padded = answer({**others, "input_ids": row, "attention_mask": mask})
+    if alone is None or padded is None or alone.shape[:2] != text.shape:  # an adaptor, or one answer for a whole text
+        _SKIPS_PADDING.add(model)
+        return
+    if not _are_close(padded[:, -length:], alone):
+        raise MissingOutputError(
+            f"{type(model).__name__} does not leave out the padding in front of a text: what it answers to the text "
+            "changes with it. Pad on the right: data.padding_side=right."
+        )
+    _SKIPS_PADDING.add(model)
 
 
 def _are_close(one: Tensor, other: Tensor) -> bool:
@@ -88,12 +138,20 @@ def _make_row(first: Tensor, second: Tensor, length: int) -> Int[Tensor, "1 toke
     return torch.stack([first, second]).repeat_interleave(length)[None]
 
 
+def is_trial() -> bool:
+    """Whether a model is being called to try texts, so that what reads inside of it does not read this call."""
+    return _TRYING.get()
+
+
 @contextmanager
-def _in_eval_mode(model: nn.Module) -> Iterator[None]:
+def _trial_of(model: nn.Module) -> Iterator[None]:
+    """A block in which a model is tried, in eval mode."""
+    before = _TRYING.set(True)
     training = [module for module in model.modules() if module.training]
     model.eval()
     try:
         yield
     finally:
+        _TRYING.reset(before)
         for module in training:
             module.training = True

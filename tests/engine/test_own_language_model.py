@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from limbeck.batch import IGNORED
-from limbeck.data import TokenDataset, train_tokenizer
+from limbeck.data import ShuffledLoader, TokenDataset, train_tokenizer
 from limbeck.engine import distill
 from limbeck.errors import LimbeckError, MissingOutputError
 from limbeck.functional import cross_entropy, kl_divergence
@@ -16,6 +16,7 @@ from limbeck.metrics import predict
 from limbeck.model_call import call, check_output_layer
 from limbeck.models import load, save, seeded
 from limbeck.recipe import Optimizer, Stage
+from limbeck.tap import Tapped
 from limbeck.tasks import LanguageModeling
 
 pytest.importorskip("transformers", reason="transformers is not installed (extra hf)")
@@ -165,6 +166,46 @@ class Places(Lstm):
 def test_trap_an_own_model_that_takes_positions_and_reads_the_text_in_front(tokenizer):
     with pytest.raises(MissingOutputError, match="packing"):
         call(lstm(tokenizer, kind=Places), tokens(tokenizer, packing=True).take(torch.arange(5)).inputs)
+
+
+@pytest.mark.parametrize(
+    ("name", "small"),
+    [
+        ("RwkvForCausalLM", {"hidden_size": 8, "num_hidden_layers": 2, "attention_hidden_size": 8}),
+        (
+            "BartForCausalLM",
+            {"d_model": 8, "decoder_layers": 1, "decoder_attention_heads": 2, "decoder_ffn_dim": 8, "pad_token_id": 0,
+             "max_position_embeddings": 32},
+        ),
+    ],
+)  # fmt: skip
+def test_trap_left_padding_that_a_model_reads_though_it_takes_a_mask(name, small, tokenizer):
+    """RWKV does not use its mask, and BART counts positions from the padding."""
+    model = transformers_model(name, **small).train()
+    left = tokens(tokenizer, padding_side="left").take(torch.arange(4))
+    with pytest.raises(MissingOutputError, match="padding_side=right"):
+        call(model, left.inputs)
+    assert all(module.training for module in model.modules())
+    right = tokens(tokenizer).take(torch.arange(4))
+    assert call(model, right.inputs).logits.shape[:2] == right.labels.shape
+    loader = ShuffledLoader(tokens(tokenizer, padding_side="left"), batch_size=4)
+    with pytest.raises(LimbeckError, match="padding_side=right"):
+        distill(model, Stage(Loss(cross_entropy), steps=1), loader, accelerator="cpu").finish()
+
+
+@pytest.mark.parametrize("fuse", [False, True])
+def test_padding_is_tried_once_and_what_is_read_is_not_that_call(fuse, tokenizer):
+    """The first rows have no padding, so that the trial comes in the middle of the training."""
+    model = transformers_model("LlamaForCausalLM", **SMALL, num_key_value_heads=2, intermediate_size=8)
+    data, calls, shapes = tokens(tokenizer, padding_side="left"), [], []
+    model.register_forward_pre_hook(lambda *_: calls.append(1))
+    with Tapped(model, ["logits:in"] if fuse else ["logits", "model.layers.0"]) as tapped:
+        for rows in ([0, 5], [0, 1, 2], [1, 2]):
+            batch = data.take(torch.tensor(rows))
+            outputs = tapped(batch.inputs)
+            shapes += [tensor.shape[:2] == batch.labels.shape for tensor in outputs.values()]
+        assert all(shapes)
+        assert len(calls) == 3 + 2 + (1 if fuse else 0)  # and once to find the output layer
 
 
 def test_packed_texts_are_tried_once(tokenizer):

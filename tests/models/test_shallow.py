@@ -9,6 +9,7 @@ transformers = pytest.importorskip("transformers", reason="transformers is not i
 
 from limbeck.errors import LimbeckError  # noqa: E402
 from limbeck.models import layer_list, open_model, shallow  # noqa: E402
+from limbeck.models.layers import _find_layer_lists  # noqa: E402
 
 SMALL = {"vocab_size": 50, "hidden_size": 8, "num_hidden_layers": 6, "num_attention_heads": 2, "intermediate_size": 16}
 GPT2 = {"vocab_size": 50, "n_embd": 8, "n_layer": 6, "n_head": 2, "bos_token_id": 1, "eos_token_id": 1}
@@ -56,6 +57,43 @@ def test_its_layers_are_the_teachers_and_it_runs_saves_and_opens(family, tmp_pat
     opened = transformers.AutoModelForSequenceClassification.from_pretrained(tmp_path)
     assert all(torch.equal(tensor, student.state_dict()[name]) for name, tensor in opened.state_dict().items())
     assert torch.allclose(opened(input_ids=ids).logits, student(input_ids=ids).logits, atol=1e-6)
+
+
+LANGUAGE = {
+    "GPT2LMHeadModel": {**GPT2, "n_layer": 4},
+    "LlamaForCausalLM": {**SMALL, "num_hidden_layers": 4, "num_key_value_heads": 2},
+    "GPTNeoForCausalLM": {
+        "vocab_size": 50, "hidden_size": 8, "num_layers": 4, "num_heads": 2, "intermediate_size": 8,
+        "attention_types": [[["global", "local"], 2]],
+    },
+    "BartForCausalLM": {
+        "vocab_size": 50, "d_model": 8, "decoder_layers": 4, "decoder_attention_heads": 2, "decoder_ffn_dim": 8,
+        "pad_token_id": 0,
+    },
+    "T5ForConditionalGeneration": {
+        "vocab_size": 50, "d_model": 8, "d_kv": 4, "d_ff": 8, "num_layers": 4, "num_decoder_layers": 2, "num_heads": 2,
+        "decoder_start_token_id": 0,
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", LANGUAGE)
+def test_language_models_lose_layers_on_both_sides_and_open_again(name, tmp_path):
+    kind = getattr(transformers, name)
+    teacher = kind(kind.config_class(**LANGUAGE[name])).eval()
+    student, ids = shallow(teacher, 2).eval(), torch.tensor([[3, 4, 5, 6]])
+    more = {"decoder_input_ids": ids} if "Conditional" in name else {}
+    theirs, mine = teacher.state_dict(), student.state_dict()
+    lists = _find_layer_lists(student)
+    assert [getattr(student.config, setting) for setting in lists.values()] == [2] * (2 if more else 1)
+    assert [getattr(teacher.config, setting) for setting in lists.values()] == [4, 2][: len(lists)]
+    for path, setting in lists.items():
+        step = getattr(teacher.config, setting) // 2
+        for key in student.get_submodule(f"{path}.1").state_dict():
+            assert torch.equal(mine[f"{path}.1.{key}"], theirs[f"{path}.{step}.{key}"])
+    logits = student(input_ids=ids, **more).logits
+    student.save_pretrained(tmp_path)
+    torch.testing.assert_close(kind.from_pretrained(tmp_path).eval()(input_ids=ids, **more).logits, logits)
 
 
 def test_all_layers_make_the_teacher_again():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -22,7 +22,7 @@ def shallow(teacher: Any, layers: int | Sequence[int], *, embeddings: bool = Tru
 
     Args:
         teacher: A model of transformers, with all layers in one list (BERT, RoBERTa, DistilBERT, GPT-2, Llama,
-            Qwen, ...).
+            Qwen, ...), or an encoder-decoder (T5, BART), of which both sides get fewer layers.
         layers: The indices of the teacher's layers, from 0, in order; or their number, which must divide the teacher's:
             then the first of every group is taken, so 2 of 6 are 0 and 3.
         embeddings: Whether the embeddings are copied from the teacher; if not, they are newly initialized.
@@ -41,48 +41,88 @@ def shallow(teacher: Any, layers: int | Sequence[int], *, embeddings: bool = Tru
 
     Source: Sanh et al., DistilBERT, 2019, arXiv:1910.01108, section 3.
     """
-    path, depth = layer_list(teacher)
-    chosen = chosen_layers(layers, depth)
-    config = copy.deepcopy(teacher.config)
-    config.num_hidden_layers = len(chosen)
-    for name, value in list(vars(config).items()):
-        # A setting with one entry for each layer, such as the kind of attention.
-        if isinstance(value, (list, tuple)) and len(value) == depth and name.startswith(("layer", "mlp_layer")):
-            setattr(config, name, type(value)(value[i] for i in chosen))
+    lists, config = _find_layer_lists(teacher), copy.deepcopy(teacher.config)
+    chosen: dict[str, list[int]] = {}
+    for path, setting in lists.items():
+        depth = getattr(config, setting)
+        chosen[path] = chosen_layers(layers, depth)
+        setattr(config, setting, len(chosen[path]))
+        _choose_settings(config, depth, chosen[path])
     student = type(teacher)(config)
     new = _new_names(student, embeddings=embeddings, head=head)
     theirs, mine = teacher.state_dict(), student.state_dict()
     with torch.no_grad():
         for name, tensor in mine.items():
-            origin = _teacher_name(name, path, chosen)
+            origin = _teacher_name(name, chosen)
             if origin in theirs and not name.startswith(new):
                 tensor.copy_(theirs[origin])
     return student.train()
 
 
 def layer_list(model: Any) -> tuple[str, int]:
-    """The path of a Hugging Face model's list of layers, and how many there are.
+    """The path of a Hugging Face model's list of layers, and how many there are; of an encoder-decoder, the encoder's.
 
     Raises:
         LimbeckError: If it is no such model, or has no such list.
     """
-    config = find_hf_config(model) if isinstance(model, nn.Module) else None
+    path, setting = next(iter(_find_layer_lists(model).items()))
+    return path, getattr(model.config, setting)
+
+
+_DECODER_DEPTHS = ("num_decoder_layers", "decoder_layers")
+
+
+def _find_layer_lists(model: Any) -> dict[str, str]:
+    """The path of each list of layers, with the setting of its length: one, or those of encoder and decoder."""
+    config: Any = find_hf_config(model) if isinstance(model, nn.Module) else None
     # A configuration may have another name for it, or none, as those of vision models in stages.
-    depth = getattr(config, "num_hidden_layers", None)
+    depths = {
+        name: depth for name in ("num_hidden_layers", *_DECODER_DEPTHS)
+        if isinstance(depth := getattr(config, name, None), int)
+    }  # fmt: skip
     who = type(model).__name__
-    if not isinstance(model, nn.Module) or not isinstance(depth, int):
+    if not isinstance(model, nn.Module) or not depths:
         raise LimbeckError(
             f"A {who} has no config.num_hidden_layers: shallow() needs a model of "
             "transformers. Build a student of another kind yourself."
         )
-    inside = model.named_modules()
-    paths = [name for name, part in inside if isinstance(part, nn.ModuleList) and len(part) == depth]
-    if not paths:
+    decoder = next((name for name in _DECODER_DEPTHS if name in depths), None)
+    if config.is_encoder_decoder and decoder is not None and "num_hidden_layers" in depths:
+        whole: Any = model
+        sides = ((whole.get_encoder(), "num_hidden_layers"), (whole.get_decoder(), decoder))
+        pairs = {_find_list(model, depths[setting], within=side): setting for side, setting in sides}
+    else:  # a decoder alone may have the configuration of the whole model
+        found = [(path, setting) for setting, depth in depths.items() if (path := _find_list(model, depth))]
+        pairs = dict(found[:1])
+    if not pairs or "" in pairs:
+        depth = next(iter(depths.values()))
         raise LimbeckError(
             f"{who} has {depth} layers in its configuration and no list of {depth} of them (it may use one layer many "
             "times, as ALBERT does), so no layer can be copied."
         )
-    return min(paths, key=lambda name: name.count(".")), depth
+    return pairs
+
+
+def _find_list(model: nn.Module, depth: int, *, within: nn.Module | None = None) -> str:
+    """The path of the outermost list of so many modules; empty if there is none."""
+    inside = set((within or model).modules())
+    paths = [
+        name for name, part in model.named_modules()
+        if isinstance(part, nn.ModuleList) and len(part) == depth and part in inside
+    ]  # fmt: skip
+    return min(paths, key=lambda name: name.count("."), default="")
+
+
+def _choose_settings(config: Any, depth: int, chosen: list[int]) -> None:
+    """Keep the entries of some layers in settings with one entry for each, such as the kind of attention."""
+    for name, value in list(vars(config).items()):
+        if isinstance(value, (list, tuple)) and len(value) == depth and name.startswith(_BY_LAYER):
+            setattr(config, name, type(value)(value[i] for i in chosen))
+    if hasattr(config, "attention_types") and hasattr(config, "attention_layers"):  # GPT-Neo writes them twice
+        config.attention_types = [[list(config.attention_layers), 1]]
+
+
+_BY_LAYER = ("layer", "mlp_layer", "attention_layers")
 
 
 def chosen_layers(layers: int | Sequence[int], depth: int) -> list[int]:
@@ -115,12 +155,13 @@ def chosen_layers(layers: int | Sequence[int], depth: int) -> list[int]:
     return chosen
 
 
-def _teacher_name(name: str, path: str, chosen: list[int]) -> str:
+def _teacher_name(name: str, chosen: Mapping[str, list[int]]) -> str:
     """The teacher's name of the tensor that a tensor of the student is copied from."""
-    if not name.startswith(f"{path}."):
-        return name
-    number, _, rest = name.removeprefix(f"{path}.").partition(".")
-    return f"{path}.{chosen[int(number)]}.{rest}"
+    for path, layers in chosen.items():
+        if name.startswith(f"{path}."):
+            number, _, rest = name.removeprefix(f"{path}.").partition(".")
+            return f"{path}.{layers[int(number)]}.{rest}"
+    return name
 
 
 def _new_names(student: Any, *, embeddings: bool, head: bool) -> tuple[str, ...]:
