@@ -56,6 +56,15 @@ def test_the_python_of_the_page_about_language_models_runs(tmp_path, monkeypatch
     assert scope["ids"].shape[1] > 4
 
 
+def test_the_python_of_the_page_about_on_policy_distillation_runs(tmp_path, monkeypatch, capsys):
+    pytest.importorskip("transformers")
+    monkeypatch.chdir(tmp_path)
+    scope = {}
+    for block in blocks("on-policy.md"):
+        exec(compile(block, "on-policy.md", "exec"), scope)
+    assert scope["report"].generation["finished"] + scope["report"].generation["cut_off"] > 0
+
+
 def test_the_figures_of_the_page_about_reports_are_drawn(tmp_path, monkeypatch):
     planted_run(tmp_path / "runs" / "demo", test=100, seeds=2)
     monkeypatch.chdir(tmp_path)

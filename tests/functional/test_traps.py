@@ -16,7 +16,7 @@ from limbeck.functional.row_figures import (
     compute_mass,
     compute_overlap,
 )
-from limbeck.methods import method
+from limbeck.methods import make, method
 
 VOCABULARY = 40
 KERNELS = {
@@ -66,9 +66,11 @@ def test_trap_2_the_factor_of_the_temperature_is_stated_and_inside_once(name, ro
 
 
 def test_trap_2_the_temperature_of_a_divergence_is_no_sampling_temperature():
-    for name in ("distillm", "abkd", "generalized_jsd", "hinton"):
-        assert not [key for key in method(name).parameters if "sampling" in key]
+    for name in ("distillm", "abkd", "gkd", "hinton"):
         assert "temperature" in method(name).parameters
+    stage = next(make("gkd", teacher=torch.nn.Linear(2, 2), temperature=3.0, sampling_temperature=0.5).stages())
+    assert stage.objective.temperatures == {3.0}
+    assert stage.loader.generation.temperature == 0.5
 
 
 @every_kernel

@@ -14,12 +14,13 @@ from limbeck.functional import kl_divergence
 from limbeck.methods import make
 from limbeck.recipe import Optimizer
 
-NAMES = ("distillm", "abkd", "generalized_jsd", "se_kd")
+NAMES = ("distillm", "abkd", "gkd", "se_kd")
 
 
 def value_of(name, p, q, **arguments):
     """The minimized value for one batch of two texts."""
-    objective = next(make(name, teacher=nn.Linear(2, 2), **arguments).stages()).objective
+    given = {"share": 0.0} if name == "gkd" else {}
+    objective = next(make(name, teacher=nn.Linear(2, 2), **given, **arguments).stages()).objective
     labels = torch.tensor([[0, 2, -100], [1, -100, -100]])
     batch = Batch(torch.zeros(2, 3), labels=labels, mask=labels >= 0)
     terms = objective(Outputs(logits=q.log()), Outputs(logits=p.log()), batch, Progress())
@@ -56,12 +57,12 @@ def test_abkd_is_the_alpha_beta_divergence(pair):
     assert value_of("abkd", p, q, alpha=1, beta=0) == pytest.approx(mean(kl(p, q)), rel=1e-6)
 
 
-def test_generalized_jsd_has_both_forms(pair):
+def test_gkd_has_both_forms_of_the_jensen_shannon_divergence(pair):
     p, q = pair
     m = 0.3 * p + 0.7 * q
     paper = mean(0.3 * kl(p, m) + 0.7 * kl(q, m))
-    assert value_of("generalized_jsd", p, q, mixture=0.3) == pytest.approx(paper / 0.21, rel=1e-6)
-    assert value_of("generalized_jsd", p, q, mixture=0.3, normalized=False) == pytest.approx(paper, rel=1e-6)
+    assert value_of("gkd", p, q, mixture=0.3) == pytest.approx(paper / 0.21, rel=1e-6)
+    assert value_of("gkd", p, q, mixture=0.3, normalized=False) == pytest.approx(paper, rel=1e-6)
 
 
 def test_se_kd_is_the_divergence_where_the_student_is_least_sure(pair):
@@ -106,7 +107,8 @@ def test_trap_1_all_have_both_kl_divergences_as_ends_in_the_right_order(pair):
     ends = {"forward": mean(kl(p, q)), "reverse": mean(kl(q, p))}
     assert value_of("se_kd", p, q, share=1.0) == pytest.approx(ends["forward"], rel=1e-6)
     for end, beta in (("forward", 0.0), ("reverse", 1.0)):
-        assert value_of("generalized_jsd", p, q, mixture=beta) == pytest.approx(ends[end], rel=1e-6)
+        assert value_of("gkd", p, q, mixture=beta) == pytest.approx(ends[end], rel=1e-6)
+        assert value_of("gkd", p, q, divergence=end) == pytest.approx(ends[end], rel=1e-6)
         assert value_of("abkd", p, q, alpha=1 - beta, beta=beta) == pytest.approx(ends[end], rel=1e-6)
         assert value_of("distillm", p, q, direction=end, skew=0.0) == pytest.approx(ends[end], rel=1e-6)
 
@@ -123,7 +125,15 @@ def test_a_student_that_equals_its_teacher_has_no_loss(pair, name):
         ("distillm", {"skew": 1.5}),
         ("abkd", {"alpha": -0.2}),
         ("abkd", {"alpha": 0.0, "beta": 0.0}),
-        ("generalized_jsd", {"mixture": 2.0}),
+        ("gkd", {"mixture": 2.0}),
+        ("gkd", {"share": 1.5}),
+        ("gkd", {"divergence": "backward"}),
+        ("gkd", {"max_new_tokens": 0}),
+        ("gkd", {"sampling_temperature": -1.0}),
+        ("gkd", {"writer": "pupil"}),
+        ("gkd", {"replay": -1}),
+        ("gkd", {"replay_share": 2.0}),
+        ("gkd", {"task": "classification"}),
         ("se_kd", {"share": 0.0}),
         ("se_kd", {"share": 1.5}),
         ("se_kd", {"score": "entropie"}),

@@ -22,7 +22,7 @@ _BY_POSITION = ("masks", "text_number", "label_bytes")
 """Columns of ``Batch.extra`` that belong to the tokens of the given text."""
 
 
-class WrittenText(NamedTuple):
+class RolloutText(NamedTuple):
     """A text that a model wrote.
 
     Attributes:
@@ -98,7 +98,7 @@ def _read_tokens(batch: Batch) -> tuple[Int[Tensor, "batch width"], Bool[Tensor,
     return ids, attended
 
 
-def make_batch(batch: Batch, texts: Sequence[WrittenText], *, pad: int, number: int, written_by: str) -> Batch:
+def make_batch(batch: Batch, texts: Sequence[RolloutText], *, pad: int, number: int, written_by: str) -> Batch:
     """Make a batch of written texts, in the form of the batch whose prompts they continue.
 
     Prompts are masked, new tokens are the labels, and rows are padded on the right. A text that was cut off has no end
@@ -134,7 +134,7 @@ def make_batch(batch: Batch, texts: Sequence[WrittenText], *, pad: int, number: 
     return Batch(inputs, ids, views, labels, is_label, extra).to(device)
 
 
-def _causal_rows(texts: Sequence[WrittenText], pad: int) -> tuple[dict[str, Any], Tensor, Tensor]:
+def _causal_rows(texts: Sequence[RolloutText], pad: int) -> tuple[dict[str, Any], Tensor, Tensor]:
     tokens = pad_sequence([torch.cat([one.prompt, one.text]) for one in texts], batch_first=True, padding_value=pad)
     prompts = torch.tensor([len(one.prompt) for one in texts])[:, None]
     ends = prompts + torch.tensor([len(one.text) for one in texts])[:, None]
@@ -151,7 +151,7 @@ def _causal_rows(texts: Sequence[WrittenText], pad: int) -> tuple[dict[str, Any]
     return inputs, labels, there
 
 
-def _decoder_rows(batch: Batch, texts: Sequence[WrittenText], pad: int) -> tuple[dict[str, Any], Tensor, Tensor]:
+def _decoder_rows(batch: Batch, texts: Sequence[RolloutText], pad: int) -> tuple[dict[str, Any], Tensor, Tensor]:
     ids = pad_sequence([one.prompt for one in texts], batch_first=True, padding_value=pad)
     labels = pad_sequence([one.text for one in texts], batch_first=True, padding_value=IGNORED)
     lengths = torch.tensor([len(one.prompt) for one in texts])[:, None]
@@ -172,16 +172,16 @@ class TextBuffer:
     """
 
     def __init__(self, capacity: int) -> None:
-        self._texts: deque[WrittenText] = deque(maxlen=capacity)
+        self._texts: deque[RolloutText] = deque(maxlen=capacity)
 
     def __len__(self) -> int:
         return len(self._texts)
 
-    def add(self, texts: Sequence[WrittenText]) -> None:
+    def add(self, texts: Sequence[RolloutText]) -> None:
         """Add texts; the oldest ones leave."""
         self._texts.extend(texts)
 
-    def draw(self, rows: Int[Tensor, " rows"], *, number: int, epoch: int, seed: int) -> list[WrittenText]:
+    def draw(self, rows: Int[Tensor, " rows"], *, number: int, epoch: int, seed: int) -> list[RolloutText]:
         """Draw a text for each row of a batch, with replacement: a pure function of the texts and these numbers."""
         keys = rows + (number << 20)
         uniform = counter_uniform(keys, torch.full_like(keys, epoch), seed=seed, draws=1, stream="replay")[:, 0]
@@ -208,4 +208,4 @@ class TextBuffer:
         tokens = iter(state["tokens"].cpu().long().split(sizes))
         logprobs = iter(state["logprobs"].cpu().split([row[1] for row in table]))
         for _, _, finished, id, view, born in table:
-            self._texts.append(WrittenText(next(tokens), next(tokens), next(logprobs), bool(finished), id, view, born))
+            self._texts.append(RolloutText(next(tokens), next(tokens), next(logprobs), bool(finished), id, view, born))

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from limbeck.batch import IGNORED, Batch
 from limbeck.data.dataset import Dataset, hash_columns
 from limbeck.data.loader import Loader
-from limbeck.data.rollout_texts import TextBuffer, WrittenText, find_prompts, make_batch
+from limbeck.data.rollout_texts import RolloutText, TextBuffer, find_prompts, make_batch
 from limbeck.errors import ArgumentError, DataError, LimbeckError, unknown_name_error
 from limbeck.generation import GenerationConfig, generate
 from limbeck.losses.distributed import all_gather_objects, rank
@@ -29,7 +29,7 @@ class Replay:
     """Texts that are used again.
 
     Attributes:
-        capacity: The number of texts that are kept: the last ones that were written.
+        capacity: The number of texts that are kept: the last ones that were written; 0 for none.
         share: The share of the batches of written texts that are drawn from these, from 0 to 1; the others are new.
 
     Raises:
@@ -40,10 +40,8 @@ class Replay:
     share: float = 0.5
 
     def __post_init__(self) -> None:
-        if isinstance(self.capacity, bool) or not isinstance(self.capacity, int) or self.capacity < 1:
-            raise ArgumentError(
-                f"capacity is a number of texts, at least 1; got {self.capacity!r}.", argument="capacity"
-            )
+        if isinstance(self.capacity, bool) or not isinstance(self.capacity, int) or self.capacity < 0:
+            raise ArgumentError(f"capacity is a number of texts, or 0; got {self.capacity!r}.", argument="capacity")
         _check_share("share", self.share)
 
 
@@ -80,9 +78,9 @@ class Rollouts:
                 argument="writer",
             )
 
-    def __call__(self, loader: Loader) -> RolloutLoader:
-        """The loader of texts for the prompts of another loader."""
-        return RolloutLoader(loader, self)
+    def __call__(self, loader: Loader) -> Loader:
+        """The loader of texts for the prompts of another loader; the other one itself for a share of 0."""
+        return RolloutLoader(loader, self) if self.share else loader
 
     def describe(self) -> dict[str, Any]:
         """A JSON form of the settings; a module is described by the hash of its weights."""
@@ -146,7 +144,8 @@ class RolloutLoader(Loader):
         self.loader, self.settings = loader, settings
         self.seed, self.batch_size, self.replayable = loader.seed, loader.batch_size, loader.replayable
         self._models: Mapping[str, nn.Module] = {}
-        self._buffer = None if settings.replay is None else TextBuffer(settings.replay.capacity)
+        replay = settings.replay
+        self._buffer = TextBuffer(replay.capacity) if replay is not None and replay.capacity else None
         self._number = 0
         self._figures = dict.fromkeys(_FIGURES, 0.0)
         self._vocabulary: tuple[Tensor | None, int, GenerationConfig] | None = None
@@ -217,8 +216,8 @@ class RolloutLoader(Loader):
         coins = counter_uniform(
             torch.tensor([number]), torch.tensor([epoch]), seed=self.seed, draws=2, stream="rollouts"
         )[0].tolist()  # fmt: skip
-        replay = self.settings.replay
         source = _DATA if coins[0] >= self.settings.share else _FRESH
+        replay = self.settings.replay
         if source == _FRESH and replay is not None and coins[1] < replay.share:
             source = _REPLAY
         request = {"source": source, "row": torch.arange(batch.size), "rows": batch.size, "epoch": epoch,
@@ -279,7 +278,7 @@ class RolloutLoader(Loader):
 
     def _continue(
         self, batch: Batch, request: Mapping[str, Any], tokens: Tensor | None, config: GenerationConfig
-    ) -> list[WrittenText]:
+    ) -> list[RolloutText]:
         """New texts for the prompts of a batch."""
         prompts = find_prompts(batch)
         # Without ids, a row of an epoch is known by its place.
@@ -289,7 +288,7 @@ class RolloutLoader(Loader):
         written = generate(model, prompts, config, ids=ids, views=request["epoch"], seed=self.seed, tokens=tokens)
         logprobs, finished = written.logprobs.cpu(), written.finished.tolist()
         return [
-            WrittenText(prompt, text, row[: len(text)], ended, id, request["epoch"], self._number)
+            RolloutText(prompt, text, row[: len(text)], ended, id, request["epoch"], self._number)
             for prompt, text, row, ended, id in zip(
                 prompts, written.texts, logprobs, finished, ids.tolist(), strict=True
             )
@@ -309,7 +308,7 @@ class RolloutLoader(Loader):
                 self._vocabulary = known, int(tokenizer.pad_token_id or 0), config
         return self._vocabulary
 
-    def _count(self, texts: Sequence[WrittenText], *, fresh: bool, seconds: float) -> None:
+    def _count(self, texts: Sequence[RolloutText], *, fresh: bool, seconds: float) -> None:
         figures = self._figures
         figures["rows"] += len(texts)
         figures["age"] += sum(self._number - text.born for text in texts)
@@ -362,7 +361,7 @@ class RolloutLoader(Loader):
             self._buffer.load_state_dict(state["replay"])
 
 
-def _gather_texts(texts: list[WrittenText], rows: Tensor, *, padding: bool) -> list[WrittenText]:
+def _gather_texts(texts: list[RolloutText], rows: Tensor, *, padding: bool) -> list[RolloutText]:
     """The texts of all ranks in the order of the batch, so that all ranks keep the same."""
     own = [] if padding else list(zip(rows.tolist(), texts, strict=True))
     gathered = [pair for part in all_gather_objects(own) for pair in part]

@@ -369,10 +369,7 @@ def start_stage(
 
 def _start_epoch(stages: Sequence[Stage], run_loader: Loader) -> None:
     """Move the loader to the start of an epoch: the run's next, or the first of the stage's own loader."""
-    own = stages[0].loader
-    if own is not None and not isinstance(own, Loader):
-        return  # it is made anew for the stage, and begins at the first epoch
-    loader = own or run_loader
+    loader = stages[0].find_loader(run_loader)
     if not loader.resumable:
         return
     position = loader.state_dict()

@@ -20,8 +20,8 @@ from limbeck.models import is_student_folder, read_config
 _KEY = re.compile(r"@\w+\{\s*([^,\s]+)")
 _LOSSES = {
     "kl_divergence, temperature": "hinton", "logit_squared_error": "logit_matching", "squared_error": "fitnets",
-    "smoothed_cross_entropy": "label_smoothing", "alpha_beta_divergence": "abkd", "jensen_shannon": "generalized_jsd",
-    "gkd_jensen_shannon": "generalized_jsd", "skew_kl": "distillm", "skew_reverse_kl": "distillm",
+    "smoothed_cross_entropy": "label_smoothing", "alpha_beta_divergence": "abkd", "jensen_shannon": "gkd",
+    "gkd_jensen_shannon": "gkd", "skew_kl": "distillm", "skew_reverse_kl": "distillm",
 }  # fmt: skip
 """The text of a loss -> the method whose paper is its source, for stages without the name of a method."""
 _BETWEEN = re.compile(r"\n+(?=@\w+\{)")

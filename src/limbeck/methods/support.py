@@ -11,13 +11,15 @@ from typing import Any, final
 from torch import Tensor, nn
 
 from limbeck import functional
-from limbeck.errors import ArgumentError, unknown_name_error
+from limbeck.data import Replay, Rollouts
+from limbeck.errors import ArgumentError, LimbeckError, unknown_name_error
 from limbeck.functional.kernel import declaration
+from limbeck.generation import GenerationConfig
 from limbeck.losses import Loss
 from limbeck.model_call import Adaptor
 from limbeck.models import UserFile, check_fresh, reinitialize
 from limbeck.recipe import Models
-from limbeck.teachers import get_adaptor
+from limbeck.teachers import ModelTeacher, Teacher, TeacherRef, as_teacher, get_adaptor, without_cache
 
 
 def check_share(**values: Any) -> None:
@@ -147,3 +149,58 @@ def _available_losses() -> dict[str, Callable[..., Tensor]]:
         if _SIDES <= needed <= {*_SIDES, "temperature"}:
             kernels[name] = function
     return kernels
+
+
+def make_rollouts(
+    teacher: Any,
+    *,
+    share: float,
+    writer: str,
+    max_new_tokens: int,
+    sampling_temperature: float,
+    replay: int,
+    replay_share: float,
+) -> tuple[Rollouts, Any]:
+    """Make the rollouts of an on-policy method, and find the teacher that can be asked about them.
+
+    Args:
+        teacher: Anything that `as_teacher` accepts.
+        share: The share of the batches with written texts.
+        writer: ``student`` or ``teacher``.
+        max_new_tokens: The largest number of tokens that are written.
+        sampling_temperature: The temperature at which texts are written.
+        replay: The number of texts that are kept; 0 for none.
+        replay_share: The share of the batches of written texts that are drawn from those kept.
+
+    Returns:
+        The rollouts, and the teacher without a cache of its outputs; for a share of 0 the teacher as it is.
+
+    Raises:
+        LimbeckError: If an argument is out of range, or the teacher is only a cache, or cannot write.
+    """
+    check_share(share=share, replay_share=replay_share)
+    check_weight(sampling_temperature=sampling_temperature)
+    check_count(max_new_tokens=max_new_tokens)
+    if isinstance(replay, bool) or not isinstance(replay, int) or replay < 0:
+        raise ArgumentError(f"replay is a number of texts, or 0 for none; got {replay!r}.", argument="replay")
+    if writer not in ("student", "teacher"):
+        raise ArgumentError(f"writer is 'student' or 'teacher'; got {writer!r}.", argument="writer")
+    live = without_cache(as_teacher(teacher)) if share else teacher
+    rollouts = Rollouts(
+        share=share,
+        writer="student" if writer == "student" or not share else _find_writer(live),
+        generation=GenerationConfig(max_new_tokens=max_new_tokens, temperature=sampling_temperature),
+        replay=Replay(capacity=replay, share=replay_share),
+    )
+    return rollouts, live
+
+
+def _find_writer(teacher: Teacher) -> str | nn.Module:
+    if isinstance(teacher, ModelTeacher):
+        return teacher.model
+    if isinstance(teacher, TeacherRef):
+        return teacher.name
+    raise LimbeckError(
+        f"writer=teacher needs a teacher that is one model with the student's tokens, and this is a "
+        f"{type(teacher).__name__}. Let the student write, or write the texts before: limbeck generate --teacher ..."
+    )

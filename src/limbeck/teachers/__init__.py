@@ -2,7 +2,7 @@
 
 from limbeck.teachers.aligned import AlignedLogits, AlignedTeacher, TranslatedTeacher
 from limbeck.teachers.cache_request import predict_padded
-from limbeck.teachers.cached_teacher import CachedTeacher
+from limbeck.teachers.cached_teacher import CachedTeacher, without_cache
 from limbeck.teachers.cross_tokenizer import BatchAlignment, CrossTokenizerTeacher
 from limbeck.teachers.ensemble import Ensemble
 from limbeck.teachers.fill_cache import CacheVerification, fill_cache, verify_cache
@@ -72,4 +72,5 @@ __all__ = [
     "read_inputs",
     "special_classes",
     "verify_cache",
+    "without_cache",
 ]

@@ -352,3 +352,33 @@ def _own_preprocessing(description: Any) -> list[Any]:
     if isinstance(description, (list, tuple)):
         return [value for part in description for value in _own_preprocessing(part)]
     return []
+
+
+def without_cache(teacher: Teacher) -> Teacher:
+    """The same teacher, which computes its outputs anew: for inputs that no cache can have.
+
+    Raises:
+        LimbeckError: If there is only a cache, without a teacher to ask.
+
+    Example:
+        >>> import tempfile, torch
+        >>> from limbeck.teachers import ModelTeacher
+        >>> teacher = ModelTeacher(torch.nn.Linear(2, 3))
+        >>> without_cache(CachedTeacher(teacher, tempfile.mkdtemp())) is teacher
+        True
+    """
+    if isinstance(teacher, CachedTeacher):
+        if teacher.inner is None:
+            raise LimbeckError(
+                f"The teacher is a cache, {teacher.where}, and the texts of rollouts are written anew, so it has no "
+                "outputs for them. Give the teacher itself."
+            )
+        return without_cache(teacher.inner)
+    if not isinstance(teacher, TeacherWrapper):
+        return teacher
+    live = tuple(map(without_cache, teacher.teachers))
+    if all(one is other for one, other in zip(live, teacher.teachers, strict=True)):
+        return teacher
+    changed = copy.copy(teacher)
+    changed.teachers = live
+    return changed

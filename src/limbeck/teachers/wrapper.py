@@ -180,7 +180,7 @@ class ShuffledTeacher(TeacherWrapper):
         teacher: Anything that `as_teacher` accepts: a module, a teacher, an estimator, ...
 
     Raises:
-        LimbeckError: When it is opened, if batches have one example each.
+        LimbeckError: When it is opened, if batches have one example each, or their texts are written by a model.
 
     Example:
         >>> with ShuffledTeacher(nn.Identity()).open(TeacherContext()) as session:
@@ -203,6 +203,12 @@ class ShuffledTeacher(TeacherWrapper):
 
     def open(self, context: TeacherContext) -> TeacherSession:
         """Open the teacher."""
+        if context.loader is not None and context.loader.depends_on_model:
+            raise LimbeckError(
+                "A ShuffledTeacher gives a text the outputs for another one, and the texts of a "
+                f"{type(context.loader).__name__} are written anew by a model, which would follow outputs without "
+                "meaning. Leave this control out of on-policy methods (arms, or share=0)."
+            )
         # A loader of one's own may have batches of any size.
         if context.loader is not None and context.loader.batch_size == 1:
             raise LimbeckError(

@@ -1,14 +1,14 @@
-"""DistiLLM: skew KL divergences, off policy."""
+"""DistiLLM: skew KL divergences."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from limbeck.errors import ArgumentError
-from limbeck.functional import check_hyper, skew_kl, skew_reverse_kl
+from limbeck.functional import check_hyper, cross_entropy, skew_kl, skew_reverse_kl
 from limbeck.losses import Loss
 from limbeck.methods.card import MethodCard, SearchRange
-from limbeck.methods.support import check_share
+from limbeck.methods.support import check_share, make_rollouts
 from limbeck.recipe import Recipe, Stage
 from limbeck.tasks import Task, get_task
 
@@ -22,8 +22,8 @@ CARD = MethodCard(
     claim="The KL divergence to a mixture of both models is bounded, so tokens that one of them thinks impossible do "
     "not dominate the gradient.",
     when="For a student that is much smaller than its teacher, where the forward or reverse KL divergence is dominated "
-    "by few tokens. This is the off-policy part: skew divergences on given text. Its adaptive use of text that the "
-    "student generates, with a replay buffer, is not in this version. Compare with hinton at temperature 1.",
+    "by few tokens. A share of the batches may have texts that the student writes, new ones and some of before; the "
+    "paper raises this share when the validation loss rises, here it is fixed. Compare with hinton at temperature 1.",
     bibtex="""@inproceedings{ko2024distillm,
   title = {DistiLLM: Towards Streamlined Distillation for Large Language Models},
   author = {Ko, Jongwoo and Kim, Sungnyun and Chen, Tianyi and Yun, Se-Young},
@@ -46,6 +46,11 @@ def distillm(
     skew: float = 0.1,
     temperature: float = 1.0,
     weight: float = 1.0,
+    share: float = 0.0,
+    max_new_tokens: int = 64,
+    sampling_temperature: float = 1.0,
+    replay: int = 1000,
+    replay_share: float = 0.5,
     task: str | Task = "language_modeling",
     epochs: int | None = None,
 ) -> Recipe:
@@ -60,7 +65,12 @@ def distillm(
         direction: ``reverse`` or ``forward``; the paper has both.
         skew: a, the share of the first distribution in the mixture, from 0 to 1; 0.1 in the paper.
         temperature: T, above 0.
-        weight: w, the weight of the divergence, from 0 to 1; the rest is that of the labels.
+        weight: w, the weight of the divergence, from 0 to 1; the rest is that of the labels of given texts.
+        share: The share of the batches with texts that the student writes, from 0 to 1; for language modeling alone.
+        max_new_tokens: The largest number of tokens that are written; longer texts are cut off.
+        sampling_temperature: The temperature at which texts are written; 0 takes the most likely tokens.
+        replay: The number of written texts that are kept and used again; 0 for none.
+        replay_share: The share of the batches of written texts that are drawn from those kept, from 0 to 1.
         task: What the targets are.
         epochs: Passes over the data; by default the budget of the run.
 
@@ -72,13 +82,20 @@ def distillm(
         >>> [repr(stage.objective) for stage in distillm(nn.Linear(4, 3), weight=0.75).stages()]
         ['0.75 * Loss(skew_reverse_kl, skew=0.1, temperature=1.0) + 0.25 * Loss(cross_entropy)']
 
-    Source: Ko, Kim, Chen and Yun, 2024, arXiv:2402.03898, section 3.1.
+    Source: Ko, Kim, Chen and Yun, 2024, arXiv:2402.03898, sections 3.1 and 3.2.
     """
     check_hyper(skew=skew, temperature=temperature)
     check_share(weight=weight)
     if direction not in _DIRECTIONS:
         raise ArgumentError(f"direction is 'reverse' or 'forward'; got {direction!r}.", argument="direction")
     task = get_task(task)
+    if share and task.name != "language_modeling":
+        raise ArgumentError(f"share={share}: only language models write texts; this is {task.name}.", argument="share")
+    rollouts, teacher = make_rollouts(
+        teacher, share=share, writer="student", max_new_tokens=max_new_tokens,
+        sampling_temperature=sampling_temperature, replay=replay, replay_share=replay_share,
+    )  # fmt: skip
     divergence = Loss(_DIRECTIONS[direction], skew=skew, temperature=temperature, classes=task.classes_dim)
-    objective = weight * divergence + (1 - weight) * task.supervised_loss()
-    return Recipe(Stage(objective, teacher=teacher, epochs=epochs, name="distillm"))
+    labels = task.supervised_loss() if share == 0 else Loss(cross_entropy, where="given")
+    objective = weight * divergence + (1 - weight) * labels
+    return Recipe(Stage(objective, teacher=teacher, loader=rollouts, epochs=epochs, name="distillm"))
