@@ -138,6 +138,7 @@ def test_batches_that_do_not_fit_get_one_sentence_each():
         ("hints", given, UnknownNameError),
         ([[1]], given, DataError),
         ("hint", given._replace(labels=None), DataError),
+        ("hint", given._replace(mask=None), DataError),
         ("hint", packed, DataError),
         ("hint", given._replace(extra={"hint": [[1], [0.5]]}), DataError),
         ("hint", given._replace(extra={"hint": [[1]]}), DataError),

@@ -220,6 +220,13 @@ def _student_rows(batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
     numbers = batch.extra.get("text_number")
     if numbers is not None and bool(((numbers != numbers.amax(1, keepdim=True)) & (numbers >= 0)).any()):
         raise DataError("A privileged context belongs to one text, and these rows hold several: packing=False.")
+    counted = torch.ones_like(ids, dtype=torch.bool) if batch.mask is None else batch.mask.bool()
+    if counted.shape != ids.shape or bool((counted & (batch.labels == IGNORED)).any()):
+        raise DataError(
+            "A teacher with a privileged context has outputs for the completion only, and the mask of these batches "
+            "is true at the prompt, or there is none. Give Batch.mask, true where there is a label, as TokenDataset "
+            "does."
+        )
     mask = inputs.get("attention_mask") if isinstance(inputs, Mapping) else None
     return ids, torch.ones_like(ids, dtype=torch.bool) if mask is None else mask.bool(), batch.labels
 
