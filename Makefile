@@ -38,7 +38,7 @@ QUICK := OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE=
 test: $(DEV)   ## every test, about seven minutes on two cores
 	@$(QUICK) $(BIN)/python -m pytest -n 2 -m 'not soak' tests
 
-test-fast: $(DEV)   ## no jobs, commands, processes or training: about a minute on two cores
+test-fast: $(DEV)   ## no jobs, commands, processes, training, exports or transformers: a minute on two cores
 	@$(QUICK) $(BIN)/python -m pytest -n 2 -m 'not integration and not slow and not soak' tests
 
 soak: $(DEV)   ## the long tests

@@ -10,38 +10,18 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import jaxtyping
-from jaxtyping import install_import_hook
 
-install_import_hook(["limbeck", "benchmarks"], "beartype.beartype").__enter__()
+from shape_checks import begin_test, install_shape_checks
 
-
-class _SampledChecks(type(jaxtyping.config)):
-    """Checks the shapes of the first calls of each test, and of every 101st call after that.
-
-    A check costs more than a small step of training: checking all calls would take two thirds of the time of a job.
-    """
-
-    ALL, EVERY = 500, 101  # a prime, so that no loop is always sampled at the same place
-    calls, off = 0, False
-
-    @property
-    def jaxtyping_disable(self) -> bool:
-        self.calls += 1
-        return self.off or (self.calls > self.ALL and self.calls % self.EVERY != 0)
-
-    @jaxtyping_disable.setter
-    def jaxtyping_disable(self, value: bool) -> None:
-        self.off = value
-
-
-jaxtyping.config.__class__ = _SampledChecks
+install_shape_checks("limbeck", "benchmarks")
 
 # A power failure is not among the tests, and a job waits for the disk as long as it computes. Tests of the order of
 # writes replace this function by their own.
 os.fsync = lambda descriptor: None
 
-# Every Fabric reads the metadata of all installed packages, 10 ms a run, and they do not change while tests run.
+# Every run reads the metadata of installed packages, 15 ms a run, and they do not change while tests run.
 importlib.metadata.entry_points = functools.cache(importlib.metadata.entry_points)
+importlib.metadata.version = functools.cache(importlib.metadata.version)
 
 import pytest  # noqa: E402
 import torch  # noqa: E402
@@ -50,10 +30,11 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 
 _INTEGRATION = re.compile(
     r"^\s*(?:from|import) (?:subprocess|multiprocessing|typer\.testing|limbeck\.cli(?:\.app)? import|small_jobs|"
-    r"export_runs|report_runs|searches|killing|waiting|benchmarks)\b",
+    r"limbeck\.(?:export|papers)\b|export_runs|report_runs|searches|killing|waiting|benchmarks)\b"
+    r"|importorskip\(\"(?:transformers|lightning|peft)\"",  # several seconds to import
     re.MULTILINE,
 )
-_TRAINING = re.compile(r"\b(?:distill|run_job|check_method)\(|limbeck\.integrations import")
+_TRAINING = re.compile(r"\b(?:distill|run_job|check_method|exec)\(|limbeck\.integrations import")
 _WHOLE_RUN = re.compile(r"\btmp_path\b|torch\.compile\(")
 
 
@@ -92,11 +73,12 @@ def _without_figures(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyP
     if request.path.parent.name in _JOBS and not _FIGURES.search(request.path.read_text(encoding="utf-8")):
         for module in ("limbeck.report.svg", "limbeck.report.page"):
             monkeypatch.setattr(f"{module}.has_figures", lambda: False)
+        monkeypatch.setattr("limbeck.compare.experiment.result_svg", lambda result: "")
 
 
 @pytest.fixture(autouse=True)
 def _deterministic():
-    jaxtyping.config.calls = 0
+    begin_test()
     torch.manual_seed(0)
     torch.set_num_threads(1)
 

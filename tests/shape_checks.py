@@ -1,0 +1,96 @@
+"""Shape checks while tests run: the first calls of each function in each test, and some of the later ones.
+
+A check costs more than a small step of training: checking all calls would take two thirds of the time of a job. The
+checks of a function are compiled at its first call, because those of all functions take longer than to import PyTorch.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import inspect
+import weakref
+from collections.abc import Callable
+from types import FunctionType
+from typing import Any
+
+import jaxtyping
+from beartype import beartype
+
+FIRST, EVERY = 2, 101  # a prime, so that no loop is always sampled at the same place
+_UNTYPED = {"Any", "P.args", "P.kwargs", "None"}
+_jaxtyped = jaxtyping.jaxtyped
+
+
+class _Calls:
+    """The number of calls of a function in the present test."""
+
+    present = 0  # the number of the present test
+    __slots__ = ("count", "test")
+
+    def __init__(self) -> None:
+        self.test, self.count = -1, 0
+
+
+# Not in the closures of functions: a fingerprint of a function reads them, and it must not change with calls.
+_CALLS: dict[int, _Calls] = {}
+
+
+def begin_test() -> None:
+    """The next calls are the first ones of a test."""
+    _Calls.present += 1
+
+
+def check_sometimes(function: FunctionType) -> Callable[..., Any]:
+    """A function whose first calls in each test are checked, and then every 101st."""
+    if _UNTYPED.issuperset(map(str, function.__annotations__.values())):
+        return function
+    _CALLS.setdefault(id(function.__code__), _Calls())
+
+    @functools.wraps(function)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        __tracebackhide__ = True
+        calls = _CALLS[id(function.__code__)]
+        if calls.test != _Calls.present:
+            calls.test, calls.count = _Calls.present, 0
+        calls.count += 1
+        if calls.count > FIRST and calls.count % EVERY:
+            return function(*args, **kwargs)
+        checked = function.__dict__.get("_checked")
+        if checked is None:
+            checked = function.__dict__["_checked"] = _with_checks(function)
+        return checked(*args, **kwargs)
+
+    return call
+
+
+def _with_checks(function: FunctionType) -> Callable[..., Any]:
+    """The function with its checks, which do not keep it alive: what it holds is freed as soon as without them."""
+    reference = weakref.ref(function)
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        return reference()(*args, **kwargs)
+
+    inner = FunctionType(call.__code__, function.__globals__, function.__name__, None, call.__closure__)
+    functools.update_wrapper(inner, function)
+    inner.__signature__ = inspect.signature(function)
+    del inner.__wrapped__
+    return _jaxtyped(inner, typechecker=beartype)
+
+
+def _decorate(item: Any = None, *, typechecker: Any) -> Any:
+    """What the import hook of jaxtyping puts around every function and class."""
+    if item is None:
+        return functools.partial(_decorate, typechecker=typechecker)
+    if inspect.isclass(item):
+        init = vars(item).get("__init__")  # an inherited one is checked already
+        if dataclasses.is_dataclass(item) and isinstance(init, FunctionType) and not hasattr(init, "__wrapped__"):
+            item.__init__ = check_sometimes(init)
+        return item
+    return check_sometimes(item) if isinstance(item, FunctionType) else _jaxtyped(item, typechecker=typechecker)
+
+
+def install_shape_checks(*packages: str) -> None:
+    """Check the functions of packages that are imported from now on."""
+    jaxtyping.jaxtyped = _decorate
+    jaxtyping.install_import_hook(list(packages), "beartype.beartype").__enter__()
