@@ -71,7 +71,7 @@ def stage(
 ) -> Stage:
     objective = Loss(reverse_kl)
     if supervised:
-        objective = objective + 0.3 * Loss(cross_entropy, where="given")
+        objective = objective + 0.3 * Loss(cross_entropy, where="given" if share else None)
     return Stage(
         objective, teacher=Own(7, width=12), steps=steps, optimizer=Optimizer("adam", lr=0.05),
         loader=rollouts(share, replay=replay, **options),

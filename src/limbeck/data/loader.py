@@ -151,11 +151,15 @@ class Loader(ABC):
         The model that learns is the one whose weights change, also between two batches.
         """
 
-    def complete(self, batch: Batch) -> Batch:
+    def complete(self, batch: Batch, *, used: bool = True) -> Batch:
         """Add to a batch what depends on the models of the run, such as texts that a model writes; by default nothing.
 
         A run calls this for every batch, after it was split over ranks and moved to its device, and before the first
         backward pass of the step, so that the number of labels is known.
+
+        Args:
+            batch: The batch, or this rank's part of it.
+            used: Whether a step is taken on it. If it is only looked at, nothing in the loader may change.
         """
         return batch
 

@@ -206,13 +206,10 @@ class RolloutLoader(Loader):
             yield self._request(batch, epoch, number)
 
     def peek(self) -> Batch:
-        """Return the next batch without moving on. Its texts are not counted and not kept for replay."""
-        if self.replayable:
-            batch = super().peek()
-            return batch._replace(extra={**batch.extra, "rollout": {**batch.extra["rollout"], "counts": False}})
-        return self._request(self.loader.peek(), self._epoch, self._batch, counts=False)
+        """Return the next batch without moving on."""
+        return super().peek() if self.replayable else self._request(self.loader.peek(), self._epoch, self._batch)
 
-    def _request(self, batch: Batch, epoch: int, number: int, *, counts: bool = True) -> Batch:
+    def _request(self, batch: Batch, epoch: int, number: int) -> Batch:
         coins = counter_uniform(
             torch.tensor([number]), torch.tensor([epoch]), seed=self.seed, draws=2, stream="rollouts"
         )[0].tolist()  # fmt: skip
@@ -221,11 +218,15 @@ class RolloutLoader(Loader):
         if source == _FRESH and replay is not None and coins[1] < replay.share:
             source = _REPLAY
         request = {"source": source, "row": torch.arange(batch.size), "rows": batch.size, "epoch": epoch,
-                   "number": number, "counts": counts}  # fmt: skip
+                   "number": number}  # fmt: skip
         return batch._replace(extra={**batch.extra, "rollout": request})
 
-    def complete(self, batch: Batch) -> Batch:
+    def complete(self, batch: Batch, *, used: bool = True) -> Batch:
         """Write the texts of a batch, or of this rank's part of one.
+
+        Args:
+            batch: The batch.
+            used: Whether a step is taken on it. If not, its texts are not counted and not kept for replay.
 
         Raises:
             DataError: If a prompt is longer than the context of the writer, or given texts are wanted and there are
@@ -237,8 +238,10 @@ class RolloutLoader(Loader):
         batch = batch._replace(extra={name: value for name, value in batch.extra.items() if name != "rollout"})
         # A rank without rows of its own has the first row, of which nothing counts.
         padding = rank() >= request["rows"]
-        made = self._give(batch) if request["source"] == _DATA else self._write(batch, request, padding=padding)
-        self._number += request["counts"]
+        made = (
+            self._give(batch) if request["source"] == _DATA else self._write(batch, request, used=used, padding=padding)
+        )
+        self._number += used
         if padding:
             masks = {name: torch.zeros_like(mask) for name, mask in made.extra["masks"].items()}
             made = made._replace(mask=masks["given"], extra={**made.extra, "masks": masks})
@@ -256,23 +259,23 @@ class RolloutLoader(Loader):
         masks = {**batch.extra.get("masks", {}), "given": mask}
         return batch._replace(mask=mask, extra={**batch.extra, "masks": masks, "written_by": _DATA})
 
-    def _write(self, batch: Batch, request: Mapping[str, Any], *, padding: bool) -> Batch:
+    def _write(self, batch: Batch, request: Mapping[str, Any], *, used: bool, padding: bool) -> Batch:
         began = time.perf_counter()
         tokens, pad, config = self._find_vocabulary()
         rows = request["row"].cpu()
-        buffer, counts = self._buffer, request["counts"]
+        buffer = self._buffer
         replayed = request["source"] == _REPLAY and buffer is not None and len(buffer) > 0
         if replayed and buffer is not None:
             texts = buffer.draw(rows, number=request["number"], epoch=request["epoch"], seed=self.seed)
             own = batch._replace(extra={})
         else:
             texts, own = self._continue(batch, request, tokens, config), batch
-            if buffer is not None and counts:
+            if buffer is not None and used:
                 buffer.add(_gather_texts(texts, rows, padding=padding))
         writer = self.settings.writer
         name = writer if isinstance(writer, str) else type(writer).__name__
         made = make_batch(own, texts, pad=pad, number=self._number, written_by=name)
-        if counts and not padding:
+        if used and not padding:
             self._count(texts, fresh=not replayed, seconds=time.perf_counter() - began)
         return made
 

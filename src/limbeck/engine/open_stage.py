@@ -55,7 +55,8 @@ def open_stage(
     config, loader = config or TrainConfig(), stage.find_loader(loader)
     fabric = fabric or open_fabric(precision=config.precision)
     bind_loader(loader, models, [stage], fabric)
-    first = loader.complete((loader.peek() if batch is None else batch).to(fabric.device))
+    with fabric.autocast():
+        first = loader.complete((loader.peek() if batch is None else batch).to(fabric.device), used=False)
     return StageTrainer(stage, models, setting=config, fabric=fabric, loader=loader, batch=first, single=single)
 
 

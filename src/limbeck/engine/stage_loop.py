@@ -70,7 +70,7 @@ class StageLoop:
         # A resumed run peeks where the first one did not, so peeking may not use random numbers. A loader that is not
         # replayable keeps the batch, so its random numbers are used only once.
         with fork_rng() if self.loader.replayable else nullcontext():
-            first = self._ours(self.loader.peek())
+            first = self._ours(self.loader.peek(), used=False)
         single = 0 < self._last < 2 * fabric.world_size
         options: dict[str, Any] = {"loader": self.loader, "batch": first, "single": single}
         options |= {"setting": setting, "fabric": fabric, "group": [stage.trains for stage in stages]}
@@ -178,17 +178,18 @@ class StageLoop:
     def _rehearsed_windows(self) -> Iterator[list[Batch]]:
         """The batches of the first step, then as many examples as the last batch of an epoch holds."""
         batch = self.loader.peek()
-        yield [self._ours(batch)] * min(self._setting.accumulate, 2)
+        yield [self._ours(batch, used=False)] * min(self._setting.accumulate, 2)
         if not self._last:
             return
-        yield [self._ours(batch.rows(torch.arange(min(self._last, batch.size))))]
+        yield [self._ours(batch.rows(torch.arange(min(self._last, batch.size))), used=False)]
 
-    def _ours(self, batch: Batch) -> Batch:
+    def _ours(self, batch: Batch, *, used: bool = True) -> Batch:
+        """This rank's part of a batch, complete and on its device."""
         fabric = self._fabric
         part = batch if fabric.world_size == 1 else shard_batch(batch, fabric.global_rank, fabric.world_size)
         # Texts are written by the logits that will be compared: in the precision of the run.
         with fabric.autocast():
-            return self.loader.complete(part.to(fabric.device))
+            return self.loader.complete(part.to(fabric.device), used=used)
 
     def _size_of_last(self, length: int) -> int:
         """The number of examples in the last batch of an epoch; 0 if it is full, not reached, or unknown."""
