@@ -54,7 +54,7 @@ class GroupLikelihoods(PartialLogits, OtherClasses):
         """
         if why := self.invalid_reason(kernel, **hyper):
             raise LimbeckError(why)
-        check_positions(self.labels, student)
+        check_same_positions(self.labels, student)
         starts = (self.lengths.flatten() > 0).nonzero()[:, 0]
         ours = self.student_log_likelihood(student, starts)
         theirs = self.log_likelihood.flatten()[starts].to(ours.dtype)
@@ -141,7 +141,7 @@ class CrossTokenizerLogits(PartialLogits, OtherClasses):
             raise LimbeckError(why)
         if declaration(kernel, "across_tokenizers") == "likelihoods":
             return self.likelihoods.compare(kernel, student, **hyper)
-        check_positions(self.index, student)
+        check_same_positions(self.index, student)
         places = (self.index.flatten() >= 0).nonzero()[:, 0]
         rows = dense_rows(self.rows[self.index.flatten()[places]])
         values = kernel(student=student.flatten(0, -2)[places], teacher=rows, **hyper)
@@ -171,7 +171,7 @@ def other_tokenizer_reason(kernel: Kernel) -> str:
     )
 
 
-def check_positions(own: Tensor, student: Tensor) -> None:
+def check_same_positions(own: Tensor, student: Tensor) -> None:
     """Check that the student has outputs for the same positions.
 
     Raises:

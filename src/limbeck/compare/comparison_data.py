@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from limbeck.batch import Batch
-from limbeck.compare.language import check_positions, read_limit, with_tokenizer
+from limbeck.compare.language import check_positions, compares_texts, read_limit, with_tokenizer
 from limbeck.data import Dataset, DataSplits, ShuffledLoader, load_data, silenced
 from limbeck.engine import TrainConfig
 from limbeck.errors import DataError, LimbeckError, TextTooLongError
@@ -209,17 +209,33 @@ def fit_task(job: Job, data: DataSplits) -> Task:
     return fitted
 
 
+def why_no_smoothing(job: Job, task: Task) -> str | None:
+    """Why a job has no arm of label smoothing; None if it may have one."""
+    own = job.budgets.get("label smoothing")
+    if task.no_smoothing is not None or not is_language(task) or not compares_texts(job):
+        return task.no_smoothing
+    if own is not None and own.smoothing is not None:
+        return None
+    return "a teacher with another tokenizer does not say how soft the labels of the student's tokens should be"
+
+
 def arms_of_task(job: Job, task: Task) -> Job:
     """The job; without the arm of label smoothing if the task does not support it."""
-    if task.no_smoothing is None or "label smoothing" not in job.arms:
+    if "label smoothing" not in job.arms or why_no_smoothing(job, task) is None:
         return job
     budgets = {arm: budget for arm, budget in job.budgets.items() if arm != "label smoothing"}
     return job.model_copy(update={"arms": tuple(a for a in job.arms if a != "label smoothing"), "budgets": budgets})
 
 
-def new_model(model: ModelSettings, material: ComparisonData, *, seed: int, who: str) -> nn.Module:
-    """Build a model by its name, with initial weights that depend only on `seed`; `who` begins an error message."""
-    language = {"head": LANGUAGE_MODELING, "tokenizer": material.data.tokenizer} if is_language(material.task) else {}
+def new_model(
+    model: ModelSettings, material: ComparisonData, *, seed: int, who: str, tokenizer: Any = None
+) -> nn.Module:
+    """Build a model by its name, with initial weights that depend only on `seed`; `who` begins an error message.
+
+    `tokenizer` is that of a teacher which does not read the tokens of the data.
+    """
+    own = material.data.tokenizer if tokenizer is None else tokenizer
+    language = {"head": LANGUAGE_MODELING, "tokenizer": own} if is_language(material.task) else {}
     if material.data.tokenizer is not None and not language and model.model in reference_names():
         raise LimbeckError(
             f"{who} {model.model} reads one tensor, and {material.data.name} gives several by name: take a model that "
@@ -230,7 +246,8 @@ def new_model(model: ModelSettings, material: ComparisonData, *, seed: int, who:
             network = open_model(
                 model.model, input_shape=material.input_shape, classes=material.classes, **language, **model.arguments
             )
-            check_positions(network, material.train, f"{who} {model.model}")
+            if tokenizer is None:
+                check_positions(network, material.train, f"{who} {model.model}")
             _draw_lazy(network, material, who=f"{who} {model.model}")
             return network
     except NoModuleError:

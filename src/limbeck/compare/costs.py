@@ -15,7 +15,7 @@ from limbeck.metrics import METRICS, CostInFull, answer_latency, cost_in_full, c
 from limbeck.metrics.predictions import rows_at_once
 from limbeck.models import count_parameters
 from limbeck.models.size_and_hash import size_in_bytes
-from limbeck.teachers import ModelTeacher, Specialists, Teacher, TeacherRef
+from limbeck.teachers import CrossTokenizerTeacher, ModelTeacher, Specialists, Teacher, TeacherRef
 
 Structure = tuple[tuple[tuple[str, type], ...], tuple[tuple[str, torch.Size, torch.dtype], ...]]
 
@@ -54,10 +54,16 @@ class ShippedCost(NamedTuple):
         )
 
 
-def cost_inputs(material: ComparisonData) -> Inputs:
-    """The inputs of some test examples, to time a model on; fewer of a language model, whose outputs are large."""
+def cost_inputs(material: ComparisonData, teacher: Teacher | None = None) -> Inputs:
+    """The inputs of some test examples, to time a model on; fewer of a language model, whose outputs are large.
+
+    A teacher with another tokenizer reads the same texts in its own tokens.
+    """
     rows = min(64, len(material.data.test), rows_at_once(material.data.test))
-    return material.data.preprocess(material.data.test.take(torch.arange(rows)))
+    batch = material.data.test.take(torch.arange(rows))
+    if isinstance(teacher, CrossTokenizerTeacher):
+        return teacher.translate(batch, teacher.align(batch)).inputs
+    return material.data.preprocess(batch)
 
 
 def measure_costs(model: nn.Module, inputs: Inputs) -> CostInFull:

@@ -26,6 +26,7 @@ from limbeck.compare.comparison_data import (
     is_language,
     load_comparison_data,
     summary_lines,
+    why_no_smoothing,
 )
 from limbeck.compare.dry_run import describe_few_steps, dry_run, find_seen_rows, verify_files
 from limbeck.compare.extra_metrics import check_also, measure_extra
@@ -123,9 +124,9 @@ def _open(job: Job, tell: Callback, out: Path | None) -> _OpenJob:
     tell(Message("\n".join((_data_message(material), *summary_lines(material.data)))))
     if (without := arms_of_task(job, material.task)) is not job:
         job = without
-        tell(Message(f"Without the arm 'label smoothing': {material.task.no_smoothing}."))
+        tell(Message(f"Without the arm 'label smoothing': {why_no_smoothing(job, material.task)}."))
     teacher, models = open_teacher(job, material)
-    if (vocabulary := describe_vocabulary(teacher)) is not None:
+    if (vocabulary := describe_vocabulary(teacher, material.train)) is not None:
         tell(Message(vocabulary))
     dry_run(job, material, teacher, models)
     check_also(MetricContext(job, material, teacher, models), tell)

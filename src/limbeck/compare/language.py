@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,13 +20,15 @@ from limbeck.data import (
     open_tokenizer,
     reads_language,
 )
+from limbeck.doctor.other_tokenizer import describe_alignment, measure_alignment
 from limbeck.errors import LimbeckError
 from limbeck.job import Job, ModelSettings, TeacherSettings
+from limbeck.methods import method
 from limbeck.models import UserFile, align_vocabularies, count_outputs, find_tokenizer
 from limbeck.models.hf_folder import find_hf_config
 from limbeck.models.hub import LibraryModel
 from limbeck.optional_imports import import_optional
-from limbeck.teachers import AlignedTeacher, Ensemble, ModelTeacher, Teacher
+from limbeck.teachers import AlignedTeacher, CrossTokenizerTeacher, Ensemble, ModelTeacher, Teacher
 
 _PROBED, _PROBED_TOKENS = 16, 256  # texts of the data on which tokenizers are compared
 _CHUNK = 1024  # windows whose tokens are counted at a time
@@ -48,7 +51,8 @@ def with_tokenizer(job: Job, options: Mapping[str, Any], task: str | None) -> di
     if options.get("tokenizer") is None:
         of_teacher = next(filter(None, map(_find_tokenizer, teachers)), None)
         place = _own_tokenizer(job, of_teacher) or of_teacher or _find_tokenizer(job.student)
-        if trained is not None and (options.get("vocabulary") is not None or place is None):
+        own_vocabulary = options.get("vocabulary") is not None and not compares_texts(job)
+        if trained is not None and (own_vocabulary or place is None):
             raise LimbeckError(_no_tokenizer(trained, place))
         if place is not None and options.get("vocabulary") is None:
             options["tokenizer"] = place
@@ -106,8 +110,10 @@ def _own_tokenizer(job: Job, other: str | None) -> str | None:
 
 def align_teacher(
     job: Job, part: TeacherSettings, teacher: ModelTeacher, data: Dataset, student: nn.Module
-) -> AlignedTeacher | ModelTeacher:
+) -> AlignedTeacher | CrossTokenizerTeacher | ModelTeacher:
     """The teacher in the vocabulary of the student and the data; the same teacher if there is nothing to align.
+
+    For methods that compare texts it is a `CrossTokenizerTeacher`, also where the tokenizers are the same.
 
     Args:
         job: The job.
@@ -117,9 +123,12 @@ def align_teacher(
         student: The student, for the number of its outputs.
 
     Raises:
-        LimbeckError: If the tokenizers cut texts into different tokens. The message names what works instead.
+        LimbeckError: If the tokenizers cut texts into different tokens, and a method compares them token by token. The
+            message names what works instead.
     """
     tokens = find_token_data(data)
+    if tokens is not None and compares_texts(job):
+        return _make_cross_tokenizer_teacher(part, teacher, open_own_tokenizer(part), data)
     sizes = [count_outputs(model) for model in (student, teacher.model)]
     if tokens is None or sizes[0] is None or sizes[1] is None:  # other modules are compared by their logits
         return teacher
@@ -131,6 +140,52 @@ def align_teacher(
     return teacher if alignment.is_identity else AlignedTeacher(teacher, alignment)
 
 
+def compares_texts(job: Job) -> bool:
+    """Whether the methods of a job compare texts and not tokens, so that the teacher may have another tokenizer.
+
+    Raises:
+        LimbeckError: If one does and another does not: one teacher cannot give both.
+    """
+    across: dict[str, bool] = {}
+    for settings in job.method_arms.values():
+        with suppress(LimbeckError):  # an unknown method gets a sentence of its own
+            if (one := method(settings.name)).has_teacher:
+                across[settings.name] = one.card.across_tokenizers
+    if len({*across.values()}) > 1:
+        texts, tokens = (" and ".join(name for name, own in across.items() if own is kind) for kind in (True, False))
+        raise LimbeckError(
+            f"The methods of a job share a teacher: {texts} compare texts and {tokens} single tokens. Make a job for "
+            "each."
+        )
+    return any(across.values())
+
+
+def open_own_tokenizer(part: TeacherSettings) -> Any:
+    """The tokenizer of a trained teacher; None if there is none beside it, or it is not trained."""
+    place = _find_tokenizer(part) if part.has_weights else None
+    return None if place is None else open_tokenizer(place)
+
+
+def _make_cross_tokenizer_teacher(
+    part: TeacherSettings, teacher: ModelTeacher, theirs: Any, data: Dataset
+) -> CrossTokenizerTeacher:
+    """The teacher with its own tokenizer, tried on some windows of the data.
+
+    Raises:
+        LimbeckError: If a tokenizer loses text, a window is too long for the teacher, or nothing is aligned.
+    """
+    tokens = find_token_data(data)
+    if not isinstance(tokens, TokenDataset):
+        raise LimbeckError("uld and alm teach causal language models, and these are pairs for an encoder-decoder.")
+    other = CrossTokenizerTeacher(teacher, tokens.tokenizer, theirs or tokens.tokenizer)
+    if not measure_alignment(other, data).aligned:
+        raise LimbeckError(
+            f"No token of the texts is aligned with a token of the teacher {part.model}: do the texts have more than "
+            "one token each, and is its tokenizer the right one?"
+        )
+    return other
+
+
 def average_teachers(job: Job, teachers: Sequence[Teacher]) -> Teacher:
     """The ensemble of a job's teachers.
 
@@ -139,6 +194,10 @@ def average_teachers(job: Job, teachers: Sequence[Teacher]) -> Teacher:
     """
     aligned = [teacher for teacher in teachers if isinstance(teacher, AlignedTeacher)]
     make = partial(Ensemble, mean=job.teacher.mean, weights=job.teacher.weights)
+    if any(isinstance(teacher, CrossTokenizerTeacher) for teacher in teachers):
+        raise LimbeckError(
+            "uld and alm have one teacher: the outputs of several with tokenizers of their own cannot be averaged."
+        )
     if not aligned:
         return make(*teachers)
     if len({teacher.alignment.fingerprint for teacher in aligned}) > 1 or len(aligned) < len(teachers):
@@ -156,8 +215,10 @@ def _some_texts(tokens: TokenDataset | TokenPairDataset) -> list[str]:
     return texts
 
 
-def describe_vocabulary(teacher: Teacher) -> str | None:
+def describe_vocabulary(teacher: Teacher, data: Dataset) -> str | None:
     """A sentence about the vocabularies of a teacher and its student; None if they are the same."""
+    if isinstance(teacher, CrossTokenizerTeacher):
+        return describe_alignment(teacher, measure_alignment(teacher, data))
     if not isinstance(teacher, AlignedTeacher):
         return None
     alignment = teacher.alignment

@@ -65,12 +65,12 @@ def arms_rows(
     table: dict[str, Any] = {}
     task, (teacher, teachers) = material.task, opened
     against = reference(task, teacher, answers)
-    sample = cost_inputs(material)
     student = make_student(job, material, seed=0, teacher=ModelTeacher(next(iter(teachers.values())))).cpu()
     # Students with the same structure are timed once, on the CPU; others were timed by their arm.
     plain = ShippedCost.measure(student, material)
     for arm in job.all_arms:
         if arm == "teacher":
+            sample = cost_inputs(material, teacher)
             costs = [cost_of(model.cpu(), sample) for model in teachers.values()]
             own = _measures_of_teacher(job, answers, material)
             table[arm] = {"role": "teacher", "method": None, **_row([own], costs, task)}

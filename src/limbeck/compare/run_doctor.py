@@ -29,7 +29,7 @@ from limbeck.compare.run_storage import check_folder
 from limbeck.compare.teacher import open_teacher, teachers_recipe, without_weights
 from limbeck.compare.teacher_cache import folder_of, make_cache_loader, open_cached_teacher, views_of
 from limbeck.compare.trackers import check_tracker
-from limbeck.data import subsample
+from limbeck.data import Dataset, subsample
 from limbeck.doctor import (
     ACCURACY,
     NEWS,
@@ -155,7 +155,7 @@ def checkup(job: Job, *, seconds: float = 120.0) -> Iterator[Finding]:
         return
     job = arms_of_task(job, material.task)
     less = subset_for_check(job, material)
-    opened, finding = _try("teacher", lambda: open_teacher(job, less), partial(_describe_teacher, job))
+    opened, finding = _try("teacher", lambda: open_teacher(job, less), partial(_describe_teacher, job, less.train))
     yield finding
     if opened is None:
         return
@@ -233,10 +233,10 @@ def _describe_data(material: ComparisonData) -> Finding:
     return make_finding("", value, sentence, f"{count:,}")._replace(details=summary.lines())
 
 
-def _describe_teacher(job: Job, opened: tuple[Teacher, dict[str, nn.Module]]) -> Finding:
+def _describe_teacher(job: Job, data: Dataset, opened: tuple[Teacher, dict[str, nn.Module]]) -> Finding:
     numbers = sum(parameter.numel() for model in opened[1].values() for parameter in model.parameters())
     origin = f"Loaded from {job.teacher.title}" if job.teacher.has_weights else "Trained by the job"
-    vocabulary = describe_vocabulary(opened[0])
+    vocabulary = describe_vocabulary(opened[0], data)
     details = () if vocabulary is None else (vocabulary,)
     sentence = f"{origin}; it has the outputs that the task needs."
     return passed("", numbers, sentence, f"{numbers:,} weights")._replace(details=details)

@@ -32,7 +32,14 @@ from limbeck.compare.estimator import (
     make_estimator_teacher,
     open_estimator,
 )
-from limbeck.compare.language import align_teacher, average_teachers, unigram_nll
+from limbeck.compare.language import (
+    align_teacher,
+    average_teachers,
+    check_positions,
+    compares_texts,
+    open_own_tokenizer,
+    unigram_nll,
+)
 from limbeck.compare.saved_teacher import check_saved_teacher, other_inputs_error, own_preprocess
 from limbeck.compare.trackers import with_trackers
 from limbeck.data import (
@@ -58,11 +65,13 @@ from limbeck.tap import FrozenParameters
 from limbeck.tasks import Classification, Task
 from limbeck.teachers import (
     AlignedTeacher,
+    CrossTokenizerTeacher,
     EstimatorFile,
     ModelTeacher,
     SklearnTeacher,
     Teacher,
     TeacherContext,
+    has_other_tokenizer,
 )
 from limbeck.teachers.chance import compute_chance, most_frequent_share
 
@@ -97,7 +106,7 @@ def open_teacher(job: Job, material: ComparisonData) -> tuple[Teacher, dict[str,
 
 def _align(
     job: Job, material: ComparisonData, teachers: Sequence[ModelTeacher | SklearnTeacher]
-) -> list[ModelTeacher | SklearnTeacher | AlignedTeacher]:
+) -> list[ModelTeacher | SklearnTeacher | AlignedTeacher | CrossTokenizerTeacher]:
     """The teachers in the vocabulary of the student; other tasks have none."""
     if not is_language(material.task) or job.student.is_shallow:
         return list(teachers)
@@ -123,7 +132,12 @@ def _open_part(
         own = make_estimator_teacher(estimator, material, **part.arguments)
         return own, EstimatorModule(own, fitted=True)
     try:
-        model = new_model(part, material, seed=seed, who="teacher")
+        data_tokenizer = material.data.tokenizer if is_language(material.task) else None
+        own = None if data_tokenizer is None else open_own_tokenizer(part)
+        other = None if own is None or own.get_vocab() == data_tokenizer.get_vocab() else own
+        model = new_model(part, material, seed=seed, who="teacher", tokenizer=other)
+        if other is not None and not compares_texts(job):
+            check_positions(model, material.train, f"The teacher {part.model}")
     except NoModuleError as error:
         module = open_estimator(error.result, part.model, material)
         if part.members > 1:
@@ -148,6 +162,8 @@ def _check_opened(
     Raises:
         LimbeckError: If the teacher fails, or has another number of classes than the data.
     """
+    if has_other_tokenizer(teacher):  # it was tried on texts when it was made, and has no outputs of the student's
+        return
     first = material.train.select(torch.tensor([0]))
     shape, who = "x".join(map(str, material.input_shape)), f"The teacher {part.model}"
     try:

@@ -10,11 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from limbeck.batch import IGNORED, LOGITS
+from limbeck.batch import IGNORED, LOGITS, Outputs
 from limbeck.cache import CacheReader, is_cache
 from limbeck.data import ShuffledLoader
 from limbeck.doctor.context import CheckContext, Finding, draw_examples, fail, passed, warn
 from limbeck.errors import LimbeckError
+from limbeck.group_likelihoods import CrossTokenizerLogits, GroupLikelihoods
 from limbeck.metrics.classes import is_misordered, misorder_message, renamed_accuracy
 from limbeck.metrics.memoize import predicted_class
 from limbeck.tasks import Classification
@@ -187,9 +188,9 @@ def check_deterministic(context: CheckContext) -> Finding:
     # Padding has outputs, which mean nothing.
     counts = batch.mask[half] if context.is_language and batch.mask is not None else slice(None)
     with torch.no_grad(), prepared as get_outputs, context.fabric.autocast():
-        whole = get_outputs(batch)[LOGITS][: len(half)][counts].double()
-        again = get_outputs(batch.rows(half))[LOGITS][counts].double()
-        padded = predict_padded(get_outputs, batch.rows(half), batch.size)[LOGITS][counts].double()
+        whole = _logits_of(get_outputs(batch))[: len(half)][counts].double()
+        again = _logits_of(get_outputs(batch.rows(half)))[counts].double()
+        padded = _logits_of(predict_padded(get_outputs, batch.rows(half), batch.size))[counts].double()
     if count := int(whole.isnan().flatten(1).any(1).sum()):
         sentence = (
             f"The teacher's outputs are NaN for {count} of {len(whole)} examples; check its forward() in eval mode."
@@ -207,6 +208,13 @@ def check_deterministic(context: CheckContext) -> Finding:
     return passed(
         STEADY, agreement, "The outputs for the same examples in two batches are the same.", f"{100 * agreement:.0f} %"
     )
+
+
+def _logits_of(outputs: Outputs) -> Tensor:
+    """The logits; of a teacher with another tokenizer the likelihoods of groups, which are by position as well."""
+    partial = outputs.partial.get(LOGITS)
+    own = partial.likelihoods if isinstance(partial, CrossTokenizerLogits) else partial
+    return own.log_likelihood.unsqueeze(-1) if isinstance(own, GroupLikelihoods) else outputs[LOGITS]
 
 
 def _apart(one: Tensor, other: Tensor) -> float:

@@ -19,6 +19,7 @@ from limbeck.metrics.predictions import rows_at_once
 from limbeck.models import read_context_length
 from limbeck.random_seeds import counter_order
 from limbeck.tasks.language_modeling import get_token_data
+from limbeck.teachers import has_other_tokenizer
 
 TOKENS = "tokens that count"
 
@@ -162,6 +163,8 @@ def check_contexts(context: CheckContext) -> Finding:
     networks = context.networks
     names = [f"teacher {name}" for name in networks] if len(networks) > 1 else ["teacher"]
     models = {"student": new_student(context), **dict(zip(names, networks.values(), strict=True))}
+    if has_other_tokenizer(context.teacher):  # it counts tokens of its own, and was tried when it was opened
+        models = {"student": models["student"]}
     limits = {who: limit for who, model in models.items() if (limit := read_context_length(model)) is not None}
     for who, limit in limits.items():
         if limit < longest:

@@ -16,7 +16,14 @@ from torch import Tensor, nn
 
 from limbeck.batch import Batch, Progress
 from limbeck.data import Loader
-from limbeck.doctor import gradient_checks, job_checks, language_checks, loss_checks, teacher_news
+from limbeck.doctor import (
+    gradient_checks,
+    job_checks,
+    language_checks,
+    loss_checks,
+    other_tokenizer,
+    teacher_news,
+)
 from limbeck.doctor.context import (
     CheckContext,
     CheckedArm,
@@ -204,6 +211,7 @@ OF_JOB: Mapping[str, Callable[[CheckContext], Finding | None]] = {
 
 OF_LANGUAGE_JOB: Mapping[str, Callable[[CheckContext], Finding | None]] = {
     language_checks.TOKENS: language_checks.check_tokens,
+    other_tokenizer.ALIGNED: other_tokenizer.check_alignment,
     language_checks.ENDS: language_checks.check_ends,
     language_checks.LENGTHS: language_checks.check_lengths,
     language_checks.CONTEXTS: language_checks.check_contexts,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from typing import NamedTuple
 
@@ -17,7 +18,7 @@ from limbeck.metrics.language import TextSumsState
 from limbeck.model_call import call, logits_of
 from limbeck.tap import FrozenParameters
 from limbeck.tasks.language_modeling import get_token_data, measure_texts
-from limbeck.teachers import Preprocess, Teacher, TeacherContext
+from limbeck.teachers import Preprocess, Teacher, TeacherContext, has_other_tokenizer
 
 NEWS = "teacher's news"
 
@@ -55,6 +56,8 @@ def check_news(context: CheckContext) -> Finding:
     """Compare the teacher with the student before training, and with token frequencies, on development texts."""
     if not context.trained:
         return warn(NEWS, None, "Unknown: the job trains the teacher first.")
+    if has_other_tokenizer(context.teacher):
+        return judge_news(_compare_likelihoods(context))
     found = compare_with_teacher(
         new_student(context), context.teacher, context.development, unigram_log_probabilities(context.train),
         preprocess=context.preprocess, device=context.device,
@@ -85,12 +88,34 @@ def judge_news(found: TeacherNews) -> Finding:
         return warn(
             NEWS, value, f"{beside} The teacher predicts these texts no better than the student does already.", text
         )
+    if math.isnan(found.agreement):
+        other = "Their tokens differ, so they are compared by the likelihood of the texts alone."
+        return passed(NEWS, value, f"{beside} {other}", text)
     lacking = f" {100 * found.unknown:.2g} % of the labels are tokens that it lacks." if found.unknown else ""
     return passed(
         NEWS, value,
         f"{beside} They agree on {100 * found.agreement:.3g} % of {found.tokens:,} tokens, and the student gives "
         f"{100 * found.mass:.3g} % to the teacher's ten most likely.{lacking}", text,
     )  # fmt: skip
+
+
+def _compare_likelihoods(context: CheckContext) -> TeacherNews:
+    """Compare a teacher with another tokenizer and the student by the likelihood of some development texts."""
+    batches, unigram = [], unigram_log_probabilities(context.train)
+    tokens, total = 0, 0.0
+    for batch in small_batches(context.development):
+        labels = labels_that_count(batch)
+        labels = labels[labels != IGNORED]
+        batches.append(batch)
+        tokens, total = tokens + len(labels), total - float(unigram[labels].sum())
+        if tokens >= _TOKENS:
+            break
+    teacher, student = (
+        context.task.evaluate(model, batches, preprocess=context.preprocess).measures["nll"]
+        for model in (context.teacher, new_student(context))
+    )
+    unknown = [math.nan] * 4
+    return TeacherNews(tokens, 0.0, teacher, student, total / max(tokens, 1), *unknown)
 
 
 def compare_with_teacher(

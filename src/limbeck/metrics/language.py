@@ -14,7 +14,8 @@ from limbeck.errors import DataError, LimbeckError
 from limbeck.functional import compute_agreement, compute_overlap
 from limbeck.functional.blockwise import AT_ONCE
 from limbeck.metrics.metric import Metric, MetricFunction, Needed, mean_of_all, metric, require_fields, valid_rows
-from limbeck.metrics.partial_teacher import BOUNDS, compare_with_partial
+from limbeck.metrics.other_tokenizer import OTHER_TOKENIZER, complete_sums, likelihood_rows
+from limbeck.metrics.partial_teacher import BOUNDS, compare_with_partial, find_lacking
 from limbeck.top_k_logits import PartialLogits
 
 TOP_K = 10
@@ -99,18 +100,21 @@ class TextSumsState:
     """
 
     def __init__(self) -> None:
-        self._table = torch.zeros(0, len(COLUMNS) - 1, dtype=torch.float64)
+        # The columns but the first, and the number of tokens whose likelihood is known.
+        self._table = torch.zeros(0, len(COLUMNS), dtype=torch.float64)
         self._examples = 0
 
     def update(self, logits: Any, batch: Batch, teacher: Any = None) -> None:
         """Add the tokens of one batch.
 
         Args:
-            logits: ``[batch, positions, vocabulary]``, or `limbeck.functional.HiddenLogits` of that shape.
+            logits: ``[batch, positions, vocabulary]``, or `limbeck.functional.HiddenLogits` of that shape. Of a teacher
+                with another tokenizer, the likelihoods: tokens in no group get the mean of the text's others.
             batch: The batch with its labels: the next token of each position.
             teacher: The teacher's logits for the same positions, of either kind. A token that is -inf at every position
                 of the batch that counts is one that the teacher lacks (`limbeck.AlignedTeacher`): it is left out of the
-                comparison on both sides. Of `PartialLogits`, stored or from a server, the sums that can be known.
+                comparison on both sides. Of `PartialLogits`, stored or from a server, the sums that can be known; with
+                another tokenizer, none.
 
         Raises:
             DataError: If the batch has no labels, or the shapes differ.
@@ -119,6 +123,8 @@ class TextSumsState:
         labels, texts, sizes = positions_that_count(batch, first=self._examples)
         self._examples += batch.size
         _check_shape("logits", logits, labels)
+        if isinstance(teacher, OTHER_TOKENIZER):
+            teacher = None  # its tokens are others
         if teacher is not None:
             _check_shape("teacher's logits", teacher, labels)
             if teacher.shape[-1] != logits.shape[-1]:
@@ -128,9 +134,12 @@ class TextSumsState:
                 )
         counted = (labels != IGNORED).flatten().nonzero()[:, 0]
         labels, texts, sizes = (part.flatten()[counted] for part in (labels, texts, sizes))
-        ours, theirs = _rows_of(logits), None if teacher is None else _rows_of(teacher)
-        lacking = _find_lacking(theirs, counted)
         self._grow(texts)
+        if isinstance(logits, OTHER_TOKENIZER):
+            self._table.index_add_(0, texts, likelihood_rows(logits, counted, sizes, columns=len(COLUMNS)))
+            return
+        ours, theirs = _rows_of(logits), None if teacher is None else _rows_of(teacher)
+        lacking = find_lacking(theirs, counted, chunk=CHUNK)
         for rows in torch.arange(len(counted)).split(CHUNK) if len(counted) else ():
             at = counted[rows]
             teacher_rows = None if theirs is None else _dense(theirs, at)
@@ -138,7 +147,7 @@ class TextSumsState:
             if bool((wrong := values[:, : len(_OWN)].isnan().any(1)).any()):
                 raise LimbeckError(f"The logits of text {int(texts[rows][wrong][0])} are NaN, so it has no likelihood.")
             counts = torch.stack([torch.ones(len(rows), dtype=torch.float64), sizes[rows].double()], 1)
-            self._table.index_add_(0, texts[rows], torch.cat([counts, values], 1))
+            self._table.index_add_(0, texts[rows], torch.cat([counts, values, counts[:, :1]], 1))
 
     def _grow(self, texts: Tensor) -> None:
         missing = (int(texts.max()) + 1 if len(texts) else 0) - len(self._table)
@@ -155,7 +164,10 @@ class TextSumsState:
         there = (self._table[:, 0] > 0).nonzero()[:, 0]
         if not len(there):
             raise DataError("There is no token to predict: every label is -100 or masked, or there was no batch.")
-        return TextSums(torch.cat([there[:, None].double(), self._table[there]], 1))
+        table = torch.cat([there[:, None].double(), self._table[there, :-1]], 1)
+        at = COLUMNS.index("nll")
+        table[:, at] = complete_sums(table[:, at], table[:, 1], self._table[there, -1])
+        return TextSums(table)
 
 
 def positions_that_count(batch: Batch, *, first: int = 0) -> tuple[Tensor, Tensor, Tensor]:
@@ -206,15 +218,6 @@ def _dense(logits: Any, rows: Int[Tensor, " rows"]) -> Any:
         return part
     part = part if isinstance(part, Tensor) else part.to_dense()
     return part.detach() if part.dtype == torch.float64 else part.detach().float()
-
-
-def _find_lacking(teacher: Any, rows: Int[Tensor, " rows"]) -> Bool[Tensor, " vocabulary"] | None:
-    """The tokens that are -inf in all these rows of a teacher's logits; None if there are none."""
-    if not isinstance(teacher, Tensor) or not len(rows):  # an output layer has no token without a logit
-        return None
-    largest = torch.stack([teacher[at.to(teacher.device)].amax(0) for at in rows.split(CHUNK)]).amax(0)
-    lacking = largest == -torch.inf
-    return lacking if bool(lacking.any()) else None
 
 
 def _values_by_blocks(

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from limbeck.errors import LimbeckError
@@ -91,3 +92,12 @@ def _compare_most_likely(student: Tensor, teacher: TopKLogits, top_k: int) -> di
 
 def _where(values: Float[Tensor, " rows"], known: Bool[Tensor, " rows"]) -> Float[Tensor, " rows"]:
     return values.masked_fill(~known, math.nan)
+
+
+def find_lacking(teacher: Any, rows: Int[Tensor, " rows"], *, chunk: int) -> Bool[Tensor, " vocabulary"] | None:
+    """Find the tokens that are -inf in all these rows of a teacher's logits; None if there are none."""
+    if not isinstance(teacher, Tensor) or not len(rows):  # an output layer has no token without a logit
+        return None
+    largest = torch.stack([teacher[at.to(teacher.device)].amax(0) for at in rows.split(chunk)]).amax(0)
+    lacking = largest == -torch.inf
+    return lacking if bool(lacking.any()) else None

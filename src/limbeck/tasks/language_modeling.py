@@ -24,6 +24,7 @@ from limbeck.metrics.partial_teacher import BOUNDS
 from limbeck.metrics.predictions import as_batches, find_loader, open_token_logits
 from limbeck.tasks.task import Evaluation, EvaluationState, Score, Task, linear_scores
 from limbeck.tasks.text_samples import write_samples
+from limbeck.teachers import has_other_tokenizer
 
 _ROWS = 256  # rows of tokens that are read at a time
 
@@ -214,7 +215,8 @@ class LanguageModeling(Task):
         """
         state, loader = _Texts(), find_loader(data)
         with ExitStack() as stack:
-            logits = stack.enter_context(open_token_logits(model, preprocess=preprocess, loader=loader))
+            other = has_other_tokenizer(model)
+            logits = stack.enter_context(open_token_logits(model, preprocess=preprocess, partial=other, loader=loader))
             answer = None
             if teacher is not None and not isinstance(teacher, Tensor):
                 answer = stack.enter_context(

@@ -3,7 +3,7 @@
 from limbeck.teachers.aligned import AlignedLogits, AlignedTeacher, TranslatedTeacher
 from limbeck.teachers.cache_request import predict_padded
 from limbeck.teachers.cached_teacher import CachedTeacher, without_cache
-from limbeck.teachers.cross_tokenizer import BatchAlignment, CrossTokenizerTeacher
+from limbeck.teachers.cross_tokenizer import BatchAlignment, CrossTokenizerTeacher, has_other_tokenizer
 from limbeck.teachers.ensemble import Ensemble
 from limbeck.teachers.fill_cache import CacheVerification, fill_cache, verify_cache
 from limbeck.teachers.mean_embedding_teacher import MeanEmbeddingTeacher
@@ -68,6 +68,7 @@ __all__ = [
     "check_groups",
     "fill_cache",
     "get_adaptor",
+    "has_other_tokenizer",
     "predict_padded",
     "read_inputs",
     "special_classes",

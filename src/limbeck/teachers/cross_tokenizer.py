@@ -141,6 +141,17 @@ class CrossTokenizerTeacher(TeacherWrapper):
             )
         return alignment
 
+    def translate(self, batch: Batch, alignment: BatchAlignment) -> Batch:
+        """The batch that the teacher reads, one row for each window."""
+        device = _read_ids(batch).device
+        ids, mask = alignment.teacher_ids.to(device), alignment.is_text.to(device)
+        if isinstance(batch.inputs, Tensor):
+            return Batch(ids, mask=mask)
+        inputs: dict[str, Any] = {"input_ids": ids, "attention_mask": mask.long()}
+        if "position_ids" in batch.inputs:
+            inputs["position_ids"] = torch.arange(ids.shape[1], device=device).expand_as(ids)
+        return Batch(inputs, mask=mask)
+
     @property
     def fingerprint(self) -> str:
         """The hash of the teacher's fingerprint and of both tokenizers."""
@@ -155,6 +166,18 @@ class CrossTokenizerTeacher(TeacherWrapper):
             "of": self.inner.describe(),
             "tokenizers": {"student": student, "teacher": teacher, "fingerprint": self.aligner.fingerprint},
         }
+
+
+def has_other_tokenizer(teacher: Any) -> bool:
+    """Whether a teacher, or one within it, is a `CrossTokenizerTeacher`.
+
+    Example:
+        >>> has_other_tokenizer(torch.nn.Linear(2, 3))
+        False
+    """
+    if isinstance(teacher, CrossTokenizerTeacher):
+        return True
+    return isinstance(teacher, TeacherWrapper) and any(map(has_other_tokenizer, teacher.teachers))
 
 
 class BatchAlignment(NamedTuple):
@@ -216,7 +239,7 @@ class _CrossTokenizerSession(TeacherSession):
     def __call__(self, batch: Batch) -> Outputs:
         labels = _read_labels(batch)
         alignment = self._teacher.align(batch)
-        logits: Any = self._session(self._make_batch(alignment, batch)).raw(LOGITS)
+        logits: Any = self._session(self._teacher.translate(batch, alignment)).raw(LOGITS)
         _check_logits(logits, alignment)
         rows = logits.reshape(-1, logits.shape[-1]) if isinstance(logits, Tensor) else logits.reshape(-1)
         device = labels.device
@@ -234,18 +257,6 @@ class _CrossTokenizerSession(TeacherSession):
         )
         index = spread(torch.arange(len(position), device=device), -1)
         return Outputs.of({LOGITS: CrossTokenizerLogits(likelihoods, rows[place], index)})
-
-    def _make_batch(self, alignment: BatchAlignment, batch: Batch) -> Batch:
-        """The teacher's batch."""
-        device = _read_labels(batch).device
-        ids, mask = alignment.teacher_ids.to(device), alignment.is_text.to(device)
-        if isinstance(batch.inputs, Tensor):
-            return Batch(ids, mask=mask)
-        inputs: dict[str, Any] = {"input_ids": ids}
-        inputs["attention_mask"] = mask.long()
-        if "position_ids" in batch.inputs:
-            inputs["position_ids"] = torch.arange(ids.shape[1], device=device).expand_as(ids)
-        return Batch(inputs, mask=mask)
 
 
 def _check_logits(logits: Any, alignment: BatchAlignment) -> None:
