@@ -65,9 +65,9 @@ def open_job(job):
 
 
 def test_equal_vocabularies_are_left_alone(folder):
-    _, teacher = open_job(job_of(folder, "same"))
+    material, teacher = open_job(job_of(folder, "same"))
     assert isinstance(teacher, ModelTeacher)
-    assert describe_vocabulary(teacher) is None
+    assert describe_vocabulary(teacher, material.train) is None
 
 
 @pytest.mark.parametrize("name", ["padded", "renumbered"])
@@ -78,7 +78,7 @@ def test_trap_18_another_vocabulary_is_aligned_to_that_of_the_trained_student(fo
     assert (teacher.alignment.student_size, teacher.alignment.teacher_size) == (290, 300)
     own = transformers.AutoTokenizer.from_pretrained(folder / "student")
     assert material.data.tokenizer.get_vocab() == own.get_vocab()
-    assert "290 tokens are shared" in describe_vocabulary(teacher)
+    assert "290 tokens are shared" in describe_vocabulary(teacher, material.train)
 
 
 def test_trap_19_a_teacher_with_other_tokens_is_refused_before_anything_is_trained(folder):

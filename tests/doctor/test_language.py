@@ -15,7 +15,7 @@ from limbeck.doctor import language_checks as checks
 from limbeck.doctor.memory import BatchMemory, judge_batch_memory, measure_batch_memory
 from limbeck.engine import TrainConfig
 from limbeck.methods import make
-from limbeck.models import VocabularyAlignment
+from limbeck.models import VocabularyAlignment, read_context_length
 from limbeck.tasks import LanguageModeling
 from limbeck.teachers import AlignedTeacher, ModelTeacher
 from patients import patient
@@ -147,7 +147,7 @@ def test_a_context_that_is_shorter_than_the_windows_is_wrong(tokenizer):
         checks.check_contexts(job(TokenDataset(TEXTS, tokenizer=tokenizer, max_length=8), student=student)).state
         == "ok"
     )
-    assert checks.context_length(nn.Linear(2, 3)) is None
+    assert read_context_length(nn.Linear(2, 3)) is None
 
 
 def test_test_texts_that_were_trained_on_are_counted(tokenizer):
