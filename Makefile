@@ -36,10 +36,10 @@ demo: $(USER)   ## the whole story on data that is already on the machine
 QUICK := OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE=
 
 test: $(DEV)   ## every test, about seven minutes on two cores
-	@$(QUICK) $(BIN)/python -m pytest -n 2 -m 'not soak' tests
+	@$(QUICK) $(BIN)/python -m pytest -n 2 --dist worksteal -m 'not soak' tests
 
 test-fast: $(DEV)   ## no jobs, commands, processes, training, exports or transformers: a minute on two cores
-	@$(QUICK) $(BIN)/python -m pytest -n 2 -m 'not integration and not slow and not soak' tests
+	@$(QUICK) $(BIN)/python -m pytest -n 2 --dist worksteal -m 'not integration and not slow and not soak' tests
 
 soak: $(DEV)   ## the long tests
 	@$(QUICK) $(BIN)/python -m pytest -m soak tests

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import shutil
 
 import pytest
 import torch
@@ -53,18 +54,25 @@ def job_of(tmp_path, function, **changes):
     return make_job({**small_job(data, teacher=teacher, seeds=1), "out": str(tmp_path / "run"), **changes})
 
 
-def test_the_job_fits_it_and_judges_it_like_any_teacher(tmp_path):
-    said = []
-    result = run_job(job_of(tmp_path, "forest"), callback=collect_messages(said))
+@pytest.fixture(scope="module")
+def forest(tmp_path_factory):
+    """A finished job: its folder, its result, and what was said. Only read."""
+    folder, said = tmp_path_factory.mktemp("forest"), []
+    result = run_job(job_of(folder, "forest"), callback=collect_messages(said))
+    return folder / "run", result, said
+
+
+def test_the_job_fits_it_and_judges_it_like_any_teacher(forest):
+    run, result, said = forest
     assert any("Fitting the teacher: RandomForestClassifier" in line for line in said)
     teacher = result["arms"]["teacher"]
     assert teacher["accuracy"]["mean"] > 0.6
     assert teacher["milliseconds"] > 0
-    assert (tmp_path / "run" / "report.html").is_file()
+    assert (run / "report.html").is_file()
 
 
-def test_what_it_weighs_is_its_pickle_and_its_parameters_are_unknown(tmp_path):
-    result = run_job(job_of(tmp_path, "forest"))
+def test_what_it_weighs_is_its_pickle_and_its_parameters_are_unknown(forest):
+    run, result, _ = forest
     row = result["arms"]["teacher"]
     assert row["parameters"] is None
     assert row["megabytes"] > 0.001
@@ -75,7 +83,7 @@ def test_what_it_weighs_is_its_pickle_and_its_parameters_are_unknown(tmp_path):
     assert "-" in mine
     assert "0.000" not in mine
     assert "RandomForestClassifier" in table_notes(result)
-    page = (tmp_path / "run" / "report.html").read_text()
+    page = (run / "report.html").read_text()
     assert "RandomForestClassifier has no parameters" in page
     size = page.split("Against size")[1].split("</figure>")[0]
     assert "teacher" in size
@@ -98,9 +106,8 @@ def test_a_size_front_names_who_is_not_on_it():
     assert "Not drawn" not in drawn.split("Against size")[0]
 
 
-def test_a_card_says_why_a_size_is_missing(tmp_path):
-    run_job(job_of(tmp_path, "forest"))
-    export_run(tmp_path / "run", to="folder", out=tmp_path / "shipped", trust=True)
+def test_a_card_says_why_a_size_is_missing(forest, tmp_path):
+    export_run(forest[0], to="folder", out=tmp_path / "shipped", trust=True)
     card = (tmp_path / "shipped" / "README.md").read_text()
     line = next(line for line in card.splitlines() if line.startswith("| teacher"))
     assert line.split("|")[4].strip() == "-"
@@ -127,16 +134,16 @@ def test_several_members_are_refused(tmp_path):
         run_job(job)
 
 
-def test_a_resumed_job_whose_estimator_answers_otherwise_stops(tmp_path):
+def test_a_resumed_job_whose_estimator_answers_otherwise_stops(forest, tmp_path):
     from limbeck.metrics import load_tensors, save_tensors
 
-    run_job(job_of(tmp_path, "forest"))
-    out = tmp_path / "run"
+    out = shutil.copytree(forest[0], tmp_path / "run")
+    job = job_of(forest[0].parent, "forest", out=str(out))
     kept = {name: tensor.clone() for name, tensor in load_tensors(out / "teacher" / "answers.safetensors").items()}
     (out / "result.json").unlink()
-    run_job(job_of(tmp_path, "forest"), resume=True)  # with a random_state it goes on
+    run_job(job, resume=True)  # with a random_state it goes on
     kept["test"] = torch.randn_like(kept["test"])
     save_tensors(kept, out / "teacher" / "answers.safetensors")
     (out / "result.json").unlink()
     with pytest.raises(LimbeckError, match="random_state"):
-        run_job(job_of(tmp_path, "forest"), resume=True)
+        run_job(job, resume=True)

@@ -1,7 +1,8 @@
-"""A run of two ranks that is killed again and again, as a script of its own: prints what became of it, as JSON.
+"""Runs of two ranks that are killed again and again, as a script of its own: prints what became of them, as JSON.
 
-It is started by test_rank_kill, with a folder, a method's name and the reports after which both ranks die, or after
-which the second dies alone, as negative numbers. The ranks are forked after all was imported, so a life costs little.
+It is started by test_rank_kill, with a folder and, for each run, a method's name and the reports after which both ranks
+die, or after which the second dies alone, as negative numbers. The ranks are forked after all was imported, so a life
+costs little.
 """
 
 from __future__ import annotations
@@ -86,9 +87,9 @@ def life(out: Path, name: str, last: int | None, *, alone: bool = False) -> None
         os.waitpid(child, 0)
 
 
-def main(folder: Path, name: str, kills: list[int]) -> None:
-    import torch._dynamo  # noqa: F401 - DistributedDataParallel imports it, which is slow: once here, not in every life
-
+def play(folder: Path, name: str, kills: list[int]) -> dict[str, Any]:
+    """A run that nobody kills, and one that is killed and resumed: what each rank ends with."""
+    folder.mkdir()
     life(folder / "whole", name, None)
     for number in kills:
         life(folder / "killed", name, abs(number), alone=number < 0)
@@ -98,8 +99,14 @@ def main(folder: Path, name: str, kills: list[int]) -> None:
         for run in ("whole", "killed")
     }
     error = Path(f"{folder / 'killed'}.rank0.error")
-    print(json.dumps({**found, "error": error.read_text() if error.exists() else None}))
+    return {**found, "error": error.read_text() if error.exists() else None}
+
+
+def main(folder: Path, runs: list[tuple[str, list[int]]]) -> None:
+    import torch._dynamo  # noqa: F401 - DistributedDataParallel imports it, which is slow: once here, not in every life
+
+    print(json.dumps([play(folder / str(number), *run) for number, run in enumerate(runs)]))
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), sys.argv[2], [int(number) for number in sys.argv[3:]])
+    main(Path(sys.argv[1]), json.loads(sys.argv[2]))

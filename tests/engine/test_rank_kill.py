@@ -18,24 +18,30 @@ from limbeck.errors import LimbeckWarning
 STORY = Path(__file__).parent / "rank_kill_story.py"
 
 
-def played(folder: Path, name: str, kills: list[int]) -> dict[str, Any]:
-    folder.mkdir(exist_ok=True)
+def played(folder: Path, *runs: tuple[str, list[int]]) -> list[dict[str, Any]]:
+    """What became of runs of two ranks: for each the method, and the reports after which ranks die."""
     done = subprocess.run(
-        [sys.executable, str(STORY), str(folder), name, *map(str, kills)],
+        [sys.executable, str(STORY), str(folder), json.dumps(runs)],
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=600,
         env={**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"},
     )
     assert done.returncode == 0, done.stderr[-3000:]
-    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    found: list[dict[str, Any]] = json.loads(done.stdout.splitlines()[-1])
     return found
 
 
+@pytest.fixture(scope="module")
+def two(tmp_path_factory) -> list[dict[str, Any]]:
+    """Both in one process, because it takes longer to import than to train."""
+    return played(tmp_path_factory.mktemp("ranks"), ("born_again", [3, -8]), ("mean_teacher", [3]))
+
+
 @pytest.mark.slow
-def test_two_ranks_killed_in_each_generation(tmp_path):
+def test_two_ranks_killed_in_each_generation(two):
     """After report 3 of 8 of the first generation, and the second rank alone after 8 more, in the second."""
-    found = played(tmp_path, "born_again", [3, -8])
+    found = two[0]
     assert found["killed"] == found["whole"]
     # The first generation teaches the second, so it must be the same on all ranks.
     assert found["whole"][0] == found["whole"][1]
@@ -44,8 +50,8 @@ def test_two_ranks_killed_in_each_generation(tmp_path):
 
 
 @pytest.mark.slow
-def test_an_average_with_statistics_of_its_own_is_the_same_on_all_ranks(tmp_path):
-    found = played(tmp_path, "mean_teacher", [3])
+def test_an_average_with_statistics_of_its_own_is_the_same_on_all_ranks(two):
+    found = two[1]
     assert found["whole"][0] == found["whole"][1]
     assert found["killed"] == found["whole"]
 
@@ -54,8 +60,8 @@ def test_an_average_with_statistics_of_its_own_is_the_same_on_all_ranks(tmp_path
 @pytest.mark.parametrize("name", ["hinton", "born_again", "mean_teacher", "mutual"])
 def test_two_ranks_killed_at_many_reports(tmp_path, name):
     draw = random.Random(0)
-    for number in range(10):
-        found = played(tmp_path / str(number), name, draw.sample(range(1, 8), 2))
+    runs = [(name, draw.sample(range(1, 8), 2)) for _ in range(10)]
+    for number, found in enumerate(played(tmp_path, *runs)):
         assert found["killed"] == found["whole"], number
         assert found["whole"][0] == found["whole"][1]
     print(f"{name}: 10 runs of two ranks killed twice, all end in the same bits")
