@@ -3,7 +3,7 @@
 from limbeck.losses.distributed import all_gather, all_reduce_sum, all_reduce_tensor, rank_device, world_size
 from limbeck.losses.hyper_gradient import hyper_gradient
 from limbeck.losses.loss import Loss
-from limbeck.losses.memory import RowIndex, preserved_state
+from limbeck.losses.memory import FeatureQueue, RowIndex, RunningMean, preserved_state
 from limbeck.losses.objective import (
     LossContext,
     LossTerm,
@@ -17,12 +17,14 @@ from limbeck.losses.row_loss import RowTerm
 from limbeck.losses.selective_loss import SelectiveLoss
 
 __all__ = [
+    "FeatureQueue",
     "Loss",
     "LossContext",
     "LossTerm",
     "Objective",
     "RowIndex",
     "RowTerm",
+    "RunningMean",
     "Scaled",
     "SelectiveLoss",
     "Sum",

@@ -1,4 +1,4 @@
-"""Memory of losses: rows by id, rows of all ranks, and state that is restored after a trial."""
+"""Memory of losses: rows by id, a queue of features, moving averages, and state that is restored after a trial."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from typing import Any, cast
 
 import numpy as np
 import torch
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
@@ -76,6 +77,87 @@ class RowIndex(nn.Module):
         if bool(wrong.any()):
             raise LimbeckError(f"Example {int(ids[wrong.to(ids.device)][0])} is none of the {len(known)} examples.")
         return cast(Tensor, self.rows)[places]
+
+
+class FeatureQueue(nn.Module):
+    """The features of the last examples: first in, first out. Its rows are buffers, so a resumed run has them again.
+
+    Call `push` in `LossTerm.after_step`, with the rows of all ranks (`limbeck.losses.all_gather`), so that all have the
+    same queue.
+
+    Args:
+        size: The largest number of rows.
+        width: The number of features of a row.
+        dtype: The type of the rows.
+
+    Example:
+        >>> queue = FeatureQueue(3, 1)
+        >>> queue.push(torch.tensor([[1.0], [2.0]]))
+        >>> queue.push(torch.tensor([[3.0], [4.0]]))
+        >>> queue.rows.flatten().tolist()
+        [2.0, 3.0, 4.0]
+    """
+
+    stored: Tensor
+    filled: Tensor
+
+    def __init__(self, size: int, width: int, *, dtype: torch.dtype | None = None) -> None:
+        super().__init__()
+        self.register_buffer("stored", torch.zeros(size, width, dtype=dtype))
+        self.register_buffer("filled", torch.zeros((), dtype=torch.int64))
+
+    @property
+    def rows(self) -> Float[Tensor, "filled width"]:
+        """The rows, the oldest first."""
+        return self.stored[len(self.stored) - int(self.filled) :]
+
+    @torch.no_grad()
+    def push(self, features: Float[Tensor, "rows width"]) -> None:
+        """Add rows; the oldest ones leave. Of more rows than there is room for, the last ones are kept."""
+        every = features.detach().to(self.stored)[-len(self.stored) :]
+        self.stored.copy_(torch.cat([self.stored, every])[len(every) :])
+        self.filled.add_(len(every)).clamp_max_(len(self.stored))
+
+
+class RunningMean(nn.Module):
+    r"""Exponential moving averages, one for each row: of a class, an example, or one for all.
+
+    After a step with values of a row, :math:`m \leftarrow d m + (1 - d) \bar v`. A row without values keeps its
+    average. The first values of a row are its average at once. Call `update` in `LossTerm.after_step`, with the values
+    of all ranks (`limbeck.losses.all_gather`). The averages are buffers, so a resumed run has them again.
+
+    Args:
+        rows: The number of averages.
+        decay: d, from 0 to below 1.
+        start: The averages before the first values.
+
+    Example:
+        >>> mean = RunningMean(2, decay=0.5)
+        >>> mean.update(torch.tensor([1, 1]), torch.tensor([2.0, 4.0]))
+        >>> mean.update(torch.tensor([1]), torch.tensor([5.0]))
+        >>> mean.value.tolist()
+        [0.0, 4.0]
+    """
+
+    value: Tensor
+    known: Tensor
+
+    def __init__(self, rows: int, *, decay: float, start: float = 0.0) -> None:
+        super().__init__()
+        self.decay = decay
+        self.register_buffer("value", torch.full((rows,), start))
+        self.register_buffer("known", torch.zeros(rows, dtype=torch.bool))
+
+    @torch.no_grad()
+    def update(self, rows: Int[Tensor, " values"], values: Float[Tensor, " values"]) -> None:
+        """Take values, each with the number of its row."""
+        values = values.detach().to(self.value)
+        rows = rows.to(values.device)
+        count = torch.zeros_like(self.value).index_add_(0, rows, torch.ones_like(values))
+        mean = torch.zeros_like(self.value).index_add_(0, rows, values) / count.clamp_min(1.0)
+        moved = torch.where(self.known, self.decay * self.value + (1 - self.decay) * mean, mean)
+        self.value.copy_(torch.where(count > 0, moved, self.value))
+        self.known.logical_or_(count > 0)
 
 
 @contextmanager

@@ -1,0 +1,1 @@
+"""Methods that choose or change the examples that a student learns from."""
