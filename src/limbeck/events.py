@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
 
@@ -67,6 +67,7 @@ class StepsTaken:
         steps: Optimizer steps in total.
         rate: Examples per second.
         terms: The mean of each term of the loss.
+        generation: Figures of the texts that a model wrote since the last report; empty without them.
     """
 
     run: str
@@ -76,6 +77,7 @@ class StepsTaken:
     steps: int
     rate: float
     terms: Mapping[str, float]
+    generation: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

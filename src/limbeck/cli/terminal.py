@@ -118,7 +118,16 @@ def _describe_steps(event: StepsTaken) -> str:
 
 
 def _describe_terms(event: StepsTaken) -> str:
-    return "  ".join(f"{name} {mean:.3g}" for name, mean in event.terms.items())
+    terms = "  ".join(f"{name} {mean:.3g}" for name, mean in event.terms.items())
+    texts = event.generation
+    if not texts:
+        return terms
+    count = texts["finished"] + texts["cut_off"]
+    age = f", age {texts['mean_age']:.1f}" if texts["mean_age"] else ""
+    return (
+        f"{terms}  texts {count:,.0f} ({texts['cut_off']:,.0f} cut off), {texts['tokens_per_second']:,.0f} tokens/s, "
+        f"{100 * texts['time_share']:.0f} % of the time{age}"
+    )
 
 
 def _describe_result(event: ArmFinished | TrialFinished) -> str:

@@ -238,7 +238,8 @@ def _count(job: Job, models: Mapping[str, nn.Module]) -> str:
 
 def steps_taken(run: str, report: StepReport) -> StepsTaken:
     """The event for a report of a run; `run` is its name, such as ``distilled, seed 0``."""
-    return StepsTaken(run, report.part, report.title, report.step, report.steps, report.rate, report.terms)
+    where = report.part, report.title, report.step, report.steps
+    return StepsTaken(run, *where, report.rate, report.terms, report.generation)
 
 
 def teachers_recipe(members: Sequence[str], task: Task) -> Recipe:

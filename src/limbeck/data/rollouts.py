@@ -232,8 +232,8 @@ class RolloutLoader(Loader):
             DataError: If a prompt is longer than the context of the writer, or given texts are wanted and there are
                 none.
         """
-        if "rollout" not in batch.extra:
-            return batch
+        if "rollout" not in batch.extra:  # a batch of other data, such as one that a check takes from the dataset
+            return batch if "written_by" in batch.extra else self._give(batch)
         request = batch.extra["rollout"]
         batch = batch._replace(extra={name: value for name, value in batch.extra.items() if name != "rollout"})
         # A rank without rows of its own has the first row, of which nothing counts.

@@ -114,7 +114,7 @@ def measure_largest_batch(
         ]
 
         def step(rows: int) -> None:
-            batch = context.train.take(torch.full((rows,), row)).to(context.device)
+            batch = loader.complete(context.train.take(torch.full((rows,), row)).to(context.device), used=False)
             for trainer in trainers:
                 trainer.step([batch], Progress())
 

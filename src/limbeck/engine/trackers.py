@@ -86,6 +86,7 @@ def report_values(report: StepReport) -> dict[str, float]:
     """
     parts = {"term": report.terms, "gradient_norm": report.gradient_norms, "parameter_norm": report.parameter_norms}
     named = {f"{part}/{name}": value for part, values in parts.items() for name, value in values.items()}
+    named |= {f"generation/{name}": value for name, value in report.generation.items()}
     numbers = {"loss": report.loss, **named, "lr": report.lr, "rate": report.rate}
     return {f"{report.stage}/{name}": value for name, value in numbers.items()}
 

@@ -86,10 +86,13 @@ class CausalWriter(Writer):
             self._options["logits_to_keep"] = 1
         self._mask: Tensor | None = None
         self._positions: Tensor | None = None
-        if int(lengths.min()) < width:
+        config = find_hf_config(model)
+        is_padded = int(lengths.min()) < width
+        # Without a mask, transformers warns of tokens that may be padding; end tokens often have the same number.
+        if is_padded or (config is not None and config.get_text_config(decoder=True).pad_token_id is not None):
             missing = (width - lengths)[:, None].to(device)
             self._mask = (torch.arange(width + most, device=device) >= missing).long()
-            if takes_positions(model):
+            if is_padded and takes_positions(model):
                 self._positions = torch.arange(width + most, device=device) - missing
 
     def start(self) -> Tensor:
