@@ -181,9 +181,9 @@ def test_batches_of_a_data_loader_of_hugging_face_are_continued():
 def test_several_end_tokens_and_the_tokenizer_s_own():
     given = ShuffledLoader(TokenDataset(ROWS, tokenizer=tokenizer()), batch_size=2)
     own = RolloutLoader(given, Rollouts(generation=WRITING))
-    assert own._find_vocabulary()[2].end_tokens == (tokenizer().eos_token_id,)
+    assert own.generation.end_tokens == (tokenizer().eos_token_id,)
     several = RolloutLoader(given, Rollouts(generation=GenerationConfig(eos_token_id=[7, 9])))
-    assert several._find_vocabulary()[2].end_tokens == (7, 9)
+    assert several.generation.end_tokens == (7, 9)
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from limbeck.data.tokenized_texts import TokenizedTexts
 from limbeck.doctor import examine, gradient_checks, teacher_news
 from limbeck.doctor import language_checks as checks
 from limbeck.doctor.memory import BatchMemory, judge_batch_memory, measure_batch_memory
+from limbeck.doctor.rollout_checks import check_written_texts
 from limbeck.engine import TrainConfig
 from limbeck.methods import make
 from limbeck.models import VocabularyAlignment, read_context_length
@@ -148,6 +150,29 @@ def test_a_context_that_is_shorter_than_the_windows_is_wrong(tokenizer):
         == "ok"
     )
     assert read_context_length(nn.Linear(2, 3)) is None
+
+
+def test_prompts_of_an_on_policy_job_leave_room_for_new_tokens_and_texts_can_end(tokenizer):
+    data = TokenDataset(PROMPTS, tokenizer=tokenizer, max_length=40)
+    longest = max(len(tokenizer(row["prompt"]).input_ids) for row in PROMPTS)
+    teacher = ignorant(len(tokenizer))
+
+    def state(limit=None, new=8, size=None, data=data):
+        student = ignorant(size or len(tokenizer))
+        if limit is not None:
+            student.config = SimpleNamespace(max_position_embeddings=limit)
+        if size is not None:
+            student.get_input_embeddings = lambda: nn.Embedding(size, 2)
+        recipe = make("gkd", teacher=teacher, max_new_tokens=new)
+        return check_written_texts(job(data, student=student, recipe=recipe))
+
+    assert (state().state, state().value) == ("ok", {"prompts": len(data), "longest": longest})
+    assert state(limit=longest + 8).state == "ok"
+    assert (state(limit=longest, new=8).state, state(limit=longest, new=1).state) == ("look", "ok")
+    assert state(limit=longest - 1).state == "wrong"
+    assert state(size=tokenizer.eos_token_id).state == "wrong"
+    assert state(data=TokenDataset(TEXTS, tokenizer=tokenizer, max_length=40)).state == "look"
+    assert check_written_texts(job(data)) is None
 
 
 def test_test_texts_that_were_trained_on_are_counted(tokenizer):

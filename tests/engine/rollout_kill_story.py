@@ -45,9 +45,8 @@ def train(out: Path, ranks: int) -> None:
     options = {"devices": ranks, "strategy": "ddp"} if ranks > 1 else {}
     fabric = open_fabric(accelerator="cpu", **options)
     # 11 prompts in batches of 5: the last batch has one, and a second rank none.
-    run = distill(
-        Own(), recipe(), loader(batch_size=5, count=11), out=out, resume=True, fabric=fabric, log_every=1, checkpoint_seconds=0.0
-    )
+    setting = {"log_every": 1, "checkpoint_seconds": 0.0, "fabric": fabric}
+    run = distill(Own(), recipe(), loader(batch_size=5, count=11), out=out, resume=True, **setting)
     run.finish()
     state = b"".join(value.numpy().tobytes() for value in run.student.state_dict().values())
     rank = fabric.global_rank

@@ -10,8 +10,9 @@ from torch import nn
 
 from limbeck.errors import ArgumentError, DataError, LimbeckError
 from limbeck.functional import cross_entropy
-from limbeck.generation import GenerationConfig, context_size, draw_tokens, generate
+from limbeck.generation import GenerationConfig, draw_tokens, generate
 from limbeck.generation.writers import CacheUse, find_cache_use
+from limbeck.models import read_context_length
 from limbeck.random_seeds import counter_uniform
 from limbeck.tap import Tapped
 
@@ -229,7 +230,7 @@ def test_tokens_outside_the_vocabulary_are_never_drawn(known):
 
 def test_the_context_limits_prompts_and_texts():
     model = make("gpt2")
-    assert context_size(model) == 32
+    assert read_context_length(model) == 32
     config = GenerationConfig(max_new_tokens=40)
     prompts = [torch.full((30,), 4), torch.full((32,), 4), torch.tensor([3])]
     written = generate(model, prompts, config)

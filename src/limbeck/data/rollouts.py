@@ -297,6 +297,11 @@ class RolloutLoader(Loader):
             )
         ]  # fmt: skip
 
+    @property
+    def generation(self) -> GenerationConfig:
+        """How texts are written, with the end token of the tokenizer if the settings have none."""
+        return self._find_vocabulary()[2]
+
     def _find_vocabulary(self) -> tuple[Tensor | None, int, GenerationConfig]:
         """The tokens that may be written, the one for padding, and the settings with their end token."""
         if self._vocabulary is None:

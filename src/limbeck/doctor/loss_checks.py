@@ -179,6 +179,9 @@ def check_term_balance(context: StageContext) -> Finding:
     # Two untrained networks hardly differ, so an untrained teacher is replaced by one that knows the labels.
     teacher_outputs = context.teacher_outputs if context.teacher_trained else _confident_outputs(context)
     norms = {name: float(gradient.norm()) for name, gradient in context.gradients(teacher_outputs).items()}
+    # In this batch nothing may count for a term, such as the labels of given texts where the student wrote all.
+    counts = context.objective.counts(context.batch)
+    norms = {name: norm for name, norm in norms.items() if counts.get(name, 1)}
     whole = sum(norms.values())
     if not math.isfinite(whole) or whole == 0:
         return warn(TERM_BALANCE, norms, "Unknown: the gradient is 0 or not finite.")

@@ -22,6 +22,7 @@ from limbeck.doctor import (
     language_checks,
     loss_checks,
     other_tokenizer,
+    rollout_checks,
     teacher_news,
 )
 from limbeck.doctor.context import (
@@ -215,6 +216,7 @@ OF_LANGUAGE_JOB: Mapping[str, Callable[[CheckContext], Finding | None]] = {
     language_checks.ENDS: language_checks.check_ends,
     language_checks.LENGTHS: language_checks.check_lengths,
     language_checks.CONTEXTS: language_checks.check_contexts,
+    rollout_checks.WRITTEN_TEXTS: rollout_checks.check_written_texts,
     language_checks.REPEATED: language_checks.check_repeated,
     language_checks.FINGERPRINTS: language_checks.check_fingerprints,
     teacher_news.NEWS: teacher_news.check_news,

@@ -5,6 +5,6 @@ from __future__ import annotations
 from limbeck.generation.config import Generation, GenerationConfig
 from limbeck.generation.generate import check_prompts, generate
 from limbeck.generation.sampling import draw_tokens
-from limbeck.generation.writers import context_size, next_logits
+from limbeck.generation.writers import next_logits
 
-__all__ = ["Generation", "GenerationConfig", "check_prompts", "context_size", "draw_tokens", "generate", "next_logits"]
+__all__ = ["Generation", "GenerationConfig", "check_prompts", "draw_tokens", "generate", "next_logits"]

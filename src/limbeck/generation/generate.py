@@ -19,13 +19,13 @@ from limbeck.generation.writers import (
     DecoderWriter,
     PrefixWriter,
     Writer,
-    context_size,
     find_cache_use,
     model_logits,
     module_device,
     next_logits,
 )
 from limbeck.model_call import unwrap
+from limbeck.models import read_context_length
 from limbeck.models.hf_folder import find_hf_config
 from limbeck.random_seeds import counter_uniform
 from limbeck.tap import FrozenParameters
@@ -200,7 +200,7 @@ def _find_room(module: nn.Module | None, prompts: list[Tensor], most: int) -> In
     Raises:
         DataError: If a prompt is longer than the context of the model.
     """
-    context = context_size(module)
+    context = None if module is None else read_context_length(module)
     room = torch.full((len(prompts),), most)
     if context is None:
         return room

@@ -12,7 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from limbeck.batch import IGNORED, Batch, Inputs
-from limbeck.model_call import call, known_arguments, logits_of, takes_positions, unwrap
+from limbeck.model_call import call, known_arguments, logits_of, takes_positions
 from limbeck.models.hf_folder import find_hf_config, without_adapter
 
 NextLogits = Callable[[Sequence[Tensor], int], list[Tensor]]
@@ -216,18 +216,6 @@ def _are_close(one: Tensor, other: Tensor) -> bool:
     scale = float(other.abs().nan_to_num(posinf=0.0).max())
     tolerance = 64 * torch.finfo(one.dtype).eps * max(scale, 1e-6)
     return torch.allclose(one, other, rtol=0.0, atol=tolerance, equal_nan=True)
-
-
-def context_size(model: Any) -> int | None:
-    """The largest number of tokens that a model reads, by its configuration; None if it is unknown.
-
-    Example:
-        >>> context_size(nn.Linear(2, 2)) is None
-        True
-    """
-    config = find_hf_config(unwrap(model)) if isinstance(model, nn.Module) else None
-    size = None if config is None else getattr(config.get_text_config(decoder=True), "max_position_embeddings", None)
-    return size if isinstance(size, int) and size > 0 else None
 
 
 def next_logits(logits: Callable[[Batch], Any], dtype: torch.dtype | None = None) -> NextLogits:

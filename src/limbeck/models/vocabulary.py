@@ -219,7 +219,10 @@ def read_context_length(model: nn.Module) -> int | None:
         True
     """
     try:
-        limit = model.config.max_position_embeddings  # type: ignore[union-attr] # configurations map other names to it
+        config: Any = model.config
+        # That of a model of images and texts has one of its own for texts. Other names are mapped to this one.
+        own = config.get_text_config(decoder=True) if hasattr(config, "get_text_config") else config
+        limit = own.max_position_embeddings
     except AttributeError:
         return None
     return int(limit) if isinstance(limit, int) and limit > 0 else None
