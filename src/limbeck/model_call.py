@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from functools import lru_cache, partial
 from typing import Any, Protocol, runtime_checkable
 
@@ -15,7 +16,7 @@ from torch.nn.parallel import DistributedDataParallel
 from limbeck.batch import LOGITS, Inputs, input_rows
 from limbeck.errors import MissingOutputError
 from limbeck.functional.output_layer import OutputLayer
-from limbeck.separate_texts import check_left_out, check_padding_in_front, check_separates
+from limbeck.separate_texts import check_left_out, check_padding_in_front, check_separates, without_mask_advice
 
 Adaptor = Callable[[Any], Any]
 """Function from a model's raw output to logits or a dict with ``logits``, if `logits_of` cannot read the output."""
@@ -186,7 +187,9 @@ def call(model: Callable[..., Any], inputs: Inputs) -> Any:
     if isinstance(inputs, Mapping):
         first, named = place_tokens(model, inputs)
         _check_texts_apart(model, inputs, named)
-        return model(*first, **{name: _cast(value, model) for name, value in named.items()})
+        without_mask = "input_ids" in named and "attention_mask" not in named
+        with without_mask_advice() if without_mask else nullcontext():
+            return model(*first, **{name: _cast(value, model) for name, value in named.items()})
     if isinstance(inputs, (tuple, list)):
         return model(*(_cast(value, model) for value in inputs))
     return model(inputs)

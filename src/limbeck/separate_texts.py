@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
@@ -136,6 +137,25 @@ def _are_close(one: Tensor, other: Tensor) -> bool:
 def _make_row(first: Tensor, second: Tensor, length: int) -> Int[Tensor, "1 tokens"]:
     """Two texts of one token each, repeated."""
     return torch.stack([first, second]).repeat_interleave(length)[None]
+
+
+@contextmanager
+def without_mask_advice() -> Iterator[None]:
+    """A block without the advice of transformers to pass an attention mask.
+
+    Packed rows have none, because only without it their texts are kept apart, and other rows without it have no
+    padding: `check_separates` and `check_left_out` see to both.
+    """
+    logger = logging.getLogger("transformers.modeling_utils")
+    logger.addFilter(_is_no_mask_advice)
+    try:
+        yield
+    finally:
+        logger.removeFilter(_is_no_mask_advice)
+
+
+def _is_no_mask_advice(record: logging.LogRecord) -> bool:
+    return "recommend passing in an `attention_mask`" not in record.getMessage()
 
 
 def is_trial() -> bool:

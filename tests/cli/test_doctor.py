@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
@@ -47,6 +48,19 @@ def test_a_sound_job_is_ok_in_every_line_and_nothing_is_written(here, limbeck, t
     for name in ("teacher's accuracy", "teacher as student", "loss in float64", "split batch", "gradient", "terms",
                  "unused parameters", "teacher unchanged", "one step", "whole job"):  # fmt: skip
         assert name in states(ended)
+
+
+def test_findings_are_written_to_a_file_of_either_kind(here, limbeck, taught):
+    del taught
+    ended = limbeck("doctor", job_of(here), "--json", "--out", "found/findings.json")
+    assert json.loads((here / "found" / "findings.json").read_text()) == ended.result
+    limbeck("doctor", job_of(here), "--out", "findings.md")
+    page = (here / "findings.md").read_text()
+    for one in ended.result["checks"]:
+        assert f"| {one['state']} | {one['name']} |" in page
+    refused = limbeck("doctor", job_of(here), "--out", "findings")
+    assert refused.code == 2 or "findings.md" in refused.err
+    assert not (here / "findings").exists()
 
 
 def test_people_are_reported_line_by_line(here, limbeck, taught):

@@ -144,9 +144,19 @@ def test_another_vocabulary_is_refused_before_texts_that_are_too_long(place, tmp
         run_job(job.model_copy(update={"data": own}))
 
 
-def test_a_teacher_that_knows_no_context_stops_the_job(place):
+def test_a_teacher_that_knows_no_context_stops_the_job_and_leaves_no_folder(place, tmp_path):
+    changes = {"teacher": {"model": f"hf:{place / 'teacher'}"}, "arms": ["teacher", "distilled"]}
     with pytest.raises(LimbeckError, match="counting the tokens"):
-        run_job(job_of(place, teacher={"model": f"hf:{place / 'teacher'}"}, arms=["teacher", "distilled"]))
+        run_job(job_of(place, **changes, out=str(tmp_path / "run")))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_teacher_that_was_trained_is_kept_if_it_is_refused(place, tmp_path):
+    teacher = {**NEW, "train": {**FAST, "lr": 1e-9}}
+    data = {"name": str(place / "t.txt"), "vocabulary": 270, "max_length": 32}
+    with pytest.raises(LimbeckError):
+        run_job(job_of(place, teacher=teacher, data=data, arms=["teacher", "distilled"], out=str(tmp_path / "run")))
+    assert (tmp_path / "run" / "teacher").is_dir()
 
 
 def test_parts_that_the_teacher_may_know_are_said_in_the_words_of_the_task(place):

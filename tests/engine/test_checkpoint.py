@@ -151,7 +151,7 @@ def test_resume_where_there_is_nothing_begins(tmp_path):
 
 def test_a_folder_that_holds_a_run_is_left_alone(run):
     before = {file: file.read_bytes() for file in run.rglob("*") if file.is_file()}
-    with pytest.raises(LimbeckError, match=r"already holds a run\. Continue it with `limbeck resume"):
+    with pytest.raises(LimbeckError, match=r"already holds a run\. .*distill\(\.\.\., out=.*resume=True\)"):
         distill(network(), everything(epochs=2), make_loader(), out=run)
     assert {file: file.read_bytes() for file in run.rglob("*") if file.is_file()} == before
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from logging import Handler
+
 import pytest
 import torch
 from torch import nn
@@ -215,6 +217,38 @@ def test_packed_texts_are_tried_once(tokenizer):
     for _ in range(2):
         call(model, inputs)
     assert len(calls) == 2 + 2
+
+
+def test_transformers_does_not_ask_for_a_mask_that_packed_rows_must_not_have(tokenizer):
+    from transformers.utils import logging
+
+    model = transformers_model("GPT2LMHeadModel", n_embd=8, n_layer=1, n_head=2, pad_token_id=0)
+    inputs = tokens(tokenizer, packing=True).take(torch.arange(3)).inputs
+    inputs = {**inputs, "input_ids": inputs["input_ids"].index_fill(1, torch.tensor([0]), 0)}
+    said: list[str] = []
+    handler = NoteHandler(said)
+    logging.get_logger("transformers").addHandler(handler)
+    try:
+        logging.warning_once.cache_clear()
+        model(**inputs)
+        assert any("attention_mask" in one for one in said), "the library says it by itself"
+        logging.warning_once.cache_clear()
+        said.clear()
+        call(model, inputs)
+        assert said == []
+    finally:
+        logging.get_logger("transformers").removeHandler(handler)
+
+
+class NoteHandler(Handler):
+    """Notes what is logged."""
+
+    def __init__(self, said: list[str]) -> None:
+        super().__init__()
+        self.said = said
+
+    def emit(self, record) -> None:
+        self.said.append(record.getMessage())
 
 
 def test_the_output_layer_of_packed_texts_is_found(tokenizer):

@@ -131,6 +131,7 @@ def test_an_export_writes_text(gpt2, to, monkeypatch):
         assert str(len(reader(long, verbose=False)["input_ids"])) in read.notes[0]
         assert "Prompt 2" in read.notes[1]
     head, card = front(exported)
+    assert ("no cache of keys and values" in card) == (to in ("onnx", "int8"))
     assert head["pipeline_tag"] == "text-generation"
     assert "base_model" not in head, "its weights are new"
     monkeypatch.chdir(folder)
@@ -203,6 +204,18 @@ def test_a_file_of_each_kind_of_model_agrees(name, tokenizer, tmp_path):
     torch.testing.assert_close(
         predict_onnx(tmp_path / "model.onnx", file_inputs(model, other)), expected, rtol=1e-4, atol=1e-5
     )
+
+
+def test_a_file_of_an_lstm_has_any_number_of_tokens(tokenizer, tmp_path):
+    """The exporter writes the number of its example into the shape of the logits, and onnxruntime warns of others."""
+    import onnx
+
+    ids = torch.randint(4, len(tokenizer), (8, 12))
+    to_onnx(Lstm(len(tokenizer)), {"input_ids": ids}, tmp_path / "model.onnx")
+    graph = onnx.load(tmp_path / "model.onnx").graph
+    (inputs,), (logits,) = ([one.type.tensor_type.shape.dim for one in side] for side in (graph.input, graph.output))
+    assert inputs[1].dim_param
+    assert logits[1].dim_param == inputs[1].dim_param
 
 
 def test_texts_that_share_rows_get_rows_of_their_own(tokenizer):

@@ -179,13 +179,16 @@ def doctor(
     method: Annotated[str | None, typer.Option(help="As in `limbeck distill`.")] = None,
     methods: Annotated[str | None, typer.Option(help="As in `limbeck compare`: names, separated by commas.")] = None,
     settings: Settings = None,
+    out: Annotated[
+        str | None, typer.Option(help="Also write the findings to this file, as JSON (.json) or Markdown (.md).")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Check a job before training. Prints one line per check; the exit code is 1 if a check fails."""
     from limbeck.cli.doctor import run_doctor
 
     flags = {"teacher": teacher, "student": student, "data": data, "method": method, "methods": methods, "task": task}
-    run_doctor(job, flags, settings or [], as_json=as_json)
+    run_doctor(job, flags, settings or [], as_json=as_json, out=out)
 
 
 @app.command()

@@ -8,9 +8,12 @@ import textwrap
 import time
 import warnings
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from limbeck.atomic_io import make_folder, write_text
 from limbeck.cli.terminal import print_message
+from limbeck.errors import ArgumentError
 
 if TYPE_CHECKING:
     from limbeck.doctor import Finding
@@ -20,11 +23,22 @@ _STYLES = {"ok": "green", "look": "yellow", "crash": "magenta", "wrong": "bold r
 _KEYS = ("name", "state", "value", "sentence")
 
 
-def run_doctor(path: str | None, flags: Mapping[str, Any], settings: Sequence[str], *, as_json: bool) -> None:
-    """Run all checks of a job and print one line each; exit with code 1 if anything is wrong, 3 if a check crashed."""
+def run_doctor(
+    path: str | None, flags: Mapping[str, Any], settings: Sequence[str], *, as_json: bool, out: str | None = None
+) -> None:
+    """Run all checks of a job and print one line each; exit with code 1 if anything is wrong, 3 if a check crashed.
+
+    Raises:
+        ArgumentError: If `out` ends neither in .json nor in .md.
+    """
     from limbeck.compare import checkup
     from limbeck.compare.run_storage import to_json_safe
 
+    file = None if out is None else Path(out)
+    if file is not None and file.suffix not in (".json", ".md"):
+        raise ArgumentError(
+            f"--out of limbeck doctor is a file: findings.json or findings.md; got {out}.", argument="out"
+        )
     job = _job(path, flags, settings)
     start, findings = time.perf_counter(), list[Any]()
     show = _finding_printer()
@@ -38,13 +52,36 @@ def run_doctor(path: str | None, flags: Mapping[str, Any], settings: Sequence[st
     states = {finding.state for finding in findings}
     # A crashed check says nothing about the job, so without it the answer is unknown.
     ok = False if "wrong" in states else None if "crash" in states else True
+    checks = [{key: to_json_safe(getattr(finding, key)) for key in _KEYS} for finding in findings]
+    whole = json.dumps({"checks": checks, "ok": ok}, allow_nan=False)
+    if file is not None:
+        make_folder(file.absolute().parent)
+        write_text(f"{whole}\n" if file.suffix == ".json" else _render_markdown(findings), file)
     if as_json:
-        checks = [{key: to_json_safe(getattr(finding, key)) for key in _KEYS} for finding in findings]
-        print(json.dumps({"checks": checks, "ok": ok}, allow_nan=False))
+        print(whole)
     else:
         _print_summary(findings, time.perf_counter() - start)
     if not ok:
         sys.exit(1 if ok is False else 3)
+
+
+def _render_markdown(findings: Sequence[Finding]) -> str:
+    """The findings as a table, with their details below."""
+    rows = [
+        f"| {finding.state} | {finding.name} | {finding.text or '-'} | {_one_line(finding.sentence)} |"
+        for finding in findings
+    ]
+    details = [
+        f"\n## {finding.name}\n\n```\n" + "\n".join(finding.details) + "\n```"
+        for finding in findings
+        if finding.details
+    ]
+    head = ["# Checks of a job", "", "| state | check | value | |", "|---|---|---|---|"]
+    return "\n".join([*head, *rows, *details]) + "\n"
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split()).replace("|", "\\|")
 
 
 def _job(path: str | None, flags: Mapping[str, Any], settings: Sequence[str]) -> Job:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, suppress
@@ -87,6 +88,7 @@ def run_job(
         out = check_folder(job, resume=resume or change, changed=change)
         start = time.perf_counter()
         new = out is not None and not out.exists()
+        fresh = out is not None and not RunLayout(out).job.is_file()
         if out is not None and not new:
             stack.enter_context(lock_folder(job, out))
         run = _open(job, callback if is_rank_zero(job) else ignore_events, out)
@@ -94,7 +96,7 @@ def run_job(
             if new:  # a new folder is created only after all checks; it is locked then
                 stack.enter_context(create_and_lock(run.job, out))
             _prepare_folder(run, out, changes)
-        result = _train_and_judge(run)
+        result = _train_and_judge(run, fresh=fresh)
         result["seconds"] = round(time.perf_counter() - start, 3)
         if out is not None and is_rank_zero(run.job):
             if not has_figures():
@@ -159,8 +161,11 @@ def _prepare_folder(run: _OpenJob, out: Path, changes: Changes | None) -> None:
     initialize_folder(run.job, out, leave, changed=changes is not None)
 
 
-def _train_and_judge(run: _OpenJob) -> dict[str, Any]:
-    """Train the teacher and all arms, and return the result without its duration."""
+def _train_and_judge(run: _OpenJob, *, fresh: bool) -> dict[str, Any]:
+    """Train the teacher and all arms, and return the result without its duration.
+
+    If the job's folder is `fresh` and a loaded teacher is refused, the folder is removed: nothing was paid for it.
+    """
     job, material, teacher, models, tell, out = run
     seen = find_seen_rows(job, material, models)
     train_teacher(models, job, material, out, tell)
@@ -168,7 +173,12 @@ def _train_and_judge(run: _OpenJob) -> dict[str, Any]:
         tell(Message(layers))
     check_store(job, material, teacher)
     answers = ask(teacher, material.data.test, material)
-    taught = _judge_teacher(job, teacher, material, out, tell, answers)
+    try:
+        taught = _judge_teacher(job, teacher, material, out, tell, answers)
+    except LimbeckError:
+        if fresh and out is not None and job.teacher.has_weights and is_rank_zero(job):
+            shutil.rmtree(out, ignore_errors=True)
+        raise
     if seen is not None:
         tell(Message(seen["sentence"]))
     smoothing = matched_smoothing(job, teacher, material)

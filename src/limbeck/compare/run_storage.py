@@ -55,7 +55,8 @@ def check_folder(job: Job, *, resume: bool, changed: bool = False) -> Path | Non
         if not changed:
             _check_same_job(job, out)
     elif out.is_dir() and any(out.iterdir()) and not _died_early(out) and is_rank_zero(job):
-        then = f"Continue a run with `limbeck resume {out}`, or give" if not resume else "It is no run's folder; give"
+        again = f"`limbeck resume {out}` (in Python run_job(job, resume=True))"
+        then = f"Continue a run with {again}, or give" if not resume else "It is no run's folder; give"
         raise LimbeckError(f"{out} already holds something. {then} another --out.")
     return out
 

@@ -279,7 +279,8 @@ def _prepare_tokenizer(train: Corpus, options: DataOptions) -> Any:
     if tokenizer.eos_token_id is None and (options.add_eos_token is not False or tokenizer.pad_token_id is None):
         raise LimbeckError(
             f"The tokenizer {options.tokenizer} has no end token (eos_token), so a student would never learn to stop. "
-            "Set tokenizer.eos_token and save it again with tokenizer.save_pretrained."
+            "Set tokenizer.eos_token and save it again with tokenizer.save_pretrained"
+            + ("." if tokenizer.pad_token_id is None else ", or learn no ends: --set data.add_eos_token=false.")
         )
     if tokenizer.pad_token_id is None:  # labels are masked by position, so the end token may pad
         tokenizer.pad_token = tokenizer.eos_token

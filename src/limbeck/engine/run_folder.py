@@ -48,8 +48,8 @@ class RunFolder:
             raise LimbeckError(f"{self.path} is a file; a run needs a folder.")
         if not resume and self.started:
             raise LimbeckError(
-                f"{self.path} already holds a run. Continue it with `limbeck resume {self.path}`, "
-                "or choose another folder with --out (out=...)."
+                f"{self.path} already holds a run. Continue it with resume=True: distill(..., out={str(self.path)!r}, "
+                "resume=True). Or choose another folder: out=..."
             )
         if self._writes:
             make_folder(self.path)

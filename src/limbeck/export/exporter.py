@@ -24,7 +24,7 @@ from limbeck.export.usage import choose_reader, write_script
 from limbeck.job import hide_private_paths, recommend, train_and_development
 from limbeck.metrics.predictions import as_batches
 from limbeck.models.hub import LibraryModel
-from limbeck.tasks import Regression, Task
+from limbeck.tasks import LanguageModeling, Regression, Task
 from limbeck.tasks.text_samples import text_numbers
 
 
@@ -161,6 +161,12 @@ def _doubts(done: FinishedRun, arm: str | None) -> Iterator[str]:
         yield f"This is the student of {advice.arm}. {advice.sentence} To ship another: {options}."
 
 
+_NO_CACHE = (
+    "The ONNX file has no cache of keys and values, so each new token computes the whole text again. To write long "
+    "texts, use the folder of transformers (--to hf)."
+)
+
+
 def _evaluate(written: ExportedFile, data: DataSplits, task: Task, before: float) -> ExportedRun:
     """Compute the primary metric of the export on all test data, and its size."""
     outputs = ((batch, written.predict(batch).float()) for batch in as_batches(data.test))
@@ -170,6 +176,8 @@ def _evaluate(written: ExportedFile, data: DataSplits, task: Task, before: float
     labeled = task.check(data.test, "test")
     eight = written.eight
     notes = eight.notes(size=size, before=before, after=after, examples=labeled, score=task.primary) if eight else ()
+    if isinstance(task, LanguageModeling) and written.path.suffix == ".onnx":
+        notes = (*notes, _NO_CACHE)
     return ExportedRun(written.path, size, written.parity, before, after, tuple(notes), eight, metric=task.primary)
 
 

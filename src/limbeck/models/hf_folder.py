@@ -17,7 +17,7 @@ from torch import nn
 from limbeck.atomic_io import write_bytes, write_text
 from limbeck.errors import DataError, LimbeckError
 from limbeck.models.adapters import without_adapter
-from limbeck.models.hub import import_library
+from limbeck.models.hub import import_library, without_loading_bar
 from limbeck.models.reference import seeded
 from limbeck.models.weights import read_header, read_shapes
 
@@ -240,7 +240,7 @@ def hf_outline(path: Path, config: Mapping[str, Any]) -> nn.Module:
     weights = TensorBudget.of(path)
     kind, values = _class(path, config, weights), _plain(config)
     try:
-        with seeded(0):
+        with seeded(0), without_loading_bar(str(path)):
             hf_config = kind.config_class.from_dict(values)
             check_size(path / "config.json", kind, hf_config, weights)
             model: nn.Module = kind(hf_config)
@@ -279,7 +279,7 @@ def open_hf_folder(path: Path) -> nn.Module:
     weights = TensorBudget.of(path)
     kind = _class(path, config, weights)
     try:
-        with seeded(0):
+        with seeded(0), without_loading_bar(str(path)):
             hf_config = kind.config_class.from_dict(_plain(config))
             check_size(path / "config.json", kind, hf_config, weights)
             model, loading = kind.from_pretrained(

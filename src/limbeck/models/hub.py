@@ -80,6 +80,22 @@ def import_library(module: str, *, extra: str, purpose: str) -> ModuleType:
 
 
 @contextmanager
+def without_loading_bar(name: str) -> Iterator[None]:
+    """A context without the progress bars of transformers, if `name` is a folder: a download keeps its bar."""
+    if not Path(name).is_dir():
+        yield
+        return
+    logging = import_optional("transformers.utils.logging", extra="hf")
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
+
+
+@contextmanager
 def torchvision_checked(purpose: str) -> Iterator[None]:
     """A context that explains an error which comes from a torchvision that does not match torch.
 
@@ -278,7 +294,8 @@ def open_hf(
             override_config(name, config, arguments)
             return _module(name, auto.from_config(config, trust_remote_code=False))
         arguments = {"use_safetensors": True, **arguments}
-        return _module(name, auto.from_pretrained(name, config=config, trust_remote_code=False, **arguments))
+        with without_loading_bar(name):
+            return _module(name, auto.from_pretrained(name, config=config, trust_remote_code=False, **arguments))
     # An option that is passed twice, or is unknown, raises a TypeError.
     except (OSError, ValueError, TypeError) as error:
         reason = describe_hub_error(name, error)
@@ -291,7 +308,8 @@ def _open_language_model(
     """A language model with the weights of `name`, or with new ones that fit the tokenizer."""
     if pretrained:
         options = {"use_safetensors": True, **arguments, "output_loading_info": True}
-        opened, loading = auto.from_pretrained(name, config=config, trust_remote_code=False, **options)
+        with without_loading_bar(name):
+            opened, loading = auto.from_pretrained(name, config=config, trust_remote_code=False, **options)
         if lacking := sorted(map(str, loading["missing_keys"])):
             raise LimbeckError(
                 f"hf:{name} is no trained language model: it lacks {', '.join(lacking[:3])}. Name one whose "
