@@ -83,6 +83,15 @@ def test_sampled_classes_give_an_estimate_without_bias(pair):
     assert float(values["teacher_entropy"][0]) == pytest.approx(float(-(p * p.log()).sum()), rel=1e-3)
 
 
+def test_sampled_classes_that_the_student_lacks_leave_nothing_known(pair):
+    student, teacher = pair
+    sampled = encode(teacher, "sampled", draws=8, power=1.0)
+    moved = AlignedLogits(sampled, torch.arange(CLASSES), classes=CLASSES)
+    assert set(compare_with_partial(student, moved, top_k=10)) == {"kl_to_teacher", "teacher_entropy"}
+    sampled.classes = 21
+    assert compare_with_partial(student[:, :20], AlignedLogits(sampled, slice(0, 20), classes=20), top_k=10) == {}
+
+
 def test_a_server_s_list_is_compared_too(pair):
     student, teacher = pair
     log_p, ids = teacher.log_softmax(1).topk(12, 1)

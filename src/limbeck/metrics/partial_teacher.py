@@ -27,7 +27,8 @@ def compare_with_partial(
 
     Of the k most likely classes and the rest as one class: bounds of both KL divergences and of the acceptance (merging
     classes never increases a divergence), and exact values of what reads the most likely classes alone. Of sampled
-    classes: an estimate of the KL divergence without bias, and the exact entropy of the teacher.
+    classes: an estimate of the KL divergence without bias, and the exact entropy of the teacher; nothing if the student
+    lacks some of its classes, because then the mass of the others is not known.
 
     Args:
         student: The student's logits.
@@ -52,12 +53,15 @@ def compare_with_partial(
 
     Source: Csiszár, Information-type measures of difference of probability distributions, 1967 (merging classes).
     """
+    lacks = False
     if isinstance(teacher, AlignedLogits) and isinstance(teacher.logits, PartialLogits):
         student, teacher = select_columns(student, teacher.columns), teacher.logits
-        if teacher.classes > student.shape[-1]:  # all that the student does not know
+        if lacks := teacher.classes > student.shape[-1]:  # all that the student does not know is one class more
             student = torch.nn.functional.pad(student, (0, 1), value=-math.inf)
     if isinstance(teacher, TopKLogits):
         return {**_bound(student, teacher), **_compare_most_likely(student, teacher, top_k)}
+    if isinstance(teacher, SampledLogits) and lacks:
+        return {}
     if isinstance(teacher, SampledLogits):
         estimate = teacher.compare(kl_divergence, student, temperature=1.0)
         return {"kl_to_teacher": estimate, "teacher_entropy": teacher.entropy()}

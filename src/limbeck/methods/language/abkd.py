@@ -22,9 +22,9 @@ CARD = MethodCard(
     venue="ICML 2025",
     claim="Two exponents say how much the gradient attends to large errors and to tokens that the student is sure of, "
     "between the forward and the reverse KL divergence.",
-    when="When the forward KL divergence leaves the student too flat, and the reverse one makes it too sharp. Choose "
-    "the exponents on development data, and compare with hinton at temperature 1. Stored top-k logits need alpha + "
-    "beta of at most 1.",
+    when="When the forward KL divergence leaves the student too flat, and the reverse one makes it too sharp. The "
+    "defaults of the exponents are a choice of this project, with a sum below 1: stored top-k logits need at most 1. "
+    "Choose them on development data, and compare with hinton at temperature 1.",
     bibtex="""@inproceedings{wang2025abkd,
   title = {ABKD: Pursuing a Proper Allocation of the Probability Mass in Knowledge Distillation via
            $\\alpha$-$\\beta$-Divergence},
