@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -9,10 +11,25 @@ pytest.importorskip("transformers")
 
 from engine.rollout_stories import WRITING, Own, loader, rollouts, tokenizer
 from limbeck.batch import IGNORED, Batch
-from limbeck.data import Replay, RolloutLoader, Rollouts, ShuffledLoader, TokenDataset, TokenPairDataset, as_loader
+from limbeck.data import (
+    PromptDataset,
+    Replay,
+    RolloutLoader,
+    Rollouts,
+    ShuffledLoader,
+    TokenDataset,
+    TokenPairDataset,
+    as_loader,
+    shard_batch,
+)
 from limbeck.data.rollout_texts import RolloutText, TextBuffer, find_prompts, make_batch
-from limbeck.errors import ArgumentError, DataError, LimbeckError
+from limbeck.data.rollouts import _gather_texts
+from limbeck.engine import distill
+from limbeck.errors import ArgumentError, DataError, LimbeckError, TextTooLongError
+from limbeck.functional import reverse_kl
 from limbeck.generation import GenerationConfig
+from limbeck.losses import Loss
+from limbeck.recipe import Stage
 from limbeck.testing import check_loader
 
 ROWS = [{"prompt": "a b c", "completion": " d"}, {"prompt": "b", "completion": " c d e"}]
@@ -65,6 +82,54 @@ def test_a_row_without_labels_is_a_prompt():
     given.bind({"student": Own()})
     with pytest.raises(DataError, match="share"):
         given.complete(given.peek())
+
+
+def test_prompts_without_answers_are_those_of_texts_with_answers():
+    alone = PromptDataset([*ROWS, "a b"], tokenizer=tokenizer())
+    given = TokenDataset(ROWS, tokenizer=tokenizer())
+    expected = find_prompts(given.take(torch.arange(2)))
+    assert [prompt.tolist() for prompt in find_prompts(alone.take(torch.arange(2)))] == [p.tolist() for p in expected]
+    assert alone.fingerprint != PromptDataset(ROWS, tokenizer=tokenizer()).fingerprint
+    student = Own()
+    step = Stage(Loss(reverse_kl), teacher=Own(7), steps=2, loader=rollouts())
+    assert distill(student, step, alone, batch_size=3).finish().history[-1].generation["finished"] >= 0
+    with pytest.raises(DataError, match="share"):
+        distill(student, replace(step, loader=rollouts(0.1), steps=30), alone, batch_size=3).finish()
+    for rows in ([], [3], [""], [{"text": "a"}], [{"messages": [{"role": "user", "content": "a"}]}]):
+        with pytest.raises(DataError):
+            PromptDataset(rows, tokenizer=tokenizer())
+    with pytest.raises(TextTooLongError):
+        PromptDataset(["a b c"], tokenizer=tokenizer(), max_length=2)
+
+
+def shards(made, batch, world, monkeypatch):
+    """What each rank makes of a batch."""
+    parts = []
+    for number in range(world):
+        monkeypatch.setattr("limbeck.data.rollouts.rank", lambda number=number: number)
+        parts.append(made.complete(shard_batch(batch, number, world), used=False))
+    return parts
+
+
+@pytest.mark.parametrize("world", [2, 3, 7])
+def test_the_texts_do_not_depend_on_the_number_of_ranks(world, monkeypatch):
+    made = RolloutLoader(loader(), rollouts())
+    made.bind({"student": Own().double()})
+    batch = made.peek()
+    whole = made.complete(batch)
+    for number, part in enumerate(shards(made, batch, world, monkeypatch)):
+        rows = list(range(number, batch.size, world))
+        assert bool(part.mask.any()) == bool(rows)  # a rank without rows takes part, and nothing counts
+        for i, row in enumerate(rows):
+            assert part.labels[i][part.mask[i]].tolist() == whole.labels[row][whole.mask[row]].tolist()
+
+
+def test_all_ranks_keep_the_same_texts_for_replay(monkeypatch):
+    texts = [text_of([1], [number], id=number) for number in range(5)]
+    parts = [list(zip(range(r, 5, 2), texts[r::2], strict=True)) for r in range(2)]
+    monkeypatch.setattr("limbeck.data.rollouts.all_gather_objects", lambda own: parts)
+    gathered = _gather_texts(texts[1::2], torch.tensor([1, 3]), padding=False)
+    assert [text.id for text in gathered] == [0, 1, 2, 3, 4]
 
 
 def test_trap_12_prompts_are_masked_and_the_first_end_token_is_kept_though_it_is_the_padding():

@@ -21,6 +21,7 @@ from limbeck.data.preprocess import (
     load_preprocess,
     preprocess_from_dict,
 )
+from limbeck.data.prompt_dataset import PromptDataset
 from limbeck.data.rollouts import Replay, RolloutLoader, Rollouts
 from limbeck.data.specialist_loader import SpecialistLoader
 from limbeck.data.splits import ColumnSummary, DataSplits, DataSummary, PartSummary, silenced, summarize
@@ -64,6 +65,7 @@ __all__ = [
     "PartSummary",
     "PositionSubset",
     "Preprocess",
+    "PromptDataset",
     "RandAugment",
     "RandomShift",
     "Replay",
