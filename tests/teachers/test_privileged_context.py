@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 import pytest
 import torch
 
 from limbeck.batch import Batch, Outputs
 from limbeck.engine import distill
-from limbeck.errors import ArgumentError, DataError, LimbeckError, UnknownNameError
+from limbeck.errors import ArgumentError, DataError, UnknownNameError
 from limbeck.functional import kl_divergence
 from limbeck.functional.output_layer import HiddenLogits, OutputLayer
 from limbeck.losses import Loss
@@ -147,8 +149,13 @@ def test_batches_that_do_not_fit_get_one_sentence_each():
             ask(PrivilegedContextTeacher(MODEL, context), other)
     with pytest.raises(DataError):  # nothing is left in front of the completion
         ask(PrivilegedContextTeacher(MODEL, lambda batch: [[], []], place="instead"), given)
-    with pytest.raises(LimbeckError, match="where="):
-        PrivilegedContextTeacher(MODEL, "hint").open(TeacherContext(masks=frozenset({"text"})))
+    for name, allowed in (("text", False), ("kept", True)):
+        masks = {"text": given.inputs["attention_mask"].bool(), "kept": given.mask & (given.labels > 0)}
+        some = given._replace(extra={**given.extra, "masks": masks})
+        context = TeacherContext(masks=frozenset({name}))
+        expected = nullcontext() if allowed else pytest.raises(DataError, match="text")
+        with PrivilegedContextTeacher(MODEL, "hint").open(context) as session, expected:
+            session(some)
 
 
 def test_sessions_that_answer_ahead_get_the_longer_rows():

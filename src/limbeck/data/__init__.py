@@ -10,6 +10,7 @@ from limbeck.data.image_file import verify
 from limbeck.data.image_folder import ImageFolder
 from limbeck.data.load import load_data, reads_language
 from limbeck.data.loader import Loader, ShuffledLoader, shard_batch
+from limbeck.data.masked_loader import BatchMasks, MaskedLoader
 from limbeck.data.npz import read_npz
 from limbeck.data.position_selection import PositionSubset, select_positions, select_rows
 from limbeck.data.preprocess import (
@@ -44,6 +45,7 @@ from limbeck.random_seeds import counter_order, counter_uniform
 
 __all__ = [
     "ArrayDataset",
+    "BatchMasks",
     "BatchMix",
     "CategoryColumn",
     "Chain",
@@ -59,6 +61,7 @@ __all__ = [
     "Identity",
     "ImageFolder",
     "Loader",
+    "MaskedLoader",
     "Mixup",
     "NormalizeImages",
     "NumberColumn",

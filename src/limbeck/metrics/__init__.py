@@ -50,6 +50,12 @@ from limbeck.metrics.cost import (
     latencies,
     latency,
 )
+from limbeck.metrics.divergence_tokens import (
+    DivergenceToken,
+    DivergenceTokens,
+    count_positions,
+    find_divergence_tokens,
+)
 from limbeck.metrics.fidelity import (
     Deviations,
     agreement,
@@ -93,6 +99,8 @@ __all__ = [
     "CostPoint",
     "Deviations",
     "Difference",
+    "DivergenceToken",
+    "DivergenceTokens",
     "Estimates",
     "Group",
     "Latency",
@@ -132,6 +140,7 @@ __all__ = [
     "cost_in_full",
     "cost_of",
     "count_pixels",
+    "count_positions",
     "deviations",
     "disk_bytes",
     "ece",
@@ -142,6 +151,7 @@ __all__ = [
     "exact_match",
     "extract_answer",
     "field_anls",
+    "find_divergence_tokens",
     "group_accuracy",
     "interval_parts",
     "iterate_logits",

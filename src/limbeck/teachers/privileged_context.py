@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple, final
 
 import torch
@@ -11,7 +12,7 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from limbeck.batch import IGNORED, Batch, Outputs
-from limbeck.errors import ArgumentError, DataError, LimbeckError, unknown_name_error
+from limbeck.errors import ArgumentError, DataError, unknown_name_error
 from limbeck.functional.output_layer import HiddenLogits
 from limbeck.teachers.fingerprints import code_fingerprint
 from limbeck.teachers.teacher import Teacher, TeacherContext, TeacherSession, get_function_name
@@ -79,17 +80,8 @@ class PrivilegedContextTeacher(TeacherWrapper):
         return self.teachers[0]
 
     def open(self, context: TeacherContext) -> TeacherSession:
-        """Open the teacher.
-
-        Raises:
-            LimbeckError: If a loss reads the teacher at positions of the prompt.
-        """
-        if context.masks:
-            raise LimbeckError(
-                f"A teacher with a privileged context has outputs for the completion only, and a loss reads it where "
-                f"the mask {sorted(context.masks)[0]!r} is true, which includes prompts. Leave out where=."
-            )
-        return _PrivilegedSession(self.open_all(context), self)
+        """Open the teacher."""
+        return _PrivilegedSession(self.open_all(replace(context, masks=frozenset())), self, context.masks)
 
     def find_contexts(self, batch: Batch) -> list[Tensor]:
         """The tokens for each row of a batch.
@@ -161,9 +153,11 @@ class _LongRows(NamedTuple):
 
 @final
 class _PrivilegedSession(WrapperSession):
-    def __init__(self, sessions: Sequence[TeacherSession], teacher: PrivilegedContextTeacher) -> None:
+    def __init__(
+        self, sessions: Sequence[TeacherSession], teacher: PrivilegedContextTeacher, masks: frozenset[str]
+    ) -> None:
         super().__init__(sessions)
-        self._teacher = teacher
+        self._teacher, self._masks = teacher, masks
 
     def query(self, batch: Batch) -> Batch:
         rows = self._build(batch)
@@ -179,7 +173,7 @@ class _PrivilegedSession(WrapperSession):
         return Outputs.of({address: take_places(value, rows.places, length) for address, value in values.items()})
 
     def _build(self, batch: Batch) -> _LongRows:
-        ids, is_token, labels = _student_rows(batch)
+        ids, is_token, labels = _student_rows(batch, self._masks)
         contexts = self._teacher.find_contexts(batch)
         texts, places = [], torch.zeros_like(ids)
         for row, context in enumerate(contexts):
@@ -200,7 +194,7 @@ class _PrivilegedSession(WrapperSession):
         return _LongRows(padded, torch.arange(padded.shape[1], device=ids.device) < lengths[:, None], places)
 
 
-def _student_rows(batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+def _student_rows(batch: Batch, masks: frozenset[str]) -> tuple[Tensor, Tensor, Tensor]:
     """The tokens of a batch, where there is one, and the labels.
 
     Raises:
@@ -220,13 +214,15 @@ def _student_rows(batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
     numbers = batch.extra.get("text_number")
     if numbers is not None and bool(((numbers != numbers.amax(1, keepdim=True)) & (numbers >= 0)).any()):
         raise DataError("A privileged context belongs to one text, and these rows hold several: packing=False.")
-    counted = torch.ones_like(ids, dtype=torch.bool) if batch.mask is None else batch.mask.bool()
-    if counted.shape != ids.shape or bool((counted & (batch.labels == IGNORED)).any()):
-        raise DataError(
-            "A teacher with a privileged context has outputs for the completion only, and the mask of these batches "
-            "is true at the prompt, or there is none. Give Batch.mask, true where there is a label, as TokenDataset "
-            "does."
-        )
+    for name in (None, *sorted(masks)):
+        counted = batch.find_mask(name)
+        counted = torch.ones_like(ids) if counted is None else counted
+        if counted.shape != ids.shape or bool((counted.bool() & (batch.labels == IGNORED)).any()):
+            raise DataError(
+                "A teacher with a privileged context has outputs for the completion only, and the mask "
+                f"{'of these batches' if name is None else repr(name)} is true at the prompt, or there is none. Give "
+                "Batch.mask, true where there is a label, as TokenDataset does, and leave out where='text'."
+            )
     mask = inputs.get("attention_mask") if isinstance(inputs, Mapping) else None
     return ids, torch.ones_like(ids, dtype=torch.bool) if mask is None else mask.bool(), batch.labels
 
