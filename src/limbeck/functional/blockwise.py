@@ -47,7 +47,7 @@ class Rows(NamedTuple):
 class Buffers:
     """Work memory of the thread for some rows, reused at every call.
 
-    New memory pages cost more than the arithmetic on them. Each of the four buffers grows to at most `AT_MOST` values;
+    New memory pages cost more than the arithmetic on them. Each of the five buffers grows to at most `AT_MOST` values;
     larger requests get new memory.
     """
 
@@ -56,7 +56,7 @@ class Buffers:
         self._views: dict[int, Tensor] = {}
 
     def __getitem__(self, number: int) -> Tensor:
-        """Return the buffer of a number from 0 to 3. Use low numbers first, to have as few buffers as possible."""
+        """Return the buffer of a number from 0 to 4. Use low numbers first, to have as few buffers as possible."""
         if number not in self._views:
             size = self._shape[0] * self._shape[1]
             self._views[number] = buffer(number, self._dtype, size).view(self._shape)
@@ -75,7 +75,7 @@ def buffer(number: int, dtype: torch.dtype, size: int) -> Tensor:
 
 
 def release_buffers() -> None:
-    """Release the buffers of this thread, at most 8 MB per dtype."""
+    """Release the buffers of this thread, at most 10 MB per dtype."""
     _KEPT.__dict__.clear()
 
 

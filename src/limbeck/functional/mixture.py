@@ -20,6 +20,7 @@ from limbeck.functional.closed_form import (
     divergence,
     near,
     powers,
+    powers_into,
     through_softmax,
 )
 from limbeck.functional.divergence import KULLBACK_LEIBLER
@@ -36,6 +37,9 @@ _LOGARITHM = tuple((-1) ** n / n for n in range(2, 8))
 _FEW_OF_ONE = 0.05
 
 """A share of a mixture below which quotients with it are so near 1 that their logarithm loses too much precision."""
+
+_SHIFT = 64.0
+"""The largest offset between the logits of both sides; a larger one costs the differences too much precision."""
 
 _TINY = 1.2e-38  # just above the smallest float32 number that is not denormal: logarithms of those are slow
 
@@ -92,11 +96,47 @@ class JensenShannon(Form, SeriesTerms, Quick):
         over_p.clamp_min_(_TINY).log_()
         of_q, of_p = torch.linalg.vecdot(q, over_q), torch.linalg.vecdot(p, over_p)
         torch.add(of_p.mul_(self.weight_p), of_q, alpha=self.weight_q, out=rows.value)
-        rows.value.masked_fill_(rows.value <= self.small, torch.nan)
         if rows.by_student is not None:
             through_softmax_into(q, over_q, out=over_q).mul_(self.weight_q)
         if rows.by_teacher is not None:
             through_softmax_into(p, over_p, out=over_p).mul_(self.weight_p)
+        small = rows.value <= self.small
+        count = int(small.sum())
+        if 4 * count >= len(small):
+            rows.value.copy_(torch.where(small, self._sum_terms(rows, p), rows.value))
+        elif count:  # so few that the general formula costs less, which computes these alone
+            rows.value.masked_fill_(small, torch.nan)
+
+    def _sum_terms(self, rows: Rows, p: Tensor) -> Tensor:
+        """Compute the values as `sum_of_terms` does, in place: as a sum of terms that are never negative.
+
+        With ``d = log(q / p)`` and ``L = log(b + (1 - b) exp(d))`` a term is ``p [w_q exp(d) d - (w_p + w_q exp(d)) L]``,
+        or its series where d is small. The value is NaN for rows that need the general formula.
+        """
+        d = torch.sub(rows.student, rows.teacher, out=rows.buffers[2])
+        if rows.scale != 1:
+            d.mul_(rows.scale)
+        mean = torch.linalg.vecdot(p, d).div_(p.sum(-1))
+        d.sub_(mean.unsqueeze(-1))
+        if not float(d.amax()) < self.highest:  # or NaN
+            return torch.full_like(rows.value, torch.nan)
+        exponential = torch.expm1(d, out=rows.buffers[0])
+        # The mean of d is 0 now, so that this is its normalizer; an error in it has no effect of first order.
+        d.sub_(torch.linalg.vecdot(p, exponential).log1p_().unsqueeze(-1))
+        low, high = (float(end) for end in torch.aminmax(d))
+        terms = rows.buffers[3]
+        if max(-low, high) < near(d.dtype):
+            powers_into(d, self.series, terms)
+        else:
+            torch.expm1(d, out=exponential)
+            logarithm = torch.mul(exponential, 1 - self.mixture, out=terms).log1p_()
+            exponential.add_(1.0)
+            logarithm.mul_(torch.mul(exponential, self.weight_q, out=rows.buffers[4]).add_(self.weight_p))
+            direct = exponential.mul_(d).mul_(self.weight_q).sub_(logarithm)
+            series = powers_into(d, self.series, rows.buffers[4])
+            torch.where(torch.abs(d, out=terms) < near(d.dtype), series, direct, out=terms)
+        value = torch.linalg.vecdot(p, terms.clamp_min_(0.0))
+        return value.masked_fill_(mean.abs_() > _SHIFT, torch.nan)
 
 
 @final
