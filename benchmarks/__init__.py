@@ -11,6 +11,7 @@ from benchmarks.judging import bench_judging
 from benchmarks.kernels import bench_kernels
 from benchmarks.lm_step import LanguageSizes, bench_lm_step
 from benchmarks.loop import bench_loop
+from benchmarks.on_policy import OnPolicySizes, bench_on_policy
 from benchmarks.plain_loop import plain_blocks
 from benchmarks.token_bytes import bench_token_bytes
 from benchmarks.workload import Blocks, Plan, Sizes, Work, make_work
@@ -20,6 +21,7 @@ __all__ = [
     "Blocks",
     "ImageSizes",
     "LanguageSizes",
+    "OnPolicySizes",
     "Plan",
     "Sizes",
     "Times",
@@ -32,6 +34,7 @@ __all__ = [
     "bench_kernels",
     "bench_lm_step",
     "bench_loop",
+    "bench_on_policy",
     "bench_token_bytes",
     "check_agreement",
     "distance",

@@ -63,6 +63,11 @@ def run_token_bytes(options: argparse.Namespace, say: Say) -> dict[str, Any]:
     return benchmarks.bench_token_bytes(say=say)
 
 
+def run_on_policy(options: argparse.Namespace, say: Say) -> dict[str, Any]:
+    """Compare an on-policy step of GKD with that of TRL's GKDTrainer: time and memory."""
+    return benchmarks.bench_on_policy(rounds=options.rounds, say=say)
+
+
 BENCHMARKS: Mapping[str, Callable[[argparse.Namespace, Say], dict[str, Any]]] = {
     "loop": run_loop,
     "cache": run_cache,
@@ -73,6 +78,7 @@ BENCHMARKS: Mapping[str, Callable[[argparse.Namespace, Say], dict[str, Any]]] = 
     "head": run_head,
     "token_bytes": run_token_bytes,
     "lm_step": run_lm_step,
+    "on_policy": run_on_policy,
 }
 
 
@@ -100,6 +106,7 @@ def make_parser() -> argparse.ArgumentParser:
     )
     parsers["head"].add_argument("--rounds", type=int, default=3, help="How often each is measured.")
     parsers["lm_step"].add_argument("--rounds", type=int, default=5, help="How often each step is measured.")
+    parsers["on_policy"].add_argument("--rounds", type=int, default=5, help="How often each step is measured.")
     return parser
 
 

@@ -56,6 +56,7 @@ def test_the_table_has_the_papers_number_beside_ours(toy, tmp_path, capsys):
         "aim": 12.5,
         "met": False,
         "note": "",
+        "column": "",
     }
     assert (table["rows"][1]["paper"], table["rows"][1]["met"]) == (None, None)
     assert "on this machine" in told.err

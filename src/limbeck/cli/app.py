@@ -370,14 +370,16 @@ def convert(
 
 @app.command()
 def papers(
-    paper: Annotated[str, typer.Argument(help="hinton2015 or beyer2021.")],
+    paper: Annotated[str, typer.Argument(help="hinton2015, beyer2021 or gkd.")],
     only: Annotated[
         list[str] | None, typer.Option("--only", help="Run only this experiment. Can be given several times.")
     ] = None,
     scale: Annotated[
         str, typer.Option(help="quick is a smoke test (about a minute per experiment); full gives comparable numbers.")
     ] = "quick",
-    seeds: Annotated[int | None, typer.Option(min=1, help="Number of seeds. Default: 1 for quick, 3 for full.")] = None,
+    seeds: Annotated[
+        int | None, typer.Option(min=1, help="Number of seeds. Default: 1 for quick; 3 for full, 5 for gkd.")
+    ] = None,
     out: Out = None,
     workers: Annotated[int | None, typer.Option(min=1, help="Number of parallel tasks. Default: one per core.")] = None,
     as_json: Json = False,

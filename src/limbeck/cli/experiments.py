@@ -139,6 +139,11 @@ def run_papers(
 
 
 def _describe_plan(reproduction: Reproduction) -> str:
+    skipped = "".join(f"\n{name} is skipped. {reason}" for name, reason in reproduction.skipped.items())
+    return _describe_time(reproduction) + skipped if reproduction.experiments else skipped.strip()
+
+
+def _describe_time(reproduction: Reproduction) -> str:
     names, seconds = ", ".join(reproduction.experiments), reproduction.seconds
     seeds = f"{len(reproduction.scale.seeds)} seed{'s' if len(reproduction.scale.seeds) > 1 else ''}"
     if seconds == 0:
@@ -215,13 +220,15 @@ def _show_experiments(result: Any, folder: Path, *, as_json: bool) -> None:
         print(json.dumps(result, allow_nan=False))
         return
     from limbeck.cli.terminal import make_console
-    from limbeck.report import paper_table
+    from limbeck.report import paper_tables
 
     console = make_console()
     if not console.is_terminal:
         console.width = 140
     console.print()
-    console.print(paper_table(result))
+    for table in paper_tables(result):
+        console.print(table)
+        console.print()
     if result["scale"] == "quick":
         print("\n`--scale quick` is only a smoke test. Use `--scale full` for comparable numbers.")
     print(f"\nThe table with the values of every seed is in {folder / 'table.md'}.", flush=True)

@@ -50,10 +50,11 @@ def generate(
     id, view and seed, and not of the batch, the rank or what was drawn before: only rounding differs between batches,
     and moves a draw to the neighboring token about once in a million tokens.
 
-    Causal models and encoder-decoders of transformers keep keys and values in a cache; prompts of several lengths are
-    padded on the left. Other models, and those whose cache or padding changes their logits, are called on whole
-    texts, or on prompts of one length. The model is in eval mode, without gradients; its modes, flags and hooks are
-    afterwards as before. Checkpointing of gradients is for train mode, so it does not switch the cache off.
+    Causal models and encoder-decoders of transformers, and models of your own that are called like them (with
+    ``attention_mask``, ``past_key_values`` and ``use_cache``), keep keys and values in a cache; prompts of several
+    lengths are padded on the left. Other models, and those whose cache or padding changes their logits, are called on
+    whole texts, or on prompts of one length. The model is in eval mode, without gradients; its modes, flags and hooks
+    are afterwards as before. Checkpointing of gradients is for train mode, so it does not switch the cache off.
 
     Args:
         model: A language model: a module from ids to logits, or an encoder-decoder of transformers, whose encoder reads
@@ -112,7 +113,8 @@ def _plan(
     if use is None or not use.caches:
         following = next_logits(model_logits(model, preprocess))
         return together, lambda part: PrefixWriter(part, following, device)
-    if find_hf_config(model).is_encoder_decoder:
+    config = find_hf_config(model)
+    if config is not None and config.is_encoder_decoder:
         return together, lambda part: DecoderWriter(model, part, device)
     if not use.pads:
         lengths = [len(text) for text in texts]

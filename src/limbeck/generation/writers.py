@@ -173,6 +173,10 @@ class CacheUse(NamedTuple):
     pads: bool = False
 
 
+_CACHE_ARGUMENTS = {"input_ids", "attention_mask", "past_key_values", "use_cache"}
+"""The arguments of a model of one's own that has a cache as models of transformers have. The cache that it returns, as
+``past_key_values``, needs ``batch_select_indices(rows)``."""
+
 _USES: WeakKeyDictionary[nn.Module, CacheUse] = WeakKeyDictionary()
 
 
@@ -180,17 +184,17 @@ def find_cache_use(model: nn.Module, prompt: Int[Tensor, " prompt"]) -> CacheUse
     """Try once for each model of transformers whether its cache and left padding change its logits.
 
     Models with another kind of memory, bidirectional ones, and those that count the padding as positions are so found,
-    whatever their class is. All others than models of transformers have no cache.
+    whatever their class is. Of other models, those have a cache that take the arguments of one.
 
     Args:
         model: The model, in eval mode.
         prompt: Any tokens.
     """
     config = find_hf_config(model)
-    if config is None:
+    if config is None and not known_arguments(model) >= _CACHE_ARGUMENTS:
         return CacheUse()
     if model not in _USES:
-        if config.is_encoder_decoder:
+        if config is not None and config.is_encoder_decoder:
             _USES[model] = CacheUse(hasattr(without_adapter(model), "prepare_decoder_input_ids_from_labels"), True)
         else:
             _USES[model] = _try_cache(model, prompt)

@@ -51,6 +51,7 @@ class Row:
         lower_is_better: Whether smaller numbers are better.
         aim: The value that our mean should reach; None for rows without an aim.
         note: A remark for the reader.
+        column: The quantity, for rows of one name that stand side by side in a table with a column for each quantity.
     """
 
     name: str
@@ -60,6 +61,7 @@ class Row:
     lower_is_better: bool = True
     aim: float | int | None = None
     note: str = ""
+    column: str = ""
 
     @property
     def mean(self) -> float:
@@ -84,6 +86,7 @@ class Row:
             "aim": self.aim,
             "met": self.met,
             "note": self.note,
+            "column": self.column,
         }
 
 
@@ -110,12 +113,14 @@ class Experiment:
             need, and returns `Figures`. The name of a task is its folder, such as ``mnist/teacher/seed-0``; its seconds
             are those on the reference machine. Experiments can share a task.
         rows: Maps the scale and the results of all tasks to the rows of the table.
+        skip: Maps the scale to the reason why this machine does not run the experiment; empty if it does.
     """
 
     name: str
     title: str
     tasks: Callable[[ExperimentScale], Sequence[WorkItem]]
     rows: Callable[[ExperimentScale, Mapping[str, Figures]], Sequence[Row]]
+    skip: Callable[[ExperimentScale], str] = lambda _: ""
 
 
 def fewer(data: DataSplits, *, train: int, test: int) -> DataSplits:

@@ -16,8 +16,8 @@ from limbeck.papers.experiment import Experiment, ExperimentScale, Figures, Row
 from limbeck.papers.task_queue import Callback, TaskQueue, machine_slowness
 from limbeck.task_runner import sort_tasks
 
-PAPERS = ("hinton2015", "beyer2021")
-"""Modules in this folder with EXPERIMENTS and a TITLE."""
+PAPERS = ("hinton2015", "beyer2021", "gkd")
+"""Modules in this folder with EXPERIMENTS and a TITLE, and perhaps numbers of SEEDS of their own."""
 _SEEDS = {"quick": 1, "full": 3}
 
 
@@ -29,11 +29,13 @@ class Paper:
         name: The name on the command line.
         title: Authors, title and year.
         experiments: The experiments by name, in the order of the paper.
+        seeds: The number of seeds at each scale.
     """
 
     name: str
     title: str
     experiments: Mapping[str, Experiment]
+    seeds: Mapping[str, int]
 
 
 def paper(name: str) -> Paper:
@@ -45,7 +47,8 @@ def paper(name: str) -> Paper:
     if name not in PAPERS:
         raise unknown_name_error("paper", name, PAPERS)
     module = import_module(f"limbeck.papers.{name}")
-    return Paper(name, module.TITLE, {experiment.name: experiment for experiment in module.EXPERIMENTS})
+    experiments = {experiment.name: experiment for experiment in module.EXPERIMENTS}
+    return Paper(name, module.TITLE, experiments, vars(module).get("SEEDS", _SEEDS))
 
 
 class Reproduction:
@@ -55,7 +58,7 @@ class Reproduction:
         name: The name of the paper.
         only: Names of experiments; by default all.
         scale: ``quick`` takes about a minute per experiment and tests that it works; ``full`` has meaningful numbers.
-        seeds: The number of seeds; by default one for ``quick`` and three for ``full``.
+        seeds: The number of seeds; by default one for ``quick``, and for ``full`` three or the paper's own number.
         out: The output folder. Finished tasks in it are not repeated.
         workers: The number of parallel tasks, each with one thread; by default one per core.
 
@@ -80,18 +83,21 @@ class Reproduction:
                 raise unknown_name_error("experiment", experiment_name, self.paper.experiments)
         if scale not in _SEEDS:
             raise unknown_name_error("scale", scale, list(_SEEDS))
-        count = _SEEDS[scale] if seeds is None else seeds
+        count = self.paper.seeds[scale] if seeds is None else seeds
         cores = (os.cpu_count() or 1) if workers is None else workers
         if count < 1 or cores < 1:
             raise LimbeckError(f"seeds and workers must be at least 1; got seeds={count}, workers={cores}.")
         self.scale = ExperimentScale(scale, tuple(range(count)))
-        self.experiments = {n: e for n, e in self.paper.experiments.items() if not only or n in only}
+        chosen = {n: e for n, e in self.paper.experiments.items() if not only or n in only}
+        self.skipped = {n: reason for n, e in chosen.items() if (reason := e.skip(self.scale))}
+        self.experiments = {n: e for n, e in chosen.items() if n not in self.skipped}
         self.folder = Path(out) if out is not None else Path("runs") / name / scale
         self.tasks = sort_tasks(
             [task for experiment in self.experiments.values() for task in experiment.tasks(self.scale)]
         )
         _check_folder(self.folder, scale)
-        self._queue = TaskQueue(self.folder, workers=min(cores, len(self.tasks)), slowness=machine_slowness)
+        workers = max(min(cores, len(self.tasks)), 1)
+        self._queue = TaskQueue(self.folder, workers=workers, slowness=machine_slowness)
 
     @property
     def seconds(self) -> float:
@@ -102,14 +108,16 @@ class Reproduction:
         """Run the remaining tasks and make the table.
 
         Returns:
-            ``{"paper", "scale", "experiments": {name: {"title", "rows": [...]}}}``, with rows from `Row.as_json`.
+            ``{"paper", "scale", "experiments": {name: {"title", "rows": [...]}}, "skipped": {name: reason}}``,
+            with rows from `Row.as_json`.
         """
         results = self._queue.run(self.tasks, callback)
         rows = {
             name: {"title": experiment.title, "rows": [row.as_json() for row in _rows(experiment, self.scale, results)]}
             for name, experiment in self.experiments.items()
         }
-        return {"paper": self.paper.name, "scale": self.scale.name, "experiments": rows}
+        table = {"paper": self.paper.name, "scale": self.scale.name, "experiments": rows}
+        return table | {"skipped": self.skipped}
 
 
 def _rows(experiment: Experiment, scale: ExperimentScale, results: Mapping[str, Figures]) -> Sequence[Row]:

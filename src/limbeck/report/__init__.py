@@ -8,7 +8,7 @@ from limbeck.report.outputs import plot_predictions
 from limbeck.report.page import report_page, write_report
 from limbeck.report.run_data import RunData, read_run
 from limbeck.report.scores import plot_differences, plot_scores, result_svg
-from limbeck.report.tables import arms_table, arms_tables, paper_markdown, paper_table, table_notes
+from limbeck.report.tables import arms_table, arms_tables, paper_markdown, paper_tables, table_notes
 from limbeck.report.training import plot_search, plot_training
 
 __all__ = [
@@ -16,7 +16,7 @@ __all__ = [
     "arms_table",
     "arms_tables",
     "paper_markdown",
-    "paper_table",
+    "paper_tables",
     "plot_cka",
     "plot_class_changes",
     "plot_confusion",

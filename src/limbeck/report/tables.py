@@ -189,8 +189,8 @@ def _fixed(value: float | None, digits: int, *, scale: float = 1.0) -> str:
 _HEAD = ("experiment", "paper", "ours", "aim", "")
 
 
-def paper_table(result: Mapping[str, Any]) -> Table:
-    """Make a table with the paper's numbers next to limbeck's.
+def paper_tables(result: Mapping[str, Any]) -> list[Table]:
+    """Make tables with the paper's numbers next to limbeck's: one, and one for each experiment with columns of its own.
 
     Args:
         result: The result of `limbeck.papers.Reproduction.run`.
@@ -198,45 +198,80 @@ def paper_table(result: Mapping[str, Any]) -> Table:
     from rich.table import Table as RichTable
     from rich.text import Text
 
-    table = RichTable(box=None, pad_edge=False, header_style="bold")
-    for name in _HEAD:
-        table.add_column(name, justify="left" if name in ("experiment", "") else "right", overflow="fold")
+    def start(names: Sequence[str]) -> Table:
+        table = RichTable(box=None, pad_edge=False, header_style="bold")
+        for name in names:
+            table.add_column(name, justify="left" if name in ("experiment", "") else "right", overflow="fold")
+        return table
+
+    table, tables = start(_HEAD), []
     for name, experiment in result["experiments"].items():
-        table.add_row(Text(f"{name}: {experiment['title']}", style="bold"))
-        for row in experiment["rows"]:
+        title = Text(f"{name}: {experiment['title']}", style="bold")
+        plain, wide = _split_columns(experiment["rows"])
+        if wide:
+            columns, cells = _cross(wide)
+            tables.append(start(["", *columns]))
+            tables[-1].title, tables[-1].title_justify = title, "left"
+            for line in cells:
+                tables[-1].add_row(*(Text(cell) for cell in line))
+        table.add_row(title)
+        for row in plain:
             table.add_row(*(Text(cell) for cell in _paper_cells(row)))
-    return table
+    return [*tables, table]
+
+
+def _split_columns(rows: Sequence[Mapping[str, Any]]) -> tuple[list[Mapping[str, Any]], list[Mapping[str, Any]]]:
+    """The rows that stand alone, and those that are cells of a table with columns of its own."""
+    wide = [row for row in rows if row.get("column")]
+    return [row for row in rows if not row.get("column")], wide
+
+
+def _cross(rows: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[list[str]]]:
+    """The names of the columns with their units, and the lines of a table of rows with columns."""
+    units = {row["column"]: row["unit"] for row in rows}
+    lines: dict[str, dict[str, str]] = {}
+    for row in rows:
+        lines.setdefault(row["name"], {})[row["column"]] = _mean_and_spread(row)
+    columns = [f"{column} ({unit})" if unit and unit != column else column for column, unit in units.items()]
+    return columns, [[name, *(cells.get(column, "") for column in units)] for name, cells in lines.items()]
 
 
 def paper_markdown(result: Mapping[str, Any]) -> str:
     """Return the same table as Markdown, with the values of every seed and the notes."""
     lines = []
     for name, experiment in result["experiments"].items():
-        lines += [
-            f"### {name}",
-            "",
-            experiment["title"],
-            "",
-            "| | paper | ours | by seed | aim | |",
-            "|---|--:|--:|---|--:|---|",
-        ]
-        for row in experiment["rows"]:
+        lines += [f"### {name}", "", experiment["title"], ""]
+        plain, wide = _split_columns(experiment["rows"])
+        if wide:
+            columns, cells = _cross(wide)
+            lines += [f"| | {' | '.join(columns)} |", "|---|" + "--:|" * len(columns)]
+            lines += [f"| {' | '.join(line)} |" for line in cells] + [""]
+        if plain:
+            lines += ["| | paper | ours | by seed | aim | |", "|---|--:|--:|---|--:|---|"]
+        for row in plain:
             label, paper, ours, aim, note = _paper_cells(row)
             seeds = ", ".join(_paper_number(value, row["unit"]) for value in row["ours"]["values"])
             indent = "&nbsp;&nbsp;" * ((len(label) - len(label.lstrip())) // 2)
             lines.append(f"| {indent}{label.strip()} | {paper} | {ours} | {seeds} | {aim} | {note} |")
         lines.append("")
+    for name, reason in result.get("skipped", {}).items():
+        lines += [f"### {name}", "", f"Skipped. {reason}", ""]
     return "\n".join(lines)
 
 
+def _mean_and_spread(row: Mapping[str, Any]) -> str:
+    """The mean, and with several values their standard deviation."""
+    values, unit = row["ours"]["values"], row["unit"]
+    spread = f" ± {_paper_number(statistics.stdev(values), unit)}" if len(values) > 1 else ""
+    return _paper_number(row["ours"]["mean"], unit) + spread
+
+
 def _paper_cells(row: Mapping[str, Any]) -> tuple[str, str, str, str, str]:
-    unit, ours = row["unit"], row["ours"]
-    spread = statistics.stdev(ours["values"]) if len(ours["values"]) > 1 else None
-    text = _paper_number(ours["mean"], unit) + (f" ± {_paper_number(spread, unit)}" if spread is not None else "")
+    unit = row["unit"]
     paper = "-" if row["paper"] is None else _paper_number(row["paper"], unit)
     words = [] if row["met"] is None else ["met" if row["met"] else "missed"]
     words += [row["note"]] if row["note"] else []
-    return row["name"], paper, f"{text} {unit}", _aim(row), "; ".join(words)
+    return row["name"], paper, f"{_mean_and_spread(row)} {unit}", _aim(row), "; ".join(words)
 
 
 def _aim(row: Mapping[str, Any]) -> str:
@@ -247,5 +282,5 @@ def _aim(row: Mapping[str, Any]) -> str:
 
 def _paper_number(value: float | int, unit: str) -> str:
     """Format a number with the digits of its unit."""
-    digits = {"errors": 0 if float(value).is_integer() else 1, "%": 1, "points": 2}.get(unit, 3)
+    digits = {"errors": 0 if float(value).is_integer() else 1, "%": 1, "points": 2, "steps": 0, "s": 1}.get(unit, 3)
     return f"{value:,.{digits}f}"

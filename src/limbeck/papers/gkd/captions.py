@@ -1,0 +1,316 @@
+"""Real text: captions of Multi30k, continued from their first words by small decoders that are trained here."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache, partial
+from statistics import fmean
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from limbeck.data import Rollouts, ShuffledLoader, TokenDataset, train_byte_level_tokenizer
+from limbeck.data.builtin_datasets import data_folders
+from limbeck.engine import Run, distill
+from limbeck.errors import DataError
+from limbeck.functional import cross_entropy, jensen_shannon, kl_divergence, reverse_kl
+from limbeck.generation import GenerationConfig, generate
+from limbeck.losses import Loss
+from limbeck.metrics.statistics import compare_scores
+from limbeck.models import seeded
+from limbeck.optional_imports import install_command, is_installed
+from limbeck.papers.experiment import Experiment, ExperimentScale, Figures, Row, TaskFolder
+from limbeck.papers.gkd.maze import Decoder
+from limbeck.papers.gkd.students import LOG_EVERY, count_steps, load_weights, read_figures, save_weights
+from limbeck.random_seeds import counter_order
+from limbeck.recipe import Optimizer, Stage
+from limbeck.task_runner import WorkItem
+
+_FILE = "multi30k_en_de"
+_WORDS = 3
+"""The words of a prompt."""
+_BATCH = 64
+_LONGEST = 40
+ARMS = ("labels", "supervised KD", "supervised KD, equal seconds", "on-policy JSD")
+
+
+@dataclass(frozen=True)
+class CaptionScale:
+    """The sizes.
+
+    Attributes:
+        vocabulary: Tokens of the tokenizer.
+        teacher: Steps, layers and width of the teacher, which learns from all captions.
+        start: Steps of cross-entropy that the students of a seed share.
+        steps: Steps of an arm after that.
+        captions: The number of captions of the students.
+        test: The number of test captions.
+    """
+
+    vocabulary: int = 1000
+    teacher: tuple[int, int, int] = (1200, 3, 128)
+    start: int = 200
+    steps: int = 300
+    captions: int = 1000
+    test: int = 500
+
+
+class Captions(NamedTuple):
+    """Captions with their tokenizer: a prompt of three words, and the rest.
+
+    Attributes:
+        train: The training captions.
+        test: The test captions.
+        tokenizer: A byte-level tokenizer of the training captions.
+    """
+
+    train: list[dict[str, str]]
+    test: list[dict[str, str]]
+    tokenizer: Any
+
+
+def _find(part: str) -> Any:
+    for folder in data_folders(None):
+        if (file := folder / _FILE / f"{part}.jsonl.gz").is_file():
+            return file
+    return None
+
+
+def why_skipped(scale: ExperimentScale) -> str:
+    """The reason why the captions are left out; empty if they are not."""
+    if scale.quick:
+        return "Real text is part of --scale full."
+    if not is_installed("transformers") or not is_installed("tokenizers"):
+        return f"The tokenizer needs transformers and tokenizers; type: {install_command('hf')}"
+    missing = [part for part in ("train", "val") if _find(part) is None]
+    if missing:
+        return f"Put {_FILE}/{missing[0]}.jsonl.gz into {data_folders(None)[0]}, or set LIMBECK_DATA to its folder."
+    return ""
+
+
+@cache
+def load_captions(scale: CaptionScale) -> Captions:
+    """Load the English captions of Multi30k, and train a tokenizer on them.
+
+    Raises:
+        DataError: If a file is missing.
+    """
+    train, test = (_read(part) for part in ("train", "val"))
+    tokenizer = train_byte_level_tokenizer(
+        (row["prompt"] + row["completion"] for row in train), vocabulary=scale.vocabulary, max_length=_LONGEST * 2
+    )
+    return Captions(train, test[: scale.test], tokenizer)
+
+
+def _read(part: str) -> list[dict[str, str]]:
+    file = _find(part)
+    if file is None:
+        raise DataError(f"{_FILE}/{part}.jsonl.gz is not in {', '.join(map(str, data_folders(None)))}.")
+    with gzip.open(file, "rt", encoding="utf-8") as lines:
+        captions = [json.loads(line)["en"].split() for line in lines]
+    return [
+        {"prompt": " ".join(words[:_WORDS]), "completion": " " + " ".join(words[_WORDS:])}
+        for words in captions if len(words) > _WORDS
+    ]  # fmt: skip
+
+
+def _dataset(rows: Sequence[Mapping[str, str]], tokenizer: Any) -> TokenDataset:
+    return TokenDataset(rows, tokenizer=tokenizer, max_length=2 * _LONGEST, too_long="drop")
+
+
+def _decoder(scale: CaptionScale, seed: int, layers: int = 2, width: int = 32) -> Decoder:
+    with seeded(seed):
+        return Decoder(scale.vocabulary, width=width, layers=layers, heads=width // 16, positions=2 * _LONGEST)
+
+
+def _distill(models: Any, stage: Stage, data: TokenDataset, *, seed: int, **options: Any) -> Run:
+    loader = ShuffledLoader(data, batch_size=_BATCH, seed=seed, drop_last=True)
+    optimizer = Optimizer("adamw", lr=2e-3, warmup=20, options={"weight_decay": 0.01, "betas": (0.9, 0.98)})
+    return distill(
+        models, stage, loader, optimizer=optimizer, seed=seed, accelerator="cpu", log_every=LOG_EVERY, **options
+    )
+
+
+def _student_data(scale: CaptionScale, seed: int) -> TokenDataset:
+    captions = load_captions(scale)
+    chosen = counter_order(len(captions.train), seed=seed, epoch=0, stream="captions")[: scale.captions]
+    return _dataset([captions.train[i] for i in chosen.tolist()], captions.tokenizer)
+
+
+# --- tasks ----------------------------------------------------------------------------------------------------------
+
+
+def teach(folder: TaskFolder, *, scale: CaptionScale) -> Figures:
+    """Train the teacher by cross-entropy on all captions."""
+    captions = load_captions(scale)
+    teacher = _decoder(scale, 0, *scale.teacher[1:])
+    stage = Stage(Loss(cross_entropy), steps=scale.teacher[0])
+    data = _dataset(captions.train, captions.tokenizer)
+    _distill(teacher, stage, data, seed=0, out=folder.folder / "run", resume=True).finish()
+    save_weights(teacher, folder)
+    return measure(teacher, teacher, scale, seed=0)
+
+
+def begin(folder: TaskFolder, *, scale: CaptionScale, seed: int) -> Figures:
+    """Train the start that all arms of a seed share."""
+    student = _decoder(scale, seed + 1)
+    _distill(student, Stage(Loss(cross_entropy), steps=scale.start), _student_data(scale, seed), seed=seed).finish()
+    save_weights(student, folder)
+    return measure(student, _open_teacher(folder, scale), scale, seed=seed)
+
+
+def count_seconds(folder: TaskFolder, *, scale: CaptionScale, start: str) -> Figures:
+    """Count the steps of supervised KD that take as many seconds as all steps of on-policy JSD."""
+    arms = {"on-policy": "on-policy JSD", "forward": "supervised KD"}
+    return count_steps({name: _make_run(arm, folder, scale, 0, start, scale.steps)[1] for name, arm in arms.items()},
+                       scale.steps)  # fmt: skip
+
+
+def study(folder: TaskFolder, *, arm: str, scale: CaptionScale, seed: int, start: str, seconds: str) -> Figures:
+    """Train one student, and measure it."""
+    steps = read_figures(folder, seconds)["steps"]["forward"] if arm.endswith("seconds") else scale.steps
+    models, run = _make_run(arm, folder, scale, seed, start, steps)
+    began = time.process_time()
+    run.finish()
+    spent = time.process_time() - began
+    return {**measure(models["student"], models["teacher"], scale, seed=seed), "steps": steps, "seconds": spent}
+
+
+def _open_teacher(folder: TaskFolder, scale: CaptionScale) -> nn.Module:
+    return load_weights(_decoder(scale, 0, *scale.teacher[1:]), folder, "captions/teacher")
+
+
+def _make_run(
+    arm: str, folder: TaskFolder, scale: CaptionScale, seed: int, start: str, steps: int
+) -> tuple[dict[str, nn.Module], Run]:
+    """The models of an arm, and its training."""
+    models = {"student": load_weights(_decoder(scale, 0), folder, start), "teacher": _open_teacher(folder, scale)}
+    if arm == "labels":
+        stage = Stage(Loss(cross_entropy), steps=steps)
+        return models, _distill({"student": models["student"]}, stage, _student_data(scale, seed), seed=seed)
+    objective = Loss(jensen_shannon) if arm == "on-policy JSD" else Loss(kl_divergence)
+    rollouts = Rollouts(generation=_sampling(scale)) if arm == "on-policy JSD" else None
+    stage = Stage(objective, teacher="teacher", steps=steps, loader=rollouts)
+    return models, _distill(models, stage, _student_data(scale, seed), seed=seed)
+
+
+def _sampling(scale: CaptionScale, temperature: float = 1.0) -> GenerationConfig:
+    end = load_captions(scale).tokenizer.eos_token_id
+    return GenerationConfig(max_new_tokens=_LONGEST, eos_token_id=end, temperature=temperature)
+
+
+# --- measures -------------------------------------------------------------------------------------------------------
+
+
+def measure(student: nn.Module, teacher: nn.Module, scale: CaptionScale, *, seed: int) -> Figures:
+    """Measure a student on the beginnings of test captions.
+
+    Returns:
+        ``own``: KL(student || teacher) in nats a token, on the student's own text at temperature 1; ``given``:
+        KL(teacher || student) on the captions; ``entropy`` of the student on its own text; ``perplexity`` of the
+        captions; ``finished``: the percentage of its texts that end within 40 tokens; ``scores``: ``own`` by text.
+    """
+    captions = load_captions(scale)
+    test = _dataset(captions.test, captions.tokenizer)
+    prompts, answers = _split(test)
+    ids = torch.arange(len(prompts))
+    written = generate(student, prompts, _sampling(scale), ids=ids, seed=seed)
+    q, p, where, _ = _log_probabilities(student, teacher, prompts, list(written.texts))
+    kl = reverse_kl(q, p) * where
+    by_text = kl.sum(1) / where.sum(1)
+    entropy = -((q.exp() * q).sum(-1) * where).sum() / where.sum()
+    q, p, where, labels = _log_probabilities(student, teacher, prompts, answers)
+    given = (kl_divergence(q, p) * where).sum() / where.sum()
+    surprise = -(q.gather(-1, labels[..., None])[..., 0] * where).sum() / where.sum()
+    return {
+        "own": float(by_text.mean()), "given": float(given), "entropy": float(entropy),
+        "perplexity": float(surprise.exp()), "finished": 100 * float(written.finished.double().mean()),
+        "scores": by_text.tolist(),
+    }  # fmt: skip
+
+
+def _split(data: TokenDataset) -> tuple[list[Tensor], list[Tensor]]:
+    """The prompts and the answers of all texts."""
+    prompts, answers = [], []
+    for begin, end in zip(data.texts.starts[:-1].tolist(), data.texts.starts[1:].tolist(), strict=True):
+        ids, is_target = data.texts.ids[begin:end].long(), data.texts.is_target[begin:end]
+        first = int(is_target.long().argmax())
+        prompts.append(ids[:first])
+        answers.append(ids[first:])
+    return prompts, answers
+
+
+@torch.no_grad()
+def _log_probabilities(
+    student: nn.Module, teacher: nn.Module, prompts: Sequence[Tensor], answers: Sequence[Tensor]
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Of student and teacher at the tokens of the answers; where these are; and the tokens."""
+    texts = [torch.cat(pair) for pair in zip(prompts, answers, strict=True)]
+    ids = nn.utils.rnn.pad_sequence(texts, batch_first=True)
+    first = torch.tensor([len(prompt) for prompt in prompts])[:, None]
+    last = torch.tensor([len(text) for text in texts])[:, None]
+    place = torch.arange(1, ids.shape[1])
+    q, p = (model.eval()(ids[:, :-1]).logits.log_softmax(-1) for model in (student, teacher))
+    return q, p, ((place >= first) & (place < last)).float(), ids[:, 1:]
+
+
+# --- tasks and rows of the table ------------------------------------------------------------------------------------
+
+_SCALE = CaptionScale()
+
+
+def _task(arm: str, seed: int) -> str:
+    return f"captions/{arm.replace(' ', '-').replace(',', '')}/seed-{seed}"
+
+
+def _tasks(scale: ExperimentScale) -> list[WorkItem]:
+    first = _task("start", scale.seeds[0])
+    tasks = [
+        WorkItem("captions/teacher", partial(teach, scale=_SCALE), (), 150),
+        WorkItem(
+            "captions/seconds", partial(count_seconds, scale=_SCALE, start=first), ("captions/teacher", first), 30
+        ),
+    ]
+    for seed in scale.seeds:
+        start = _task("start", seed)
+        tasks.append(WorkItem(start, partial(begin, scale=_SCALE, seed=seed), ("captions/teacher",), 4))
+        for arm in ARMS:
+            work = partial(study, arm=arm, scale=_SCALE, seed=seed, start=start, seconds="captions/seconds")
+            tasks.append(WorkItem(_task(arm, seed), work, (start, "captions/teacher", "captions/seconds"), 15))
+    return tasks
+
+
+_COLUMNS = {
+    "own": ("KL, own text", "nats"), "given": ("KL, captions", "nats"), "entropy": ("entropy", "nats"),
+    "perplexity": ("perplexity", ""), "finished": ("finished", "%"), "steps": ("steps", "steps"),
+    "seconds": ("time", "s"),
+}  # fmt: skip
+
+
+def _rows(scale: ExperimentScale, results: Mapping[str, Figures]) -> list[Row]:
+    by_arm = {arm: [results[_task(arm, seed)] for seed in scale.seeds] for arm in ("start", *ARMS)}
+    rows = [
+        Row(name, [run[key] for run in figures], unit, column=column)
+        for name, figures in {"the teacher": [results["captions/teacher"]], **by_arm}.items()
+        for key, (column, unit) in _COLUMNS.items() if key in figures[0]
+    ]  # fmt: skip
+    ours, theirs = (by_arm[arm] for arm in ("on-policy JSD", "supervised KD, equal seconds"))
+    gain = compare_scores(*([run["scores"] for run in runs] for runs in (theirs, ours)))
+    values = [their["own"] - our["own"] for our, their in zip(ours, theirs, strict=True)]
+    name = "on-policy JSD over supervised KD, equal seconds: fewer nats on own text"
+    note = (
+        ""
+        if gain.low is None or gain.high is None
+        else f"95 % interval {gain.low:.3f} to {gain.high:.3f}, over seeds and captions"
+    )
+    return [*rows, Row(name, [*values], "nats", lower_is_better=False, note=f"{note}; mean {fmean(values):.3f}")]
+
+
+CAPTIONS = Experiment(
+    "captions", "Real text: captions of Multi30k, continued from three words", _tasks, _rows, why_skipped
+)
