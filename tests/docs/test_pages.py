@@ -25,6 +25,7 @@ def blocks(page):
     "page",
     [
         "data.md",
+        "generated-texts.md",
         "models.md",
         "teachers.md",
         "judge.md",

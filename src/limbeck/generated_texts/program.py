@@ -83,8 +83,9 @@ def run_program(
 
     The text is parsed as Python, and each part is computed here: nothing is compiled or given to Python to execute. So
     there are no built-in functions, attributes, imports, loops, functions or texts in it, only numbers, names,
-    ``+ - * / // % **``, comparisons, ``a if b else c`` and the functions abs, round, min, max, int, float, sqrt, floor,
-    ceil and gcd. All else is refused before anything runs. Powers are checked before they are computed.
+    ``+ - * / // % **``, assignments such as ``a += 1``, comparisons, ``a if b else c`` and the functions abs, round,
+    min, max, int, float, sqrt, floor, ceil and gcd. All else is refused before anything runs. Powers are checked before
+    they are computed.
 
     Args:
         program: The program, such as ``eggs = 16 - 3``.
@@ -151,6 +152,8 @@ def _parse(program: str, max_characters: int) -> ast.Module:
 def _is_allowed(node: ast.AST) -> bool:
     if isinstance(node, ast.Assign):
         return len(node.targets) == 1 and isinstance(node.targets[0], ast.Name)
+    if isinstance(node, ast.AugAssign):
+        return isinstance(node.target, ast.Name)
     if isinstance(node, ast.Constant):
         return isinstance(node.value, (int, float))  # not complex numbers, texts and bytes
     if isinstance(node, ast.Call):
@@ -159,6 +162,11 @@ def _is_allowed(node: ast.AST) -> bool:
         return len(node.ops) == 1
     kinds = (ast.Expr, ast.Name, ast.Load, ast.Store, ast.BinOp, ast.UnaryOp, ast.IfExp)
     return isinstance(node, kinds) or type(node) in {**_BINARY, **_UNARY, **_COMPARE}
+
+
+def _target(node: ast.AST) -> str:
+    """The name that an assignment sets; _is_allowed takes names alone."""
+    return str(getattr(node, "id", ""))
 
 
 @dataclass
@@ -172,17 +180,24 @@ class _Program:
     def run(self, statement: ast.AST) -> Number:
         """Compute one line, and set its name if it is an assignment."""
         value = self.compute(statement.value)  # type: ignore[attr-defined] # _parse takes assignments and expressions
+        if isinstance(statement, ast.AugAssign):
+            old = self.compute(ast.copy_location(ast.Name(_target(statement.target)), statement))
+            value = self._guard(statement, lambda: self._operate(statement.op, old, value))
+            self.names[_target(statement.target)] = value
         if isinstance(statement, ast.Assign):
-            target = statement.targets[0]
-            self.names[target.id] = value  # type: ignore[attr-defined] # _is_allowed takes names alone
+            self.names[_target(statement.targets[0])] = value
         return value
 
     def compute(self, node: ast.AST) -> Number:
         """Compute an expression. Each number is checked, so that the next operation on it is quick."""
         if time.monotonic() > self.deadline:
             raise ProgramError("The program takes too long.", reason="time")
+        return self._guard(node, lambda: self._compute(node))
+
+    def _guard(self, node: ast.AST, operation: Callable[[], Any]) -> Number:
+        """Compute a value, and refuse one that is too large or no number."""
         try:
-            value = self._compute(node)
+            value = operation()
         except (ArithmeticError, ValueError, TypeError) as error:
             line = getattr(node, "lineno", "?")
             raise ProgramError(f"Line {line} failed: {error}.", reason="failed") from error

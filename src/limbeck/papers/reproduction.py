@@ -16,7 +16,7 @@ from limbeck.papers.experiment import Experiment, ExperimentScale, Figures, Row
 from limbeck.papers.task_queue import Callback, TaskQueue, machine_slowness
 from limbeck.task_runner import sort_tasks
 
-PAPERS = ("hinton2015", "beyer2021", "gkd")
+PAPERS = ("hinton2015", "beyer2021", "gkd", "o1journey", "fdd", "tail")
 """Modules in this folder with EXPERIMENTS and a TITLE, and perhaps numbers of SEEDS of their own."""
 _SEEDS = {"quick": 1, "full": 3}
 
