@@ -15,10 +15,11 @@ from limbeck.cli.jobs import job_from_flags
 from limbeck.compare import run_job
 from limbeck.compare.comparison_data import load_comparison_data
 from limbeck.compare.dry_run import find_seen_rows
-from limbeck.compare.language import unigram_nll, with_tokenizer
+from limbeck.compare.language import describe_tokens, unigram_nll, with_tokenizer
 from limbeck.compare.teacher import iterate_answers, open_teacher
 from limbeck.data import hash_tokenizer, load_data, open_tokenizer, train_byte_level_tokenizer
 from limbeck.errors import LimbeckError, TextTooLongError
+from limbeck.events import StepsTaken
 from limbeck.job import Budget, make_job, read_run_job, with_settings
 from limbeck.job.splits import train_and_development
 from limbeck.metrics.predictions import rows_at_once
@@ -223,6 +224,28 @@ def test_the_teacher_is_asked_once_with_a_cache(place, tmp_path):
     )  # fmt: skip
     assert run_job(job)["arms"]["distilled"]["nll"]["mean"] > 0
     assert (tmp_path / "run" / "answers").is_dir()
+
+
+@pytest.mark.integration
+def test_the_student_writes_in_an_on_policy_job(place, tmp_path):
+    """Beside a method with a cache of the teacher's outputs, which the written texts do not use."""
+    methods = [{"name": "hinton"}, {"name": "gkd", "share": 0.5, "max_new_tokens": 4, "divergence": "reverse"}]
+    job = job_of(
+        place, data=str(place / "p.jsonl"), methods=methods, cache={}, out=str(tmp_path / "run"),
+        budget=Budget(**{**FAST, "epochs": 4}), arms=["distilled"],
+    )  # fmt: skip
+    said = []
+    result = run_job(job, callback=said.append)
+    reports = [event for event in said if isinstance(event, StepsTaken) and event.run.startswith("gkd")]
+    assert sum(event.generation["finished"] + event.generation["cut_off"] for event in reports) > 0
+    assert result["arms"]["gkd"]["nll"]["mean"] > 0
+    (lines,) = (tmp_path / "run").glob("arms/gkd/seed-0/metrics.jsonl")
+    assert "tokens_per_second" in lines.read_text()
+    examples = load_data({"name": str(place / "p.jsonl"), "tokenizer": str(place / "teacher")}).train
+    assert f"write up to {2 * len(examples) * 4:,} tokens" in describe_tokens(job, examples)
+    shuffled = {"method": methods[1], "arms": ["shuffled teacher", "distilled"]}
+    with pytest.raises(LimbeckError, match="ShuffledTeacher"):
+        run_job(job_of(place, data=str(place / "p.jsonl"), **shuffled))
 
 
 @pytest.mark.integration

@@ -296,12 +296,35 @@ def describe_tokens(job: Job, train: Dataset) -> str | None:
         return None
     tokens = int(_count_labels(train).sum())
     arms = [arm for arm in job.all_arms if arm != "teacher"]
-    passes = job.seeds * sum(job.budget_of(arm).epochs for arm in arms)
-    taught = job.seeds * sum(job.budget_of(arm).epochs for arm in arms if arm in job.method_arms)
-    asked = "one pass, which is stored" if job.cache is not None else f"{taught * tokens:,}"
+    # Of texts that are written, the given ones are not read.
+    passes = {arm: job.seeds * job.budget_of(arm).epochs * (1 - _share_written(job, arm)) for arm in arms}
+    read, taught = (
+        round(tokens * sum(count for arm, count in passes.items() if every or arm in job.method_arms))
+        for every in (True, False)
+    )
+    asked = "one pass, which is stored" if job.cache is not None and taught else f"{taught:,}"
     training = 0 if job.teacher.has_weights else (job.teacher.train or job.budget).epochs * tokens
     own = f", and its training reads {training:,}" if training else ""
+    written = job.seeds * sum(_count_written(job, arm, len(train)) for arm in arms)
+    new = f" Models write up to {written:,} tokens, and the teacher answers these, too." if written else ""
     return (
-        f"Cost: an epoch learns {tokens:,} tokens. All students read {passes * tokens:,}; the teacher answers "
-        f"{asked}{own}."
+        f"Cost: an epoch learns {tokens:,} tokens. All students read {read:,}; the teacher answers {asked}{own}.{new}"
     )
+
+
+def _share_written(job: Job, arm: str) -> float:
+    """The share of the texts of an arm that a model writes while it is trained."""
+    values = _find_hyper(job, arm)
+    return float(values.get("share", 1.0)) if "max_new_tokens" in values else 0.0
+
+
+def _count_written(job: Job, arm: str, prompts: int) -> int:
+    """The largest number of tokens that a model writes in a run of an arm."""
+    most = _find_hyper(job, arm).get("max_new_tokens", 0)
+    return round(job.budget_of(arm).epochs * prompts * _share_written(job, arm) * most)
+
+
+def _find_hyper(job: Job, arm: str) -> dict[str, Any]:
+    """The settings of an arm's method, with their defaults; empty for a control."""
+    settings = job.method_arms.get(arm)
+    return {} if settings is None else {**method(settings.name).defaults, **settings.hyper}

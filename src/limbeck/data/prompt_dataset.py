@@ -83,10 +83,9 @@ class PromptDataset(Dataset):
 def _tokenize(row: Any, number: int, tokenizer: Any) -> Int[Tensor, " _prompt"]:
     """The tokens of one prompt."""
     messages = row.get("messages") if isinstance(row, Mapping) else None
+    text: Any = row.get("prompt") if isinstance(row, Mapping) else row
     if messages is not None:
         text = _write_chat(messages, number, tokenizer)
-    else:
-        text = row.get("prompt") if isinstance(row, Mapping) else row
     if not isinstance(text, str) or not text:
         raise DataError(f"Prompt {number} is no text: a prompt is a string, {{'prompt'}} or {{'messages'}}.")
     made = tokenizer(text, add_special_tokens=messages is None, return_special_tokens_mask=True)
