@@ -9,6 +9,7 @@ import json
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -98,6 +99,17 @@ def weighted_peers(fabric: Any, out: Path) -> Run:
     models = {"student": double(seed=1), "peer_1": double(hidden=6, seed=2)}
     recipe = make("weighted_mutual", peers=2, every=1, held_out=0.3, eta=2.0, epochs=2)
     return distill(models, recipe, data(), fabric=fabric, **SETTING)
+
+
+def queued(fabric: Any, out: Path) -> Run:
+    """A queue of features, and thresholds, are those of all ranks; the last of three steps is of one row."""
+    first = next(
+        make(
+            "hanjabridge", teacher=double(hidden=6, seed=7), at="1", student_at="1", size=64, task="classification"
+        ).stages()
+    )
+    second = make("llkd", teacher=double(seed=7), smallest=0.3, epochs=2)
+    return distill(double(), replace(first, epochs=2) >> second, data(uneven=False), fabric=fabric, **SETTING)
 
 
 def averaged(fabric: Any, out: Path) -> Run:
@@ -240,6 +252,7 @@ SCENARIOS: dict[str, Callable[[Any, Path], Run]] = {
         compared,
         peers,
         weighted_peers,
+        queued,
         averaged,
         remembering,
         banked,

@@ -130,6 +130,7 @@ class RunningMean(nn.Module):
         rows: The number of averages.
         decay: d, from 0 to below 1.
         start: The averages before the first values.
+        dtype: The type of the averages.
 
     Example:
         >>> mean = RunningMean(2, decay=0.5)
@@ -142,10 +143,10 @@ class RunningMean(nn.Module):
     value: Tensor
     known: Tensor
 
-    def __init__(self, rows: int, *, decay: float, start: float = 0.0) -> None:
+    def __init__(self, rows: int, *, decay: float, start: float = 0.0, dtype: torch.dtype | None = None) -> None:
         super().__init__()
         self.decay = decay
-        self.register_buffer("value", torch.full((rows,), start))
+        self.register_buffer("value", torch.full((rows,), start, dtype=dtype))
         self.register_buffer("known", torch.zeros(rows, dtype=torch.bool))
 
     @torch.no_grad()

@@ -96,8 +96,8 @@ def select_examples(
         >>> select_examples(student, teacher, torch.full((2,), 0.9), torch.full((2,), 0.5), smallest=0.0).chosen
         tensor([ True, False, False])
     """
-    confidence, labels = teacher.float().softmax(-1).max(-1)
-    uncertainty = compute_entropy(student.float()) / math.log(student.shape[-1])
+    confidence, labels = teacher.softmax(-1).max(-1)
+    uncertainty = compute_entropy(student) / math.log(student.shape[-1])
     score = confidence * uncertainty
     sure = confidence >= confidence_thresholds[labels] - _ROUNDING
     chosen = sure & (uncertainty >= uncertainty_thresholds[labels] - _ROUNDING)
@@ -154,8 +154,9 @@ class SelectedPseudoLabels(LossTerm):
                 f"{tuple(context.student[LOGITS].shape)}. For positions of texts, se_kd selects the uncertain ones."
             )
         fitted = copy.copy(self)
-        fitted.confidence = RunningMean(context.classes, decay=self.decay)
-        fitted.uncertainty = RunningMean(context.classes, decay=self.decay)
+        dtype = torch.promote_types(context.student[LOGITS].dtype, torch.float32)
+        fitted.confidence = RunningMean(context.classes, decay=self.decay, dtype=dtype)
+        fitted.uncertainty = RunningMean(context.classes, decay=self.decay, dtype=dtype)
         fitted.register_buffer("seen", torch.zeros(context.classes))
         fitted.register_buffer("learned", torch.zeros(context.classes))
         return fitted
@@ -175,7 +176,7 @@ class SelectedPseudoLabels(LossTerm):
     def after_step(self, student: Outputs, teacher: Outputs, batch: Batch, progress: Progress) -> None:
         """Move the thresholds, and count the classes."""
         found = self._select(self._gather(student, batch), self._gather(teacher, batch))
-        self.seen.index_add_(0, found.labels, torch.ones_like(found.confidence))
+        self.seen.index_add_(0, found.labels, torch.ones_like(found.labels, dtype=self.seen.dtype))
         self.learned.index_add_(0, found.labels, found.chosen.to(self.learned))
         self.confidence.update(found.labels, found.confidence)
         self.uncertainty.update(found.labels, found.uncertainty)
@@ -183,7 +184,8 @@ class SelectedPseudoLabels(LossTerm):
             self._warn_of_missing_classes()
 
     def _gather(self, outputs: Outputs, batch: Batch) -> Tensor:
-        return all_gather(outputs[LOGITS][batch.valid])
+        logits = outputs[LOGITS][batch.valid]
+        return all_gather(logits.to(torch.promote_types(logits.dtype, torch.float32)))
 
     def _select(self, student: Tensor, teacher: Tensor) -> Selection:
         return select_examples(student, teacher, self.confidence.value, self.uncertainty.value, smallest=self.smallest)
