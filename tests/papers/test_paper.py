@@ -115,3 +115,16 @@ def test_every_experiment_of_the_paper_has_tasks_and_none_is_there_under_two_nam
         planned = sort_tasks(experiment.tasks(scale))
         assert all(task.seconds > 0 for task in planned), experiment.name
         assert len(planned) == len(set(hash_tasks(planned).values())), experiment.name
+
+
+def test_papers_are_listed_without_a_name(toy, capsys):
+    assert reproduce() == 0
+    shown = capsys.readouterr().out
+    for name in PAPERS:
+        assert f"limbeck papers {name} " in shown
+    assert "sums: Do they add up?" in shown
+    assert reproduce("--json") == 0
+    listed = {one["name"]: one for one in json.loads(capsys.readouterr().out)["papers"]}
+    assert set(listed) == {*PAPERS, "toy2015"}
+    assert listed["toy2015"]["experiments"] == {"sums": "Do they add up?"}
+    assert listed["o1journey"]["seeds"]["quick"] == 3

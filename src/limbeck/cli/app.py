@@ -370,7 +370,7 @@ def convert(
 
 @app.command()
 def papers(
-    paper: Annotated[str, typer.Argument(help="hinton2015, beyer2021 or gkd.")],
+    paper: Annotated[str | None, typer.Argument(help="The name of a paper. Without it, all papers are listed.")] = None,
     only: Annotated[
         list[str] | None, typer.Option("--only", help="Run only this experiment. Can be given several times.")
     ] = None,
@@ -378,18 +378,21 @@ def papers(
         str, typer.Option(help="quick is a smoke test (about a minute per experiment); full gives comparable numbers.")
     ] = "quick",
     seeds: Annotated[
-        int | None, typer.Option(min=1, help="Number of seeds. Default: 1 for quick; 3 for full, 5 for gkd.")
+        int | None, typer.Option(min=1, help="Number of seeds. Default: that of the paper, see the list.")
     ] = None,
     out: Out = None,
     workers: Annotated[int | None, typer.Option(min=1, help="Number of parallel tasks. Default: one per core.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Run the experiments of a paper and print its numbers next to limbeck's.
+    """Run the experiments of a paper and print its numbers next to limbeck's, or list all papers.
 
     If it is interrupted, the same command continues.
     """
-    from limbeck.cli.experiments import run_papers
+    from limbeck.cli.experiments import list_papers, run_papers
 
+    if paper is None:
+        list_papers(as_json=as_json)
+        return
     run_papers(paper, only=only or [], scale=scale, seeds=seeds, out=out, workers=workers, as_json=as_json)
 
 

@@ -138,6 +138,32 @@ def run_papers(
     _show_experiments(result, reproduction.folder, as_json=as_json)
 
 
+def list_papers(*, as_json: bool) -> None:
+    """List all papers, with their experiments and the command of each."""
+    from limbeck.papers.reproduction import PAPERS
+    from limbeck.papers.reproduction import paper as find_paper
+
+    found = [find_paper(name) for name in PAPERS]
+    if as_json:
+        rows = [
+            {
+                "name": one.name,
+                "title": one.title,
+                "experiments": {name: experiment.title for name, experiment in one.experiments.items()},
+                "seeds": dict(one.seeds),
+            }
+            for one in found
+        ]
+        print(json.dumps({"papers": rows}))
+        return
+    for one in found:
+        seeds = ", ".join(f"{count} at scale {scale}" for scale, count in one.seeds.items())
+        print(f"limbeck papers {one.name}    (seeds: {seeds})\n    {one.title}")
+        for name, experiment in one.experiments.items():
+            print(f"    {name}: {experiment.title}")
+        print()
+
+
 def _describe_plan(reproduction: Reproduction) -> str:
     skipped = "".join(f"\n{name} is skipped. {reason}" for name, reason in reproduction.skipped.items())
     return _describe_time(reproduction) + skipped if reproduction.experiments else skipped.strip()

@@ -200,8 +200,8 @@ LONG_CHAINS = Experiment(
     "chains", "Does a student learn more from long chains than from answers, and do filters help?", _tasks, _rows
 )
 TITLE = (
-    "Huang, Zou, Li, Liu, Zheng, Chern, Xia, Qin, Yuan and Liu, O1 Replication Journey, part 2: Surpassing O1-preview "
-    "through Simple Distillation, Big Progress or Bitter Lesson?, 2024, arXiv:2411.16489"
+    "Huang et al., O1 Replication Journey, part 2: Surpassing O1-preview through Simple Distillation, Big Progress or "
+    "Bitter Lesson?, 2024, arXiv:2411.16489"
 )
 EXPERIMENTS = (LONG_CHAINS,)
 SEEDS = {"quick": 3, "full": 5}
