@@ -86,6 +86,13 @@ def test_trap_19_a_teacher_with_other_tokens_is_refused_before_anything_is_train
         open_job(job_of(folder, "other"))
 
 
+def test_a_tokenizer_that_is_typed_and_is_not_the_teachers_is_named(folder):
+    data = {"name": str(folder / "texts.jsonl"), "max_length": 32, "tokenizer": str(folder / "other")}
+    new = {"model": "hf:gpt2", "pretrained": False, "n_layer": 1, "n_head": 1, "n_embd": 8, "n_positions": 32}
+    with pytest.raises(LimbeckError, match=r"data\.tokenizer=.*other, which is not the teacher's: leave it out"):
+        open_job(job_of(folder, "same", data=data, student=new))
+
+
 def test_the_cache_of_a_job_has_the_teachers_own_outputs(folder, tmp_path):
     job = job_of(folder, "renumbered", cache={"folder": str(tmp_path / "cache")})
     material, teacher = open_job(job)

@@ -134,9 +134,18 @@ def align_teacher(
         return teacher
     place = _find_tokenizer(part) if part.has_weights and job.teacher.check else None
     theirs = tokens.tokenizer if place is None else open_tokenizer(place)
-    alignment = align_vocabularies(
-        tokens.tokenizer, theirs, student_size=sizes[0], teacher_size=sizes[1], texts=_some_texts(tokens)
-    )
+    try:
+        alignment = align_vocabularies(
+            tokens.tokenizer, theirs, student_size=sizes[0], teacher_size=sizes[1], texts=_some_texts(tokens)
+        )
+    except LimbeckError as error:
+        if job.student.has_weights or place is None:
+            raise
+        # A new student reads the teacher's tokens unless another tokenizer is typed.
+        raise LimbeckError(
+            f"The texts are read with data.tokenizer={tokens.tokenizer.name_or_path}, which is not the teacher's: leave "
+            f"it out, and they are read with that of {place}. {error}"
+        ) from error
     return teacher if alignment.is_identity else AlignedTeacher(teacher, alignment)
 
 
