@@ -33,6 +33,7 @@ def check_loader(loader: Loader, *, models: Mapping[str, nn.Module] | None = Non
     * `peek` does not consume the next batch.
     * A replayable loader yields the same batches when an epoch is requested again.
     * A loader that depends on a model is not fixed.
+    * To complete a batch that is only looked at gives the same batch again, and changes nothing in the loader.
     * The fingerprint does not change.
     * A loader resumed in the middle of an epoch yields the same remaining batches, or raises an error.
 
@@ -52,7 +53,7 @@ def check_loader(loader: Loader, *, models: Mapping[str, nn.Module] | None = Non
         raise LimbeckError(f"A {loader.type_name} depends on a model: check_loader(loader, models={{'student': ...}}).")
     if models is not None:
         loader.bind(models)
-    laws = [partial(_check_epochs, loader), partial(_check_declared, loader)]
+    laws = [partial(_check_epochs, loader), partial(_check_declared, loader), partial(_check_completed, loader)]
     if loader.resumable:
         laws.append(partial(_check_resumed, loader))
     check_laws(laws, of=_LOADERS)
@@ -104,6 +105,17 @@ def _check_declared(loader: Loader) -> None:
         with _separate_random(loader):
             twice.append(list(islice(loader.batches(0, 0), _UNBOUNDED)))
     require(_same(*twice), "it declares replayable, but an epoch yields other batches when read again", of=_LOADERS)
+
+
+def _check_completed(loader: Loader) -> None:
+    """To complete a batch that is only looked at changes nothing."""
+    before = dict(loader.state_dict()) if loader.resumable else {}
+    with _separate_random(loader):
+        batch = loader.peek()
+        once, twice = (loader.complete(batch, used=False) for _ in range(2))
+    after = dict(loader.state_dict()) if loader.resumable else {}
+    require(_same(once, twice), "complete() of the same batch gives another one", of=_LOADERS)
+    require(_same(before, after), "complete(batch, used=False) changes its state", of=_LOADERS)
 
 
 def _read_epoch(loader: Loader) -> list[Batch]:
