@@ -105,6 +105,8 @@ def check_padding_in_front(
         return
     if mask.shape != ids.shape or not mask.numel() or bool(mask[:, 0].all()) or not bool(mask.any()):
         return
+    if _is_sharded(model):  # its calls wait for other ranks, which may have no padding
+        return
     length = max(1, min(_LENGTH, ids.shape[1] // 2))
     padding = ids[:, 0][mask[:, 0] == 0][0]
     row = _make_row(padding, ids[mask.bool()].max(), length)
@@ -127,6 +129,11 @@ def check_padding_in_front(
             "changes with it. Pad on the right: data.padding_side=right."
         )
     _SKIPS_PADDING.add(model)
+
+
+def _is_sharded(model: nn.Module) -> bool:
+    """Whether PyTorch shards a module: it is wrapped, or `fully_shard` has renamed its class."""
+    return any(type(module).__name__.startswith(("FullySharded", "FSDP")) for module in model.modules())
 
 
 def _are_close(one: Tensor, other: Tensor) -> bool:

@@ -210,6 +210,13 @@ def test_padding_is_tried_once_and_what_is_read_is_not_that_call(fuse, tokenizer
         assert len(calls) == 3 + 2 + (1 if fuse else 0)  # and once to find the output layer
 
 
+def test_a_sharded_model_is_not_tried_because_other_ranks_may_have_no_padding(tokenizer):
+    model = transformers_model("RwkvForCausalLM", hidden_size=8, num_hidden_layers=2, attention_hidden_size=8)
+    model.__class__ = type("FSDPRwkvForCausalLM", (type(model),), {})  # as fully_shard does
+    left = tokens(tokenizer, padding_side="left").take(torch.arange(4))
+    assert call(model, left.inputs).logits.shape[:2] == left.labels.shape
+
+
 def test_packed_texts_are_tried_once(tokenizer):
     model = transformers_model("LlamaForCausalLM", **SMALL, num_key_value_heads=2, intermediate_size=8)
     inputs, calls = tokens(tokenizer, packing=True).take(torch.arange(3)).inputs, []
