@@ -125,7 +125,8 @@ class RolloutLoader(Loader):
         >>> from limbeck.data import ShuffledLoader, TokenDataset, train_tokenizer
         >>> tokenizer = train_tokenizer(["a b c d"], vocabulary=30)
         >>> rows = [{"prompt": "a b", "completion": " c"}, {"prompt": "b", "completion": " c d"}]
-        >>> given = ShuffledLoader(TokenDataset(rows, tokenizer=tokenizer), batch_size=2)
+        >>> data = TokenDataset(rows, tokenizer=tokenizer, add_eos_token=False)
+        >>> given = ShuffledLoader(data, batch_size=2)
         >>> loader = RolloutLoader(given, Rollouts(generation=GenerationConfig(max_new_tokens=3)))
         >>> loader.bind({"student": nn.Sequential(nn.Embedding(30, 8), nn.Linear(8, 30))})
         >>> batch = loader.complete(loader.peek())
