@@ -125,39 +125,73 @@ def _plan(
 def _write(
     writer: Writer, uniform: Tensor, room: Tensor, config: GenerationConfig, tokens: Tensor | None
 ) -> Generation:
-    """Write texts together, until each has ended or is full. Texts that have ended leave when they are the half."""
+    """Write texts together, until each has ended or is full."""
     logits = writer.start()
-    device, count, most = logits.device, len(uniform), int(room.max())
-    uniform, room = uniform.to(device), room.to(device)
-    shorter = bool((room < most).any())
-    ends = torch.tensor(config.end_tokens, dtype=torch.int64, device=device)
-    allowed = _find_allowed(tokens, logits)
-    new = torch.zeros(count, most, dtype=torch.int64, device=device)
-    logprobs = torch.zeros(count, most, dtype=logits.dtype if logits.dtype == torch.float64 else None, device=device)
-    lengths = torch.full((count,), most, device=device)
-    rows, alive = torch.arange(count, device=device), torch.ones(count, dtype=torch.bool, device=device)
-    for i in range(most):
-        drawn, logprob = draw_tokens(_restrict(logits, allowed), uniform[rows, i], config)
-        new[rows, i], logprobs[rows, i] = drawn, logprob.to(logprobs.dtype)
-        over = (drawn[:, None] == ends).any(1)
-        full = room[rows] <= i + 1 if shorter else None
-        over = over if full is None else over | full
-        lengths[rows[over & alive]] = i + 1
-        alive = alive & ~over
-        left = int(alive.sum())
-        if not left or i + 1 == most:
+    uniform, allowed = uniform.to(logits.device), _find_allowed(tokens, logits)
+    texts = _Texts(room, config, logits)
+    for place in range(texts.most):
+        drawn, logprobs = draw_tokens(_restrict(logits, allowed), uniform[texts.rows, place], config)
+        left, present = texts.add(place, drawn, logprobs)
+        if not left or place + 1 == texts.most:
             break
-        # A text that fills the context has no position for another token.
-        if 2 * left <= len(rows) or (full is not None and bool(full.any())):
-            present = alive.nonzero()[:, 0]
-            rows, alive, drawn = rows[present], alive[present], drawn[present]
+        if present is not None:
             writer.select(present)
+            drawn = drawn[present]
         logits = writer.step(drawn)
-    beyond = torch.arange(most, device=device) >= lengths[:, None]
-    last = new.gather(1, lengths[:, None] - 1)
-    return Generation(
-        new.masked_fill(beyond, 0), lengths, logprobs.masked_fill(beyond, 0.0), (last == ends).any(1)
-    )  # fmt: skip
+    return texts.result()
+
+
+class _Texts:
+    """Texts in progress. Those that have ended leave when they are the half, as that costs a copy of the cache.
+
+    Args:
+        room: The largest number of new tokens of each text.
+        config: The settings.
+        like: Logits, for the device and the dtype.
+
+    Attributes:
+        most: The largest number of new tokens.
+        rows: The number of each text that is present.
+    """
+
+    def __init__(self, room: Int[Tensor, " prompts"], config: GenerationConfig, like: Tensor) -> None:
+        device, count = like.device, len(room)
+        self.most = int(room.max())
+        self.rows = torch.arange(count, device=device)
+        self._goes_on = torch.ones(count, dtype=torch.bool, device=device)
+        self._ends = torch.tensor(config.end_tokens, dtype=torch.int64, device=device)
+        self._room = room.to(device) if bool((room < self.most).any()) else None
+        self._tokens = torch.zeros(count, self.most, dtype=torch.int64, device=device)
+        dtype = torch.float64 if like.dtype == torch.float64 else torch.float32
+        self._logprobs = torch.zeros(count, self.most, dtype=dtype, device=device)
+        self._lengths = torch.full((count,), self.most, device=device)
+
+    def add(self, place: int, drawn: Tensor, logprobs: Tensor) -> tuple[int, Tensor | None]:
+        """Add a token to each text that is present.
+
+        Returns:
+            The number of texts that go on, and which of those present stay; None if all do.
+        """
+        self._tokens[self.rows, place], self._logprobs[self.rows, place] = drawn, logprobs.to(self._logprobs.dtype)
+        ends = (drawn[:, None] == self._ends).any(1)
+        is_full = None if self._room is None else self._room[self.rows] <= place + 1
+        ends = ends if is_full is None else ends | is_full
+        self._lengths[self.rows[ends & self._goes_on]] = place + 1
+        self._goes_on = self._goes_on & ~ends
+        left = int(self._goes_on.sum())
+        # A text that fills the context has no position for another token.
+        if 2 * left > len(self.rows) and (is_full is None or not bool(is_full.any())):
+            return left, None
+        present = self._goes_on.nonzero()[:, 0]
+        self.rows, self._goes_on = self.rows[present], self._goes_on[present]
+        return left, present
+
+    def result(self) -> Generation:
+        """All texts."""
+        beyond = torch.arange(self.most, device=self._lengths.device) >= self._lengths[:, None]
+        last = self._tokens.gather(1, self._lengths[:, None] - 1)
+        tokens, logprobs = self._tokens.masked_fill(beyond, 0), self._logprobs.masked_fill(beyond, 0.0)
+        return Generation(tokens, self._lengths, logprobs, (last == self._ends).any(1))
 
 
 def _find_allowed(tokens: Tensor | None, logits: Tensor) -> int | Bool[Tensor, " vocabulary"] | None:
