@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
+import runpy
 import subprocess
 import sys
 
@@ -37,8 +39,29 @@ NEW = (
 )
 
 
+def read_here(folder, *typed):
+    """What read.py prints in this process, which has imported everything already, and the line with which it ends."""
+    out, ending = io.StringIO(), None
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(out):
+        patch.setattr(sys, "argv", [str(folder / "read.py"), *map(str, typed)])
+        patch.setitem(sys.modules, "limbeck", None)
+        try:
+            runpy.run_path(sys.argv[0], run_name="__main__")
+        except SystemExit as error:
+            ending = error.code
+    return out.getvalue(), ending
+
+
+def answers_here(folder, *typed):
+    """The numbers that read.py prints in this process."""
+    printed, ending = read_here(folder, *typed, "--logits")
+    assert ending is None
+    _, *rows = csv.reader(io.StringIO(printed))
+    return np.array([[float(cell) for cell in row[1:]] for row in rows])
+
+
 def answers(folder, *files, how="--logits"):
-    """What read.py prints: the classes' names, the answers, the numbers."""
+    """What read.py prints in a process of its own: the classes' names, the answers, the numbers."""
     typed = [sys.executable, "-c", BLOCKED, str(folder / "read.py"), *map(str, files), how]
     kept = {name: value for name, value in environment().items() if name != "PYTHONPATH"}
     done = subprocess.run(typed, env=kept, cwd=folder, capture_output=True, text=True, check=False)
@@ -49,12 +72,11 @@ def answers(folder, *files, how="--logits"):
 
 def refused(folder, *typed):
     """The one line with which read.py ends."""
-    line = [sys.executable, "-c", BLOCKED, str(folder / "read.py"), *map(str, typed)]
-    done = subprocess.run(line, env=environment(), capture_output=True, text=True, check=False)
-    assert done.returncode == 1
-    assert done.stdout == ""
-    assert len(done.stderr.splitlines()) == 1, done.stderr
-    return done.stderr
+    printed, ending = read_here(folder, *typed)
+    assert printed == ""
+    assert isinstance(ending, str)  # which Python prints to the standard error, and exits with 1
+    assert len(ending.splitlines()) == 1
+    return ending
 
 
 def table(path, rows, seed):
@@ -167,11 +189,12 @@ def test_rows_are_laid_out_as_the_training_file_unless_it_is_reported(tmp_path):
     assert lb.load_encoding(folder) == encoding
     write_reader(folder)
     expected = predicted(tmp_path, folder, tmp_path / "train.csv")
+    np.testing.assert_allclose(answers(folder, tmp_path / "train.csv")[2], expected, atol=1e-5)
     for name, typed in (
-        ("train.csv", []), ("comma.csv", ["--separator", ",", "--charset", "utf8"]),
+        ("comma.csv", ["--separator", ",", "--charset", "utf8"]),
         ("tab.csv", ["--separator", "tab", "--charset", "utf-16"]),
-    ):  # fmt: skip
-        np.testing.assert_allclose(answers(folder, tmp_path / name, *typed)[2], expected, atol=1e-5)
+    ):
+        np.testing.assert_allclose(answers_here(folder, tmp_path / name, *typed), expected, atol=1e-5)
     assert "--charset" in refused(folder, tmp_path / "train.csv", "--charset", "utf-8")
     assert "cp77777" in refused(folder, tmp_path / "train.csv", "--charset", "cp77777")
     assert "--separator" in refused(folder, tmp_path / "train.csv", "--separator", "|")
@@ -281,8 +304,7 @@ def test_a_student_of_several_labels_answers_with_labels(tmp_path):
     header, said, found = answers(tmp_path / "student", tmp_path / "some.npy", how="--all")
     assert (header, said) == (task["names"], names)
     np.testing.assert_allclose(found, expected, atol=1e-5)
-    command = [sys.executable, tmp_path / "student" / "read.py", tmp_path / "some.npy"]
-    lines = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
+    lines = read_here(tmp_path / "student", tmp_path / "some.npy")[0].splitlines()
     assert lines[0] == "answer,probability"
     together = np.maximum(expected, 1 - expected).prod(1)
     np.testing.assert_allclose([float(line.rpartition(",")[2]) for line in lines[1:]], together, atol=1e-5)
