@@ -48,7 +48,7 @@ def test_bars_and_table_fit_the_terminal(tmp_path, columns):
     job = small_job(
         blobs(tmp_path / "blobs.npz", train=300), teacher={"model": "mlp", "hidden": [64, 64], "members": 2}
     )
-    job_file(tmp_path / "job.yaml", {**job, "budget": {"epochs": 20, "batch_size": 16, "lr": 0.001}})
+    job_file(tmp_path / "job.yaml", {**job, "seeds": 1, "budget": {"epochs": 12, "batch_size": 16, "lr": 0.001}})
     seen, code = in_terminal(["distill", "job.yaml", "--out", "run"], tmp_path, columns)
     assert code == 0, seen
     plain = ESCAPES.sub("", seen)

@@ -60,7 +60,7 @@ def logistic(features, recipe, x, s, y, seed):
     return model
 
 
-def rates(kind, repeats=3):
+def rates(kind, repeats=2):
     """Accuracy of the teacher on s, of a student on x alone, and of one that was taught."""
     found = []
     for seed in range(repeats):
