@@ -95,7 +95,8 @@ def _show(summary: TextSummary) -> None:
     _show_examples(summary.out)
     print(f"\nAll texts, also the refused ones: {summary.all_texts}")
     print("\nThe next command:\n")
-    print(f"    limbeck distill --teacher TEACHER --student STUDENT --data {quote(str(summary.out))}")
+    data = quote(str(summary.out))
+    print(f"    limbeck distill --teacher TEACHER --student STUDENT --data {data} --method supervised")
 
 
 def _show_examples(path: Path) -> None:

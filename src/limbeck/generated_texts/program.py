@@ -107,9 +107,9 @@ def run_program(
         limbeck.generated_texts.program.ProgramError: Line 1 has an attribute (Attribute), which is not allowed.
     """
     limits = {"seconds": seconds, "max_characters": max_characters, "max_bits": max_bits}
-    for name, value in limits.items():
-        if not value > 0:
-            raise ArgumentError(f"{name} is a limit above 0; got {value!r}.", argument=name)
+    for name, limit in limits.items():
+        if not limit > 0:
+            raise ArgumentError(f"{name} is a limit above 0; got {limit!r}.", argument=name)
     tree = _parse(program, max_characters)
     state = _Program(dict(inputs or {}), max_bits, time.monotonic() + seconds)
     last: Number | None = None

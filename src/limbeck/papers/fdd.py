@@ -208,7 +208,7 @@ def _name(arm: str, seed: int) -> str:
 
 
 def _tasks(scale: ExperimentScale) -> list[WorkItem]:
-    sizes = {"steps": scale.pick(200, 400), "test": scale.pick(240, 1000)}
+    sizes: dict[str, Any] = {"steps": scale.pick(200, 400), "test": scale.pick(240, 1000)}
     rounds = scale.pick(2, 3)
     tasks = []
     for seed in scale.seeds:

@@ -147,7 +147,11 @@ def _name(arm: str, seed: int) -> str:
 
 
 def _tasks(scale: ExperimentScale) -> list[WorkItem]:
-    sizes = {"steps": scale.pick(400, 800), "texts": scale.pick(1000, 4000), "test": scale.pick(300, 1000)}
+    sizes: dict[str, Any] = {
+        "steps": scale.pick(400, 800),
+        "texts": scale.pick(1000, 4000),
+        "test": scale.pick(300, 1000),
+    }
     return [
         WorkItem(_name(arm, seed), partial(study, arm=arm, seed=seed, **sizes), (), scale.pick(9, 30))
         for seed in scale.seeds

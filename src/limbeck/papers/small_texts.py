@@ -42,7 +42,7 @@ def make_tokenizer(alphabet: str, vocabulary: int = 257) -> Any:
     return train_byte_level_tokenizer(alphabet.splitlines(), vocabulary=vocabulary)
 
 
-def make_student(tokenizer: Any, *, seed: int, width: int = 64, layers: int = 2, positions: int = 64) -> nn.Module:
+def make_student(tokenizer: Any, *, seed: int, width: int = 64, layers: int = 2, positions: int = 64) -> Any:
     """Make a small GPT-2. Its initial weights are larger than those of GPT-2, whose scale is for a width of 768."""
     transformers = import_optional("transformers", extra="hf", purpose="This experiment")
     config = transformers.GPT2Config(
@@ -50,11 +50,10 @@ def make_student(tokenizer: Any, *, seed: int, width: int = 64, layers: int = 2,
         eos_token_id=0, attn_pdrop=0.0, embd_pdrop=0.0, resid_pdrop=0.0, initializer_range=0.15,
     )  # fmt: skip
     with seeded(seed):
-        student: nn.Module = transformers.GPT2LMHeadModel(config)
-    return student
+        return transformers.GPT2LMHeadModel(config)
 
 
-def train(student: nn.Module, tokenizer: Any, pairs: Pairs, *, steps: int, seed: int) -> None:
+def train(student: Any, tokenizer: Any, pairs: Pairs, *, steps: int, seed: int) -> None:
     """Train a student with cross-entropy on the completions: sequence-level distillation, if a teacher wrote them.
 
     Args:
@@ -112,7 +111,7 @@ def difference_row(
         return Row(
             name, values, unit, lower_is_better=False, aim=aim, note=f"no interval with one seed; paper: {claim}"
         )
-    found = paired_difference(one, other)
+    found = paired_difference(one, other, largest=100.0)
     note = f"95 % interval {found.low:+.1f} to {found.high:+.1f}; paper: {claim}"
     return Row(name, values, unit, lower_is_better=False, aim=aim, note=note)
 

@@ -195,7 +195,11 @@ def _name(arm: str, seed: int) -> str:
 
 
 def _tasks(scale: ExperimentScale) -> list[WorkItem]:
-    sizes = {"steps": scale.pick(300, 600), "texts": scale.pick(3000, 6000), "test": scale.pick(200, 1000)}
+    sizes: dict[str, Any] = {
+        "steps": scale.pick(300, 600),
+        "texts": scale.pick(3000, 6000),
+        "test": scale.pick(200, 1000),
+    }
     return [
         WorkItem(_name(arm, seed), partial(study, arm=arm, seed=seed, **sizes), (), scale.pick(18, 60))
         for seed in scale.seeds
