@@ -181,6 +181,20 @@ def test_an_open_stage_takes_steps_on_texts():
         assert trainer.batch.extra["written_by"] == "student"
 
 
+def test_the_loader_of_a_run_may_be_one_of_rollouts(tmp_path):
+    def run(student, **options):
+        step = replace(stage(steps=6), loader=None)
+        return distill(student, step, RolloutLoader(loader(), rollouts(0.7, replay=True)), log_every=1, **options)
+
+    whole, again = Own(), Own(seed=4)
+    run(whole).finish()
+    for report in run(Own(), out=tmp_path / "run", checkpoint_seconds=0.0):
+        if report.step == 3:
+            break
+    run(again, out=tmp_path / "run", resume=True).finish()
+    assert torch.equal(weights(whole), weights(again))
+
+
 def test_a_resumed_run_refuses_other_settings(tmp_path):
     run = train(Own(), 1.0, out=tmp_path / "run", checkpoint_seconds=0.0)
     next(iter(run))
