@@ -10,7 +10,8 @@ from limbeck.batch import Batch, Outputs, Progress
 from limbeck.data import ArrayDataset, ShuffledLoader
 from limbeck.engine import distill
 from limbeck.errors import ArgumentError, LimbeckError
-from limbeck.functional import kl_divergence
+from limbeck.functional import kl_divergence, reverse_kl
+from limbeck.generation import GenerationConfig, generate
 from limbeck.methods import make
 from limbeck.recipe import Optimizer
 
@@ -100,6 +101,32 @@ def test_se_kd_learns_what_the_student_does_not_know_in_fewer_steps():
         return float(kl_divergence(student.weight.detach(), teacher.weight.detach()).mean())
 
     assert divergence_after("se_kd") < 0.65 * divergence_after("hinton")
+
+
+def test_gkd_teaches_the_student_where_its_own_mistakes_lead():
+    """Given texts never leave the states 0 to 5. The student's own do, and there the teacher says how to return."""
+    teacher = nn.Embedding(12, 12)
+    with torch.no_grad():
+        teacher.weight.zero_()
+        teacher.weight[torch.arange(6), (torch.arange(6) + 1) % 6] = 4.0
+        teacher.weight[6:, 0] = 6.0
+    tokens = torch.arange(9).remainder(6).expand(16, 9)
+    labels = tokens[:, 1:]
+    data = ArrayDataset({"input_ids": tokens[:, :-1]}, labels=labels, mask=torch.ones_like(labels, dtype=torch.bool))
+
+    def mistakes_of(share):
+        """The divergence to the teacher at the tokens of the student's own texts."""
+        student = nn.Embedding(12, 12)
+        nn.init.zeros_(student.weight)
+        recipe = make("gkd", teacher=teacher, share=share, divergence="forward", max_new_tokens=8)
+        optimizer, loader = Optimizer("sgd", lr=1.0, decay="constant"), ShuffledLoader(data, batch_size=16)
+        distill(student, recipe, loader, steps=60, optimizer=optimizer, accelerator="cpu").finish()
+        config = GenerationConfig(max_new_tokens=8)
+        texts = generate(student, [torch.tensor([0])] * 256, config, ids=torch.arange(1000, 1256)).tokens[:, :-1]
+        with torch.no_grad():
+            return float(reverse_kl(student(texts).flatten(0, 1), teacher(texts).flatten(0, 1)).mean())
+
+    assert mistakes_of(1.0) < 0.7 * mistakes_of(0.0)
 
 
 def test_trap_1_all_have_both_kl_divergences_as_ends_in_the_right_order(pair):

@@ -211,7 +211,7 @@ def _try_cache(model: nn.Module, prompt: Tensor) -> CacheUse:
         if not _are_close(writer.step(text[-1:].to(device)), whole[0]):
             return CacheUse()
         padded = CausalWriter(model, [text, text[1:]], device, 1).start()
-    except (TypeError, ValueError, AttributeError, NotImplementedError, IndexError, KeyError):
+    except (TypeError, ValueError, AttributeError, IndexError, KeyError, RuntimeError):  # or NotImplementedError
         return CacheUse()
     return CacheUse(True, _are_close(padded[:1], whole[0]) and _are_close(padded[1:], whole[1]))
 
