@@ -82,8 +82,8 @@ def test_a_page_about_texts_has_no_words_about_classes(run):
     assert 'id="examples"' not in page
     for word in ("calibration", "confusion", "classes", "trained on labels", "examples"):
         assert word not in words.lower(), word
-    assert "Yes: -0.5" in words
-    assert "-0.6 to -0.4" in words
+    assert "Yes: 0.5 fewer" in words
+    assert "0.4 to 0.6 fewer nats per token, the 95 % interval" in words
     assert "20 test texts" in words
     assert "KL to teacher" in words
 
