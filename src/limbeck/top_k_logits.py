@@ -58,6 +58,10 @@ class PartialLogits(ABC):
     def invalid_reason(cls, kernel: Kernel, **hyper: Any) -> str | None:
         """Return why a kernel cannot be computed from these logits, and what to store instead; None if it can."""
 
+    def describe_bound(self, kernel: Kernel) -> str | None:
+        """Return a sentence if a kernel's value for these logits misses more than the forward KL does; else None."""
+        return None
+
     @property
     def shape(self) -> torch.Size:
         """Shape of the full logits: ``[*leading, classes]``."""
@@ -228,6 +232,17 @@ class TopKLogits(PartialLogits):
         temperature = hyper["temperature"] if "temperature" in hyper else default_temperature(kernel)
         buckets = self.coarse(temperature)
         return merged_values(partial(kernel, **hyper), student, buckets, self.ids, temperature=temperature)
+
+    def describe_bound(self, kernel: Kernel) -> str | None:
+        """Return a sentence for all divergences but the forward KL, if only a list of classes is known."""
+        listed = self.ids.shape[-1]
+        if len(self.grid) > 1 or listed == self.classes or callable_name(kernel) == "kl_divergence":
+            return None
+        return (
+            f"{callable_name(kernel)} is computed from the {listed} classes that the teacher lists, and the other "
+            f"{self.classes - listed:,} as one: a lower bound. It does not see where among the others the student puts "
+            "its probability. The forward KL divergence misses less; a larger k helps, too."
+        )
 
     @classmethod
     def invalid_reason(cls, kernel: Kernel, **hyper: Any) -> str | None:

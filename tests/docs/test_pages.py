@@ -66,6 +66,17 @@ def test_the_python_of_the_page_about_on_policy_distillation_runs(tmp_path, monk
     assert scope["report"].generation["finished"] + scope["report"].generation["cut_off"] > 0
 
 
+@pytest.mark.filterwarnings("ignore::limbeck.errors.LimbeckWarning")
+def test_the_python_of_the_page_about_served_teachers_runs(tmp_path, monkeypatch):
+    pytest.importorskip("transformers")
+    monkeypatch.chdir(tmp_path)
+    scope = {}
+    for block in blocks("served-teachers.md"):
+        exec(compile(block, "served-teachers.md", "exec"), scope)
+    assert scope["result"]["arms"]["teacher"]["listed"]["top_k"] == 20
+    assert set(scope["texts"]) == {0, 1}
+
+
 def test_the_figures_of_the_page_about_reports_are_drawn(tmp_path, monkeypatch):
     planted_run(tmp_path / "runs" / "demo", test=100, seeds=2)
     monkeypatch.chdir(tmp_path)

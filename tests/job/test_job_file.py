@@ -25,7 +25,8 @@ def test_the_text_holds_every_default():
     assert found["arms"] == ["teacher", "student alone", "label smoothing", "distilled"]
     assert set(found["budget"]) == set(Budget.model_fields)
     assert found["teacher"] == {
-        "model": "mlp", "members": 1, "ensemble": {}, "mean": "geometric", "train": None, "check": True, "hidden": [8],
+        "model": "mlp", "url": None,
+        "members": 1, "ensemble": {}, "mean": "geometric", "train": None, "check": True, "hidden": [8],
     }  # fmt: skip
     assert found["method"] == {"name": "hinton"}
 

@@ -253,7 +253,8 @@ def _show_plan(plan: CachePlan, store: CacheReader | None, *, as_json: bool) -> 
     print(
         f"Errors are measured on {plan.sample} examples at temperature 1. To build the cache: limbeck cache build ..."
     )
-    print(f"--set cache.encoding=float16{_top_k_option(plan)}.")
+    if any(row.encoding["name"] == "float16" for row in plan.estimates):
+        print(f"--set cache.encoding=float16{_top_k_option(plan)}.")
 
 
 def _top_k_option(plan: CachePlan) -> str:

@@ -13,6 +13,7 @@ from limbeck.cli.terminal import ProgressCallback, print_message
 from limbeck.consent import TRUST
 from limbeck.errors import LimbeckError, printable
 from limbeck.job import RunLayout
+from limbeck.job.settings import is_url
 from limbeck.optional_imports import install_command, is_installed
 
 if TYPE_CHECKING:
@@ -327,6 +328,9 @@ def _method_settings(job: Mapping[str, Any], name: str) -> Any:
 
 def _replace_named(before: Any, key: str, value: Any) -> Any:
     """Replace a model in the job file by the value of a flag, dropping the arguments of the old model."""
+    if key == "teacher" and is_url(value):
+        served = {k: v for k, v in before.items() if k != "model"} if isinstance(before, Mapping) else {}
+        return {**served, "url": value}
     if isinstance(before, Mapping) and key == "teacher":
         options = {k: before[k] for k in ("members", "mean", "train", "check") if k in before}
         return {**options, "model": value}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -59,16 +60,26 @@ _ASKED = 2000
 """Number of examples for the mean entropy of the teacher's outputs."""
 
 
-def matched_smoothing(job: Job, teacher: Teacher, material: ComparisonData) -> float:
+def matched_smoothing(
+    job: Job, teacher: Teacher, material: ComparisonData, *, entropy: Callable[[int], float] | None = None
+) -> float:
     """The label smoothing of the control: the job's, or the one with the mean entropy of the teacher's outputs.
 
     The entropy is measured on training examples of the arms.
+
+    Args:
+        job: The job.
+        teacher: The teacher.
+        material: The data.
+        entropy: Measures the mean entropy of a teacher whose logits are not all known, on a number of examples.
     """
     if SMOOTHED not in job.arms:
         return 0.0
     own = job.budgets.get(SMOOTHED)
     if own is not None and own.smoothing is not None:
         return own.smoothing
+    if entropy is not None and teacher.capabilities.partial:
+        return smoothing_of(entropy(_ASKED), material.classes)
     some = subsample(material.train, min(_ASKED, len(material.train)), seed=0)
     if material.task.asks_teacher:  # the outputs for one position are too large to keep
         batches = eval_batches(some)

@@ -47,9 +47,10 @@ from limbeck.compare.run_storage import (
     to_json_safe,
     with_scores,
 )
+from limbeck.compare.served_teacher import describe_served, name_served
 from limbeck.compare.suggestions import JudgedRun, suggest
 from limbeck.compare.teacher import ask, judge_teacher, open_teacher, steps_taken, train_teacher
-from limbeck.compare.teacher_cache import check_store, fill_job_cache
+from limbeck.compare.teacher_cache import check_store, fill_job_cache, measure_listed_entropy
 from limbeck.compare.trackers import check_tracker, is_rank_zero
 from limbeck.data import Dataset
 from limbeck.engine import StepReport, environment, open_fabric
@@ -128,6 +129,7 @@ def _open(job: Job, tell: Callback, out: Path | None) -> _OpenJob:
         job = without
         tell(Message(f"Without the arm 'label smoothing': {why_no_smoothing(job, material.task)}."))
     teacher, models = open_teacher(job, material)
+    job = name_served(job, teacher)
     if (vocabulary := describe_vocabulary(teacher, material.train)) is not None:
         tell(Message(vocabulary))
     dry_run(job, material, teacher, models)
@@ -173,6 +175,8 @@ def _train_and_judge(run: _OpenJob, *, fresh: bool) -> dict[str, Any]:
         tell(Message(layers))
     check_store(job, material, teacher)
     answers = ask(teacher, material.data.test, material)
+    if (served := describe_served(teacher)) is not None:
+        tell(Message(served))
     try:
         taught = _judge_teacher(job, teacher, material, out, tell, answers)
     except LimbeckError:
@@ -181,7 +185,8 @@ def _train_and_judge(run: _OpenJob, *, fresh: bool) -> dict[str, Any]:
         raise
     if seen is not None:
         tell(Message(seen["sentence"]))
-    smoothing = matched_smoothing(job, teacher, material)
+    entropy = partial(measure_listed_entropy, job, teacher, material)
+    smoothing = matched_smoothing(job, teacher, material, entropy=entropy)
     if job.cache is not None and job.workers > 1:  # several processes cannot add to one cache
         fill_job_cache(job, material, teacher, tell)
     runs = _runs(job, teacher, out, smoothing, material.task)

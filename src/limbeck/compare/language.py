@@ -28,7 +28,7 @@ from limbeck.models import UserFile, align_vocabularies, count_outputs, find_tok
 from limbeck.models.hf_folder import find_hf_config
 from limbeck.models.hub import LibraryModel
 from limbeck.optional_imports import import_optional
-from limbeck.teachers import AlignedTeacher, CrossTokenizerTeacher, Ensemble, ModelTeacher, Teacher
+from limbeck.teachers import AlignedTeacher, CrossTokenizerTeacher, Ensemble, ModelTeacher, ServedTeacher, Teacher
 
 _PROBED, _PROBED_TOKENS = 16, 256  # texts of the data on which tokenizers are compared
 _CHUNK = 1024  # windows whose tokens are counted at a time
@@ -70,13 +70,16 @@ def _no_tokenizer(teacher: TeacherSettings, place: str | None) -> str:
             "whose tokens mean something else: leave data.vocabulary out."
         )
     return (
-        f"The teacher {teacher.model} is trained, and there is no tokenizer beside it, so what its tokens mean is not "
-        "known. Name the folder of its tokenizer: --set data.tokenizer=FOLDER, or hf:NAME."
+        f"The teacher {teacher.title} is trained, and there is no tokenizer beside it, so what its tokens mean is not "
+        f"known. Name the folder of its tokenizer: --set {'teacher' if teacher.url else 'data'}.tokenizer=FOLDER, or "
+        "hf:NAME."
     )
 
 
 def _find_tokenizer(model: ModelSettings) -> str | None:
     """The folder or the name of a model's tokenizer; None if it has none."""
+    if isinstance(model, TeacherSettings) and model.url is not None:
+        return model.arguments.get("tokenizer")
     return find_tokenizer(model.model, pretrained=bool(model.arguments.get("pretrained", True)))
 
 
@@ -193,6 +196,22 @@ def _make_cross_tokenizer_teacher(
             "one token each, and is its tokenizer the right one?"
         )
     return other
+
+
+def align_served(teacher: ServedTeacher, data: Dataset, student: nn.Module) -> AlignedTeacher | ServedTeacher:
+    """A served teacher in the vocabulary of the student and the data; the same teacher if there is nothing to align.
+
+    Raises:
+        LimbeckError: If the tokenizers cut texts into different tokens.
+    """
+    tokens, size = find_token_data(data), count_outputs(student)
+    if tokens is None or size is None:
+        return teacher
+    alignment = align_vocabularies(
+        tokens.tokenizer, teacher.tokenizer, student_size=size,
+        teacher_size=teacher.count_classes(teacher.tokenizer), texts=_some_texts(tokens),
+    )  # fmt: skip
+    return teacher if alignment.is_identity else AlignedTeacher(teacher, alignment)
 
 
 def average_teachers(job: Job, teachers: Sequence[Teacher]) -> Teacher:

@@ -17,6 +17,7 @@ from limbeck.compare.comparison_data import ComparisonData, eval_batches, make_s
 from limbeck.compare.costs import Combined, ShippedCost, cost_inputs, measure_costs
 from limbeck.compare.estimator import unknown_sizes
 from limbeck.compare.run_storage import seed_folder
+from limbeck.compare.served_teacher import describe_row
 from limbeck.data import preprocess_from_dict
 from limbeck.engine import open_fabric
 from limbeck.export.finished_run import FinishedRun, rebuild_student
@@ -71,9 +72,13 @@ def arms_rows(
     for arm in job.all_arms:
         if arm == "teacher":
             sample = cost_inputs(material, teacher)
-            costs = [cost_of(model.cpu(), sample) for model in teachers.values()]
+            served = describe_row(teacher)
+            costs = [] if served else [cost_of(model.cpu(), sample) for model in teachers.values()]
             own = _measures_of_teacher(job, answers, material)
             table[arm] = {"role": "teacher", "method": None, **_row([own], costs, task)}
+            if served:
+                table[arm].update(served)
+                continue
             if len(costs) == 1:
                 table[arm]["cost"] = measure_costs(next(iter(teachers.values())), sample).as_dict()
             table[arm].update(unknown_sizes(teachers.values(), table[arm].get("cost", {})))

@@ -26,6 +26,7 @@ from limbeck.compare.extra_metrics import check_also
 from limbeck.compare.language import describe_vocabulary
 from limbeck.compare.result import MetricContext
 from limbeck.compare.run_storage import check_folder
+from limbeck.compare.served_teacher import describe_served, listed_outside
 from limbeck.compare.teacher import open_teacher, teachers_recipe, without_weights
 from limbeck.compare.teacher_cache import folder_of, make_cache_loader, open_cached_teacher, views_of
 from limbeck.compare.trackers import check_tracker
@@ -233,11 +234,20 @@ def _describe_data(material: ComparisonData) -> Finding:
     return make_finding("", value, sentence, f"{count:,}")._replace(details=summary.lines())
 
 
+_MUCH = 0.1
+"""The probability of tokens that a server does not list, beyond which a finding says so."""
+
+
 def _describe_teacher(job: Job, data: Dataset, opened: tuple[Teacher, dict[str, nn.Module]]) -> Finding:
     numbers = sum(parameter.numel() for model in opened[1].values() for parameter in model.parameters())
     origin = f"Loaded from {job.teacher.title}" if job.teacher.has_weights else "Trained by the job"
     vocabulary = describe_vocabulary(opened[0], data)
     details = () if vocabulary is None else (vocabulary,)
+    if (served := describe_served(opened[0])) is not None:
+        mass = listed_outside(opened[0]) or 0.0
+        make_finding = warn if mass > _MUCH else passed
+        more = " That is much: a larger top_k teaches more." if mass > _MUCH else ""
+        return make_finding("", mass, f"{served}{more}", "served")._replace(details=details)
     sentence = f"{origin}; it has the outputs that the task needs."
     return passed("", numbers, sentence, f"{numbers:,} weights")._replace(details=details)
 

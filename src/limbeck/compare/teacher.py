@@ -41,6 +41,7 @@ from limbeck.compare.language import (
     unigram_nll,
 )
 from limbeck.compare.saved_teacher import check_saved_teacher, other_inputs_error, own_preprocess
+from limbeck.compare.served_teacher import open_served
 from limbeck.compare.trackers import with_trackers
 from limbeck.data import (
     Dataset,
@@ -85,6 +86,8 @@ def open_teacher(job: Job, material: ComparisonData) -> tuple[Teacher, dict[str,
         LimbeckError: If the teacher cannot be opened, fails on the data, or has another number of classes.
     """
     settings = job.teacher
+    if settings.url is not None:
+        return _open_served(job, material)
     if settings.has_weights and settings.members > 1:
         raise LimbeckError(
             f"teacher.members={settings.members} of {settings.model} would be the same network {settings.members} "
@@ -102,6 +105,20 @@ def open_teacher(job: Job, material: ComparisonData) -> tuple[Teacher, dict[str,
     if len(teachers) == 1:
         return teachers[0], models
     return average_teachers(job, teachers), models
+
+
+def _open_served(job: Job, material: ComparisonData) -> tuple[Teacher, dict[str, nn.Module]]:
+    """Open a teacher behind a server, and let it score a text of each part of the data."""
+    if job.student.is_shallow:
+        raise LimbeckError(
+            f"student: shallow takes layers of its teacher, and those of {job.teacher.title} are behind a server. Name "
+            "another student."
+        )
+    student = make_student(job, material, seed=0) if is_language(material.task) else nn.Identity()
+    teacher, module = open_served(job, job.teacher, material, student)
+    for examples in (material.train, *judged_parts(material).values()):
+        ask(teacher, examples.select(torch.tensor([0])), material)
+    return teacher, {"member-0": module}
 
 
 def _align(

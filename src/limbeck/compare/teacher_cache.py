@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
@@ -33,9 +34,12 @@ from limbeck.data import ShuffledLoader
 from limbeck.engine import open_fabric
 from limbeck.errors import LimbeckError
 from limbeck.events import Callback, Message, OutputsCached
+from limbeck.functional import kl_divergence
 from limbeck.job import SEVERAL, CacheSettings, Job, RunLayout, add_flag_hint, train_loader
 from limbeck.losses import Objective
 from limbeck.methods import method
+from limbeck.metrics.partial_teacher import measure_entropy
+from limbeck.metrics.predictions import open_token_logits
 from limbeck.tasks import Task
 from limbeck.teachers import (
     AlignedTeacher,
@@ -49,6 +53,7 @@ from limbeck.teachers import (
     verify_cache,
 )
 from limbeck.teachers.cache_request import stored_positions
+from limbeck.top_k_logits import TopKLogits
 
 
 def folder_of(job: Job) -> str:
@@ -79,9 +84,20 @@ def with_cache(job: Job, teacher: Teacher, task: Task, where: str | None = None)
 
 @contextmanager
 def with_temporary_cache(job: Job, teacher: Teacher, task: Task) -> Iterator[Teacher]:
-    """The teacher with a temporary cache, for a teacher that is not trained yet."""
+    """The teacher with a temporary cache, for a teacher that is not trained yet.
+
+    The cache of a served teacher, if there is one already, is used itself: its answers are paid for.
+    """
+    if teacher.capabilities.scores_labels and _has_cache(job):
+        yield with_cache(job, teacher, task)
+        return
     with TemporaryDirectory() as folder:
         yield with_cache(job, teacher, task, folder)
+
+
+def _has_cache(job: Job) -> bool:
+    named = job.cache is not None and (job.cache.folder is not None or job.out is not None)
+    return named and all(map(is_cache, folders_of(job)))
 
 
 def open_cached_teacher(job: Job, teacher: Teacher, task: Task, where: str) -> dict[str, CachedTeacher]:
@@ -251,8 +267,24 @@ def load_data_and_teacher(job: Job) -> tuple[ComparisonData, Teacher]:
     return material, teacher
 
 
+def measure_listed_entropy(job: Job, teacher: Teacher, material: ComparisonData, examples: int) -> float:
+    """The mean entropy of a served teacher on training examples, with the rest spread evenly over the other tokens.
+
+    With a cache, the answers are stored and used again by the arms.
+    """
+    loader, total, count = make_cache_loader(job, material, shuffled=0), 0.0, 0
+    cached = with_cache(job, teacher, material.task)
+    with open_token_logits(cached, preprocess=material.data.preprocess, partial=True, loader=loader) as logits:
+        for batch in islice(loader.batches(0, 0), -(-examples // (loader.batch_size or 1))):
+            entropy = measure_entropy(logits(batch)).cpu()
+            counted = torch.ones_like(entropy, dtype=torch.bool) if batch.mask is None else batch.mask.cpu()
+            total, count = total + float(entropy[counted].sum()), count + int(counted.sum())
+    return total / max(count, 1)
+
+
 _SAMPLE = 512
 _NUMBERS = 1 << 25
+_BATCHES = 8  # of a served teacher, whose answers are paid for
 _KEPT = (8, 16, 32, 64, 128)
 
 
@@ -300,16 +332,49 @@ def plan(job: Job) -> CachePlan:
         LimbeckError: If the teacher has no weights yet.
     """
     material, teacher = load_data_and_teacher(job)
+    if teacher.capabilities.partial:
+        return _plan_listed(job, material, teacher)
     sample = _sample_outputs(job, material, teacher)
     answers, keys = views_of(job) * len(material.train), 24 if sample.is_ragged else 16
     each = len(sample.rows) / sample.examples
     rows = sample.rows[: max(_NUMBERS // sample.rows.shape[-1], 1)]
     estimates = [
         Estimate(one.spec, size := round(one.width * each) + keys, size * answers, kl_error(one, rows))
-        for one in _choices(rows.shape[-1], (job.cache or CacheSettings()).encoding)
+        for one in _choices(rows.shape[-1], (job.cache or CacheSettings()).encoding or "float16")
     ]
     tokens = each if sample.is_ragged else None
     return CachePlan(answers, views_of(job), sample.pace * answers, sample.examples, estimates, tokens)
+
+
+def _plan_listed(job: Job, material: ComparisonData, teacher: Teacher) -> CachePlan:
+    """The plan for a teacher that lists some tokens, which can be stored in its own encoding alone."""
+    (store,) = open_cached_teacher(job, teacher, material.task, "").values()
+    inner, began, examples, tokens, error = store.inner, time.perf_counter(), 0, 0, 0.0
+    if inner is None:
+        raise LimbeckError("A plan needs the teacher.")
+    with inner.open(TeacherContext(preprocess=material.data.preprocess)) as answer:
+        for batch in islice(make_cache_loader(job, material, shuffled=0).batches(0, 0), _BATCHES):
+            counted = stored_positions(batch)
+            rows = answer(batch).partial[LOGITS]
+            rows = rows.reshape(-1) if counted is None else rows[counted]
+            own = encoding(store.encoding, classes=rows.shape[-1])
+            zeros = torch.zeros(len(rows), dtype=torch.int64)
+            stored = own.decode(own.encode(rows, id=zeros, view=zeros, position=zeros))
+            examples, tokens = examples + batch.size, tokens + len(rows)
+            error += float(kl_divergence(*(_sorted_buckets(one) for one in (stored, rows))).sum())
+    answers, each = views_of(job) * len(material.train), tokens / examples
+    size = round(own.width * each) + 24
+    seconds = (time.perf_counter() - began) / examples * answers
+    estimate = Estimate(own.spec, size, size * answers, error / max(tokens, 1))
+    return CachePlan(answers, views_of(job), seconds, examples, [estimate], each)
+
+
+def _sorted_buckets(listed: Any) -> Tensor:
+    """The logits of the listed tokens in the order of their ids, and of the rest."""
+    if not isinstance(listed, TopKLogits):
+        raise LimbeckError(f"{type(listed).__name__} list no tokens.")
+    buckets = listed.coarse()
+    return torch.cat([buckets[..., :-1].gather(-1, listed.ids.argsort(-1)), buckets[..., -1:]], -1)
 
 
 class _OutputSample(NamedTuple):

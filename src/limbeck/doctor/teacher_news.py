@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import math
 import time
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Bool
 from torch import Tensor, nn
 
-from limbeck.batch import IGNORED, LOGITS
+from limbeck.batch import IGNORED, LABEL_LOG_PROBS, LOGITS
 from limbeck.data import Dataset
 from limbeck.doctor.context import CheckContext, Finding, fail, passed, warn
 from limbeck.doctor.language_checks import draw_rows, labels_that_count, new_student, small_batches
 from limbeck.metrics.language import TextSumsState
+from limbeck.metrics.partial_teacher import ScoredLabels
 from limbeck.model_call import call, logits_of
 from limbeck.tap import FrozenParameters
 from limbeck.tasks.language_modeling import get_token_data, measure_texts
@@ -35,10 +36,11 @@ class TeacherNews(NamedTuple):
         teacher: The negative log-likelihood of the teacher.
         student: That of the student before training.
         unigram: That of the frequencies of the training tokens.
-        divergence: The KL divergence of the student from the teacher.
+        divergence: The KL divergence of the student from the teacher; of a teacher that lists some tokens, with all
+            others as one.
         agreement: How often both have the same most likely token.
         overlap: The share of the teacher's ten most likely tokens that are among the student's.
-        mass: The student's probability of the teacher's ten most likely tokens.
+        mass: The student's probability of the teacher's ten most likely tokens; NaN if it lists fewer.
     """
 
     tokens: int
@@ -92,10 +94,11 @@ def judge_news(found: TeacherNews) -> Finding:
         other = "Their tokens differ, so they are compared by the likelihood of the texts alone."
         return passed(NEWS, value, f"{beside} {other}", text)
     lacking = f" {100 * found.unknown:.2g} % of the labels are tokens that it lacks." if found.unknown else ""
+    mass = f", and the student gives {100 * found.mass:.3g} % to the teacher's ten most likely"
+    ten = "" if math.isnan(found.mass) else mass
     return passed(
         NEWS, value,
-        f"{beside} They agree on {100 * found.agreement:.3g} % of {found.tokens:,} tokens, and the student gives "
-        f"{100 * found.mass:.3g} % to the teacher's ten most likely.{lacking}", text,
+        f"{beside} They agree on {100 * found.agreement:.3g} % of {found.tokens:,} tokens{ten}.{lacking}", text,
     )  # fmt: skip
 
 
@@ -135,29 +138,36 @@ def compare_with_teacher(
     both, alone = TextSumsState(), TextSumsState()
     total, labels, known_labels, until = 0.0, 0, 0, time.perf_counter() + _SECONDS
     student = student.to(device)
-    session = teacher.open(TeacherContext(device=device, preprocess=preprocess))
+    listed = teacher.capabilities.partial and teacher.capabilities.scores_labels
+    requires = frozenset({LOGITS, LABEL_LOG_PROBS}) if listed else frozenset({LOGITS})
+    session = teacher.open(TeacherContext(requires=requires, device=device, preprocess=preprocess))
     with torch.no_grad(), FrozenParameters(student), session as answer:
         for batch in small_batches(examples):
             batch = batch.to(device)
-            theirs, ours = answer(batch)[LOGITS], logits_of(call(student, preprocess(batch)))
-            known = _is_known(theirs, labels_that_count(batch))
+            outputs, ours = answer(batch), logits_of(call(student, preprocess(batch)))
+            theirs: Any = outputs.raw(LOGITS) if listed else outputs[LOGITS]
+            own_labels = ScoredLabels(outputs[LABEL_LOG_PROBS], theirs) if listed else None
+            known = _is_known(theirs if own_labels is None else own_labels, labels_that_count(batch))
             labels += int((labels_that_count(batch) != IGNORED).sum())
             known_labels += int(known.sum())
             batch = batch._replace(mask=known)
             both.update(ours, batch, theirs)
-            alone.update(theirs, batch)
+            alone.update(theirs if own_labels is None else own_labels, batch)
             total -= float(unigram[labels_that_count(batch)[known].cpu()].double().sum())
             if known_labels >= _TOKENS or (known_labels and time.perf_counter() > until):
                 break
     measures, own = measure_texts(both.compute()), measure_texts(alone.compute())
+    divergence = "kl_at_least" if listed else "kl_to_teacher"
     return TeacherNews(
         known_labels, 1 - known_labels / max(labels, 1), own["nll"], measures["nll"], total / known_labels,
-        measures["kl_to_teacher"], measures["agreement"], measures["top_k_overlap"], measures["top_k_mass"],
+        *(measures.get(name, math.nan) for name in (divergence, "agreement", "top_k_overlap", "top_k_mass")),
     )  # fmt: skip
 
 
-def _is_known(logits: Tensor, labels: Tensor) -> Bool[Tensor, "batch positions"]:
+def _is_known(logits: Tensor | ScoredLabels, labels: Tensor) -> Bool[Tensor, "batch positions"]:
     """Where there is a label that the teacher has."""
+    if isinstance(logits, ScoredLabels):
+        return (labels != IGNORED) & ~logits.log_probs.isnan()
     at = logits.gather(-1, labels.clamp_min(0).unsqueeze(-1)).squeeze(-1)
     return (labels != IGNORED) & (at != -torch.inf)
 

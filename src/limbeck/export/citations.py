@@ -172,7 +172,7 @@ def _used(done: FinishedRun) -> Iterator[Citation]:
         if name in _TRANSFORMS:
             yield Citation(f"augmentation {name}", _entry_of(name, _TRANSFORMS))
     if job.cache is not None:
-        encoding = job.cache.encoding
+        encoding = job.cache.encoding or ("listed" if job.teacher.url is not None else "float16")
         kind = encoding if isinstance(encoding, str) else str(encoding.get("name"))
         if kind in _ENCODINGS:
             yield Citation(f"cache encoding {kind}", _entry_of(kind, _ENCODINGS))

@@ -19,6 +19,7 @@ from limbeck.job import (
     MethodSettings,
     ModelSettings,
     RunLayout,
+    TeacherSettings,
     make_job,
     read_run_job,
     train_and_development,
@@ -235,7 +236,8 @@ def _teacher(job: Job, open_settings: Callable[[ModelSettings], nn.Module]) -> T
 
 
 def _teacher_part(part: ModelSettings, open_settings: Callable[[ModelSettings], nn.Module]) -> Teacher:
-    if EstimatorFile.parse(part.model) is not None:  # nothing in the student depends on it
+    served = isinstance(part, TeacherSettings) and part.url is not None
+    if served or EstimatorFile.parse(part.model) is not None:  # nothing in the student depends on it
         return ModelTeacher(nn.Identity())
     folder = Path(part.model.rpartition("@")[2])
     settings = read_config(folder)["metadata"].get("preprocess") if is_student_folder(folder) else None

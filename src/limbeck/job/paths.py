@@ -13,7 +13,7 @@ from limbeck.errors import DataError, LimbeckError
 from limbeck.job.budget import Budget
 from limbeck.job.run_layout import shared_path
 from limbeck.job.schema import Job
-from limbeck.job.settings import ENSEMBLE, SEVERAL, SHALLOW, CacheSettings, MethodSettings
+from limbeck.job.settings import ENSEMBLE, SEVERAL, SHALLOW, CacheSettings, MethodSettings, TeacherSettings
 from limbeck.models import UserFile, reference_names
 from limbeck.models.hub import LibraryModel
 from limbeck.teachers import EstimatorFile
@@ -30,7 +30,8 @@ def with_absolute_paths(job: Job) -> Job:
             "budget": _budget(job.budget),
             "teacher": job.teacher.model_copy(
                 update={
-                    "model": _name(job.teacher.model),
+                    **_served_tokenizer(job.teacher),
+                    "model": _name(job.teacher.model) if job.teacher.url is None else job.teacher.model,
                     "ensemble": {
                         name: one.model_copy(update={"model": _name(one.model)})
                         for name, one in job.teacher.ensemble.items()
@@ -47,6 +48,12 @@ def with_absolute_paths(job: Job) -> Job:
             "track": None if job.track is None else _own_file(job.track),
         }
     )
+
+
+def _served_tokenizer(teacher: TeacherSettings) -> dict[str, str]:
+    """The absolute folder of the tokenizer of a served teacher; nothing where it has none, or a name."""
+    place = teacher.arguments.get("tokenizer") if teacher.url is not None else None
+    return {} if place is None or str(place).startswith("hf:") else {"tokenizer": str(Path(str(place)).absolute())}
 
 
 def _budget(budget: Budget) -> Budget:

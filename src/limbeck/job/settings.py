@@ -18,6 +18,7 @@ from limbeck.models import UserFile, is_student_folder
 from limbeck.models.hub import LibraryModel
 from limbeck.tasks import Task, get_task
 from limbeck.teachers import EstimatorFile
+from limbeck.teachers.served.client import check_url
 
 SHALLOW = "shallow"
 """A student that starts as a subset of the teacher's layers (`limbeck.models.shallow`)."""
@@ -75,10 +76,18 @@ class MemberSettings(ModelSettings):
     weight: float = Field(default=1.0, gt=0, allow_inf_nan=False)
 
 
+SERVED = "served:"
+"""The begin of the model name of a teacher that is behind a server."""
+
+
 class TeacherSettings(ModelSettings):
     """A teacher: one model, or an ensemble, of models of the same kind or of different ones, loaded or trained.
 
     Attributes:
+        url: The address of a server that scores texts (vLLM, SGLang), ``http://localhost:8000/v1``. ``model`` is then
+            the name that it has there, and may be left out if it is the only one; ``top_k``, ``tokenizer`` (a folder or
+            ``hf:NAME``), ``api``, ``api_key_env``, ``concurrency``, ``timeout`` and ``retries`` are arguments of
+            `limbeck.teachers.ServedTeacher`. A key is read from the environment, and is in no file.
         members: The number of networks in the ensemble, trained from different initial weights.
         ensemble: The models of an ensemble of different ones: a list, or a mapping from names to models. The key
             ``teachers:`` of a job is short for this, with a cache for each teacher.
@@ -87,11 +96,26 @@ class TeacherSettings(ModelSettings):
         check: Stop if its accuracy on development data is at chance level.
     """
 
+    url: str | None = None
     members: int = Field(default=1, ge=1)
     ensemble: dict[str, MemberSettings] = Field(default_factory=dict)
     mean: Literal["arithmetic", "geometric"] = "geometric"
     train: Budget | None = None
     check: bool = True
+
+    @model_validator(mode="before")
+    @classmethod
+    def _name_served(cls, values: Any) -> Any:
+        if not isinstance(values, Mapping):
+            return values
+        values = dict(values)
+        if values.get("url") is None and is_url(values.get("model")):
+            values["url"] = values.pop("model")
+        if values.get("url") is not None:
+            values["url"] = f"{check_url(str(values['url']))}/v1"
+            name = str(values.get("model") or "").removeprefix(SERVED)
+            values["model"] = f"{SERVED}{name}"
+        return values
 
     @model_validator(mode="before")
     @classmethod
@@ -134,6 +158,11 @@ class TeacherSettings(ModelSettings):
         }
 
     @property
+    def served_model(self) -> str | None:
+        """The name of the model at its server; None if it is the only one there."""
+        return self.model.removeprefix(SERVED) or None
+
+    @property
     def weights(self) -> list[float] | None:
         """The weights of its models; None if they are equal."""
         return [member.weight for member in self.ensemble.values()] or None
@@ -141,11 +170,15 @@ class TeacherSettings(ModelSettings):
     @property
     def title(self) -> str:
         """A readable name: the model, or the names of several."""
+        if self.url is not None:
+            return self.served_model or "model of the server"
         return f"{self.model} ({', '.join(self.ensemble)})" if self.ensemble else self.model
 
     @property
     def has_weights(self) -> bool:
         """Whether all its models come with weights."""
+        if self.url is not None:
+            return True
         return all(part.has_weights for part in self.parts.values()) if self.ensemble else super().has_weights
 
     @property
@@ -231,7 +264,8 @@ class CacheSettings(Strict):
     Attributes:
         folder: The folder of the cache, or an address that fsspec opens; ``answers`` in the job's folder by default.
             Jobs with the same teacher and data can share a cache.
-        encoding: ``float32``, ``float16``, ``top-k``, ``sampled``, ...; or a mapping of a name and its parameters.
+        encoding: ``float32``, ``float16``, ``top-k``, ``sampled``, ...; or a mapping of a name and its parameters. By
+            default ``float16``; of a served teacher, ``listed``.
         views: The number of different views of each example, if inputs are augmented: epoch e uses view e modulo this
             number. By default one for each epoch.
         through: The name of the teacher's last layer: its inputs are cached instead of the logits.
@@ -240,16 +274,16 @@ class CacheSettings(Strict):
     """
 
     folder: str | None = None
-    encoding: str | dict[str, Any] = "float16"
+    encoding: str | dict[str, Any] | None = None
     views: int | None = Field(default=None, ge=1)
     through: str | None = None
     inputs: bool = False
 
     @field_validator("encoding")
     @classmethod
-    def _check_encoding(cls, value: str | dict[str, Any]) -> str | dict[str, Any]:
+    def _check_encoding(cls, value: str | dict[str, Any] | None) -> str | dict[str, Any] | None:
         try:
-            _ = validate_encoding(value)
+            _ = None if value is None else validate_encoding(value)
         except (ArgumentError, UnknownNameError) as error:
             raise add_flag_hint(error, "cache" if error.argument == "encoding" else "cache.encoding") from error
         return value
@@ -296,6 +330,16 @@ def _name_models(models: Any) -> dict[str, Any]:
             name = f"{base}-{number}"
         named[name] = settings
     return named
+
+
+def is_url(value: Any) -> bool:
+    """Whether the name of a model is the address of a server.
+
+    Example:
+        >>> is_url("http://localhost:8000/v1"), is_url("hf:gpt2")
+        (True, False)
+    """
+    return isinstance(value, str) and value.startswith(("http://", "https://"))
 
 
 def _named_model(settings: Any) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+import warnings
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from limbeck.batch import IGNORED, LOGITS, Batch, Outputs, Progress, Requirements, Term, zero_where_masked
-from limbeck.errors import ArgumentError, LimbeckError, one_hot_labels_error, unknown_name_error
+from limbeck.errors import ArgumentError, LimbeckError, LimbeckWarning, one_hot_labels_error, unknown_name_error
 from limbeck.functional import Head
 from limbeck.functional.fused_linear import TokenRows
 from limbeck.functional.targets import known_targets
@@ -182,6 +183,9 @@ class Loss(LossTerm):
                 head.shape(student[address], self._teacher_like(teacher, other))
         with preserved_state(self.head):
             tensors = self._tensors(student, teacher, batch)
+        for tensor in tensors.values():
+            if isinstance(tensor, PartialLogits) and (note := tensor.describe_bound(self.kernel.function)) is not None:
+                warnings.warn(note, LimbeckWarning, stacklevel=2)
         labels, outputs = tensors.get("labels"), next((tensors[name] for name in self.student), None)
         if labels is not None and outputs is not None and labels.shape == outputs.shape:
             raise one_hot_labels_error(labels.shape)

@@ -15,7 +15,7 @@ from limbeck.functional import compute_agreement, compute_overlap
 from limbeck.functional.blockwise import AT_ONCE
 from limbeck.metrics.metric import Metric, MetricFunction, Needed, mean_of_all, metric, require_fields, valid_rows
 from limbeck.metrics.other_tokenizer import OTHER_TOKENIZER, complete_sums, likelihood_rows
-from limbeck.metrics.partial_teacher import BOUNDS, compare_with_partial, find_lacking
+from limbeck.metrics.partial_teacher import BOUNDS, ScoredLabels, compare_with_partial, find_lacking, measure_own
 from limbeck.top_k_logits import PartialLogits
 
 TOP_K = 10
@@ -109,7 +109,8 @@ class TextSumsState:
 
         Args:
             logits: ``[batch, positions, vocabulary]``, or `limbeck.functional.HiddenLogits` of that shape. Of a teacher
-                with another tokenizer, the likelihoods: tokens in no group get the mean of the text's others.
+                with another tokenizer, the likelihoods: tokens in no group get the mean of the text's others. Of a
+                server, `limbeck.metrics.partial_teacher.ScoredLabels`.
             batch: The batch with its labels: the next token of each position.
             teacher: The teacher's logits for the same positions, of either kind. A token that is -inf at every position
                 of the batch that counts is one that the teacher lacks (`limbeck.AlignedTeacher`): it is left out of the
@@ -142,9 +143,13 @@ class TextSumsState:
         lacking = find_lacking(theirs, counted, chunk=CHUNK)
         for rows in torch.arange(len(counted)).split(CHUNK) if len(counted) else ():
             at = counted[rows]
-            teacher_rows = None if theirs is None else _dense(theirs, at)
-            values = _values_by_blocks(_dense(ours, at), labels[rows], teacher_rows, lacking)
-            if bool((wrong := values[:, : len(_OWN)].isnan().any(1)).any()):
+            if isinstance(ours, ScoredLabels):
+                values, needed = _scored_values(ours.rows(at.to(ours.device)), labels[rows]), 1
+            else:
+                teacher_rows = None if theirs is None else _dense(theirs, at)
+                values = _values_by_blocks(_dense(ours, at), labels[rows], teacher_rows, lacking)
+                needed = len(_OWN)
+            if bool((wrong := values[:, :needed].isnan().any(1)).any()):
                 raise LimbeckError(f"The logits of text {int(texts[rows][wrong][0])} are NaN, so it has no likelihood.")
             counts = torch.stack([torch.ones(len(rows), dtype=torch.float64), sizes[rows].double()], 1)
             self._table.index_add_(0, texts[rows], torch.cat([counts, values, counts[:, :1]], 1))
@@ -218,6 +223,13 @@ def _dense(logits: Any, rows: Int[Tensor, " rows"]) -> Any:
         return part
     part = part if isinstance(part, Tensor) else part.to_dense()
     return part.detach() if part.dtype == torch.float64 else part.detach().float()
+
+
+def _scored_values(scored: ScoredLabels, labels: Int[Tensor, " rows"]) -> Float[Tensor, "rows metrics"]:
+    """The values of a server's own model; what it does not tell is NaN."""
+    known = measure_own(scored, labels)
+    unknown = torch.full_like(known["nll"], math.nan)
+    return torch.stack([known.get(name, unknown) for name in (*_OWN, *_WITH_TEACHER, *BOUNDS)], 1).cpu()
 
 
 def _values_by_blocks(

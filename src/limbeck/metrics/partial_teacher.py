@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -13,6 +13,37 @@ from limbeck.errors import LimbeckError
 from limbeck.functional import coarse_logits, compute_overlap, kl_divergence, reverse_kl, total_variation
 from limbeck.teachers.aligned import AlignedLogits, select_columns
 from limbeck.top_k_logits import PartialLogits, SampledLogits, TopKLogits
+
+
+class ScoredLabels(NamedTuple):
+    """What a server tells about its model: the log-probability of each label, and the most likely tokens.
+
+    Attributes:
+        log_probs: The log-probability of each label; NaN where it was not scored.
+        logits: The listed tokens.
+    """
+
+    log_probs: Float[Tensor, "*leading"]
+    logits: PartialLogits
+
+    @property
+    def shape(self) -> torch.Size:
+        """Shape of the logits of all classes."""
+        return self.logits.shape
+
+    @property
+    def device(self) -> torch.device:
+        """The device of the tensors."""
+        return self.log_probs.device
+
+    def reshape(self, *leading: int) -> ScoredLabels:
+        """Change the leading dimensions."""
+        return ScoredLabels(self.log_probs.reshape(*leading), self.logits.reshape(*leading))
+
+    def rows(self, index: Tensor) -> ScoredLabels:
+        """Some of the rows."""
+        return ScoredLabels(self.log_probs[index], self.logits[index])
+
 
 BOUNDS = {
     "kl_at_least": "kl_to_teacher", "reverse_kl_at_least": "reverse_kl_to_teacher", "acceptance_at_most": "acceptance",
@@ -92,6 +123,44 @@ def _compare_most_likely(student: Tensor, teacher: TopKLogits, top_k: int) -> di
         "top_k_mass": _where(mass, known),
         "top_k_overlap": _where(compute_overlap(student, best), known),
     }
+
+
+def measure_own(scored: ScoredLabels, labels: Int[Tensor, " rows"]) -> dict[str, Float[Tensor, " rows"]]:
+    """Compute what a server tells about its own model: the likelihood of each label, and whether it is the first.
+
+    Returns:
+        ``nll`` and ``token_accuracy``.
+    """
+    best, ids = find_listed(scored.logits)
+    first = ids.gather(-1, best.depths.argmax(-1, keepdim=True))[:, 0]
+    return {"nll": -scored.log_probs.double(), "token_accuracy": (first == labels.to(first.device)).double()}
+
+
+def find_listed(logits: PartialLogits) -> tuple[TopKLogits, Tensor]:
+    """Find the listed tokens of a teacher's partial logits, and their numbers in the student's vocabulary.
+
+    Raises:
+        LimbeckError: If they are of another kind.
+    """
+    inner = logits.logits if isinstance(logits, AlignedLogits) else logits
+    if not isinstance(inner, TopKLogits):
+        raise LimbeckError(f"{type(inner).__name__} list no tokens.")
+    if not isinstance(logits, AlignedLogits):
+        return inner, inner.ids
+    columns = logits.columns
+    if isinstance(columns, slice):
+        return inner, inner.ids
+    # A token that the student does not know is behind all others.
+    known = torch.cat([columns, columns.new_tensor([-1])])
+    return inner, known[inner.ids.long()]
+
+
+def measure_entropy(logits: PartialLogits) -> Float[Tensor, "*leading"]:
+    """Compute the entropy of a listed distribution with its rest spread evenly over the other classes, in nats."""
+    listed, _ = find_listed(logits)
+    share = listed.coarse().softmax(-1).double()
+    others = max(listed.classes - listed.ids.shape[-1], 1)
+    return torch.special.entr(share).sum(-1) + share[..., -1] * math.log(others)
 
 
 def _where(values: Float[Tensor, " rows"], known: Bool[Tensor, " rows"]) -> Float[Tensor, " rows"]:

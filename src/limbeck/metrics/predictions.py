@@ -12,12 +12,13 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from limbeck.atomic_io import make_folder
-from limbeck.batch import IGNORED, LOGITS, LOGITS_INPUT, Batch, Inputs, Outputs
+from limbeck.batch import IGNORED, LABEL_LOG_PROBS, LOGITS, LOGITS_INPUT, Batch, Inputs, Outputs
 from limbeck.data import Loader, TokenDataset, TorchLoader, as_loader, find_token_data
 from limbeck.data.tokenizer import find_label_format, token_batch
 from limbeck.data.torch_loader import batch_from
 from limbeck.errors import DataError, LimbeckError, MissingOutputError
 from limbeck.functional import HiddenLogits, OutputLayer
+from limbeck.metrics.partial_teacher import ScoredLabels
 from limbeck.model_call import Adaptor, call, check_output_layer, get_output_layer, logits_of
 from limbeck.models.weights import read_weights, write_weights
 from limbeck.tap import FrozenParameters, Tapped
@@ -236,6 +237,7 @@ def _open_logits(
     adaptor: Adaptor | None,
     *,
     partial: bool = False,
+    labels: bool = False,
     loader: Loader | None = None,
 ) -> Iterator[Callable[[Batch], Any]]:
     """Open a module or a teacher as a function from a batch to logits, or to its partial logits if it has no others."""
@@ -247,8 +249,17 @@ def _open_logits(
     if adaptor is not None:
         raise LimbeckError("adaptor= is for a module. For a teacher use ModelTeacher(module, adaptor=...).")
     inputs = preprocess or (lambda batch: batch.inputs)
-    with teacher.open(TeacherContext(preprocess=inputs, loader=loader)) as answer:
-        yield lambda batch: _read_logits(answer(batch), partial=partial)
+    scores = labels and teacher.capabilities.partial and teacher.capabilities.scores_labels
+    requires = frozenset({LOGITS, LABEL_LOG_PROBS}) if scores else frozenset({LOGITS})
+    with teacher.open(TeacherContext(requires=requires, preprocess=inputs, loader=loader)) as answer:
+        if scores:
+            yield lambda batch: _read_scores(answer(batch))
+        else:
+            yield lambda batch: _read_logits(answer(batch), partial=partial)
+
+
+def _read_scores(outputs: Outputs) -> ScoredLabels:
+    return ScoredLabels(outputs[LABEL_LOG_PROBS], outputs.partial[LOGITS])
 
 
 def _read_logits(outputs: Outputs, *, partial: bool) -> Any:
@@ -264,6 +275,7 @@ def open_token_logits(
     *,
     preprocess: Callable[[Batch], Inputs] | None = None,
     partial: bool = False,
+    labels: bool = False,
     loader: Loader | None = None,
 ) -> Iterator[Callable[[Batch], Any]]:
     """Open a language model as a function from a batch to logits, in eval mode and without gradients.
@@ -276,6 +288,7 @@ def open_token_logits(
         model: As for `predict`.
         preprocess: As for `predict`.
         partial: Whether a teacher may return `limbeck.top_k_logits.PartialLogits`, if only some are stored.
+        labels: Whether a teacher that lists some tokens may return `limbeck.metrics.partial_teacher.ScoredLabels`.
         loader: The loader of the batches, which a teacher whose outputs are stored needs.
 
     Example:
@@ -286,7 +299,9 @@ def open_token_logits(
     if isinstance(model, ModelTeacher) and model.mode == "eval" and model.adaptor is None:
         model, preprocess = model.model, model.preprocess or preprocess
     with torch.no_grad(), ExitStack() as stack:
-        dense = stack.enter_context(_open_logits(model, preprocess, None, partial=partial, loader=loader))
+        dense = stack.enter_context(
+            _open_logits(model, preprocess, None, partial=partial, labels=labels, loader=loader)
+        )
         tapped: Tapped | None = None
         if isinstance(model, nn.Module) and get_output_layer(model) is not None:
             tapped = Tapped(model, [LOGITS_INPUT])

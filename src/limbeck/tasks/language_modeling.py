@@ -202,7 +202,8 @@ class LanguageModeling(Task):
         """Evaluate a language model batch by batch, and compare it with a teacher that answers the same batches.
 
         Args:
-            model: A module or a teacher.
+            model: A module or a teacher. Of a `ServedTeacher` that lists some tokens, there is what it tells: the
+                likelihood of each label, and whether it is the most likely token.
             data: Batches, a `Dataset` or a `Loader`, with labels.
             preprocess: Maps a batch to the inputs of the model.
             teacher: The teacher itself: a module, or a teacher with or without a cache. If only some of its logits are
@@ -215,8 +216,8 @@ class LanguageModeling(Task):
         """
         state, loader = _Texts(), find_loader(data)
         with ExitStack() as stack:
-            other = has_other_tokenizer(model)
-            logits = stack.enter_context(open_token_logits(model, preprocess=preprocess, partial=other, loader=loader))
+            how: dict[str, Any] = {"partial": has_other_tokenizer(model), "labels": True, "loader": loader}
+            logits = stack.enter_context(open_token_logits(model, preprocess=preprocess, **how))
             answer = None
             if teacher is not None and not isinstance(teacher, Tensor):
                 answer = stack.enter_context(

@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from limbeck.batch import LOGITS, Batch, Outputs
+from limbeck.batch import IGNORED, LOGITS, Batch, Outputs
 from limbeck.errors import LimbeckError, callable_name
 from limbeck.functional import HiddenLogits, OutputLayer
 from limbeck.functional.output_layer import AroundHidden, logits_into
@@ -94,7 +94,8 @@ class AlignedTeacher(TeacherWrapper):
     def capabilities(self) -> TeacherCapabilities:
         """The teacher's; partial if some outputs of the student have no counterpart."""
         own = super().capabilities
-        return own._replace(partial=own.partial or not self.alignment.covers_student)
+        partial = own.partial or not self.alignment.covers_student
+        return own._replace(partial=partial, scores_labels=self.teachers[0].capabilities.scores_labels)
 
     def open(self, context: TeacherContext) -> TeacherSession:
         """Open the teacher."""
@@ -129,6 +130,11 @@ class TranslatedTeacher(TeacherWrapper):
     def __init__(self, teacher: Any, alignment: VocabularyAlignment) -> None:
         super().__init__(teacher)
         self.alignment = alignment
+
+    @property
+    def capabilities(self) -> TeacherCapabilities:
+        """The teacher's."""
+        return super().capabilities._replace(scores_labels=self.teachers[0].capabilities.scores_labels)
 
     @property
     def encoding(self) -> Mapping[str, Any]:
@@ -227,6 +233,10 @@ class AlignedLogits(PartialLogits, AroundHidden):
             return self.logits.compare(kernel, shared, **hyper)
         return kernel(student=shared, teacher=_dense(self.logits), **hyper)
 
+    def describe_bound(self, kernel: Callable[..., Tensor]) -> str | None:
+        """What the logits of the shared tokens say."""
+        return self.logits.describe_bound(kernel) if isinstance(self.logits, PartialLogits) else None
+
     def to_dense(self) -> Tensor | None:
         """The logits of all outputs of the student, -inf where the teacher has none; None if some are not known."""
         if isinstance(self.logits, PartialLogits):
@@ -282,7 +292,7 @@ class _TranslatedSession(WrapperSession):
         self._names, self._table = alignment.names, alignment.from_student
 
     def query(self, batch: Batch) -> Batch:
-        inputs = batch.inputs
+        inputs, batch = batch.inputs, self._with_own_labels(batch)
         if isinstance(inputs, Tensor):
             return batch._replace(inputs=self._translate(inputs, _text_mask(inputs, batch, None)))
         if not isinstance(inputs, Mapping):
@@ -296,6 +306,15 @@ class _TranslatedSession(WrapperSession):
 
     def combine(self, batch: Batch, outputs: Sequence[Outputs]) -> Outputs:
         return outputs[0]
+
+    def _with_own_labels(self, batch: Batch) -> Batch:
+        """The batch with labels under the teacher's ids; those that it does not know are none."""
+        labels = batch.labels
+        if labels is None or labels.is_floating_point() or labels.ndim < 2:
+            return batch
+        table = self._table = self._table.to(labels.device)
+        known = table[labels.clamp(0, len(table) - 1)].masked_fill(labels >= len(table), -1)
+        return batch._replace(labels=known.masked_fill((labels < 0) | (known < 0), IGNORED))
 
     def _translate(self, ids: Tensor, is_text: Tensor) -> Tensor:
         """The teacher's ids of the student's tokens; padding that the teacher does not know becomes any token."""

@@ -180,6 +180,7 @@ class TeacherCapabilities(NamedTuple):
         tokenizer: A fingerprint of the tokenizer whose vocabulary the logits have; None where there is none, or it is
             not known. Teachers with different tokenizers are not averaged.
         gradients: Whether outputs have gradients with respect to the inputs.
+        scores_labels: Whether it has the log-probability of each label (`limbeck.batch.LABEL_LOG_PROBS`).
     """
 
     deterministic: bool = True
@@ -187,6 +188,7 @@ class TeacherCapabilities(NamedTuple):
     partial: bool = False
     tokenizer: str | None = None
     gradients: bool = False
+    scores_labels: bool = False
 
 
 class UnfinishedBatchError(ServerError):

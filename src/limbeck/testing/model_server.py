@@ -49,7 +49,7 @@ class ModelServer:
         api: ``vllm``, ``sglang``, or ``text`` for one that only writes texts.
         name: The name of the model.
         max_logprobs: The most tokens that it lists; -1 for no limit.
-        max_length: The most tokens that it reads.
+        max_length: The most tokens that it reads; by default what the model's configuration says.
         intercept: Replaces answers, to test what a client does with bad ones.
         url: The address, with ``/v1``.
         requests: The path and the body of every request so far.
@@ -98,7 +98,7 @@ class ModelServer:
 
     def _tokenize(self, body: Any) -> Answer:
         special = bool(body.get("add_special_tokens", True))
-        ids = self.tokenizer(body["prompt"], add_special_tokens=special)["input_ids"]
+        ids = self.tokenizer(body["prompt"], add_special_tokens=special, verbose=False)["input_ids"]
         return Answer({"count": len(ids), "max_model_len": self.max_length, "tokens": ids})
 
     def _detokenize(self, body: Any) -> Answer:
@@ -221,7 +221,8 @@ def serve_model(model: nn.Module, tokenizer: Any, **settings: Any) -> Iterator[M
         ...     json.load(answer)["data"][0]["id"]
         'teacher'
     """
-    own = ModelServer(model, tokenizer, **settings)
+    longest = getattr(getattr(model, "config", None), "max_position_embeddings", None)
+    own = ModelServer(model, tokenizer, **({"max_length": longest} if longest else {}) | settings)
 
     class Handler(BaseHTTPRequestHandler):
         """One connection."""

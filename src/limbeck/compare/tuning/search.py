@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from limbeck.atomic_io import make_folder, write_text
@@ -14,7 +15,7 @@ from limbeck.compare.comparison_data import ComparisonData, arms_of_task, load_c
 from limbeck.compare.dry_run import dry_run, verify_files
 from limbeck.compare.run_storage import lock_folder, remove_partial_files, to_json_safe
 from limbeck.compare.teacher import ask, judge_teacher, open_teacher, train_teacher
-from limbeck.compare.teacher_cache import fill_job_cache
+from limbeck.compare.teacher_cache import fill_job_cache, measure_listed_entropy
 from limbeck.compare.trackers import check_tracker
 from limbeck.compare.tuning.results import best_job, check_search_folder, claim_search_folder, job_files, result_of
 from limbeck.compare.tuning.search_space import (
@@ -84,7 +85,8 @@ def tune(
         train_teacher(models, job, material, out, callback)
         taught = _judge(job, teacher, material, callback)
         taught["seconds"] = round(time.perf_counter() - teacher_start, 3)
-        smoothing = matched_smoothing(job, teacher, material)
+        entropy = partial(measure_listed_entropy, job, teacher, material)
+        smoothing = matched_smoothing(job, teacher, material, entropy=entropy)
         spaces = spaces_of(job, search_ranges, smoothing=smoothing, task=material.task)
         claim_search_folder(job, spaces, out)
         starts = {arm: start_of(job, arm, smoothing, task=material.task) for arm in spaces}

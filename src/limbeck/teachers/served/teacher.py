@@ -127,7 +127,7 @@ class ServedTeacher(Teacher):
     @property
     def capabilities(self) -> TeacherCapabilities:
         """Deterministic; partial unless all tokens are listed."""
-        return TeacherCapabilities(partial=self.top_k is not None)
+        return TeacherCapabilities(partial=self.top_k is not None, scores_labels=True)
 
     @property
     def encoding(self) -> Mapping[str, Any]:
