@@ -23,6 +23,7 @@ from limbeck.events import StepsTaken
 from limbeck.job import Budget, make_job, read_run_job, with_settings
 from limbeck.job.splits import train_and_development
 from limbeck.metrics.predictions import rows_at_once
+from limbeck.report.curves import read_written_texts
 
 WORDS = "the king and queen of a far land speak to my good lord by day or night".split()  # noqa: SIM905
 TEXTS = [" ".join(WORDS[(i * j + j) % len(WORDS)] for j in range(3 + i % 9)) for i in range(60)]
@@ -241,6 +242,12 @@ def test_the_student_writes_in_an_on_policy_job(place, tmp_path):
     assert result["arms"]["gkd"]["nll"]["mean"] > 0
     (lines,) = (tmp_path / "run").glob("arms/gkd/seed-0/metrics.jsonl")
     assert "tokens_per_second" in lines.read_text()
+    written = read_written_texts(lines.parents[1])
+    assert written.finished + written.cut_off == sum(
+        event.generation["finished"] + event.generation["cut_off"] for event in reports
+    )
+    assert read_written_texts(tmp_path / "run" / "arms" / "hinton") is None
+    assert "Texts that a model wrote" in (tmp_path / "run" / "report.html").read_text()
     examples = load_data({"name": str(place / "p.jsonl"), "tokenizer": str(place / "teacher")}).train
     assert f"write up to {2 * len(examples) * 4:,} tokens" in describe_tokens(job, examples)
     shuffled = {"method": methods[1], "arms": ["shuffled teacher", "distilled"]}

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, NamedTuple
 
 from limbeck.checksums import read_lines
 from limbeck.errors import DataError
@@ -78,6 +78,40 @@ def read_losses(arm: Path) -> list[Curve]:
         last = [line for line in lines if line.get("stage") == lines[-1].get("stage")]
         losses.append([(float(line["step"]), float(line["loss"])) for line in last if _is_finite(line.get("loss"))])
     return losses
+
+
+class WrittenTexts(NamedTuple):
+    """Figures of the texts that a model wrote while an arm was trained, over all seeds.
+
+    Attributes:
+        finished: The number of texts with an end token.
+        cut_off: The number of texts without one.
+        tokens_per_second: New tokens per second of writing.
+        time_share: The share of the time that writing took.
+        mean_age: How many batches before they were used the texts were written.
+    """
+
+    finished: float
+    cut_off: float
+    tokens_per_second: float
+    time_share: float
+    mean_age: float
+
+
+def read_written_texts(arm: Path) -> WrittenTexts | None:
+    """Read the figures of written texts of an arm's seeds; None if no model wrote any. Damaged files are skipped."""
+    reports = []
+    for folder in seed_folders(arm).values():
+        try:
+            lines = [line.get("generation") for line in read_lines(folder / METRICS).values]
+        except DataError:
+            continue
+        reports += [[line.get(name) for name in WrittenTexts._fields] for line in lines if isinstance(line, dict)]
+    rows = [row for row in reports if all(map(_is_finite, row))]
+    if not rows:
+        return None
+    finished, cut_off, *rest = zip(*rows, strict=True)
+    return WrittenTexts(sum(finished), sum(cut_off), *(sum(column) / len(rows) for column in rest))
 
 
 def _is_finite(value: Any) -> bool:

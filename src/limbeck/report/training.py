@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from limbeck.job import ArmSearch, Search, collect_settings
+from limbeck.job import ArmSearch, RunLayout, Search, collect_settings
 from limbeck.report import axes
 from limbeck.report.arms import ScoreFormat
 from limbeck.report.axes import Axes
-from limbeck.report.curves import Curve
+from limbeck.report.curves import Curve, read_written_texts
 from limbeck.report.html import Markup, note, section, table, tag
 from limbeck.report.run_data import RunData, load_run
 from limbeck.report.svg import figure
@@ -89,7 +89,19 @@ def training_section(run: RunData) -> Markup:
     ]
     if not figures:
         return section("training", "Training", note("This run has no training curves (metrics.jsonl)."))
-    return section("training", "Training curves", tag("div", figures, class_="grid-2"))
+    return section("training", "Training curves", tag("div", figures, class_="grid-2"), _written_texts_table(run))
+
+
+def _written_texts_table(run: RunData) -> Markup | None:
+    """What models wrote while arms were trained; None if they wrote nothing."""
+    arms = {name: read_written_texts(RunLayout(run.folder).arm(name)) for name in run.arms}
+    rows = [
+        (name, f"{texts.finished + texts.cut_off:,.0f}", f"{texts.cut_off:,.0f}", f"{texts.tokens_per_second:,.0f}",
+         f"{100 * texts.time_share:.0f}", f"{texts.mean_age:.1f}")
+        for name, texts in arms.items() if texts is not None
+    ]  # fmt: skip
+    head = ("arm", "texts", "cut off", "tokens per second", "share of the time, %", "mean age, batches")
+    return table("Texts that a model wrote while the arm was trained", head, rows) if rows else None
 
 
 def _term_title(term: str, run: RunData) -> str:
