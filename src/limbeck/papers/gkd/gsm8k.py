@@ -185,8 +185,11 @@ def measure(model: nn.Module, tokenizer: Any, scale: ProblemScale, *, seed: int)
 # --- tasks and rows of the table ------------------------------------------------------------------------------------
 
 
+_SCALE = ProblemScale()
+
+
 def _tasks(scale: ExperimentScale) -> list[WorkItem]:
-    sizes = ProblemScale()
+    sizes = _SCALE
     tasks = [WorkItem("gsm8k/teacher", partial(tune, variable=TEACHER, scale=sizes, seed=0), (), 300)]
     for seed in scale.seeds:
         start = f"gsm8k/start/seed-{seed}"
