@@ -182,7 +182,8 @@ class ServedWriter(TextWriter):
         url: The address, such as ``http://localhost:8000/v1``. It is in no file.
         model: The name of the model; by default the only one that the server has.
         options: How texts are written. Of `generation`, ``top_k`` and ``eos_token_id`` are left to the server.
-        **settings: Further arguments of `limbeck.teachers.served.ServedTextWriter`, such as ``concurrency``.
+        **settings: Further arguments of `limbeck.teachers.served.ServedTextWriter`, such as ``concurrency``. With
+            ``options.chat``, log-probabilities are not asked for, because many hosted chat models refuse them.
 
     Raises:
         ArgumentError: If `options` hold what no server is told.
@@ -202,7 +203,7 @@ class ServedWriter(TextWriter):
                 )
         self._writer = ServedTextWriter(
             url, model, max_new_tokens=config.max_new_tokens, temperature=config.temperature, top_p=config.top_p,
-            **{"log_probs": True, **settings},
+            **{"log_probs": not self.options.chat, **settings},
         )  # fmt: skip
 
     @cached_property
