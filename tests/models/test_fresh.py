@@ -107,3 +107,18 @@ def test_a_parameter_that_cannot_be_initialized_is_named():
     nn.utils.parametrizations.weight_norm(model)
     with pytest.raises(LimbeckError, match="parametrizations"):
         reinitialize(model)
+
+
+def test_a_model_of_transformers_is_built_from_its_configuration():
+    """GPT-2's Conv1D has no reset_parameters."""
+    transformers = pytest.importorskip("transformers")
+    config = transformers.GPT2Config(n_layer=1, n_head=2, n_embd=8, n_positions=8, vocab_size=20)
+    model = transformers.GPT2LMHeadModel(config).double().eval()
+    before = fingerprint(model)
+    new, same, other = (reinitialize(model, seed=seed) for seed in (5, 5, 6))
+    assert fingerprint(new) == fingerprint(same)
+    assert len({before, fingerprint(new), fingerprint(other)}) == 3
+    assert fingerprint(model) == before
+    assert new.dtype == model.dtype
+    assert not new.training
+    assert new.lm_head.weight is new.transformer.wte.weight  # tied, as in the original

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, NamedTuple, Protocol, runtime_checkable
@@ -151,9 +152,9 @@ def _shapes(model: nn.Module) -> dict[str, torch.Size]:
 def reinitialize(model: nn.Module, *, seed: int | None = None) -> nn.Module:
     """A newly initialized model of the same architecture; the original is not changed.
 
-    A reference network is built again. Any other module is copied, and every submodule with ``reset_parameters``, as
-    PyTorch's own layers have it, calls it, the inner ones first, as in their constructors. Device, dtypes,
-    ``requires_grad`` and training flags are those of the original.
+    A reference network is built again, and a model of transformers from its configuration. Any other module is copied,
+    and every submodule with ``reset_parameters``, as PyTorch's own layers have it, calls it, the inner ones first, as
+    in their constructors. Device, dtypes, ``requires_grad`` and training flags are those of the original.
 
     Args:
         model: The module.
@@ -176,6 +177,11 @@ def reinitialize(model: nn.Module, *, seed: int | None = None) -> nn.Module:
     if spec is not None:
         twin.load_state_dict(build(spec.name, seed=seed, **spec.arguments).state_dict())
         return twin
+    if _is_of_transformers(model):
+        hf_model: Any = model
+        with seeded(seed):
+            twin.load_state_dict(type(hf_model)(copy.deepcopy(hf_model.config)).state_dict())
+        return twin
     with seeded(seed), torch.no_grad():
         for module in reversed(list(twin.modules())):
             if reset := _reset(module):
@@ -189,7 +195,7 @@ def check_fresh(model: nn.Module) -> None:
     Raises:
         LimbeckError: If a parameter belongs to a module without ``reset_parameters``; it is named.
     """
-    if get_model_spec(model) is not None:
+    if get_model_spec(model) is not None or _is_of_transformers(model):
         return
     for path, module in model.named_modules():
         own = next((name for name, _ in module.named_parameters(recurse=False)), None)
@@ -199,6 +205,12 @@ def check_fresh(model: nn.Module) -> None:
                 f"The parameter {address!r} belongs to a {type(module).__name__}, which cannot initialize itself "
                 "(it has no reset_parameters()); pass a function that builds the model instead, or add that method."
             )
+
+
+def _is_of_transformers(model: nn.Module) -> bool:
+    """Whether a model can be built from its configuration. Some of its layers, such as Conv1D, cannot be reset."""
+    modeling = sys.modules.get("transformers.modeling_utils")  # without it, there can be no such model
+    return modeling is not None and isinstance(model, modeling.PreTrainedModel)
 
 
 @runtime_checkable
