@@ -14,6 +14,7 @@ from benchmarks.loop import bench_loop
 from benchmarks.on_policy import OnPolicySizes, bench_on_policy
 from benchmarks.plain_loop import plain_blocks
 from benchmarks.token_bytes import bench_token_bytes
+from benchmarks.tokenizers import TokenizerSizes, bench_tokenizers
 from benchmarks.workload import Blocks, Plan, Sizes, Work, make_work
 
 __all__ = [
@@ -25,6 +26,7 @@ __all__ = [
     "Plan",
     "Sizes",
     "Times",
+    "TokenizerSizes",
     "Work",
     "bench_cache",
     "bench_coverage",
@@ -36,6 +38,7 @@ __all__ = [
     "bench_loop",
     "bench_on_policy",
     "bench_token_bytes",
+    "bench_tokenizers",
     "check_agreement",
     "distance",
     "engine_blocks",

@@ -68,6 +68,11 @@ def run_on_policy(options: argparse.Namespace, say: Say) -> dict[str, Any]:
     return benchmarks.bench_on_policy(rounds=options.rounds, say=say)
 
 
+def run_tokenizers(options: argparse.Namespace, say: Say) -> dict[str, Any]:
+    """Compare students of a teacher with another tokenizer, in bits per byte: alone, with ULD, with ALM."""
+    return benchmarks.bench_tokenizers(seeds=options.seeds, say=say)
+
+
 BENCHMARKS: Mapping[str, Callable[[argparse.Namespace, Say], dict[str, Any]]] = {
     "loop": run_loop,
     "cache": run_cache,
@@ -79,6 +84,7 @@ BENCHMARKS: Mapping[str, Callable[[argparse.Namespace, Say], dict[str, Any]]] = 
     "token_bytes": run_token_bytes,
     "lm_step": run_lm_step,
     "on_policy": run_on_policy,
+    "tokenizers": run_tokenizers,
 }
 
 
@@ -107,6 +113,7 @@ def make_parser() -> argparse.ArgumentParser:
     parsers["head"].add_argument("--rounds", type=int, default=3, help="How often each is measured.")
     parsers["lm_step"].add_argument("--rounds", type=int, default=5, help="How often each step is measured.")
     parsers["on_policy"].add_argument("--rounds", type=int, default=5, help="How often each step is measured.")
+    parsers["tokenizers"].add_argument("--seeds", type=int, default=3, help="Students of each kind.")
     return parser
 
 

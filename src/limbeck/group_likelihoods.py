@@ -11,7 +11,7 @@ from torch import Tensor
 from limbeck.errors import LimbeckError, callable_name
 from limbeck.functional import cross_entropy
 from limbeck.functional.kernel import declaration
-from limbeck.functional.output_layer import HiddenLogits, OtherClasses
+from limbeck.functional.output_layer import HiddenLogits, OtherClasses, multiply_out
 from limbeck.top_k_logits import Kernel, PartialLogits
 
 _AT_ONCE = 1 << 24
@@ -200,7 +200,7 @@ def expand_ranges(first: Int[Tensor, " n"], counts: Int[Tensor, " n"]) -> tuple[
 
 def dense_rows(rows: Tensor | HiddenLogits) -> Tensor:
     """Logits that are multiplied out, in float32 or better."""
-    logits = rows if isinstance(rows, Tensor) else rows.to_dense()
+    logits = multiply_out(rows)
     return logits if logits.dtype == torch.float64 else logits.float()
 
 

@@ -281,7 +281,7 @@ def test_other_encodings_and_a_cache_within_are_refused_by_name(tokenizers, mode
 
 
 @pytest.mark.parametrize("kernel", [K.kl_divergence, K.reverse_kl, K.squared_error])
-def test_trap_17_a_loss_by_class_is_refused_although_the_sizes_are_equal(tokenizers, models, kernel):
+def test_trap_18_a_loss_by_class_is_refused_although_the_sizes_are_equal(tokenizers, models, kernel):
     batch = take(TokenDataset(TEXTS, tokenizer=tokenizers[0]))
     answer = ask(CrossTokenizerTeacher(models[1], *tokenizers), batch)
     student = Outputs(logits=torch.zeros(*batch.labels.shape, len(tokenizers[1])))

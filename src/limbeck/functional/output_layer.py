@@ -167,6 +167,19 @@ def logits_into(
     return out
 
 
+def multiply_out(logits: Tensor | HiddenLogits) -> Tensor:
+    """Multiply logits out without gradients, in float32 or better, as rounding products would bias what is learned."""
+    if isinstance(logits, Tensor):
+        return logits
+    hidden, layer = logits.hidden, logits.layer
+    dtype = torch.promote_types(torch.promote_types(hidden.dtype, layer.weight.dtype), torch.float32)
+    flat = hidden.reshape(-1, hidden.shape[-1]).to(dtype)
+    out = flat.new_empty(len(flat), len(layer.weight))
+    with torch.no_grad(), torch.autocast(out.device.type, enabled=False):
+        logits_into(out, flat, layer.weight, layer.bias, layer.scale, layer.softcap)
+    return out.reshape(logits.shape)
+
+
 def times_weight_into(out: Tensor, slopes: Tensor, weight: Tensor) -> None:
     """Compute ``slopes @ weight``."""
     if weight.dtype == out.dtype:

@@ -15,7 +15,7 @@ from torch import Tensor
 from limbeck.batch import IGNORED, LOGITS, Batch, Outputs
 from limbeck.errors import LimbeckError, callable_name
 from limbeck.functional import HiddenLogits, OutputLayer
-from limbeck.functional.output_layer import AroundHidden, logits_into
+from limbeck.functional.output_layer import AroundHidden, multiply_out
 from limbeck.models.vocabulary import VocabularyAlignment
 from limbeck.teachers.cached_teacher import CachedTeacher
 from limbeck.teachers.teacher import Teacher, TeacherCapabilities, TeacherContext, TeacherSession
@@ -231,7 +231,7 @@ class AlignedLogits(PartialLogits, AroundHidden):
             if self.logits.classes > shared.shape[-1]:
                 shared = torch.nn.functional.pad(shared, (0, 1), value=-torch.inf)
             return self.logits.compare(kernel, shared, **hyper)
-        return kernel(student=shared, teacher=_dense(self.logits), **hyper)
+        return kernel(student=shared, teacher=multiply_out(self.logits), **hyper)
 
     def describe_bound(self, kernel: Callable[..., Tensor]) -> str | None:
         """What the logits of the shared tokens say."""
@@ -241,7 +241,7 @@ class AlignedLogits(PartialLogits, AroundHidden):
         """The logits of all outputs of the student, -inf where the teacher has none; None if some are not known."""
         if isinstance(self.logits, PartialLogits):
             return None
-        logits = _dense(self.logits)
+        logits = multiply_out(self.logits)
         dense = logits.new_full((*logits.shape[:-1], self.classes), -torch.inf)
         dense[..., self.columns] = logits
         return dense
@@ -270,19 +270,6 @@ class AlignedLogits(PartialLogits, AroundHidden):
 def select_columns(logits: Float[Tensor, "*leading classes"], columns: Tensor | slice) -> Tensor:
     """The logits of some classes; the first ones are a view."""
     return logits[..., columns] if isinstance(columns, slice) else logits.index_select(-1, columns.to(logits.device))
-
-
-def _dense(logits: Tensor | HiddenLogits) -> Tensor:
-    """The logits; products are in float32 or better, as rounding them would bias what is learned."""
-    if isinstance(logits, Tensor):
-        return logits
-    hidden, layer = logits.hidden, logits.layer
-    dtype = torch.promote_types(torch.promote_types(hidden.dtype, layer.weight.dtype), torch.float32)
-    flat = hidden.reshape(-1, hidden.shape[-1]).to(dtype)
-    out = flat.new_empty(len(flat), len(layer.weight))
-    with torch.no_grad(), torch.autocast(out.device.type, enabled=False):
-        logits_into(out, flat, layer.weight, layer.bias, layer.scale, layer.softcap)
-    return out.reshape(logits.shape)
 
 
 @final
