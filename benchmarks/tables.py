@@ -33,6 +33,7 @@ BARS: Mapping[str, Mapping[str, tuple[str, float]]] = {
     "head": {},
     "token_bytes": {},
     "on_policy": {},
+    "tokenizers": {},
     "lm_step": {"stored_over_alone_time": ("at most", 1.10), "stored_over_alone_memory": ("at most", 1.10)},
 }
 """Benchmark -> figure -> its bar."""

@@ -45,8 +45,8 @@ class TokenizerSizes(NamedTuple):
     teacher_width: int = 128
     window: int = 64
     share: float = 0.1
-    student_epochs: int = 8
-    teacher_epochs: int = 2
+    student_epochs: int = 6
+    teacher_epochs: int = 1
     test_texts: int = 400
 
 
@@ -64,8 +64,8 @@ def bench_tokenizers(
         say: Called with each result.
 
     Returns:
-        The share of aligned tokens, bits per byte of the teachers, and for each kind those of its students, with the
-        mean and the differences from the student alone.
+        The share of aligned tokens, bits per byte of the teachers, and for each kind the mean of those of its students,
+        with the mean, the least and the most of the differences from the student alone.
 
     Raises:
         LimbeckError: If the texts are missing.
@@ -102,10 +102,11 @@ def bench_tokenizers(
         students[kind] = [_train_student(recipe(), ours, parts["student"], sizes, seed) for seed in range(seeds)]
         say(f"{kind}: {statistics.mean(students[kind]):.4f} bits per byte")
     return {
-        "aligned": _count_aligned(other, parts["student"]["some"]),
-        "teachers": {"other tokenizer": bits["teacher"], "one tokenizer": bits["student"]},
-        "students": {kind: _summarize(values, students["alone"]) for kind, values in students.items()},
-        "seconds": time.process_time() - began,
+        **_count_aligned(other, parts["student"]["some"]),
+        "teacher_with_other_tokenizer": bits["teacher"],
+        "teacher_with_one_tokenizer": bits["student"],
+        "processor_seconds": round(time.process_time() - began, 1),
+        "students": [_summarize(kind, values, students["alone"]) for kind, values in students.items()],
     }
 
 
@@ -166,6 +167,10 @@ def _count_aligned(teacher: CrossTokenizerTeacher, data: TokenDataset) -> dict[s
     }  # fmt: skip
 
 
-def _summarize(values: list[float], alone: list[float]) -> dict[str, Any]:
+def _summarize(kind: str, values: list[float], alone: list[float]) -> dict[str, Any]:
     differences = [value - base for value, base in zip(values, alone, strict=True)]
-    return {"values": values, "mean": statistics.mean(values), "against_alone": differences}
+    return {
+        "student": kind, "bits_per_byte": round(statistics.mean(values), 4),
+        "more_than_alone": round(statistics.mean(differences), 4), "least": round(min(differences), 4),
+        "most": round(max(differences), 4),
+    }  # fmt: skip

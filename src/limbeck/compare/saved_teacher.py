@@ -1,4 +1,4 @@
-"""What the folder of a saved teacher says about it: its task, its inputs, its preprocessing."""
+"""What the folder of a saved teacher says about it: its task, its inputs, its preprocessing, its tokenizer."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from limbeck.compare.comparison_data import ComparisonData
-from limbeck.data import DataSplits, Preprocess, preprocess_from_dict
+from limbeck.data import DataSplits, Preprocess, holds_tokenizer, open_tokenizer, preprocess_from_dict
 from limbeck.errors import LimbeckError
 from limbeck.job import TeacherSettings
 from limbeck.models import is_student_folder, read_config
@@ -102,3 +102,21 @@ def _describe(columns: list[str] | None, shape: Any, *, images: bool) -> str:
         return f"a table with {len(columns)} columns ({', '.join(columns[:_NAMED])}{more})"
     size = "x".join(map(str, shape))
     return f"images of {size}" if images else f"arrays of {size} numbers" if size else "inputs by name, such as texts"
+
+
+def check_tokenizer(teacher: TeacherSettings, data: DataSplits) -> None:
+    """Raise if the teacher has another tokenizer than the data: the same token ids would be other words.
+
+    Raises:
+        LimbeckError: If they differ; the message has the option for the teacher's tokenizer.
+    """
+    folder = teacher.model.rpartition("@")[2].removeprefix("hf:")
+    if data.tokenizer is None or not teacher.check or not teacher.has_weights or not holds_tokenizer(folder):
+        return
+    own, theirs = open_tokenizer(folder).get_vocab(), data.tokenizer.get_vocab()
+    if own != theirs:
+        sizes = f"of {len(own)} pieces, than the data's, of {len(theirs)}"
+        raise LimbeckError(
+            f"The teacher {teacher.model} was trained with another tokenizer, {sizes}. Type --set "
+            f"data.tokenizer={folder}, or, to continue anyway, --set teacher.check=false."
+        )

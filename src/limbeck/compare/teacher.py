@@ -40,15 +40,12 @@ from limbeck.compare.language import (
     open_own_tokenizer,
     unigram_nll,
 )
-from limbeck.compare.saved_teacher import check_saved_teacher, other_inputs_error, own_preprocess
+from limbeck.compare.saved_teacher import check_saved_teacher, check_tokenizer, other_inputs_error, own_preprocess
 from limbeck.compare.served_teacher import open_served
 from limbeck.compare.trackers import with_trackers
 from limbeck.data import (
     Dataset,
-    DataSplits,
     Preprocess,
-    holds_tokenizer,
-    open_tokenizer,
 )
 from limbeck.engine import Run, StepReport, open_fabric
 from limbeck.errors import LimbeckError
@@ -166,7 +163,7 @@ def _open_part(
     check_names(part, model, material.data)
     preprocess = own_preprocess(part, material.data)
     if not is_language(material.task):  # language models are aligned
-        _check_tokenizer(part, material.data)
+        check_tokenizer(part, material.data)
     _check_preprocess(job, preprocess)
     return ModelTeacher(model, preprocess=preprocess), model
 
@@ -403,21 +400,3 @@ def _check_own(job: Job, model: nn.Module, own: Callable[[Batch], Any], material
         raise LimbeckError(
             f"{error} The teacher has inputs of its own, but a job times it on the student's inputs; use Python."
         ) from error
-
-
-def _check_tokenizer(teacher: TeacherSettings, data: DataSplits) -> None:
-    """Raise if the teacher has another tokenizer than the data: the same token ids would be other words.
-
-    Raises:
-        LimbeckError: If they differ; the message has the option for the teacher's tokenizer.
-    """
-    folder = teacher.model.rpartition("@")[2].removeprefix("hf:")
-    if data.tokenizer is None or not teacher.check or not teacher.has_weights or not holds_tokenizer(folder):
-        return
-    own, theirs = open_tokenizer(folder).get_vocab(), data.tokenizer.get_vocab()
-    if own != theirs:
-        sizes = f"of {len(own)} pieces, than the data's, of {len(theirs)}"
-        raise LimbeckError(
-            f"The teacher {teacher.model} was trained with another tokenizer, {sizes}. Type --set "
-            f"data.tokenizer={folder}, or, to continue anyway, --set teacher.check=false."
-        )

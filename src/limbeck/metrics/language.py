@@ -100,7 +100,7 @@ class TextSumsState:
     """
 
     def __init__(self) -> None:
-        # The columns but the first, and the number of tokens whose likelihood is known.
+        # the columns but the first, and the number of known tokens
         self._table = torch.zeros(0, len(COLUMNS), dtype=torch.float64)
         self._examples = 0
 
@@ -124,8 +124,7 @@ class TextSumsState:
         labels, texts, sizes = positions_that_count(batch, first=self._examples)
         self._examples += batch.size
         _check_shape("logits", logits, labels)
-        if isinstance(teacher, OTHER_TOKENIZER):
-            teacher = None  # its tokens are others
+        teacher = None if isinstance(teacher, OTHER_TOKENIZER) else teacher  # its tokens are others
         if teacher is not None:
             _check_shape("teacher's logits", teacher, labels)
             if teacher.shape[-1] != logits.shape[-1]:
@@ -169,8 +168,7 @@ class TextSumsState:
         there = (self._table[:, 0] > 0).nonzero()[:, 0]
         if not len(there):
             raise DataError("There is no token to predict: every label is -100 or masked, or there was no batch.")
-        table = torch.cat([there[:, None].double(), self._table[there, :-1]], 1)
-        at = COLUMNS.index("nll")
+        table, at = torch.cat([there[:, None].double(), self._table[there, :-1]], 1), COLUMNS.index("nll")
         table[:, at] = complete_sums(table[:, at], table[:, 1], self._table[there, -1])
         return TextSums(table)
 

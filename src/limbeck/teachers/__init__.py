@@ -1,9 +1,10 @@
 """Teachers: models, ensembles, estimators, servers, stored outputs."""
 
 from limbeck.teachers.aligned import AlignedLogits, AlignedTeacher, TranslatedTeacher
+from limbeck.teachers.batch_alignment import BatchAlignment
 from limbeck.teachers.cache_request import predict_padded
 from limbeck.teachers.cached_teacher import CachedTeacher, without_cache
-from limbeck.teachers.cross_tokenizer import BatchAlignment, CrossTokenizerTeacher, has_other_tokenizer
+from limbeck.teachers.cross_tokenizer import CrossTokenizerTeacher, has_other_tokenizer
 from limbeck.teachers.ensemble import Ensemble
 from limbeck.teachers.fill_cache import CacheVerification, fill_cache, verify_cache
 from limbeck.teachers.mean_embedding_teacher import MeanEmbeddingTeacher
