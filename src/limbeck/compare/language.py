@@ -146,8 +146,8 @@ def align_teacher(
             raise
         # A new student reads the teacher's tokens unless another tokenizer is typed.
         raise LimbeckError(
-            f"The texts are read with data.tokenizer={tokens.tokenizer.name_or_path}, which is not the teacher's: leave "
-            f"it out, and they are read with that of {place}. {error}"
+            f"The texts are read with data.tokenizer={tokens.tokenizer.name_or_path}, which is not the teacher's: "
+            f"leave it out, and they are read with that of {place}. {error}"
         ) from error
     return teacher if alignment.is_identity else AlignedTeacher(teacher, alignment)
 
