@@ -57,7 +57,7 @@ docs: $(USER)   ## the documentation as a site, in site/; a broken link or docst
 house:           ## figures of the source code beside their bars
 	@$(PYTHON) tools/house.py && echo && $(PYTHON) tools/house.py --packages
 
-bench: $(USER)  ## figures of a benchmark as JSON: make bench NAME=loop, or cache, judging, coverage, images, kernels, head, lm_step, on_policy
+bench: $(USER)  ## figures of a benchmark as JSON: make bench NAME=loop, or cache, judging, coverage, images, kernels, head, lm_step, tokenizers, on_policy
 	@$(BIN)/python -m benchmarks $(NAME) $(ARGS)
 
 clean:           ## forget the installation
