@@ -146,9 +146,9 @@ def _open_part(
         own = make_estimator_teacher(estimator, material, **part.arguments)
         return own, EstimatorModule(own, fitted=True)
     try:
-        data_tokenizer = material.data.tokenizer if is_language(material.task) else None
-        own = None if data_tokenizer is None else open_own_tokenizer(part)
-        other = None if own is None or own.get_vocab() == data_tokenizer.get_vocab() else own
+        ours = material.data.tokenizer if is_language(material.task) else None
+        theirs = None if ours is None else open_own_tokenizer(part)
+        other = None if ours is None or theirs is None or theirs.get_vocab() == ours.get_vocab() else theirs
         model = new_model(part, material, seed=seed, who="teacher", tokenizer=other)
         if other is not None and not compares_texts(job):
             check_positions(model, material.train, f"The teacher {part.model}")
