@@ -118,6 +118,13 @@ def test_the_teachers_row_has_the_likelihood_of_the_texts_by_the_students_tokens
     assert measures["bits_per_byte"] == pytest.approx(nats / math.log(2) / size, rel=1e-5)
 
 
+def test_a_teacher_behind_a_server_is_refused_before_it_is_asked(folder):
+    job = job_of(folder)
+    served = {"url": "http://127.0.0.1:9/v1", "model": "other", "check": False}
+    with pytest.raises(LimbeckError, match="behind a server"):
+        open_job(make_job({**job.model_dump(exclude_unset=True), "teacher": served}))
+
+
 @QUIET
 def test_a_job_runs_from_the_teacher_to_the_verdict(folder, tmp_path):
     run_job(job_of(folder, ("uld", "alm"), seeds=1, out=str(tmp_path / "run")))

@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from limbeck.compare.comparison_data import ComparisonData, is_language
-from limbeck.compare.language import align_served
+from limbeck.compare.language import align_served, compares_texts
 from limbeck.data import open_tokenizer
 from limbeck.errors import LimbeckError
 from limbeck.job import Job, TeacherSettings, add_flag_hint
@@ -60,6 +60,11 @@ def open_served(
         raise LimbeckError(
             f"The teacher {part.title} is served, and a server scores texts only; this is a job of "
             f"{material.task.name}. For texts, type --task language_modeling."
+        )
+    if compares_texts(job):
+        raise LimbeckError(
+            f"uld and alm read all logits of the teacher's own tokens, and {part.title} is behind a server, which "
+            "lists some. Load the teacher, or write texts with it: limbeck generate."
         )
     arguments = part.arguments
     try:

@@ -43,10 +43,7 @@ from limbeck.compare.language import (
 from limbeck.compare.saved_teacher import check_saved_teacher, check_tokenizer, other_inputs_error, own_preprocess
 from limbeck.compare.served_teacher import open_served
 from limbeck.compare.trackers import with_trackers
-from limbeck.data import (
-    Dataset,
-    Preprocess,
-)
+from limbeck.data import Dataset, Preprocess
 from limbeck.engine import Run, StepReport, open_fabric
 from limbeck.errors import LimbeckError
 from limbeck.events import Callback, EnsemblePlanned, Message, StepsTaken
