@@ -11,10 +11,13 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
 import numpy as np
 import yaml
+
+from fork_server import fork_command, poll_command, poll_started, start_command
 
 ARMS = ("teacher", "student alone", "label smoothing", "distilled")
 
@@ -106,23 +109,38 @@ def typed_here(*words: Any, cwd: Path) -> Typed:
     return Typed(code, out.getvalue(), err.getvalue())
 
 
-def stopped(words: list[Any], *, cwd: Path, when: Any, by: signal.Signals, timeout: float = 120) -> Typed | None:
-    """A command that gets a signal, with all its children, as soon as `when()` holds; None if it was done before."""
-    child = subprocess.Popen(
-        [sys.executable, *map(str, words)],
-        cwd=cwd, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
-        # What runs in the background ignores Ctrl-C, and its children would inherit that.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-    )  # fmt: skip
-    until = time.monotonic() + timeout
-    while child.poll() is None and not when():
-        assert time.monotonic() < until, "the moment never came"
-        time.sleep(0.002)
-    running = child.poll() is None
-    if running:
-        os.killpg(child.pid, by)
-    out, err = child.communicate(timeout=timeout)
-    return Typed(child.returncode, out, err) if running else None
+def forked(*words: Any, cwd: Path) -> Typed:
+    """A script that runs to its end, or kills itself, forked from a process that has imported limbeck."""
+    with TemporaryDirectory() as folder:
+        out, err = Path(folder, "out"), Path(folder, "err")
+        child = fork_command([str(word) for word in words], cwd=cwd, env=environment(), out=out, err=err)
+        return Typed(poll_command(child, wait=True), out.read_text(), err.read_text())
+
+
+def stopped(words: list[Any], *, cwd: Path, when: Any, by: signal.Signals, fresh: bool = False) -> Typed | None:
+    """A script that gets a signal, with all its children, as soon as `when()` holds; None if it was done before.
+
+    Args:
+        words: A script and its arguments.
+        cwd: The working folder.
+        when: Whether it is time.
+        by: The signal.
+        fresh: Whether it is started by a new Python, and not forked from one that has imported limbeck.
+    """
+    with TemporaryDirectory() as folder:
+        out, err = Path(folder, "out"), Path(folder, "err")
+        start, poll = (start_command, poll_started) if fresh else (fork_command, poll_command)
+        child = start([str(word) for word in words], cwd=cwd, env=environment(), out=out, err=err)
+        until = time.monotonic() + 120
+        code = poll(child)
+        while code is None and not when():
+            assert time.monotonic() < until, "the moment never came"
+            time.sleep(0.002)
+            code = poll(child)
+        if code is not None:
+            return None
+        os.killpg(child, by)
+        return Typed(poll(child, wait=True), out.read_text(), err.read_text())
 
 
 def weights(folder: Path) -> dict[str, bytes]:

@@ -111,7 +111,7 @@ def test_processes_side_by_side_can_be_stopped_too(whole, by):
     out = f"beside-{by.name}"
     words = ["often.py", "distill", "job.yaml", "--set", "workers=2", "--out", out, "--json"]
     first = folder / out / "arms" / "distilled" / "seed-0" / "metrics.jsonl"
-    ended = stopped(words, cwd=folder, when=first.exists, by=by)
+    ended = stopped(words, cwd=folder, when=first.exists, by=by, fresh=True)
     assert ended is not None
     if by is signal.SIGINT:
         assert ended.code == 130

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
 
 import pytest
 
@@ -13,7 +11,7 @@ import limbeck as lb
 from limbeck.cache import CacheReader, find_manifest
 from limbeck.cache.location import Location
 from limbeck.models import build
-from small_jobs import blobs, environment
+from small_jobs import blobs, forked
 
 # A shard for each batch; at the n-th file that is to be written it gets half of that one down, and is killed.
 SCRIPT = """
@@ -47,9 +45,8 @@ def test_a_killed_build_goes_on_to_the_store_that_no_one_stopped(here, limbeck):
     (here / "dying.py").write_text(SCRIPT)
     # Killed at the manifest of a new store; in its first shard; after its second, before the manifest names that.
     for at, kept in ((1, None), (2, 0), (4, 32)):
-        words = [sys.executable, "dying.py", str(at), "cache", "build", *BUILD, "--set", "cache.folder=answers"]
-        ended = subprocess.run(words, cwd=here, env=environment(), capture_output=True, timeout=120, check=False)
-        assert ended.returncode == -signal.SIGKILL, ended.stderr
+        ended = forked("dying.py", at, "cache", "build", *BUILD, "--set", "cache.folder=answers", cwd=here)
+        assert ended.code == -signal.SIGKILL, ended.err
         found = find_manifest(Location("answers"))
         assert (None if found is None else len(CacheReader("answers"))) == kept
         if kept is not None:
