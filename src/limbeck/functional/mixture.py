@@ -111,8 +111,8 @@ class JensenShannon(Form, SeriesTerms, Quick):
         """Compute the values as `sum_of_terms` does, in place: as a sum of terms that are never negative.
 
         With ``d = log(q / p)`` and ``L = log(b + (1 - b) exp(d))`` a term is
-        ``p [w_q exp(d) d - (w_p + w_q exp(d)) L]``, or its series where d is small. The value is NaN for rows that need the
-        general formula.
+        ``p [w_q exp(d) d - (w_p + w_q exp(d)) L]``, or its series where d is small. The value is NaN for rows that need
+        the general formula.
         """
         d = torch.sub(rows.student, rows.teacher, out=rows.buffers[2])
         if rows.scale != 1:
