@@ -24,7 +24,7 @@ from limbeck.report.classes import (
     select_rows,
     top_confusions,
 )
-from limbeck.report.costs import CostPoint, draw_pareto, pareto_front
+from limbeck.report.costs import ParetoPoint, draw_pareto, pareto_front
 from limbeck.report.extra_metrics import Decline, draw_cka, draw_corruptions
 from limbeck.report.scores import DifferenceRow, draw_differences, draw_scores
 from limbeck.report.training import draw_search, draw_training
@@ -175,13 +175,13 @@ class TestDifferences:
 class TestPareto:
     def points(self, *more):
         named = (("teacher", 5.0, 0.91), ("student alone", 1.0, 0.865), ("hinton", 1.01, 0.885), (SHUFFLED, 1.0, 0.30))
-        return [CostPoint(name, i, cost, accuracy, 0.004) for i, (name, cost, accuracy) in enumerate((*named, *more))]
+        return [ParetoPoint(name, i, cost, accuracy, 0.004) for i, (name, cost, accuracy) in enumerate((*named, *more))]
 
     def draw(self, points, score=SCORE):
         return draw_pareto(points, "milliseconds", score)
 
     def test_points_are_where_cost_and_score_are(self):
-        ax = self.draw([CostPoint("a", 0, 2.0, 0.8, 0.01), CostPoint("b", 1, 8.0, 0.9, None)])
+        ax = self.draw([ParetoPoint("a", 0, 2.0, 0.8, 0.01), ParetoPoint("b", 1, 8.0, 0.9, None)])
         assert {name: (line.get_xdata()[0], line.get_ydata()[0]) for name, line in tips(ax).items()} == {
             "a": (pytest.approx(2.0), 80.0), "b": (pytest.approx(8.0), 90.0)}  # fmt: skip
         assert ax.get_xscale() == "log"
@@ -212,19 +212,19 @@ class TestPareto:
 
     @pytest.mark.parametrize("count", [1, 2, 3, 4])
     def test_any_number_of_equal_models(self, count):
-        ax = self.draw([CostPoint(str(i), i, 1.0, 0.5, None) for i in range(count)])
+        ax = self.draw([ParetoPoint(str(i), i, 1.0, 0.5, None) for i in range(count)])
         assert len(tips(ax)) == count
 
     def test_the_front_is_what_nothing_beats(self):
         named = (("cheap", 1.0, 0.8), ("same", 1.04, 0.79), ("dear", 5.0, 0.9), ("bad", 6.0, 0.85))
-        cheap, same, dear, bad = (CostPoint(name, 0, cost, value, None) for name, cost, value in named)
+        cheap, same, dear, bad = (ParetoPoint(name, 0, cost, value, None) for name, cost, value in named)
         assert [point.name for point in pareto_front([bad, dear, same, cheap])] == ["cheap", "dear"]
         assert [p.name for p in pareto_front([bad, dear, same, cheap], higher_is_better=False)] == ["same"]
         assert pareto_front([cheap, cheap._replace(name="twin")]) != []
 
     def test_brute_force_of_the_front(self):
         draw = np.random.default_rng(0)
-        points = [CostPoint(str(i), 0, 10 ** draw.uniform(-2, 2), draw.uniform(), None) for i in range(60)]
+        points = [ParetoPoint(str(i), 0, 10 ** draw.uniform(-2, 2), draw.uniform(), None) for i in range(60)]
         front = pareto_front(points)
         for point in points:
             beaten = any(o.value > point.value and o.cost <= 1.05 * point.cost for o in points)

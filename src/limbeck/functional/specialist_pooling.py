@@ -18,14 +18,14 @@ _TOLERANCE = 1e-10  # largest change of a probability per step at convergence
 _CYCLES = 200
 
 
-class Problem(ABC):
+class PoolingProblem(ABC):
     """A convex function of q to minimize, given sums over models for each class and each dustbin."""
 
     def __init__(self, class_sums: Tensor, dustbin: Tensor, active: Tensor, special: Tensor) -> None:
         self.class_sums, self.dustbin, self.active, self.special = class_sums, dustbin, active, special
         self.count = 1 + active.sum(-1, keepdim=True)
 
-    def rows(self, index: Tensor) -> Problem:
+    def rows(self, index: Tensor) -> PoolingProblem:
         """Select some rows."""
         return type(self)(self.class_sums[index], self.dustbin[index], self.active[index], self.special)
 
@@ -46,7 +46,7 @@ class Problem(ABC):
         """Compute the minimized value, up to a constant."""
 
 
-class Arithmetic(Problem):
+class Arithmetic(PoolingProblem):
     """The sum of KL(p, q): `class_sums` and `dustbin` are sums of probabilities. The step is EM."""
 
     def start(self) -> Tensor:
@@ -66,7 +66,7 @@ class Arithmetic(Problem):
         return -(self.class_sums * log_q).sum(-1) - by_dustbin.sum(-1)
 
 
-class Geometric(Problem):
+class Geometric(PoolingProblem):
     """The sum of KL(q, p): `class_sums` and `dustbin` are sums of log-probabilities. The step is mirror descent."""
 
     def start(self) -> Tensor:
@@ -87,7 +87,7 @@ class Geometric(Problem):
         return (q * (knowing * log_q - self.class_sums)).sum(-1) + (self.active * s * (s.log() - self.dustbin)).sum(-1)
 
 
-def newton_solve(problem: Problem) -> Tensor:
+def newton_solve(problem: PoolingProblem) -> Tensor:
     """Compute log q of every row. Converged rows are removed, so that no result depends on other rows."""
     log_q_all = problem.start()
     open_rows = torch.arange(len(log_q_all), device=log_q_all.device)
@@ -100,7 +100,7 @@ def newton_solve(problem: Problem) -> Tensor:
     return log_softmax(log_q_all)
 
 
-def _cycle(problem: Problem, log_q: Tensor) -> tuple[Tensor, Tensor]:
+def _cycle(problem: PoolingProblem, log_q: Tensor) -> tuple[Tensor, Tensor]:
     """Do two steps and an extrapolation, if it is better; also return the change of a plain step."""
     first = problem.step(log_q)
     second = problem.step(first)

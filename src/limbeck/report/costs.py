@@ -25,7 +25,7 @@ SAME = 1.05
 """Costs within this ratio count as equal, because timings of the same network differ by as much."""
 
 
-class CostPoint(NamedTuple):
+class ParetoPoint(NamedTuple):
     """A model: its cost, its score, and the standard deviation of the score over seeds."""
 
     name: str
@@ -35,21 +35,21 @@ class CostPoint(NamedTuple):
     std: float | None
 
 
-def cost_points(arms: Sequence[ArmRow], cost: CostName) -> list[CostPoint]:
+def cost_points(arms: Sequence[ArmRow], cost: CostName) -> list[ParetoPoint]:
     """Return the models whose cost and score are known."""
     rows = ((arm, arm.number(cost), arm.score.mean) for arm in arms)
     return [
-        CostPoint(arm.name, arm.style, value, mean, arm.score.std)
+        ParetoPoint(arm.name, arm.style, value, mean, arm.score.std)
         for arm, value, mean in rows
         if value is not None and value > 0 and mean is not None
     ]
 
 
-def pareto_front(points: Sequence[CostPoint], *, higher_is_better: bool = True) -> list[CostPoint]:
+def pareto_front(points: Sequence[ParetoPoint], *, higher_is_better: bool = True) -> list[ParetoPoint]:
     """Return the points that no other point dominates. Costs within 5 % count as equal."""
     sign = 1.0 if higher_is_better else -1.0
 
-    def beats(other: CostPoint, point: CostPoint) -> bool:
+    def beats(other: ParetoPoint, point: ParetoPoint) -> bool:
         if other.cost <= point.cost * SAME and sign * other.value > sign * point.value:
             return True
         return other.cost * SAME < point.cost and sign * other.value >= sign * point.value
@@ -75,7 +75,7 @@ def plot_pareto(run: RunData | str | Path, *, cost: CostName = "milliseconds", a
     return ax
 
 
-def draw_pareto(points: Sequence[CostPoint], cost: CostName, score: ScoreFormat, *, ax: Axes | None = None) -> Axes:
+def draw_pareto(points: Sequence[ParetoPoint], cost: CostName, score: ScoreFormat, *, ax: Axes | None = None) -> Axes:
     """Draw models by cost and score; see `plot_pareto`."""
     front = pareto_front(points, higher_is_better=score.higher_is_better)
     values = [score.factor * point.value for point in points]
@@ -112,7 +112,7 @@ def _height(value: float, side: int | None, limits: axes.Interval) -> float:
 
 
 def _draw_point(
-    ax: Axes, point: CostPoint, x: float, y: float, side: int | None, is_best: bool, score: ScoreFormat
+    ax: Axes, point: ParetoPoint, x: float, y: float, side: int | None, is_best: bool, score: ScoreFormat
 ) -> None:
     paint, std = axes.color(point.style), score.factor * (point.std or 0.0)
     low, high = ax.get_ylim()
@@ -133,9 +133,9 @@ def _draw_point(
     axes.set_tip(line, f"{point.name}: {score.text(point.value)}, {point.cost:.4g}")
 
 
-def _places(points: Sequence[CostPoint], low: float, high: float) -> dict[CostPoint, float]:
+def _places(points: Sequence[ParetoPoint], low: float, high: float) -> dict[ParetoPoint, float]:
     """Return horizontal positions. Models of equal cost are side by side, so that their bars do not overlap."""
-    groups: list[list[CostPoint]] = []
+    groups: list[list[ParetoPoint]] = []
     for point in sorted(points, key=lambda p: p.cost):
         if groups and point.cost <= groups[-1][0].cost * SAME:
             groups[-1].append(point)

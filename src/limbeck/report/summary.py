@@ -27,7 +27,7 @@ class Headline(NamedTuple):
     sentence: str
 
 
-class Answer(NamedTuple):
+class KeyAnswer(NamedTuple):
     """A question with a short answer and its reason."""
 
     question: str
@@ -61,7 +61,7 @@ def _single_unit(run: RunData) -> str:
     return "seed" if run.seeds == 1 else f"test {run.score.examples.removesuffix('s')}"
 
 
-def answers(run: RunData, classes: Sequence[ClassRow]) -> list[Answer]:
+def answers(run: RunData, classes: Sequence[ClassRow]) -> list[KeyAnswer]:
     """Return the questions and answers at the top of the report."""
     return [
         _gain(run), _method(run), _certainty(run),
@@ -70,15 +70,15 @@ def answers(run: RunData, classes: Sequence[ClassRow]) -> list[Answer]:
     ]  # fmt: skip
 
 
-def _gain(run: RunData) -> Answer:
+def _gain(run: RunData) -> KeyAnswer:
     question = "Is distillation worth it?"
     difference = run.verdict.get("difference")
     if not isinstance(difference, (int, float)):
-        return Answer(question, "Unknown", "There is no arm 'student alone' to compare with.")
+        return KeyAnswer(question, "Unknown", "There is no arm 'student alone' to compare with.")
     if read_interval(run.verdict) is None:
         sentence = f"One {_single_unit(run)} gives no interval. The difference is {run.score.difference(difference)}"
-        return Answer(question, "Unknown", f"{sentence} {run.score.points} {_than_alone(run)} {_gap_closed(run)}")
-    return Answer(
+        return KeyAnswer(question, "Unknown", f"{sentence} {run.score.points} {_than_alone(run)} {_gap_closed(run)}")
+    return KeyAnswer(
         question,
         f"{_answer_word(run)}: {run.score.difference(difference)}{' points' if run.score.percent else ''}",
         f"{'of ' if run.score.higher_is_better else ''}{run.score.title} {_than_alone(run)} {_gap_closed(run)}",
@@ -114,24 +114,24 @@ def _gap_closed(run: RunData) -> str:
     return f"It closes {100 * gain / gap:.0f} % of the gap to the teacher ({score.text(teacher)})."
 
 
-def _method(run: RunData) -> Answer:
+def _method(run: RunData) -> KeyAnswer:
     question = "With which method?"
     methods = [arm for arm in run.arms.values() if arm.role == "method"]
     method_arm = run.method_arm
     if method_arm is None:
-        return Answer(question, "None", "No arm of this run uses a method.")
+        return KeyAnswer(question, "None", "No arm of this run uses a method.")
     named = run.arms[method_arm].row.get("method") or run.result.get("method")
     name = str(named.get("name", method_arm)) if isinstance(named, Mapping) else method_arm
     if len(methods) < 2:
-        return Answer(question, name, "The only method of this run. `limbeck compare` compares several.")
+        return KeyAnswer(question, name, "The only method of this run. `limbeck compare` compares several.")
     if all(arm.development.mean is None for arm in methods):
-        return Answer(
+        return KeyAnswer(
             question, name, f"One of {len(methods)} methods. Their scores on development data were not saved."
         )
     rest = sorted((a for a in methods if a.name != method_arm and a.development.mean is not None),
                   key=lambda a: -run.score.gain(a.development.mean or 0.0, 0.0))  # fmt: skip
     second = f" Second best: {rest[0].name}{_by_luck(run.score, run.arms[method_arm], rest[0])}." if rest else ""
-    return Answer(
+    return KeyAnswer(
         question, name, f"Chosen on development data among {len(methods)} methods; test data were not used.{second}"
     )
 
@@ -146,12 +146,12 @@ def _by_luck(score: ScoreFormat, first: ArmRow, second: ArmRow) -> str:
     return ", by so little that it may be chance"
 
 
-def _certainty(run: RunData) -> Answer:
+def _certainty(run: RunData) -> KeyAnswer:
     question = "How certain is that?"
     interval = read_interval(run.verdict)
     if interval is None:
         advice = "Run it with --seeds 5." if run.seeds == 1 else "Use more test data."
-        return Answer(question, "Unknown", f"One {_single_unit(run)} gives no interval. {advice}")
+        return KeyAnswer(question, "Unknown", f"One {_single_unit(run)} gives no interval. {advice}")
     low, high = interval
     side = "zero is inside" if low <= 0 <= high else "zero is outside"
     better, equal = sort_controls(run.verdict)
@@ -161,30 +161,30 @@ def _certainty(run: RunData) -> Answer:
     unit = "points" if run.score.percent else run.score.title
     if not run.score.higher_is_better and not low < 0 < high:
         unit = f"{run.score.less if low >= 0 else 'more'} {unit}"
-    return Answer(question, " to ".join(run.score.ends(low, high)),
+    return KeyAnswer(question, " to ".join(run.score.ends(low, high)),
                   f"{unit}, the 95 % interval {run.interval_covers}; {side}.{more}")  # fmt: skip
 
 
-def _class_losses(run: RunData, classes: Sequence[ClassRow]) -> Answer:
+def _class_losses(run: RunData, classes: Sequence[ClassRow]) -> KeyAnswer:
     question = "Which classes lose accuracy?"
     if not classes:
-        return Answer(question, "Not known", "The predictions of both arms are needed.")
+        return KeyAnswer(question, "Not known", "The predictions of both arms are needed.")
     losers = sorted((row for row in classes if row.sure and row.change < 0), key=lambda row: row.change)
     fell = [row for row in classes if row.change < 0]
     if losers:
         names = listed([f"{_class(row)} ({100 * row.change:+.1f})" for row in losers[:3]])
         more = f" and {len(losers) - 3} more" if len(losers) > 3 else ""
         if run.seeds == 1:
-            return Answer(question, f"{len(losers)} of {len(classes)}",
+            return KeyAnswer(question, f"{len(losers)} of {len(classes)}",
                           f"lose accuracy in this student: {names}{more}, points. One seed compares two "
                           "models, not two methods.")  # fmt: skip
-        return Answer(
+        return KeyAnswer(
             question, f"{len(losers)} of {len(classes)}", f"lose accuracy, beyond chance: {names}{more} points."
         )
     if not fell:
-        return Answer(question, "None", "No class is less accurate than with the student alone.")
+        return KeyAnswer(question, "None", "No class is less accurate than with the student alone.")
     worst = min(fell, key=lambda row: row.change)
-    return Answer(question, "None beyond chance",
+    return KeyAnswer(question, "None beyond chance",
                   f"{len(fell)} of {len(classes)} lost accuracy, none beyond chance. Largest loss: {_class(worst)}, "
                   f"{100 * worst.change:+.1f} points.")  # fmt: skip
 
@@ -194,13 +194,13 @@ def _class(row: ClassRow) -> str:
     return f"class {row.name}" if row.name.isdecimal() else row.name
 
 
-def _speed(run: RunData) -> Answer:
+def _speed(run: RunData) -> KeyAnswer:
     question = "How fast is the student?"
     arm = run.arms.get(run.method_arm or "")
     teacher = run.teacher_arm
     time = arm.number("milliseconds") if arm else None
     if arm is None or not time:
-        return Answer(question, "Not measured", "This result has no timing of it.")
+        return KeyAnswer(question, "Not measured", "This result has no timing of it.")
     size, its = arm.number("megabytes"), teacher.number("megabytes") if teacher else None
     weighs = "Its size is not known"
     if size:
@@ -208,9 +208,9 @@ def _speed(run: RunData) -> Answer:
     part = f", {share_of(size, its)} of the teacher's" if size and its else ""
     slow = teacher.number("milliseconds") if teacher else None
     if not slow:
-        return Answer(question, duration(time), f"per example on one CPU thread. {weighs}{part}.")
+        return KeyAnswer(question, duration(time), f"per example on one CPU thread. {weighs}{part}.")
     why = f"as the teacher: {duration(time)} per example on one CPU thread. {weighs}{part}."
-    return Answer(question, _pace(slow / time), why)
+    return KeyAnswer(question, _pace(slow / time), why)
 
 
 def _pace(ratio: float) -> str:
@@ -219,8 +219,8 @@ def _pace(ratio: float) -> str:
     return f"{times(ratio)} as fast" if ratio > 1 else f"{times(1 / ratio)} as slow"
 
 
-def _recommendation(run: RunData) -> Answer:
-    return Answer("Which student to ship?", recommend(run.result).answer, recommended_student(run)[1])
+def _recommendation(run: RunData) -> KeyAnswer:
+    return KeyAnswer("Which student to ship?", recommend(run.result).answer, recommended_student(run)[1])
 
 
 def recommended_student(run: RunData) -> tuple[str | None, str]:
@@ -292,7 +292,7 @@ def banner(verdict: Headline) -> Markup:
     )
 
 
-def _answers(entries: Sequence[Answer]) -> Markup:
+def _answers(entries: Sequence[KeyAnswer]) -> Markup:
     return tag(
         "dl",
         (

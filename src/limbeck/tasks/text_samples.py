@@ -23,7 +23,7 @@ _LONGEST = 64  # tokens of an answer
 _DRAFTED = 4
 
 
-class TextPrompt(NamedTuple):
+class SamplePrompt(NamedTuple):
     """A prompt of the test data.
 
     Attributes:
@@ -37,7 +37,7 @@ class TextPrompt(NamedTuple):
     reference: Int[Tensor, " _reference"]
 
 
-def select_prompts(data: TokenDataset | TokenPairDataset, numbers: Int[Tensor, " texts"]) -> list[TextPrompt]:
+def select_prompts(data: TokenDataset | TokenPairDataset, numbers: Int[Tensor, " texts"]) -> list[SamplePrompt]:
     """The prompts of the first texts of some numbers: what comes before the answer, or the beginning of a plain text.
 
     Plain texts that are too short to be continued are left out; so are all short ones, if there are enough others.
@@ -46,21 +46,21 @@ def select_prompts(data: TokenDataset | TokenPairDataset, numbers: Int[Tensor, "
     if not answered:
         long = numbers[data.texts.lengths[numbers] >= _PLAIN]
         numbers = long if len(long) >= FEW else numbers
-    prompts: list[TextPrompt] = []
+    prompts: list[SamplePrompt] = []
     for number in numbers.tolist():
         begin, end = data.texts.starts[number : number + 2].tolist()
         ids, is_target = data.texts.ids[begin:end].long(), data.texts.is_target[begin:end]
         if isinstance(data, TokenPairDataset):
             first, last = data.sources.starts[number : number + 2].tolist()
-            prompts.append(TextPrompt(number, data.sources.ids[first:last].long(), ids))
+            prompts.append(SamplePrompt(number, data.sources.ids[first:last].long(), ids))
         elif answered:
             first = int(is_target.long().argmax())
             after = (~is_target[first:]).nonzero()[:, 0]
             last = first + int(after[0]) if len(after) else len(ids)
-            prompts.append(TextPrompt(number, ids[:first], ids[first:last]))
+            prompts.append(SamplePrompt(number, ids[:first], ids[first:last]))
         elif len(ids) > 2:
             first = min(_PLAIN, len(ids) // 2, max(data.max_length // 2, 1))
-            prompts.append(TextPrompt(number, ids[:first], ids[first : first + _PLAIN]))
+            prompts.append(SamplePrompt(number, ids[:first], ids[first : first + _PLAIN]))
         if len(prompts) == (MANY if answered else FEW):
             break
     return prompts
@@ -141,7 +141,7 @@ def _has_answers(data: TokenDataset | TokenPairDataset, numbers: Int[Tensor, " t
     return isinstance(data, TokenPairDataset) or bool(data.texts.prompted[numbers].all())
 
 
-def _answer_length(prompts: list[TextPrompt], data: TokenDataset | TokenPairDataset) -> int:
+def _answer_length(prompts: list[SamplePrompt], data: TokenDataset | TokenPairDataset) -> int:
     """The number of new tokens: those of the longest reference, as far as prompt and answer fit into the context."""
     longest = max(len(prompt.reference) for prompt in prompts)
     room = data.max_target_length if isinstance(data, TokenPairDataset) else max(data.max_length // 2, 1)
