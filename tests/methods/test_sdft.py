@@ -8,8 +8,9 @@ from torch import nn
 
 from limbeck.data import ArrayDataset
 from limbeck.engine import distill
-from limbeck.errors import LimbeckError, UnknownNameError
+from limbeck.errors import DataError, LimbeckError, UnknownNameError
 from limbeck.methods import make
+from limbeck.methods.language.sdft import read_contexts
 from limbeck.recipe import Optimizer
 from limbeck.teachers import MovingAverage
 
@@ -73,6 +74,24 @@ def test_given_texts_may_be_used_in_place_of_written_ones():
     distill(student, recipe, data, batch_size=4, steps=40, optimizer=optimizer, log_every=10**6).finish()
     with torch.no_grad():  # the given texts put a second token behind the question
         assert torch.equal(student(torch.stack([question, question], 1))[:, -1].argmax(-1), question + 4)
+
+
+def test_contexts_are_read_from_files_and_mistakes_name_the_line(tmp_path):
+    (tmp_path / "hints.txt").write_text("one\n\nthree\n")
+    assert read_contexts(str(tmp_path / "hints.txt")) == ["one", "", "three"]
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text('{"prompt": "a", "context": "one"}\n{"context": ""}\n')
+    assert read_contexts(str(rows)) == ["one", ""]
+    for text in (
+        '{"context": "one"}\n{"hint": "two"}\n',
+        '{"context": "one"}\n{"context": 3}\n',
+        '{"context": "a"}\nno\n',
+    ):
+        rows.write_text(text)
+        with pytest.raises(DataError, match="line 2"):
+            make("sdft", teacher=Reader(), context=str(rows))
+    with pytest.raises(DataError, match="nowhere"):
+        make("sdft", teacher=Reader(), context=str(tmp_path / "nowhere.txt"))
 
 
 def test_wrong_arguments_are_refused():

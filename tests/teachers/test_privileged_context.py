@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from limbeck.batch import Batch, Outputs
+from limbeck.data import ShuffledLoader, TokenDataset, train_tokenizer
 from limbeck.engine import distill
 from limbeck.errors import ArgumentError, DataError, UnknownNameError
 from limbeck.functional import kl_divergence
@@ -57,6 +58,20 @@ def test_the_outputs_are_those_of_the_longer_text(place):
         hint, prompt = HINTS[row], PROMPTS[row]
         front = {"before": hint + prompt, "after": prompt + hint, "instead": hint}[place]
         torch.testing.assert_close(logits[row][given.mask[row]], logits_of(front, COMPLETIONS[row]))
+
+
+def test_texts_are_read_with_the_tokenizer_of_the_loader():
+    words = train_tokenizer(["a b c d e f"], vocabulary=30)
+    rows = [{"prompt": "a b", "completion": " c"}, {"prompt": "b", "completion": " c d"}]
+    loader = ShuffledLoader(TokenDataset(rows, tokenizer=words, add_eos_token=False), batch_size=2, shuffle=False)
+    model, given = TinyLanguageModel(width=4, vocabulary=len(words)).eval(), loader.peek()
+    by_text, by_id = (
+        PrivilegedContextTeacher(model, contexts, by="text_number")
+        for contexts in (["e f", ""], [words("e f", add_special_tokens=False)["input_ids"], []])
+    )
+    with by_text.open(TeacherContext(loader=loader)) as session, by_id.open(TeacherContext()) as other:
+        assert session.query(given).inputs["input_ids"].shape[1] == given.inputs["input_ids"].shape[1] + 2
+        assert torch.equal(session(given)["logits"], other(given)["logits"])
 
 
 def test_without_a_context_it_is_the_teacher_itself():
@@ -140,6 +155,7 @@ def test_batches_that_do_not_fit_get_one_sentence_each():
         ("hints", given, UnknownNameError),
         ([[1]], given, DataError),
         ("hint", given._replace(labels=None), DataError),
+        (["text", "text"], given._replace(id=torch.arange(2)), DataError),  # and no tokenizer
         ("hint", given._replace(mask=None), DataError),
         ("hint", packed, DataError),
         ("hint", given._replace(extra={"hint": [[1], [0.5]]}), DataError),

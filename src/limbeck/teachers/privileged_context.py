@@ -15,12 +15,12 @@ from limbeck.batch import IGNORED, Batch, Outputs
 from limbeck.errors import ArgumentError, DataError, unknown_name_error
 from limbeck.functional.output_layer import HiddenLogits
 from limbeck.teachers.fingerprints import code_fingerprint
-from limbeck.teachers.teacher import Teacher, TeacherContext, TeacherSession, get_function_name
+from limbeck.teachers.teacher import Teacher, TeacherContext, TeacherSession, TokenExamples, get_function_name
 from limbeck.teachers.wrapper import TeacherWrapper, WrapperSession, take_places
 from limbeck.top_k_logits import PartialLogits
 
 Contexts = str | Sequence[Any] | Mapping[int, Any] | Callable[[Batch], Sequence[Any]]
-"""The tokens that only the teacher reads: a column, a sequence or mapping by id, or a function of the batch."""
+"""What only the teacher reads, as tokens or text: a column, a sequence or mapping by id, or a function of the batch."""
 
 _PLACES = ("before", "after", "instead")
 
@@ -38,7 +38,9 @@ class PrivilegedContextTeacher(TeacherWrapper):
 
     Args:
         teacher: Anything that `as_teacher` accepts; for self-distillation the student's name, or a `MovingAverage`.
-        context: The tokens for each text: the name of a column of ``Batch.extra``, a sequence or a mapping by id, or a
+        context: The tokens for each text, or a string, which is read with the tokenizer of the loader's texts, without
+            special
+            tokens: the name of a column of ``Batch.extra``, a sequence or a mapping by id, or a
             function of the batch. There may be none for a text.
         place: ``before`` the prompt, ``after`` it, or ``instead`` of it.
         by: The ids of a sequence or mapping: ``id``, those of the examples, or ``text_number``, the numbers of the
@@ -81,10 +83,17 @@ class PrivilegedContextTeacher(TeacherWrapper):
 
     def open(self, context: TeacherContext) -> TeacherSession:
         """Open the teacher."""
-        return _PrivilegedSession(self.open_all(replace(context, masks=frozenset())), self, context.masks)
+        examples = None if context.loader is None else context.loader.examples
+        tokenizer = examples.tokenizer if isinstance(examples, TokenExamples) else None
+        inner = self.open_all(replace(context, masks=frozenset()))
+        return _PrivilegedSession(inner, self, context.masks, tokenizer)
 
-    def find_contexts(self, batch: Batch) -> list[Tensor]:
+    def find_contexts(self, batch: Batch, tokenizer: Any = None) -> list[Tensor]:
         """The tokens for each row of a batch.
+
+        Args:
+            batch: The batch.
+            tokenizer: The tokenizer of contexts that are strings.
 
         Raises:
             DataError: If the batch has no such column or ids, an id has no tokens, or they are not whole numbers.
@@ -103,7 +112,7 @@ class PrivilegedContextTeacher(TeacherWrapper):
             rows = [_look_up(self.context, number) for number in self._numbers(batch)]
         if len(rows) != batch.size:
             raise DataError(f"There are contexts for {len(rows)} texts in a batch of {batch.size}.")
-        return [_as_tokens(row) for row in rows]
+        return [_as_tokens(_read_text(row, tokenizer)) for row in rows]
 
     def _numbers(self, batch: Batch) -> list[int]:
         column = batch.id if self.by == "id" else batch.extra.get("text_number")
@@ -126,7 +135,7 @@ class PrivilegedContextTeacher(TeacherWrapper):
         if callable(self.context):
             return str(code_fingerprint(self.context))
         items = self.context.items() if isinstance(self.context, Mapping) else enumerate(self.context)
-        return str([(number, _as_tokens(tokens).tolist()) for number, tokens in items])
+        return str([(number, row if isinstance(row, str) else _as_tokens(row).tolist()) for number, row in items])
 
     def describe(self) -> dict[str, Any]:
         """The teacher, and where its context comes from."""
@@ -154,10 +163,14 @@ class _LongRows(NamedTuple):
 @final
 class _PrivilegedSession(WrapperSession):
     def __init__(
-        self, sessions: Sequence[TeacherSession], teacher: PrivilegedContextTeacher, masks: frozenset[str]
+        self,
+        sessions: Sequence[TeacherSession],
+        teacher: PrivilegedContextTeacher,
+        masks: frozenset[str],
+        tokenizer: Any,
     ) -> None:
         super().__init__(sessions)
-        self._teacher, self._masks = teacher, masks
+        self._teacher, self._masks, self._tokenizer = teacher, masks, tokenizer
 
     def query(self, batch: Batch) -> Batch:
         rows = self._build(batch)
@@ -174,7 +187,7 @@ class _PrivilegedSession(WrapperSession):
 
     def _build(self, batch: Batch) -> _LongRows:
         ids, is_token, labels = _student_rows(batch, self._masks)
-        contexts = self._teacher.find_contexts(batch)
+        contexts = self._teacher.find_contexts(batch, self._tokenizer)
         texts, places = [], torch.zeros_like(ids)
         for row, context in enumerate(contexts):
             at = is_token[row].nonzero().flatten()
@@ -232,6 +245,18 @@ def _look_up(contexts: Sequence[Any] | Mapping[int, Any], number: int) -> Any:
     if not known:
         raise DataError(f"There is no context for example {number}; {len(contexts)} were given.")
     return contexts[number]
+
+
+def _read_text(row: Any, tokenizer: Any) -> Any:
+    """The tokens of a context that is a string; another one as it is."""
+    if not isinstance(row, str):
+        return row
+    if tokenizer is None:
+        raise DataError(
+            f"The context {row[:40]!r} is text, and the tokenizer is not known: the loader is not one of a "
+            "TokenDataset. Give token ids."
+        )
+    return tokenizer(row, add_special_tokens=False)["input_ids"]
 
 
 def _as_tokens(row: Any) -> Tensor:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
+from limbeck.errors import DataError
 from limbeck.functional import check_hyper
 from limbeck.methods.card import MethodCard, SearchRange
 from limbeck.methods.support import make_rollouts, named_loss
@@ -72,8 +75,9 @@ def sdft(
     Args:
         teacher: The teacher: a module, a `Teacher` such as `MovingAverage`, or the name of a model in the run:
             ``student`` for the model that learns.
-        context: c: the name of an extra column of token ids, a sequence or mapping of them by id, or a function of the
-            batch.
+        context: c, as token ids or text: the name of an extra column, a sequence or mapping by id, or a function of the
+            batch; or a file of texts, ``.txt`` with a line for each text of the data, or ``.jsonl`` with a field
+            ``context``.
         place: Where the context is: ``before`` the prompt, ``after`` it, or ``instead`` of it.
         by: The ids of a sequence or mapping: ``id`` or ``text_number``.
         divergence: A function of `limbeck.functional`: ``reverse_kl``, ``kl_divergence``, ``jensen_shannon``, ...
@@ -103,5 +107,33 @@ def sdft(
         teacher, share=share, writer="student", max_new_tokens=max_new_tokens,
         sampling_temperature=sampling_temperature, replay=0, replay_share=0.0,
     )  # fmt: skip
+    if isinstance(context, str) and context.endswith((".txt", ".jsonl")):
+        context, by = read_contexts(context), "text_number"
     reader = PrivilegedContextTeacher(live, context, place=place, by=by)
     return Recipe(Stage(loss, teacher=reader, loader=rollouts, epochs=epochs, name="sdft"))
+
+
+def read_contexts(path: str) -> list[str]:
+    """Read a text for each text of the data, in their order; the lines of a ``.jsonl`` may have other fields too.
+
+    Raises:
+        DataError: If the file cannot be read, or a line has no ``context``; the line is named.
+    """
+    try:
+        lines = Path(path).read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"The file of contexts {path!r} cannot be read: {error}.") from error
+    if path.endswith(".txt"):
+        return lines
+    return [_read_line(line, f"{path}, line {number}") for number, line in enumerate(lines, 1) if line.strip()]
+
+
+def _read_line(line: str, where: str) -> str:
+    try:
+        row = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise DataError(f"{where} is no JSON: {error}.") from error
+    if not isinstance(row, dict) or not isinstance(row.get("context"), str):
+        raise DataError(f'{where} has no text "context", which only the teacher reads. An empty one is "".')
+    text: str = row["context"]
+    return text
