@@ -74,8 +74,11 @@ def test_an_arm_writes_as_many_problems_as_the_others(arm):
     assert new == write_new(arm, PROBLEMS, solved, 200, random.Random(0))
 
 
-def test_an_arm_without_such_problems_takes_any():
-    assert len(write_new("harder alone", PROBLEMS, [False] * 80, 20, random.Random(0))) == 20
+@pytest.mark.parametrize(("arm", "solved"), [("harder alone", False), ("similar alone", True)])
+def test_an_arm_without_such_problems_varies_random_ones(arm, solved):
+    first = [problem for problem in PROBLEMS if problem.difficulty < 3]
+    new = write_new(arm, first, [solved] * len(first), 60, random.Random(0))
+    assert {one.difficulty for one in new} == {1, 2}  # it does not know what the test asks
 
 
 def test_every_arm_runs_and_has_its_rows(tmp_path, monkeypatch):

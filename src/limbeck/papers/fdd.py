@@ -126,18 +126,17 @@ def write_new(
     """
     by_problem = dict(zip(problems, solved, strict=True))
     easy, hard = partition(list(by_problem), by_problem.__getitem__)
-    pools = {
-        "feedback": [*((problem, evolve) for problem in easy), *((problem, vary) for problem in hard)],
-        "harder alone": [(problem, evolve) for problem in easy],
-        "similar alone": [(problem, vary) for problem in hard],
-        "random": [(problem, vary) for problem in problems],
-        "all difficulties": [],
-    }
-    if pool := pools[arm]:
-        chosen = [pool[rng.randrange(len(pool))] for _ in range(count)]
-        new = [change(problem, rng) for problem, change in chosen]
-    else:  # of an arm without a pool, or with nothing solved (or unsolved): any problems
+    if arm == "all difficulties":
         new = [draw_problem(rng.randrange(1, HARDEST + 1), rng) for _ in range(count)]
+    else:
+        pools = {
+            "feedback": [*((problem, evolve) for problem in easy), *((problem, vary) for problem in hard)],
+            "harder alone": [(problem, evolve) for problem in easy],
+            "similar alone": [(problem, vary) for problem in hard],
+        }
+        # Where nothing is solved, or everything, there are similar variants of random problems.
+        pool = pools.get(arm) or [(problem, vary) for problem in problems]
+        new = [change(problem, rng) for problem, change in (rng.choice(pool) for _ in range(count))]
     return [problem for problem in new if _passes(problem)]
 
 
