@@ -142,7 +142,7 @@ def _parse(program: str, max_characters: int) -> ast.Module:
             if depth > _DEEPEST:
                 raise ProgramError(f"An expression is nested in more than {_DEEPEST} others.", reason="too large")
             raise ProgramError(
-                f"Line {getattr(node, 'lineno', '?')} has {what} ({type(node).__name__}), which is not allowed.",
+                f"Line {_line(node)} has {what} ({type(node).__name__}), which is not allowed.",
                 reason="not allowed",
             )
         waiting += [(child, depth + 1) for child in ast.iter_child_nodes(node)]
@@ -166,7 +166,12 @@ def _is_allowed(node: ast.AST) -> bool:
 
 def _target(node: ast.AST) -> str:
     """The name that an assignment sets; _is_allowed takes names alone."""
-    return str(getattr(node, "id", ""))
+    return node.id if isinstance(node, ast.Name) else ""
+
+
+def _line(node: ast.AST) -> int | str:
+    """The number of its line; operators have none."""
+    return node.lineno if isinstance(node, (ast.expr, ast.stmt)) else "?"
 
 
 @dataclass
@@ -199,8 +204,7 @@ class _Program:
         try:
             value = operation()
         except (ArithmeticError, ValueError, TypeError) as error:
-            line = getattr(node, "lineno", "?")
-            raise ProgramError(f"Line {line} failed: {error}.", reason="failed") from error
+            raise ProgramError(f"Line {_line(node)} failed: {error}.", reason="failed") from error
         return self._check(value)
 
     def _compute(self, node: ast.AST) -> Any:

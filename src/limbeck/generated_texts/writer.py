@@ -157,6 +157,7 @@ class ModelWriter(TextWriter):
 
 def _end_tokens(model: nn.Module, tokenizer: Any) -> tuple[int, ...]:
     """The end token of the tokenizer, and those with which the model's own settings end a text, as of a chat."""
+    # Only models of transformers that write have one, and its end token may be missing.
     own = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
     ends = {tokenizer.eos_token_id, *(own if isinstance(own, (list, tuple)) else [own])}
     return tuple(sorted(end for end in ends if isinstance(end, int)))

@@ -75,9 +75,9 @@ _DECODER_DEPTHS = ("num_decoder_layers", "decoder_layers")
 def _find_layer_lists(model: Any) -> dict[str, str]:
     """The path of each list of layers, with the setting of its length: one, or those of encoder and decoder."""
     config: Any = find_hf_config(model) if isinstance(model, nn.Module) else None
-    # A configuration may have another name for it, or none, as those of vision models in stages.
     depths = {
         name: depth for name in ("num_hidden_layers", *_DECODER_DEPTHS)
+        # no depth in the configurations of vision models in stages
         if isinstance(depth := getattr(config, name, None), int)
     }  # fmt: skip
     who = type(model).__name__

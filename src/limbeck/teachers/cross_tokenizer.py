@@ -244,6 +244,7 @@ def _check_teacher(teacher: Teacher) -> None:
             "Put the cache around: CachedTeacher(CrossTokenizerTeacher(...), FOLDER, encoding='likelihoods')."
         )
     model: Any = teacher.model if isinstance(teacher, ModelTeacher) else None
+    # Only the configurations of transformers have it.
     if model is not None and hasattr(model, "config") and bool(getattr(model.config, "is_encoder_decoder", False)):
         raise LimbeckError(
             f"{type(model).__name__} is an encoder-decoder; a teacher with another tokenizer is a causal language "

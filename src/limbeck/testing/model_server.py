@@ -221,6 +221,7 @@ def serve_model(model: nn.Module, tokenizer: Any, **settings: Any) -> Iterator[M
         ...     json.load(answer)["data"][0]["id"]
         'teacher'
     """
+    # A module of one's own has no configuration, and some of transformers have no longest text.
     longest = getattr(getattr(model, "config", None), "max_position_embeddings", None)
     own = ModelServer(model, tokenizer, **({"max_length": longest} if longest else {}) | settings)
 

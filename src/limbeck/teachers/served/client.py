@@ -173,7 +173,7 @@ class ServerClient:
 
     def _exchange(self, method: str, path: str, body: Any) -> tuple[int, Message, bytes]:
         """Send a request; a kept connection that the server has closed meanwhile is opened again."""
-        kept = getattr(self._local, "connection", None)
+        kept = getattr(self._local, "connection", None)  # none before the first request of a thread
         try:
             return self._send(kept or self._connect(), method, path, body)
         except (ConnectionError, http.client.RemoteDisconnected, http.client.CannotSendRequest):
