@@ -66,6 +66,16 @@ def test_the_python_of_the_page_about_on_policy_distillation_runs(tmp_path, monk
     assert scope["report"].generation["finished"] + scope["report"].generation["cut_off"] > 0
 
 
+def test_the_python_of_the_page_about_other_tokenizers_runs(tmp_path, monkeypatch, capsys):
+    pytest.importorskip("transformers")
+    monkeypatch.chdir(tmp_path)
+    scope = {}
+    for block in blocks("other-tokenizers.md"):
+        exec(compile(block, "other-tokenizers.md", "exec"), scope)
+    assert "tokens are aligned" in capsys.readouterr().out
+    assert scope["run"].finished
+
+
 @pytest.mark.filterwarnings("ignore::limbeck.errors.LimbeckWarning")
 def test_the_python_of_the_page_about_served_teachers_runs(tmp_path, monkeypatch):
     pytest.importorskip("transformers")

@@ -74,7 +74,7 @@ class CrossTokenizerTeacher(TeacherWrapper):
         [' cat', '<|endoftext|>']
         >>> with teacher.open(TeacherContext()) as session:
         ...     session(batch).partial["logits"].likelihoods.log_likelihood  # log 1/262 at the group's first position
-        tensor([[ 0.0000, -5.5683,  0.0000,  0.0000,  0.0000, -5.5683]])
+        tensor([[ 0.0000,  0.0000, -5.5683,  0.0000,  0.0000, -5.5683]])
     """
 
     def __init__(
