@@ -54,6 +54,7 @@ def label_probability_squared_error(
     It is `probability_squared_error` of the two classes yes and no.
 
     Example:
+        >>> import torch
         >>> label_probability_squared_error(torch.tensor([[0.0]]), torch.tensor([[100.0]])).tolist()
         [[0.25]]
     """

@@ -258,7 +258,7 @@ def is_held_out(ids: Tensor, share: float) -> Bool[Tensor, " batch"]:
 
     Example:
         >>> int(is_held_out(torch.arange(1000), 0.1).sum())
-        90
+        98
     """
     return counter_uniform(ids, torch.zeros_like(ids), seed=0, draws=1, stream="held out").squeeze(1) < share
 
