@@ -14,11 +14,12 @@ pytest.importorskip("transformers")
 import limbeck as lb
 from limbeck.cli.jobs import requested_job
 from limbeck.compare import run_job
+from limbeck.compare.cache_plan import plan
 from limbeck.compare.comparison_data import load_comparison_data
 from limbeck.compare.run_doctor import checkup
 from limbeck.compare.served_teacher import find_served
 from limbeck.compare.teacher import open_teacher
-from limbeck.compare.teacher_cache import check, plan
+from limbeck.compare.teacher_cache import check
 from limbeck.errors import LimbeckError, LimbeckWarning, ServerError
 from limbeck.export import export_run
 from limbeck.functional import reverse_kl

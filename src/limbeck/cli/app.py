@@ -64,7 +64,8 @@ def distill(
     teacher: Annotated[
         str | None,
         typer.Option(
-            help="resnet20, cnn (--set teacher.widths=[16,32]), my.py:build@WEIGHTS, a folder, hf:NAME or timm:NAME."
+            help="resnet20, cnn (--set teacher.widths=[16,32]), my.py:build@WEIGHTS, a folder, hf:NAME, timm:NAME, or "
+            "http://host:8000/v1 for a server that scores texts."
         ),
     ] = None,
     student: Annotated[

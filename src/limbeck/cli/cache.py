@@ -18,7 +18,7 @@ from limbeck.errors import LimbeckError
 
 if TYPE_CHECKING:
     from limbeck.cache import CacheReader
-    from limbeck.compare.teacher_cache import CachePlan
+    from limbeck.compare.cache_plan import CachePlan
     from limbeck.job import Job
 
 Flags = Mapping[str, Any]
@@ -57,7 +57,7 @@ def run_info(path: str | None, flags: Flags, settings: Sequence[str], *, as_json
         _show_store(CacheReader(path), as_json=as_json)
         return
     _check_path(path)
-    from limbeck.compare.teacher_cache import plan
+    from limbeck.compare.cache_plan import plan
 
     job = _job(path, flags, settings)
     folders = [] if job.cache is None or (job.cache.folder is None and job.out is None) else _folders(job)

@@ -19,7 +19,8 @@ TeacherName = Annotated[
     str | None,
     typer.Option(
         "--teacher",
-        help="A model folder, my.py:build@WEIGHTS, hf:NAME or timm:NAME (pretrained unless teacher.pretrained=false).",
+        help="A model folder, my.py:build@WEIGHTS, hf:NAME or timm:NAME (pretrained unless teacher.pretrained=false), "
+        "or http://host:8000/v1 for a server that scores texts.",
     ),
 ]
 

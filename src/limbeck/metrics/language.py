@@ -142,12 +142,11 @@ class TextSumsState:
         lacking = find_lacking(theirs, counted, chunk=CHUNK)
         for rows in torch.arange(len(counted)).split(CHUNK) if len(counted) else ():
             at = counted[rows]
-            if isinstance(ours, ScoredLabels):
-                values, needed = _scored_values(ours.rows(at.to(ours.device)), labels[rows]), 1
+            if isinstance(ours, ScoredLabels):  # of the model's own metrics, a server tells some
+                values, needed = measure_own(ours.rows(at.to(ours.device)), labels[rows], COLUMNS[3:]), 1
             else:
-                teacher_rows = None if theirs is None else _dense(theirs, at)
+                teacher_rows, needed = None if theirs is None else _dense(theirs, at), len(_OWN)
                 values = _values_by_blocks(_dense(ours, at), labels[rows], teacher_rows, lacking)
-                needed = len(_OWN)
             if bool((wrong := values[:, :needed].isnan().any(1)).any()):
                 raise LimbeckError(f"The logits of text {int(texts[rows][wrong][0])} are NaN, so it has no likelihood.")
             counts = torch.stack([torch.ones(len(rows), dtype=torch.float64), sizes[rows].double()], 1)
@@ -221,13 +220,6 @@ def _dense(logits: Any, rows: Int[Tensor, " rows"]) -> Any:
         return part
     part = part if isinstance(part, Tensor) else part.to_dense()
     return part.detach() if part.dtype == torch.float64 else part.detach().float()
-
-
-def _scored_values(scored: ScoredLabels, labels: Int[Tensor, " rows"]) -> Float[Tensor, "rows metrics"]:
-    """The values of a server's own model; what it does not tell is NaN."""
-    known = measure_own(scored, labels)
-    unknown = torch.full_like(known["nll"], math.nan)
-    return torch.stack([known.get(name, unknown) for name in (*_OWN, *_WITH_TEACHER, *BOUNDS)], 1).cpu()
 
 
 def _values_by_blocks(

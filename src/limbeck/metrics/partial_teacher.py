@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -125,15 +126,19 @@ def _compare_most_likely(student: Tensor, teacher: TopKLogits, top_k: int) -> di
     }
 
 
-def measure_own(scored: ScoredLabels, labels: Int[Tensor, " rows"]) -> dict[str, Float[Tensor, " rows"]]:
+def measure_own(
+    scored: ScoredLabels, labels: Int[Tensor, " rows"], names: Sequence[str]
+) -> Float[Tensor, "rows metrics"]:
     """Compute what a server tells about its own model: the likelihood of each label, and whether it is the first.
 
     Returns:
-        ``nll`` and ``token_accuracy``.
+        A column for each of `names`, in float64 on the CPU; NaN where the server tells nothing.
     """
     best, ids = find_listed(scored.logits)
     first = ids.gather(-1, best.depths.argmax(-1, keepdim=True))[:, 0]
-    return {"nll": -scored.log_probs.double(), "token_accuracy": (first == labels.to(first.device)).double()}
+    known = {"nll": -scored.log_probs.double(), "token_accuracy": (first == labels.to(first.device)).double()}
+    unknown = torch.full_like(known["nll"], math.nan)
+    return torch.stack([known.get(name, unknown) for name in names], 1).cpu()
 
 
 def find_listed(logits: PartialLogits) -> tuple[TopKLogits, Tensor]:

@@ -253,13 +253,9 @@ def _open_logits(
     requires = frozenset({LOGITS, LABEL_LOG_PROBS}) if scores else frozenset({LOGITS})
     with teacher.open(TeacherContext(requires=requires, preprocess=inputs, loader=loader)) as answer:
         if scores:
-            yield lambda batch: _read_scores(answer(batch))
+            yield lambda batch: ScoredLabels((own := answer(batch))[LABEL_LOG_PROBS], own.partial[LOGITS])
         else:
             yield lambda batch: _read_logits(answer(batch), partial=partial)
-
-
-def _read_scores(outputs: Outputs) -> ScoredLabels:
-    return ScoredLabels(outputs[LABEL_LOG_PROBS], outputs.partial[LOGITS])
 
 
 def _read_logits(outputs: Outputs, *, partial: bool) -> Any:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+import threading
+import time
 import warnings
 
 import pytest
@@ -157,6 +161,47 @@ def test_training_fills_the_cache_and_repeats_nothing(tmp_path):
         paid = len(scored(server))
         assert torch.equal(train(server), first)
         assert len(scored(server)) == paid
+
+
+FILL = """
+import sys
+from limbeck.data import ShuffledLoader, TokenDataset, open_tokenizer
+from limbeck.teachers import CachedTeacher, ServedTeacher, fill_cache
+url, folder, words = sys.argv[1:]
+data = TokenDataset(open(f"{words}/texts.txt").read().splitlines(), tokenizer=open_tokenizer(words), max_length=24)
+teacher = CachedTeacher(ServedTeacher(url, "teacher", top_k=5, concurrency=1), folder, shard_bytes=1)
+list(fill_cache(teacher, ShuffledLoader(data, batch_size=2, shuffle=False)))
+"""
+
+
+def test_a_killed_process_loses_only_what_it_held_in_memory(tmp_path):
+    """With a shard for each batch, at most the texts of one batch are asked for again."""
+    lines = [f"{text} {number}" for number in range(4) for text in TEXTS]
+    tokenizer().save_pretrained(tmp_path / "words")
+    (tmp_path / "words" / "texts.txt").write_text("\n".join(lines))
+    data = TokenDataset(lines, tokenizer=tokenizer(), max_length=24)
+    reached, halfway = [], threading.Event()
+
+    def count(asked, body, make):
+        reached.append(asked)
+        if reached.count(PATH) == 7 + len(data) // 2:
+            halfway.set()
+            time.sleep(0.2)
+        return make()
+
+    with serve(intercept=count) as server:
+        command = [sys.executable, "-c", FILL, server.url, str(tmp_path / "cache"), str(tmp_path / "words")]
+        child = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+        assert halfway.wait(60)
+        child.kill()
+        child.wait()
+        paid = scored(server)[7:]
+        server.requests.clear()
+        teacher = CachedTeacher(ServedTeacher(server.url, "teacher", top_k=5), tmp_path / "cache")
+        fill(teacher, ShuffledLoader(data, batch_size=2, shuffle=False))
+        again = [text for text in scored(server)[7:] if text in paid]
+        assert len(again) <= 2
+    assert len(CacheReader(tmp_path / "cache")) == len(data)
 
 
 def test_stored_answers_are_verified_by_asking_again(tmp_path):
