@@ -190,3 +190,24 @@ def test_the_limit_of_jensen_shannon_is_reached_without_a_step(mixture):
     assert torch.allclose(
         jensen_shannon(student, teacher, mixture=mixture), kl_divergence(student, teacher), rtol=1e-5, atol=0
     )
+
+
+@pytest.mark.parametrize("mixture", [0.1, 0.5, 0.9])
+@pytest.mark.parametrize("spread", [1e-3, 0.05, 0.4])
+def test_rows_near_equality_are_precise_also_with_a_class_that_is_far_apart(mixture, spread):
+    draw = torch.Generator().manual_seed(0)
+    teacher = 2 * torch.randn(6, 3000, generator=draw, dtype=torch.float64)
+    student = teacher + spread * torch.randn(6, 3000, generator=draw, dtype=torch.float64) + 1.5
+    teacher[:, 0], student[:, 0] = -6.0, -6.0 + 3 + 1.5  # a rare class, of which the student thinks much more
+    student[5] = torch.randn(3000, generator=draw, dtype=torch.float64)  # far, in a block of near rows
+    single = student.float().requires_grad_()
+    value = jensen_shannon(single, teacher.float(), mixture=mixture)
+    wide = single.detach().double().requires_grad_()
+    log_q, log_p = wide.log_softmax(-1), teacher.float().double().log_softmax(-1)
+    log_m = torch.logaddexp(log_p + math.log(mixture), log_q + math.log1p(-mixture))
+    forward, back = ((a.exp() * (a - log_m)).sum(-1) for a in (log_p, log_q))
+    exact = forward / (1 - mixture) + back / mixture
+    torch.testing.assert_close(value.double(), exact, rtol=3e-6, atol=1e-12)
+    slope = torch.autograd.grad(value.sum(), single)[0].double()
+    expected = torch.autograd.grad(exact.sum(), wide)[0]
+    assert float((slope - expected).norm()) < 3e-4 * float(expected.norm())
