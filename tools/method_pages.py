@@ -1,4 +1,4 @@
-"""Write the generated parts of the pages of methods, and of the table on docs/choose.md, from the cards.
+"""Write the generated parts of the pages of methods, and of the tables on docs/choose.md and docs/claims.md.
 
 `python tools/method_pages.py` writes them; with `--check` it only lists the pages that are out of date.
 """
@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 
 from limbeck.methods import MethodCall, method, names
+from limbeck.papers import PAPERS, paper
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 FIRST, LAST = "<!-- from the card: `make docs` writes what follows -->", "<!-- end of the card -->"
@@ -97,6 +98,29 @@ def render_table() -> str:
     return "\n".join(lines) + "\n"
 
 
+def render_papers() -> str:
+    """Render the table of the papers whose experiments run, with the questions that they answer."""
+    lines = ["| paper | command | questions | what came out |", "|---|---|---|---|"]
+    for name in PAPERS:
+        one = paper(name)
+        questions = "<br>".join(experiment.title for experiment in one.experiments.values())
+        page = f"[results](results/{name}.md)" if (DOCS / "results" / f"{name}.md").is_file() else "`table.md` of a run"
+        lines.append(f"| {one.title} | `limbeck papers {name}` | {questions} | {page} |")
+    return "\n".join(lines) + "\n"
+
+
+def render_claims() -> str:
+    """Render the table of the claims of all methods."""
+    lines = ["| method | paper | claim |", "|---|---|---|"]
+    for name in names():
+        card = method(name).card
+        reference = f"[arXiv:{card.arxiv}](https://arxiv.org/abs/{card.arxiv})" if card.arxiv else card.venue
+        first = card.authors.replace(" and ", ", ").split(",")[0]
+        claim = card.claim.replace("|", "\\|")
+        lines.append(f"| [{name}](methods/{name}.md) | {first} et al., {card.year}, {reference} | {claim} |")
+    return "\n".join(lines) + "\n"
+
+
 def update(text: str, *parts: str) -> str:
     """Put generated parts between the markers of a page, in order; a page without markers is an error."""
     pieces = re.split(f"{re.escape(FIRST)}\n.*?{re.escape(LAST)}", text, flags=re.DOTALL)
@@ -108,7 +132,7 @@ def update(text: str, *parts: str) -> str:
 
 def updated_pages() -> dict[Path, str]:
     """Return the current text of every page with generated parts."""
-    pages = {DOCS / "choose.md": [render_table()]}
+    pages = {DOCS / "choose.md": [render_table()], DOCS / "claims.md": [render_papers(), render_claims()]}
     pages |= {
         DOCS / "methods" / f"{name}.md": [render_first(method(name)), render_last(method(name))] for name in names()
     }
