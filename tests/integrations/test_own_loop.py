@@ -18,6 +18,7 @@ from integrations.tiny import bert, engine_loss, gradients, objective, texts
 from limbeck.errors import DataError, LimbeckError
 from limbeck.functional import cross_entropy, kl_divergence, squared_error
 from limbeck.integrations import DistillationLoss
+from limbeck.methods import make
 from small_jobs import environment
 
 PLAIN = """
@@ -235,3 +236,9 @@ def test_a_forest_teaches():
     x, y = data(60)
     forest = RandomForestClassifier(5, random_state=0).fit(x.numpy(), y.numpy())
     assert lb.DistillationLoss(nn.Linear(4, 3), lb.Loss(kl_divergence), forest)((x, y)).loss.isfinite()
+
+
+def test_a_loss_that_would_never_be_updated_is_refused():
+    stage = next(make("hanjabridge", teacher=nn.Linear(6, 3), at="0", student_at="0", task="classification").stages())
+    with pytest.raises(LimbeckError, match="queue_distillation"):
+        DistillationLoss(nn.Sequential(nn.Linear(6, 3)), stage.objective, nn.Sequential(nn.Linear(6, 3)))

@@ -9,7 +9,7 @@ from limbeck.engine.recipe_runner import RunModels
 from limbeck.engine.run import Run
 from limbeck.engine.stage_trainer import StageTrainer
 from limbeck.engine.step_report import StepReport, environment
-from limbeck.engine.student_module import StepInputs, StudentWithLoss
+from limbeck.engine.student_module import StepInputs, StudentWithLoss, losses_with_memory
 from limbeck.engine.trackers import TensorBoard, Tracker, track
 from limbeck.engine.train_config import Fabric, TrainConfig, check_lengths, is_first_rank, open_fabric
 
@@ -34,6 +34,7 @@ __all__ = [
     "find_networks",
     "first_line",
     "is_first_rank",
+    "losses_with_memory",
     "make_models",
     "objective_check",
     "open_fabric",

@@ -20,6 +20,7 @@ from limbeck.engine import (
     check_class_order,
     check_shared,
     find_networks,
+    losses_with_memory,
     objective_check,
     open_teacher,
     probe,
@@ -93,7 +94,8 @@ class DistillationLoss(AbstractContextManager["DistillationLoss"]):
 
     Raises:
         LimbeckError: If the teacher changes during training, fails, or has other classes; if labels are missing; if a
-            loss that compares examples with each other is accumulated; if there are heads and no `example`.
+            loss that compares examples with each other is accumulated; if a loss has a memory that is updated after a
+            step; if there are heads and no `example`.
 
     Example:
         >>> from limbeck.functional import kl_divergence
@@ -121,6 +123,11 @@ class DistillationLoss(AbstractContextManager["DistillationLoss"]):
         accumulate: int = 1,
     ) -> None:
         objective_check(objective, accumulate=accumulate)
+        if updated := losses_with_memory(objective):
+            raise LimbeckError(
+                f"{updated[0].name} is updated after each optimizer step, and the steps are taken outside of limbeck here, so "
+                "it would never be: use distill(), or a loss without a memory."
+            )
         self.stage = Stage(objective, teacher=teacher)
         self.student = student
         self.loader: Any = loader
