@@ -16,9 +16,10 @@ from limbeck.engine import distill
 from limbeck.errors import ArgumentError, LimbeckError, MissingOutputError, ServerError, UnknownNameError
 from limbeck.functional import cross_entropy, jensen_shannon, kl_divergence, reverse_kl
 from limbeck.losses import Loss
+from limbeck.methods import make
 from limbeck.models import align_vocabularies
 from limbeck.recipe import Stage
-from limbeck.teachers import AlignedTeacher, ModelTeacher, ServedTeacher, ShuffledTeacher, TeacherContext
+from limbeck.teachers import AlignedTeacher, CachedTeacher, ModelTeacher, ServedTeacher, ShuffledTeacher, TeacherContext
 from limbeck.teachers.served import client
 from limbeck.teachers.served.scoring import APIS, CannotScoreError
 from limbeck.testing import Answer, check_teacher, serve_model
@@ -202,6 +203,21 @@ def test_the_shuffled_control_takes_a_served_teacher():
     with serve() as server:
         served = answers(ShuffledTeacher(ServedTeacher(server.url, top_k=3)), stream)
     assert served[0][1].partial[LOGITS].shape[:2] == served[0][0].mask.shape
+
+
+def test_texts_that_the_student_writes_are_scored_and_not_stored(tmp_path):
+    rows = [{"prompt": text[:12], "completion": text[12:24]} for text in TEXTS]
+    data = TokenDataset(rows, tokenizer=tokenizer(), max_length=24)
+
+    def train(teacher):
+        recipe = make("gkd", teacher=teacher, share=1.0, max_new_tokens=4)
+        run = distill(model(seed=1, width=8), recipe, ShuffledLoader(data, batch_size=3), epochs=1, seed=0, log_every=1)
+        return [report.loss for report in run]
+
+    with serve() as server:
+        served = train(CachedTeacher(ServedTeacher(server.url, "teacher", top_k=None), tmp_path / "cache"))
+    assert served == pytest.approx(train(model()), rel=1e-5)
+    assert not (tmp_path / "cache").exists()
 
 
 # --- what is refused ------------------------------------------------------------------------------------------------
