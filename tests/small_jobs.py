@@ -114,7 +114,11 @@ def forked(*words: Any, cwd: Path) -> Typed:
     with TemporaryDirectory() as folder:
         out, err = Path(folder, "out"), Path(folder, "err")
         child = fork_command([str(word) for word in words], cwd=cwd, env=environment(), out=out, err=err)
-        return Typed(poll_command(child, wait=True), out.read_text(), err.read_text())
+        until = time.monotonic() + 300
+        while (code := poll_command(child)) is None:
+            assert time.monotonic() < until, f"it does not end: {words}"
+            time.sleep(0.01)
+        return Typed(code, out.read_text(), err.read_text())
 
 
 def stopped(words: list[Any], *, cwd: Path, when: Any, by: signal.Signals, fresh: bool = False) -> Typed | None:
