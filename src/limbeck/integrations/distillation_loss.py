@@ -125,8 +125,8 @@ class DistillationLoss(AbstractContextManager["DistillationLoss"]):
         objective_check(objective, accumulate=accumulate)
         if updated := losses_with_memory(objective):
             raise LimbeckError(
-                f"{updated[0].name} is updated after each optimizer step, and these are taken outside of limbeck here, so "
-                "it would never change: use distill(), or a loss without a memory."
+                f"{updated[0].name} is updated after each optimizer step, and here limbeck takes none, so it would "
+                "never change: use distill(), or a loss without a memory."
             )
         self.stage = Stage(objective, teacher=teacher)
         self.student = student
