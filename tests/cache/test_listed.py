@@ -93,10 +93,10 @@ def test_one_impossible_class_and_a_whole_list():
     logits[:, :3] = torch.tensor([0.0, 1.0, 2.0])
     decoded = again(make_encoding("listed", classes=CLASSES, k=5, bits=32), listed(logits, k=5))
     shares = decoded.coarse().softmax(-1)
-    assert float(shares[:, -1].max()) < 1e-12
+    assert float(shares[:, -1].max()) <= 2.0**-24  # what a list of probabilities in float32 leaves open
     torch.testing.assert_close(shares.sum(-1), torch.ones(2))
     whole = listed(torch.randn(4, CLASSES), k=CLASSES)
-    assert whole.coarse().softmax(-1)[:, -1].max() < 1e-6
+    assert whole.coarse().softmax(-1)[:, -1].max() == 0
 
 
 def test_no_list():
