@@ -22,7 +22,7 @@ from limbeck.cache import (
     find_mismatch,
     validate_encoding,
 )
-from limbeck.errors import LimbeckError
+from limbeck.errors import ArgumentError, LimbeckError
 from limbeck.functional.sparse import COARSE
 from limbeck.teachers.cache_request import CacheRequest, find_last_layer, query_addresses
 from limbeck.teachers.cache_session import CacheSession
@@ -276,6 +276,12 @@ def _check_cacheable(teacher: Teacher | None) -> None:
 
 def _check_takes_partial(teacher: Teacher | None, encoding: Mapping[str, Any]) -> None:
     """Refuse an encoding of all classes for a teacher that gives a part of them."""
+    own = teacher.stored_as if isinstance(teacher, TeacherWrapper) else None
+    if own is not None and encoding["name"] != own:
+        raise ArgumentError(
+            f"The outputs of a {type(teacher).__name__} cannot be cached as {encoding['name']!r}, only as {own!r}.",
+            argument="encoding", example=own,
+        )  # fmt: skip
     takes = encoding_type(encoding).takes_partial and not (
         isinstance(teacher, TeacherWrapper) and teacher.caches_within
     )
@@ -284,8 +290,7 @@ def _check_takes_partial(teacher: Teacher | None, encoding: Mapping[str, Any]) -
             f"The outputs of this {type(teacher).__name__} cannot be cached as {encoding['name']!r}, because they are "
             "those of some classes only. Cache the teacher inside: AlignedTeacher(CachedTeacher(teacher, FOLDER), "
             "alignment). For a teacher that lists classes, use encoding={'name': 'listed', 'k': ...}; for a "
-            "MeanEmbeddingTeacher, its encoding; for a CrossTokenizerTeacher and the method alm, "
-            "encoding='likelihoods' (uld needs it without a cache)."
+            "MeanEmbeddingTeacher, its encoding."
         )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from typing import Any, final
+from typing import Any, ClassVar, final
 
 import torch
 from torch import Tensor
@@ -76,6 +76,8 @@ class CrossTokenizerTeacher(TeacherWrapper):
         ...     session(batch).partial["logits"].likelihoods.log_likelihood  # log 1/262 at the group's first position
         tensor([[ 0.0000,  0.0000, -5.5683,  0.0000,  0.0000, -5.5683]])
     """
+
+    stored_as: ClassVar[str | None] = "likelihoods"
 
     def __init__(
         self, teacher: Any, student_tokenizer: Any, teacher_tokenizer: Any, *, max_length: int | None = None

@@ -37,6 +37,9 @@ class TeacherWrapper(Teacher):
     caches_within: ClassVar[bool] = False
     """Whether a cache must be within this teacher and not around it, as it changes the outputs for each student."""
 
+    stored_as: ClassVar[str | None] = None
+    """The only encoding that a cache around it can have; None for all that fit its outputs."""
+
     def __init__(self, *teachers: Any) -> None:
         self.teachers: tuple[Teacher, ...] = tuple(as_teacher(teacher) for teacher in teachers)
 
