@@ -136,7 +136,8 @@ def write_new(
         }
         # Where nothing is solved, or everything, there are similar variants of random problems.
         pool = pools.get(arm) or [(problem, vary) for problem in problems]
-        new = [change(problem, rng) for problem, change in (rng.choice(pool) for _ in range(count))]
+        chosen = [pool[rng.randrange(len(pool))] for _ in range(count)]
+        new = [change(problem, rng) for problem, change in chosen]
     return [problem for problem in new if _passes(problem)]
 
 

@@ -1,4 +1,4 @@
-"""Bhattacharyya and Tripathi, 2025, arXiv:2411.14957: fields of receipts from a teacher that returns strings, ANLS."""
+"""Bhattacharyya and Tripathi, 2024, arXiv:2411.14957: fields of receipts from a teacher that returns strings, ANLS."""
 
 from __future__ import annotations
 
@@ -246,7 +246,7 @@ RECEIPTS = Experiment(
 )  # fmt: skip
 TITLE = (
     "Bhattacharyya and Tripathi, Information Extraction from Heterogeneous Documents without Ground Truth Labels using "
-    "Synthetic Label Generation and Knowledge Distillation, 2025, arXiv:2411.14957"
+    "Synthetic Label Generation and Knowledge Distillation, 2024, arXiv:2411.14957"
 )
 EXPERIMENTS = (RECEIPTS,)
 SEEDS = {"quick": 3, "full": 5}
