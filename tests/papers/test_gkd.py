@@ -172,6 +172,7 @@ def finished(tmp_path_factory):
         yield root, results, tasks
 
 
+@pytest.mark.slow
 def test_every_arm_runs_and_the_table_has_all_of_them(finished):
     _, results, _ = finished
     for experiment, scale in ((maze_table.MAZE_FEW, QUICK), (maze_table.MAZE_ALL, ALONE)):
@@ -187,6 +188,7 @@ def test_every_arm_runs_and_the_table_has_all_of_them(finished):
         assert ("lower end of the interval" in text) == (scale is QUICK)
 
 
+@pytest.mark.slow
 def test_equal_seconds_are_counted_once_and_are_steps(finished):
     _, results, _ = finished
     counts = results["20/seconds"]["steps"]
@@ -197,6 +199,7 @@ def test_equal_seconds_are_counted_once_and_are_steps(finished):
     assert counts["labels"] >= TINY.steps
 
 
+@pytest.mark.slow
 def test_an_arm_has_the_same_bits_when_it_is_run_again(finished):
     root, results, tasks = finished
     for name in ("on-policy JSD", "new text of the teacher", "mixture", "the same, teacher stored"):
@@ -206,6 +209,7 @@ def test_an_arm_has_the_same_bits_when_it_is_run_again(finished):
         assert again["perplexity"] == results[task]["perplexity"]
 
 
+@pytest.mark.slow
 def test_settings_are_chosen_on_training_pairs_that_the_student_does_not_see(finished):
     _, results, _ = finished
     chosen = results["settings"]
@@ -220,6 +224,7 @@ def test_settings_are_chosen_on_training_pairs_that_the_student_does_not_see(fin
     assert not seen & test
 
 
+@pytest.mark.slow
 def test_a_student_of_the_teacher_s_text_learns_from_the_teacher_s_own_draws(finished):
     root, _, _ = finished
     models = {
