@@ -214,6 +214,11 @@ def test_replayed_texts_are_first_in_first_out_and_survive_a_checkpoint():
     assert [text.id for text in buffer.draw(torch.arange(50, 60), number=7, epoch=1, seed=0)] == [
         text.id for text in drawn[50:60]
     ]
+    precise = TextBuffer(1)
+    precise.add([text_of([1], [2])._replace(logprobs=torch.tensor([-1 / 3], dtype=torch.float64))])
+    other.load_state_dict(precise.state_dict())
+    (text,) = other.draw(torch.arange(1), number=7, epoch=1, seed=0)
+    assert (text.logprobs.dtype, text.logprobs.item()) == (torch.float64, -1 / 3)
     assert len(TextBuffer(2)) == 0
     empty = TextBuffer(2)
     empty.load_state_dict(TextBuffer(2).state_dict())

@@ -7,18 +7,28 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from torch import nn
 
 from limbeck import report
 from limbeck.data import load_data
 from limbeck.data.transforms.registry import make_transform
+from limbeck.job import make_job
 from report_runs import planted_run
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 
 
-def blocks(page):
-    return re.findall(r"^```python\n(.*?)^```", (DOCS / page).read_text(encoding="utf-8"), flags=re.M | re.S)
+def blocks(page, language="python"):
+    return re.findall(rf"^```{language}\n(.*?)^```", (DOCS / page).read_text(encoding="utf-8"), flags=re.M | re.S)
+
+
+@pytest.mark.parametrize("page", sorted(path.name for path in DOCS.glob("*.md") if blocks(path.name, "yaml")))
+def test_the_page_s_jobs_are_some(page):
+    for block in blocks(page, "yaml"):
+        values = yaml.safe_load(block)
+        needed = {"data": "digits", "student": "mlp"} | ({} if "teachers" in values else {"teacher": "mlp"})
+        make_job({**needed, **values})
 
 
 @pytest.mark.parametrize(

@@ -9,10 +9,10 @@ import torch
 
 pytest.importorskip("transformers")
 
-from limbeck.data import RolloutLoader, Rollouts
+from limbeck.data import PromptDataset, RolloutLoader, Rollouts, ShuffledLoader
 from limbeck.engine import StepReport, distill, open_fabric, open_stage
 from limbeck.engine.stage_loop import bind_loader
-from limbeck.errors import LimbeckError, UnknownNameError
+from limbeck.errors import DataError, LimbeckError, UnknownNameError
 from limbeck.functional import cross_entropy, kl_divergence, reverse_kl
 from limbeck.generation import GenerationConfig, generate
 from limbeck.losses import Loss
@@ -20,7 +20,7 @@ from limbeck.methods import make
 from limbeck.recipe import Optimizer, Stage
 from limbeck.teachers import CachedTeacher, ModelTeacher, PrecomputedTeacher, ShuffledTeacher, without_cache
 
-from .rollout_stories import WRITING, Own, loader, rollouts, stable, stage, train, weights
+from .rollout_stories import WRITING, Own, loader, rollouts, rows, stable, stage, tokenizer, train, weights
 
 SHARES = [(0.0, False), (0.7, False), (0.7, True), (1.0, False), (1.0, True)]
 
@@ -200,3 +200,11 @@ def test_a_resumed_run_refuses_other_settings(tmp_path):
     next(iter(run))
     with pytest.raises(LimbeckError):
         train(Own(), 0.5, out=tmp_path / "run", resume=True)
+
+
+def test_prompts_without_answers_and_a_share_below_1_are_refused_before_the_first_step():
+    """Also where the first batches are written ones."""
+    prompts = PromptDataset([row["prompt"] for row in rows()], tokenizer=tokenizer())
+    planned = replace(stage(0.999), objective=Loss(reverse_kl))
+    with pytest.raises(DataError, match="share=0.999"):
+        next(iter(distill(Own(), planned, ShuffledLoader(prompts, batch_size=4))))

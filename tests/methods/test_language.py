@@ -161,6 +161,8 @@ def test_a_student_that_equals_its_teacher_has_no_loss(pair, name):
         ("gkd", {"replay": -1}),
         ("gkd", {"replay_share": 2.0}),
         ("gkd", {"task": "classification"}),
+        ("gkd", {"weight": 0.0, "share": 1.0}),
+        ("distillm", {"weight": 0.0, "share": 1}),
         ("se_kd", {"share": 0.0}),
         ("se_kd", {"share": 1.5}),
         ("se_kd", {"score": "entropie"}),

@@ -190,3 +190,23 @@ def test_texts_without_a_writer_and_wrong_arguments_are_refused():
     ):
         with pytest.raises(error):
             make("minillm", teacher=teacher, **wrong)
+
+
+@pytest.mark.parametrize("importance", ["token", "prefix"])
+def test_texts_that_were_just_written_have_the_weight_1_in_bfloat16_too(importance):
+    """Log-probabilities in bfloat16 have three digits, so products of ratios would be far from 1."""
+    draw = torch.Generator().manual_seed(0)
+    student, teacher = (3 * torch.randn(2, 64, 50, generator=draw) for _ in range(2))
+    student, teacher = student.bfloat16(), teacher.bfloat16()
+    tokens, counted = torch.randint(50, (2, 64), generator=draw), torch.ones(2, 64, dtype=torch.bool)
+    behavior = student.float().log_softmax(-1).gather(-1, tokens[..., None])[..., 0]
+
+    def compute(dtype):
+        logits = student.to(dtype).requires_grad_()
+        values = policy_gradient_terms(logits, teacher.to(dtype), tokens, counted, behavior, importance=importance)
+        return values.double(), torch.autograd.grad(values.sum(), logits)[0].double()
+
+    values, gradient = compute(torch.bfloat16)
+    exact, slope = compute(torch.float64)
+    torch.testing.assert_close(values, exact, rtol=1e-4, atol=1e-6)
+    assert float((gradient - slope).norm() / slope.norm()) < 0.003  # the last rounding, of the gradient itself

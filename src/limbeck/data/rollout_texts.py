@@ -193,7 +193,7 @@ class TextBuffer:
         empty = torch.zeros(0)
         return {
             "tokens": torch.cat([empty.int(), *(torch.cat([one.prompt, one.text]).int() for one in texts)]),
-            "logprobs": torch.cat([empty, *(one.logprobs.float() for one in texts)]),
+            "logprobs": torch.cat([empty, *(one.logprobs for one in texts)]),
             "table": torch.tensor(
                 [[len(one.prompt), len(one.text), one.finished, one.id, one.view, one.born] for one in texts],
                 dtype=torch.int64,

@@ -237,6 +237,8 @@ class RolloutLoader(Loader):
             return batch if "written_by" in batch.extra else self._give(batch)
         request = batch.extra["rollout"]
         batch = batch._replace(extra={name: value for name, value in batch.extra.items() if name != "rollout"})
+        if self.settings.share < 1 and not used:  # before the first step, where the first batch is a written one too
+            self._check_answers(batch)
         # A rank without rows of its own has the first row, of which nothing counts.
         padding = rank() >= request["rows"]
         made = (
@@ -248,14 +250,19 @@ class RolloutLoader(Loader):
             made = made._replace(mask=masks["given"], extra={**made.extra, "masks": masks})
         return made
 
-    def _give(self, batch: Batch) -> Batch:
-        """A batch with its given texts."""
+    def _check_answers(self, batch: Batch) -> Tensor:
+        """The labels of given texts."""
         labels = batch.labels
         if labels is None or not bool((labels != IGNORED).any()):
             raise DataError(
                 f"A batch of given texts is wanted, as share={self.settings.share}, and these prompts have no answers. "
                 "Use share=1, or data with a prompt and a completion in each row."
             )
+        return labels
+
+    def _give(self, batch: Batch) -> Batch:
+        """A batch with its given texts."""
+        labels = self._check_answers(batch)
         mask = labels != IGNORED if batch.mask is None else batch.mask
         masks = {**batch.extra.get("masks", {}), "given": mask}
         return batch._replace(mask=mask, extra={**batch.extra, "masks": masks, "written_by": _DATA})

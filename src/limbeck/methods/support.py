@@ -39,6 +39,20 @@ def check_share(**values: Any) -> None:
             raise ArgumentError(f"{name} is a number from 0 to 1; got {value!r}.", argument=name)
 
 
+def check_loss_counts(*, weight: float, share: float) -> None:
+    """Check that a divergence, and the answers of given texts with the rest of its weight, do not both count nothing.
+
+    Raises:
+        ArgumentError: If the weight of the divergence is 0, and no batch has given texts.
+    """
+    if weight == 0 and share == 1:
+        raise ArgumentError(
+            "weight=0 leaves the learning of given answers alone, and with share=1 no batch has any: nothing would be "
+            "learned. Raise weight, or lower share.",
+            argument="weight",
+        )
+
+
 def check_weight(**values: Any) -> None:
     """Check that all values are finite numbers of at least 0.
 

@@ -8,7 +8,7 @@ from limbeck.errors import ArgumentError
 from limbeck.functional import check_hyper, cross_entropy, skew_kl, skew_reverse_kl
 from limbeck.losses import Loss
 from limbeck.methods.card import MethodCard, SearchRange
-from limbeck.methods.support import check_share, make_rollouts
+from limbeck.methods.support import check_loss_counts, check_share, make_rollouts
 from limbeck.recipe import Recipe, Stage
 from limbeck.tasks import Task, get_task
 
@@ -86,6 +86,7 @@ def distillm(
     """
     check_hyper(skew=skew, temperature=temperature)
     check_share(weight=weight)
+    check_loss_counts(weight=weight, share=share)
     if direction not in _DIRECTIONS:
         raise ArgumentError(f"direction is 'reverse' or 'forward'; got {direction!r}.", argument="direction")
     task = get_task(task)

@@ -8,7 +8,7 @@ from limbeck.errors import ArgumentError
 from limbeck.functional import check_hyper, cross_entropy, gkd_jensen_shannon, jensen_shannon, kl_divergence, reverse_kl
 from limbeck.losses import Loss, Objective
 from limbeck.methods.card import MethodCard, SearchRange
-from limbeck.methods.support import check_share, make_rollouts
+from limbeck.methods.support import check_loss_counts, check_share, make_rollouts
 from limbeck.recipe import Recipe, Stage
 from limbeck.tasks import Task
 
@@ -109,6 +109,7 @@ def gkd(
     CARD.get_task(task)
     check_hyper(mixture=mixture, temperature=temperature)
     check_share(weight=weight)
+    check_loss_counts(weight=weight, share=share)
     rollouts, teacher = make_rollouts(
         teacher, share=share, writer=writer, max_new_tokens=max_new_tokens, sampling_temperature=sampling_temperature,
         replay=replay, replay_share=replay_share,

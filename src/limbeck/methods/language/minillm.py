@@ -91,10 +91,11 @@ def policy_gradient_terms(
         clip: With ``token``, the bound of :math:`|\rho - 1|` beyond which the second part has no gradient, as in PPO; 0
             for no bound.
     """
-    keep = counted.to(student.dtype)
+    # In float32 at least: ratios of probabilities, and their products, need its digits.
+    keep = counted.to(torch.promote_types(student.dtype, torch.float32))
     log_q = _log_probability(student, tokens) * keep
     log_p = _log_probability(teacher, tokens).detach() * keep
-    behavior = behavior.to(student.dtype).masked_fill(~counted, 0.0)
+    behavior = behavior.to(keep.dtype).masked_fill(~counted, 0.0)
     log_ratio = log_q.detach() - behavior
     reward = (log_p - log_q.detach()) * keep
     if importance == "prefix":
@@ -113,6 +114,7 @@ def policy_gradient_terms(
 
 
 def _log_probability(logits: Tensor, tokens: Tensor) -> Tensor:
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     return guarded_log_softmax(logits, 1.0).gather(-1, tokens.clamp_min(0).unsqueeze(-1)).squeeze(-1)
 
 
