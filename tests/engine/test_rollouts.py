@@ -206,5 +206,5 @@ def test_prompts_without_answers_and_a_share_below_1_are_refused_before_the_firs
     """Also where the first batches are written ones."""
     prompts = PromptDataset([row["prompt"] for row in rows()], tokenizer=tokenizer())
     planned = replace(stage(0.999), objective=Loss(reverse_kl))
-    with pytest.raises(DataError, match="share=0.999"):
+    with pytest.raises(DataError, match=r"share=0\.999"):
         next(iter(distill(Own(), planned, ShuffledLoader(prompts, batch_size=4))))
