@@ -155,9 +155,15 @@ def test_teachers_whose_answers_cannot_be_kept_say_why(tmp_path):
         ask(CachedTeacher(Counting(), tmp_path), make_loader(), requires=("bodi",))
 
 
-def test_it_does_not_answer_for_other_examples_than_its_own(tmp_path):
-    net = Counting()
+def test_it_answers_for_its_own_examples_alone(tmp_path):
+    net, loader = Counting(), make_loader()
     teacher = CachedTeacher(net, tmp_path / "s")
-    ask(teacher, make_loader())
+    ask(teacher, loader)
+    calls = len(net.asked)
+    stored, live = (predict(one, loader, preprocess=unchanged).student for one in (teacher, Counting()))
+    torch.testing.assert_close(stored, live, rtol=0.0, atol=1e-3)  # stored in 16 bits
+    assert len(net.asked) == calls
     with pytest.raises(LimbeckError, match=r"TeacherContext\(loader="):
-        predict(teacher, make_loader(), preprocess=unchanged)
+        predict(teacher, list(loader.batches(0, 0)), preprocess=unchanged)  # batches do not say whose they are
+    with pytest.raises(LimbeckError):
+        predict(teacher, make_loader(16), preprocess=unchanged)

@@ -153,7 +153,7 @@ def duration(seconds: float) -> str:
     """Format a number of seconds for people.
 
     Example:
-        >>> duration(5400)
+        >>> duration(5400.0)
         '1.5 h'
     """
     if seconds < 90:

@@ -187,7 +187,7 @@ def train_tokenizer(texts: Iterable[str], *, vocabulary: int = 8000, max_length:
     Example:
         >>> tokenizer = train_tokenizer(["a fine film", "a dull film"], vocabulary=30)
         >>> tokenizer.decode(tokenizer("a Fine film")["input_ids"])
-        '[CLS] a fine film [SEP]'
+        '[CLS] a fine film[SEP]'
 
     Source: Sennrich, Haddow and Birch, Neural Machine Translation of Rare Words with Subword Units, 2015,
         arXiv:1508.07909.

@@ -169,7 +169,7 @@ def check_hyper(**hyper: Any) -> None:
         >>> check_hyper(temperature=0.0)
         Traceback (most recent call last):
         ...
-        limbeck.errors.LimbeckError: temperature is a finite number above 0; got 0.0. Usual values are 1.0 to 20.0.
+        limbeck.errors.ArgumentError: temperature is a finite number above 0; got 0.0. Usual values are 1.0 to 20.0.
     """
     for name, value in hyper.items():
         _checked(name, value)

@@ -140,7 +140,7 @@ def downsample(curve: Sequence[tuple[float, float]], points: int = POINTS) -> Cu
     """Reduce a curve to at most `points` points, each the mean of neighbors.
 
     Example:
-        >>> downsample([(1, 2.0), (2, 4.0), (3, 6.0), (4, 8.0)], points=2)
+        >>> downsample([(1.0, 2.0), (2.0, 4.0), (3.0, 6.0), (4.0, 8.0)], points=2)
         [(1.5, 3.0), (3.5, 7.0)]
     """
     if len(curve) <= points:

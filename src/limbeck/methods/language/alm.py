@@ -72,7 +72,7 @@ def alm(
 
     Example:
         >>> from torch import nn
-        >>> [repr(stage.objective) for stage in alm(nn.Linear(4, 3), label_weight=0).stages()]
+        >>> [repr(stage.objective) for stage in alm(nn.Linear(4, 3), label_weight=0.0).stages()]
         ['1.0 * Loss(binary_likelihood_kl, likelihood_temperature=100.0)']
 
     Source: Minixhofer et al., 2025, arXiv:2503.20083, section 3.

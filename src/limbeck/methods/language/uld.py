@@ -67,8 +67,8 @@ def uld(
 
     Example:
         >>> from torch import nn
-        >>> [repr(stage.objective) for stage in uld(nn.Linear(4, 3), weight=2).stages()]
-        ['2 * Loss(sorted_probability_distance, temperature=1.0) + Loss(cross_entropy)']
+        >>> [repr(stage.objective) for stage in uld(nn.Linear(4, 3), weight=2.0).stages()]
+        ['2.0 * Loss(sorted_probability_distance, temperature=1.0) + Loss(cross_entropy)']
 
     Source: Boizard et al., 2024, arXiv:2402.12030, equation 5.
     """
