@@ -118,7 +118,7 @@ def _measure(
         return times, {name: peak_on_cpu(step) / 2**20 for name, step in steps.items()}
 
 
-def _compare_small(vocabulary: int, rounds: int, say: Callable[[str], None]) -> dict[str, float]:
+def _compare_small(vocabulary: int, rounds: int, say: Callable[[str], None]) -> dict[str, Any]:
     """The time and memory of a small student's step without logits over those with them."""
     kinds = ("live dense", "live fused")
     times, memory = _measure(kinds, replace(SMALL, vocabulary=vocabulary), rounds, say)

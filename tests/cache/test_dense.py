@@ -132,6 +132,7 @@ def test_every_name():
         "compact-top-k",
         "float16",
         "float32",
+        "likelihoods",
         "listed",
         "mean-embedding",
         "quantized",
