@@ -64,6 +64,17 @@ def test_a_method_without_a_teacher_has_no_shuffled_one(limbeck, job):
     assert "shuffled teacher" not in found["arms"]
 
 
+def test_a_method_whose_texts_a_model_writes_has_no_shuffled_one(limbeck, job):
+    """Its answers would be about texts that are not written before, so the whole comparison would be refused."""
+    for words, has_one in (
+        (["gkd,distillspec"], False), (["gkd", "--set", "methods.gkd.share=0"], True), (["distillm"], True),
+        (["distillm", "--set", "methods.distillm.share=0.5"], False), (["hinton,gkd"], True),
+    ):  # fmt: skip
+        found = limbeck("compare", job, "--task", "language_modeling", "--methods", *words, "--print-job")
+        assert found.code == 0, found.err
+        assert ("shuffled teacher" in yaml.safe_load(found.out)["arms"]) == has_one, words
+
+
 def test_a_method_may_stand_twice_with_other_settings(limbeck, job):
     words = ["--methods", "hinton,hinton", "--set", "methods.hinton#2.temperature=9", "--print-job"]
     assert [one.get("temperature") for one in yaml.safe_load(limbeck("compare", job, *words).out)["methods"]] == [

@@ -358,7 +358,10 @@ def run_compare(path: str | None, flags: Mapping[str, Any], settings: Sequence[s
 
 
 def comparison(path: str | None, flags: Mapping[str, Any], settings: Sequence[str]) -> Job:
-    """Make the job of a comparison: all arms unless the job file lists them, and five seeds unless it sets a number."""
+    """Make the job of a comparison: all arms unless the job file lists them, and five seeds unless it sets a number.
+
+    A method without a teacher, or one whose texts a model writes, has no shuffled teacher.
+    """
     from limbeck.consent import may_run
     from limbeck.job import ARMS, make_job
     from limbeck.methods import method
@@ -372,5 +375,6 @@ def comparison(path: str | None, flags: Mapping[str, Any], settings: Sequence[st
         return job
     # `--print-job` must not run the Python file of a method, so that file counts as a method with a teacher.
     own = UserFile.parse(job.method.name)
-    has_teacher = (own is not None and not may_run(own.file)) or method(job.method.name).has_teacher
-    return make_job({**request, "arms": [arm for arm in ARMS if has_teacher or arm != "shuffled teacher"]})
+    is_unknown = own is not None and not may_run(own.file)
+    shuffled = is_unknown or (method(job.method.name).has_teacher and not job.method.written_share)
+    return make_job({**request, "arms": [arm for arm in ARMS if shuffled or arm != "shuffled teacher"]})

@@ -342,17 +342,12 @@ def describe_tokens(job: Job, train: Dataset) -> str | None:
 
 def _share_written(job: Job, arm: str) -> float:
     """The share of the texts of an arm that a model writes while it is trained."""
-    values = _find_hyper(job, arm)
-    return float(values.get("share", 1.0)) if "max_new_tokens" in values else 0.0
+    settings = job.method_arms.get(arm)
+    return 0.0 if settings is None else settings.written_share
 
 
 def _count_written(job: Job, arm: str, prompts: int) -> int:
     """The largest number of tokens that a model writes in a run of an arm."""
-    most = _find_hyper(job, arm).get("max_new_tokens", 0)
-    return round(job.budget_of(arm).epochs * prompts * _share_written(job, arm) * most)
-
-
-def _find_hyper(job: Job, arm: str) -> dict[str, Any]:
-    """The settings of an arm's method, with their defaults; empty for a control."""
-    settings = job.method_arms.get(arm)
-    return {} if settings is None else {**method(settings.name).defaults, **settings.hyper}
+    settings, share = job.method_arms.get(arm), _share_written(job, arm)
+    most = {**method(settings.name).defaults, **settings.hyper}["max_new_tokens"] if settings and share else 0
+    return round(job.budget_of(arm).epochs * prompts * share * most)

@@ -200,6 +200,12 @@ class MethodSettings(BaseModel):
         return dict(self.model_extra or {})
 
     @property
+    def written_share(self) -> float:
+        """The share of the batches whose texts a model writes while it learns; 0 for methods on given data."""
+        values = {**method(self.name).defaults, **self.hyper}
+        return float(values.get("share", 1.0)) if "max_new_tokens" in values else 0.0
+
+    @property
     def is_user_function(self) -> bool:
         """Whether it is a user's function, ``my.py:function``, whose file has to be run."""
         return UserFile.parse(self.name) is not None
