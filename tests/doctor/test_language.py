@@ -164,12 +164,18 @@ def test_prompts_of_an_on_policy_job_leave_room_for_new_tokens_and_texts_can_end
         if size is not None:
             student.get_input_embeddings = lambda: nn.Embedding(size, 2)
         recipe = make("gkd", teacher=teacher, max_new_tokens=new)
-        return check_written_texts(job(data, student=student, recipe=recipe))
+        return check_written_texts(job(data, teacher=teacher, student=student, recipe=recipe))
 
     assert (state().state, state().value) == ("ok", {"prompts": len(data), "longest": longest})
     assert state(limit=longest + 8).state == "ok"
     assert (state(limit=longest, new=8).state, state(limit=longest, new=1).state) == ("look", "ok")
     assert state(limit=longest - 1).state == "wrong"
+    teacher.config = SimpleNamespace(max_position_embeddings=longest + 7)
+    assert state().state == "ok"
+    teacher.config = SimpleNamespace(max_position_embeddings=longest + 6)  # the last new token is not read
+    assert (state().state, state().value) == ("wrong", longest + 7)
+    assert state(limit=longest + 6).state == "look", "the student's own context ends its texts before"
+    del teacher.config
     assert state(size=tokenizer.eos_token_id).state == "wrong"
     assert state(data=TokenDataset(TEXTS, tokenizer=tokenizer, max_length=40)).state == "look"
     assert check_written_texts(job(data)) is None

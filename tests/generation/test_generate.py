@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -241,6 +242,14 @@ def test_the_context_limits_prompts_and_texts():
     with pytest.raises(DataError):
         generate(model, [torch.tensor([], dtype=torch.long)], config)
     assert generate(model, [], config).texts == ()
+
+
+def test_a_model_of_one_s_own_may_state_its_context():
+    """As those of transformers do, in ``config``."""
+    model = nn.Sequential(nn.Embedding(5, 4), nn.Linear(4, 5))
+    model.config = SimpleNamespace(max_position_embeddings=4)
+    written = generate(model, [torch.tensor([1, 2]), torch.tensor([1])], GenerationConfig(max_new_tokens=9))
+    assert written.lengths.tolist() == [3, 4]  # the last new token is not read
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])

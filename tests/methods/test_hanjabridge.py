@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import copy
+from contextlib import nullcontext
 
 import pytest
 import torch
 from torch.nn import functional as F
 
-from limbeck.data import ArrayDataset
+from limbeck.data import ArrayDataset, TokenPairDataset, train_tokenizer
 from limbeck.engine import distill
 from limbeck.errors import ArgumentError, LimbeckError
 from limbeck.methods import make
@@ -112,3 +113,18 @@ def test_models_with_other_tokens_and_wrong_arguments_are_refused():
     recipe = make("hanjabridge", teacher=teacher, at="layer2:1", student_at="layer2:0")  # the last state: one a text
     with pytest.raises(LimbeckError):
         distill(student, recipe, data, batch_size=8, steps=1).finish()
+
+
+def test_features_of_an_encoder_which_has_other_positions_than_the_answers_are_refused():
+    transformers = pytest.importorskip("transformers")
+    tokenizer = train_tokenizer(["a b c d e"], vocabulary=30)
+    config = transformers.T5Config(
+        vocab_size=30, d_model=8, d_kv=4, d_ff=8, num_layers=1, num_heads=2, decoder_start_token_id=0, pad_token_id=0
+    )
+    student = transformers.T5ForConditionalGeneration(config)
+    data = TokenPairDataset([{"source": "a b c d", "target": "e"}] * 4, tokenizer=tokenizer, add_eos_token=False)
+    for side, refused in (("encoder", True), ("decoder", False)):
+        at = f"{side}.final_layer_norm"
+        recipe = make("hanjabridge", teacher=copy.deepcopy(student), at=at, student_at=at, size=8)
+        with pytest.raises(LimbeckError, match="decoder") if refused else nullcontext():
+            distill(student, recipe, data, batch_size=2, steps=1).finish()

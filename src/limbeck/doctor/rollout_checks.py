@@ -9,10 +9,12 @@ from torch import nn
 
 from limbeck.data import Dataset, RolloutLoader
 from limbeck.data.rollout_texts import find_prompts
+from limbeck.data.tokenizer import is_encoder_decoder
 from limbeck.doctor.context import CheckContext, Finding, fail, passed, warn
 from limbeck.doctor.language_checks import new_student
 from limbeck.model_call import vocabulary_size
 from limbeck.models import read_context_length
+from limbeck.teachers import has_other_tokenizer
 
 WRITTEN_TEXTS = "written texts"
 _MOST = 4096
@@ -20,12 +22,19 @@ _MOST = 4096
 
 
 def check_written_texts(context: CheckContext) -> Finding | None:
-    """Check that prompts leave room for new tokens, and that texts can end; None if no arm writes texts."""
+    """Check that prompts leave room for new tokens, that the teacher reads all of a text, and that texts can end.
+
+    None if no arm writes texts.
+    """
     for loader in _find_rollouts(context):
         prompts = torch.tensor(list(_prompt_lengths(context.train)))
         writer = loader.settings.writer
         model = writer if isinstance(writer, nn.Module) else new_student(context)
-        found = _check_ends(loader, model) or _check_room(loader, model, prompts)
+        found = (
+            _check_ends(loader, model)
+            or _check_teachers(context, loader, model, prompts)
+            or _check_room(loader, model, prompts)
+        )
         if found is not None:
             return found
         config = loader.generation
@@ -67,6 +76,32 @@ def _check_ends(loader: RolloutLoader, model: nn.Module) -> Finding | None:
     return None
 
 
+def _check_teachers(
+    context: CheckContext, loader: RolloutLoader, model: nn.Module, prompts: torch.Tensor
+) -> Finding | None:
+    """Check that the teacher can read the longest text that may be written."""
+    if has_other_tokenizer(context.teacher):  # it counts tokens of its own
+        return None
+    own, most = read_context_length(model), loader.generation.max_new_tokens
+    longest = int(torch.maximum(prompts, _count_read(model, prompts, most)).max())
+    longest = longest if own is None else min(longest, own)
+    limits = (read_context_length(network) for network in context.networks.values())
+    limit = min((limit for limit in limits if limit is not None), default=longest)
+    if limit < longest:
+        return fail(
+            WRITTEN_TEXTS, longest, f"The teacher reads {limit:,} tokens at most, and a prompt with what is written "
+            f"behind it may have {longest:,}. Lower max_new_tokens, or leave out long prompts.",
+            f"{limit:,} < {longest:,}",
+        )  # fmt: skip
+    return None
+
+
+def _count_read(model: nn.Module, prompts: torch.Tensor, most: int) -> torch.Tensor:
+    """The tokens of each text that are read together, at most; the last new one is not."""
+    # The decoder of an encoder-decoder does not read the prompt.
+    return torch.full_like(prompts, most) if is_encoder_decoder(model) else prompts + most - 1
+
+
 def _check_room(loader: RolloutLoader, model: nn.Module, prompts: torch.Tensor) -> Finding | None:
     limit, most = read_context_length(model), loader.generation.max_new_tokens
     longest = int(prompts.max())
@@ -76,7 +111,7 @@ def _check_room(loader: RolloutLoader, model: nn.Module, prompts: torch.Tensor) 
             f"{limit:,} tokens that the writer reads, so nothing can be written behind them. Leave them out.",
             f"{longest:,} > {limit:,}",
         )  # fmt: skip
-    short = 0 if limit is None else int((prompts + most > limit + 1).sum())
+    short = 0 if limit is None else int((_count_read(model, prompts, most) > limit).sum())
     if short:
         return warn(
             WRITTEN_TEXTS, short, f"Behind {short:,} of {len(prompts):,} prompts there is no room for max_new_tokens="

@@ -247,7 +247,8 @@ def _find_room(module: nn.Module | None, prompts: list[Tensor], most: int) -> In
             f"Prompt {number} has {int(lengths[number]):,} tokens, and {type(module).__name__} reads at most "
             f"{context:,}, so it cannot be continued. Leave out prompts that are so long, or shorten them."
         )
-    if find_hf_config(module).is_encoder_decoder:  # type: ignore[arg-type]
+    config = None if module is None else find_hf_config(module)  # a model of one's own has none, whatever it states
+    if config is not None and config.is_encoder_decoder:
         return room.clamp_max(context)
     # The last new token is not read any more.
     return torch.minimum(room, context + 1 - lengths)

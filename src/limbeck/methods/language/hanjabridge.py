@@ -160,7 +160,16 @@ def _widen(features: Tensor) -> Tensor:
 
 
 def _rows(features: Tensor, counted: Tensor) -> Tensor:
-    """The features as rows, one for each token, or for each example."""
+    """The features as rows, one for each token, or for each example.
+
+    Raises:
+        LimbeckError: If they are those of other positions.
+    """
+    if features.shape[: counted.ndim] != counted.shape:
+        raise LimbeckError(
+            f"Features of the shape {list(features.shape)} are not those of the labels, {list(counted.shape)}: "
+            "hanjabridge reads a layer with a row for each label. In an encoder-decoder that is one of the decoder."
+        )
     return features.flatten(0, counted.ndim - 1).flatten(1)
 
 
