@@ -18,7 +18,10 @@ from limbeck.generated_texts.prompts import TextPrompt
 from limbeck.generated_texts.text_file import TextWriter, Writing
 from limbeck.generation import GenerationConfig, generate
 from limbeck.models import find_tokenizer, fingerprint, open_model
+from limbeck.models.adapters import without_adapter
+from limbeck.models.hf_folder import find_hf_config
 from limbeck.models.hf_heads import LANGUAGE_MODELING
+from limbeck.models.size_and_hash import unwrap_compiled
 from limbeck.models.user_file import plain_name
 from limbeck.random_seeds import derive_seed
 from limbeck.teachers.served import ServedTextWriter
@@ -157,8 +160,9 @@ class ModelWriter(TextWriter):
 
 def _end_tokens(model: nn.Module, tokenizer: Any) -> tuple[int, ...]:
     """The end token of the tokenizer, and those with which the model's own settings end a text, as of a chat."""
-    # Only models of transformers that write have one, and its end token may be missing.
-    own = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
+    plain: Any = without_adapter(unwrap_compiled(model))
+    settings = plain.generation_config if find_hf_config(plain) is not None and plain.can_generate() else None
+    own = None if settings is None else settings.eos_token_id
     ends = {tokenizer.eos_token_id, *(own if isinstance(own, (list, tuple)) else [own])}
     return tuple(sorted(end for end in ends if isinstance(end, int)))
 

@@ -71,7 +71,7 @@ def override_config(name: str, config: Any, arguments: Mapping[str, Any]) -> Non
             near = nearest(key, config.to_dict())
             hint = f" Did you mean {near!r}?" if near else ""
             raise LimbeckError(f"The configuration of hf:{name} has no {key!r}.{hint}")
-    before, values = _depth(config), config.to_dict()
+    before, values = find_depth(config), config.to_dict()
     derived = {key for key, derive in _DERIVED.items() if key in values and values[key] == _try(derive, config)}
     for key, value in arguments.items():
         setattr(config, key, value)
@@ -81,7 +81,7 @@ def override_config(name: str, config: Any, arguments: Mapping[str, Any]) -> Non
         # A setting with one entry for each layer, such as the kind of attention.
         per_layer = isinstance(value, (list, tuple)) and before is not None and len(value) == before
         if key not in arguments and per_layer and key.startswith(("layer", "mlp_layer")):
-            setattr(config, key, [value[i % len(value)] for i in range(_depth(config) or 0)])
+            setattr(config, key, [value[i % len(value)] for i in range(find_depth(config) or 0)])
 
 
 _DERIVED: Mapping[str, Callable[[Any], int]] = {
@@ -99,9 +99,10 @@ def _try(derive: Callable[[Any], int], config: Any) -> int | None:
         return None
 
 
-def _depth(config: Any) -> int | None:
-    # Models of images in stages have no such number.
-    depth = getattr(config, "num_hidden_layers", None)
+def find_depth(config: Any, setting: str = "num_hidden_layers") -> int | None:
+    """A number of layers in a configuration; None if it has none of this name."""
+    # Models of images in stages have no such number; others have it under an alias, which is in no dictionary.
+    depth = getattr(config, setting, None)
     return depth if isinstance(depth, int) else None
 
 

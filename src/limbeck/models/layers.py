@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from limbeck.errors import ArgumentError, LimbeckError, unknown_name_error
 from limbeck.models.hf_folder import find_hf_config
+from limbeck.models.hf_heads import find_depth
 
 
 def shallow(teacher: Any, layers: int | Sequence[int], *, embeddings: bool = True, head: bool = True) -> Any:
@@ -77,8 +78,7 @@ def _find_layer_lists(model: Any) -> dict[str, str]:
     config: Any = find_hf_config(model) if isinstance(model, nn.Module) else None
     depths = {
         name: depth for name in ("num_hidden_layers", *_DECODER_DEPTHS)
-        # no depth in the configurations of vision models in stages
-        if isinstance(depth := getattr(config, name, None), int)
+        if (depth := find_depth(config, name)) is not None
     }  # fmt: skip
     who = type(model).__name__
     if not isinstance(model, nn.Module) or not depths:

@@ -13,6 +13,7 @@ from torch import Tensor
 from limbeck.batch import IGNORED, Batch
 from limbeck.data import DataSplits, load_data, silenced
 from limbeck.data.builtin_datasets import IMAGE_DATASETS, data_folders
+from limbeck.data.preprocess import NormalizeImages
 from limbeck.data.table_encoding import CategoryColumn
 from limbeck.errors import LimbeckError
 from limbeck.job import RunLayout, read_job
@@ -135,9 +136,8 @@ def _text(text: str) -> Markup:
 
 def _top(data: DataSplits) -> float:
     """Return the value of white: 255, or 16 for images with 17 shades (scikit-learn's digits)."""
-    # Only some preprocessing has a scale; users can pass any function.
-    scale = getattr(data.preprocess, "scale", None)
-    return 1 / scale if isinstance(scale, float) and 0 < scale <= 1 else 255.0
+    scale = data.preprocess.scale if isinstance(data.preprocess, NormalizeImages) else 0.0
+    return 1 / scale if 0 < scale <= 1 else 255.0
 
 
 def _pixels(tensor: Tensor, top: float) -> np.ndarray | None:

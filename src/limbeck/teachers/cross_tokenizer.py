@@ -17,6 +17,8 @@ from limbeck.group_likelihoods import (
     compute_log_likelihood,
     expand_ranges,
 )
+from limbeck.models.hf_folder import find_hf_config
+from limbeck.models.size_and_hash import unwrap_compiled
 from limbeck.models.token_alignment import TokenAligner
 from limbeck.models.vocabulary import count_outputs, hash_tokenizer, read_context_length
 from limbeck.teachers.batch_alignment import BatchAlignment, align_batch, read_ids, read_labels
@@ -245,9 +247,9 @@ def _check_teacher(teacher: Teacher) -> None:
             "The teacher reads texts in its own tokens, which no loader has, so its outputs cannot be cached within. "
             "Put the cache around: CachedTeacher(CrossTokenizerTeacher(...), FOLDER, encoding='likelihoods')."
         )
-    model: Any = teacher.model if isinstance(teacher, ModelTeacher) else None
-    # Only the configurations of transformers have it.
-    if model is not None and hasattr(model, "config") and bool(getattr(model.config, "is_encoder_decoder", False)):
+    model = unwrap_compiled(teacher.model) if isinstance(teacher, ModelTeacher) else None
+    config = None if model is None else find_hf_config(model)
+    if config is not None and config.is_encoder_decoder:
         raise LimbeckError(
             f"{type(model).__name__} is an encoder-decoder; a teacher with another tokenizer is a causal language "
             "model, whose likelihood of a text is the product over its tokens."

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from limbeck.model_call import call, logits_of
+from limbeck.models.vocabulary import read_context_length
 from limbeck.tap import FrozenParameters
 
 Api = Literal["vllm", "sglang", "text"]
@@ -221,8 +222,7 @@ def serve_model(model: nn.Module, tokenizer: Any, **settings: Any) -> Iterator[M
         ...     json.load(answer)["data"][0]["id"]
         'teacher'
     """
-    # A module of one's own has no configuration, and some of transformers have no longest text.
-    longest = getattr(getattr(model, "config", None), "max_position_embeddings", None)
+    longest = read_context_length(model)
     own = ModelServer(model, tokenizer, **({"max_length": longest} if longest else {}) | settings)
 
     class Handler(BaseHTTPRequestHandler):

@@ -82,7 +82,7 @@ class ServerClient:
 
     def _open(self) -> None:
         self._pool: ThreadPoolExecutor | None = None
-        self._local, self._lock, self._stop = threading.local(), threading.Lock(), threading.Event()
+        self._local, self._lock, self._stop = _ThreadConnection(), threading.Lock(), threading.Event()
         self._connections: set[http.client.HTTPConnection] = set()
         self._requests = 0
         self._random = random.Random()  # waits only; the run's random numbers are not touched
@@ -140,7 +140,7 @@ class ServerClient:
             pool.shutdown(wait=False, cancel_futures=True)
         for connection in connections:
             connection.close()
-        self._stop, self._local = threading.Event(), threading.local()
+        self._stop, self._local = threading.Event(), _ThreadConnection()
 
     # --- one request ------------------------------------------------------------------------------------------------
 
@@ -173,7 +173,7 @@ class ServerClient:
 
     def _exchange(self, method: str, path: str, body: Any) -> tuple[int, Message, bytes]:
         """Send a request; a kept connection that the server has closed meanwhile is opened again."""
-        kept = getattr(self._local, "connection", None)  # none before the first request of a thread
+        kept = self._local.connection
         try:
             return self._send(kept or self._connect(), method, path, body)
         except (ConnectionError, http.client.RemoteDisconnected, http.client.CannotSendRequest):
@@ -278,6 +278,12 @@ class ServerClient:
         words = _one_line(value if isinstance(value, str) else json.dumps(value))
         key = os.environ.get(self.api_key_env)
         return words.replace(key, "***") if key else words
+
+
+class _ThreadConnection(threading.local):
+    """The connection of each thread; None before its first request."""
+
+    connection: http.client.HTTPConnection | None = None
 
 
 class _BrokenOffError(Exception):
