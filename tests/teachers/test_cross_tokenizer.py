@@ -272,8 +272,10 @@ def test_other_encodings_and_a_cache_within_are_refused_by_name(tokenizers, mode
     teacher = CrossTokenizerTeacher(models[1], *tokenizers)
     with pytest.raises(LimbeckError, match="likelihoods"):
         CachedTeacher(teacher, tmp_path)
-    with pytest.raises(LimbeckError, match="CachedTeacher\\(CrossTokenizerTeacher"):
-        CrossTokenizerTeacher(CachedTeacher(models[1], tmp_path), *tokenizers)
+    cached = CachedTeacher(models[1], tmp_path)
+    for within in (cached, ShuffledTeacher(cached), ShuffledTeacher(ShuffledTeacher(cached))):
+        with pytest.raises(LimbeckError, match="CachedTeacher\\(CrossTokenizerTeacher"):
+            CrossTokenizerTeacher(within, *tokenizers)
     data = TokenDataset(TEXTS, tokenizer=tokenizers[1])
     plain = CachedTeacher(models[1], tmp_path, encoding="likelihoods")
     with pytest.raises(LimbeckError, match="CrossTokenizerTeacher"):

@@ -19,7 +19,7 @@ from limbeck.functional.output_layer import AroundHidden, multiply_out
 from limbeck.models.vocabulary import VocabularyAlignment
 from limbeck.teachers.cached_teacher import CachedTeacher
 from limbeck.teachers.teacher import Teacher, TeacherCapabilities, TeacherContext, TeacherSession
-from limbeck.teachers.wrapper import TeacherWrapper, WrapperSession
+from limbeck.teachers.wrapper import TeacherWrapper, WrapperSession, walk_teachers
 from limbeck.top_k_logits import PartialLogits, SampledLogits, TopKLogits
 
 _MASKS = {"input_ids": "attention_mask", "decoder_input_ids": "decoder_attention_mask", "labels": ""}
@@ -67,7 +67,7 @@ class AlignedTeacher(TeacherWrapper):
         (own,) = self.teachers
         if _is_translated(own):
             return
-        if not self.reads_own_ids and _holds_cache(own):
+        if not self.reads_own_ids and any(isinstance(one, CachedTeacher) for one in walk_teachers(own)):
             raise LimbeckError(
                 "The cache would have the teacher's outputs for the student's ids, which are other tokens to it. Let "
                 "the cached teacher read its own: AlignedTeacher(CachedTeacher(TranslatedTeacher(teacher, alignment), "
@@ -161,12 +161,6 @@ def _is_translated(teacher: Teacher) -> bool:
     if isinstance(teacher, TranslatedTeacher):
         return True
     return isinstance(teacher, TeacherWrapper) and all(_is_translated(one) for one in teacher.teachers)
-
-
-def _holds_cache(teacher: Teacher) -> bool:
-    if isinstance(teacher, CachedTeacher):
-        return True
-    return isinstance(teacher, TeacherWrapper) and any(_holds_cache(one) for one in teacher.teachers)
 
 
 @final

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
 from typing import Any, ClassVar, final
 
 import torch
@@ -31,7 +30,7 @@ from limbeck.teachers.teacher import (
     TeacherSession,
     TokenExamples,
 )
-from limbeck.teachers.wrapper import TeacherWrapper
+from limbeck.teachers.wrapper import TeacherWrapper, walk_teachers
 from limbeck.top_k_logits import PartialLogits
 
 
@@ -242,7 +241,7 @@ def _check_teacher(teacher: Teacher) -> None:
             f"A CrossTokenizerTeacher needs the logits of all of the teacher's tokens, and a {type(teacher).__name__} "
             "gives a part of them: use the model itself."
         )
-    if isinstance(teacher, CachedTeacher) or any(isinstance(one, CachedTeacher) for one in _within(teacher)):
+    if any(isinstance(one, CachedTeacher) for one in walk_teachers(teacher)):
         raise LimbeckError(
             "The teacher reads texts in its own tokens, which no loader has, so its outputs cannot be cached within. "
             "Put the cache around: CachedTeacher(CrossTokenizerTeacher(...), FOLDER, encoding='likelihoods')."
@@ -264,7 +263,3 @@ def _check_outputs(teacher: Teacher, tokenizer: Any) -> None:
             f"The teacher's tokenizer has tokens up to {most:,}, and the teacher {outputs:,} outputs: it is another "
             "model's tokenizer."
         )
-
-
-def _within(teacher: Teacher) -> Sequence[Teacher]:
-    return teacher.teachers if isinstance(teacher, TeacherWrapper) else ()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import hashlib
 from abc import abstractmethod
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import ExitStack
 from dataclasses import replace
@@ -88,6 +88,13 @@ class TeacherWrapper(Teacher):
         tokenizers = {one.capabilities.tokenizer for one in self.teachers} - {None}
         if len(tokenizers) > 1:
             raise LimbeckError(f"{who} needs one vocabulary, and its teachers have {len(tokenizers)} tokenizers.")
+
+
+def walk_teachers(teacher: Teacher) -> Iterator[Teacher]:
+    """A teacher, and all teachers within it, at any depth."""
+    yield teacher
+    for one in teacher.teachers if isinstance(teacher, TeacherWrapper) else ():
+        yield from walk_teachers(one)
 
 
 class WrapperSession(TeacherSession):
