@@ -12,6 +12,7 @@ from limbeck import ArrayDataset
 from limbeck.batch import IGNORED, Batch, Outputs, Progress
 from limbeck.errors import DataError, LimbeckError, UnknownNameError
 from limbeck.losses.objective import LossContext
+from limbeck.metrics.metric import linear_scores
 from limbeck.tasks import (
     Classification,
     MultiLabel,
@@ -22,7 +23,6 @@ from limbeck.tasks import (
     task_from_dict,
     task_names,
 )
-from limbeck.tasks.task import linear_scores
 
 
 def random(*shape, seed=0):

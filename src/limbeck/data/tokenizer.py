@@ -209,9 +209,8 @@ def train_tokenizer(texts: Iterable[str], *, vocabulary: int = 8000, max_length:
     begin, end = ((name, tokenizer.token_to_id(name)) for name in (SPECIAL["cls_token"], SPECIAL["sep_token"]))
     tokenizer.post_processor = tokenizers.processors.BertProcessing(end, begin)
     names = ["input_ids", "token_type_ids", "attention_mask"]
-    return hf.PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, model_input_names=names, model_max_length=max_length, **SPECIAL
-    )
+    own = {"tokenizer_object": tokenizer, "model_input_names": names, "model_max_length": max_length}
+    return hf.PreTrainedTokenizerFast(**own, **SPECIAL)
 
 
 END_OF_TEXT = "<|endoftext|>"
@@ -274,10 +273,9 @@ def open_tokenizer(folder: str | Path) -> Any:
     hf, path = import_text_library("transformers"), Path(str(folder).removeprefix("hf:"))
     if str(folder).startswith("hf:") and not path.exists():
         return _open_hub_tokenizer(hf, str(path))
-    folder = path
-    if not holds_tokenizer(folder):
+    if not holds_tokenizer(path):
         raise DataError(
-            f"There is no tokenizer in {folder}. Save one with tokenizer.save_pretrained({str(folder)!r}), or leave "
+            f"There is no tokenizer in {path}. Save one with tokenizer.save_pretrained({str(path)!r}), or leave "
             "tokenizer= out to train one on the texts."
         )
     _check_no_code(path)
@@ -285,7 +283,7 @@ def open_tokenizer(folder: str | Path) -> Any:
         return hf.AutoTokenizer.from_pretrained(str(path), local_files_only=True, trust_remote_code=False)
     except Exception as error:  # tokenizers raises a plain Exception for a damaged file
         reason = str(error).strip().partition("\n")[0]
-        raise DataError(f"The tokenizer in {folder} cannot be opened: {reason}") from error
+        raise DataError(f"The tokenizer in {path} cannot be opened: {reason}") from error
 
 
 def _open_hub_tokenizer(hf: Any, name: str) -> Any:
@@ -352,10 +350,9 @@ def import_text_library(module: str) -> ModuleType:
 
 
 def _check_not_empty(texts: Iterable[str]) -> list[str]:
-    text_list = list(texts)
-    if not text_list:
-        raise DataError("There are no texts to train a tokenizer.")
-    return text_list
+    if text_list := list(texts):
+        return text_list
+    raise DataError("There are no texts to train a tokenizer.")
 
 
 def count_token_bytes(tokenizer: Any) -> Int[Tensor, " vocabulary"] | None:

@@ -244,8 +244,9 @@ def _token_values(
     lacking: Bool[Tensor, " vocabulary"] | None,
 ) -> Float[Tensor, "rows metrics"]:
     """The value of each metric in `_OWN`, `_WITH_TEACHER` and `BOUNDS` for each token, in float64 on the CPU."""
-    log_q = logits.log_softmax(1)
-    own = [-log_q.gather(1, labels.to(logits.device)[:, None])[:, 0], _is_top(logits, labels), _entropy(log_q)]
+    log_q, labels = logits.log_softmax(1), labels.to(logits.device)
+    is_top = logits.argmax(1) == labels
+    own = [-log_q.gather(1, labels[:, None])[:, 0], is_top.to(logits.dtype), _entropy(log_q)]
     theirs: dict[str, Tensor] = {}
     if isinstance(teacher, PartialLogits):
         theirs = compare_with_partial(logits, teacher.to(logits.device), top_k=TOP_K)
@@ -278,11 +279,6 @@ def _divergence(p: Tensor, log_p: Tensor, log_q: Tensor) -> Tensor:
 
 def _entropy(log_q: Tensor) -> Tensor:
     return torch.special.entr(log_q.exp()).sum(1)
-
-
-def _is_top(logits: Tensor, labels: Tensor) -> Float[Tensor, " rows"]:
-    right: Tensor = logits.argmax(1) == labels.to(logits.device)
-    return right.to(logits.dtype)
 
 
 def _mean(texts: TextSums, name: str) -> Metric:

@@ -1,4 +1,4 @@
-"""`Metric` and `metric`: metrics with unit and direction, and the checks of what they need."""
+"""`Metric` and `metric`: metrics with unit and direction, the checks of what they need, and scores of examples."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable
 from functools import singledispatch
 from typing import Any, Literal, NamedTuple, Protocol, cast, runtime_checkable
 
+import numpy as np
 from jaxtyping import Float, Int
 from torch import Tensor
 
@@ -90,6 +91,31 @@ def summed(values: Tensor) -> Metric:
 def mean_of_all(value: float, rows: int) -> Metric:
     """Make a metric whose value is not a sum over rows: the total is `value` times the count."""
     return Metric(value * rows if rows else 0.0, rows)
+
+
+def linear_scores(
+    value: float, numerators: Float[np.ndarray, "n parts"], denominators: Float[np.ndarray, "n parts"]
+) -> Float[np.ndarray, " n"]:
+    r"""Compute a score for each example of a mean of ratios, :math:`\frac1C \sum_c \sum_i a_{ic} / \sum_i b_{ic}`.
+
+    With :math:`\theta_c` the ratio of part c and :math:`\bar b_c` the mean denominator, the score of example i is
+    :math:`\theta + \frac1C \sum_c (a_{ic} - \theta_c b_{ic}) / \bar b_c`. The mean of the scores is the value itself,
+    and their variance is that of the delta method. Parts with a denominator of 0 are left out.
+
+    Example:
+        >>> linear_scores(0.5, np.array([[1.0], [0.0]]), np.array([[1.0], [1.0]])).tolist()
+        [1.0, 0.0]
+
+    Source: Cochran, Sampling Techniques, 3rd edition, 1977, section 6.3 (ratio estimates).
+    """
+    total = denominators.sum(0)
+    there = total > 0
+    if not there.any():
+        return np.full(len(numerators), value)
+    a, b, sums = numerators[:, there], denominators[:, there], total[there]
+    ratios = a.sum(0) / sums
+    influence = ((a - ratios * b) / (sums / len(a))).mean(1)
+    return np.asarray(value + influence)
 
 
 Needed = Literal["labels", "teacher", "targets", "variance", "log_loss", "bytes"]

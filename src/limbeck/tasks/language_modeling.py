@@ -20,9 +20,10 @@ from limbeck.functional import cross_entropy, kl_divergence, label_smoothing
 from limbeck.losses import Loss
 from limbeck.metrics.classification import evaluate
 from limbeck.metrics.language import COLUMNS, LANGUAGE_METRICS, TextSums, TextSumsState, positions_that_count
+from limbeck.metrics.metric import linear_scores
 from limbeck.metrics.partial_teacher import BOUNDS
 from limbeck.metrics.predictions import as_batches, find_loader, open_token_logits
-from limbeck.tasks.task import Evaluation, EvaluationState, Score, Task, linear_scores
+from limbeck.tasks.task import Evaluation, EvaluationState, Score, Task
 from limbeck.tasks.text_samples import write_samples
 from limbeck.teachers import has_other_tokenizer
 

@@ -17,8 +17,9 @@ from limbeck.errors import DataError, LimbeckError
 from limbeck.functional import binary_cross_entropy, binary_kl_divergence
 from limbeck.losses import Loss
 from limbeck.metrics.classification import evaluate
+from limbeck.metrics.metric import linear_scores
 from limbeck.metrics.multi_label import MULTI_LABEL_METRICS, MultiLabelPredictions
-from limbeck.tasks.task import Score, Task, linear_scores
+from limbeck.tasks.task import Score, Task
 
 
 @final

@@ -19,9 +19,10 @@ from limbeck.errors import DataError, LimbeckError
 from limbeck.functional import cross_entropy, kl_divergence, label_smoothing
 from limbeck.losses import Loss
 from limbeck.metrics.classification import evaluate
+from limbeck.metrics.metric import linear_scores
 from limbeck.metrics.segmentation import SEGMENTATION_METRICS, PixelCounts, count_pixels
 from limbeck.tasks.classification import check_class_labels, count_classes
-from limbeck.tasks.task import Evaluation, EvaluationState, Score, Task, join_outputs, linear_scores
+from limbeck.tasks.task import Evaluation, EvaluationState, Score, Task, join_outputs
 
 _FAR = 32
 """A distance of the nearest two values that classes do not have, even where a small sample lacks most of them."""

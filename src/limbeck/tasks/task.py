@@ -10,7 +10,7 @@ from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Float, Shaped
+from jaxtyping import Shaped
 from torch import Tensor
 
 from limbeck.batch import Batch, Inputs
@@ -395,28 +395,3 @@ def join_targets(parts: Sequence[Tensor | None]) -> Tensor | None:
     """Concatenate the targets of all batches; None if one batch has none."""
     known = [part for part in parts if part is not None]
     return torch.cat(known) if known and len(known) == len(parts) else None
-
-
-def linear_scores(
-    value: float, numerators: Float[np.ndarray, "n parts"], denominators: Float[np.ndarray, "n parts"]
-) -> Float[np.ndarray, " n"]:
-    r"""Compute a score for each example of a mean of ratios, :math:`\frac1C \sum_c \sum_i a_{ic} / \sum_i b_{ic}`.
-
-    With :math:`\theta_c` the ratio of part c and :math:`\bar b_c` the mean denominator, the score of example i is
-    :math:`\theta + \frac1C \sum_c (a_{ic} - \theta_c b_{ic}) / \bar b_c`. The mean of the scores is the value itself,
-    and their variance is that of the delta method. Parts with a denominator of 0 are left out.
-
-    Example:
-        >>> linear_scores(0.5, np.array([[1.0], [0.0]]), np.array([[1.0], [1.0]])).tolist()
-        [1.0, 0.0]
-
-    Source: Cochran, Sampling Techniques, 3rd edition, 1977, section 6.3 (ratio estimates).
-    """
-    total = denominators.sum(0)
-    there = total > 0
-    if not there.any():
-        return np.full(len(numerators), value)
-    a, b, sums = numerators[:, there], denominators[:, there], total[there]
-    ratios = a.sum(0) / sums
-    influence = ((a - ratios * b) / (sums / len(a))).mean(1)
-    return np.asarray(value + influence)
