@@ -92,6 +92,15 @@ def test_the_source_names_all_that_a_text_depends_on():
     assert writer().source["eos_token_id"] == [0]
 
 
+@pytest.mark.parametrize(("ends", "known"), [([3, 4], (0, 3, 4)), (5, (0, 5)), (None, (0,))])
+def test_end_tokens_of_the_models_own_settings_end_a_text(ends, known):
+    teacher = model()
+    teacher.generation_config.eos_token_id = ends
+    for one in (teacher, torch.compile(teacher)):
+        assert ModelWriter(one, tokenizer(), options=SHORT).generation.end_tokens == known
+    assert ModelWriter(torch.nn.Embedding(264, 264), tokenizer(), options=SHORT).generation.end_tokens == (0,)
+
+
 def test_a_tokenizer_that_drops_the_first_space_keeps_it_in_a_completion():
     class Dropping:
         """Decodes as tokenizers of Llama do: without the space in front."""
