@@ -22,6 +22,7 @@ from limbeck.recipe import Stage
 from limbeck.teachers import AlignedTeacher, CachedTeacher, ModelTeacher, ServedTeacher, ShuffledTeacher, TeacherContext
 from limbeck.teachers.served import client
 from limbeck.teachers.served.scoring import APIS, CannotScoreError
+from limbeck.teachers.teacher import UnfinishedBatchError
 from limbeck.testing import Answer, check_teacher, serve_model
 from served_models import BROKEN, BUSY, HUNG_UP, TEXTS, always, cut, faults, model, tokenizer
 from vocabularies import renumber
@@ -386,6 +387,68 @@ def test_nan_log_probabilities_get_one_sentence(api, number):
 
     with serve(api=api, intercept=always(SCORES[api], spoil)) as server, pytest.raises(ServerError) as caught:
         entered(server.url, top_k=5)
+    assert "\n" not in str(caught.value)
+
+
+def _entries(answer):
+    """The entries of an answer of vLLM; a change of one is a change of the answer."""
+    return answer.value["choices"][0]["prompt_logprobs"]
+
+
+def _listed(answer):
+    return answer.value["meta_info"]["input_top_logprobs"]
+
+
+def _repeat_first(entry):
+    """Call the second token as the most likely one, in other digits."""
+    first, second, *_ = sorted(entry, key=lambda id: -entry[id]["logprob"])
+    entry[f"0{first}"] = entry.pop(second)
+
+
+STRANGE = {
+    "numbers alone": lambda a: _entries(a).__setitem__(3, {id: one["logprob"] for id, one in _entries(a)[3].items()}),
+    "no number": lambda a: _entries(a).__setitem__(3, {id: {} for id in _entries(a)[3]}),
+    "words": lambda a: _entries(a)[3].update({"dog": {"logprob": -9.0}}),
+    "a huge id": lambda a: _entries(a)[3].update({str(2**70): {"logprob": -9.0}}),
+    "an id below 0": lambda a: _entries(a)[3].update({"-1": _entries(a)[3].pop(next(iter(_entries(a)[3])))}),
+    "an id twice": lambda a: _repeat_first(_entries(a)[3]),
+    "no probability": lambda a: [one.update(logprob=-math.inf) for one in _entries(a)[3].values()],
+    "nested without end": lambda a: a._replace(value=b"[" * 200_000),
+}
+STRANGE_LISTS = {
+    "numbers alone": lambda a: _listed(a).__setitem__(3, [one[0] for one in _listed(a)[3]]),
+    "words": lambda a: _listed(a)[3][0].__setitem__(1, "dog"),
+    "half an id": lambda a: _listed(a)[3][0].__setitem__(1, 2.5),
+    "an id twice": lambda a: _listed(a)[3][1].__setitem__(1, _listed(a)[3][0][1]),
+    "an id below 0": lambda a: _listed(a)[3][0].__setitem__(1, -1),
+    "no own token": lambda a: a.value["meta_info"]["input_token_logprobs"].__setitem__(3, [-1.0]),
+}
+
+
+@pytest.mark.parametrize(
+    ("api", "change"),
+    [*(("vllm", one) for one in STRANGE.items()), *(("sglang", one) for one in STRANGE_LISTS.items())],
+    ids=lambda value: value if isinstance(value, str) else value[0],
+)  # fmt: skip
+def test_answers_of_another_form_get_one_sentence_and_lose_no_other_text(api, change):
+    """In the middle of a run: an exception of another kind would lose what was paid for in the same batch."""
+    scored = []  # the texts of the data, without those of the handshake
+
+    def intercept(path, body, make):
+        answer = make()
+        if path != SCORES[api] or not scored:
+            return answer
+        scored.append(path)
+        changed = change[1](answer) if len(scored) > 2 else None
+        return changed if isinstance(changed, Answer) else answer
+
+    with serve(api=api, intercept=intercept) as server:
+        stream, teacher = loader(), ServedTeacher(server.url, top_k=4, retries=1, concurrency=1)
+        with teacher.open(TeacherContext(loader=stream)) as session:
+            scored.append("begin")
+            with pytest.raises(UnfinishedBatchError) as caught:
+                session(next(iter(stream.batches(0, 0))))
+    assert caught.value.rows.tolist() == [0]
     assert "\n" not in str(caught.value)
 
 

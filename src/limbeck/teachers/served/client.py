@@ -151,7 +151,7 @@ class ServerClient:
             try:
                 answered, headers, content = self._exchange(method, path, body)
                 if answered == 200:
-                    return read(self._parse(content, headers))
+                    return self._read(read, self._parse(content, headers), path)
             except (OSError, http.client.HTTPException, _BrokenOffError) as error:
                 problem, wait = self._describe_failure(error), None
                 if isinstance(error, ssl.SSLCertVerificationError):
@@ -221,10 +221,21 @@ class ServerClient:
 
     # --- words ------------------------------------------------------------------------------------------------------
 
+    def _read(self, read: Callable[[Any], T], value: Any, path: str) -> T:
+        """The result of an answer. One of another form must end a run in the same way as one that cannot be used."""
+        try:
+            return read(value)
+        except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+            raise ServerError(
+                f"The server {self.url} answers {path} in a form that is not known here "
+                f"({type(error).__name__}: {_one_line(error)}).",
+                status=200,
+            ) from error
+
     def _parse(self, content: bytes, headers: Message) -> Any:
         try:
             return json.loads(content)
-        except ValueError:
+        except (ValueError, RecursionError):
             kind = str(headers.get("Content-Type", "")).partition(";")[0]
             if kind and "json" not in kind:
                 raise ServerError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple, final
@@ -209,7 +210,8 @@ class SglangApi(ScoringApi):
             numbers = _numbers([one[0] for one in entry])
             if (np.diff(numbers) > _ABOVE).any():
                 raise ServerError(f"The log-probabilities that the server lists for token {place} do not descend.")
-            rows.append((np.array([one[1] for one in entry], np.int64), numbers, float(_numbers([mine[0]])[0])))
+            names = np.fromiter((operator.index(one[1]) for one in entry), np.int64, len(entry))
+            rows.append((names, numbers, float(_numbers([mine[0]])[0])))
         return _arrange(rows, k)
 
     def read_token_texts(self, value: Any) -> dict[int, str]:
@@ -266,13 +268,23 @@ def _arrange(rows: Sequence[tuple[np.ndarray, np.ndarray, float]], k: int | None
             )
         order = np.lexsort((names, -numbers))[:size]
         ids[place], log_probs[place] = names[order], numbers[order]
+    _check_ids(ids)
     _check_log_probs(log_probs, own)
     return ScoredText(ids, np.minimum(log_probs, 0.0), np.minimum(own, 0.0))
+
+
+def _check_ids(ids: Int64[np.ndarray, "tokens k"]) -> None:
+    """A token that is listed twice would count twice."""
+    ordered = np.sort(ids, axis=1)
+    if (ordered < 0).any() or (ordered[:, 1:] == ordered[:, :-1]).any():
+        raise ServerError("The server lists a token twice, or one with a number below 0, for one place of a text.")
 
 
 def _check_log_probs(log_probs: Float64[np.ndarray, "tokens k"], own: Float64[np.ndarray, " tokens"]) -> None:
     if np.isnan(log_probs).any() or np.isnan(own).any():
         raise ServerError("The server gives log-probabilities that are NaN. Does the model overflow in its precision?")
+    if (log_probs.max(1, initial=-np.inf) == -np.inf).any():
+        raise ServerError("The server gives the probability 0 to all tokens of a place.")
     most = max(float(log_probs.max(initial=-1.0)), float(own.max(initial=-1.0)))
     mass = float(np.exp(np.minimum(log_probs, 1.0)).sum(1).max(initial=0.0))
     if most > _ABOVE or mass > 1 + 10 * _ABOVE:
