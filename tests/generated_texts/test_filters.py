@@ -109,6 +109,19 @@ def test_a_record_matches_its_schema(completion, reason):
     assert reasons(MatchesSchema(SCHEMA), completion) == [reason]
 
 
+@pytest.mark.parametrize(
+    "text",
+    ['{"n": 1e999}', '{"n": -1e999}', f'{{"n": {"9" * 400}}}', f'{{"of": {"[" * 500}{"]" * 500}}}'],
+    ids=["infinite", "minus infinite", "400 digits", "nested"],
+)
+def test_one_text_that_a_schema_cannot_judge_ends_no_run(text):
+    pytest.importorskip("jsonschema")
+    one = MatchesSchema({"properties": {"n": {"multipleOf": 0.01}, "of": {"items": {"$ref": "#/properties/of"}}}})
+    kept, why = filter_texts(texts(text, '{"n": 2.5}'), [one])
+    assert [text.completion for text in kept] == ['{"n": 2.5}']
+    assert len(why) == 1
+
+
 def test_a_schema_is_checked_when_it_is_opened(tmp_path):
     pytest.importorskip("jsonschema")
     with pytest.raises(LimbeckError, match="not valid"):
@@ -124,7 +137,7 @@ def test_a_schema_is_checked_when_it_is_opened(tmp_path):
 
 def test_json_is_read_strictly():
     assert parse_json(" [1] ") == [1]
-    for text in ("", "{'a': 1}", "[Infinity]"):
+    for text in ("", "{'a': 1}", "[Infinity]", "[1e999]", "[-1e999]"):
         with pytest.raises(ValueError):
             parse_json(text)
 
@@ -139,6 +152,19 @@ def test_a_program_has_the_right_result():
     assert reasons(one, "import os", "1 +", "1 / 0", "9 ** 9 ** 9", reference="7") == [
         "not allowed", "syntax", "failed", "too large",
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("program", "reference"),
+    [("answer = 1 / 100000", "0.00001"), ("answer = 1e22", f"1{'0' * 22}"), ("answer = 3 / 10 ** 7", "0.0000003")],
+)
+def test_a_small_or_large_result_of_a_program_is_a_number(program, reference):
+    assert reasons(RightProgram(), program, reference=reference) == [None]
+    assert reasons(RightProgram(), program, reference=f"{reference}1") == ["wrong answer"]
+
+
+def test_a_reference_without_a_word_is_no_right_answer_for_texts_without_one():
+    assert reasons(ExactAnswer(), "I do not know.", reference="") == ["no answer"]
 
 
 def test_lengths_are_in_tokens_and_else_in_characters():

@@ -207,6 +207,17 @@ def test_an_empty_text_is_never_kept(tmp_path):
     assert (summary.kept, dict(summary.refused), summary.tokens) == (0, {"empty": 5}, None)
 
 
+def test_a_teacher_that_leaves_out_a_text_is_named(tmp_path):
+    """Not asked for ever."""
+
+    class Lazy(Teacher):
+        def write(self, prompts, samples):
+            return super().write(prompts, samples)[:-1]
+
+    with pytest.raises(LimbeckError, match="q4"):
+        generate_texts(Lazy(), PROMPTS, tmp_path / "texts.jsonl", samples=1)
+
+
 @pytest.mark.parametrize("wrong", [{"samples": 0}, {"samples": True}, {"batch_size": 0}])
 def test_numbers_are_at_least_one(wrong, tmp_path):
     with pytest.raises(ArgumentError) as caught:

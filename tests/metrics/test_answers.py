@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import time
 
 import pytest
 from hypothesis import given, settings
@@ -44,6 +45,30 @@ from limbeck.metrics import (
 )
 def test_the_answer_of_a_text(text, answer):
     assert extract_answer(text) == answer
+
+
+@given(st.lists(st.sampled_from([r"\boxed{", "{", "}", "a", " 7 "]), max_size=14))
+def test_the_last_complete_box_is_that_of_brute_force(parts):
+    text = "".join(parts)
+    starts = [at for at in range(len(text)) if text.startswith(r"\boxed{", at)]
+    inside = None
+    for start in reversed(starts):
+        depth, first = 1, start + 7
+        for at in range(first, len(text)):
+            depth += (text[at] == "{") - (text[at] == "}")
+            if depth == 0:
+                inside = text[first:at].strip()
+                break
+        if inside is not None:
+            break
+    numbers = [one for one in text.replace("{", " ").replace("}", " ").split() if one == "7"]
+    assert extract_answer(text) == (inside or (numbers[-1] if numbers else None))
+
+
+def test_a_text_that_repeats_a_cut_off_box_is_read_at_once():
+    begin = time.process_time()
+    assert extract_answer(r"\boxed{" * 50_000) is None
+    assert time.process_time() - begin < 2.0  # minutes, if every box were searched to the end of the text
 
 
 def test_a_marker_is_followed_by_the_answer():

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from decimal import Decimal
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from limbeck.errors import ArgumentError, LimbeckError, callable_name
@@ -82,7 +84,8 @@ class ExactAnswer:
         marked = self.marker is not None or "####" in reference or r"\boxed{" in reference
         right = normalize_answer((marked and extract_answer(reference, marker=self.marker)) or reference)
         answer = extract_answer(text.completion, marker=self.marker)
-        if right in (normalize_answer(answer or ""), normalize_answer(text.completion)):
+        written = (text.completion,) if answer is None else (answer, text.completion)
+        if right in map(normalize_answer, written):
             return None
         return "no answer" if answer is None else "wrong answer"
 
@@ -172,7 +175,10 @@ class MatchesSchema:
             value = parse_json(completion)
         except ValueError:
             return "no JSON"
-        errors = sorted(self._validator.iter_errors(value), key=lambda error: (error.json_path, error.validator))
+        try:
+            errors = sorted(self._validator.iter_errors(value), key=lambda error: (error.json_path, error.validator))
+        except (RecursionError, ArithmeticError):  # one text must not end the run
+            return "nested too deeply, or a number is too large"
         if not errors:
             return None
         # The path ends at the object that lacks the field.
@@ -196,8 +202,13 @@ def parse_json(text: str) -> Any:
     def refuse(constant: str) -> None:
         raise ValueError(f"{constant} is no JSON")
 
+    def read_float(number: str) -> float:
+        if math.isinf(value := float(number)):
+            raise ValueError(f"{number} is too large")
+        return value
+
     try:
-        return json.loads(fenced[1] if fenced else text, parse_constant=refuse)
+        return json.loads(fenced[1] if fenced else text, parse_constant=refuse, parse_float=read_float)
     except RecursionError as error:
         raise ValueError("nested too deeply") from error
 
@@ -227,7 +238,9 @@ class RightProgram:
             value = run_program(text.completion.strip(), seconds=self.seconds)
         except ProgramError as error:
             return error.reason
-        return None if normalize_answer(str(value)) == normalize_answer(text.reference or "") else "wrong answer"
+        # Digits alone: str writes 0.00001 as 1e-05.
+        written = format(Decimal(repr(value)), "f") if isinstance(value, float) else str(value)
+        return None if normalize_answer(written) == normalize_answer(text.reference or "") else "wrong answer"
 
 
 @dataclass(frozen=True)

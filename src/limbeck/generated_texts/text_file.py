@@ -288,7 +288,11 @@ def _generate_groups(
     start = 0
     for row in rows:
         while any((row.id, number) not in store.texts for number in range(samples)):
-            _write_batch(teacher, missing[start : start + batch_size], store, counter)
+            batch = missing[start : start + batch_size]
+            _write_batch(teacher, batch, store, counter)
+            left_out = next((one for one, number in batch if (one.id, number) not in store.texts), None)
+            if left_out is not None:
+                raise LimbeckError(f"{type(teacher).__name__}.write left out a text of the prompt {left_out.id!r}.")
             start += batch_size
         yield [_join(row, number, store.texts[row.id, number]) for number in range(samples)]
 

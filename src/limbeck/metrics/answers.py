@@ -18,6 +18,7 @@ _LAST = re.compile(rf"(?:(?<![\w.)])-)?\$?(?<![\w.])(?:{_NUMBER})(?:/\d+)?")
 _PLAIN = re.compile(rf"[-+]?(?:{_NUMBER})(?:/\d+)?")
 _FRACTION = re.compile(r"\\[dt]?frac\{([^{}]+)\}\{([^{}]+)\}")
 _WRAPPED = re.compile(r"\\(?:text|mathrm|mathbf)\{([^{}]*)\}")
+_BRACE = re.compile(r"\\boxed\{|[{}]")
 _MARKER = "####"
 _DIGITS = 400  # of a number that is compared as a number; longer ones are compared as texts
 
@@ -61,15 +62,15 @@ def _rest_of_line(text: str, marker: str) -> str | None:
 
 def _last_boxed(text: str) -> str | None:
     """The content of the last complete box; braces inside are balanced."""
-    start = text.rfind(r"\boxed{")
-    while start >= 0:
-        depth, first = 1, start + len(r"\boxed{")
-        for at in range(first, len(text)):
-            depth += {"{": 1, "}": -1}.get(text[at], 0)
-            if depth == 0:
-                return text[first:at].strip() or None
-        start = text.rfind(r"\boxed{", 0, start)  # this box is cut off
-    return None
+    # In one pass: a text that repeats a cut-off box would take quadratic time otherwise.
+    opened: list[int] = []  # where the content of each open brace begins; below 0 if it is no box
+    last: tuple[int, int] | None = None
+    for brace in _BRACE.finditer(text):
+        if brace[0] != "}":
+            opened.append(brace.end() if len(brace[0]) > 1 else -1)
+        elif opened and (first := opened.pop()) >= 0 and (last is None or first > last[0]):
+            last = first, brace.start()
+    return None if last is None else text[slice(*last)].strip() or None
 
 
 def normalize_answer(answer: str) -> str:
