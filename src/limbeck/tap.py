@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from types import TracebackType
-from typing import Any, Literal, NamedTuple, cast
+from typing import Any, Literal, NamedTuple, Protocol, cast, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -349,3 +349,17 @@ def _pick_element(text: str, address: Address, value: Any) -> Tensor:
     if not isinstance(element, Tensor):
         raise MissingOutputError(f"{text!r} gives a {type(element).__name__}, not a tensor.")
     return element
+
+
+@runtime_checkable
+class HasAdaptors(Protocol):
+    """The models of a run, with the adaptor for each one's output."""
+
+    def adaptor(self, name: str) -> Adaptor | None:
+        """The adaptor of the model of this name."""
+        ...
+
+
+def get_adaptor(models: Mapping[str, nn.Module], name: str) -> Adaptor | None:
+    """The adaptor that a run has for one of its models; None for a plain mapping of models."""
+    return models.adaptor(name) if isinstance(models, HasAdaptors) else None

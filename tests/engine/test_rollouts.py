@@ -10,7 +10,8 @@ import torch
 pytest.importorskip("transformers")
 
 from limbeck.data import PromptDataset, RolloutLoader, Rollouts, ShuffledLoader
-from limbeck.engine import StepReport, distill, open_fabric, open_stage
+from limbeck.engine import StepReport, TrainConfig, distill, open_fabric, open_stage
+from limbeck.engine.recipe_runner import RunModels
 from limbeck.engine.stage_loop import bind_loader
 from limbeck.errors import DataError, LimbeckError, UnknownNameError
 from limbeck.functional import cross_entropy, kl_divergence, reverse_kl
@@ -208,3 +209,46 @@ def test_prompts_without_answers_and_a_share_below_1_are_refused_before_the_firs
     planned = replace(stage(0.999), objective=Loss(reverse_kl))
     with pytest.raises(DataError, match=r"share=0\.999"):
         next(iter(distill(Own(), planned, ShuffledLoader(prompts, batch_size=4))))
+
+
+class Other(Own):
+    """Its output is a dict without logits."""
+
+    def forward(self, input_ids):
+        return {"scores": super().forward(input_ids)}
+
+
+def test_texts_are_written_by_the_logits_that_learn():
+    """Those of the adaptor of the run, which may also change them."""
+
+    def learn(student, **options):
+        student.drop.p = 0.0
+        recipe = make("gkd", teacher=Own(7, width=12), max_new_tokens=4)
+        optimizer = Optimizer("adam", lr=0.01)
+        return distill(student, recipe, loader(), steps=3, log_every=1, optimizer=optimizer, **options).finish()
+
+    plain, other = Own(), Other()
+    learn(plain)
+    learn(other, adaptor=lambda output: output["scores"])
+    assert torch.equal(weights(plain), weights(other))
+    with open_stage(stage(), {"student": Other()}, data := loader(), TrainConfig(adaptor=lambda out: out["scores"])):
+        pass
+
+    def force(logits):
+        return torch.nn.functional.pad(logits[..., 1:], (1, 0), value=99.0)
+
+    written = RolloutLoader(data, rollouts())
+    written.bind(RunModels({"student": Own()}, {}, seed=0, adaptor=force))
+    batch = written.complete(written.peek())
+    assert set(batch.labels[batch.mask].tolist()) == {0}
+
+
+def test_a_preprocess_that_the_writer_would_not_have_is_refused():
+    def double(batch):
+        return {"input_ids": batch.inputs["input_ids"]}
+
+    with pytest.raises(LimbeckError, match="double"):
+        next(iter(distill(Own(), stage(), loader(), preprocess=double)))
+    for own in ({"preprocess": double}, {"adaptor": lambda output: output}):
+        with pytest.raises(LimbeckError, match="writer=teacher"):
+            make("gkd", teacher=ModelTeacher(Own(), **own), writer="teacher")

@@ -19,6 +19,7 @@ from limbeck.generation import GenerationConfig, generate
 from limbeck.losses.distributed import all_gather_objects, rank
 from limbeck.models import fingerprint
 from limbeck.random_seeds import counter_uniform
+from limbeck.tap import get_adaptor
 
 _DATA, _FRESH, _REPLAY = "data", "fresh", "replay"
 _FIGURES = ("texts", "finished", "tokens", "seconds", "age", "rows")
@@ -296,7 +297,10 @@ class RolloutLoader(Loader):
         ids = (request["row"] + (request["number"] << 20) if batch.id is None else batch.id).cpu()
         writer = self.settings.writer
         model = self._models[writer] if isinstance(writer, str) else writer
-        written = generate(model, prompts, config, ids=ids, views=request["epoch"], seed=self.seed, tokens=tokens)
+        adaptor = get_adaptor(self._models, writer) if isinstance(writer, str) else None
+        written = generate(
+            model, prompts, config, ids=ids, views=request["epoch"], seed=self.seed, tokens=tokens, adaptor=adaptor
+        )
         logprobs, finished = written.logprobs.cpu(), written.finished.tolist()
         return [
             RolloutText(prompt, text, row[: len(text)], ended, id, request["epoch"], self._number)

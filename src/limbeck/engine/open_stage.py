@@ -54,7 +54,8 @@ def open_stage(
     """
     config, loader = config or TrainConfig(), stage.find_loader(loader)
     fabric = fabric or open_fabric(precision=config.precision)
-    bind_loader(loader, models, [stage], fabric)
+    models = RunModels.of(models, config.adaptor)
+    bind_loader(loader, models, [stage], fabric, preprocess=config.preprocess)
     with fabric.autocast():
         first = loader.complete((loader.peek() if batch is None else batch).to(fabric.device), used=False)
     return StageTrainer(stage, models, setting=config, fabric=fabric, loader=loader, batch=first, single=single)

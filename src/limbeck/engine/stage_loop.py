@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from limbeck.batch import Batch, Progress
-from limbeck.data import Loader, shard_batch
+from limbeck.data import Loader, MaskedLoader, RolloutLoader, shard_batch
 from limbeck.engine.distributed import is_sharded
 from limbeck.engine.parallel_branches import ParallelBranches
 from limbeck.engine.probe import first_line
@@ -24,6 +24,7 @@ from limbeck.engine.train_config import Fabric, TrainConfig, check_lengths
 from limbeck.errors import LastBatchError, LimbeckError, is_out_of_memory
 from limbeck.random_seeds import fork_rng
 from limbeck.recipe import JointStages, ParallelStages, Stage
+from limbeck.teachers import Preprocess, describe_preprocess, read_inputs
 
 Heads = dict[nn.Module, Any]
 
@@ -66,7 +67,7 @@ class StageLoop:
         self._name = f"{part} {name}" if part else name
         self._part, self._title = part, name if part else ""
         self._fabric = fabric
-        bind_loader(self.loader, models, stages, fabric)
+        bind_loader(self.loader, models, stages, fabric, preprocess=setting.preprocess)
         # A resumed run peeks where the first one did not, so peeking may not use random numbers. A loader that is not
         # replayable keeps the batch, so its random numbers are used only once.
         with fork_rng() if self.loader.replayable else nullcontext():
@@ -314,13 +315,27 @@ def reset_to_epoch_start(loader: Loader, epoch: int) -> None:
         loader.load_state_dict({**loader.state_dict(), "epoch": epoch, "batch": 0})
 
 
-def bind_loader(loader: Loader, models: Mapping[str, nn.Module], stages: Sequence[Stage], fabric: Fabric) -> None:
+def bind_loader(
+    loader: Loader,
+    models: Mapping[str, nn.Module],
+    stages: Sequence[Stage],
+    fabric: Fabric,
+    *,
+    preprocess: Preprocess = read_inputs,
+) -> None:
     """Give a loader the models of the run, with those that learn on their device.
 
     Raises:
         LimbeckError: If its batches depend on the models, and the strategy trains a model in pieces: the loader would
-            read the complete one, which is updated only at reports.
+            read the complete one, which is updated only at reports. Or if the student would learn from other inputs
+            than those for which the texts were written.
     """
+    own = [describe_preprocess(stage.preprocess or preprocess) for stage in stages]
+    if any(own) and isinstance(loader.loader if isinstance(loader, MaskedLoader) else loader, RolloutLoader):
+        raise LimbeckError(
+            f"A model writes the texts of this stage, token by token, and preprocess={next(filter(None, own))} would "
+            "then change what it reads. Leave preprocess out: let forward() of the model do it."
+        )
     if loader.depends_on_model:
         if is_sharded(fabric):
             raise LimbeckError(

@@ -24,7 +24,7 @@ from limbeck.generation.writers import (
     module_device,
     next_logits,
 )
-from limbeck.model_call import unwrap
+from limbeck.model_call import Adaptor, unwrap
 from limbeck.models import read_context_length
 from limbeck.models.hf_folder import find_hf_config
 from limbeck.random_seeds import counter_uniform
@@ -42,6 +42,7 @@ def generate(
     seed: int = 0,
     tokens: Int[Tensor, " tokens"] | None = None,
     preprocess: Callable[[Batch], Inputs] | None = None,
+    adaptor: Adaptor | None = None,
 ) -> Generation:
     """Continue prompts with a language model.
 
@@ -66,7 +67,8 @@ def generate(
         seed: The seed of all draws.
         tokens: The tokens that may be written, such as those that the tokenizer has; None for all that the model has.
             Rows of the output layer beyond the tokenizer are so never drawn.
-        preprocess: Maps a batch to the inputs of the model, for models that are called on whole texts.
+        preprocess: Maps a batch to the inputs of the model, which is then called on whole texts.
+        adaptor: Raw output -> logits, for a model whose output is something else; it is then called on whole texts.
 
     Returns:
         The new tokens of each prompt, with their log-probabilities.
@@ -93,7 +95,7 @@ def generate(
     if not texts:
         return _empty(config)
     with nullcontext() if module is None else FrozenParameters(module):
-        groups, start = _plan(model if module is None else module, texts, config.max_new_tokens, preprocess)
+        groups, start = _plan(model if module is None else module, texts, config.max_new_tokens, preprocess, adaptor)
         parts = [_write(start([texts[i] for i in group]), uniform[group], room[group], config, tokens)
                  for group in groups]  # fmt: skip
     written = parts[0] if len(parts) == 1 else _join(parts, groups)
@@ -102,16 +104,20 @@ def generate(
 
 
 def _plan(
-    model: Any, texts: list[Tensor], most: int, preprocess: Callable[[Batch], Inputs] | None
+    model: Any,
+    texts: list[Tensor],
+    most: int,
+    preprocess: Callable[[Batch], Inputs] | None,
+    adaptor: Adaptor | None,
 ) -> tuple[list[list[int]], Callable[[list[Tensor]], Writer]]:
     """The texts that are written together, and what makes the writer of some prompts."""
     together = [list(range(len(texts)))]
     if not isinstance(model, nn.Module):
         return together, lambda part: PrefixWriter(part, next_logits(model), torch.device("cpu"))
     device = module_device(model)
-    use = find_cache_use(model, texts[0]) if preprocess is None else None
+    use = find_cache_use(model, texts[0]) if preprocess is None and adaptor is None else None
     if use is None or not use.caches:
-        following = next_logits(model_logits(model, preprocess))
+        following = next_logits(model_logits(model, preprocess, adaptor))
         return together, lambda part: PrefixWriter(part, following, device)
     config = find_hf_config(model)
     if config is not None and config.is_encoder_decoder:

@@ -12,7 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from limbeck.batch import IGNORED, Batch, Inputs
-from limbeck.model_call import call, known_arguments, logits_of, takes_positions
+from limbeck.model_call import Adaptor, call, known_arguments, logits_of, takes_positions
 from limbeck.models.hf_folder import find_hf_config, without_adapter
 
 NextLogits = Callable[[Sequence[Tensor], int], list[Tensor]]
@@ -253,13 +253,15 @@ def next_logits(logits: Callable[[Batch], Any], dtype: torch.dtype | None = None
     return following
 
 
-def model_logits(model: nn.Module, preprocess: Callable[[Batch], Inputs] | None) -> Callable[[Batch], Any]:
+def model_logits(
+    model: nn.Module, preprocess: Callable[[Batch], Inputs] | None, adaptor: Adaptor | None = None
+) -> Callable[[Batch], Any]:
     """A function from a batch to the logits of a module, on its device."""
     device = module_device(model)
 
     def logits(batch: Batch) -> Any:
         moved = batch.to(device)
-        return logits_of(call(model, moved.inputs if preprocess is None else preprocess(moved)))
+        return logits_of(call(model, moved.inputs if preprocess is None else preprocess(moved)), adaptor)
 
     return logits
 

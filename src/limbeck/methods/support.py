@@ -19,7 +19,8 @@ from limbeck.losses import Loss
 from limbeck.model_call import Adaptor
 from limbeck.models import UserFile, check_fresh, reinitialize
 from limbeck.recipe import Models
-from limbeck.teachers import ModelTeacher, Teacher, TeacherRef, as_teacher, get_adaptor, without_cache
+from limbeck.tap import get_adaptor
+from limbeck.teachers import ModelTeacher, Teacher, TeacherRef, as_teacher, describe_preprocess, without_cache
 
 
 def check_share(**values: Any) -> None:
@@ -211,6 +212,11 @@ def make_rollouts(
 
 def _find_writer(teacher: Teacher) -> str | nn.Module:
     if isinstance(teacher, ModelTeacher):
+        if teacher.adaptor is not None or describe_preprocess(teacher.preprocess) is not None:
+            raise LimbeckError(
+                "writer=teacher calls the teacher's model itself, and this one has a preprocess or adaptor of its own: "
+                "let its forward() do both, or let the student write."
+            )
         return teacher.model
     if isinstance(teacher, TeacherRef):
         return teacher.name

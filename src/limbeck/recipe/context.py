@@ -11,8 +11,8 @@ from torch import nn
 from limbeck.data import Loader
 from limbeck.errors import LimbeckError
 from limbeck.recipe.stages import Models
-from limbeck.tap import FrozenParameters, Tapped, preserved_buffers
-from limbeck.teachers import CachedTeacher, ModelTeacher, Preprocess, Teacher, TeacherRef, as_teacher, get_adaptor
+from limbeck.tap import FrozenParameters, Tapped, get_adaptor, preserved_buffers
+from limbeck.teachers import CachedTeacher, ModelTeacher, Preprocess, Teacher, TeacherRef, as_teacher
 
 
 class RunContext(NamedTuple):

@@ -25,7 +25,7 @@ from limbeck.teachers.teacher import (
     TeacherContext,
     TeacherFn,
     TeacherSession,
-    get_adaptor,
+    describe_preprocess,
     read_inputs,
 )
 from limbeck.teachers.wrapper import ShuffledTeacher, TeacherWrapper, WrapperSession
@@ -67,8 +67,8 @@ __all__ = [
     "WrittenText",
     "as_teacher",
     "check_groups",
+    "describe_preprocess",
     "fill_cache",
-    "get_adaptor",
     "has_other_tokenizer",
     "predict_padded",
     "read_inputs",

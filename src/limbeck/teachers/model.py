@@ -15,7 +15,7 @@ from limbeck.batch import Batch, Inputs, Outputs
 from limbeck.errors import LimbeckError, unknown_name_error
 from limbeck.model_call import Adaptor
 from limbeck.models import fingerprint
-from limbeck.tap import FrozenParameters, Tapped, preserved_buffers
+from limbeck.tap import FrozenParameters, Tapped, get_adaptor, preserved_buffers
 from limbeck.teachers.fingerprints import code_fingerprint, hash_layers
 from limbeck.teachers.sklearn_teacher import SklearnTeacher, is_regressor
 from limbeck.teachers.teacher import (
@@ -25,7 +25,6 @@ from limbeck.teachers.teacher import (
     TeacherContext,
     TeacherSession,
     describe_preprocess,
-    get_adaptor,
 )
 
 # Their forward passes weight and bias to a single operation, which autocast runs in the narrow type.

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from limbeck.batch import Batch, Outputs
 from limbeck.errors import ArgumentError, unknown_name_error
-from limbeck.tap import Tapped
+from limbeck.tap import Tapped, get_adaptor
 from limbeck.teachers.model import Mode, ModelSession, check_mode
 from limbeck.teachers.teacher import (
     Preprocess,
@@ -21,7 +21,6 @@ from limbeck.teachers.teacher import (
     TeacherCapabilities,
     TeacherContext,
     TeacherSession,
-    get_adaptor,
     get_function_name,
 )
 

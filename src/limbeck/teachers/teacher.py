@@ -17,7 +17,6 @@ from torch import Tensor, nn
 
 from limbeck.batch import LOGITS, Batch, Inputs, Outputs
 from limbeck.errors import ServerError
-from limbeck.model_call import Adaptor
 from limbeck.models.user_file import plain_name
 
 _CPU = torch.device("cpu")
@@ -366,17 +365,3 @@ def describe_preprocess(preprocess: Preprocess | None) -> str | None:
     values = preprocess.to_dict()
     # The first is the same as no preprocessing.
     return None if values == {"preprocess": "unchanged"} else json.dumps(values, sort_keys=True)
-
-
-@runtime_checkable
-class HasAdaptors(Protocol):
-    """The models of a run, with the adaptor for each one's output."""
-
-    def adaptor(self, name: str) -> Adaptor | None:
-        """The adaptor of the model of this name."""
-        ...
-
-
-def get_adaptor(models: Mapping[str, nn.Module], name: str) -> Adaptor | None:
-    """The adaptor that a run has for one of its models; None for a plain mapping of models."""
-    return models.adaptor(name) if isinstance(models, HasAdaptors) else None

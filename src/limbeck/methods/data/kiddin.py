@@ -21,8 +21,9 @@ from limbeck.methods.support import check_share
 from limbeck.methods.teachers.privileged import PreprocessingTeacher
 from limbeck.model_call import Adaptor, call, find_output_layer, logits_of
 from limbeck.recipe import Models, Recipe, Stage
+from limbeck.tap import get_adaptor
 from limbeck.tasks import Task
-from limbeck.teachers import Preprocess, get_adaptor
+from limbeck.teachers import Preprocess
 
 CARD = MethodCard(
     name="kiddin",

@@ -21,9 +21,8 @@ from limbeck.methods.support import FreshCopy, check_count, check_share, check_w
 from limbeck.model_call import Adaptor, call, logits_of
 from limbeck.random_seeds import counter_uniform
 from limbeck.recipe import Models, Recipe, Stage
-from limbeck.tap import FrozenParameters
+from limbeck.tap import FrozenParameters, get_adaptor
 from limbeck.tasks import Task
-from limbeck.teachers import get_adaptor
 
 CARD = MethodCard(
     name="weighted_mutual",

@@ -22,6 +22,7 @@ from limbeck.methods.support import check_weight
 from limbeck.model_call import Adaptor
 from limbeck.random_seeds import derive_seed
 from limbeck.recipe import Models, Optimizer, Recipe, RunContext, Stage
+from limbeck.tap import get_adaptor
 from limbeck.teachers import (
     CachedTeacher,
     ModelTeacher,
@@ -32,7 +33,6 @@ from limbeck.teachers import (
     TeacherRef,
     as_teacher,
     check_groups,
-    get_adaptor,
 )
 
 
