@@ -229,6 +229,12 @@ def test_a_prompt_that_does_not_fit_is_named_with_its_line(tmp_path, tokenizer):
     assert len(whole.train.text_numbers) + len(whole.test.text_numbers) == len(rows)
 
 
+def test_a_row_whose_answer_is_null_is_said_to_have_none(tmp_path):
+    file = _lines(tmp_path / "p.jsonl", [*PAIRS, {"prompt": "1 + 1 =", "completion": None}])
+    with pytest.raises(DataError, match=r"line 13, has no 'completion'; it has 'prompt'\. "):
+        load_data(file, tokenizer=str(tmp_path / "tokenizer"))
+
+
 def test_a_tokenizer_without_an_end_token_is_refused(tmp_path, tokenizer):
     tokenizer.eos_token = None
     tokenizer.save_pretrained(tmp_path / "endless")

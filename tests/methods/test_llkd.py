@@ -61,6 +61,10 @@ def test_a_smallest_share_is_kept_by_the_largest_products():
     assert int(found.chosen.sum()) == 10
     assert float(score[found.chosen].min()) >= float(score[~found.chosen].max())
     assert not select_examples(student, teacher, thresholds(2.0), thresholds(0.0), smallest=0.0).chosen.any()
+    student, teacher = logits(0, 100), logits(1, 100)
+    for percent in (7, 14, 28, 29, 55, 100):  # 0.07 * 100 is a little above 7 in binary
+        found = select_examples(student, teacher, thresholds(2.0), thresholds(0.0), smallest=percent / 100)
+        assert int(found.chosen.sum()) == percent
 
 
 def test_the_relative_entropy_is_0_for_equal_shares_and_large_for_a_single_class():

@@ -245,8 +245,9 @@ def _read_row(row: Any, where: str, options: DataOptions) -> dict[str, Any]:
         if row.get(column) is not None and not isinstance(row[column], str):
             raise DataError(f"{where} has {row[column]!r:.60} as {column!r}, and a text is needed: write it in quotes.")
         if row.get(column) is None:
+            present = [repr(name) for name, value in row.items() if value is not None]
             raise DataError(
-                f"{where} has no {column!r}; it has {', '.join(map(repr, row)) or 'nothing'}. A row has text, "
+                f"{where} has no {column!r}; it has {', '.join(present) or 'nothing'}. A row has text, "
                 "prompt and completion, or messages; data.text=COLUMN, data.prompt=COLUMN and data.completion=COLUMN "
                 "name other columns."
             )

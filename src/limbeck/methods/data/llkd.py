@@ -14,6 +14,7 @@ from torch import Tensor
 from limbeck.batch import LOGITS, Batch, Outputs, Progress, Requirements, Term
 from limbeck.errors import ArgumentError, LimbeckError, LimbeckWarning
 from limbeck.functional import compute_entropy, cross_entropy
+from limbeck.functional.row_figures import count_share
 from limbeck.losses import LossContext, LossTerm, RunningMean, all_gather, all_reduce_sum
 from limbeck.methods.card import MethodCard, SearchRange
 from limbeck.methods.support import check_share
@@ -101,7 +102,7 @@ def select_examples(
     score = confidence * uncertainty
     sure = confidence >= confidence_thresholds[labels] - _ROUNDING
     chosen = sure & (uncertainty >= uncertainty_thresholds[labels] - _ROUNDING)
-    missing = math.ceil(smallest * len(labels)) - int(chosen.sum())
+    missing = int(count_share(torch.tensor([len(labels)]), smallest)) - int(chosen.sum())
     if missing > 0:
         others = score.masked_fill(chosen, -1.0).topk(missing).indices
         chosen = chosen.index_fill(0, others, True)
