@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickle
 import socket
 import time
+import traceback
 
 import pytest
 from torch import nn
@@ -151,6 +152,30 @@ def test_the_key_goes_to_the_server_and_nowhere_else(monkeypatch):
     assert "MY_KEY" in str(caught.value)
     for text in (str(caught.value), repr(vars(asked)), repr(pickle.dumps(asked))):
         assert "sk-secret" not in text
+
+
+def test_a_redirect_that_repeats_the_key_does_not_show_it(monkeypatch):
+    monkeypatch.setenv("LIMBECK_API_KEY", "sk-secret")
+    moved = Answer(b"", 302, {"Location": "http://elsewhere.example/v1?key=sk-secret"})
+    with serve(intercept=faults(MODELS, moved)) as server:
+        error = refused(server)
+    assert "elsewhere.example" in str(error)
+    assert "sk-secret" not in str(error)
+
+
+@pytest.mark.parametrize("key", ["sk-sec\nret", "sk-sec\r\nret: 1", "sk-sec\N{CYRILLIC SMALL LETTER ER}ret"])
+def test_a_key_that_no_header_takes_is_refused_without_showing_it(monkeypatch, key):
+    monkeypatch.setenv("LIMBECK_API_KEY", key)
+    with serve() as server, pytest.raises(ArgumentError) as caught:
+        ServerClient(server.url).get(MODELS)
+    assert caught.value.argument == "api_key_env"
+    assert "sk-sec" not in "".join(traceback.format_exception(caught.value))
+
+
+def test_the_line_break_at_the_end_of_a_key_from_a_file_is_left_out(monkeypatch):
+    monkeypatch.setenv("LIMBECK_API_KEY", "sk-secret\n")
+    with serve() as server:
+        assert ServerClient(server.url).get(MODELS)["data"]
 
 
 def test_a_client_survives_a_pickle_and_a_close():

@@ -198,7 +198,7 @@ class ServerClient:
         self, connection: http.client.HTTPConnection, method: str, path: str, body: Any
     ) -> tuple[int, Message, bytes]:
         headers = {"Accept": "application/json", "User-Agent": "limbeck"}
-        if key := os.environ.get(self.api_key_env, ""):
+        if key := self._key():
             headers["Authorization"] = f"Bearer {key}"
         content = None
         if body is not None:
@@ -228,7 +228,7 @@ class ServerClient:
         except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
             raise ServerError(
                 f"The server {self.url} answers {path} in a form that is not known here "
-                f"({type(error).__name__}: {_one_line(error)}).",
+                f"({type(error).__name__}: {_one_line(self._hide_key(str(error)))}).",
                 status=200,
             ) from error
 
@@ -265,13 +265,15 @@ class ServerClient:
         words = self._words(content)
         said = f": {words}" if words else ""
         if status in (401, 403):
-            kept = os.environ.get(self.api_key_env)
             what = (
-                f"the key in {self.api_key_env}" if kept else f"a request without a key; put it into {self.api_key_env}"
+                f"the key in {self.api_key_env}"
+                if self._key()
+                else f"a request without a key; put it into {self.api_key_env}"
             )
             return f"The server {self.url} refuses {what} (status {status}{said})."
         if 300 <= status < 400:
-            return f"The server {self.url} has moved to {headers.get('Location', 'another address')}: use that one."
+            place = _one_line(self._hide_key(headers.get("Location", "another address")))
+            return f"The server {self.url} has moved to {place}: use that one."
         if status == 404:
             return f"The server {self.url} has no {path} (status 404{said})."
         if status == 429:
@@ -282,13 +284,29 @@ class ServerClient:
         """What the server says about an error, in one line and without the key."""
         try:
             value = json.loads(content)
-        except ValueError:
+        except (ValueError, RecursionError):
             value = content.decode("utf-8", "replace") if not content.lstrip().startswith(b"<") else ""
         for name in ("error", "message", "detail"):
             value = value.get(name, value) if isinstance(value, dict) else value
-        words = _one_line(value if isinstance(value, str) else json.dumps(value))
-        key = os.environ.get(self.api_key_env)
-        return words.replace(key, "***") if key else words
+        return _one_line(self._hide_key(value if isinstance(value, str) else json.dumps(value)))
+
+    def _key(self) -> str:
+        """The key in the environment, without the line break of a file; empty if there is none.
+
+        Raises:
+            ArgumentError: If it cannot be sent. The error of http.client would show it.
+        """
+        key = os.environ.get(self.api_key_env, "").strip()
+        if not (key.isascii() and key.isprintable()):
+            raise ArgumentError(
+                f"The key in {self.api_key_env} has a line break or a letter that no key has: copy it anew.",
+                argument="api_key_env",
+            )
+        return key
+
+    def _hide_key(self, text: str) -> str:
+        key = self._key()
+        return text.replace(key, "***") if key else text
 
 
 class _ThreadConnection(threading.local):
