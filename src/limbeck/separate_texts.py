@@ -63,7 +63,7 @@ def check_separates(
     ids, places = inputs.get("input_ids"), inputs.get("position_ids")
     if model in _SEPARATES or "attention_mask" in inputs or inputs.get("use_cache") is not False:
         return
-    if not isinstance(ids, Tensor) or not isinstance(places, Tensor) or not ids.any():
+    if not isinstance(ids, Tensor) or ids.is_floating_point() or not isinstance(places, Tensor) or not ids.any():
         return
     length = max(1, min(_LENGTH, ids.shape[-1] // 2))
     last = ids.max()
@@ -103,7 +103,7 @@ def check_padding_in_front(
     ids, mask = inputs.get("input_ids"), inputs.get("attention_mask")
     if model in _SKIPS_PADDING or not isinstance(ids, Tensor) or not isinstance(mask, Tensor) or ids.ndim != 2:
         return
-    if mask.shape != ids.shape or not mask.numel() or bool(mask[:, 0].all()) or not bool(mask.any()):
+    if ids.is_floating_point() or mask.shape != ids.shape or not mask.numel() or bool(mask[:, 0].all()) or not bool(mask.any()):
         return
     if _is_sharded(model):  # its calls wait for other ranks, which may have no padding
         return
