@@ -103,7 +103,9 @@ def check_padding_in_front(
     ids, mask = inputs.get("input_ids"), inputs.get("attention_mask")
     if model in _SKIPS_PADDING or not isinstance(ids, Tensor) or not isinstance(mask, Tensor) or ids.ndim != 2:
         return
-    if ids.is_floating_point() or mask.shape != ids.shape or not mask.numel() or bool(mask[:, 0].all()) or not bool(mask.any()):
+    if ids.is_floating_point() or mask.shape != ids.shape or not mask.numel():
+        return
+    if bool(mask[:, 0].all()) or not bool(mask.any()):
         return
     if _is_sharded(model):  # its calls wait for other ranks, which may have no padding
         return
