@@ -20,6 +20,7 @@ from limbeck.data import (
     tokenize_texts,
     train_byte_level_tokenizer,
 )
+from limbeck.data.language_files import read_json_rows
 from limbeck.errors import DataError, LimbeckError
 
 SENTENCES = [f"Word {number} is told to word {number + 1}." for number in range(20)]
@@ -53,6 +54,13 @@ def tokenizer(tmp_path):
     tokenizer.chat_template = TEMPLATE
     tokenizer.save_pretrained(tmp_path / "tokenizer")
     return tokenizer
+
+
+def test_half_a_character_in_a_file_is_named_and_a_whole_pair_is_text(tmp_path):
+    path = _lines(tmp_path / "texts.jsonl", [{"text": "whole \U0001f642"}, {"text": "half \ud83d"}])
+    with pytest.raises(DataError, match="line 2"):
+        list(read_json_rows(path))
+    assert list(read_json_rows(_lines(path, [{"text": "whole \U0001f642"}]))) == [(1, {"text": "whole \U0001f642"})]
 
 
 @pytest.mark.parametrize("text", ["plain words\n", "  two  spaces\t\ttabs ", "Zoë 東京 🙂\r\n", "<|not special|> \x07"])

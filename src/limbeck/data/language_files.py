@@ -201,9 +201,21 @@ def read_json_rows(path: Path, charset: str | None = None) -> Iterator[tuple[int
     """
     for number, line in read_lines(path, charset):
         try:
-            yield number, json.loads(line)
+            value = json.loads(line)
         except (ValueError, RecursionError) as error:
             raise DataError(f"{path}, line {number}, is not JSON: {error}.") from error
+        if "\\ud" in line.lower() and not _is_text(value):
+            raise DataError(f"{path}, line {number}, has half a character (\\ud800 to \\udfff), which is no text.")
+        yield number, value
+
+
+def _is_text(value: Any) -> bool:
+    """Whether all texts in a JSON value have whole characters: JSON can hold half a surrogate pair."""
+    try:
+        json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _read_rows(path: Path, options: DataOptions) -> Corpus:

@@ -97,6 +97,19 @@ def test_an_answer_without_a_text_gets_one_sentence(value):
         write(server)
 
 
+@pytest.mark.parametrize("number", [float("nan"), float("-inf"), True, None])
+def test_log_probabilities_that_are_no_numbers_are_not_known(number):
+    choice = {"text": "a", "finish_reason": "stop", "logprobs": {"token_logprobs": [-1.0, number]}}
+    with serve(intercept=always(PATH, lambda answer: Answer({"choices": [choice]}))) as server:
+        assert {text.log_prob for text in write(server).values()} == {None}
+
+
+def test_half_a_character_of_a_server_becomes_a_mark_that_tokenizers_read():
+    choice = {"text": "a\ud83d b \ud83d\ude42", "finish_reason": "length"}
+    with serve(intercept=always(PATH, lambda answer: Answer({"choices": [choice]}))) as server:
+        assert {text.text for text in write(server).values()} == {"a\ufffd b \U0001f642"}
+
+
 def test_the_model_is_named_or_the_only_one():
     two = Answer({"data": [{"id": "big"}, {"id": "small"}]})
     several = serve(intercept=always("/v1/models", lambda answer: two))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from typing import Any, NamedTuple, final
@@ -229,9 +230,15 @@ def _read_chat(value: Any) -> WrittenText:
 def _make_text(text: Any, choice: Mapping[str, Any], tokens: int | None, values: Any) -> WrittenText:
     if not isinstance(text, str):
         raise ServerError("The server's answer has no text. Is it an answer with tools, or a refusal?")
-    known = isinstance(values, list) and bool(values) and all(isinstance(one, (int, float)) for one in values)
+    known = isinstance(values, list) and bool(values) and all(map(_is_finite, values))
+    # Half a surrogate pair, which JSON can hold, is refused by tokenizers.
+    text = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
     reason = choice.get("finish_reason")
     return WrittenText(
         text, reason if isinstance(reason, str) else None,
         len(values) if tokens is None and known else tokens, float(sum(values)) if known else None,
     )  # fmt: skip
+
+
+def _is_finite(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
