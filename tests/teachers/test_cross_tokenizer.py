@@ -108,6 +108,18 @@ def test_trap_19_likelihoods_are_those_of_the_teachers_own_text_at_the_students_
     assert seen == int((logits.index >= 0).sum()) > 20
 
 
+def test_padding_is_known_from_the_attention_mask_if_other_masks_do_not_say_it(tokenizers, models):
+    """As of a loader of one's own within a MaskedLoader."""
+    batch = take(TokenDataset(TEXTS, tokenizer=tokenizers[0], max_length=40, padding_side="left"))
+    text = batch.extra["masks"]["text"]
+    inputs = {"input_ids": batch.inputs["input_ids"], "attention_mask": text.long()}
+    other = batch._replace(inputs=inputs, extra={"masks": {"mine": batch.mask}})
+    teacher = CrossTokenizerTeacher(models[1], *tokenizers)
+    one, two = (ask(teacher, each).partial[LOGITS].likelihoods for each in (batch, other))
+    assert torch.equal(one.lengths, two.lengths)
+    torch.testing.assert_close(one.log_likelihood, two.log_likelihood)
+
+
 @LAYOUTS
 def test_the_same_model_and_tokenizer_give_0(tokenizers, models, how):
     data = TokenDataset(TEXTS, tokenizer=tokenizers[0], **how)

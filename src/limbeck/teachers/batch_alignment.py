@@ -133,7 +133,8 @@ def _find_windows(batch: Batch) -> list[np.ndarray]:
     ids = read_ids(batch)
     inputs = batch.inputs if isinstance(batch.inputs, Mapping) else {}
     masks = batch.extra.get("masks")
-    text = masks.get("text") if isinstance(masks, Mapping) else inputs.get("attention_mask")
+    text = masks.get("text") if isinstance(masks, Mapping) else None
+    text = inputs.get("attention_mask") if text is None else text
     real = torch.ones_like(ids, dtype=torch.bool) if text is None or text.shape != ids.shape else text.bool()
     starts = torch.zeros_like(real.cpu())
     starts[:, 0] = True
