@@ -141,6 +141,14 @@ def test_any_text_has_a_number_or_one_kind_of_error(text):
     assert isinstance(value, (int, float))
 
 
+def test_an_input_of_the_name_of_the_result_is_no_result():
+    assert run_program("1 + 1", inputs={"answer": 5}) == 2
+    assert run_program("answer += 1", inputs={"answer": 5}) == 6
+    with pytest.raises(ProgramError) as caught:
+        run_program("", inputs={"answer": 5})
+    assert caught.value.reason == "no result"
+
+
 def test_time_is_limited():
     lines = "\n".join(f"a{i} = 1" for i in range(100))
     with pytest.raises(ProgramError) as caught:

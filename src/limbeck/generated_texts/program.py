@@ -112,10 +112,11 @@ def run_program(
             raise ArgumentError(f"{name} is a limit above 0; got {limit!r}.", argument=name)
     tree = _parse(program, max_characters)
     state = _Program(dict(inputs or {}), max_bits, time.monotonic() + seconds)
-    last: Number | None = None
+    value: Number | None = None
     for statement in tree.body:
-        last = state.run(statement)
-    value: Number | None = state.names.get(result, last)
+        value = state.run(statement)
+    if any(result in map(_target, _targets(statement)) for statement in tree.body):
+        value = state.names[result]
     if value is None:
         raise ProgramError("The program is empty, so it has no result.", reason="no result")
     return value
@@ -162,6 +163,13 @@ def _is_allowed(node: ast.AST) -> bool:
         return len(node.ops) == 1
     kinds = (ast.Expr, ast.Name, ast.Load, ast.Store, ast.BinOp, ast.UnaryOp, ast.IfExp)
     return isinstance(node, kinds) or type(node) in {**_BINARY, **_UNARY, **_COMPARE}
+
+
+def _targets(statement: ast.stmt) -> list[ast.expr]:
+    """What a line sets; nothing, if it is an expression."""
+    if isinstance(statement, ast.AugAssign):
+        return [statement.target]
+    return statement.targets if isinstance(statement, ast.Assign) else []
 
 
 def _target(node: ast.AST) -> str:
