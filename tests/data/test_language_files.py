@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import re
 
 import pytest
 import torch
@@ -20,7 +21,7 @@ from limbeck.data import (
     tokenize_texts,
     train_byte_level_tokenizer,
 )
-from limbeck.data.language_files import read_json_rows
+from limbeck.data.text_files import read_json_rows
 from limbeck.errors import DataError, LimbeckError
 
 SENTENCES = [f"Word {number} is told to word {number + 1}." for number in range(20)]
@@ -185,6 +186,36 @@ def test_tokens_are_stored_once_and_mapped(tmp_path, tokenizer):
     assert sorted(cache.iterdir()) == stored
     load_data(file, **options, completion_only_loss=False)
     assert len(list(cache.iterdir())) == 2
+
+
+@pytest.mark.parametrize(
+    ("row", "options", "typed"),
+    [
+        ({"id": "1", "prompt": "1 and 1:", "answer": "2"}, {}, "data.completion=answer"),
+        ({"prompt": "1 and 1:", "answer": "2"}, {"prompt": "prompt"}, "data.completion=answer"),
+        ({"question": "1 and 1:", "reply": "2"}, {"prompt": "question"}, "data.completion=reply"),
+        ({"prompt": "1 and 1:", "a": "2", "b": "2"}, {}, "data.completion=COLUMN"),
+        ({"prompt": "1 and 1:"}, {}, "limbeck.data.PromptDataset"),
+        ({"prompt": "1 and 1:"}, {"prompt": "prompt"}, "limbeck.data.PromptDataset"),
+        ({"prompt": "1 and 1:"}, {"task": "language_modeling"}, "limbeck generate"),
+    ],
+)
+def test_prompts_without_completions_say_what_to_type(tmp_path, row, options, typed):
+    file = _lines(tmp_path / "prompts.jsonl", [row, row])
+    with pytest.raises(DataError, match=re.escape(typed)):
+        load_data(file, **options)
+
+
+def test_answers_of_another_column_are_completions(tmp_path):
+    rows = [{"prompt": row["prompt"], "answer": row["completion"]} for row in PAIRS]
+    data = load_data(_lines(tmp_path / "prompts.jsonl", rows), completion="answer")
+    assert data.task == "language_modeling"
+    assert len(data.train) + len(data.test) == len(PAIRS)
+
+
+def test_prompts_with_a_label_are_texts_with_classes(tmp_path):
+    rows = [{"prompt": f"word {n} a", "label": n % 2} for n in range(20)]
+    assert load_data(_lines(tmp_path / "c.jsonl", rows), text="prompt").task == "classification"
 
 
 ROW = {"prompt": "1 and 1:", "completion": " 2"}

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import gzip
 import json
 import re
-import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -18,7 +16,7 @@ from limbeck.data.files import check_file
 from limbeck.data.options import DataOptions
 from limbeck.data.preprocess import Identity
 from limbeck.data.splits import HELD_OUT, DataSplits, DataSummary, PartSummary, held_out_source
-from limbeck.data.text_files import VOCABULARY, undecodable
+from limbeck.data.text_files import VOCABULARY, read_characters, read_json_rows
 from limbeck.data.token_dataset import TokenDataset
 from limbeck.data.token_pairs import TokenData, TokenPairDataset, split_texts
 from limbeck.data.tokenized_texts import tokenize_texts
@@ -40,6 +38,7 @@ _MANY_SHARED = 0.01  # share of a part's texts; a note is added if at least so m
 _LABELS = ("label", "labels", "target")
 _TOKENIZED = ("input_ids", "labels")
 _CHAT = "messages"
+_ANSWERS = ("answer", "response", "output", "chosen", "solution")  # other names of completions, most common first
 
 
 class Corpus(NamedTuple):
@@ -66,18 +65,21 @@ def is_text_file(path: Path) -> bool:
 def holds_language_rows(path: Path, options: DataOptions) -> bool:
     """Whether the first row of a file of JSON lines is for a language model and has no label.
 
-    Rows with a prompt and a completion, or with messages, are. A row with a text and nothing else is, too.
+    Rows with a prompt, or with messages, are. A row with a text and nothing else is, too, and so is every row if the
+    column of the prompts or of the answers is named.
     """
     if options.target is not None or not path.is_file():
         return False
+    if options.prompt is not None or options.completion is not None:
+        return True
     try:
         row = next(read_json_rows(path, options.charset), (0, None))[1]
     except DataError:
         return False  # the reader that is found in the end has the sentence for it
     if not isinstance(row, Mapping) or (set(row) & set(_LABELS) and "input_ids" not in row):
         return False
-    columns = {options.prompt or "prompt", options.completion or "completion"}
-    return _CHAT in row or columns <= set(row) or set(row) == {options.text or "text"} or "input_ids" in row
+    prompted = "prompt" in row and options.text is None
+    return _CHAT in row or prompted or set(row) == {options.text or "text"} or "input_ids" in row
 
 
 def load_corpus(name: str, options: DataOptions) -> DataSplits:
@@ -147,7 +149,7 @@ def read_corpus(path: Path, options: DataOptions) -> Corpus:
 
 def _read_plain(path: Path, options: DataOptions) -> Corpus:
     """The texts of a text file, and the line of each."""
-    text = _read_characters(path, options.charset).replace("\r\n", "\n")
+    text = read_characters(path, options.charset).replace("\r\n", "\n")
     if not text.strip():
         raise DataError(f"{path} has no text: all of it is white space.")
     # Blank lines at the ends separate nothing.
@@ -166,56 +168,6 @@ def _read_plain(path: Path, options: DataOptions) -> Corpus:
         rows.append({"text": match[0] if by == "document" else match[0].rstrip("\n")})
         lines.append(line)
     return Corpus(rows, lines, path, form)
-
-
-def _read_characters(path: Path, charset: str | None) -> str:
-    encoding = charset or "utf-8-sig"
-    try:
-        raw = gzip.decompress(path.read_bytes()) if path.suffix.lower() == ".gz" else path.read_bytes()
-    except (OSError, EOFError, zlib.error) as error:
-        raise DataError(f"{path} is damaged or no gzip file: {error}.") from error
-    if b"\0" in raw and not encoding.startswith(("utf-16", "utf-32")) and raw[:2] not in (b"\xff\xfe", b"\xfe\xff"):
-        raise DataError(f"{path} is a binary file, no text: it holds null bytes, the first at byte {raw.index(0)}.")
-    try:
-        return raw.decode(encoding)
-    except UnicodeDecodeError as error:
-        raise undecodable(path, encoding, error) from error
-
-
-def read_lines(path: Path, charset: str | None = None) -> Iterator[tuple[int, str]]:
-    """The number, from 1, and the text of each line that is not blank.
-
-    Raises:
-        DataError: If the file is damaged or no text.
-    """
-    for number, line in enumerate(_read_characters(path, charset).split("\n"), start=1):
-        if line.strip():
-            yield number, line.removesuffix("\r")
-
-
-def read_json_rows(path: Path, charset: str | None = None) -> Iterator[tuple[int, Any]]:
-    """The line number and the value of each line of JSON.
-
-    Raises:
-        DataError: If the file is damaged, or a line is no JSON.
-    """
-    for number, line in read_lines(path, charset):
-        try:
-            value = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            raise DataError(f"{path}, line {number}, is not JSON: {error}.") from error
-        if "\\ud" in line.lower() and not _is_text(value):
-            raise DataError(f"{path}, line {number}, has half a character (\\ud800 to \\udfff), which is no text.")
-        yield number, value
-
-
-def _is_text(value: Any) -> bool:
-    """Whether all texts in a JSON value have whole characters: JSON can hold half a surrogate pair."""
-    try:
-        json.dumps(value, ensure_ascii=False).encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def _read_rows(path: Path, options: DataOptions) -> Corpus:
@@ -259,9 +211,8 @@ def _read_row(row: Any, where: str, options: DataOptions) -> dict[str, Any]:
         if row.get(column) is None:
             present = [repr(name) for name, value in row.items() if value is not None]
             raise DataError(
-                f"{where} has no {column!r}; it has {', '.join(present) or 'nothing'}. A row has text, "
-                "prompt and completion, or messages; data.text=COLUMN, data.prompt=COLUMN and data.completion=COLUMN "
-                "name other columns."
+                f"{where} has no {column!r}; it has {', '.join(present) or 'nothing'}. "
+                + _column_advice(row, prompt, column, own)
             )
     if not row[list(own.values())[-1]].strip():
         what = "answer" if pair else "text"
@@ -269,6 +220,23 @@ def _read_row(row: Any, where: str, options: DataOptions) -> dict[str, Any]:
             f"{where} has an empty {what} {list(own.values())[-1]!r}, so there is nothing to learn: remove it."
         )
     return {name: row[column] for name, column in own.items()}
+
+
+def _column_advice(row: Mapping[str, Any], prompt: str, missing: str, columns: Mapping[str, str]) -> str:
+    """What to type for a row that lacks a column."""
+    if columns.get("completion") != missing:
+        return (
+            "A row has text, prompt and completion, or messages; data.text=COLUMN, data.prompt=COLUMN and "
+            "data.completion=COLUMN name other columns."
+        )
+    texts = [name for name, value in row.items() if isinstance(value, str) and name not in (prompt, "id")]
+    if texts:
+        column = next((name for name in _ANSWERS if name in texts), texts[0] if len(texts) == 1 else "COLUMN")
+        return f"Type --set data.completion={column} if the answers are there."
+    return (
+        "A student is judged by answers, also where it writes its own texts: add them, or let a teacher write them "
+        "with limbeck generate. In Python, limbeck.data.PromptDataset has prompts alone."
+    )
 
 
 def _one_text(corpus: Corpus) -> DataError:

@@ -1,4 +1,4 @@
-"""Loads labeled texts (JSON lines, tables, built-in datasets) as training, development and test parts."""
+"""Reads lines of text and JSON; loads labeled texts (JSON lines, tables, built-in datasets) as parts."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import gzip
 import json
 import math
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -150,6 +150,61 @@ def undecodable(path: Path, encoding: str, error: UnicodeDecodeError) -> DataErr
         f"{path} is not {encoding.removesuffix('-sig')} ({error.reason}). If it is Windows-1252, use "
         "--set data.charset=cp1252."
     )
+
+
+def read_characters(path: Path, charset: str | None = None) -> str:
+    """The text of a file, which may be compressed by gzip.
+
+    Raises:
+        DataError: If the file is damaged or no text.
+    """
+    encoding = charset or "utf-8-sig"
+    try:
+        raw = gzip.decompress(path.read_bytes()) if path.suffix.lower() == ".gz" else path.read_bytes()
+    except (OSError, EOFError, zlib.error) as error:
+        raise DataError(f"{path} is damaged or no gzip file: {error}.") from error
+    if b"\0" in raw and not encoding.startswith(("utf-16", "utf-32")) and raw[:2] not in (b"\xff\xfe", b"\xfe\xff"):
+        raise DataError(f"{path} is a binary file, no text: it holds null bytes, the first at byte {raw.index(0)}.")
+    try:
+        return raw.decode(encoding)
+    except UnicodeDecodeError as error:
+        raise undecodable(path, encoding, error) from error
+
+
+def read_lines(path: Path, charset: str | None = None) -> Iterator[tuple[int, str]]:
+    """The number, from 1, and the text of each line that is not blank.
+
+    Raises:
+        DataError: If the file is damaged or no text.
+    """
+    for number, line in enumerate(read_characters(path, charset).split("\n"), start=1):
+        if line.strip():
+            yield number, line.removesuffix("\r")
+
+
+def read_json_rows(path: Path, charset: str | None = None) -> Iterator[tuple[int, Any]]:
+    """The line number and the value of each line of JSON.
+
+    Raises:
+        DataError: If the file is damaged, or a line is no JSON.
+    """
+    for number, line in read_lines(path, charset):
+        try:
+            value = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            raise DataError(f"{path}, line {number}, is not JSON: {error}.") from error
+        if "\\ud" in line.lower() and not _is_text(value):
+            raise DataError(f"{path}, line {number}, has half a character (\\ud800 to \\udfff), which is no text.")
+        yield number, value
+
+
+def _is_text(value: Any) -> bool:
+    """Whether all texts in a JSON value have whole characters: JSON can hold half a surrogate pair."""
+    try:
+        json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _begins_in_utf16(path: Path) -> bool:

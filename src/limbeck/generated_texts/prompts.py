@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from limbeck.data.files import check_file
-from limbeck.data.language_files import is_text_file, read_json_rows, read_lines
+from limbeck.data.language_files import is_text_file
+from limbeck.data.text_files import read_json_rows, read_lines
 from limbeck.errors import DataError
 
 MESSAGES = "messages"
