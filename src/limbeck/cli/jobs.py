@@ -213,9 +213,17 @@ def _interrupted_message(job: Job) -> str:
     has_weights = not job.methods and RunLayout(out).seed("distilled", 0).is_dir()
     what = "the student trained so far" if has_weights else "an untrained student; its training had not started"
     return (
-        f"Interrupted. {out / 'student'} contains {what}. "
+        f"Interrupted. {out / 'student'} contains {what}. {_lost_training(out)}"
         f"To continue: `limbeck resume {quote(str(out))}{_trust_flag(job)}`."
     )
+
+
+def _lost_training(out: Path) -> str:
+    """Return a sentence about the runs of arms that start again because they have no checkpoint."""
+    arms = RunLayout(out).arms
+    begun = sorted(path.parent for path in arms.glob("*/*/run.json"))
+    lost = [str(run.relative_to(arms)) for run in begun if not (run / "checkpoint.safetensors").is_file()]
+    return f"Without a checkpoint so far, and therefore trained from the start: {', '.join(lost)}. " if lost else ""
 
 
 def _trust_flag(job: Job) -> str:

@@ -10,7 +10,7 @@ import weakref
 from collections.abc import Generator, Iterator, Mapping
 from contextlib import closing, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from torch import nn
 from torch.nn.parameter import is_lazy
@@ -18,6 +18,7 @@ from torch.nn.parameter import is_lazy
 from limbeck.data import Loader
 from limbeck.engine.checkpoint import clone_state, read_checkpoint, write_checkpoint
 from limbeck.engine.distributed import gather_states, lost_rank_explained, random_of_rank, seed_of_rank
+from limbeck.engine.interrupts import StepEndInterrupt, StepEndInterrupts
 from limbeck.engine.parallel_branches import ParallelBranches
 from limbeck.engine.recipe_runner import RecipeRunner, RunModels, preflight_check
 from limbeck.engine.resume import describe_run, load_state_dict, not_resumable_error, state_dict
@@ -37,6 +38,7 @@ class Run:
     Training pauses between two reports, so the loop may inspect, log, save or ``break``. After a ``break`` no hook is
     left in any model, the current student is on disk, and iterating again continues exactly where it stopped. Random
     numbers drawn by the caller in between do not change the run, and the run does not change the caller's.
+    Ctrl-C within a step takes effect at its end, like a ``break``; pressed twice, it acts at once.
 
     Attributes:
         models: Every model of the run by name.
@@ -84,6 +86,7 @@ class Run:
         self._heads: dict[nn.Module, Any] = {}
         self._going: weakref.ref[Any] | None = None
         self._written = time.perf_counter()
+        self._interrupts = StepEndInterrupts()
         reset_to_epoch_start(loader, 0)
         with self._folder.alone(fabric):
             self._open(resume=resume)
@@ -198,19 +201,25 @@ class Run:
                     check_finite(report)
                     self._random = get_rng_state()
                     self._gather_random()
+                    if self._interrupts.requested:
+                        self._stop()
+                    held = self._interrupts.active
+                    self._interrupts.deactivate()
                     set_rng_state(outside)
                     yield report
                     outside = get_rng_state()
                     set_rng_state(self._random)
+                    if held:
+                        self._interrupts.activate()
                 self.finished = True
                 self._save()
             except GeneratorExit:
                 # Raised at the yield, where the caller's random state is already restored.
                 if not sys.is_finalizing():
-                    self._state = clone_state(self._snapshot()) | {"random": clone_state(self._random)}
-                    with suppress(DivergedError):  # nothing may be raised here; the saved student stays
-                        self._check_weights()
-                        self._save_on_disk(self._state)
+                    self._pause()
+                raise
+            except StepEndInterrupt:
+                set_rng_state(outside)
                 raise
             except BaseException as error:
                 if isinstance(error, KeyboardInterrupt):
@@ -222,7 +231,21 @@ class Run:
                 raise
             finally:
                 self._loop = None
+                self._interrupts.clear()
         set_rng_state(outside)
+
+    def _pause(self) -> None:
+        """Keep the state between two steps, on disk and in this object, so that the run can continue from it."""
+        self._state = clone_state(self._snapshot()) | {"random": clone_state(self._random)}
+        with suppress(DivergedError):  # nothing may be raised here; the saved student stays
+            self._check_weights()
+            self._save_on_disk(self._state)
+
+    def _stop(self) -> NoReturn:
+        self._random = get_rng_state()
+        self._interrupts.clear()  # a Ctrl-C while the file is written acts at once, and leaves the earlier one
+        self._pause()
+        raise StepEndInterrupt
 
     def _all_parts(self) -> Generator[StepReport, None, None]:
         for key, part in self._course:
@@ -240,11 +263,18 @@ class Run:
                 yield from loop(self._checkpoint_if_due, state, self._heads)
             self._done.append(key)
             self._loop = None
+            self._interrupts.deactivate()
+            if self._interrupts.requested:
+                self._stop()
             self._save()
 
     def _checkpoint_if_due(self, reported: bool) -> None:
         """Save a checkpoint if it is due. Several ranks must agree on that, so they check only at reports."""
         several = self._fabric.world_size > 1
+        if self._interrupts.requested:
+            self._stop()
+        if not several:  # ranks would stop at different steps
+            self._interrupts.activate()
         if self._folder.checkpoint is None or (several and not reported):
             return
         due = time.perf_counter() - self._written >= self._setting.checkpoint_seconds
