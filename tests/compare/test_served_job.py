@@ -15,6 +15,7 @@ import limbeck as lb
 from limbeck.cli.jobs import requested_job
 from limbeck.compare import run_job
 from limbeck.compare.cache_plan import plan
+from limbeck.compare.changed_job import changed_job
 from limbeck.compare.comparison_data import load_comparison_data
 from limbeck.compare.run_doctor import checkup
 from limbeck.compare.served_teacher import find_served
@@ -25,13 +26,14 @@ from limbeck.export import export_run
 from limbeck.functional import reverse_kl
 from limbeck.job import make_job, read_run_job, with_settings
 from limbeck.losses import Loss
+from limbeck.models import TokenizersDifferError
 from limbeck.recipe import Stage
 from limbeck.report import write_report
 from limbeck.teachers import ServedTeacher
 from limbeck.teachers.served import client
 from limbeck.testing import Answer, serve_model
 from served_models import TEXTS, model, tokenizer
-from vocabularies import renumber
+from vocabularies import renumber, train_bytes
 
 PATH = "/v1/completions"
 STUDENT = {"model": "hf:gpt2", "pretrained": False, "n_layer": 1, "n_head": 2, "n_embd": 8, "n_positions": 32}
@@ -226,6 +228,42 @@ def test_mistakes_get_one_sentence(place):
         material = load_comparison_data(job)
         with pytest.raises(LimbeckError, match="limbeck generate"):
             open_teacher(job, material)
+
+
+def test_a_wrong_tokenizer_of_a_server_is_named_without_methods_that_it_cannot_have(place, tmp_path):
+    folder, own = place
+    train_bytes(["zzz yyy xxx www"] * 9, vocabulary=270).save_pretrained(tmp_path / "wrong")
+    with serve_model(own, tokenizer()) as server:
+        job = job_of(
+            place, server.url, teacher={"url": server.url, "tokenizer": str(tmp_path / "wrong")},
+            data={"name": str(folder / "t.txt"), "max_length": 24, "tokenizer": str(folder / "tok")},
+        )  # fmt: skip
+        with pytest.raises(TokenizersDifferError) as caught:
+            open_teacher(job, load_comparison_data(job))
+    assert "teacher.tokenizer" in str(caught.value)
+    assert "alm" not in str(caught.value)
+
+
+def test_a_server_that_moved_keeps_finished_work(place, tmp_path):
+    _, own = place
+    arms = ["teacher", "student alone", "label smoothing", "distilled"]
+    out = tmp_path / "run"
+    with serve_model(own, tokenizer()) as server:
+        run(job_of(place, server.url, arms=arms, out=str(out)))
+    for name in ("result.json", "report.html"):  # as if it were not finished
+        (out / name).unlink()
+    before = read_run_job(out)
+    other = {**before, "teacher": {**before["teacher"], "top_k": 5}, "out": str(out)}
+    assert "distilled" in changed_job(make_job(other))[1].again
+    with serve_model(own, tokenizer()) as server:
+        way = {"url": server.url, "concurrency": 2, "timeout": 9.0, "retries": 1}
+        settings = {**before, "teacher": {**before["teacher"], **way}, "out": str(out)}
+        _, changes = changed_job(make_job(settings))
+        assert changes.again == ()
+        assert not changes.teacher
+        assert not changes.student
+        assert any("teacher.url" in key for key in changes.keys)
+        run(make_job(settings), resume=True, change=True)
 
 
 def test_another_temperature_is_refused_before_training(place, tmp_path):

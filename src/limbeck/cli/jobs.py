@@ -201,8 +201,9 @@ def _resume_hint(job: Job) -> str:
     out = Path(job.out or "")
     if not RunLayout(out).teacher.is_dir() or not RunLayout(out).job.is_file() or RunLayout(out).result.is_file():
         return ""
+    again = f"limbeck resume {quote(str(out))}{_trust_flag(job)}"
     return (
-        f" Finished work is saved: `limbeck resume {quote(str(out))} --set KEY=VALUE` continues with a changed setting."
+        f" Finished work is saved: `{again}` continues, and `{again} --set KEY=VALUE` does so with a changed setting."
     )
 
 

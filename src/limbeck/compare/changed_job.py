@@ -20,6 +20,9 @@ _FREE = frozenset({"out", "workers", "track", "search", "seeds", "arms", "also"}
 _OWN = frozenset({"method", "methods", "budget", "budgets"})
 """The keys that change the runs of some arms; `_arm_settings` determines which."""
 
+_WAY_TO_SERVER = frozenset({"url", "api", "api_key_env", "concurrency", "timeout", "retries"})
+"""The keys of a served teacher that change how it is asked, and not what it answers."""
+
 
 class Changes(NamedTuple):
     """The changes when a job continues with other settings.
@@ -128,7 +131,9 @@ def _teacher_settings(job: Job) -> dict[str, Any]:
     dumped = job.model_dump(mode="json", include={"development", "train_examples", "precision"})
     dumped["data"] = without_workers(job.model_dump(mode="json")["data"])
     train = None if job.teacher.has_weights else (job.teacher.train or job.budget).model_dump(mode="json")
-    return {**dumped, "teacher": {**job.teacher.model_dump(mode="json", exclude={"check"}), "train": train}}
+    # The way to a server is like a path: what its model answers does not depend on it.
+    way = _WAY_TO_SERVER if job.teacher.url is not None else frozenset()
+    return {**dumped, "teacher": {**job.teacher.model_dump(mode="json", exclude={"check", *way}), "train": train}}
 
 
 def _arm_settings(job: Job, arm: str) -> dict[str, Any]:

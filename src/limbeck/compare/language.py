@@ -24,7 +24,7 @@ from limbeck.doctor.other_tokenizer import describe_alignment, measure_alignment
 from limbeck.errors import LimbeckError
 from limbeck.job import Job, ModelSettings, TeacherSettings
 from limbeck.methods import method
-from limbeck.models import UserFile, align_vocabularies, count_outputs, find_tokenizer
+from limbeck.models import TokenizersDifferError, UserFile, align_vocabularies, count_outputs, find_tokenizer
 from limbeck.models.hf_folder import find_hf_config
 from limbeck.models.hub import LibraryModel
 from limbeck.optional_imports import import_optional
@@ -207,10 +207,18 @@ def align_served(teacher: ServedTeacher, data: Dataset, student: nn.Module) -> A
     tokens, size = find_token_data(data), count_outputs(student)
     if tokens is None or size is None:
         return teacher
-    alignment = align_vocabularies(
-        tokens.tokenizer, teacher.tokenizer, student_size=size,
-        teacher_size=teacher.count_classes(teacher.tokenizer), texts=_some_texts(tokens),
-    )  # fmt: skip
+    try:
+        alignment = align_vocabularies(
+            tokens.tokenizer, teacher.tokenizer, student_size=size,
+            teacher_size=teacher.count_classes(teacher.tokenizer), texts=_some_texts(tokens),
+        )  # fmt: skip
+    except TokenizersDifferError as error:
+        # The methods that compare texts, which are recommended for other teachers, need all logits.
+        raise TokenizersDifferError(
+            f"{error.difference}. Is teacher.tokenizer the tokenizer of the model at the server? If it is, take a "
+            "student with the same tokenizer, or let the teacher write texts and learn these: limbeck generate.",
+            difference=error.difference,
+        ) from error
     return teacher if alignment.is_identity else AlignedTeacher(teacher, alignment)
 
 

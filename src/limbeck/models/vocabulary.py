@@ -38,7 +38,15 @@ _WAY_OUT = (
 
 
 class TokenizersDifferError(LimbeckError):
-    """Two tokenizers cut texts into different tokens. `limbeck.CrossTokenizerTeacher` compares such models by text."""
+    """Two tokenizers cut texts into different tokens. `limbeck.CrossTokenizerTeacher` compares such models by text.
+
+    Attributes:
+        difference: The first difference, without what can be done about it.
+    """
+
+    def __init__(self, sentence: str, *, difference: str = "") -> None:
+        super().__init__(sentence)
+        self.difference = difference or sentence
 
 
 @dataclass(frozen=True, eq=False)
@@ -253,10 +261,14 @@ def _check_one_contains_other(ours: Mapping[str, int], theirs: Mapping[str, int]
     if only_ours is None or only_theirs is None:
         return
     count = sum(token in theirs for token in ours)
-    raise TokenizersDifferError(
+    raise _differ(
         f"The teacher has another vocabulary than the student ({count:,} of the student's {len(ours):,} tokens are "
-        f"also the teacher's; {only_ours!r} is not, and {only_theirs!r} is the teacher's alone), so {_WAY_OUT}"
+        f"also the teacher's; {only_ours!r} is not, and {only_theirs!r} is the teacher's alone)"
     )
+
+
+def _differ(difference: str) -> TokenizersDifferError:
+    return TokenizersDifferError(f"{difference}, so {_WAY_OUT}", difference=difference)
 
 
 def _check_probes(student: Any, teacher: Any, texts: Iterable[str]) -> None:
@@ -267,9 +279,9 @@ def _check_probes(student: Any, teacher: Any, texts: Iterable[str]) -> None:
         if ours != theirs:
             at = next((i for i, pair in enumerate(zip(ours, theirs, strict=False)) if len(set(pair)) > 1), len(ours))
             mine, its = (" ".join(map(repr, cut[at : at + 3])) or "nothing" for cut in (ours, theirs))
-            raise TokenizersDifferError(
+            raise _differ(
                 f"The teacher's tokenizer cuts texts into other tokens than the student's (in {_shorten(text)}: {its}, "
-                f"the student's: {mine}), so {_WAY_OUT}"
+                f"the student's: {mine})"
             )
 
 

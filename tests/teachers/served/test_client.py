@@ -46,6 +46,17 @@ def test_a_busy_failing_or_broken_answer_is_asked_again(fault):
         assert server.count(MODELS) == asked.requests == 3
 
 
+def test_a_long_wait_is_logged_once(caplog, monkeypatch):
+    monkeypatch.setattr(client, "_SILENT_WAIT", 0.0)
+    with serve(intercept=faults(MODELS, BROKEN, BROKEN)) as server:
+        ServerClient(server.url).get(MODELS)
+        address = server.url.removesuffix("/v1")
+    lines = [record.getMessage() for record in caplog.records if record.name == client.__name__]
+    assert len(lines) >= 1
+    assert address in lines[0]
+    assert "1 of 6" in lines[0]
+
+
 @pytest.mark.parametrize("fault", [BUSY, BROKEN, HUNG_UP, cut])
 def test_a_server_that_does_not_recover_gets_one_sentence(fault):
     with serve(intercept=faults(MODELS, *[fault] * 9)) as server:

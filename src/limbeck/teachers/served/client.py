@@ -5,6 +5,7 @@ from __future__ import annotations
 import email.utils
 import http.client
 import json
+import logging
 import os
 import random
 import ssl
@@ -25,6 +26,8 @@ FIRST_WAIT, LONGEST_WAIT = 0.5, 60.0
 """Seconds before the first repetition, doubled each time, and the most that is waited unless the server says more."""
 _REPEATED = frozenset({408, 409, 425, 429, 500, 502, 503, 504})
 _LONGEST_RETRY_AFTER = 3600.0
+_SILENT_WAIT, _LINE_SECONDS = 1.5, 10.0  # waits that are not worth a line, and the least time between lines
+_log = logging.getLogger(__name__)
 _SHOWN = 300  # characters of a server's own words
 
 T = TypeVar("T")
@@ -85,6 +88,7 @@ class ServerClient:
         self._local, self._lock, self._stop = _ThreadConnection(), threading.Lock(), threading.Event()
         self._connections: set[http.client.HTTPConnection] = set()
         self._requests = 0
+        self._told_until = 0.0
         self._random = random.Random()  # waits only; the run's random numbers are not touched
 
     def __del__(self) -> None:
@@ -161,10 +165,23 @@ class ServerClient:
                 problem, wait = self._describe_status(answered, headers, content, path), _retry_after(headers)
                 if status not in _REPEATED:
                     raise ServerError(problem, status=status)
-            if attempt == most or stop.wait(self._wait(attempt, wait)):
+            if attempt == most:
+                break
+            seconds = self._wait(attempt, wait)
+            self._tell(problem, attempt, most, seconds)
+            if stop.wait(seconds):
                 break
         times = f" It was asked {attempt + 1} times." if attempt else ""
         raise ServerError(f"{problem}{times}", status=status)
+
+    def _tell(self, problem: str, attempt: int, most: int, seconds: float) -> None:
+        """Log a repetition. Requests are sent side by side, so only one line is written in a few seconds."""
+        with self._lock:
+            now = time.monotonic()
+            if now < self._told_until or seconds < _SILENT_WAIT:
+                return
+            self._told_until = now + min(seconds, _LINE_SECONDS)
+        _log.warning("%s Asking again in %.0f s (repetition %d of %d).", problem, seconds, attempt + 1, most)
 
     def _wait(self, attempt: int, told: float | None) -> float:
         if told is not None:
