@@ -276,6 +276,21 @@ def test_without_labeled_development_data_nothing_is_reported_as_chosen_by_them(
     assert verdict_of(job, one, examples=100)["arm"] == "mutual"
 
 
+def test_the_control_as_the_method_gets_no_verdict():
+    two = {"student alone": [(0.9, 0.9)] * 2, "distilled": [(0.9, 0.9)] * 2}
+    job = make_job({**small_job("digits"), "method": "supervised", "arms": ["student alone", "distilled"]})
+    verdict = verdict_of(job, outcomes(two), examples=100)
+    assert verdict["difference"] is verdict["helps"] is None
+    assert verdict["sentence"].startswith("No verdict")
+    longer = make_job({**job.model_dump(mode="json"), "budgets": {"distilled": {"epochs": 9}}})
+    assert verdict_of(longer, outcomes(two), examples=100)["difference"] == 0
+    several = make_job({**small_job("digits"), "methods": ["supervised", "hinton"], "arms": job.arms})
+    rows = outcomes({"student alone": two["distilled"], "supervised": two["distilled"], "hinton": [(0.8, 0.8)] * 2})
+    verdict = verdict_of(several, rows, examples=100)
+    assert verdict["difference"] is None
+    assert verdict["methods"]["hinton"]["difference"] == pytest.approx(-0.1)
+
+
 def test_one_method_does_not_seem_to_be_the_best_of_one():
     job = make_job({**small_job("digits"), "methods": ["hinton"], "arms": ["student alone", "distilled"]})
     found = verdict_of(job, outcomes({"student alone": [(0.9, 0.9)] * 2, "hinton": [(0.92, 0.9)] * 2}), examples=10_000)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from limbeck.cli.terminal import ProgressCallback, print_message
 from limbeck.consent import TRUST
-from limbeck.errors import LimbeckError, printable
+from limbeck.errors import LimbeckError, ServerError, printable
 from limbeck.job import RunLayout
 from limbeck.job.settings import is_url
 from limbeck.optional_imports import install_command, is_installed
@@ -189,22 +189,22 @@ def _run(job: Job, *, as_json: bool, resume: bool, change: bool = False) -> None
         print(_interrupted_message(job), file=sys.stderr)
         sys.exit(130)
     except LimbeckError as error:
-        raise LimbeckError(f"{error}{_resume_hint(job)}") from error
+        raise LimbeckError(f"{error}{_resume_hint(job, error)}") from error
     from limbeck.compare import is_rank_zero
 
     if is_rank_zero(job):
         _show(result, as_json=as_json)
 
 
-def _resume_hint(job: Job) -> str:
+def _resume_hint(job: Job, error: LimbeckError) -> str:
     """Return the sentence to add to the error of a run whose finished work can be reused."""
     out = Path(job.out or "")
     if not RunLayout(out).teacher.is_dir() or not RunLayout(out).job.is_file() or RunLayout(out).result.is_file():
         return ""
     again = f"limbeck resume {quote(str(out))}{_trust_flag(job)}"
-    return (
-        f" Finished work is saved: `{again}` continues, and `{again} --set KEY=VALUE` does so with a changed setting."
-    )
+    # Only what failed outside of the job may work the next time without a change.
+    same = f"`{again}` continues, and " if isinstance(error, ServerError) else ""
+    return f" Finished work is saved: {same}`{again} --set KEY=VALUE` continues with a changed setting."
 
 
 def _interrupted_message(job: Job) -> str:

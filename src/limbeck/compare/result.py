@@ -176,6 +176,21 @@ def verdict_of(
     if ALONE not in job.arms:
         sentence = "No verdict: without the arm 'student alone' there is nothing to compare with."
         return {"arm": arm, "difference": None, "interval": None, "helps": None, "sentence": sentence, "against": {}}
+    if _is_control(job, arm):
+        best = f"Of {count} methods {arm} is the best on development data. " if count > 1 else ""
+        sentence = (
+            f"{best}No verdict: the method supervised learns from the labels or texts alone, without the teacher, so "
+            f"{arm!r} and the control {ALONE!r} are the same student, and there is nothing to compare."
+        )
+        none: dict[str, Any] = {
+            "arm": arm,
+            "difference": None,
+            "interval": None,
+            "helps": None,
+            "sentence": sentence,
+            "against": {},
+        }
+        return none | ({"methods": _each(job, outcomes, examples, score)} if count > 1 else {})
     alone = results_of(outcomes, arm, ALONE, score=score)
     verdict = compare_with_baseline(*alone, examples=examples, comparisons=count, score=score).as_dict()
     verdict["sentence"] += _effort(outcomes, arm) + _size(outcomes, arm)
@@ -197,6 +212,13 @@ def verdict_of(
         if control in job.arms
     }
     return {"arm": arm, **verdict, "against": against, "methods": _each(job, outcomes, examples, score)}
+
+
+def _is_control(job: Job, arm: str) -> bool:
+    """Whether the method of an arm is the control itself, so that its runs are those of the student alone."""
+    learns = job.method_arms.get(arm)
+    control = learns is not None and learns.name == "supervised" and not learns.hyper
+    return control and job.budget_of(arm) == job.budget_of(ALONE)
 
 
 def _effort(outcomes: Sequence[Outcome], arm: str) -> str:

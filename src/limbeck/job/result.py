@@ -118,6 +118,7 @@ def _spoken(text: str) -> str:
     return "".join(c for c in text if c in "\n\t" or unicodedata.category(c) != "Cc")
 
 
+_NO_ALONE = "There is no student alone to compare it with."
 _ALONE, _SHUFFLED = "student alone", "shuffled teacher"
 
 
@@ -251,7 +252,8 @@ def _preferred(result: Mapping[str, Any]) -> Recommendation:
         )
         return Recommendation(better[0], True, why, rest)
     if _ALONE not in arms or not isinstance(verdict.get("difference"), (int, float)):
-        return Recommendation(arm, True, "There is no student alone to compare it with.")
+        why = "It was not compared with the student alone." if _ALONE in arms else _NO_ALONE
+        return Recommendation(arm, True, why)
     if interval is None:
         return Recommendation(
             arm,
