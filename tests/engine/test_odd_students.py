@@ -76,6 +76,8 @@ def teacher() -> nn.Module:
     return network(hidden=6, seed=7)
 
 
+# The compiler begins with the wrapper of the shape checks, and looks whether its arguments have gradients.
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
 def test_a_compiled_student_is_kept_as_the_module_that_was_compiled(tmp_path):
     """The same names on disk, the same addresses, the same weights; and what was compiled is what is called."""
     calls = []
