@@ -249,7 +249,14 @@ def test_the_student_writes_in_an_on_policy_job(place, tmp_path):
     assert read_written_texts(tmp_path / "run" / "arms" / "hinton") is None
     assert "Texts that a model wrote" in (tmp_path / "run" / "report.html").read_text()
     examples = load_data({"name": str(place / "p.jsonl"), "tokenizer": str(place / "teacher")}).train
-    assert f"write up to {2 * len(examples) * 4:,} tokens" in describe_tokens(job, examples)
+    written = 2 * len(examples) * 4
+    cost = describe_tokens(job, examples)
+    assert f"stored, and up to {written:,}. Models write up to {written:,} of these tokens." in cost
+    alone = job.model_copy(update={"cache": None, "methods": None, "method": job.methods[1], "arms": ["distilled"]})
+    given = 2 * int((examples.take(torch.arange(len(examples))).labels >= 0).sum())
+    assert f"the teacher answers up to {given + written:,}." in describe_tokens(alone, examples)
+    assert [line for line in map(str, said) if "of the texts were cut off" in line]
+    assert "of the texts were cut off" in (tmp_path / "run" / "report.html").read_text()
     shuffled = {"method": methods[1], "arms": ["shuffled teacher", "distilled"]}
     with pytest.raises(LimbeckError, match="ShuffledTeacher"):
         run_job(job_of(place, data=str(place / "p.jsonl"), **shuffled))

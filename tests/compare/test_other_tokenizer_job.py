@@ -150,3 +150,10 @@ def test_a_cache_of_likelihoods_serves_a_job(folder, tmp_path):
     assert reader.manifest.origin.outputs["logits"]["encoding"]["name"] == "likelihoods"
     with pytest.raises(LimbeckError, match="likelihoods"):
         build(job_of(folder, cache={"folder": str(tmp_path / "other")}), callback=lambda event: None)
+
+
+def test_one_tokenizer_for_both_is_said_and_other_methods_are_named(folder):
+    material, teacher = open_job(job_of(folder, "alm", teacher="student"))
+    said = describe_vocabulary(teacher, material.train)
+    assert "hinton" in said
+    assert "gkd" in said

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from torch.utils.data import DataLoader
 
 pytest.importorskip("transformers")
 
@@ -281,3 +282,14 @@ def test_a_prompt_that_is_too_long_is_one_error():
     made.bind({"student": model})
     with pytest.raises(LimbeckError, match="reads at most 3"):
         made.complete(made.peek())
+
+
+def test_what_is_no_loader_is_refused_and_a_dataloader_is_taken():
+    data = TokenDataset(ROWS, tokenizer=tokenizer())
+    for share in (0.0, 1.0):
+        with pytest.raises(DataError, match="TokenDataset"):
+            Rollouts(share=share)(data)
+        with pytest.raises(DataError, match="TokenDataset"):
+            Rollouts(share=share)(DataLoader(data, batch_size=2))
+    batches = DataLoader(range(4), batch_size=2, collate_fn=lambda rows: data.take(torch.tensor(rows) % len(data)))
+    assert len(Rollouts()(batches)) == 2

@@ -45,6 +45,8 @@ def reasons(one, *completions, **values):
         ("blue", " Blue.", None),
         ("the 2 moons", "the 2 moons", None),
         ("the 2 moons", "2", "wrong answer"),
+        ("blue", "It is red.", "wrong answer"),
+        ("the 2 moons", "It is red.", "wrong answer"),
     ],
 )
 def test_the_right_answer_is_kept(reference, completion, reason):

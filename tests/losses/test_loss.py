@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from limbeck.batch import Batch, Outputs, Progress
+from limbeck.engine import distill
 from limbeck.errors import LimbeckError
-from limbeck.functional import Projector, cross_entropy, kernel, kl_divergence, squared_error
+from limbeck.functional import Projector, binary_likelihood_kl, cross_entropy, kernel, kl_divergence, squared_error
 from limbeck.losses import Loss, LossContext, weighted_loss
+from limbeck.recipe import Stage
 
 
 @kernel(per="pair")
@@ -328,3 +332,11 @@ def test_a_feature_of_another_resolution_is_not_held_against_the_labels():
     Loss(kl_divergence, student="down", teacher="down", classes=1).setup(
         LossContext(shown, shown, Batch(maps, labels=labels))
     )
+
+
+def test_likelihoods_of_texts_cannot_be_compared_with_logits():
+    data = {"input_ids": torch.zeros(4, 3, dtype=torch.int64), "labels": torch.zeros(4, 3, dtype=torch.int64)}
+    network = nn.Sequential(nn.Embedding(5, 4), nn.Linear(4, 5))
+    objective = Loss(binary_likelihood_kl, likelihood_temperature=100.0)
+    with pytest.raises(LimbeckError, match="hinton or gkd"):
+        distill(network, Stage(objective, teacher=copy.deepcopy(network)), data, batch_size=4, steps=1).finish()

@@ -265,7 +265,7 @@ def generate(
         typer.Option(
             "--filter",
             help="exact_answer[:MARKER], majority[:SHARE], schema:FILE, program, length:LEAST-MOST, finished, "
-            "duplicates, or my.py:function. Can be given several times.",
+            "duplicates, or my.py:function; several times. exact_answer without MARKER compares words as whole texts.",
         ),
     ] = None,
     prompt: Annotated[str, typer.Option(help="The column of the prompts.")] = "prompt",

@@ -31,7 +31,7 @@ from limbeck.compare.comparison_data import (
 )
 from limbeck.compare.dry_run import describe_few_steps, dry_run, find_seen_rows, verify_files
 from limbeck.compare.extra_metrics import check_also, measure_extra
-from limbeck.compare.language import describe_tokens, describe_vocabulary
+from limbeck.compare.language import describe_cut_off, describe_tokens, describe_vocabulary
 from limbeck.compare.result import MetricContext, arms_rows, method_settings, verdict_of
 from limbeck.compare.run_storage import (
     append_outcome,
@@ -193,6 +193,8 @@ def _train_and_judge(run: _OpenJob, *, fresh: bool) -> dict[str, Any]:
     outcomes = [
         _report_outcome(one, material.task, tell) for one in _outcomes(runs, job, material, teacher, answers, out, tell)
     ]
+    for sentence in describe_cut_off(job, out):
+        tell(Message(sentence))
     verdict = verdict_of(job, outcomes, examples=_labeled(material), task=material.task)
     rows = arms_rows(job, material, outcomes, answers, (teacher, models), smoothing=smoothing)
     verdict["advice"] = suggest(JudgedRun(job, rows, verdict, outcomes, out, material.task))

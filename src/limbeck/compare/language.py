@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -22,12 +22,13 @@ from limbeck.data import (
 )
 from limbeck.doctor.other_tokenizer import describe_alignment, measure_alignment
 from limbeck.errors import LimbeckError
-from limbeck.job import Job, ModelSettings, TeacherSettings
+from limbeck.job import Job, ModelSettings, RunLayout, TeacherSettings
 from limbeck.methods import method
 from limbeck.models import TokenizersDifferError, UserFile, align_vocabularies, count_outputs, find_tokenizer
 from limbeck.models.hf_folder import find_hf_config
 from limbeck.models.hub import LibraryModel
 from limbeck.optional_imports import import_optional
+from limbeck.report.curves import cut_off_advice, read_written_texts
 from limbeck.teachers import AlignedTeacher, CrossTokenizerTeacher, Ensemble, ModelTeacher, ServedTeacher, Teacher
 
 _PROBED, _PROBED_TOKENS = 16, 256  # texts of the data on which tokenizers are compared
@@ -338,14 +339,27 @@ def describe_tokens(job: Job, train: Dataset) -> str | None:
         round(tokens * sum(count for arm, count in passes.items() if every or arm in job.method_arms))
         for every in (True, False)
     )
-    asked = "one pass, which is stored" if job.cache is not None and taught else f"{taught:,}"
+    stored = job.cache is not None and bool(taught)
     training = 0 if job.teacher.has_weights else (job.teacher.train or job.budget).epochs * tokens
     own = f", and its training reads {training:,}" if training else ""
     written = job.seeds * sum(_count_written(job, arm, len(train)) for arm in arms)
-    new = f" Models write up to {written:,} tokens, and the teacher answers these, too." if written else ""
+    asked = f"one pass, which is stored{f', and up to {written:,}' * bool(written)}" if stored else (
+        f"{'up to ' * bool(written)}{taught + written:,}")  # fmt: skip
+    new = f" Models write up to {written:,} of these tokens." if written else ""
     return (
-        f"Cost: an epoch learns {tokens:,} tokens. All students read {read:,}; the teacher answers {asked}{own}.{new}"
+        f"Cost: the answers of the data are {tokens:,} tokens. All students read {'up to ' * bool(written)}"
+        f"{read + written:,}; the teacher answers {asked}{own}.{new}"
     )
+
+
+def describe_cut_off(job: Job, out: Path | None) -> Iterator[str]:
+    """A sentence for each arm with many written texts that were cut off."""
+    if out is None:
+        return
+    for arm in job.method_arms:
+        texts = read_written_texts(RunLayout(out).arm(arm))
+        if texts is not None and (advice := cut_off_advice(texts)) is not None:
+            yield f"{arm}: {advice}"
 
 
 def _share_written(job: Job, arm: str) -> float:

@@ -9,11 +9,13 @@ from typing import Any, final
 
 import torch
 from torch import Tensor, nn
+from torch.utils.data import DataLoader
 
 from limbeck.batch import IGNORED, Batch
 from limbeck.data.dataset import Dataset, hash_columns
 from limbeck.data.loader import Loader
 from limbeck.data.rollout_texts import RolloutText, TextBuffer, find_prompts, make_batch
+from limbeck.data.torch_loader import as_loader
 from limbeck.errors import ArgumentError, DataError, LimbeckError, unknown_name_error
 from limbeck.generation import GenerationConfig, generate
 from limbeck.losses.distributed import all_gather_objects, rank
@@ -79,8 +81,18 @@ class Rollouts:
                 argument="writer",
             )
 
-    def __call__(self, loader: Loader) -> Loader:
-        """The loader of texts for the prompts of another loader; the other one itself for a share of 0."""
+    def __call__(self, loader: Any) -> Loader:
+        """The loader of texts for the prompts of another loader; the other one itself for a share of 0.
+
+        Raises:
+            DataError: If it is no loader.
+        """
+        if not isinstance(loader, (Loader, DataLoader)):
+            raise DataError(
+                f"Rollouts take a loader, and got a {type(loader).__name__}: pass ShuffledLoader(data, batch_size=16), "
+                "or write Stage(loader=Rollouts(...)), which takes the loader of the run."
+            )
+        loader = as_loader(loader, batch_size=1)
         return RolloutLoader(loader, self) if self.share else loader
 
     def describe(self) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from torch.utils.data import Dataset as TorchDataset
 
 from limbeck.batch import Batch, sequence_like
 from limbeck.data.arrays import as_dataset, is_array
-from limbeck.data.dataset import hash_columns
+from limbeck.data.dataset import Dataset, hash_columns
 from limbeck.data.loader import Loader, ShuffledLoader
 from limbeck.data.tokenizer import LabelFormat, find_label_format, token_batch
 from limbeck.data.transform import BatchMix, Transform
@@ -356,21 +356,23 @@ def as_loader(
         options: dict[str, Any] = {"shuffle": shuffle, "drop_last": drop_last, "augment": augment, "mix": mix}
         return ShuffledLoader(examples, batch_size=batch_size, seed=seed, views=views, **options)
     for name, value in (("augment", augment), ("mix", mix), ("views", views)):
+        kind = type(data).__name__
         if value is not None and isinstance(data, Loader):
             raise LimbeckError(
-                f"{name}= applies to data that are not in batches yet, but a {type(data).__name__} makes its own. "
-                f"Pass {name}= to the {type(data).__name__} instead."
+                f"{name}= applies to data that are not in batches yet, but a {kind} makes its own. Pass {name}= to the "
+                f"{kind} instead."
             )
         if value is not None:
-            raise LimbeckError(
-                f"{name}= requires examples with ids, and a {type(data).__name__} has none. Use lb.ArrayDataset(...)."
-            )
+            raise LimbeckError(f"{name}= requires examples with ids, and a {kind} has none. Use lb.ArrayDataset(...).")
     if isinstance(data, Loader):
         if to_batch is not None:
             raise LimbeckError(
                 "to_batch= converts the items of a DataLoader to batches; a limbeck loader has batches already."
             )
         return data
+    if isinstance(examples := getattr(data, "dataset", None), Dataset) and not hasattr(examples, "__getitem__"):
+        kind = type(examples).__name__  # every DataLoader would fail at its first batch
+        raise DataError(f"A DataLoader cannot read a {kind}: pass the {kind} itself, with batch_size=.")
     if isinstance(data, DataLoader) or _is_batches(data):
         return TorchLoader(data, to_batch=to_batch)
     raise DataError(_unsupported_message(data))

@@ -56,6 +56,11 @@ def describe_alignment(teacher: CrossTokenizerTeacher, share: AlignedShare) -> s
     changed = f" {share.changed:,} windows are left out from where the teacher writes another text." * bool(
         share.changed
     )
+    if teacher.aligner.student.tokenizer.get_vocab() == teacher.aligner.teacher.tokenizer.get_vocab():
+        return (
+            f"Tokenizers: student and teacher have the same {ours:,} tokens, so their probabilities can be compared "
+            "token by token, which says more than likelihoods of texts: use the method hinton, or gkd."
+        )
     return (
         f"Tokenizers: the student's has {ours:,} tokens, the teacher's {theirs:,}. "
         f"{100 * share.aligned / max(share.tokens, 1):.3g} % of the tokens that are learned are in groups that spell "

@@ -60,7 +60,8 @@ class TextFilter(Protocol):
 class ExactAnswer:
     """Keeps texts whose final answer is the right one.
 
-    The answer is found by `extract_answer`; a text that is the answer as a whole counts too. Answers are compared after
+    The answer is found by `extract_answer`; a text that is the answer as a whole counts too. Without a `marker`, an
+    answer that is no number is found in a box, behind ``####``, or as the whole text. Answers are compared after
     `normalize_answer`. A right answer that is a whole solution is read in the same way.
 
     Attributes:
@@ -76,7 +77,10 @@ class ExactAnswer:
         return "exact_answer" + (f":{self.marker}" if self.marker else "")
 
     def refuse(self, texts: Sequence[GeneratedText]) -> list[str | None]:
-        """Refuse texts with another answer, or none."""
+        """Refuse texts with another answer, or none.
+
+        A text without an answer is a wrong one where the right answer is no number: then its whole is compared.
+        """
         return [self._refuse(text) for text in texts]
 
     def _refuse(self, text: GeneratedText) -> str | None:
@@ -87,7 +91,8 @@ class ExactAnswer:
         written = (text.completion,) if answer is None else (answer, text.completion)
         if right in map(normalize_answer, written):
             return None
-        return "no answer" if answer is None else "wrong answer"
+        compares_whole = self.marker is None and right and extract_answer(right) != right
+        return "no answer" if answer is None and not compares_whole else "wrong answer"
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from limbeck.batch import IGNORED, LOGITS, Batch, Outputs, Progress, Requirement
 from limbeck.errors import ArgumentError, LimbeckError, LimbeckWarning, one_hot_labels_error, unknown_name_error
 from limbeck.functional import Head
 from limbeck.functional.fused_linear import TokenRows
+from limbeck.functional.kernel import declaration
 from limbeck.functional.targets import known_targets
 from limbeck.losses.bound_kernel import FROM_BATCH, Addresses, BoundKernel, Kernel, check_tensor_names, name_addresses
 from limbeck.losses.distributed import all_gather, all_reduce_sum
@@ -287,6 +288,11 @@ class Loss(LossTerm):
     def _teacher_tensor(self, teacher: Outputs, address: str) -> Tensor | PartialLogits:
         """The teacher's output, or its top-k part (with classes last already) if the kernel accepts it."""
         partial = teacher.partial.get(address)
+        if partial is None and declaration(self.kernel.function, "across_tokenizers") == "likelihoods":
+            raise LimbeckError(
+                f"{self.name} compares likelihoods of texts, and this teacher gives logits. With the student's "
+                "tokenizer, use the method hinton or gkd; with another one, lb.CrossTokenizerTeacher(teacher, ...)."
+            )
         if partial is None:
             return self._moved(teacher[address])
         self._check_partial(partial)

@@ -80,6 +80,9 @@ def read_losses(arm: Path) -> list[Curve]:
     return losses
 
 
+_MANY_CUT_OFF = 0.25
+
+
 class WrittenTexts(NamedTuple):
     """Figures of the texts that a model wrote while an arm was trained, over all seeds.
 
@@ -96,6 +99,17 @@ class WrittenTexts(NamedTuple):
     tokens_per_second: float
     time_share: float
     mean_age: float
+
+
+def cut_off_advice(texts: WrittenTexts) -> str | None:
+    """What to do if many of the texts were cut off; None for a few."""
+    share = texts.cut_off / max(texts.finished + texts.cut_off, 1)
+    if share < _MANY_CUT_OFF:
+        return None
+    return (
+        f"{share:.0%} of the texts were cut off, and nothing is learned about the end of such a text: raise "
+        "method.max_new_tokens, or let the student learn on given texts first."
+    )
 
 
 def read_written_texts(arm: Path) -> WrittenTexts | None:

@@ -9,8 +9,8 @@ from limbeck.job import ArmSearch, RunLayout, Search, collect_settings
 from limbeck.report import axes
 from limbeck.report.arms import ScoreFormat
 from limbeck.report.axes import Axes
-from limbeck.report.curves import Curve, read_written_texts
-from limbeck.report.html import Markup, note, section, table, tag
+from limbeck.report.curves import Curve, cut_off_advice, read_written_texts
+from limbeck.report.html import Markup, join, note, section, table, tag
 from limbeck.report.run_data import RunData, load_run
 from limbeck.report.svg import figure
 
@@ -101,7 +101,10 @@ def _written_texts_table(run: RunData) -> Markup | None:
         for name, texts in arms.items() if texts is not None
     ]  # fmt: skip
     head = ("arm", "texts", "cut off", "tokens per second", "share of the time, %", "mean age, batches")
-    return table("Texts that a model wrote while the arm was trained", head, rows) if rows else None
+    if not rows:
+        return None
+    advice = [note(f"{name}: {said}") for name, texts in arms.items() if texts and (said := cut_off_advice(texts))]
+    return join([table("Texts that a model wrote while the arm was trained", head, rows), *advice])
 
 
 def _term_title(term: str, run: RunData) -> str:
