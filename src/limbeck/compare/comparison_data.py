@@ -216,7 +216,7 @@ def why_no_smoothing(job: Job, task: Task) -> str | None:
         return task.no_smoothing
     if own is not None and own.smoothing is not None:
         return None
-    return "a teacher with another tokenizer does not say how soft the labels of the student's tokens should be"
+    return "the methods compare texts, and that does not say how soft the labels of single tokens should be"
 
 
 def arms_of_task(job: Job, task: Task) -> Job:
