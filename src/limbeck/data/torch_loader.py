@@ -370,8 +370,8 @@ def as_loader(
                 "to_batch= converts the items of a DataLoader to batches; a limbeck loader has batches already."
             )
         return data
-    if isinstance(examples := getattr(data, "dataset", None), Dataset) and not hasattr(examples, "__getitem__"):
-        kind = type(examples).__name__  # every DataLoader would fail at its first batch
+    if isinstance(data, DataLoader) and isinstance(data.dataset, Dataset) and not hasattr(data.dataset, "__getitem__"):
+        kind = type(data.dataset).__name__  # every DataLoader would fail at its first batch
         raise DataError(f"A DataLoader cannot read a {kind}: pass the {kind} itself, with batch_size=.")
     if isinstance(data, DataLoader) or _is_batches(data):
         return TorchLoader(data, to_batch=to_batch)
