@@ -146,7 +146,7 @@ def fused_linear_losses(
 
 
 class _Tokens(NamedTuple):
-    """The tokens that count, in one dimension."""
+    """The tokens that count, in one dimension; `teacher` has all tokens, of which `chosen` count."""
 
     hidden: Tensor
     teacher: Any
@@ -154,9 +154,12 @@ class _Tokens(NamedTuple):
     weights: Tensor | None
     masks: Tensor | None
     """``[tokens, losses]``: which tokens count for each loss; None if they are the same for all."""
+    chosen: Tensor | None = None
 
     def select(self, index: Tensor) -> _Tokens:
-        return _Tokens._make(None if part is None else part[index] for part in self)
+        # The teacher's part is the largest, and is selected when a chunk needs it.
+        labels, weights, masks = (None if part is None else part[index] for part in self[2:5])
+        return _Tokens(self.hidden[index], self.teacher, labels, weights, masks, index)
 
     def detach(self) -> _Tokens:
         parts = (part.detach() if isinstance(part, Tensor) else part for part in self)
@@ -259,7 +262,8 @@ def _compute_chunks(
     for rows in slices(len(hidden), work.chunk):
         inputs = hidden[rows].to(dtype)
         logits = logits_into(buffer[: len(inputs)], inputs, weight, bias, work.scale, work.softcap)
-        teacher = _teacher_rows(work.tokens.teacher, rows, teacher_buffer)
+        at = rows if work.tokens.chosen is None else work.tokens.chosen[rows]
+        teacher = _teacher_rows(work.tokens.teacher, at, teacher_buffer)
         by_mean = None
         if isinstance(teacher, NeedsHidden):
             teacher, by_mean = teacher.meet(inputs), inputs.new_zeros(len(inputs))
@@ -335,7 +339,7 @@ def _slope_into(logits: Tensor, slope: Tensor, work: _Work) -> None:
         logits.mul_(work.scale)
 
 
-def _teacher_rows(teacher: Any, rows: slice, buffer: Tensor | None) -> Any:
+def _teacher_rows(teacher: Any, rows: slice | Tensor, buffer: Tensor | None) -> Any:
     """The teacher's logits of a chunk; those of hidden states are multiplied out into `buffer`."""
     theirs = find_hidden_logits(teacher)
     if buffer is None or theirs is None:
