@@ -17,6 +17,14 @@ from limbeck.recipe import Stage
 CE = Loss(cross_entropy)
 
 
+@pytest.fixture(autouse=True)
+def handler_of_python():
+    """A shell that starts the tests in the background has Ctrl-C ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 class Interrupted(nn.Module):
     """A student whose forward pass sends Ctrl-C, at the given calls."""
 
