@@ -4,9 +4,16 @@ from __future__ import annotations
 
 import functools
 
+import pytest
 import torch
 
-from limbeck.testing import Answer
+from limbeck.data import ShuffledLoader, TokenDataset
+from limbeck.engine import distill
+from limbeck.functional import cross_entropy, kl_divergence
+from limbeck.losses import Loss
+from limbeck.recipe import Stage
+from limbeck.teachers import TeacherContext
+from limbeck.testing import Answer, serve_model
 
 TEXTS = [
     "the quick brown fox and the lazy dog, and the other fox",
@@ -61,3 +68,29 @@ HUNG_UP = Answer({}, 0)
 
 def cut(answer):
     return answer._replace(cut=20)
+
+
+SCORES = {"vllm": "/v1/completions", "sglang": "/generate"}
+apis = pytest.mark.parametrize("api", ["vllm", "sglang"])
+
+
+def serve(own=None, words=None, **settings):
+    return serve_model(own or model(), words or tokenizer(), **{"max_logprobs": -1, **settings})
+
+
+def loader(**how):
+    settings = {"max_length": 24, **how}
+    return ShuffledLoader(TokenDataset(TEXTS, tokenizer=tokenizer(), **settings), batch_size=2, shuffle=False)
+
+
+def answers(teacher, stream, **context):
+    """The outputs for every batch of an epoch."""
+    with teacher.open(TeacherContext(loader=stream, **context)) as session:
+        return [(batch, session(batch)) for batch in stream.batches(0, 0)]
+
+
+def losses(teacher, steps=3):
+    """The reported losses of a short training."""
+    student = model(seed=1, width=8)
+    stage = Stage(0.5 * Loss(cross_entropy) + 0.5 * Loss(kl_divergence), teacher=teacher)
+    return [report.loss for report in distill(student, stage, loader(), epochs=1, seed=0, log_every=1)][:steps]

@@ -143,7 +143,7 @@ def list_papers(*, as_json: bool) -> None:
     from limbeck.papers.reproduction import PAPERS
     from limbeck.papers.reproduction import paper as find_paper
 
-    found = [find_paper(name) for name in PAPERS]
+    papers = [find_paper(name) for name in PAPERS]
     if as_json:
         rows = [
             {
@@ -152,11 +152,11 @@ def list_papers(*, as_json: bool) -> None:
                 "experiments": {name: experiment.title for name, experiment in one.experiments.items()},
                 "seeds": dict(one.seeds),
             }
-            for one in found
+            for one in papers
         ]
         print(json.dumps({"papers": rows}))
         return
-    for one in found:
+    for one in papers:
         seeds = ", ".join(f"{count} at scale {scale}" for scale, count in one.seeds.items())
         print(f"limbeck papers {one.name}    (seeds: {seeds})\n    {one.title}")
         for name, experiment in one.experiments.items():

@@ -44,12 +44,18 @@ def run_generate(
             "temperature above 0."
         )
     # All that is cheap is checked before a model is opened.
-    chosen, prompts = open_filters(filters), read_prompts(data, prompt=prompt, answer=answer)
+    rules, prompts = open_filters(filters), read_prompts(data, prompt=prompt, answer=answer)
     writer = open_writer(teacher, options=options, tokenizer=tokenizer, model=model)
     print_message(f"{len(prompts):,} prompts, {samples} samples each, by {teacher}.", to_error=True)
     try:
         summary = generate_texts(
-            writer, prompts, out, samples=samples, filters=chosen, batch_size=batch_size, callback=_ProgressLines()
+            writer,
+            prompts,
+            out,
+            samples=samples,
+            filters=rules,
+            batch_size=batch_size,
+            callback=_ProgressLines(),
         )
     except KeyboardInterrupt:
         print("Interrupted. All texts so far are saved; the same command continues.", file=sys.stderr)

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any, final
 
 from torch import Tensor, nn
 
 from limbeck.batch import Batch
-from limbeck.data.dataset import Dataset, hash_columns
+from limbeck.data.dataset import hash_columns
 from limbeck.data.loader import Loader
+from limbeck.data.loader_wrapper import LoaderWrapper
 
 
 class BatchMasks(ABC):
@@ -38,7 +39,7 @@ class BatchMasks(ABC):
 
 
 @final
-class MaskedLoader(Loader):
+class MaskedLoader(LoaderWrapper):
     """The batches of another loader, with masks of their own in ``Batch.extra["masks"]``.
 
     A loss uses one with ``where=``. The masks are computed when a batch is split over ranks and on its device, before
@@ -50,33 +51,9 @@ class MaskedLoader(Loader):
     """
 
     def __init__(self, loader: Loader, masks: BatchMasks) -> None:
-        super().__init__()
-        self.loader, self.masks = loader, masks
-        self.seed, self.batch_size, self.replayable = loader.seed, loader.batch_size, loader.replayable
+        super().__init__(loader)
+        self.masks = masks
         self.augment, self.mix, self.views = loader.augment, loader.mix, loader.views
-
-    def __len__(self) -> int:
-        return len(self.loader)
-
-    @property
-    def has_length(self) -> bool:
-        """Whether the number of batches of an epoch is known."""
-        return self.loader.has_length
-
-    @property
-    def examples(self) -> Dataset | None:  # type: ignore[override]
-        """The dataset of the batches."""
-        return self.loader.examples
-
-    @property
-    def has_ids(self) -> bool:  # type: ignore[override]
-        """Whether the examples have ids."""
-        return self.loader.has_ids
-
-    @property
-    def resumable(self) -> bool:  # type: ignore[override]
-        """Whether the loader is resumable."""
-        return self.loader.resumable
 
     @property
     def fixed(self) -> bool:  # type: ignore[override]
@@ -94,45 +71,17 @@ class MaskedLoader(Loader):
         return self.loader.depends_on_model or self.masks.depends_on_model
 
     @property
-    def examples_per_epoch(self) -> int | None:
-        """Number of examples in an epoch; None if unknown."""
-        return self.loader.examples_per_epoch
-
-    @property
     def fingerprint(self) -> str:
         """The hash of the examples and of the settings of the masks."""
         return hash_columns(("examples", self.loader.fingerprint), ("masks", self.masks.describe()))
 
     def bind(self, models: Mapping[str, nn.Module]) -> None:
         """Give the models of the run to the loader and the masks."""
-        self.loader.bind(models)
+        super().bind(models)
         self.masks.bind(models)
-
-    def batches(self, epoch: int, start: int) -> Iterator[Batch]:
-        """Yield the batches of the loader; `complete` adds the masks."""
-        yield from self.loader.batches(epoch, start)
-
-    def peek(self) -> Batch:
-        """Return the next batch without moving on."""
-        return super().peek() if self.replayable else self.loader.peek()
 
     def complete(self, batch: Batch, *, used: bool = True) -> Batch:
         """Add the masks."""
         batch = self.loader.complete(batch, used=used)
         masks = {**batch.extra.get("masks", {}), **self.masks.compute(batch)}
         return batch._replace(extra={**batch.extra, "masks": masks})
-
-    def state_dict(self) -> dict[str, Any]:
-        """The position."""
-        state = super().state_dict()
-        return state if self.replayable else {**state, "inner": self.loader.state_dict()}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore a position.
-
-        Raises:
-            LimbeckError: If it is not valid for this loader.
-        """
-        super().load_state_dict(state)
-        if "inner" in state:
-            self.loader.load_state_dict(state["inner"])

@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from limbeck.batch import IGNORED, Batch
-from limbeck.data.dataset import Dataset, hash_columns
+from limbeck.data.dataset import hash_columns
 from limbeck.data.loader import Loader
+from limbeck.data.loader_wrapper import LoaderWrapper
 from limbeck.data.rollout_texts import RolloutText, TextBuffer, find_prompts, make_batch
 from limbeck.data.torch_loader import as_loader
 from limbeck.errors import ArgumentError, DataError, LimbeckError, unknown_name_error
@@ -113,7 +114,7 @@ def _check_share(name: str, value: Any) -> None:
 
 
 @final
-class RolloutLoader(Loader):
+class RolloutLoader(LoaderWrapper):
     """Texts that a model writes for the prompts of another loader, while it learns.
 
     `batches` yields the batches of the other loader. `complete`, which a run calls when a batch is split over ranks and
@@ -152,11 +153,10 @@ class RolloutLoader(Loader):
     depends_on_model = True
 
     def __init__(self, loader: Loader, settings: Rollouts) -> None:
-        super().__init__()
+        super().__init__(loader)
         if loader.depends_on_model:
             raise LimbeckError(f"Rollouts need given prompts, and the batches of a {loader.type_name} are written too.")
-        self.loader, self.settings = loader, settings
-        self.seed, self.batch_size, self.replayable = loader.seed, loader.batch_size, loader.replayable
+        self.settings = settings
         self._models: Mapping[str, nn.Module] = {}
         replay = settings.replay
         self._buffer = TextBuffer(replay.capacity) if replay is not None and replay.capacity else None
@@ -164,38 +164,10 @@ class RolloutLoader(Loader):
         self._figures = dict.fromkeys(_FIGURES, 0.0)
         self._vocabulary: tuple[Tensor | None, int, GenerationConfig] | None = None
 
-    def __len__(self) -> int:
-        return len(self.loader)
-
-    @property
-    def has_length(self) -> bool:
-        """Whether the number of batches of an epoch is known."""
-        return self.loader.has_length
-
-    @property
-    def examples(self) -> Dataset | None:  # type: ignore[override]
-        """The dataset of the prompts."""
-        return self.loader.examples
-
     @property
     def labels(self) -> None:
         """None, as the labels are not known before the texts are written."""
         return None
-
-    @property
-    def has_ids(self) -> bool:  # type: ignore[override]
-        """Whether the examples of the prompts have ids."""
-        return self.loader.has_ids
-
-    @property
-    def resumable(self) -> bool:  # type: ignore[override]
-        """Whether the loader of the prompts is resumable."""
-        return self.loader.resumable
-
-    @property
-    def examples_per_epoch(self) -> int | None:
-        """Number of prompts in an epoch; None if unknown."""
-        return self.loader.examples_per_epoch
 
     @property
     def fingerprint(self) -> str:
@@ -208,7 +180,7 @@ class RolloutLoader(Loader):
         Raises:
             UnknownNameError: If none of them has the name of the writer.
         """
-        self.loader.bind(models)
+        super().bind(models)
         writer = self.settings.writer
         if isinstance(writer, str) and writer not in models:
             raise unknown_name_error("model that writes", writer, models, argument="writer")
@@ -254,14 +226,14 @@ class RolloutLoader(Loader):
             self._check_answers(batch)
         # A rank without rows of its own has the first row, of which nothing counts.
         padding = rank() >= request["rows"]
-        made = (
+        result = (
             self._give(batch) if request["source"] == _DATA else self._write(batch, request, used=used, padding=padding)
         )
         self._number += used
         if padding:
-            masks = {name: torch.zeros_like(mask) for name, mask in made.extra["masks"].items()}
-            made = made._replace(mask=masks["given"], extra={**made.extra, "masks": masks})
-        return made
+            masks = {name: torch.zeros_like(mask) for name, mask in result.extra["masks"].items()}
+            result = result._replace(mask=masks["given"], extra={**result.extra, "masks": masks})
+        return result
 
     def _check_answers(self, batch: Batch) -> Tensor:
         """The labels of given texts."""
@@ -295,10 +267,10 @@ class RolloutLoader(Loader):
                 buffer.add(_gather_texts(texts, rows, padding=padding))
         writer = self.settings.writer
         name = writer if isinstance(writer, str) else type(writer).__name__
-        made = make_batch(own, texts, pad=pad, number=self._number, written_by=name)
+        result = make_batch(own, texts, pad=pad, number=self._number, written_by=name)
         if used and not padding:
             self._count(texts, fresh=not replayed, seconds=time.perf_counter() - began)
-        return made
+        return result
 
     def _continue(
         self, batch: Batch, request: Mapping[str, Any], tokens: Tensor | None, config: GenerationConfig
@@ -310,14 +282,14 @@ class RolloutLoader(Loader):
         writer = self.settings.writer
         model = self._models[writer] if isinstance(writer, str) else writer
         adaptor = get_adaptor(self._models, writer) if isinstance(writer, str) else None
-        written = generate(
+        generation = generate(
             model, prompts, config, ids=ids, views=request["epoch"], seed=self.seed, tokens=tokens, adaptor=adaptor
         )
-        logprobs, finished = written.logprobs.cpu(), written.finished.tolist()
+        logprobs, finished = generation.logprobs.cpu(), generation.finished.tolist()
         return [
             RolloutText(prompt, text, row[: len(text)], ended, id, request["epoch"], self._number)
             for prompt, text, row, ended, id in zip(
-                prompts, written.texts, logprobs, finished, ids.tolist(), strict=True
+                prompts, generation.texts, logprobs, finished, ids.tolist(), strict=True
             )
         ]  # fmt: skip
 
@@ -334,10 +306,10 @@ class RolloutLoader(Loader):
             if tokenizer is None:
                 self._vocabulary = None, 0, config
             else:
-                known = torch.tensor(sorted(set(tokenizer.get_vocab().values())))
+                ids = torch.tensor(sorted(set(tokenizer.get_vocab().values())))
                 if not config.end_tokens and tokenizer.eos_token_id is not None:
                     config = GenerationConfig(**{**vars(config), "eos_token_id": int(tokenizer.eos_token_id)})
-                self._vocabulary = known, int(tokenizer.pad_token_id or 0), config
+                self._vocabulary = ids, int(tokenizer.pad_token_id or 0), config
         return self._vocabulary
 
     def _count(self, texts: Sequence[RolloutText], *, fresh: bool, seconds: float) -> None:
@@ -374,8 +346,6 @@ class RolloutLoader(Loader):
     def state_dict(self) -> dict[str, Any]:
         """The position, the texts for replay, and the figures since the last report."""
         state = {**super().state_dict(), "number": self._number, "figures": dict(self._figures)}
-        if not self.replayable:
-            state["prompts"] = self.loader.state_dict()
         return state if self._buffer is None else {**state, "replay": self._buffer.state_dict()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -387,8 +357,6 @@ class RolloutLoader(Loader):
         super().load_state_dict(state)
         self._number = int(state.get("number", self._number))
         self._figures = {**self._figures, **state.get("figures", {})}
-        if "prompts" in state:
-            self.loader.load_state_dict(state["prompts"])
         if self._buffer is not None and "replay" in state:
             self._buffer.load_state_dict(state["replay"])
 

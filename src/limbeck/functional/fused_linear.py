@@ -146,7 +146,7 @@ def fused_linear_losses(
 
 
 class _Tokens(NamedTuple):
-    """The tokens that count, in one dimension; `teacher` has all tokens, of which `chosen` count."""
+    """The tokens that count, in one dimension; `teacher` has all tokens, of which `rows` count."""
 
     hidden: Tensor
     teacher: Any
@@ -154,7 +154,7 @@ class _Tokens(NamedTuple):
     weights: Tensor | None
     masks: Tensor | None
     """``[tokens, losses]``: which tokens count for each loss; None if they are the same for all."""
-    chosen: Tensor | None = None
+    rows: Tensor | None = None
 
     def select(self, index: Tensor) -> _Tokens:
         # The teacher's part is the largest, and is selected when a chunk needs it.
@@ -262,7 +262,7 @@ def _compute_chunks(
     for rows in slices(len(hidden), work.chunk):
         inputs = hidden[rows].to(dtype)
         logits = logits_into(buffer[: len(inputs)], inputs, weight, bias, work.scale, work.softcap)
-        at = rows if work.tokens.chosen is None else work.tokens.chosen[rows]
+        at = rows if work.tokens.rows is None else work.tokens.rows[rows]
         teacher = _teacher_rows(work.tokens.teacher, at, teacher_buffer)
         by_mean = None
         if isinstance(teacher, NeedsHidden):

@@ -84,28 +84,28 @@ def filter_texts(
 
     Example:
         >>> texts = [GeneratedText(0, n, "2 + 2 =", answer, "4") for n, answer in enumerate([" 4", " 5", ""])]
-        >>> kept, reasons = filter_texts(texts, open_filters(["exact_answer"]))
-        >>> [text.completion for text in kept], reasons
+        >>> remaining, reasons = filter_texts(texts, open_filters(["exact_answer"]))
+        >>> [text.completion for text in remaining], reasons
         ([' 4'], ['empty', 'exact_answer: wrong answer'])
     """
-    kept = [text for text in texts if text.completion.strip()]
-    reasons = ["empty"] * (len(texts) - len(kept))
+    remaining = [text for text in texts if text.completion.strip()]
+    reasons = ["empty"] * (len(texts) - len(remaining))
     for one in filters:
-        if not kept:
+        if not remaining:
             break
         try:
-            refused = list(one.refuse(kept))
+            refused = list(one.refuse(remaining))
         except LimbeckError:
             raise
         except Exception as error:  # a filter of the user's can raise any exception
             raise LimbeckError(
-                f"The filter {one.name}, on the prompt {kept[0].id!r}, failed: {type(error).__name__}: {error}."
+                f"The filter {one.name}, on the prompt {remaining[0].id!r}, failed: {type(error).__name__}: {error}."
             ) from error
-        if len(refused) != len(kept):
-            raise LimbeckError(f"The filter {one.name} returned {len(refused)} reasons for {len(kept)} texts.")
+        if len(refused) != len(remaining):
+            raise LimbeckError(f"The filter {one.name} returned {len(refused)} reasons for {len(remaining)} texts.")
         reasons += [f"{one.name}: {reason}" for reason in refused if reason is not None]
-        kept = [text for text, reason in zip(kept, refused, strict=True) if reason is None]
-    return kept, reasons
+        remaining = [text for text, reason in zip(remaining, refused, strict=True) if reason is None]
+    return remaining, reasons
 
 
 def hash_filters(filters: Sequence[TextFilter]) -> str:

@@ -183,9 +183,9 @@ class ServerClient:
             self._told_until = now + min(seconds, _LINE_SECONDS)
         _log.warning("%s Asking again in %.0f s (repetition %d of %d).", problem, seconds, attempt + 1, most)
 
-    def _wait(self, attempt: int, told: float | None) -> float:
-        if told is not None:
-            return min(told, _LONGEST_RETRY_AFTER)
+    def _wait(self, attempt: int, retry_after: float | None) -> float:
+        if retry_after is not None:
+            return min(retry_after, _LONGEST_RETRY_AFTER)
         return min(FIRST_WAIT * 2.0**attempt, LONGEST_WAIT) * self._random.uniform(0.75, 1.25)
 
     def _exchange(self, method: str, path: str, body: Any) -> tuple[int, Message, bytes]:
