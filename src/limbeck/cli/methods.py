@@ -90,7 +90,7 @@ def _setting(key: str, value: Any) -> str:
 def _fields(call: Any) -> dict[str, Any]:
     from dataclasses import asdict
 
-    return asdict(call.card) | {"defaults": call.defaults}
+    return asdict(call.card) | {"kernels": [str(claim) for claim in call.card.kernels], "defaults": call.defaults}
 
 
 def show_keys(prefix: str, *, as_json: bool) -> None:

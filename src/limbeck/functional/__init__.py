@@ -13,6 +13,7 @@ from limbeck.functional.features import (
 )
 from limbeck.functional.fused_linear import fused_linear_losses
 from limbeck.functional.kernel import check_hyper, kernel
+from limbeck.functional.kernel_claim import KernelClaim
 from limbeck.functional.labels import cross_entropy, label_smoothing
 from limbeck.functional.mixture import gkd_jensen_shannon, jensen_shannon, skew_kl, skew_reverse_kl
 from limbeck.functional.output_layer import HiddenLogits, OutputLayer
@@ -26,6 +27,7 @@ from limbeck.functional.targets import binary_cross_entropy, binary_kl_divergenc
 __all__ = [
     "Head",
     "HiddenLogits",
+    "KernelClaim",
     "OutputLayer",
     "Projector",
     "alpha_beta_divergence",

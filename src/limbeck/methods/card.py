@@ -10,6 +10,7 @@ from numbers import Real
 from typing import Any, get_type_hints
 
 from limbeck.errors import ArgumentError, LimbeckError, unknown_name_error
+from limbeck.functional import KernelClaim
 from limbeck.recipe import Recipe
 from limbeck.tasks import Task, get_task, task_names
 
@@ -84,6 +85,7 @@ class MethodCard:
         task_reason: Why it cannot learn the other tasks, as the second half of a sentence.
         across_tokenizers: Whether it compares texts and not tokens, so that its teacher is a
             `limbeck.CrossTokenizerTeacher`.
+        kernels: What the kernels of the method promise, one `KernelClaim` for each: the conformance suite checks them.
     """
 
     name: str
@@ -104,6 +106,7 @@ class MethodCard:
     tasks: tuple[str, ...] = ("classification",)
     task_reason: str = "its losses are not defined for such targets"
     across_tokenizers: bool = False
+    kernels: tuple[KernelClaim, ...] = ()
 
     def __post_init__(self) -> None:
         if self.labels not in _LABELS:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from limbeck.testing.data import check_loader, check_transform
-from limbeck.testing.kernel import LAWS, Claim, check_kernel
+from limbeck.testing.kernel import LAWS, check_kernel
 from limbeck.testing.law import LawError
 from limbeck.testing.losses import OBJECTIVE_LAWS, check_head, check_objective
 from limbeck.testing.method import check_method
@@ -14,7 +14,6 @@ __all__ = [
     "LAWS",
     "OBJECTIVE_LAWS",
     "Answer",
-    "Claim",
     "LawError",
     "ModelServer",
     "check_head",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import replace
 from functools import partial
 from typing import Any, get_args
 
@@ -12,96 +12,19 @@ import torch
 from torch import Tensor
 from torch.autograd.gradcheck import GradcheckError
 
-from limbeck.errors import callable_name
-from limbeck.functional import coarse_logits
-from limbeck.functional.kernel import Per, declaration, merges
+from limbeck.functional import KernelClaim, coarse_logits
+from limbeck.functional.kernel import Per, merges
 from limbeck.losses.bound_kernel import FROM_BATCH
 from limbeck.testing.law import check_laws, require
 from limbeck.top_k_logits import default_temperature
 
-__all__ = ["LAWS", "Claim", "check_kernel"]
+__all__ = ["LAWS", "check_kernel"]
 
 _OF = "kernels"
 _INF = float("inf")
 
 
-@dataclass(frozen=True)
-class Claim:
-    """The properties of a kernel that the laws are checked for.
-
-    Attributes:
-        kernel: A function decorated with `limbeck.functional.kernel`.
-        classes: The number of classes or features of the samples; 4 or more.
-        shape: The shape of one example, without the batch dimension, for kernels that need more dimensions than
-            ``[classes]``: ``(8, 4, 4)`` for feature maps of 8 channels. It replaces `classes`.
-        student: The names of the student's tensors, for a kernel of several layers (``Loss(..., student={...})``).
-        teacher: The names of the teacher's tensors, in the same order.
-        hyper: The hyper-parameters of the calls.
-        zero_at_equality: Whether the value is 0 where student and teacher are equal, and positive where they differ. By
-            default as declared: a ``@kernel(divergence=True)`` is.
-        tolerance: The largest value and gradient at equality that count as 0.
-        logits: Whether the kernel takes rows of logits. Then classes may be permuted, and -inf masks a class.
-        largest: The largest logit that must not overflow.
-    """
-
-    kernel: Callable[..., Tensor]
-    classes: int = 5
-    shape: tuple[int, ...] = ()
-    student: tuple[str, ...] = ("student",)
-    teacher: tuple[str, ...] = ("teacher",)
-    hyper: Mapping[str, Any] = field(default_factory=dict)
-    zero_at_equality: bool | None = None
-    tolerance: float = 1e-6
-    logits: bool = True
-    largest: float = 1e30
-
-    def __call__(self, sample: Mapping[str, Tensor]) -> Tensor:
-        """Compute the value for a sample."""
-        return self.kernel(**sample, **self.hyper)
-
-    def __str__(self) -> str:
-        return f"{callable_name(self.kernel)}({', '.join(f'{key}={value!r}' for key, value in self.hyper.items())})"
-
-    @property
-    def outputs(self) -> tuple[str, ...]:
-        """The names of all outputs of models that the kernel takes."""
-        return tuple(name for name in (*self.student, *self.teacher) if self.takes(name))
-
-    @property
-    def per(self) -> str:
-        """The kernel's ``per``: what one value belongs to, such as a row, a pair or a batch."""
-        return str(declaration(self.kernel, "per"))
-
-    @property
-    def is_divergence(self) -> bool:
-        """Whether the kernel is declared an f-divergence."""
-        return bool(declaration(self.kernel, "divergence"))
-
-    def takes(self, name: str) -> bool:
-        """Whether the kernel has an argument of this name."""
-        return name in inspect.signature(self.kernel).parameters
-
-    def sample(self, *shape: int, classes: int | None = None, dtype: torch.dtype = torch.float32) -> dict[str, Tensor]:
-        """Draw random arguments: logits of `shape` with classes last, and the labels, targets, ids or mask needed."""
-        shape = shape or (4,)
-        each = (*self.shape[:-1], classes or (self.shape[-1] if self.shape else self.classes))
-        draw = torch.Generator().manual_seed(0)
-        arguments = {
-            **{
-                name: (3 * torch.randn(*shape, *each, generator=draw)).to(dtype)
-                for name in (*self.student, *self.teacher)
-            },
-            # The last two columns have no labels, because some laws mask them.
-            "labels": torch.randint(max(each[-1] - 2, 1), shape, generator=draw),
-            # From 0 to 1: valid for regression and as probabilities.
-            "targets": torch.rand(*shape, *each, generator=draw).to(dtype),
-            "mask": torch.ones(shape, dtype=torch.bool),
-            "id": torch.arange(shape[0]),
-        }
-        return {name: value for name, value in arguments.items() if self.takes(name)}
-
-
-def check_kernel(kernel: Callable[..., Tensor], **claim: Any) -> None:
+def check_kernel(kernel: Callable[..., Tensor] | KernelClaim, **claim: Any) -> None:
     """Check a kernel against all laws that apply to it.
 
     The laws:
@@ -117,8 +40,8 @@ def check_kernel(kernel: Callable[..., Tensor], **claim: Any) -> None:
     * A declared divergence does not increase if classes are merged.
 
     Args:
-        kernel: The kernel.
-        **claim: The properties of the kernel: the fields of `Claim`.
+        kernel: The kernel, or a `limbeck.functional.KernelClaim`, as a card has it.
+        **claim: The properties of the kernel: the fields of `KernelClaim`.
 
     Raises:
         LawError: If laws are broken. The message names the kernel and lists all broken laws, with the value and the
@@ -128,13 +51,13 @@ def check_kernel(kernel: Callable[..., Tensor], **claim: Any) -> None:
         >>> from limbeck.functional import kl_divergence
         >>> check_kernel(kl_divergence, hyper={"temperature": 4.0})
     """
-    whole = Claim(kernel, **claim)
+    whole = replace(kernel, **claim) if isinstance(kernel, KernelClaim) else KernelClaim(kernel, **claim)
     # Without a declaration the other laws have no meaning.
     check_laws([partial(check_declaration, whole)], of=_OF, subject=str(whole))
     check_laws([partial(law, whole) for law in LAWS], of=_OF, subject=str(whole))
 
 
-def check_declaration(claim: Claim) -> None:
+def check_declaration(claim: KernelClaim) -> None:
     """It declares ``per``, and its hyper-parameters are keyword-only."""
     _require(claim.per in get_args(Per), f"per is {claim.per}; decorate the function with @kernel(per=...)")
     for name, parameter in inspect.signature(claim.kernel).parameters.items():
@@ -142,7 +65,7 @@ def check_declaration(claim: Claim) -> None:
         _require(keyword_only or name in {*FROM_BATCH, *claim.outputs}, f"{name} must be keyword-only")
 
 
-def check_shape(claim: Claim) -> None:
+def check_shape(claim: KernelClaim) -> None:
     """Its values are unreduced, with the shape that ``per`` declares."""
     positions = claim.per in ("example", "position", "output") and not claim.shape
     for shape in ((4,), (1,)) + (((3, 2),) if positions else ()):
@@ -154,7 +77,7 @@ def check_shape(claim: Claim) -> None:
         _require(tuple(value.shape) == expected, broken)
 
 
-def check_examples(claim: Claim) -> None:
+def check_examples(claim: KernelClaim) -> None:
     """The order of the examples in a batch does not matter."""
     sample, order = claim.sample(4), torch.tensor([2, 0, 3, 1])
     value, moved = claim(sample), claim({name: tensor[order] for name, tensor in sample.items()})
@@ -162,7 +85,7 @@ def check_examples(claim: Claim) -> None:
     _close(moved, expected, "its values are not permuted with the examples")
 
 
-def check_classes(claim: Claim) -> None:
+def check_classes(claim: KernelClaim) -> None:
     """The order of the classes does not matter."""
     if not claim.logits:
         return
@@ -173,7 +96,7 @@ def check_classes(claim: Claim) -> None:
     _close(claim({**sample, **moved, **labels}), claim(sample), "its values change when the classes are permuted")
 
 
-def check_precision(claim: Claim) -> None:
+def check_precision(claim: KernelClaim) -> None:
     """It computes in float32 or better for every input dtype, and autocast changes nothing."""
     narrow = claim.sample(4, dtype=torch.bfloat16)
     wide = {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in narrow.items()}
@@ -187,7 +110,7 @@ def check_precision(claim: Claim) -> None:
     _close(value.double(), double, "its float32 and float64 values differ by more than rounding", tolerance=1e-4)
 
 
-def check_purity(claim: Claim) -> None:
+def check_purity(claim: KernelClaim) -> None:
     """It does not change its arguments."""
     sample = claim.sample(4)
     before = {name: tensor.clone() for name, tensor in sample.items()}
@@ -196,7 +119,7 @@ def check_purity(claim: Claim) -> None:
         _require(torch.equal(tensor, before[name]), f"it writes into {name}")
 
 
-def check_finite(claim: Claim) -> None:
+def check_finite(claim: KernelClaim) -> None:
     """Values and gradients are finite for huge logits, masked columns, masked rows, two classes and one example."""
     for scale in (claim.largest, -claim.largest):
         sample = claim.sample(4)
@@ -212,7 +135,7 @@ def check_finite(claim: Claim) -> None:
             _require(bool((value[:2] == 0).all()), f"rows of nothing but -inf in both give {_format(value[:2])}, not 0")
 
 
-def check_masked_columns(claim: Claim) -> None:
+def check_masked_columns(claim: KernelClaim) -> None:
     """A column that is -inf in both is equivalent to no column."""
     if claim.logits:
         sample = claim.sample(4)
@@ -222,7 +145,7 @@ def check_masked_columns(claim: Claim) -> None:
         )
 
 
-def check_gradient(claim: Claim) -> None:
+def check_gradient(claim: KernelClaim) -> None:
     """Its first and second derivatives agree with finite differences."""
     sample = claim.sample(3, dtype=torch.float64)
     names = claim.outputs
@@ -239,7 +162,7 @@ def check_gradient(claim: Claim) -> None:
             _require(False, f"its {what} does not agree with finite differences: {message.rstrip('.')}")
 
 
-def check_equality(claim: Claim) -> None:
+def check_equality(claim: KernelClaim) -> None:
     """It is 0, with a gradient of 0, where student and teacher are equal, and positive where they differ."""
     if not (claim.is_divergence if claim.zero_at_equality is None else claim.zero_at_equality):
         return
@@ -259,7 +182,7 @@ def check_equality(claim: Claim) -> None:
     _require(bool((claim(sample) > 0).all()), "it is not positive where student and teacher differ")
 
 
-def check_merging(claim: Claim) -> None:
+def check_merging(claim: KernelClaim) -> None:
     """A declared divergence does not increase if classes are merged."""
     if not merges(claim.kernel, **claim.hyper):
         return
@@ -275,7 +198,7 @@ def check_merging(claim: Claim) -> None:
     )
 
 
-LAWS: tuple[Callable[[Claim], None], ...] = (
+LAWS: tuple[Callable[[KernelClaim], None], ...] = (
     check_declaration,
     check_shape,
     check_examples,
@@ -291,7 +214,7 @@ LAWS: tuple[Callable[[Claim], None], ...] = (
 """All laws of kernels."""
 
 
-def _masked(claim: Claim, sample: Mapping[str, Tensor], *, columns: int = 0, rows: int = 0) -> dict[str, Tensor]:
+def _masked(claim: KernelClaim, sample: Mapping[str, Tensor], *, columns: int = 0, rows: int = 0) -> dict[str, Tensor]:
     """Set the last `columns` columns, or the first `rows` rows, to -inf in both. A masked row has no label."""
     masked = {name: tensor.clone() for name, tensor in sample.items()}
     for name in claim.outputs:
@@ -302,7 +225,7 @@ def _masked(claim: Claim, sample: Mapping[str, Tensor], *, columns: int = 0, row
     return masked
 
 
-def _finite(claim: Claim, sample: Mapping[str, Tensor], where: str) -> Tensor:
+def _finite(claim: KernelClaim, sample: Mapping[str, Tensor], where: str) -> Tensor:
     leaves = {name: sample[name].clone().requires_grad_() for name in claim.outputs}
     value = claim({**sample, **leaves})
     _require(bool(value.isfinite().all()), f"its value for {where} is {_format(value)}, and must be finite")
