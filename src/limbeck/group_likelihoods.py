@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, final
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from limbeck.errors import LimbeckError, callable_name
@@ -28,7 +28,10 @@ class GroupLikelihoods(PartialLogits, OtherClasses):
         labels: The student's next token at each position; any number where there is none.
         lengths: The number of the student's tokens in the group that begins at a position; 0 for none.
         log_likelihood: The teacher's logarithm of the probability of the group's bytes, in nats.
+        log_boundary: The teacher's logarithm of the probability that a word ends there: that the token after the group
+            begins with white space or is special. Infinite where one of the models predicts no token after the group.
         classes: The number of outputs of the teacher.
+        boundary_tokens: The student's tokens that begin with white space, and its special ones; None if not known.
     """
 
     def __init__(
@@ -36,18 +39,37 @@ class GroupLikelihoods(PartialLogits, OtherClasses):
         labels: Int[Tensor, "*leading"],
         lengths: Int[Tensor, "*leading"],
         log_likelihood: Float[Tensor, "*leading"],
+        log_boundary: Float[Tensor, "*leading"] | None = None,
         *,
         classes: int,
+        boundary_tokens: Bool[Tensor, " vocabulary"] | None = None,
     ) -> None:
         self.labels, self.lengths, self.log_likelihood, self.classes = labels, lengths, log_likelihood, classes
+        self.log_boundary = torch.full_like(log_likelihood, torch.inf) if log_boundary is None else log_boundary
+        self.boundary_tokens = boundary_tokens
 
     @property
     def tensors(self) -> tuple[Tensor, ...]:
         """All tensors."""
-        return self.labels, self.lengths, self.log_likelihood
+        return self.labels, self.lengths, self.log_likelihood, self.log_boundary
 
-    def compare(self, kernel: Kernel, student: Float[Tensor, "batch positions classes"], **hyper: Any) -> Tensor:
-        """Compare the likelihoods of each group; the value is at its first position, and 0 at all others.
+    def compare(
+        self,
+        kernel: Kernel,
+        student: Float[Tensor, "batch positions classes"],
+        *,
+        boundary_threshold: float | None = None,
+        **hyper: Any,
+    ) -> Tensor:
+        """Compare the likelihoods of each chunk; the value is at its first position, and 0 at all others.
+
+        Args:
+            kernel: A kernel that compares likelihoods.
+            student: The student's logits.
+            boundary_threshold: Groups that follow each other are joined to a chunk until the teacher's probability that
+                a word ends there is above this; both likelihoods of the chunk are then multiplied with the model's own
+                probability that a word ends. None compares each group as it is.
+            hyper: Hyperparameters of the kernel.
 
         Raises:
             LimbeckError: If the kernel compares something else, or the positions differ.
@@ -58,7 +80,38 @@ class GroupLikelihoods(PartialLogits, OtherClasses):
         starts = (self.lengths.flatten() > 0).nonzero()[:, 0]
         ours = self.student_log_likelihood(student, starts)
         theirs = self.log_likelihood.flatten()[starts].to(ours.dtype)
+        if boundary_threshold is not None:
+            last, chunk = self.join(starts, boundary_threshold)
+            count = int(last.sum())
+            ours, theirs = (own.new_zeros(count).index_add(0, chunk, own) for own in (ours, theirs))
+            own, other = self._boundaries(student, starts[last])
+            ours, theirs = ours + own, theirs + other.to(theirs.dtype)
+            starts = starts[torch.cat([last.new_ones(1), last[:-1]])[: len(starts)]]
         return place_values(kernel(student=ours, teacher=theirs, **hyper), starts, student)
+
+    def join(
+        self, starts: Int[Tensor, " groups"], threshold: float
+    ) -> tuple[Bool[Tensor, " groups"], Int[Tensor, " groups"]]:
+        """Join groups to chunks: whether each group is the last one of its chunk, and the number of its chunk."""
+        boundary = self.log_boundary.flatten()[starts]
+        ends = starts + self.lengths.flatten()[starts]
+        following = torch.cat([starts[1:], starts.new_full((1,), -1)])[: len(starts)]
+        last = (boundary.exp() > threshold) | (ends != following) | boundary.isposinf()
+        return last, last.cumsum(0) - last.long()
+
+    def _boundaries(self, student: Tensor, starts: Int[Tensor, " chunks"]) -> tuple[Tensor, Tensor]:
+        """The log-probabilities that a word ends behind groups, of student and teacher; 0 where it is not known."""
+        if self.boundary_tokens is None:
+            raise LimbeckError(
+                "Which of the student's tokens begin a word is not known, as the loader's examples have no tokenizer. "
+                "Use a TokenDataset, or boundary_threshold=None."
+            )
+        theirs = self.log_boundary.flatten()[starts]
+        known = ~theirs.isposinf()
+        ends = (starts + self.lengths.flatten()[starts])[known]
+        own = log_boundary_of(student.flatten(0, -2)[ends], self.boundary_tokens)
+        ours = torch.zeros_like(theirs, dtype=own.dtype).masked_scatter(known, own)
+        return ours, theirs.masked_fill(~known, 0.0)
 
     def student_log_likelihood(
         self, student: Float[Tensor, "batch positions classes"], starts: Int[Tensor, " groups"]
@@ -83,7 +136,10 @@ class GroupLikelihoods(PartialLogits, OtherClasses):
         """
         labels, lengths = self.labels.roll(1, 0), self.lengths.roll(1, 0)
         lengths = lengths.masked_fill(self.lengths.flatten()[places] == 0, 0)
-        return GroupLikelihoods(labels, lengths, self.log_likelihood.flatten()[places], classes=self.classes)
+        # Where the text's own group has no token after it, there is none to compare.
+        unknown = self.log_boundary.roll(1, 0).isposinf()
+        boundary = self.log_boundary.flatten()[places].masked_fill(unknown, torch.inf)
+        return self._like(labels, lengths, self.log_likelihood.flatten()[places], boundary)
 
     @classmethod
     def invalid_reason(cls, kernel: Kernel, **hyper: Any) -> str | None:
@@ -99,7 +155,7 @@ class GroupLikelihoods(PartialLogits, OtherClasses):
         return other_tokenizer_reason(kernel)
 
     def _like(self, *tensors: Tensor) -> GroupLikelihoods:
-        return GroupLikelihoods(*tensors, classes=self.classes)
+        return GroupLikelihoods(*tensors, classes=self.classes, boundary_tokens=self.boundary_tokens)
 
 
 @final
@@ -230,3 +286,23 @@ def compute_log_likelihood(
         dtype = values.dtype
         total.index_add_(0, groups[part], -values.to(total.dtype))
     return total.to(dtype)
+
+
+def log_boundary_of(
+    logits: Float[Tensor, "rows classes"], boundary_tokens: Bool[Tensor, " vocabulary"]
+) -> Float[Tensor, " rows"]:
+    """The log-probability that one of the boundary tokens comes next."""
+    others = torch.ones(logits.shape[-1], dtype=torch.bool, device=logits.device)
+    others[: len(boundary_tokens)] = ~boundary_tokens[: logits.shape[-1]].to(logits.device)
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    return logits.masked_fill(others, -torch.inf).logsumexp(-1) - logits.logsumexp(-1)
+
+
+def compute_log_boundary(
+    logits: Float[Tensor, "rows classes"] | HiddenLogits,
+    places: Int[Tensor, " groups"],
+    boundary_tokens: Bool[Tensor, " vocabulary"],
+) -> Float[Tensor, " groups"]:
+    """`log_boundary_of` for some rows, a few at a time."""
+    parts = places.split(max(1, _AT_ONCE // logits.shape[-1]))
+    return torch.cat([log_boundary_of(dense_rows(logits[part]), boundary_tokens) for part in parts])

@@ -18,30 +18,10 @@ from limbeck.losses import Loss, LossContext
 from limbeck.recipe import Optimizer, Recipe, Stage
 from limbeck.teachers import CachedTeacher, CrossTokenizerTeacher, ModelTeacher, ShuffledTeacher, TeacherContext
 from limbeck.testing import check_teacher
+from two_tokenizers import LAYOUTS, TEXTS, ask, make_model, take
 from vocabularies import train_bytes
 
 transformers = pytest.importorskip("transformers")
-
-TEXTS = [
-    "the quick brown fox and the lazy dog",
-    "Größe 東京 and the fox",
-    "a",
-    "the other fox\n the dog 🙂",
-    "fox and dog",
-]
-
-
-def make_model(tokenizer, seed=0, width=8, **more):
-    torch.manual_seed(seed)
-    config = transformers.GPT2Config(
-        vocab_size=len(tokenizer), n_positions=64, n_embd=width, n_layer=1, n_head=1, bos_token_id=None,
-        eos_token_id=0, **more,
-    )  # fmt: skip
-    model = transformers.GPT2LMHeadModel(config).double().eval()
-    with torch.no_grad():
-        for parameter in model.parameters():  # far from uniform
-            parameter.mul_(4.0)
-    return model
 
 
 @pytest.fixture(scope="module")
@@ -54,26 +34,12 @@ def models(tokenizers):
     return tuple(make_model(tokenizer, seed) for seed, tokenizer in enumerate(tokenizers))
 
 
-def ask(teacher, batch, **context):
-    with teacher.open(TeacherContext(**context)) as session:
-        return session(batch)
-
-
-def take(data):
-    return data.take(torch.arange(len(data)))
-
-
 def whole_text(model, tokenizer, text, *, end=True):
     """The log-likelihood of each token of a text but the first, and the logits, by the teacher alone."""
     ids = torch.tensor([*tokenizer(text)["input_ids"], *([tokenizer.eos_token_id] if end else [])])
     with torch.no_grad():
         logits = model(input_ids=ids[None]).logits[0]
     return ids, logits, logits[:-1].log_softmax(-1).gather(1, ids[1:, None])[:, 0]
-
-
-LAYOUTS = pytest.mark.parametrize(
-    "how", [{}, {"padding_side": "left"}, {"packing": True, "max_length": 64}], ids=["right", "left", "packed"]
-)
 
 
 @LAYOUTS

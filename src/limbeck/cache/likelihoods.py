@@ -18,10 +18,11 @@ _LONGEST = 2**16 - 1
 
 @final
 class Likelihoods(Encoding):
-    """The log-likelihood of groups of tokens by a teacher with another tokenizer: 10 bytes a token, for `alm`.
+    """The log-likelihood of groups of tokens by a teacher with another tokenizer: 14 bytes a token, for `alm`.
 
-    A record holds the teacher's log-likelihood of the group that begins at a position (float32), the student's label
-    there (int32), and the number of the student's tokens in the group (16 bits). It stores what a
+    A record holds the teacher's log-likelihood of the group that begins at a position and its log-probability that a
+    word ends behind it (float32), the student's label there (int32), and the number of the student's tokens in the
+    group (16 bits). It stores what a
     `limbeck.teachers.CrossTokenizerTeacher` gives; distributions, which `uld` needs, are not stored.
 
     Args:
@@ -34,7 +35,7 @@ class Likelihoods(Encoding):
 
     def __init__(self, *, classes: int) -> None:
         super().__init__(classes=classes)
-        self.width = 10
+        self.width = 14
 
     def _encode(self, rows: LogitRows) -> Records:
         raise LimbeckError(
@@ -56,14 +57,15 @@ class Likelihoods(Encoding):
             )
         parts = (own.labels.numpy().astype("<i4"), own.lengths.numpy().astype("<u2"))
         raw = [part[:, None].view(np.uint8) for part in parts]
-        return np.concatenate([floats(own.log_likelihood.float()[:, None]), *raw], axis=1)
+        numbers = torch.stack([own.log_likelihood, own.log_boundary], 1).float()
+        return np.concatenate([floats(numbers), *raw], axis=1)
 
     def decode(self, records: Records) -> GroupLikelihoods:
         """Decode the rows."""
         records = self._checked(records)
-        numbers = torch.from_numpy(values(records[:, :4], "<f4").astype(np.float32)).flatten()
+        numbers = torch.from_numpy(values(records[:, :8], "<f4").astype(np.float32))
         labels, lengths = (
             torch.from_numpy(np.ascontiguousarray(part).view(kind).astype(np.int64)).flatten()
-            for part, kind in ((records[:, 4:8], "<i4"), (records[:, 8:], "<u2"))
+            for part, kind in ((records[:, 8:12], "<i4"), (records[:, 12:], "<u2"))
         )
-        return GroupLikelihoods(labels, lengths, numbers, classes=self.classes)
+        return GroupLikelihoods(labels, lengths, *numbers.unbind(1), classes=self.classes)

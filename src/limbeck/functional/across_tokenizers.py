@@ -63,7 +63,11 @@ def sorted_probability_distance(
 @kernel(per="position", across_tokenizers="likelihoods")
 @validates_pair
 def binary_likelihood_kl(
-    student: Float[Tensor, "*batch"], teacher: Float[Tensor, "*batch"], *, likelihood_temperature: float = 100.0
+    student: Float[Tensor, "*batch"],
+    teacher: Float[Tensor, "*batch"],
+    *,
+    likelihood_temperature: float = 100.0,
+    boundary_threshold: float | None = None,
 ) -> Float[Tensor, "*batch"]:
     r"""Compare two likelihoods of the same bytes: :math:`\tau KL(Ber(p^{1/\tau}) \| Ber(q^{1/\tau}))`, in nats.
 
@@ -80,9 +84,13 @@ def binary_likelihood_kl(
         student: :math:`\log q`, 0 or below.
         teacher: :math:`\log p`, likewise.
         likelihood_temperature: :math:`\tau`, above 0; 100 in the paper.
+        boundary_threshold: How the outputs of a `limbeck.CrossTokenizerTeacher` are joined to chunks before they are
+            compared (`limbeck.group_likelihoods.GroupLikelihoods.compare`); None for each group by itself. Likelihoods
+            that are given as tensors are those of chunks already.
 
     Raises:
-        LimbeckError: If the shapes differ, or `likelihood_temperature` is not a finite number above 0.
+        LimbeckError: If the shapes differ, `likelihood_temperature` is not a finite number above 0, or
+            `boundary_threshold` is no number from 0 to 1.
 
     Example:
         >>> both = torch.tensor([0.5, 0.25]).log(), torch.tensor([0.5, 0.5]).log()
@@ -93,6 +101,7 @@ def binary_likelihood_kl(
         2025, arXiv:2503.20083, section 3.
     """
     check_likelihood_temperature(likelihood_temperature)
+    check_boundary_threshold(boundary_threshold)
     # float32 would lose small differences of large likelihoods; there is one number for each group. MPS has no float64.
     dtype = student.dtype if student.device.type == "mps" else torch.float64
     certain = -torch.finfo(torch.float32).eps
@@ -115,4 +124,19 @@ def check_likelihood_temperature(value: Any) -> None:
         raise ArgumentError(
             f"likelihood_temperature is a finite number above 0; got {value!r}. The paper has 100.",
             argument="likelihood_temperature",
+        )
+
+
+def check_boundary_threshold(value: Any) -> None:
+    """Check that it is a probability, or None.
+
+    Raises:
+        ArgumentError: If it is not.
+    """
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if value is not None and not (is_number and 0 <= value <= 1):
+        raise ArgumentError(
+            f"boundary_threshold is a probability from 0 to 1, or None for no debiasing; got {value!r}. The paper has "
+            "0.1.",
+            argument="boundary_threshold",
         )

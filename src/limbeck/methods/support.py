@@ -20,7 +20,16 @@ from limbeck.model_call import Adaptor
 from limbeck.models import UserFile, check_fresh, reinitialize
 from limbeck.recipe import Models
 from limbeck.tap import get_adaptor
-from limbeck.teachers import ModelTeacher, Teacher, TeacherRef, as_teacher, describe_preprocess, without_cache
+from limbeck.teachers import (
+    CachedTeacher,
+    ModelTeacher,
+    Teacher,
+    TeacherRef,
+    as_teacher,
+    describe_preprocess,
+    has_other_tokenizer,
+    without_cache,
+)
 
 
 def check_share(**values: Any) -> None:
@@ -109,6 +118,30 @@ class FreshCopy:
         """
         if self.of in models:
             check_fresh(models[self.of])
+
+
+def check_reads_texts(teacher: Any, method: str) -> None:
+    """Check that a teacher reads the student's texts in tokens of its own.
+
+    A model by itself would be given the student's numbers of tokens, which are other tokens to it, and would answer
+    with something.
+
+    Args:
+        teacher: Anything that `as_teacher` accepts.
+        method: The name of the method, for the message.
+
+    Raises:
+        ArgumentError: If it does not.
+    """
+    live = as_teacher(teacher)
+    if has_other_tokenizer(live) or (isinstance(live, CachedTeacher) and not live.teachers):
+        return
+    raise ArgumentError(
+        f"{method} compares texts that teacher and student read in different tokens, and this {type(live).__name__} "
+        f"would read the student's tokens as its own. Tell both tokenizers: {method}(lb.CrossTokenizerTeacher(teacher, "
+        "student_tokenizer, teacher_tokenizer)). If the tokenizers are equal, use hinton or gkd.",
+        argument="teacher",
+    )
 
 
 _SIDES = {"student", "teacher"}

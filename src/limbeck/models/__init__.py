@@ -44,6 +44,7 @@ from limbeck.models.vocabulary import (
     read_context_length,
 )
 from limbeck.models.weights import load_weights
+from limbeck.models.word_boundaries import find_boundary_tokens
 
 __all__ = [
     "MODEL_TRANSFORMS",
@@ -69,6 +70,7 @@ __all__ = [
     "count_parameters",
     "describe_model",
     "describe_structure",
+    "find_boundary_tokens",
     "find_first_moved",
     "find_tokenizer",
     "fingerprint",

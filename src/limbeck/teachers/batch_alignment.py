@@ -26,6 +26,7 @@ class BatchAlignment(NamedTuple):
         count: The number of the student's tokens in each group.
         teacher_place: The position of the teacher, among all of its rows, that predicts the first token of the group.
         teacher_count: The number of the teacher's tokens.
+        is_continued: Whether both models predict the token after the group.
         tokens: The number of the student's tokens with a label.
         changed: The number of windows whose text the teacher's tokenizer changes.
     """
@@ -37,6 +38,7 @@ class BatchAlignment(NamedTuple):
     count: Int[Tensor, " groups"]  # type: ignore[assignment] # tuple.count is of no use here
     teacher_place: Int[Tensor, " groups"]
     teacher_count: Int[Tensor, " groups"]
+    is_continued: Bool[Tensor, " groups"]
     tokens: int
     changed: int
 
@@ -117,13 +119,13 @@ def align_batch(batch: Batch, aligner: TokenAligner) -> BatchAlignment:
         _usable_groups(text, places, flat_labels[places] != IGNORED, row * width)
         for row, (text, places) in enumerate(zip(aligned, windows, strict=True))
     ]
-    columns = np.concatenate([np.empty((4, 0), np.int64), *groups], 1)
+    columns = np.concatenate([np.empty((5, 0), np.int64), *groups], 1)
     pad = aligner.teacher.tokenizer.pad_token_id or 0
     teacher_ids, is_text = _pad([text.teacher_ids[:width] for text in aligned], width, pad)
     next_ids, _ = _pad([text.teacher_ids[1:] for text in aligned], width, pad)
-    position, count, place, teacher_count = torch.from_numpy(columns).unbind(0)
+    position, count, place, teacher_count, is_continued = torch.from_numpy(columns).unbind(0)
     return BatchAlignment(
-        teacher_ids, next_ids, is_text, position, count, place, teacher_count,
+        teacher_ids, next_ids, is_text, position, count, place, teacher_count, is_continued.bool(),
         tokens=int((labels != IGNORED).sum()), changed=sum(text.changed for text in aligned),
     )  # fmt: skip
 
@@ -149,15 +151,18 @@ def _find_windows(batch: Batch) -> list[np.ndarray]:
 
 
 def _usable_groups(text: AlignedText, places: np.ndarray, learned: np.ndarray, before: int) -> np.ndarray:
-    """The groups whose tokens are all predicted by both and learned, ``[4, groups]``: see `BatchAlignment`."""
+    """The groups whose tokens are all predicted by both and learned, ``[5, groups]``: see `BatchAlignment`."""
     groups = text.groups
     missing = np.concatenate([[0], np.cumsum(~learned)])
     first = np.maximum(groups.first - 1, 0)
     last = np.minimum(first + groups.count, len(learned))
     usable = (groups.first > 0) & (groups.teacher_first > 0) & (missing[last] == missing[first])
+    # The teacher does not read its last token.
+    ends = groups.teacher_first - 1 + groups.teacher_count
+    is_continued = (first + groups.count < len(places)) & (ends < len(text.teacher_ids) - 1)
     return np.stack(
         [places[first[usable]], groups.count[usable], groups.teacher_first[usable] - 1 + before,
-         groups.teacher_count[usable]]
+         groups.teacher_count[usable], is_continued[usable]]
     ).astype(np.int64)  # fmt: skip
 
 

@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, nullcontext
 from dataclasses import replace
+from functools import cached_property
 from typing import Any, final
 
 import numpy as np
@@ -29,6 +30,8 @@ from limbeck.cache import (
 )
 from limbeck.errors import LimbeckError, LimbeckWarning
 from limbeck.functional.output_layer import HiddenLogits, OutputLayer
+from limbeck.group_likelihoods import GroupLikelihoods
+from limbeck.models import TokenSpelling, find_boundary_tokens
 from limbeck.teachers.cache_request import (
     HEAD_FILE,
     CacheRequest,
@@ -43,7 +46,7 @@ from limbeck.teachers.cache_request import (
     stored_positions,
     view_numbers,
 )
-from limbeck.teachers.cached_inputs import input_files
+from limbeck.teachers.cached_inputs import find_examples_tokenizer, input_files
 from limbeck.teachers.fingerprints import input_marks, marks_differ
 from limbeck.teachers.teacher import Teacher, TeacherContext, TeacherFn, TeacherSession, UnfinishedBatchError
 from limbeck.top_k_logits import PartialLogits
@@ -127,11 +130,19 @@ class CacheSession(TeacherSession):
 
     def _to_outputs(self, decoded: Mapping[str, Any]) -> Outputs:
         moved = {address: tensor.to(self._device) for address, tensor in decoded.items()}
+        for value in moved.values():
+            if isinstance(value, GroupLikelihoods):
+                value.boundary_tokens = self._boundary_tokens
         head = self._request.head
         if head is not None and LOGITS in self._request.requires:
             hidden = HiddenLogits(moved[head.address].float(), self._output_layer(head))
             moved[LOGITS] = hidden if self._context.hidden_logits else hidden.to_dense()
         return Outputs.of({address: moved[address] for address in self._request.requires})
+
+    @cached_property
+    def _boundary_tokens(self) -> Tensor | None:
+        tokenizer = None if self._context.loader is None else find_examples_tokenizer(self._context.loader)
+        return None if tokenizer is None else find_boundary_tokens(TokenSpelling(tokenizer, who="student"))
 
     def _output_layer(self, head: LastLayer) -> OutputLayer:
         """The layer on the device of the outputs, copied once."""

@@ -53,6 +53,12 @@ def input_files(loader: Stream | None) -> dict[str, bytes]:
     return {} if examples is None else examples.to_files()
 
 
+def find_examples_tokenizer(loader: Stream) -> Any:
+    """The tokenizer of a loader's examples; None where they are no tokens."""
+    examples = _token_examples(loader)
+    return None if examples is None else examples.tokenizer
+
+
 def _token_examples(loader: Stream) -> TokenExamples | None:
     examples = loader.examples
     return examples if isinstance(examples, TokenExamples) and examples.tokenizer_fingerprint is not None else None

@@ -13,6 +13,7 @@ from limbeck.errors import ArgumentError, LimbeckError, MissingOutputError
 from limbeck.group_likelihoods import (
     CrossTokenizerLogits,
     GroupLikelihoods,
+    compute_log_boundary,
     compute_log_likelihood,
     expand_ranges,
 )
@@ -20,6 +21,7 @@ from limbeck.models.hf_folder import find_hf_config
 from limbeck.models.size_and_hash import unwrap_compiled
 from limbeck.models.token_alignment import TokenAligner
 from limbeck.models.vocabulary import count_outputs, hash_tokenizer, read_context_length
+from limbeck.models.word_boundaries import find_boundary_tokens
 from limbeck.teachers.batch_alignment import BatchAlignment, align_batch, read_ids, read_labels
 from limbeck.teachers.cached_teacher import CachedTeacher
 from limbeck.teachers.model import ModelTeacher
@@ -48,7 +50,7 @@ class CrossTokenizerTeacher(TeacherWrapper):
     packed or not, padded on either side, is a text of its own to the teacher.
 
     The outputs are deterministic if the teacher's are. `CachedTeacher` stores the likelihoods, with
-    ``encoding="likelihoods"``, 10 bytes a token, for `alm` alone.
+    ``encoding="likelihoods"``, 14 bytes a token, for `alm` alone.
 
     Args:
         teacher: Anything that `as_teacher` accepts: a causal language model that gives the logits of all its tokens.
@@ -91,6 +93,7 @@ class CrossTokenizerTeacher(TeacherWrapper):
                 f"max_length is a number of tokens, at least 1; got {max_length!r}.", argument="max_length"
             )
         self.aligner = TokenAligner(student_tokenizer, teacher_tokenizer)
+        self._boundaries = tuple(find_boundary_tokens(one) for one in (self.aligner.student, self.aligner.teacher))
         _check_outputs(self.inner, teacher_tokenizer)
         own = read_context_length(self.inner.model) if isinstance(self.inner, ModelTeacher) else None
         self.max_length = max_length if max_length is not None else own
@@ -186,6 +189,7 @@ def has_other_tokenizer(teacher: Any) -> bool:
 class _CrossTokenizerSession(TeacherSession):
     def __init__(self, session: TeacherSession, teacher: CrossTokenizerTeacher) -> None:
         self._session, self._teacher = session, teacher
+        self._student_boundaries, self._boundaries = teacher._boundaries
 
     def __enter__(self) -> _CrossTokenizerSession:
         self._session.__enter__()
@@ -210,9 +214,15 @@ class _CrossTokenizerSession(TeacherSession):
             flat = torch.full((labels.numel(),), fill, dtype=values.dtype, device=device)
             return flat.scatter_(0, position, values).view(labels.shape)
 
-        likelihoods = GroupLikelihoods(
-            labels.clamp_min(0), spread(count, 0), spread(likelihood, 0.0), classes=logits.shape[-1]
+        boundary = torch.full_like(likelihood, torch.inf)
+        after = alignment.is_continued.to(device)
+        boundary[after] = compute_log_boundary(rows, (place + teacher_count)[after], self._boundaries).to(
+            boundary.dtype
         )
+        likelihoods = GroupLikelihoods(
+            labels.clamp_min(0), spread(count, 0), spread(likelihood, 0.0), spread(boundary, torch.inf),
+            classes=logits.shape[-1], boundary_tokens=self._student_boundaries,
+        )  # fmt: skip
         index = spread(torch.arange(len(position), device=device), -1)
         return Outputs.of({LOGITS: CrossTokenizerLogits(likelihoods, rows[place], index)})
 

@@ -7,7 +7,7 @@ from typing import Any
 from limbeck.functional import check_hyper, sorted_probability_distance
 from limbeck.losses import Loss
 from limbeck.methods.card import MethodCard, SearchRange
-from limbeck.methods.support import check_weight
+from limbeck.methods.support import check_reads_texts, check_weight
 from limbeck.recipe import Recipe, Stage
 from limbeck.tasks import Task, get_task
 
@@ -63,17 +63,19 @@ def uld(
         epochs: Passes over the data; by default the budget of the run.
 
     Raises:
-        LimbeckError: If an argument is out of range.
+        LimbeckError: If an argument is out of range, or the teacher is no `CrossTokenizerTeacher`.
 
     Example:
-        >>> from torch import nn
-        >>> [repr(stage.objective) for stage in uld(nn.Linear(4, 3), weight=2.0).stages()]
+        >>> from limbeck.testing.trials import make_language_models
+        >>> _, teacher, _ = make_language_models()
+        >>> [repr(stage.objective) for stage in uld(teacher, weight=2.0).stages()]
         ['2.0 * Loss(sorted_probability_distance, temperature=1.0) + Loss(cross_entropy)']
 
     Source: Boizard et al., 2024, arXiv:2402.12030, equation 5.
     """
     check_hyper(temperature=temperature)
     check_weight(weight=weight)
+    check_reads_texts(teacher, "uld")
     task = get_task(task)
     objective = weight * Loss(sorted_probability_distance, temperature=temperature) + task.supervised_loss()
     return Recipe(Stage(objective, teacher=teacher, epochs=epochs, name="uld"))
