@@ -9,9 +9,12 @@ import torch
 
 from laws import CLAIMS
 from limbeck import functional
-from limbeck.functional import kernel
+from limbeck.errors import ArgumentError, UnknownNameError
+from limbeck.functional import KernelClaim, kernel
+from limbeck.functional.kernel_claim import INVARIANCES
 from limbeck.losses import Loss
 from limbeck.testing import LAWS, LawError, check_kernel
+from limbeck.testing.invariance import TRANSFORMATIONS
 
 
 @pytest.mark.parametrize("law", LAWS, ids=lambda law: law.__name__)
@@ -92,9 +95,21 @@ def not_a_divergence(student, teacher):
     return (student.softmax(-1) - teacher.softmax(-1)).square().sum(-1)
 
 
+@kernel(per="batch")
+def mean_of_none(student, teacher):
+    return (student - teacher).square().sum(-1).mean()
+
+
+@kernel(per="position")
+def in_steps(student, teacher):
+    return ((student - teacher).square() / torch.finfo(student.dtype).eps).sum(-1)
+
+
 @pytest.mark.parametrize(
     ("broken", "sentence"),
     [
+        (mean_of_none, "for a batch of no examples"),
+        (in_steps, "inputs in float16 give another value"),
         (averaged, "shape () per position for a student of shape (4, 5), not (4,)"),
         (written_into, "writes into student"),
         (ordered, "permuted with the examples"),
@@ -152,6 +167,65 @@ def test_a_kernel_of_several_layers_is_checked():
     check_kernel(flow, **names, logits=False, largest=1e7, zero_at_equality=True)
     with pytest.raises(LawError, match="low must be keyword-only"):
         check_kernel(flow, logits=False)
+
+
+@kernel(per="example")
+def token_distance(student, teacher, *, mask=None):
+    """Mean squared distance of the tokens that count, from [batch, tokens, width]."""
+    values = (student - teacher).square().mean(-1)
+    mask = torch.ones_like(values) if mask is None else mask
+    return (values * mask).sum(1) / mask.sum(1).clamp_min(1)
+
+
+@kernel(per="example")
+def forgets_the_number(student, teacher, *, mask):
+    return ((student - teacher).square().mean(-1) * mask).mean(1)
+
+
+@kernel(per="batch")
+def centered(student, teacher, *, mask):
+    student, teacher = (features[mask] - features[mask].mean(0) for features in (student, teacher))
+    return (student - teacher).square().sum(-1).sum() / mask.sum().clamp_min(1)
+
+
+def test_a_mask_is_checked_against_leaving_out():
+    tokens = {"shape": (6, 4), "positions": 1, "logits": False, "largest": 1e15}
+    check_kernel(token_distance, **tokens, zero_at_equality=True)
+    with pytest.raises(LawError, match="a mask is not equivalent to leaving positions out"):
+        check_kernel(forgets_the_number, **tokens)
+    check_kernel(centered, logits=False, largest=1e15)
+
+
+@kernel(per="pair")
+def cosines(student, teacher):
+    mine, its = (torch.nn.functional.normalize(x, dim=1) for x in (student, teacher))
+    return (mine @ mine.T - its @ its.T).square()
+
+
+def test_invariances_are_checked_by_name():
+    kept = ("student_scale", "teacher_rotation", "joint_negation", "joint_channel_permutation", "student_batch_scale")
+    wide = {"shape": (4,), "teacher_shape": (7,), "logits": False, "largest": 1e15, "zero_at_equality": True}
+    check_kernel(cosines, **wide, invariances=kept)
+    lost = ("student_shift", "teacher_translation")
+    with pytest.raises(LawError) as error:
+        check_kernel(cosines, **wide, invariances=kept + lost)
+    assert [name for name in kept + lost if any(name in text for text in error.value.broken)] == list(lost)
+    maps = {"shape": (3, 2, 4), "channels": 1, "logits": False, "largest": 1e5}
+    same = ("student_channel_permutation", "joint_position_permutation", "joint_flip", "teacher_negation")
+    check_kernel(attention_map, **maps, invariances=same)
+    for name in ("student_position_permutation", "student_flip"):
+        with pytest.raises(LawError, match=name):
+            check_kernel(attention_map, **maps, invariances=(name,))
+
+
+def test_a_claim_refuses_unknown_invariances_and_positions_without_features():
+    with pytest.raises(UnknownNameError, match="student_shift"):
+        KernelClaim(cosines, invariances=("student_shifts",))
+    with pytest.raises(ArgumentError, match="positions=1"):
+        KernelClaim(cosines, positions=1)
+    assert set(INVARIANCES) == {
+        f"{side}_{kind}" for kind in TRANSFORMATIONS for side in ("student", "teacher", "joint")
+    }
 
 
 @kernel(per="example")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch.nn import functional as F
 
@@ -12,6 +14,16 @@ from limbeck.models import build, load
 from limbeck.recipe import Optimizer
 from limbeck.testing.law import same_weights, weights
 from methods.planted import Planted
+
+
+def brute_force_label_probability_squared_error(student, teacher):
+    def sigmoid(x):
+        return 1 / (1 + math.exp(-x))
+
+    return [
+        [(sigmoid(z) - sigmoid(v)) ** 2 for z, v in zip(*rows, strict=True)]
+        for rows in zip(student.tolist(), teacher.tolist(), strict=True)
+    ]
 
 
 def test_without_decay_and_dropout_the_average_is_the_student_and_nothing_is_inconsistent():

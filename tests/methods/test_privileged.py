@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from torch import nn
@@ -20,6 +22,15 @@ from limbeck.testing.law import same_weights, weights
 from methods.planted import Planted
 
 FEATURES = 50
+
+
+def brute_force_one_sided_kl(student, teacher, temperature):
+    values = []
+    for z, v in zip(student.tolist(), teacher.tolist(), strict=True):
+        q = [math.exp(x) for x in z]
+        p = [math.exp(x / temperature) for x in v]
+        values.append(sum(a / sum(p) * math.log(a / sum(p) / (b / sum(q))) for a, b in zip(p, q, strict=True)))
+    return values
 
 
 class World:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import math
 import warnings
 
 import pytest
@@ -26,6 +27,28 @@ from methods.planted import Planted
 from small_jobs import small_job
 
 GROUPS = [[0, 1], [1, 2]]
+
+
+def softmax(row):
+    weights = [math.exp(x) for x in row]
+    return [weight / sum(weights) for weight in weights]
+
+
+def brute_force_dustbin_cross_entropy(student, labels, special):
+    values = []
+    for q, label in zip(map(softmax, student.tolist()), labels.tolist(), strict=True):
+        rest = sum(share for c, share in enumerate(q) if c not in special)
+        values.append(-math.log(q[label] if label in special else rest))
+    return values
+
+
+def brute_force_rest_kl(student, teacher, special):
+    values = []
+    for q, p in zip(map(softmax, student.tolist()), map(softmax, teacher.tolist()), strict=True):
+        rest = [c for c in range(len(p)) if c not in special]
+        mine, its = sum(q[c] for c in rest), sum(p[c] for c in rest)
+        values.append(sum(p[c] * math.log(p[c] / its / (q[c] / mine)) for c in rest))
+    return values
 
 
 @pytest.fixture(scope="module")

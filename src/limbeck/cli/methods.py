@@ -45,6 +45,8 @@ def create_method(name: str, family: str) -> None:
         print(
             f"\nReplace the kernel, the card and the docstrings in {files[0]}. Then:\n"
             f'  python -c "from {name} import {name}; from limbeck.testing import check_method; check_method({name})"\n'
+            f'  python -c "from {name} import CARD; from limbeck.testing import check_kernel; '
+            'list(map(check_kernel, CARD.kernels))"\n'
             f"  limbeck distill ... --method {files[0]}:{name}"
         )
     else:

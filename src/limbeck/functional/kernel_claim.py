@@ -60,6 +60,7 @@ class KernelClaim:
             default as declared: a ``@kernel(divergence=True)`` is.
         tolerance: The largest value and gradient at equality that count as 0.
         logits: Whether the kernel takes rows of logits. Then classes may be permuted, and -inf masks a class.
+        permutable_classes: Whether all classes are alike. False if hyper-parameters name some of them.
         largest: The largest logit that must not overflow.
         fewest_classes: The smallest number of classes or features.
         invariances: The transformations that do not change the values: names of `INVARIANCES`.
@@ -91,6 +92,7 @@ class KernelClaim:
     zero_at_equality: bool | None = None
     tolerance: float = 1e-6
     logits: bool = True
+    permutable_classes: bool = True
     largest: float = 1e30
     fewest_classes: int = 2
     invariances: tuple[str, ...] = ()

@@ -23,6 +23,16 @@ from limbeck.methods import MethodCard, SearchRange
 from limbeck.methods.support import check_weight
 from limbeck.recipe import Recipe, Stage
 
+
+@kernel(per="{per}")
+{kernel_signature}
+    """Write the formula of the paper here, one value per {per}.
+
+    Source: authors, year, arXiv id, equation.
+    """
+{check}    return {body}
+
+
 CARD = MethodCard(
     name="{name}",
     title="Title of the paper",
@@ -43,16 +53,12 @@ CARD = MethodCard(
 {ranges}        "label_weight": SearchRange(0.1, 1.0),
         "weight": SearchRange(0.1, 10.0, log=True),
     }},
+    kernels=(
+        KernelClaim(
+            {name}_loss,
+{claim}        ),
+    ),
 )
-
-
-@kernel(per="{per}")
-{kernel_signature}
-    """Write the formula of the paper here, one value per {per}.
-
-    Source: authors, year, arXiv id, equation.
-    """
-{check}    return {body}
 
 
 {signature}
@@ -75,34 +81,50 @@ CARD = MethodCard(
     return Recipe(Stage(objective, teacher=teacher, epochs=epochs, name="{name}"))
 '''
 
+
+def _claim(*arguments: str) -> str:
+    return "".join(f"            {argument},\n" for argument in arguments)
+
+
 _LOGITS = {
-    "imports": "check_hyper, cross_entropy, kernel, kl_divergence", "reads": '"logits"', "example": "",
+    "imports": "KernelClaim, check_hyper, cross_entropy, kernel, kl_divergence", "reads": '"logits"', "example": "",
     "ranges": '        "temperature": SearchRange(1.0, 20.0, log=True),\n', "per": "position",
     "shape": "*batch classes", "result": "*batch", "hyper": ", *, temperature: float = 1.0",
     "check": "    check_hyper(temperature=temperature)\n",
     "body": "kl_divergence(student, teacher, temperature=temperature)  # times T^2 already",
     "settings": "temperature: float = 4.0, ", "help": "        temperature: T, above 0.\n",
     "refused": "`temperature` is not above 0, or a weight is negative", "places": ", temperature=temperature",
+    "claim": _claim('hyper={"temperature": 4.0}', "zero_at_equality=True", 'invariances=("student_shift",)'),
+    "test_imports": "\nimport math\n", "loop_arguments": "student, teacher, temperature",
+    "loop": """    for z, v in zip(student.tolist(), teacher.tolist(), strict=True):
+        q, p = ([math.exp(x / temperature) for x in row] for row in (z, v))
+        pairs = [(a / sum(p), b / sum(q)) for a, b in zip(p, q, strict=True)]
+        values.append(temperature**2 * sum(a * math.log(a / b) for a, b in pairs))
+""",
 }  # fmt: skip
 _FEATURES = {
-    "imports": "Projector, cross_entropy, kernel, squared_error", "reads": '"features"',
+    "imports": "KernelClaim, Projector, cross_entropy, kernel, squared_error", "reads": '"features"',
     "example": '    example={"at": "layer1", "student_at": "layer1"},\n', "ranges": "", "per": "example",
     "shape": "batch ...", "result": " batch", "hyper": "", "check": "", "body": "squared_error(student, teacher)",
     "settings": "at: str, student_at: str, ",
     "help": "        at: Name of the teacher's layer.\n        student_at: Name of the student's layer.\n",
     "refused": "a weight is negative", "places": ", student=student_at, teacher=at, head=Projector()",
+    "claim": _claim("logits=False", "largest=1e15", "zero_at_equality=True"),
+    "test_imports": "", "loop_arguments": "student, teacher",
+    "loop": """    for z, v in zip(student.tolist(), teacher.tolist(), strict=True):
+        values.append(sum((a - b) ** 2 for a, b in zip(z, v, strict=True)) / len(z))
+""",
 }  # fmt: skip
 
-_TEST = '''"""{title}: the kernel, and the claim of the paper."""
+_TEST = '''"""{title}: the kernel as loops, and the claim of the paper."""
 
 from __future__ import annotations
+{test_imports}
 
-from limbeck.methods.{family}.{name} import {name}_loss
-from limbeck.testing import check_kernel
-
-
-def test_the_kernel_keeps_all_laws():
-    check_kernel({name}_loss, {claim})
+def brute_force_{name}_loss({loop_arguments}):
+    """The formula of the paper with plain loops: tests/methods/test_conformance.py compares the kernel with it."""
+    values = []
+{loop}    return values
 
 
 # Add a test of the claim of the paper on a small problem, against the student alone: see methods/planted.py.
@@ -165,14 +187,9 @@ def write_skeleton(name: str, *, family: str = "logits", folder: str | Path = ".
     methods = root / "src" / "limbeck" / "methods"
     files = {root / f"{name}.py": method}
     if methods.is_dir():
-        claim = (
-            "logits=False, largest=1e15" if parts is _FEATURES else 'hyper={"temperature": 4.0}, zero_at_equality=True'
-        )
         files = {
             methods / family / f"{name}.py": method,
-            root / "tests" / "methods" / f"test_{name}.py": _TEST.format(
-                name=name, title=title, family=family, claim=claim
-            ),
+            root / "tests" / "methods" / f"test_{name}.py": _TEST.format(name=name, title=title, **parts),
             root / "docs" / "methods" / f"{name}.md": _PAGE,
         }
         if not (methods / family).exists():

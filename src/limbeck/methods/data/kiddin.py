@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from limbeck.data import SelectColumn
 from limbeck.errors import ArgumentError, LimbeckError
-from limbeck.functional import Projector, kernel
+from limbeck.functional import KernelClaim, Projector, kernel
 from limbeck.functional.kernel import in_float32
 from limbeck.losses import Loss
 from limbeck.methods.card import MethodCard, SearchRange
@@ -24,6 +24,26 @@ from limbeck.recipe import Models, Recipe, Stage
 from limbeck.tap import get_adaptor
 from limbeck.tasks import Task
 from limbeck.teachers import Preprocess
+
+INFUSED = "infused"
+"""The name of the model with the graph."""
+
+
+@kernel(per="example")
+@in_float32
+def direction_error(
+    student: Float[Tensor, "batch ..."], teacher: Float[Tensor, "batch ..."]
+) -> Float[Tensor, " batch"]:
+    """Compute the squared distance of features of length 1, ``|s / |s| - t / |t||^2``: from 0 to 4.
+
+    It is 2 minus twice the cosine. A row of zeros has the length 0.
+
+    Example:
+        >>> direction_error(torch.tensor([[2.0, 0.0], [0.0, 3.0]]), torch.tensor([[1.0, 0.0], [0.0, -1.0]]))
+        tensor([0., 4.])
+    """
+    return (F.normalize(student.flatten(1), dim=1) - F.normalize(teacher.flatten(1), dim=1)).square().sum(1)
+
 
 CARD = MethodCard(
     name="kiddin",
@@ -51,26 +71,16 @@ CARD = MethodCard(
     needs="a description of each training example, as an extra column, and optionally a graph",
     example={"student_at": "features"},
     ranges={"weight": SearchRange(0.0, 1.0)},
+    kernels=(
+        KernelClaim(
+            direction_error,
+            logits=False,
+            largest=1e15,
+            zero_at_equality=True,
+            invariances=("student_scale", "teacher_scale", "joint_rotation"),
+        ),
+    ),
 )
-
-INFUSED = "infused"
-"""The name of the model with the graph."""
-
-
-@kernel(per="example")
-@in_float32
-def direction_error(
-    student: Float[Tensor, "batch ..."], teacher: Float[Tensor, "batch ..."]
-) -> Float[Tensor, " batch"]:
-    """Compute the squared distance of features of length 1, ``|s / |s| - t / |t||^2``: from 0 to 4.
-
-    It is 2 minus twice the cosine. A row of zeros has the length 0.
-
-    Example:
-        >>> direction_error(torch.tensor([[2.0, 0.0], [0.0, 3.0]]), torch.tensor([[1.0, 0.0], [0.0, -1.0]]))
-        tensor([0., 4.])
-    """
-    return (F.normalize(student.flatten(1), dim=1) - F.normalize(teacher.flatten(1), dim=1)).square().sum(1)
 
 
 class RelationalGraph(nn.Module):

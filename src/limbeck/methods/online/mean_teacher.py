@@ -7,7 +7,7 @@ import copy
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from limbeck.functional import kernel, probability_squared_error, squared_error
+from limbeck.functional import KernelClaim, kernel, probability_squared_error, squared_error
 from limbeck.losses import Loss
 from limbeck.methods.card import MethodCard, SearchRange
 from limbeck.methods.support import check_weight
@@ -15,6 +15,23 @@ from limbeck.recipe import Models, Recipe, Stage
 from limbeck.schedule import sigmoid_ramp
 from limbeck.tasks import MultiLabel, Regression, Task
 from limbeck.teachers import MovingAverage
+
+
+@kernel(per="output")
+def label_probability_squared_error(
+    student: Float[Tensor, "*outputs"], teacher: Float[Tensor, "*outputs"]
+) -> Float[Tensor, "*outputs"]:
+    r"""The consistency of labels that do not exclude each other: :math:`(\sigma(z) - \sigma(v))^2`.
+
+    It is `probability_squared_error` of the two classes yes and no.
+
+    Example:
+        >>> import torch
+        >>> label_probability_squared_error(torch.tensor([[0.0]]), torch.tensor([[100.0]])).tolist()
+        [[0.25]]
+    """
+    return (student.sigmoid() - teacher.sigmoid()).square()
+
 
 CARD = MethodCard(
     name="mean_teacher",
@@ -42,23 +59,8 @@ CARD = MethodCard(
     ranges={"decay": SearchRange(0.9, 0.999), "weight": SearchRange(0.1, 300.0, log=True)},
     tasks=("classification", "multi_label", "regression", "segmentation"),
     task_reason="it was not tried on texts",
+    kernels=(KernelClaim(label_probability_squared_error, zero_at_equality=True, logits=False),),
 )
-
-
-@kernel(per="output")
-def label_probability_squared_error(
-    student: Float[Tensor, "*outputs"], teacher: Float[Tensor, "*outputs"]
-) -> Float[Tensor, "*outputs"]:
-    r"""The consistency of labels that do not exclude each other: :math:`(\sigma(z) - \sigma(v))^2`.
-
-    It is `probability_squared_error` of the two classes yes and no.
-
-    Example:
-        >>> import torch
-        >>> label_probability_squared_error(torch.tensor([[0.0]]), torch.tensor([[100.0]])).tolist()
-        [[0.25]]
-    """
-    return (student.sigmoid() - teacher.sigmoid()).square()
 
 
 def mean_teacher(

@@ -10,12 +10,31 @@ from jaxtyping import Float
 from torch import Tensor
 
 from limbeck.data import SelectColumn
-from limbeck.functional import check_hyper, cross_entropy, kernel, kl_divergence
+from limbeck.functional import KernelClaim, check_hyper, cross_entropy, kernel, kl_divergence
 from limbeck.losses import Loss, Objective
 from limbeck.methods.card import MethodCard, SearchRange
 from limbeck.methods.support import check_share
 from limbeck.recipe import Recipe, Stage
 from limbeck.teachers import Preprocess, TeacherContext, TeacherSession, TeacherWrapper
+
+
+@kernel(per="position")
+def one_sided_kl(
+    student: Float[Tensor, "*batch classes"], teacher: Float[Tensor, "*batch classes"], *, temperature: float = 1.0
+) -> Float[Tensor, "*batch"]:
+    """Compute the KL divergence of the student from the softened teacher, without a factor T^2.
+
+    ``KL(p || q)`` in nats with ``p = softmax(teacher / T)`` and ``q = softmax(student)``: only the teacher is softened,
+    so a trained student is as soft as the target. At T = 1 it is `kl_divergence`.
+
+    Raises:
+        LimbeckError: If the shapes differ, or `temperature` is not a finite number above 0.
+
+    Source: Lopez-Paz et al., 2015, arXiv:1511.03643.
+    """
+    check_hyper(temperature=temperature)
+    return kl_divergence(student, teacher / temperature)
+
 
 CARD = MethodCard(
     name="privileged",
@@ -38,25 +57,8 @@ CARD = MethodCard(
 }""",
     needs="inputs that only the teacher has, as an extra column",
     ranges={"temperature": SearchRange(1.0, 20.0, log=True), "weight": SearchRange(0.0, 1.0)},
+    kernels=(KernelClaim(one_sided_kl, hyper={"temperature": 4.0}, invariances=("student_shift", "teacher_shift")),),
 )
-
-
-@kernel(per="position")
-def one_sided_kl(
-    student: Float[Tensor, "*batch classes"], teacher: Float[Tensor, "*batch classes"], *, temperature: float = 1.0
-) -> Float[Tensor, "*batch"]:
-    """Compute the KL divergence of the student from the softened teacher, without a factor T^2.
-
-    ``KL(p || q)`` in nats with ``p = softmax(teacher / T)`` and ``q = softmax(student)``: only the teacher is softened,
-    so a trained student is as soft as the target. At T = 1 it is `kl_divergence`.
-
-    Raises:
-        LimbeckError: If the shapes differ, or `temperature` is not a finite number above 0.
-
-    Source: Lopez-Paz et al., 2015, arXiv:1511.03643.
-    """
-    check_hyper(temperature=temperature)
-    return kl_divergence(student, teacher / temperature)
 
 
 def privileged(

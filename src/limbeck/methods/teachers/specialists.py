@@ -9,12 +9,19 @@ from typing import Any
 
 from limbeck.batch import LOGITS
 from limbeck.errors import ArgumentError, LimbeckError, LimbeckWarning
+from limbeck.functional import KernelClaim
 from limbeck.functional.specialist_pooling import MEANS
 from limbeck.methods.logits.hinton import CARD as HINTON
 from limbeck.methods.logits.hinton import hinton
 from limbeck.methods.support import check_count, check_weight
 from limbeck.methods.teachers.groups import confusion_groups
-from limbeck.methods.teachers.specialist_training import combined, generalist_of, training
+from limbeck.methods.teachers.specialist_training import (
+    combined,
+    dustbin_cross_entropy,
+    generalist_of,
+    rest_kl,
+    training,
+)
 from limbeck.recipe import Models, Optimizer, Recipe, RunContext, run_context
 from limbeck.teachers import Groups, Teacher, TeacherContext, check_groups
 
@@ -29,6 +36,18 @@ CARD = replace(
     example={"groups": [[0, 1], [1, 2]]},
     tasks=("classification",),
     task_reason="each specialist learns some of the classes of a classification",
+    kernels=(
+        KernelClaim(
+            dustbin_cross_entropy, hyper={"special": (1,)}, permutable_classes=False, invariances=("student_shift",)
+        ),
+        KernelClaim(
+            rest_kl,
+            hyper={"special": (1,)},
+            permutable_classes=False,
+            zero_at_equality=True,
+            invariances=("student_shift", "teacher_shift"),
+        ),
+    ),
 )
 
 
