@@ -27,7 +27,7 @@ from limbeck.metrics import (
 
 INF = math.inf
 OF_SOME_ROWS = {"agreement_where_teacher_wrong", "worst_class_accuracy"}
-OF_ALL_ROWS_TOGETHER = {"ece", "mce", "worst_class_accuracy", "confidence_slope"}
+OF_ALL_ROWS_TOGETHER = {"ece", "mce", "worst_class_accuracy", "confidence_slope", "gradient_weight"}
 
 
 def some(rows=200, classes=7, seed=0, scale=2.0):
@@ -41,7 +41,7 @@ def by_hand(predictions):
     """Every measure in plain Python, in float64."""
     names = dict.fromkeys(METRICS, 0.0)
     bins = [[0, 0.0, 0] for _ in range(15)]
-    copied, classes, points = [], {}, []
+    copied, classes, points, missing = [], {}, [], [0.0, 0.0]
     for student, teacher, label in zip(*(part.tolist() for part in predictions), strict=True):
         q, p = softmax(student), softmax(teacher)
         order = sorted(range(len(student)), key=lambda c: (-student[c], c))
@@ -60,6 +60,10 @@ def by_hand(predictions):
         names["confidence_deviation"] += points[-1][1] - points[-1][0]
         if k != label:
             copied.append(order[0] == k)
+        missing = [
+            total + sum(x for c, x in enumerate(side) if c != label)
+            for total, side in zip(missing, (p, q), strict=True)
+        ]
         classes.setdefault(label, []).append(order[0] == label)
         m = next(m for m in range(15) if max(q) <= (m + 1) / 15)
         bins[m][0] += 1
@@ -72,6 +76,7 @@ def by_hand(predictions):
     found["agreement_where_teacher_wrong"] = sum(copied) / len(copied) if copied else math.nan
     found["worst_class_accuracy"] = min(sum(right) / len(right) for right in classes.values())
     found["confidence_slope"] = slope(points)
+    found["gradient_weight"] = 1 - missing[0] / missing[1]
     return found
 
 
@@ -233,6 +238,7 @@ def test_units_and_directions_are_declared():
         "confidence_slope": ("ratio", None, ("teacher",)),
         "confidence_deviation": ("nats", None, ("teacher",)),
         "relative_calibration": ("probability", False, ("teacher",)),
+        "gradient_weight": ("ratio", None, ("teacher", "labels")),
     }
     assert accuracy.__name__ == "accuracy"
     assert accuracy.__doc__

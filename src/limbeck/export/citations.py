@@ -40,7 +40,7 @@ _METRICS = {
     "worst_class_accuracy": "lukasik2022teachers", "agreement": "stanton2021does",
     "agreement_where_teacher_wrong": "stanton2021does lukasik2022teachers", "kl_to_teacher": "stanton2021does",
     "confidence_slope": "nagarajan2023student", "confidence_deviation": "nagarajan2023student",
-    "relative_calibration": "lamb2023faithful",
+    "relative_calibration": "lamb2023faithful", "gradient_weight": "tang2020understanding",
 }  # fmt: skip
 _EXTRA_METRICS = {
     "cka": "kornblith2019similarity nguyen2021wide", "corruptions": "hendrycks2019benchmarking",

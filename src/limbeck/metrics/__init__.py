@@ -68,6 +68,7 @@ from limbeck.metrics.fidelity import (
     reverse_kl_to_teacher,
 )
 from limbeck.metrics.generation import SpeculativeSampling, chrf, continue_greedily, exact_match, sample_speculatively
+from limbeck.metrics.gradient_weight import gradient_weight, gradient_weights
 from limbeck.metrics.language import LANGUAGE_METRICS, TextSums, TextSumsState, bits_per_byte, perplexity
 from limbeck.metrics.metric import Metric, MetricFunction, metric
 from limbeck.metrics.multi_label import MULTI_LABEL_METRICS, MultiLabelPredictions
@@ -152,6 +153,8 @@ __all__ = [
     "extract_answer",
     "field_anls",
     "find_divergence_tokens",
+    "gradient_weight",
+    "gradient_weights",
     "group_accuracy",
     "interval_parts",
     "iterate_logits",

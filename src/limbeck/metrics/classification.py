@@ -22,6 +22,7 @@ from limbeck.metrics.fidelity import (
     relative_calibration,
     reverse_kl_to_teacher,
 )
+from limbeck.metrics.gradient_weight import gradient_weight
 from limbeck.metrics.language import LANGUAGE_METRICS, TextSums
 from limbeck.metrics.memoize import by_rows, predicted_class, shared_cache
 from limbeck.metrics.metric import Metric, MetricFunction, fraction, labeled_rows, labels_of, metric, summed, valid_rows
@@ -93,7 +94,7 @@ METRICS: dict[str, MetricFunction] = {
     for function in (
         accuracy, top5, nll, brier, ece, mce, confidence, entropy, worst_class_accuracy,
         agreement, agreement_where_teacher_wrong, kl_to_teacher, reverse_kl_to_teacher,
-        confidence_slope, confidence_deviation, relative_calibration,
+        confidence_slope, confidence_deviation, relative_calibration, gradient_weight,
     )
 }  # fmt: skip
 """All metrics of a classifier by name."""
