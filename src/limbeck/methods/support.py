@@ -15,11 +15,12 @@ from limbeck.data import Replay, Rollouts
 from limbeck.errors import ArgumentError, LimbeckError, unknown_name_error
 from limbeck.functional.kernel import declaration
 from limbeck.generation import GenerationConfig
-from limbeck.losses import Loss
+from limbeck.losses import Loss, Objective
 from limbeck.model_call import Adaptor
 from limbeck.models import UserFile, check_fresh, reinitialize
 from limbeck.recipe import Models
 from limbeck.tap import get_adaptor
+from limbeck.tasks import Task
 from limbeck.teachers import (
     CachedTeacher,
     ModelTeacher,
@@ -142,6 +143,20 @@ def check_reads_texts(teacher: Any, method: str) -> None:
         "student_tokenizer, teacher_tokenizer)). If the tokenizers are equal, use hinton or gkd.",
         argument="teacher",
     )
+
+
+def add_label_loss(objective: Objective, task: Task, weight: float) -> Objective:
+    """Add the loss of the task's labels or targets, with a weight.
+
+    A weight of 0 leaves the term out, so that the data need no labels.
+
+    Example:
+        >>> from limbeck.functional import kl_divergence
+        >>> from limbeck.tasks import get_task
+        >>> add_label_loss(Loss(kl_divergence), get_task("classification"), 0.5)
+        0.5 * Loss(cross_entropy) + Loss(kl_divergence)
+    """
+    return weight * task.supervised_loss() + objective if weight else objective
 
 
 _SIDES = {"student", "teacher"}

@@ -1,0 +1,222 @@
+"""Multi-level logit distillation: predictions at several temperatures, of examples, batches and classes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from limbeck.errors import ArgumentError
+from limbeck.functional import KernelClaim, check_hyper, kernel, kl_divergence, probabilities
+from limbeck.functional.kernel import validates_pair
+from limbeck.losses import Loss
+from limbeck.methods.card import MethodCard, SearchRange
+from limbeck.methods.support import add_label_loss, check_weight
+from limbeck.recipe import Recipe, Stage
+from limbeck.tasks import Task
+
+_TEMPERATURES = (2.0, 3.0, 4.0, 5.0, 6.0)
+
+
+@kernel(per="position")
+@validates_pair
+def several_temperature_kl(
+    student: Float[Tensor, "*batch classes"],
+    teacher: Float[Tensor, "*batch classes"],
+    *,
+    temperatures: Sequence[float] = _TEMPERATURES,
+) -> Float[Tensor, "*batch"]:
+    r"""Compute :math:`\sum_k T_k^2 KL(p^{(k)} \| q^{(k)})`, with p and q at each of several temperatures, in nats.
+
+    Args:
+        student: Logits of the student.
+        teacher: Logits of the teacher.
+        temperatures: The temperatures, each above 0.
+
+    Raises:
+        LimbeckError: If the shapes differ, or a temperature is not above 0.
+
+    Example:
+        >>> z, v = torch.tensor([[0.0, 0.0]]), torch.tensor([[2.0, 0.0]])
+        >>> several_temperature_kl(z, v, temperatures=(1.0,)) == kl_divergence(z, v)
+        tensor([True])
+
+    Source: Jin, Wang and Lin, 2023, CVPR, section 3.2 (instance-level alignment).
+    """
+    first, *others = (kl_divergence(student, teacher, temperature=one) for one in temperatures)
+    return sum(others, start=first)
+
+
+def _count_rows(rows: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
+    """The rows of a batch, positions included, and which of them count, as a column of ones and zeros."""
+    flat = rows.reshape(-1, rows.shape[-1])
+    if mask is None:
+        return flat, flat.new_ones(len(flat), 1)
+    whole = mask.bool().reshape(mask.shape + (1,) * (rows.ndim - 1 - mask.ndim)).expand(rows.shape[:-1])
+    return flat, whole.reshape(-1, 1).to(flat.dtype)
+
+
+def _gram_difference(p: Tensor, q: Tensor) -> Tensor:
+    """The squared Frobenius norm of ``p @ p.T - q @ q.T``, with the smaller of its two kinds of products.
+
+    With d = p - q and s = p + q the difference is ``(d s' + s d') / 2``, which is exactly 0 where p = q.
+    """
+    if p.shape[0] <= p.shape[1]:
+        return (p @ p.T - q @ q.T).square().sum()
+    apart, total = p - q, p + q
+    cross = total.T @ apart
+    return ((apart.T @ apart * (total.T @ total)).sum() + (cross * cross.T).sum()) / 2
+
+
+@kernel(per="batch")
+@validates_pair
+def batch_gram_distance(
+    student: Float[Tensor, "*batch classes"],
+    teacher: Float[Tensor, "*batch classes"],
+    *,
+    mask: Bool[Tensor, "*rows"] | None = None,
+    temperatures: Sequence[float] = _TEMPERATURES,
+) -> Float[Tensor, ""]:
+    r"""Compute :math:`\sum_k \frac1B \| P P^T - Q Q^T \|_F^2`: the similarities of the predictions of all examples.
+
+    P and Q have one row of probabilities for each example, at the temperature T_k, and B is the number of rows that
+    count. Positions of maps and texts are rows. There is no factor T^2.
+
+    Args:
+        student: Logits of the student.
+        teacher: Logits of the teacher.
+        mask: Which examples, or positions, count.
+        temperatures: The temperatures, each above 0.
+
+    Raises:
+        LimbeckError: If the shapes differ, or a temperature is not above 0.
+
+    Example:
+        >>> z, v = torch.zeros(2, 2), torch.tensor([[torch.inf, 0.0], [0.0, torch.inf]]).nan_to_num()
+        >>> batch_gram_distance(z, v, temperatures=(1.0,))
+        tensor(0.5000)
+
+    Source: Jin, Wang and Lin, 2023, CVPR, section 3.3 (batch-level alignment).
+    """
+    _, counts = _count_rows(student, mask)
+    total = student.new_zeros(())
+    for one in temperatures:
+        q, p = (_count_rows(probabilities(rows, temperature=one), mask)[0] * counts for rows in (student, teacher))
+        total = total + _gram_difference(p, q)
+    return total / counts.sum().clamp_min(1)
+
+
+@kernel(per="batch")
+@validates_pair
+def class_gram_distance(
+    student: Float[Tensor, "*batch classes"],
+    teacher: Float[Tensor, "*batch classes"],
+    *,
+    mask: Bool[Tensor, "*rows"] | None = None,
+    temperatures: Sequence[float] = _TEMPERATURES,
+) -> Float[Tensor, ""]:
+    r"""Compute :math:`\sum_k \frac1C \| P^T P - Q^T Q \|_F^2`: which classes are probable together.
+
+    The matrices are sums over the batch, as in the paper, so the value grows with its square. C is the number of
+    classes that are not -inf everywhere. There is no factor T^2.
+
+    Args:
+        student: Logits of the student.
+        teacher: Logits of the teacher.
+        mask: Which examples, or positions, count.
+        temperatures: The temperatures, each above 0.
+
+    Raises:
+        LimbeckError: If the shapes differ, or a temperature is not above 0.
+
+    Example:
+        >>> z, v = torch.zeros(1, 2), torch.tensor([[torch.inf, 0.0]]).nan_to_num()
+        >>> class_gram_distance(z, v, temperatures=(1.0,))
+        tensor(0.3750)
+
+    Source: Jin, Wang and Lin, 2023, CVPR, section 3.4 (class-level alignment).
+    """
+    flat, counts = _count_rows((student != -torch.inf) | (teacher != -torch.inf), mask)
+    classes = flat.any(0).sum().clamp_min(1)
+    total = student.new_zeros(())
+    for one in temperatures:
+        q, p = (_count_rows(probabilities(rows, temperature=one), mask)[0] * counts for rows in (student, teacher))
+        total = total + _gram_difference(p.T, q.T)
+    return total / classes
+
+
+CARD = MethodCard(
+    name="mlkd",
+    title="Multi-Level Logit Distillation",
+    authors="Jin, Wang and Lin",
+    year=2023,
+    arxiv=None,
+    venue="CVPR 2023",
+    claim="The student matches the teacher's predictions at several temperatures and at three levels: of each "
+    "example, of the similarities between the examples of a batch, and of the classes that are probable together.",
+    when="When logits are all there is, and more computing than for hinton is affordable. The authors train 480 "
+    "epochs on weak and strong augmentations at once: compare at equal numbers of steps. Two terms see the whole "
+    "batch.",
+    bibtex="""@inproceedings{jin2023multi,
+  title = {Multi-Level Logit Distillation},
+  author = {Jin, Ying and Wang, Jiaqi and Lin, Dahua},
+  booktitle = {Proceedings of the IEEE/CVF Conference on Computer Vision and Pattern Recognition},
+  year = {2023}
+}""",
+    ranges={"weight": SearchRange(0.1, 10.0, log=True), "label_weight": SearchRange(0.0, 1.0)},
+    kernels=(
+        KernelClaim(several_temperature_kl, zero_at_equality=True, tolerance=0.0,
+                    invariances=("student_shift", "teacher_shift")),
+        KernelClaim(batch_gram_distance, zero_at_equality=True, invariances=("student_shift", "teacher_shift")),
+        KernelClaim(class_gram_distance, zero_at_equality=True, invariances=("student_shift", "teacher_shift")),
+    ),
+    tasks=("classification", "segmentation", "language_modeling"),
+    task_reason="its matrices are of probabilities of the classes of one distribution",
+)  # fmt: skip
+
+
+def mlkd(
+    teacher: Any,
+    *,
+    temperatures: Sequence[float] = _TEMPERATURES,
+    weight: float = 0.9,
+    label_weight: float = 0.1,
+    task: str | Task = "classification",
+    epochs: int | None = None,
+) -> Recipe:
+    r"""Learn labels and predictions at three levels: :math:`-v \log q_y + w (L_{example} + L_{batch} + L_{class})`.
+
+    Args:
+        teacher: The teacher: a module, a `Teacher`, or the name of a model in the run.
+        temperatures: The temperatures, each above 0; 2 to 6 in the authors' code.
+        weight: w, the weight of each of the three levels; 0.9 in the authors' configuration.
+        label_weight: v, the weight of the labels; 0.1 in the authors' configuration. 0 leaves them out.
+        task: What the targets are.
+        epochs: Passes over the data; by default the budget of the run.
+
+    Raises:
+        LimbeckError: If an argument is out of range, or the task has no classes.
+
+    Example:
+        >>> from torch import nn
+        >>> [stage.name for stage in mlkd(nn.Linear(4, 3), temperatures=[2.0, 4.0]).stages()]
+        ['mlkd']
+
+    Source: Jin, Wang and Lin, 2023, CVPR, section 3.
+    """
+    check_weight(weight=weight, label_weight=label_weight)
+    if isinstance(temperatures, (str, bytes)) or not isinstance(temperatures, Sequence) or not temperatures:
+        raise ArgumentError(
+            f"temperatures is a list of numbers above 0; got {temperatures!r}.", argument="temperatures"
+        )
+    for one in temperatures:
+        check_hyper(temperature=one)
+    task = CARD.get_task(task)
+    hyper: dict[str, Any] = {"classes": task.classes_dim, "temperatures": tuple(map(float, temperatures))}
+    levels = (several_temperature_kl, batch_gram_distance, class_gram_distance)
+    first, *others = (weight * Loss(level, **hyper) for level in levels)
+    objective = add_label_loss(sum(others, start=first), task, label_weight)
+    return Recipe(Stage(objective, teacher=teacher, epochs=epochs, name="mlkd"))
