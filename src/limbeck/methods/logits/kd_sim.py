@@ -99,10 +99,10 @@ CARD = MethodCard(
     year=2020,
     arxiv="2002.03532",
     venue="arXiv preprint",
-    claim="The student learns from the teacher's last layer which classes are similar. All examples of a class "
-    "have the same target, so it shows how much of distillation is knowledge about classes.",
-    when="To find out what a student gains from: compare with hinton (all of it), kd_pt (a weight for each example) and "
-    "label_smoothing (neither). The teacher is never run; it only needs a linear last layer.",
+    claim="The student learns from the teacher's last layer which classes are similar. All examples of a "
+    "class have the same target, so it shows how much of distillation is knowledge about classes.",
+    when="To find out what a student gains from: compare with hinton (all of it), kd_pt (a weight for each example) "
+    "and label_smoothing (neither). The teacher is never run; it only needs a linear last layer.",
     bibtex="""@article{tang2020understanding,
   title = {Understanding and Improving Knowledge Distillation},
   author = {Tang, Jiaxi and Shivanna, Rakesh and Zhao, Zhe and Lin, Dong and Singh, Anima and Chi, Ed H. and
