@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 
 from limbeck.methods import MethodCall, method, names
-from limbeck.papers import PAPERS, paper
+from limbeck.papers import paper, paper_names
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 FIRST, LAST = "<!-- from the card: `make docs` writes what follows -->", "<!-- end of the card -->"
@@ -101,7 +101,7 @@ def render_table() -> str:
 def render_papers() -> str:
     """Render the table of the papers whose experiments run, with the questions that they answer."""
     lines = ["| paper | command | questions | what came out |", "|---|---|---|---|"]
-    for name in PAPERS:
+    for name in paper_names():
         one = paper(name)
         questions = "<br>".join(experiment.title for experiment in one.experiments.values())
         page = f"[results](results/{name}.md)" if (DOCS / "results" / f"{name}.md").is_file() else "`table.md` of a run"

@@ -93,10 +93,12 @@ def test_every_arm_runs_and_has_its_rows(tmp_path, monkeypatch):
 
     run(fdd._first(0), fdd.begin)
     for arm in ("feedback", "random"):
-        run(fdd._name(arm, 0), fdd.study, arm=arm, rounds=1)
+        run(fdd.STUDY.task_name(arm, 0), fdd.study, arm=arm, rounds=1)
     for arm in ARMS:
-        results.setdefault(fdd._name(arm, 0), results[fdd._name("random", 0)])
-    assert {task.name for task in fdd._tasks(scale)} == set(results)
-    rows = {row.name: row for row in fdd._rows(scale, results)}
-    assert rows["feedback over random"].values == [0.0]
-    assert results[fdd._name("feedback", 0)]["problems"] == 128
+        results.setdefault(fdd.STUDY.task_name(arm, 0), results[fdd.STUDY.task_name("random", 0)])
+    assert {task.name for task in fdd.STUDY.tasks(scale)} == set(results)
+    rows = {row.name: row for row in fdd.STUDY.table(scale, results)}
+    assert rows["before the first round: right answers"].values
+    judged = {one.claim: one for one in fdd.STUDY.judge(scale, results)}
+    assert judged["feedback over random: right answers"].mean == 0.0
+    assert results[fdd.STUDY.task_name("feedback", 0)]["problems"] == 128

@@ -86,8 +86,8 @@ def test_every_arm_runs_and_has_its_rows(tmp_path):
     for arm in TEXTS:
         figures = o1journey.study(TaskFolder(tmp_path, arm), arm=arm, seed=0, steps=2, texts=64, test=4)
         assert figures["texts"] > 0
-        results[o1journey._name(arm, 0)] = figures
-    assert {task.name for task in o1journey._tasks(scale)} == set(results)
-    rows = {row.name: row for row in o1journey._rows(scale, results)}
+        results[o1journey.STUDY.task_name(arm, 0)] = figures
+    assert {task.name for task in o1journey.STUDY.tasks(scale)} == set(results)
+    rows = {row.name: row for row in o1journey.STUDY.table(scale, results)}
     assert rows["right answers of its filtered texts"].values == [100.0]
-    assert "chains over answers" in rows
+    assert "chains over answers: right answers, greedy" in [one.claim for one in o1journey.STUDY.judge(scale, results)]

@@ -11,9 +11,8 @@ import pytest
 
 from limbeck.cli import main
 from limbeck.errors import LimbeckError, UnknownNameError
-from limbeck.papers import Experiment, ExperimentScale, Reproduction, Row
+from limbeck.papers import Experiment, ExperimentScale, Reproduction, Row, paper_names
 from limbeck.papers import paper as paper_of
-from limbeck.papers.reproduction import PAPERS
 from limbeck.report import paper_markdown
 from limbeck.task_runner import WorkItem, hash_tasks, sort_tasks
 from papers.queue_tasks import count
@@ -31,9 +30,11 @@ def rows(scale: ExperimentScale, found) -> list[Row]:
 @pytest.fixture
 def toy(monkeypatch):
     module = ModuleType("limbeck.papers.toy2015")
+    module.CLAIM, module.SEEDS = "Sums add up.", {"quick": 1, "full": 3}
     module.TITLE, module.EXPERIMENTS = "Nobody, Sums, 2015", (Experiment("sums", "Do they add up?", tasks, rows),)
     monkeypatch.setitem(sys.modules, module.__name__, module)
-    monkeypatch.setattr("limbeck.papers.reproduction.PAPERS", (*PAPERS, "toy2015"))
+    names = (*paper_names(), "toy2015")
+    monkeypatch.setattr("limbeck.papers.reproduction.paper_names", lambda: names)
 
 
 def reproduce(*words: str) -> int:
@@ -120,11 +121,12 @@ def test_every_experiment_of_the_paper_has_tasks_and_none_is_there_under_two_nam
 def test_papers_are_listed_without_a_name(toy, capsys):
     assert reproduce() == 0
     shown = capsys.readouterr().out
-    for name in PAPERS:
+    for name in paper_names():
         assert f"limbeck papers {name} " in shown
     assert "sums: Do they add up?" in shown
     assert reproduce("--json") == 0
     listed = {one["name"]: one for one in json.loads(capsys.readouterr().out)["papers"]}
-    assert set(listed) == {*PAPERS, "toy2015"}
+    assert set(listed) == {*paper_names(), "toy2015"}
     assert listed["toy2015"]["experiments"] == {"sums": "Do they add up?"}
-    assert listed["o1journey"]["seeds"]["quick"] == 3
+    assert listed["o1journey"]["seeds"]["quick"] == 5
+    assert listed["o1journey"]["seconds"]["full"] > listed["o1journey"]["seconds"]["quick"] > 0

@@ -82,8 +82,13 @@ def test_the_baseline_reads_the_templates_that_it_knows_and_no_others():
 def test_every_arm_runs_and_has_its_rows(tmp_path):
     scale, results = ExperimentScale("quick", (0,)), {}
     for arm in ARMS:
-        results[tail._name(arm, 0)] = tail.study(TaskFolder(tmp_path, arm), arm=arm, seed=0, steps=1, texts=64, test=4)
-    assert {task.name for task in tail._tasks(scale)} == set(results)
-    rows = {row.name: row for row in tail._rows(scale, results)}
+        results[tail.STUDY.task_name(arm, 0)] = tail.study(
+            TaskFolder(tmp_path, arm), arm=arm, seed=0, steps=1, texts=64, test=4
+        )
+    assert {task.name for task in tail.STUDY.tasks(scale)} == set(results)
+    rows = {row.name: row for row in tail.STUDY.table(scale, results)}
     assert rows["bound to templates: right fields"].values == [100.0]
-    assert results[tail._name("schema", 0)]["texts"] < results[tail._name("noisy", 0)]["texts"] == 64
+    assert (
+        results[tail.STUDY.task_name("schema", 0)]["texts"] < results[tail.STUDY.task_name("noisy", 0)]["texts"] == 64
+    )
+    assert {one.word for one in tail.STUDY.judge(scale, results)} == {"not shown"}  # one seed has no interval

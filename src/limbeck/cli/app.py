@@ -376,7 +376,7 @@ def papers(
         list[str] | None, typer.Option("--only", help="Run only this experiment. Can be given several times.")
     ] = None,
     scale: Annotated[
-        str, typer.Option(help="quick is a smoke test (about a minute per experiment); full gives comparable numbers.")
+        str, typer.Option(help="quick is short training on few examples (minutes); full gives comparable numbers.")
     ] = "quick",
     seeds: Annotated[
         int | None, typer.Option(min=1, help="Number of seeds. Default: that of the paper, see the list.")

@@ -139,26 +139,29 @@ def run_papers(
 
 
 def list_papers(*, as_json: bool) -> None:
-    """List all papers, with their experiments and the command of each."""
-    from limbeck.papers.reproduction import PAPERS
+    """List all papers, with their claims, their experiments, the command of each, and how long it takes."""
+    from limbeck.papers.reproduction import SCALES, paper_names
     from limbeck.papers.reproduction import paper as find_paper
 
-    papers = [find_paper(name) for name in PAPERS]
+    papers = [find_paper(name) for name in paper_names()]
+    seconds = {one.name: {scale: one.seconds(scale) for scale in SCALES} for one in papers}
     if as_json:
         rows = [
             {
                 "name": one.name,
                 "title": one.title,
+                "claim": one.claim,
                 "experiments": {name: experiment.title for name, experiment in one.experiments.items()},
                 "seeds": dict(one.seeds),
+                "seconds": seconds[one.name],
             }
             for one in papers
         ]
         print(json.dumps({"papers": rows}))
         return
     for one in papers:
-        seeds = ", ".join(f"{count} at scale {scale}" for scale, count in one.seeds.items())
-        print(f"limbeck papers {one.name}    (seeds: {seeds})\n    {one.title}")
+        costs = ", ".join(f"{scale} {duration(seconds[one.name][scale])}" for scale in SCALES)
+        print(f"limbeck papers {one.name}    (one core: {costs})\n    {one.title}\n    Claim: {one.claim}")
         for name, experiment in one.experiments.items():
             print(f"    {name}: {experiment.title}")
         print()
@@ -235,10 +238,12 @@ def _brief(figures: Any) -> str:
 
 
 def _save(result: Any, folder: Path) -> None:
+    from limbeck.papers import summarize_claims
     from limbeck.report import paper_markdown
 
     write_text(json.dumps(result, indent=1, allow_nan=False), folder / "table.json")
     write_text(paper_markdown(result), folder / "table.md")
+    write_text(json.dumps(summarize_claims(result), indent=1, allow_nan=False) + "\n", folder / "claims.json")
 
 
 def _show_experiments(result: Any, folder: Path, *, as_json: bool) -> None:
@@ -256,5 +261,5 @@ def _show_experiments(result: Any, folder: Path, *, as_json: bool) -> None:
         console.print(table)
         console.print()
     if result["scale"] == "quick":
-        print("\n`--scale quick` is only a smoke test. Use `--scale full` for comparable numbers.")
+        print("\n`--scale quick` is short training on few examples. Use `--scale full` for comparable numbers.")
     print(f"\nThe table with the values of every seed is in {folder / 'table.md'}.", flush=True)

@@ -1,14 +1,19 @@
 """Reproductions of published experiments, with the numbers of the papers."""
 
+from limbeck.papers.claim import Claim, ClaimResult, Figure, judge_claims
+from limbeck.papers.claim_study import ClaimStudy
 from limbeck.papers.experiment import Experiment, ExperimentScale, Row, TaskFolder
-from limbeck.papers.reproduction import PAPERS, Paper, Reproduction, paper
+from limbeck.papers.reproduction import Paper, Reproduction, paper, paper_names, summarize_claims
 from limbeck.papers.task_queue import Event, TaskFinished, TaskStarted, TimeEstimated
 
 __all__ = [
-    "PAPERS",
+    "Claim",
+    "ClaimResult",
+    "ClaimStudy",
     "Event",
     "Experiment",
     "ExperimentScale",
+    "Figure",
     "Paper",
     "Reproduction",
     "Row",
@@ -16,5 +21,8 @@ __all__ = [
     "TaskFolder",
     "TaskStarted",
     "TimeEstimated",
+    "judge_claims",
     "paper",
+    "paper_names",
+    "summarize_claims",
 ]

@@ -229,4 +229,8 @@ TITLE = (
     "Beyer, Zhai, Royer, Markeeva, Anil and Kolesnikov, Knowledge distillation: A good teacher is patient and "
     "consistent, 2021, arXiv:2106.05237"
 )
+CLAIM = (
+    "With long training, a student does best if it sees the same views and mixtures as its teacher (function matching)."
+)
+SEEDS = {"quick": 1, "full": 3}
 EXPERIMENTS = (MATCHING,)

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import torch
 
 from limbeck.data import ArrayDataset, Dataset, DataSplits, subsample
+from limbeck.papers.claim import ClaimResult
 from limbeck.task_runner import WorkItem
 
 Figures = Mapping[str, Any]
@@ -114,6 +115,7 @@ class Experiment:
             are those on the reference machine. Experiments can share a task.
         rows: Maps the scale and the results of all tasks to the rows of the table.
         skip: Maps the scale to the reason why this machine does not run the experiment; empty if it does.
+        claims: Maps the scale and the results to the paper's claims with their words; None if it has no claims.
     """
 
     name: str
@@ -121,6 +123,7 @@ class Experiment:
     tasks: Callable[[ExperimentScale], Sequence[WorkItem]]
     rows: Callable[[ExperimentScale, Mapping[str, Figures]], Sequence[Row]]
     skip: Callable[[ExperimentScale], str] = lambda _: ""
+    claims: Callable[[ExperimentScale, Mapping[str, Figures]], Sequence[ClaimResult]] | None = None
 
 
 def fewer(data: DataSplits, *, train: int, test: int) -> DataSplits:

@@ -9,8 +9,10 @@ from functools import partial
 from typing import Any, NamedTuple
 
 from limbeck.generated_texts import GeneratedText, ProgramError, RightProgram, filter_texts, run_program
-from limbeck.papers.experiment import RESULT, Experiment, ExperimentScale, Figures, Row, TaskFolder
-from limbeck.papers.small_texts import ask, difference_row, make_student, make_tokenizer, read_column, share, train
+from limbeck.papers.claim import Claim, Figure
+from limbeck.papers.claim_study import ClaimStudy
+from limbeck.papers.experiment import RESULT, ExperimentScale, Figures, Row, TaskFolder
+from limbeck.papers.small_texts import ask, make_student, make_tokenizer, share, train
 from limbeck.task_runner import WorkItem
 
 NAMES = ("Ann", "Ben", "Cat", "Dan")
@@ -203,51 +205,42 @@ def _first(seed: int) -> str:
     return f"feedback/first/seed-{seed}"
 
 
-def _name(arm: str, seed: int) -> str:
-    return f"feedback/{arm.replace(' ', '-')}/seed-{seed}"
+def _sizes(scale: ExperimentScale) -> dict[str, Any]:
+    return {"steps": scale.pick(200, 400), "rounds": scale.pick(2, 3), "test": scale.pick(240, 1000)}
 
 
-def _tasks(scale: ExperimentScale) -> list[WorkItem]:
-    sizes: dict[str, Any] = {"steps": scale.pick(200, 400), "test": scale.pick(240, 1000)}
-    rounds = scale.pick(2, 3)
-    tasks = []
-    for seed in scale.seeds:
-        seconds = scale.pick(9, 20)
-        tasks.append(WorkItem(_first(seed), partial(begin, seed=seed, **sizes), (), seconds))
-        for arm in ARMS:
-            work = partial(study, arm=arm, seed=seed, rounds=rounds, **sizes)
-            tasks.append(WorkItem(_name(arm, seed), work, (_first(seed),), rounds * seconds))
-    return tasks
+def _first_tasks(scale: ExperimentScale) -> list[WorkItem]:
+    sizes = {key: value for key, value in _sizes(scale).items() if key != "rounds"}
+    return [WorkItem(_first(seed), partial(begin, seed=seed, **sizes), (), scale.pick(9, 20)) for seed in scale.seeds]
+
+
+RIGHT = Figure("accuracy", "right answers", "%")
+FIGURES = (
+    RIGHT,
+    *(Figure(f"steps {n}", f"{n} step{'s' * (n > 1)}", "%") for n in range(1, HARDEST + 1)),
+    Figure("difficulty", "mean steps of new problems", "steps"),
+    Figure("problems", "problems", ""),
+)
+CLAIMS = tuple(Claim.of_difference("feedback", arm, RIGHT) for arm in ("harder alone", "similar alone", "random"))
 
 
 def _rows(scale: ExperimentScale, results: Mapping[str, Figures]) -> list[Row]:
-    column = read_column(results, _name, scale.seeds)
     start = [results[_first(seed)] for seed in scale.seeds]
-    rows = [
-        Row("before the first round: right answers", [one["accuracy"] for one in start], "%", lower_is_better=False)
-    ]
     solved = [share(one["solved"]) for one in start]
-    rows.append(Row("  of the problems that it learned", solved, "%", lower_is_better=False))
-    for arm, meaning in ARMS.items():
-        note = f"{column(arm, 'problems')[0]} problems: {meaning}"
-        rows.append(Row(f"{arm}: right answers", column(arm, "accuracy"), "%", lower_is_better=False, note=note))
-        for n in range(1, HARDEST + 1):
-            rows.append(Row(f"  problems of {n} steps", column(arm, f"steps {n}"), "%", lower_is_better=False))
-        rows.append(Row("  mean steps of the new problems", column(arm, "difficulty"), "steps", lower_is_better=False))
-    ours = column("feedback", "accuracy")
-    for arm in list(ARMS)[1:]:
-        claim = "not compared" if arm == "all difficulties" else "ahead"
-        aim = None if arm == "all difficulties" else 0.01
-        rows.append(difference_row(f"feedback over {arm}", ours, column(arm, "accuracy"), claim=claim, aim=aim))
-    return rows
+    return [
+        Row("before the first round: right answers", [one["accuracy"] for one in start], "%", lower_is_better=False),
+        Row("  of the problems that it learned", solved, "%", lower_is_better=False),
+    ]
 
 
-FEEDBACK = Experiment(
-    "feedback", "Do problems that follow the student's results teach more than as many others?", _tasks, _rows
-)
+STUDY = ClaimStudy(
+    "feedback", "Do problems that follow the student's results teach more than as many others?", ARMS, study, FIGURES,
+    CLAIMS, {"quick": 18, "full": 60}, settings=_sizes, shared=_first_tasks, requires=lambda seed: (_first(seed),),
+    rows=_rows,
+)  # fmt: skip
 TITLE = (
     "Zhu, Li, Ma and Wang, Improving Mathematical Reasoning Capabilities of Small Language Models via Feedback-Driven "
     "Distillation, 2024, arXiv:2411.14698"
 )
-EXPERIMENTS = (FEEDBACK,)
-SEEDS = {"quick": 3, "full": 5}
+CLAIM = "New problems that follow the student's results teach it more than as many others."
+EXPERIMENTS = (STUDY.experiment(),)

@@ -4,23 +4,14 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping, Sequence
-from functools import partial
 from typing import Any
 
 from limbeck.generated_texts import ExactAnswer, GeneratedText, filter_texts
 from limbeck.metrics import cost_curve, extract_answer, majority_accuracy
-from limbeck.papers.experiment import Experiment, ExperimentScale, Figures, Row, TaskFolder
-from limbeck.papers.small_texts import (
-    Answers,
-    ask,
-    difference_row,
-    make_student,
-    make_tokenizer,
-    read_column,
-    share,
-    train,
-)
-from limbeck.task_runner import WorkItem
+from limbeck.papers.claim import Claim, Column, Figure
+from limbeck.papers.claim_study import ClaimStudy
+from limbeck.papers.experiment import ExperimentScale, Figures, Row, TaskFolder
+from limbeck.papers.small_texts import Answers, ask, make_student, make_tokenizer, share, train
 
 DIGITS = 5
 """The number of digits of a prompt; the answer is their sum modulo 10."""
@@ -142,31 +133,31 @@ def _read(answers: Answers) -> list[list[str | None]]:
     return [[_answer(text) for text in row] for row in answers.texts]
 
 
-def _name(arm: str, seed: int) -> str:
-    return f"chains/{arm.replace(', ', '-').replace(' ', '-')}/seed-{seed}"
+def _sizes(scale: ExperimentScale) -> dict[str, Any]:
+    return {"steps": scale.pick(400, 800), "texts": scale.pick(1000, 4000), "test": scale.pick(300, 1000)}
 
 
-def _tasks(scale: ExperimentScale) -> list[WorkItem]:
-    sizes: dict[str, Any] = {
-        "steps": scale.pick(400, 800),
-        "texts": scale.pick(1000, 4000),
-        "test": scale.pick(300, 1000),
-    }
-    return [
-        WorkItem(_name(arm, seed), partial(study, arm=arm, seed=seed, **sizes), (), scale.pick(9, 30))
-        for seed in scale.seeds
-        for arm in TEXTS
-    ]
+RIGHT = Figure("accuracy", "right answers, greedy", "%")
+TOKENS = Figure("tokens", "tokens of an answer", "tokens", lower_is_better=True)
+_MOST = max(_VOTES)
+
+
+def _one_chain_over_a_vote(column: Column) -> list[float]:
+    pairs = zip(column("chains", "maj@1"), column("answers", f"maj@{_MOST}"), strict=True)
+    return [chain - vote for chain, vote in pairs]
+
+
+CLAIMS = (
+    Claim.of_difference("chains", "answers", RIGHT),
+    Claim.of_difference("chains", "answers, equal tokens", RIGHT, sentence="chains over answers, equal tokens"),
+    Claim(f"chains, one sample, over answers, Maj@{_MOST}", _one_chain_over_a_vote),
+    Claim.of_difference("filtered", "noisy", RIGHT, sentence="filtered over not filtered"),
+    Claim.of_difference("long", "answers", RIGHT, sentence="chains with corrections over answers"),
+)
 
 
 def _rows(scale: ExperimentScale, results: Mapping[str, Figures]) -> list[Row]:
-    column = read_column(results, _name, scale.seeds)
-    rows = []
-    for arm, meaning in TEXTS.items():
-        rows.append(
-            Row(f"{arm}: right answers, greedy", column(arm, "accuracy"), "%", lower_is_better=False, note=meaning)
-        )
-        rows.append(Row("  tokens of an answer", column(arm, "tokens"), "tokens"))
+    column, rows = STUDY.column(scale, results), list[Row]()
     rows.append(Row("right answers of the noisy teacher", column("noisy", "teacher"), "%", lower_is_better=False))
     rows.append(Row("right answers of its filtered texts", column("filtered", "teacher"), "%", lower_is_better=False))
     for arm in _SAMPLED:
@@ -175,37 +166,19 @@ def _rows(scale: ExperimentScale, results: Mapping[str, Figures]) -> list[Row]:
             note = f"{sum(tokens) / len(tokens):.0f} tokens a prompt"
             name = f"{arm}: Maj@{k} of samples at temperature 1"
             rows.append(Row(name, column(arm, f"maj@{k}"), "%", lower_is_better=False, note=note))
-    return [*rows, *_claims(column)]
+    # The paper trains in two phases and does not compare: this is no claim.
+    pairs = zip(column("two phases", "accuracy"), column("long", "accuracy"), strict=True)
+    rows.append(Row("two phases over corrections alone", [a - b for a, b in pairs], "points", lower_is_better=False))
+    return rows
 
 
-def _claims(column: Any) -> list[Row]:
-    greedy = partial(column, figure="accuracy")
-    voted = column("answers", f"maj@{max(_VOTES)}")
-    return [
-        difference_row("chains over answers", greedy("chains"), greedy("answers"), claim="ahead"),
-        difference_row(
-            "chains over answers, equal tokens in training",
-            greedy("chains"),
-            greedy("answers, equal tokens"),
-            claim="ahead",
-        ),
-        difference_row(
-            f"chains, one sample, over answers, Maj@{max(_VOTES)}", column("chains", "maj@1"), voted, claim="ahead"
-        ),
-        difference_row("filtered over not filtered", greedy("filtered"), greedy("noisy"), claim="filters"),
-        difference_row("chains with corrections over answers", greedy("long"), greedy("answers"), claim="ahead"),
-        difference_row(
-            "two phases over corrections alone", greedy("two phases"), greedy("long"), claim="trains so", aim=None
-        ),
-    ]
-
-
-LONG_CHAINS = Experiment(
-    "chains", "Does a student learn more from long chains than from answers, and do filters help?", _tasks, _rows
-)
+STUDY = ClaimStudy(
+    "chains", "Does a student learn more from long chains than from answers, and do filters help?", TEXTS, study,
+    (RIGHT, TOKENS), CLAIMS, {"quick": 9, "full": 30}, settings=_sizes, rows=_rows,
+)  # fmt: skip
 TITLE = (
     "Huang et al., O1 Replication Journey, part 2: Surpassing O1-preview through Simple Distillation, Big Progress or "
     "Bitter Lesson?, 2024, arXiv:2411.16489"
 )
-EXPERIMENTS = (LONG_CHAINS,)
-SEEDS = {"quick": 3, "full": 5}
+CLAIM = "A student learns more from long chains of thought than from answers, and filtering by the answer helps."
+EXPERIMENTS = (STUDY.experiment(),)

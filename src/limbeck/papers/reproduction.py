@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from importlib import import_module
+from functools import cache
+from importlib import import_module, resources
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +18,9 @@ from limbeck.papers.experiment import Experiment, ExperimentScale, Figures, Row
 from limbeck.papers.task_queue import Callback, TaskQueue, machine_slowness
 from limbeck.task_runner import sort_tasks
 
-PAPERS = ("hinton2015", "beyer2021", "gkd", "o1journey", "fdd", "tail")
-"""Modules in this folder with EXPERIMENTS and a TITLE, and perhaps numbers of SEEDS of their own."""
-_SEEDS = {"quick": 1, "full": 3}
+_SEEDS = {"quick": 5, "full": 5}
+"""Paired seeds of each arm, for papers that have no SEEDS of their own."""
+SCALES = tuple(_SEEDS)
 
 
 @dataclass(frozen=True)
@@ -28,14 +30,44 @@ class Paper:
     Attributes:
         name: The name on the command line.
         title: Authors, title and year.
+        claim: What the paper claims, in one sentence.
         experiments: The experiments by name, in the order of the paper.
         seeds: The number of seeds at each scale.
     """
 
     name: str
     title: str
+    claim: str
     experiments: Mapping[str, Experiment]
     seeds: Mapping[str, int]
+
+    def scale(self, name: str, seeds: int | None = None) -> ExperimentScale:
+        """A scale with this number of seeds; by default that of the paper."""
+        return ExperimentScale(name, tuple(range(self.seeds[name] if seeds is None else seeds)))
+
+    def seconds(self, scale: str) -> float:
+        """Estimate the seconds of all experiments at a scale on one core, without those that would be skipped."""
+        at = self.scale(scale)
+        tasks = {task.name: task for one in self.experiments.values() if not one.skip(at) for task in one.tasks(at)}
+        return float(sum(task.seconds for task in tasks.values()))
+
+
+@cache
+def paper_names() -> tuple[str, ...]:
+    """The names of all papers: every module of this folder that defines ``EXPERIMENTS``, by the paper's year.
+
+    The files are searched as text: importing all of them would make ``limbeck --help`` slow.
+    """
+    years = {}
+    for item in resources.files("limbeck.papers").iterdir():
+        file = item / "__init__.py" if item.is_dir() else item
+        if not file.name.endswith(".py") or not file.is_file() or item.name == "__init__.py":
+            continue
+        text = file.read_text(encoding="utf-8")
+        if "\nEXPERIMENTS = " in text:
+            name = item.name.removesuffix(".py")
+            years[name] = re.findall(r"\b(?:19|20)\d\d\b", text.partition("\nTITLE = ")[2])[:1]
+    return tuple(sorted(years, key=lambda name: (years[name], name)))
 
 
 def paper(name: str) -> Paper:
@@ -44,11 +76,11 @@ def paper(name: str) -> Paper:
     Raises:
         UnknownNameError: If there is no such paper.
     """
-    if name not in PAPERS:
-        raise unknown_name_error("paper", name, PAPERS)
+    if name not in paper_names():
+        raise unknown_name_error("paper", name, paper_names())
     module = import_module(f"limbeck.papers.{name}")
     experiments = {experiment.name: experiment for experiment in module.EXPERIMENTS}
-    return Paper(name, module.TITLE, experiments, vars(module).get("SEEDS", _SEEDS))
+    return Paper(name, module.TITLE, module.CLAIM, experiments, vars(module).get("SEEDS", _SEEDS))
 
 
 class Reproduction:
@@ -57,8 +89,8 @@ class Reproduction:
     Args:
         name: The name of the paper.
         only: Names of experiments; by default all.
-        scale: ``quick`` takes about a minute per experiment and tests that it works; ``full`` has meaningful numbers.
-        seeds: The number of seeds; by default one for ``quick``, and for ``full`` three or the paper's own number.
+        scale: ``quick`` takes a minute or two per experiment; ``full`` has the numbers of the pages of results.
+        seeds: The number of seeds; by default five, or the paper's own number.
         out: The output folder. Finished tasks in it are not repeated.
         workers: The number of parallel tasks, each with one thread; by default one per core.
 
@@ -81,13 +113,12 @@ class Reproduction:
         for experiment_name in only:
             if experiment_name not in self.paper.experiments:
                 raise unknown_name_error("experiment", experiment_name, self.paper.experiments)
-        if scale not in _SEEDS:
-            raise unknown_name_error("scale", scale, list(_SEEDS))
-        count = self.paper.seeds[scale] if seeds is None else seeds
+        if scale not in SCALES:
+            raise unknown_name_error("scale", scale, list(SCALES))
         cores = (os.cpu_count() or 1) if workers is None else workers
-        if count < 1 or cores < 1:
-            raise LimbeckError(f"seeds and workers must be at least 1; got seeds={count}, workers={cores}.")
-        self.scale = ExperimentScale(scale, tuple(range(count)))
+        if (seeds is not None and seeds < 1) or cores < 1:
+            raise LimbeckError(f"seeds and workers must be at least 1; got seeds={seeds}, workers={cores}.")
+        self.scale = self.paper.scale(scale, seeds)
         chosen = {n: e for n, e in self.paper.experiments.items() if not only or n in only}
         self.skipped = {n: reason for n, e in chosen.items() if (reason := e.skip(self.scale))}
         self.experiments = {n: e for n, e in chosen.items() if n not in self.skipped}
@@ -108,16 +139,47 @@ class Reproduction:
         """Run the remaining tasks and make the table.
 
         Returns:
-            ``{"paper", "scale", "experiments": {name: {"title", "rows": [...]}}, "skipped": {name: reason}}``,
-            with rows from `Row.as_json`.
+            ``{"paper", "claim", "scale", "seeds", "cpu_seconds", "experiments": {name: {"title", "rows": [...],
+            "claims": [...]}}, "skipped": {name: reason}}``, with rows from `Row.as_json` and claims from
+            `ClaimResult.as_json`.
         """
         results = self._queue.run(self.tasks, callback)
-        rows = {
-            name: {"title": experiment.title, "rows": [row.as_json() for row in _rows(experiment, self.scale, results)]}
-            for name, experiment in self.experiments.items()
+        experiments = {name: self._summarize(experiment, results) for name, experiment in self.experiments.items()}
+        return {
+            "paper": self.paper.name, "claim": self.paper.claim, "scale": self.scale.name,
+            "seeds": len(self.scale.seeds), "cpu_seconds": self._queue.cpu_seconds, "experiments": experiments,
+            "skipped": self.skipped,
+        }  # fmt: skip
+
+    def _summarize(self, experiment: Experiment, results: Mapping[str, Figures]) -> dict[str, Any]:
+        claims = experiment.claims(self.scale, results) if experiment.claims else ()
+        return {
+            "title": experiment.title,
+            "rows": [row.as_json() for row in _rows(experiment, self.scale, results)],
+            "claims": [claim.as_json() for claim in claims],
         }
-        table = {"paper": self.paper.name, "scale": self.scale.name, "experiments": rows}
-        return table | {"skipped": self.skipped}
+
+
+def summarize_claims(result: Mapping[str, Any]) -> dict[str, Any]:
+    """Summarize the result of `Reproduction.run` for the index of results: claims and words, without rows and seeds.
+
+    The numbers have five digits.
+    """
+    keys = ("claim", "word", "mean", "low", "high", "unit", "bounds", "seeds", "comparisons", "paper")
+    claims = [
+        {"experiment": name, **{key: _round(claim[key]) for key in keys}}
+        for name, experiment in result["experiments"].items()
+        for claim in experiment["claims"]
+    ]
+    command = f"limbeck papers {result['paper']} --scale {result['scale']}"
+    head = {key: result[key] for key in ("paper", "scale", "seeds", "cpu_seconds")}
+    return {**head, "command": command, "claims": claims}
+
+
+def _round(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_round(one) for one in value]
+    return float(f"{value:.5g}") if isinstance(value, float) else value
 
 
 def _rows(experiment: Experiment, scale: ExperimentScale, results: Mapping[str, Figures]) -> Sequence[Row]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -13,10 +13,8 @@ from limbeck.data import ShuffledLoader, TokenDataset, train_byte_level_tokenize
 from limbeck.engine import distill
 from limbeck.generation import GenerationConfig, generate
 from limbeck.methods import make
-from limbeck.metrics.statistics import paired_difference
 from limbeck.models import seeded
 from limbeck.optional_imports import import_optional
-from limbeck.papers.experiment import Row
 from limbeck.recipe import Optimizer
 
 BATCH = 64
@@ -94,34 +92,3 @@ def ask(
 def share(flags: Sequence[bool]) -> float:
     """The share of true values, in percent."""
     return 100 * sum(flags) / len(flags)
-
-
-def difference_row(
-    name: str,
-    one: Sequence[float],
-    other: Sequence[float],
-    *,
-    claim: str,
-    unit: str = "points",
-    aim: float | None = 0.01,
-) -> Row:
-    """A row with paired differences by seed, their 95 % interval, and what the paper says."""
-    values = [a - b for a, b in zip(one, other, strict=True)]
-    if len(values) < 2:
-        return Row(
-            name, values, unit, lower_is_better=False, aim=aim, note=f"no interval with one seed; paper: {claim}"
-        )
-    found = paired_difference(one, other, largest=100.0)
-    note = f"95 % interval {found.low:+.1f} to {found.high:+.1f}; paper: {claim}"
-    return Row(name, values, unit, lower_is_better=False, aim=aim, note=note)
-
-
-Column = Callable[[str, str], list[float]]
-"""A function of an arm and a figure that returns its values by seed."""
-
-
-def read_column(
-    results: Mapping[str, Mapping[str, Any]], name: Callable[[str, int], str], seeds: Sequence[int]
-) -> Column:
-    """Make a function that reads a figure of an arm, by seed, from the results of tasks."""
-    return lambda arm, figure: [results[name(arm, seed)][figure] for seed in seeds]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import random
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -11,9 +12,10 @@ from typing import Any, NamedTuple
 
 from limbeck.generated_texts import GeneratedText, MatchesSchema, filter_texts, parse_json
 from limbeck.metrics import field_anls
-from limbeck.papers.experiment import Experiment, ExperimentScale, Figures, Row, TaskFolder
-from limbeck.papers.small_texts import ask, difference_row, make_student, make_tokenizer, read_column, train
-from limbeck.task_runner import WorkItem
+from limbeck.papers.claim import Claim, Column, Figure
+from limbeck.papers.claim_study import ClaimStudy
+from limbeck.papers.experiment import ExperimentScale, Figures, Row, TaskFolder
+from limbeck.papers.small_texts import ask, make_student, make_tokenizer, train
 
 SHOPS = ("Alba", "Bono", "Cora", "Dino", "Elan", "Fara", "Gala", "Hugo")
 MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
@@ -190,63 +192,56 @@ def _alphabet() -> str:
     return "\n".join(re.sub(r"\d", "", text).replace("\n", " ") for text in texts)
 
 
-def _name(arm: str, seed: int) -> str:
-    return f"receipts/{arm}/seed-{seed}"
+def _sizes(scale: ExperimentScale) -> dict[str, Any]:
+    return {"steps": scale.pick(300, 600), "texts": scale.pick(3000, 6000), "test": scale.pick(200, 1000)}
 
 
-def _tasks(scale: ExperimentScale) -> list[WorkItem]:
-    sizes: dict[str, Any] = {
-        "steps": scale.pick(300, 600),
-        "texts": scale.pick(3000, 6000),
-        "test": scale.pick(200, 1000),
-    }
-    return [
-        WorkItem(_name(arm, seed), partial(study, arm=arm, seed=seed, **sizes), (), scale.pick(18, 60))
-        for seed in scale.seeds
-        for arm in ARMS
-    ]
+SEEN_FIELDS = Figure("seen", "right fields", "%")
+FIGURES = (
+    SEEN_FIELDS,
+    Figure("seen, teacher", "of its teacher", "%"),
+    Figure("seen, ANLS", "ANLS", "%"),
+    Figure("unseen", "new templates, right fields", "%"),
+    Figure("unseen, ANLS", "new templates, ANLS", "%"),
+    Figure("texts", "texts", ""),
+)
+
+
+def _gain(arm: str, figure: str, other: str, over: str) -> Callable[[Column], list[float]]:
+    return lambda column: [a - b for a, b in zip(column(arm, figure), column(other, over), strict=True)]
+
+
+CLAIMS = (
+    Claim("student over its noisy teacher", _gain("noisy", "seen", "noisy", "seen, teacher")),
+    Claim(
+        "student not over its systematic teacher, by 2 points",
+        _gain("systematic", "seen, teacher", "systematic", "seen"),
+        bounds=(-2.0, math.inf),
+    ),
+    Claim.of_difference("schema", "noisy", SEEN_FIELDS, sentence="filtered by the schema over not filtered"),
+    Claim(
+        "new templates, ANLS, over rules bound to templates",
+        _gain("schema", "unseen, ANLS", "schema", "unseen, by place, ANLS"),
+    ),
+)
 
 
 def _rows(scale: ExperimentScale, results: Mapping[str, Figures]) -> list[Row]:
-    column, rows = read_column(results, _name, scale.seeds), list[Row]()
-
-    def add(name: str, arm: str, figure: str, note: str = "") -> None:
-        rows.append(Row(name, column(arm, figure), "%", lower_is_better=False, note=note))
-
-    for arm, meaning in ARMS.items():
-        add(f"{arm}: right fields of the student", arm, "seen", f"{meaning}; {column(arm, 'texts')[0]} texts")
-        add("  right fields of its teacher", arm, "seen, teacher")
-        add("  ANLS of the student", arm, "seen, ANLS")
-        add("  ANLS of its teacher", arm, "seen, teacher, ANLS")
-        add("  new templates, right fields", arm, "unseen")
-        add("  new templates, ANLS", arm, "unseen, ANLS")
-    add("bound to templates: right fields", "right", "seen, by place")
-    add("  new templates, right fields", "right", "unseen, by place")
-    add("  new templates, ANLS", "right", "unseen, by place, ANLS")
-    return [*rows, *_claims(column)]
+    column, rows = STUDY.column(scale, results), list[Row]()
+    titles = ("bound to templates: right fields", "  new templates, right fields", "  new templates, ANLS")
+    for title, figure in zip(titles, ("seen, by place", "unseen, by place", "unseen, by place, ANLS"), strict=True):
+        rows.append(Row(title, column("right", figure), "%", lower_is_better=False))
+    return rows
 
 
-def _claims(column: Any) -> list[Row]:
-    seen, teacher = partial(column, figure="seen"), partial(column, figure="seen, teacher")
-    unseen, by_place = column("schema", "unseen, ANLS"), column("schema", "unseen, by place, ANLS")
-    bound = "bounded by its teacher"
-    return [
-        difference_row("student over its noisy teacher", seen("noisy"), teacher("noisy"), claim="on par"),
-        difference_row(
-            "student over its systematic teacher", seen("systematic"), teacher("systematic"), claim=bound, aim=None
-        ),
-        difference_row("schema over not filtered", seen("schema"), seen("noisy"), claim="filters", aim=None),
-        difference_row("new templates, ANLS, over bound to templates", unseen, by_place, claim="ahead"),
-    ]
-
-
-RECEIPTS = Experiment(
-    "receipts", "Does a student that learns from strings pass a teacher that errs, and read templates it never saw?",
-    _tasks, _rows,
+STUDY = ClaimStudy(
+    "receipts",
+    "Does a student that learns from strings pass a teacher that errs, and read templates it never saw?",
+    ARMS, study, FIGURES, CLAIMS, {"quick": 18, "full": 60}, settings=_sizes, rows=_rows,
 )  # fmt: skip
 TITLE = (
     "Bhattacharyya and Tripathi, Information Extraction from Heterogeneous Documents without Ground Truth Labels using "
     "Synthetic Label Generation and Knowledge Distillation, 2024, arXiv:2411.14957"
 )
-EXPERIMENTS = (RECEIPTS,)
-SEEDS = {"quick": 3, "full": 5}
+CLAIM = "A small student that learns from the strings of a teacher is on par with it, and reads new layouts."
+EXPERIMENTS = (STUDY.experiment(),)

@@ -85,6 +85,12 @@ class TaskQueue:
         self.workers = workers
         self._slowness = cache(slowness)
         self._spent: dict[str, tuple[float, float | int]] = {}  # task -> seconds, estimate
+        self._cpu_seconds: dict[str, float] = {}
+
+    @property
+    def cpu_seconds(self) -> float:
+        """The seconds of the processor that the finished tasks took, each since its last start."""
+        return round(sum(self._cpu_seconds.values()), 1)
 
     def estimate(self, tasks: Sequence[WorkItem]) -> float:
         """Estimate the seconds of all unfinished tasks, at least those of their longest chain."""
@@ -116,8 +122,12 @@ class TaskQueue:
         for task in tasks:
             if (result := _read_result(self.root / task.name, hashes[task.name])) is not None:
                 results[task.name] = result["figures"]
-                self._spent[task.name] = (result["seconds"], task.seconds)
+                self._count_time(task, result)
         return results
+
+    def _count_time(self, task: WorkItem, result: Mapping[str, Any]) -> None:
+        self._spent[task.name] = (result["seconds"], task.seconds)
+        self._cpu_seconds[task.name] = result.get("cpu_seconds", result["seconds"])
 
     def _run_rest(self, tasks: Sequence[WorkItem], results: dict[str, Figures], callback: Callback) -> None:
         hashes = hash_tasks(tasks)
@@ -138,7 +148,7 @@ class TaskQueue:
         with _ticking(lambda: callback(TimeEstimated(remaining()))):
             for task, result in run_tasks(saving, workers=self.workers, on_start=start):
                 results[task.name] = result["figures"]
-                self._spent[task.name] = (result["seconds"], task.seconds)
+                self._count_time(task, result)
                 running.discard(task.name)
                 callback(TaskFinished(task.name, result["figures"], result["seconds"], remaining()))
 
@@ -163,7 +173,7 @@ def run_and_save(task: WorkItem, root: Path, task_hash: str) -> dict[str, Any]:
     Raises:
         LimbeckError: If the task fails.
     """
-    start = time.perf_counter()
+    start, cpu_start = time.perf_counter(), time.process_time()
     # Fabric logs the precision of every run; events report the progress instead.
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
     folder = TaskFolder(root, task.name)
@@ -176,8 +186,10 @@ def run_and_save(task: WorkItem, root: Path, task_hash: str) -> dict[str, Any]:
     except Exception as error:
         error.add_note(f"in the task {task.name}")
         raise
-    seconds = round(time.perf_counter() - start, 1)
-    result = {"task": task.name, "stamp": task_hash, "figures": figures, "seconds": seconds}
+    seconds, cpu_seconds = round(time.perf_counter() - start, 1), round(time.process_time() - cpu_start, 1)
+    result = {
+        "task": task.name, "stamp": task_hash, "figures": figures, "seconds": seconds, "cpu_seconds": cpu_seconds,
+    }  # fmt: skip
     write_text(json.dumps(result, allow_nan=False), folder.folder / RESULT)
     shutil.rmtree(folder.folder / "run", ignore_errors=True)
     return result

@@ -8,13 +8,14 @@ from limbeck.report.outputs import plot_predictions
 from limbeck.report.page import report_page, write_report
 from limbeck.report.run_data import RunData, read_run
 from limbeck.report.scores import plot_differences, plot_scores, result_svg
-from limbeck.report.tables import arms_table, arms_tables, paper_markdown, paper_tables, table_notes
+from limbeck.report.tables import arms_table, arms_tables, claims_markdown, paper_markdown, paper_tables, table_notes
 from limbeck.report.training import plot_search, plot_training
 
 __all__ = [
     "RunData",
     "arms_table",
     "arms_tables",
+    "claims_markdown",
     "paper_markdown",
     "paper_tables",
     "plot_cka",

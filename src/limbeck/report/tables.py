@@ -187,10 +187,14 @@ def _fixed(value: float | None, digits: int, *, scale: float = 1.0) -> str:
 # --- a paper's numbers beside ours ----------------------------------------------------------------------------------
 
 _HEAD = ("experiment", "paper", "ours", "aim", "")
+_LEFT = ("experiment", "claim", "word", "")
+_CLAIM_HEAD = ("claim", "paper", "ours", "95 % interval", "word")
 
 
 def paper_tables(result: Mapping[str, Any]) -> list[Table]:
-    """Make tables with the paper's numbers next to limbeck's: one, and one for each experiment with columns of its own.
+    """Make tables with the paper's numbers next to limbeck's, and one with the word of each claim.
+
+    An experiment with columns of its own has a table of its own.
 
     Args:
         result: The result of `limbeck.papers.Reproduction.run`.
@@ -201,7 +205,7 @@ def paper_tables(result: Mapping[str, Any]) -> list[Table]:
     def start(names: Sequence[str]) -> Table:
         table = RichTable(box=None, pad_edge=False, header_style="bold")
         for name in names:
-            table.add_column(name, justify="left" if name in ("experiment", "") else "right", overflow="fold")
+            table.add_column(name, justify="left" if name in _LEFT else "right", overflow="fold")
         return table
 
     table, tables = start(_HEAD), []
@@ -214,10 +218,18 @@ def paper_tables(result: Mapping[str, Any]) -> list[Table]:
             tables[-1].title, tables[-1].title_justify = title, "left"
             for line in cells:
                 tables[-1].add_row(*(Text(cell) for cell in line))
-        table.add_row(title)
+        if plain:
+            table.add_row(title)
         for row in plain:
             table.add_row(*(Text(cell) for cell in _paper_cells(row)))
-    return [*tables, table]
+    if table.rows:
+        tables.append(table)
+    if claims := [claim for experiment in result["experiments"].values() for claim in experiment.get("claims", ())]:
+        tables.append(start(_CLAIM_HEAD))
+        tables[-1].title, tables[-1].title_justify = Text(result.get("claim", "Claims"), style="bold"), "left"
+        for claim in claims:
+            tables[-1].add_row(*(Text(cell) for cell in claim_cells(claim)))
+    return tables
 
 
 def _split_columns(rows: Sequence[Mapping[str, Any]]) -> tuple[list[Mapping[str, Any]], list[Mapping[str, Any]]]:
@@ -237,7 +249,7 @@ def _cross(rows: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[list[str]
 
 
 def paper_markdown(result: Mapping[str, Any]) -> str:
-    """Return the same table as Markdown, with the values of every seed and the notes."""
+    """Return the same tables as Markdown, with the values of every seed and the notes."""
     lines = []
     for name, experiment in result["experiments"].items():
         lines += [f"### {name}", "", experiment["title"], ""]
@@ -253,10 +265,40 @@ def paper_markdown(result: Mapping[str, Any]) -> str:
             seeds = ", ".join(_paper_number(value, row["unit"]) for value in row["ours"]["values"])
             indent = "&nbsp;&nbsp;" * ((len(label) - len(label.lstrip())) // 2)
             lines.append(f"| {indent}{label.strip()} | {paper} | {ours} | {seeds} | {aim} | {note} |")
-        lines.append("")
+        if plain:
+            lines.append("")
+        if claims := experiment.get("claims"):
+            lines += [claims_markdown(claims), ""]
     for name, reason in result.get("skipped", {}).items():
         lines += [f"### {name}", "", f"Skipped. {reason}", ""]
     return "\n".join(lines)
+
+
+def claims_markdown(claims: Sequence[Mapping[str, Any]]) -> str:
+    """Return the claims of a paper as a Markdown table, with their words.
+
+    Args:
+        claims: Claims as in the result of `limbeck.papers.Reproduction.run`.
+    """
+    lines = [f"| {' | '.join(_CLAIM_HEAD)} |", "|---|--:|--:|--:|---|"]
+    return "\n".join(lines + [f"| {' | '.join(claim_cells(claim))} |" for claim in claims])
+
+
+def claim_cells(claim: Mapping[str, Any]) -> tuple[str, str, str, str, str]:
+    """Format a claim: its sentence, the number of the paper, ours, the interval, and the word."""
+    unit, (least, most) = claim["unit"], claim["bounds"]
+    sentence = claim["claim"]
+    if most is None and least:
+        sentence += f" (by more than {_signed(least, unit)})"
+    paper = "-" if claim.get("paper") is None else _signed(claim["paper"], unit)
+    low, high = claim["low"], claim["high"]
+    interval = "one seed" if low is None else f"{_signed(low, unit)} to {_signed(high, unit)}"
+    return sentence, paper, f"{_signed(claim['mean'], unit)} {unit}", interval, claim["word"]
+
+
+def _signed(value: float, unit: str) -> str:
+    digits = {"errors": 1, "points": 2, "correlation": 2, "s": 1}.get(unit, 3)
+    return f"{value:+,.{digits}f}"
 
 
 def _mean_and_spread(row: Mapping[str, Any]) -> str:

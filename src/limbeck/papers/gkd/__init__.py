@@ -10,4 +10,5 @@ TITLE = (
 )
 SEEDS = {"quick": 1, "full": 5}
 """Paired seeds of every arm."""
+CLAIM = "A student that is taught on text that it writes itself ends better than one that is taught on given text."
 EXPERIMENTS = (MAZE_FEW, MAZE_ALL, CAPTIONS, GSM8K)

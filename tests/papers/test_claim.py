@@ -1,0 +1,147 @@
+"""Claims: intervals, Holm's correction, and words."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from limbeck.errors import LimbeckError
+from limbeck.papers.claim import Claim, Figure, choose_word, correlate, judge_claims
+
+ACCURACY = Figure("accuracy", "accuracy", "%")
+LOSS = Figure("loss", "loss", "nats", lower_is_better=True)
+
+
+def column_of(**arms):
+    return lambda arm, _: list(arms[arm])
+
+
+def judge_one(claim, **arms):
+    (found,) = judge_claims([claim], column_of(**arms))
+    return found
+
+
+KD, ALONE = (90.0, 91.5, 90.7, 91.1, 90.2), (88.0, 88.9, 89.5, 88.3, 88.8)
+
+
+def test_a_difference_has_the_interval_of_a_paired_t_test():
+    found = judge_one(Claim.of_difference("kd", "alone", ACCURACY), kd=KD, alone=ALONE)
+    truth = stats.ttest_rel(KD, ALONE).confidence_interval(0.95)
+    assert (found.low, found.high) == pytest.approx((truth.low, truth.high))
+    assert (found.word, found.unit, found.seeds) == ("shown", "points", 5)
+
+
+@pytest.mark.parametrize(("margin", "word"), [(0.0, "shown"), (1.5, "not shown"), (4.0, "opposite"), (-1.0, "shown")])
+def test_the_margin_moves_the_bound(margin, word):
+    assert judge_one(Claim.of_difference("kd", "alone", ACCURACY, margin=margin), kd=KD, alone=ALONE).word == word
+
+
+def test_where_lower_is_better_the_sign_changes():
+    claim = Claim.of_difference("alone", "kd", LOSS)
+    assert judge_one(claim, kd=KD, alone=ALONE).word == "shown"
+    swapped = judge_one(Claim.of_difference("kd", "alone", LOSS), kd=KD, alone=ALONE)
+    assert swapped.word == "opposite"
+    assert swapped.mean == pytest.approx(-np.subtract(KD, ALONE).mean())
+
+
+def test_equality_is_within_a_margin():
+    for margin, word in ((0.05, "opposite"), (2.0, "not shown"), (5.0, "shown")):
+        assert judge_one(Claim.of_equality("kd", "alone", ACCURACY, margin=margin), kd=KD, alone=ALONE).word == word
+
+
+def test_a_trend_is_the_rank_correlation_of_each_seed():
+    arms = {"a": (1.0, 1.0, 3.0), "b": (2.0, 3.0, 2.0), "c": (9.0, 2.0, 1.0)}
+    found = judge_one(Claim.of_trend(list(arms), ACCURACY), **arms)
+    assert found.values == pytest.approx(
+        [stats.spearmanr(range(3), row)[0] for row in zip(*arms.values(), strict=True)]
+    )
+    down = judge_one(Claim.of_trend(list(arms), ACCURACY, increases=False), **arms)
+    assert down.values == pytest.approx([-value for value in found.values])
+
+
+def test_figures_are_correlated_over_arms():
+    rng = np.random.default_rng(0)
+    numbers = {(arm, key): rng.normal(size=4) for arm in "abcd" for key in ("accuracy", "loss")}
+    claim = Claim.of_correlation("abcd", ACCURACY, LOSS, positive=False)
+    (found,) = judge_claims([claim], lambda arm, key: list(numbers[arm, key]))
+    for seed, value in enumerate(found.values):
+        x, y = ([numbers[arm, key][seed] for arm in "abcd"] for key in ("accuracy", "loss"))
+        assert value == pytest.approx(-np.corrcoef(x, y)[0, 1])
+
+
+def test_ranks_have_the_mean_of_ties_and_a_constant_has_no_correlation():
+    x, y = [1.0, 2.0, 2.0, 5.0, 0.0], [3.0, 3.0, 1.0, 4.0, 0.0]
+    assert correlate(x, y, ranks=True) == pytest.approx(stats.spearmanr(x, y)[0])
+    assert correlate([1.0, 2.0], [3.0, 3.0]) == 0.0
+
+
+def brute_force_holm(p_values, level=0.05):
+    """The rejected hypotheses of Holm's procedure, from its definition."""
+    rejected, order = set(), sorted(range(len(p_values)), key=lambda i: p_values[i])
+    for place, at in enumerate(order):
+        if p_values[at] >= level / (len(p_values) - place):
+            break
+        rejected.add(at)
+    return rejected
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_words_are_holms_decisions(seed):
+    rng = np.random.default_rng(seed)
+    arms = {f"a{i}": 90 + rng.normal(size=5) + shift for i, shift in enumerate((0.0, 0.8, 1.5, 3.0, -2.5))}
+    arms["kd"] = 90 + rng.normal(size=5)
+    claims = [Claim.of_difference(f"a{i}", "kd", ACCURACY) for i in range(5)]
+    p_values = [stats.ttest_rel(arms[f"a{i}"], arms["kd"]).pvalue for i in range(5)]
+    found = judge_claims(claims, column_of(**arms))
+    assert {i for i, one in enumerate(found) if one.word != "not shown"} == brute_force_holm(p_values)
+    assert all((one.mean > 0) == (one.word == "shown") for one in found if one.word != "not shown")
+
+
+def test_more_claims_make_wider_intervals():
+    claim = Claim.of_difference("kd", "alone", ACCURACY)
+    alone = judge_one(claim, kd=KD, alone=ALONE)
+    among = judge_claims([claim] * 4, column_of(kd=KD, alone=ALONE))
+    # The first of four has the correction for four, and the last of them none.
+    assert sorted(one.comparisons for one in among) == [1, 2, 3, 4]
+    widest = max(one.high - one.low for one in among)
+    assert widest > alone.high - alone.low
+    assert sorted(one.high - one.low for one in among)[0] == pytest.approx(alone.high - alone.low)
+
+
+def test_one_seed_shows_nothing():
+    found = judge_one(Claim.of_difference("kd", "alone", ACCURACY), kd=[90.0], alone=[80.0])
+    assert (found.word, found.low, found.mean) == ("not shown", None, 10.0)
+
+
+def test_equal_differences_of_rounded_numbers_have_a_width():
+    rounded = ACCURACY._replace(resolution=0.5)
+    kd, alone = [90.0] * 5, [89.5] * 5
+    assert judge_one(Claim.of_difference("kd", "alone", ACCURACY), kd=kd, alone=alone).low == 0.5
+    assert judge_one(Claim.of_difference("kd", "alone", rounded), kd=kd, alone=alone).low < 0.5
+
+
+def test_a_number_that_is_not_finite_is_refused():
+    with pytest.raises(LimbeckError, match="inf"):
+        judge_one(Claim.of_difference("kd", "alone", ACCURACY), kd=[math.inf, 1.0], alone=[1.0, 1.0])
+
+
+def test_json_has_no_infinite_bound():
+    found = judge_one(Claim.of_difference("kd", "alone", ACCURACY), kd=KD, alone=ALONE).as_json()
+    assert found["bounds"] == [0.0, None]
+    assert found["values"] == pytest.approx(list(np.subtract(KD, ALONE)))
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "bounds", "word"),
+    [
+        (0.1, 1.0, (0.0, math.inf), "shown"),
+        (0.0, 1.0, (0.0, math.inf), "not shown"),
+        (-2.0, -1.0, (-1.5, 1.5), "not shown"),
+        (2.0, 3.0, (-1.5, 1.5), "opposite"),
+    ],
+)
+def test_the_word_of_an_interval(low, high, bounds, word):
+    assert choose_word(low, high, bounds) == word

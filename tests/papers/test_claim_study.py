@@ -1,0 +1,119 @@
+"""A study of claims: tasks, table and words from its description; small images, their teachers and students."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import replace
+from functools import partial
+
+import pytest
+import torch
+
+from limbeck.data import ArrayDataset, DataSplits, Subset, draw_digits
+from limbeck.data.preprocess import fit_normalization
+from limbeck.methods import make
+from limbeck.papers import Claim, ClaimStudy, ExperimentScale, Figure, TaskFolder, small_images
+from limbeck.papers.claim import count_words
+from limbeck.papers.experiment import renumbered
+from limbeck.papers.small_images import FASHION_CNN, FASHION_MLP, load_teacher, teacher_tasks, train_student
+from limbeck.report import claims_markdown, paper_markdown, paper_tables
+from limbeck.task_runner import WorkItem
+
+SCORE = Figure("score", "score", "%")
+
+
+def train_arm(folder, *, arm, seed, quick):
+    noise = random.Random(f"{seed} {quick}").random()
+    return {"score": {"kd, tuned": 3.0, "alone": 0.0}[arm] + noise + 0.01 * random.Random(f"{arm}{seed}").random()}
+
+
+STUDY = ClaimStudy(
+    "toy", "Is it better?", {"kd, tuned": "distilled", "alone": "labels"}, train_arm, [SCORE],
+    [Claim.of_difference("kd, tuned", "alone", SCORE), Claim.of_difference("alone", "kd, tuned", SCORE)],
+    {"quick": 1, "full": 2.5}, shared=lambda scale: [WorkItem("teacher", print)], requires=lambda seed: ("teacher",),
+)  # fmt: skip
+
+
+def run(scale):
+    return {task.name: task.function(None) for task in STUDY.tasks(scale) if task.name != "teacher"}
+
+
+def test_tasks_have_names_requirements_and_seconds():
+    tasks = STUDY.tasks(ExperimentScale("full", (0, 1)))
+    assert [task.name for task in tasks] == [
+        "teacher", "toy/kd-tuned/seed-0", "toy/alone/seed-0", "toy/kd-tuned/seed-1", "toy/alone/seed-1",
+    ]  # fmt: skip
+    assert {task.seconds for task in tasks[1:]} == {2.5}
+    assert {task.requires for task in tasks[1:]} == {("teacher",)}
+    assert tasks[1].function.keywords == {"arm": "kd, tuned", "seed": 0, "quick": False}
+
+
+def test_the_table_and_the_words():
+    scale = ExperimentScale("quick", tuple(range(5)))
+    experiment, results = STUDY.experiment(), run(scale)
+    rows = experiment.rows(scale, results)
+    assert [(row.name, row.column, row.note) for row in rows] == [
+        ("kd, tuned", "score", "distilled"), ("alone", "score", "labels"),
+    ]  # fmt: skip
+    claims = [claim.as_json() for claim in experiment.claims(scale, results)]
+    assert [claim["word"] for claim in claims] == ["shown", "opposite"]
+    assert count_words(claims) == {"shown": 1, "not shown": 0, "opposite": 1}
+    table = {
+        "claim": "KD is better.", "skipped": {},
+        "experiments": {"toy": {"title": "?", "rows": [row.as_json() for row in rows], "claims": claims}},
+    }  # fmt: skip
+    assert claims_markdown(claims) in paper_markdown(table)
+    assert "| opposite |" in paper_markdown(table)
+    assert [str(cell) for cell in paper_tables(table)[-1].columns[-1].cells] == ["shown", "opposite"]
+
+
+@pytest.fixture
+def drawn(monkeypatch):
+    """Settings with drawn digits in place of Fashion-MNIST, and a few steps."""
+    small = {"train": 60, "test": 40, "student_images": 30, "teacher_epochs": 1, "epochs": 1, "quick": {}}
+    pixels, labels = draw_digits(100)
+    images = ArrayDataset(pixels.astype("uint8"), labels.astype("int64"), class_names=list("0123456789"))
+    train, test = (renumbered(Subset(images, torch.arange(*part))) for part in ((0, 60), (60, 100)))
+    splits = DataSplits("drawn_digits", train, test, fit_normalization(train, scale=1 / 16), images.class_names)
+    monkeypatch.setattr(small_images, "load_images", lambda *_: splits)
+    return [replace(setting, **small) for setting in (FASHION_MLP, FASHION_CNN)]
+
+
+def test_teacher_and_student_of_small_images(drawn, tmp_path):
+    for setting in drawn[1:]:
+        (task,) = teacher_tasks(setting, ExperimentScale("full", (3,)))
+        assert (task.name,) == setting.teacher_of(3)
+        folder = TaskFolder(tmp_path, task.name)
+        folder.folder.mkdir(parents=True, exist_ok=True)
+        figures = task.function(folder)
+        teacher = load_teacher(TaskFolder(tmp_path, "student"), setting, 3)
+        assert small_images.measure_network(teacher, setting)["accuracy"] == figures["accuracy"]
+        recipe = make("hinton", teacher=teacher)
+        found = [train_student(recipe, setting, seed=3, teacher=teacher) for _ in range(2)]
+        assert set(found[0]) == {figure.key for figure in small_images.FIGURES}
+        assert {**found[0], "seconds": 0} == {**found[1], "seconds": 0}
+        assert small_images.measure_network(teacher, setting, teacher)["agreement"] == 100.0
+        assert not any(parameter.grad is not None for parameter in teacher.parameters())
+
+
+def test_one_teacher_or_one_for_each_seed():
+    scale, make_tasks = ExperimentScale("quick", (0, 1, 2)), partial(teacher_tasks, FASHION_MLP)
+    assert len(make_tasks(scale)) == 3
+    assert len(teacher_tasks(small_images.CIFAR_RESNET, scale)) == 1
+    assert small_images.CIFAR_RESNET.teacher_of(2) == small_images.CIFAR_RESNET.teacher_of(0)
+
+
+def test_without_its_file_a_study_is_skipped_with_the_folder(monkeypatch, tmp_path):
+    monkeypatch.setenv("LIMBECK_DATA", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    scale = ExperimentScale("quick", (0,))
+    assert str(tmp_path) in FASHION_MLP.why_skipped(scale)
+    (tmp_path / "fashion_mnist.npz").write_bytes(b"")
+    assert FASHION_MLP.why_skipped(scale) == ""
+    assert "cifar100_subset.npz" in small_images.CIFAR_RESNET.why_skipped(scale)
+
+
+def test_the_student_has_the_first_part_of_the_images(drawn):
+    part = small_images.student_images(drawn[0])
+    assert len(part) == 30
+    assert torch.equal(part.take(torch.arange(30)).id, torch.arange(30))
