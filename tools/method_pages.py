@@ -8,6 +8,7 @@ from __future__ import annotations
 import inspect
 import json
 import re
+import shlex
 import sys
 from pathlib import Path
 
@@ -30,7 +31,7 @@ def render_first(call: MethodCall) -> str:
     link = f" [arXiv:{card.arxiv}](https://arxiv.org/abs/{card.arxiv})." if card.arxiv else ""
     required = {key: card.example[key] for key in call.required if key != "teacher"}
     arguments = ["teacher"] * call.has_teacher + [f"{key}={_python(value)}" for key, value in required.items()]
-    flags = "".join(f" --set method.{key}={value}" for key, value in required.items())
+    flags = "".join(f" --set {shlex.quote(f'method.{key}={_yaml(value)}')}" for key, value in required.items())
     return f"""# {card.name}
 
 {card.claim}
@@ -160,6 +161,11 @@ def _models(call: MethodCall) -> str:
     if "language_modeling" in call.card.tasks[:1]:
         return "--teacher hf:gpt2-medium --student hf:gpt2 --data corpus.jsonl"
     return "--teacher resnet20 --student resnet8 --data cifar10"
+
+
+def _yaml(value: object) -> str:
+    """A value as it is typed in YAML, where names need no quotes."""
+    return f"[{', '.join(map(_yaml, value))}]" if isinstance(value, (list, tuple)) else str(value)
 
 
 def _python(value: object) -> str:

@@ -371,7 +371,10 @@ class Loss(LossTerm):
         # A run compares these texts when it is resumed, so every setting must be in it.
         dimension = "" if self.classes == -1 else f", classes={self.classes}"
         where = "" if self.where is None else f", where={self.where!r}"
-        return f"Loss({self.kernel!r}{places}{dimension}{where})"
+        named = self.head.items() if isinstance(self.head, nn.ModuleDict) else ()
+        kinds = {name: type(head).__name__ for name, head in named} or type(self.head).__name__
+        head = "" if self.head is None else f", head={kinds}"  # its own text changes as it gets its shape
+        return f"Loss({self.kernel!r}{places}{head}{dimension}{where})"
 
 
 def _shorten(side: str, addresses: dict[str, str]) -> str | dict[str, str]:
