@@ -8,6 +8,16 @@ from limbeck.functional import KernelClaim
 EXACT = {"zero_at_equality": True, "tolerance": 0.0}
 """The kernels of limbeck are exactly 0, with a gradient of exactly 0, where student and teacher are equal."""
 
+RELATION = {
+    **EXACT,
+    "student": ("query", "key"),
+    "teacher": ("teacher_query", "teacher_key"),
+    "shape": (4, 6),
+    "positions": 1,
+    "hyper": {"heads": 2},
+    "logits": False,
+}
+
 CLAIMS = {
     "kl_divergence": KernelClaim(K.kl_divergence, **EXACT),
     "kl_divergence hot": KernelClaim(K.kl_divergence, **EXACT, hyper={"temperature": 4.0}),
@@ -53,4 +63,9 @@ CLAIMS = {
         hyper={"temperature": 4.0},
         largest=1e15,
     ),
+    "attention_kl": KernelClaim(K.attention_kl, **EXACT, logits=False, shape=(2, 4, 4)),
+    "relation_kl": KernelClaim(K.relation_kl, **RELATION, largest=1e12),
+    "attention_score_error": KernelClaim(K.attention_score_error, **RELATION, largest=1e7),
+    "class_token_distance": KernelClaim(K.class_token_distance, **EXACT, logits=False),
+    "class_token_distance of tokens": KernelClaim(K.class_token_distance, **EXACT, logits=False, shape=(3, 5)),
 }

@@ -9,7 +9,7 @@ from laws import CLAIMS
 from limbeck.errors import LimbeckError
 from limbeck.functional import check_hyper, jensen_shannon, kl_divergence, label_smoothing, skew_kl
 
-PAIRED = {claim.kernel.__name__: claim.kernel for claim in CLAIMS.values() if claim.takes("teacher")}
+PAIRED = {c.kernel.__name__: c.kernel for c in CLAIMS.values() if c.takes("teacher") and len(c.shape) < 3}
 TEMPERED = {name: k for name, k in PAIRED.items() if "temperature" in k.__wrapped__.__wrapped__.__annotations__}
 
 

@@ -13,7 +13,7 @@ from limbeck.functional import kernel
 from limbeck.losses import Loss
 from limbeck.recipe import Stage
 
-TWO_SIDED = {name: claim for name, claim in CLAIMS.items() if "teacher" in claim.kernel.__wrapped__.__annotations__}
+TWO_SIDED = {name: c for name, c in CLAIMS.items() if c.takes("teacher") and len(c.shape) < 3}
 
 
 class Nothing(nn.Module):

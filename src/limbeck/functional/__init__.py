@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from limbeck.functional.across_tokenizers import binary_likelihood_kl, sorted_probability_distance
 from limbeck.functional.alpha_beta import alpha_beta_divergence
+from limbeck.functional.attention import attention_kl, attention_score_error, class_token_distance, relation_kl
 from limbeck.functional.divergence import kl_divergence, probabilities, reverse_kl, total_variation
 from limbeck.functional.features import (
     logit_squared_error,
@@ -31,10 +32,13 @@ __all__ = [
     "OutputLayer",
     "Projector",
     "alpha_beta_divergence",
+    "attention_kl",
+    "attention_score_error",
     "binary_cross_entropy",
     "binary_kl_divergence",
     "binary_likelihood_kl",
     "check_hyper",
+    "class_token_distance",
     "coarse_logits",
     "compute_agreement",
     "compute_entropy",
@@ -52,6 +56,7 @@ __all__ = [
     "prior_bias",
     "probabilities",
     "probability_squared_error",
+    "relation_kl",
     "reverse_kl",
     "sampled_kl_divergence",
     "skew_kl",

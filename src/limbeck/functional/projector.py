@@ -42,6 +42,9 @@ class Projector(Head):
 
     Parameters are float32 (float64 if the student's features are), on the student's device.
 
+    Args:
+        skip_equal: Whether features of equal shapes stay as they are, without a map and without parameters.
+
     Example:
         >>> import torch
         >>> head = Projector()
@@ -52,8 +55,9 @@ class Projector(Head):
     Source: Romero et al., FitNets: Hints for Thin Deep Nets, 2014, arXiv:1412.6550.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, skip_equal: bool = False) -> None:
         super().__init__()
+        self.skip_equal = skip_equal
         self.map: nn.Module | None = None
 
     def shape(self, student: Float[Tensor, "*student"], teacher: Float[Tensor, "*teacher"]) -> None:
@@ -63,8 +67,11 @@ class Projector(Head):
             LimbeckError: If the numbers of dimensions or positions differ or the number of dimensions is not 2, 3 or 4,
                 the student's map is smaller than the teacher's, or the layer exists for other sizes.
         """
-        projector = _map(student, teacher)
-        if self.map is None:
+        equal = self.skip_equal and student.shape[1:] == teacher.shape[1:]
+        projector = nn.Identity() if equal else _map(student, teacher)
+        if self.map is None and equal:
+            self.map = projector
+        elif self.map is None:
             wide = torch.float64 if student.dtype == torch.float64 else torch.float32
             self.map = projector.to_empty(device=student.device).to(wide)
             self.map.reset_parameters()  # type: ignore[operator]
@@ -84,6 +91,8 @@ class Projector(Head):
                 "This Projector has no parameters yet. Call shape(student_features, teacher_features) first, then "
                 "pass its parameters to the optimizer."
             )
+        if isinstance(self.map, nn.Identity):
+            return student
         return self.map(student.to(self.map.weight.dtype))  # type: ignore[arg-type]
 
 

@@ -18,6 +18,7 @@ from limbeck.models import build, seeded
 from limbeck.optional_imports import import_optional
 from limbeck.random_seeds import fork_rng, make_rng_state
 from limbeck.teachers import CrossTokenizerTeacher
+from limbeck.testing.tiny_transformer import make_transformers
 
 Trial = Callable[[], tuple[Any, Any, Any]]
 """Makes a student, a teacher, and data for `distill`; equal ones in every call."""
@@ -26,7 +27,7 @@ _CLASSES, _EXAMPLES, _SIDE = 3, 48, 8
 
 
 def get_trial(trial: str | Trial) -> tuple[str, Trial]:
-    """Find a trial by name: ``mlp``, ``cnn``, ``resnet``, ``language``, ``two_tokenizers``; a function is its own.
+    """Find a trial by its name in `TRIALS`; a function is its own.
 
     Raises:
         UnknownNameError: If there is no such trial.
@@ -146,6 +147,8 @@ _WORDS = ("cat", "dog", "quick fox", "Größe", "old")
 TRIALS: dict[str, Trial] = {
     **{kind: partial(_make, kind) for kind in ("mlp", "cnn", "resnet")},
     "language": _make_language,
+    "transformer": make_transformers,
     "two_tokenizers": make_language_models,
 }
-"""Networks and data by name. All but the last have the layers ``layer1``, ``layer2``, ``features``, ``classifier``."""
+"""Networks and data by name. Those before ``transformer`` have the layers ``layer1``, ``layer2``, ``features`` and
+``classifier``."""
