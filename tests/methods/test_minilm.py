@@ -20,11 +20,11 @@ def brute_force_relation_kl(query, key, teacher_query, teacher_key, mask=None, *
         kept, rows = kept_tokens(mask, n, query.shape[1]), []
         for head in range(heads):
             for i in kept:
-                q = torch.tensor([head_score(query[n, i], key[n, j], head, heads) for j in kept]).double()
-                p = torch.tensor(
-                    [head_score(teacher_query[n, i], teacher_key[n, j], head, heads) for j in kept]
-                ).double()
-                rows.append(row_kl(p.softmax(0).tolist(), q.softmax(0).tolist()))
+                scores = [
+                    [head_score(q[n, i], k[n, j], head, heads) for j in kept]
+                    for q, k in ((teacher_query, teacher_key), (query, key))
+                ]
+                rows.append(row_kl(*([math.exp(x - max(row)) for x in row] for row in scores)))
         values.append(sum(rows) / max(len(rows), 1))
     return torch.tensor(values, dtype=torch.float64)
 
