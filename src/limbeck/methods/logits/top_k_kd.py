@@ -32,8 +32,8 @@ CARD = MethodCard(
     claim="The student matches the teacher's k most probable classes, and the sum of all others. Without this sum, the "
     "student learns that the others are impossible: the paper shows the bias.",
     when="For large vocabularies, and for teachers that list few classes, such as stored top-k outputs or a "
-    "server. The student's order of the other classes is its own, or that of the labels. For an even tail take kd_topk; without "
-    "any bias, store randomly drawn classes (the encoding sampled) and take hinton.",
+    "server. The student's order of the other classes is its own, or that of the labels. For an even tail take "
+    "kd_topk; without any bias, store randomly drawn classes (the encoding sampled) and take hinton.",
     bibtex="""@article{anshumann2025sparse,
   title = {Sparse Logit Sampling: Accelerating Knowledge Distillation in {LLMs}},
   author = {Anshumann and others},
