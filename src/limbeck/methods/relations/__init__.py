@@ -1,0 +1,1 @@
+"""Methods that match relations: between examples of a batch, between channels, between positions."""
