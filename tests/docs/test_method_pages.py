@@ -54,13 +54,8 @@ def test_the_page_s_python_runs(name):
     student, teacher, a, b = networks()
     x, labels = torch.randn(32, 6), torch.randint(3, (32,))
     data = ArrayDataset(x, labels, extra={"privileged": x})
-<<<<<<< HEAD
     if (trial := method(name).card.trials[0]) != "mlp":  # it needs other networks: of texts, or with maps
         student, teacher, data = get_trial(trial)[1]()
-=======
-    if method(name).card.trials in (("language",), ("transformer",), ("two_tokenizers",)):
-        student, teacher, data = TRIALS[method(name).card.trials[0]]()
->>>>>>> 8a7eb1f0 (methods: tinybert, pkd, minilm, internal_representations, qat_attention)
     scope = {"student": student, "teacher": teacher, "data": data, "a": a, "b": b, "inputs": x, "labels": labels}
     exec(compile(code.replace("epochs=10", "epochs=1"), f"{name}.md", "exec"), scope)
     assert scope["run"].finished
