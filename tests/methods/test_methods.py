@@ -19,6 +19,13 @@ TEACHER = nn.Linear(4, 3)
 @pytest.mark.filterwarnings("ignore::limbeck.errors.LimbeckWarning")  # some methods warn of the tiny data
 @pytest.mark.parametrize("name", names())
 def test_every_method_keeps_every_law(name):
+    check_method(name, thorough=False)
+
+
+@pytest.mark.soak
+@pytest.mark.filterwarnings("ignore::limbeck.errors.LimbeckWarning")
+@pytest.mark.parametrize("name", names())
+def test_every_method_keeps_every_law_on_all_networks(name):
     check_method(name)
 
 

@@ -26,7 +26,7 @@ def load(path):
 def test_a_skeleton_outside_a_checkout_is_one_file_that_keeps_all_laws(tmp_path, family):
     (file,) = write_skeleton(f"own_{family}", family=family, folder=tmp_path)
     module = load(file)
-    check_method(vars(module)[f"own_{family}"])
+    check_method(vars(module)[f"own_{family}"], thorough=False)
     card = method(f"{file}:own_{family}").card
     for claim in card.kernels:
         check_kernel(claim)
