@@ -22,7 +22,9 @@ def brute_force_attention_distance(student, teacher, mask=None, *, power=2.0, sq
         counts = [True] * len(sides[0]) if mask is None or not tokens else mask[len(values)].tolist()
         maps = []
         for side in sides:
-            energy = [sum(abs(float(v)) ** power for v in row) if c else 0.0 for row, c in zip(side, counts, strict=True)]
+            energy = [
+                sum(abs(float(v)) ** power for v in row) if c else 0.0 for row, c in zip(side, counts, strict=True)
+            ]
             norm = math.sqrt(sum(e * e for e in energy))
             maps.append([e / norm if norm else 0.0 for e in energy])
         distance = sum((a - b) ** 2 for a, b in zip(*maps, strict=True))
@@ -82,9 +84,7 @@ def test_tokens_of_two_numbers_are_refused():
         attention_distance(torch.ones(2, 5, 3), torch.ones(2, 6, 3))
 
 
-@pytest.mark.parametrize(
-    "wrong", [{"power": 0.0}, {"weight": -1.0}, {"student_at": ["layer1"]}, {"at": []}]
-)
+@pytest.mark.parametrize("wrong", [{"power": 0.0}, {"weight": -1.0}, {"student_at": ["layer1"]}, {"at": []}])
 def test_wrong_arguments_are_refused_when_it_is_built(wrong):
     with pytest.raises(ArgumentError) as caught:
         make("attention_transfer", **{"teacher": "t", "at": ["a", "b"], "student_at": ["a", "b"]} | wrong)
