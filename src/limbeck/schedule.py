@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import ast
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from limbeck.batch import Progress
-from limbeck.errors import LimbeckError
+from limbeck.errors import LimbeckError, unknown_name_error
 
 
 @dataclass(frozen=True)
@@ -95,6 +97,54 @@ def steps(values: dict[float, float], *, start: float) -> Schedule:
         return value
 
     return Schedule(at, f"steps({values}, start={start})")
+
+
+def read_schedule(text: str) -> Schedule:
+    """Make a schedule from its text, as jobs and the command line write it: ``ramp(1.0, until=0.5)``.
+
+    Args:
+        text: A call of `constant`, `cosine`, `ramp`, `sigmoid_ramp` or `steps` with numbers, or a number.
+
+    Raises:
+        LimbeckError: If it is no such call, or an argument is wrong.
+
+    Example:
+        >>> read_schedule("ramp(1.0)")
+        ramp(1.0, start=0.0, until=1.0)
+    """
+    example = "write for example ramp(1.0) or steps({0.5: 1.0}, start=0.0)"
+    try:
+        called = ast.parse(text.strip(), mode="eval").body
+        if isinstance(called, ast.Constant):
+            return constant(_read_number(called))
+        if not isinstance(called, ast.Call) or not isinstance(called.func, ast.Name):
+            raise ValueError("no call")
+        name = called.func.id
+        arguments = [_read_number(one) for one in called.args]
+        by_name = {str(one.arg): _read_number(one.value) for one in called.keywords}
+    except (SyntaxError, ValueError) as error:
+        raise LimbeckError(f"{text!r} is no schedule; {example}.") from error
+    if name not in _SCHEDULES:
+        raise unknown_name_error("schedule", name, _SCHEDULES)
+    try:
+        made = _SCHEDULES[name](*arguments, **by_name)
+        made(Progress())
+    except (TypeError, AttributeError) as error:
+        raise LimbeckError(f"{text!r} does not fit: {error}; {example}.") from error
+    return made
+
+
+def _read_number(node: ast.expr) -> Any:
+    """A number, or the numbers by fraction of `steps`, as floats."""
+    value = ast.literal_eval(node)
+    if isinstance(value, dict):
+        return {float(key): float(one) for key, one in value.items()}
+    return float(value)
+
+
+_SCHEDULES: dict[str, Callable[..., Schedule]] = {
+    "constant": constant, "cosine": cosine, "ramp": ramp, "sigmoid_ramp": sigmoid_ramp, "steps": steps
+}  # fmt: skip
 
 
 def _fraction(name: str, value: float) -> None:

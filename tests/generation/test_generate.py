@@ -120,6 +120,42 @@ def test_texts_are_those_of_brute_force(name, temperature):
         assert not written.logprobs[i, len(text) :].any()
 
 
+class Mixed(nn.Module):
+    """Logits of a mixture, by whole passes."""
+
+    def __init__(self, one, other, share):
+        super().__init__()
+        self.one, self.other, self.share = one, other, share
+
+    def forward(self, ids):
+        outputs = (model(ids) for model in (self.one, self.other))
+        p, q = (getattr(output, "logits", output).double().softmax(-1) for output in outputs)
+        return ((1 - self.share) * p + self.share * q).log()
+
+
+@pytest.mark.parametrize("names", [("gpt2", "llama"), ("gpt2", "own"), ("own", "mamba")])
+@pytest.mark.parametrize(("share", "temperature"), [(0.3, 1.0), (0.2, 1.3), (0.7, 0.0)])
+def test_a_mixture_draws_from_both_models(names, share, temperature):
+    one, other = (Own() if name == "own" else make(name, seed) for seed, name in enumerate(names))
+    config = GenerationConfig(max_new_tokens=7, temperature=temperature, eos_token_id=[END, 2])
+    written = generate(one, PROMPTS, config, ids=IDS, views=3, seed=5, mixed_in=other, mixed_in_share=share)
+    for i, prompt in enumerate(PROMPTS):
+        text, logprobs = brute_force(Mixed(one, other, share), prompt, int(IDS[i]), 3, config, seed=5)
+        assert written.texts[i].tolist() == text
+        assert written.logprobs[i, : len(text)].tolist() == pytest.approx(logprobs, rel=1e-4, abs=1e-5)
+
+
+def test_a_mixture_leaves_no_trace_and_has_a_share_between_0_and_1():
+    one, other = make("gpt2").train(), Own().train()
+    config = GenerationConfig(max_new_tokens=2)
+    for share in (0.0, 1.0):
+        with pytest.raises(ArgumentError):
+            generate(one, PROMPTS, config, mixed_in=other, mixed_in_share=share)
+    generate(one, PROMPTS, config, mixed_in=other, mixed_in_share=0.5)
+    assert one.training
+    assert other.training
+
+
 @pytest.mark.parametrize("name", CLASSES)
 def test_what_cannot_be_cached_or_padded_is_found(name):
     with torch.no_grad():

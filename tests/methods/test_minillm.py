@@ -7,7 +7,7 @@ import itertools
 import pytest
 import torch
 
-from limbeck.data import ArrayDataset
+from limbeck.data import ArrayDataset, RolloutLoader, ShuffledLoader
 from limbeck.engine import distill
 from limbeck.errors import ArgumentError, DataError, UnknownNameError
 from limbeck.functional import kl_divergence, reverse_kl
@@ -87,6 +87,64 @@ def test_with_weights_of_prefixes_so_it_is_for_texts_of_another_writer():
     for importance in ("token", "none"):
         biased = tables.expected_gradient(tables.other, length_normalized=False, importance=importance)
         assert float((biased - exact).abs().max()) > 0.01
+
+
+@pytest.mark.parametrize("share", [0.2, 0.7])
+def test_texts_of_a_mixture_with_the_teacher_have_weights_too(share):
+    tables = Tables()
+    q, p = (table.detach().softmax(-1) for table in (tables.student, tables.teacher))
+    mixture = ((1 - share) * q + share * p).log()
+    exact = tables.exact_gradient()
+    estimate = tables.expected_gradient(mixture, length_normalized=False, importance="prefix")
+    torch.testing.assert_close(estimate, exact, rtol=1e-10, atol=1e-12)
+
+
+def test_whitened_rewards_have_mean_0_and_variance_1_by_loops():
+    draw = torch.Generator().manual_seed(3)
+    student, teacher = (torch.randn(3, 5, 4, generator=draw, dtype=torch.float64) for _ in range(2))
+    tokens, lengths = torch.randint(4, (3, 5), generator=draw), (5, 2, 4)
+    counted = torch.arange(5) < torch.tensor(lengths)[:, None]
+    log_q, log_p = (
+        table.log_softmax(-1).gather(-1, tokens[..., None])[..., 0].masked_fill(~counted, 0.0)
+        for table in (student, teacher)
+    )
+    rewards = [[sum((log_p - log_q)[row, t + 1 : length].tolist()) / max(length - t - 1, 1) for t in range(length)]
+               for row, length in enumerate(lengths)]  # fmt: skip
+    flat = [value for row in rewards for value in row]
+    mean = sum(flat) / len(flat)
+    scale = (sum((value - mean) ** 2 for value in flat) / len(flat)) ** 0.5
+    gradients = {}
+    for whiten in (False, True):
+        logits = student.clone().requires_grad_()
+        values = policy_gradient_terms(logits, teacher, tokens, counted, log_q, importance="none", whiten=whiten)
+        gradients[whiten] = torch.autograd.grad(values.sum(), logits)[0]
+    for row, length in enumerate(lengths):
+        for t in range(length):
+            step = torch.nn.functional.one_hot(tokens[row, t], 4) - student[row, t].softmax(0)
+            change = (rewards[row][t] - mean) / scale - rewards[row][t]
+            torch.testing.assert_close(gradients[True][row, t], gradients[False][row, t] - change * step)
+    assert not gradients[True][~counted].any()
+
+
+def test_the_teacher_is_mixed_in_by_default_and_the_weights_know_it():
+    teacher = make_teacher(0)
+    loaders = {
+        share: next(make("minillm", teacher=teacher, teacher_share=share).stages()).loader for share in (0.2, 0.0)
+    }
+    assert next(make("minillm", teacher=teacher).stages()).loader.describe() == loaders[0.2].describe()
+    assert (loaders[0.2].mixed_in, loaders[0.2].mixed_in_share) == (teacher, 0.2)
+    assert loaders[0.0].mixed_in is None
+    assert next(make("minillm", teacher=teacher, writer="teacher").stages()).loader.mixed_in is None
+    texts = write(teacher, 16, 0)
+    prompts, student = ArrayDataset({"input_ids": texts[:, :2]}, texts[:, 1:3]), Bigram(2, 0)
+    loader = RolloutLoader(ShuffledLoader(prompts, batch_size=4), loaders[0.2])
+    loader.bind({"student": student})
+    batch = loader.complete(loader.peek())
+    with torch.no_grad():
+        q, p = (model(batch.inputs["input_ids"]).double().softmax(-1) for model in (student, teacher))
+    there = batch.labels >= 0
+    mixture = (0.8 * q + 0.2 * p).log().gather(-1, batch.labels.clamp_min(0)[..., None])[..., 0]
+    torch.testing.assert_close(batch.extra["behavior_logprobs"][there].double(), mixture[there], rtol=1e-4, atol=1e-5)
 
 
 def test_without_the_part_of_the_future_it_would_be_biased():
@@ -187,6 +245,7 @@ def test_texts_without_a_writer_and_wrong_arguments_are_refused():
         ({"importance": "tokens"}, UnknownNameError),
         ({"clip": -0.1}, ArgumentError),
         ({"label_weight": -1.0}, ArgumentError),
+        ({"teacher_share": 1.2}, ArgumentError),
     ):
         with pytest.raises(error):
             make("minillm", teacher=teacher, **wrong)

@@ -40,10 +40,12 @@ from limbeck.data.transforms.geometry import Crop, Cutout, Flip, RandomShift, Re
 from limbeck.data.transforms.mixup import CutMix, Mixup
 from limbeck.data.transforms.rand_augment import RandAugment
 from limbeck.data.transforms.registry import Chain, make_mix, make_transform
+from limbeck.data.written_share import AdaptiveShare
 from limbeck.models.vocabulary import hash_tokenizer
 from limbeck.random_seeds import counter_order, counter_uniform
 
 __all__ = [
+    "AdaptiveShare",
     "ArrayDataset",
     "BatchMasks",
     "BatchMix",

@@ -75,6 +75,9 @@ class Loader(ABC):
     def __bool__(self) -> bool:
         return True
 
+    def set_steps(self, steps: int, *, accumulate: int = 1) -> None:  # noqa: B027 - few loaders depend on it
+        """Take the number of steps of the stage, and of batches in a step; called before the first batch."""
+
     @property
     def has_length(self) -> bool:
         """Whether the number of batches of an epoch is known, because the subclass defines ``__len__``."""

@@ -29,6 +29,10 @@ class LoaderWrapper(Loader):
     def __len__(self) -> int:
         return len(self.loader)
 
+    def set_steps(self, steps: int, *, accumulate: int = 1) -> None:
+        """Give the number of steps to the other loader."""
+        self.loader.set_steps(steps, accumulate=accumulate)
+
     @property
     def has_length(self) -> bool:
         """Whether the number of batches of an epoch is known."""

@@ -17,14 +17,24 @@ from limbeck.data.loader import Loader
 from limbeck.data.loader_wrapper import LoaderWrapper
 from limbeck.data.rollout_texts import RolloutText, TextBuffer, find_prompts, make_batch
 from limbeck.data.torch_loader import as_loader
+from limbeck.data.written_share import (
+    DATA,
+    REPLAY,
+    AdaptiveShare,
+    Share,
+    TextSources,
+    check_written_share,
+    describe_share,
+)
 from limbeck.errors import ArgumentError, DataError, LimbeckError, unknown_name_error
 from limbeck.generation import GenerationConfig, generate
 from limbeck.losses.distributed import all_gather_objects, rank
+from limbeck.model_call import Adaptor
 from limbeck.models import fingerprint
 from limbeck.random_seeds import counter_uniform
+from limbeck.schedule import Schedule
 from limbeck.tap import get_adaptor
 
-_DATA, _FRESH, _REPLAY = "data", "fresh", "replay"
 _FIGURES = ("texts", "finished", "tokens", "seconds", "age", "rows")
 
 
@@ -34,19 +44,22 @@ class Replay:
 
     Attributes:
         capacity: The number of texts that are kept: the last ones that were written; 0 for none.
-        share: The share of the batches of written texts that are drawn from these, from 0 to 1; the others are new.
+        share: The share of the batches of written texts that are drawn from these, from 0 to 1, or a `Schedule`; the
+            others are new.
 
     Raises:
         ArgumentError: If a value is out of range.
     """
 
     capacity: int = 1000
-    share: float = 0.5
+    share: float | Schedule = 0.5
 
     def __post_init__(self) -> None:
         if isinstance(self.capacity, bool) or not isinstance(self.capacity, int) or self.capacity < 0:
             raise ArgumentError(f"capacity is a number of texts, or 0; got {self.capacity!r}.", argument="capacity")
-        _check_share("share", self.share)
+        if isinstance(self.share, AdaptiveShare):
+            raise ArgumentError("The share of replayed texts is a number or a Schedule.", argument="share")
+        check_written_share("share", self.share)
 
 
 @dataclass(frozen=True)
@@ -55,11 +68,15 @@ class Rollouts:
 
     Attributes:
         share: The share of the batches whose texts are written by a model, from 0 to 1 (lambda of GKD); the other
-            batches have the given texts.
+            batches have the given texts. A `Schedule` changes it with the step, and an `AdaptiveShare` with the loss on
+            validation texts.
         writer: The model that writes: the name of a model of the run, such as ``student``, or a module, such as the
             teacher's.
         generation: How the texts are written. Without `eos_token_id` they end with the tokenizer's end token.
         replay: Texts that are used again; None for new ones only.
+        mixed_in: A second model with the same tokens, by name or as a module, such as the teacher's: each token is
+            drawn from the mixture of both (`limbeck.generation.generate`).
+        mixed_in_share: Its weight, above 0 and below 1.
 
     Raises:
         ArgumentError: If a value is out of range.
@@ -69,13 +86,19 @@ class Rollouts:
         0.5
     """
 
-    share: float = 1.0
+    share: Share = 1.0
     writer: str | nn.Module = "student"
     generation: GenerationConfig = field(default_factory=GenerationConfig)
     replay: Replay | None = None
+    mixed_in: str | nn.Module | None = None
+    mixed_in_share: float = 0.0
 
     def __post_init__(self) -> None:
-        _check_share("share", self.share)
+        check_written_share("share", self.share)
+        if self.mixed_in is not None and not 0 < self.mixed_in_share < 1:
+            raise ArgumentError(
+                f"mixed_in_share is above 0 and below 1; got {self.mixed_in_share!r}.", argument="mixed_in_share"
+            )
         if not isinstance(self.writer, (str, nn.Module)):
             raise ArgumentError(
                 f"writer is the name of a model of the run, or a module; got {type(self.writer).__name__}.",
@@ -98,19 +121,20 @@ class Rollouts:
 
     def describe(self) -> dict[str, Any]:
         """A JSON form of the settings; a module is described by the hash of its weights."""
-        writer = self.writer
-        replay = None if self.replay is None else {"capacity": self.replay.capacity, "share": self.replay.share}
+        mixed = {} if self.mixed_in is None else {"mixed_in": [_describe_model(self.mixed_in), self.mixed_in_share]}
+        kept = self.replay
+        replay = None if kept is None else {"capacity": kept.capacity, "share": describe_share(kept.share)}
         return {
-            "rollouts": writer if isinstance(writer, str) else f"{type(writer).__name__} {fingerprint(writer)}",
-            "share": self.share,
+            "rollouts": _describe_model(self.writer),
+            **mixed,
+            "share": describe_share(self.share),
             "generation": self.generation.describe(),
             "replay": replay,
         }
 
 
-def _check_share(name: str, value: Any) -> None:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= 1:
-        raise ArgumentError(f"{name} is a number from 0 to 1; got {value!r}.", argument=name)
+def _describe_model(model: str | nn.Module) -> str:
+    return model if isinstance(model, str) else f"{type(model).__name__} {fingerprint(model)}"
 
 
 @final
@@ -120,7 +144,8 @@ class RolloutLoader(LoaderWrapper):
     `batches` yields the batches of the other loader. `complete`, which a run calls when a batch is split over ranks and
     on its device, replaces their texts: a prompt is all tokens before the first label, and what the model writes is the
     label. Whether a batch has written, replayed or given texts is a pure function of (seed, epoch, number of the
-    batch), the same on all ranks; the draws are a function of (id, epoch, seed) (`limbeck.generation.generate`). So a
+    batch), and of the number of steps for a schedule, the same on all ranks; with an `AdaptiveShare`, it depends on the
+    losses so far. The draws are a function of (id, epoch, seed) (`limbeck.generation.generate`). So a
     run that is resumed continues with the same bits.
 
     ``Batch.view`` is the epoch. ``Batch.extra`` of written texts is described at
@@ -160,6 +185,7 @@ class RolloutLoader(LoaderWrapper):
         self._models: Mapping[str, nn.Module] = {}
         replay = settings.replay
         self._buffer = TextBuffer(replay.capacity) if replay is not None and replay.capacity else None
+        self.sources = TextSources(settings.share, None if replay is None else replay.share)
         self._number = 0
         self._figures = dict.fromkeys(_FIGURES, 0.0)
         self._vocabulary: tuple[Tensor | None, int, GenerationConfig] | None = None
@@ -181,10 +207,19 @@ class RolloutLoader(LoaderWrapper):
             UnknownNameError: If none of them has the name of the writer.
         """
         super().bind(models)
-        writer = self.settings.writer
-        if isinstance(writer, str) and writer not in models:
-            raise unknown_name_error("model that writes", writer, models, argument="writer")
+        for writer in (self.settings.writer, self.settings.mixed_in):
+            if isinstance(writer, str) and writer not in models:
+                raise unknown_name_error("model that writes", writer, models, argument="writer")
         self._models = models
+
+    def set_steps(self, steps: int, *, accumulate: int = 1) -> None:
+        """Take the number of steps, which schedules depend on.
+
+        Raises:
+            LimbeckError: If there is a schedule, and the number of batches of an epoch is not known.
+        """
+        super().set_steps(steps, accumulate=accumulate)
+        self.sources.set_steps(steps, accumulate=accumulate, batches=len(self) if self.has_length else None)
 
     def batches(self, epoch: int, start: int) -> Iterator[Batch]:
         """Yield the batches of the other loader, with what `complete` needs to know."""
@@ -199,10 +234,7 @@ class RolloutLoader(LoaderWrapper):
         coins = counter_uniform(
             torch.tensor([number]), torch.tensor([epoch]), seed=self.seed, draws=2, stream="rollouts"
         )[0].tolist()  # fmt: skip
-        source = _DATA if coins[0] >= self.settings.share else _FRESH
-        replay = self.settings.replay
-        if source == _FRESH and replay is not None and coins[1] < replay.share:
-            source = _REPLAY
+        source = self.sources.choose(coins, epoch=epoch, number=number)
         request = {"source": source, "row": torch.arange(batch.size), "rows": batch.size, "epoch": epoch,
                    "number": number}  # fmt: skip
         return batch._replace(extra={**batch.extra, "rollout": request})
@@ -222,12 +254,14 @@ class RolloutLoader(LoaderWrapper):
             return batch if "written_by" in batch.extra else self._give(batch)
         request = batch.extra["rollout"]
         batch = batch._replace(extra={name: value for name, value in batch.extra.items() if name != "rollout"})
-        if self.settings.share < 1 and not used:  # before the first step, where the first batch is a written one too
+        if self.settings.share != 1 and not used:  # before the first step, where the first batch is a written one too
             self._check_answers(batch)
+        if used and self.sources.measures(self._number):
+            self.sources.measure(*self._find_writer(), batch_size=self.batch_size or 1)
         # A rank without rows of its own has the first row, of which nothing counts.
         padding = rank() >= request["rows"]
         result = (
-            self._give(batch) if request["source"] == _DATA else self._write(batch, request, used=used, padding=padding)
+            self._give(batch) if request["source"] == DATA else self._write(batch, request, used=used, padding=padding)
         )
         self._number += used
         if padding:
@@ -250,14 +284,14 @@ class RolloutLoader(LoaderWrapper):
         labels = self._check_answers(batch)
         mask = labels != IGNORED if batch.mask is None else batch.mask
         masks = {**batch.extra.get("masks", {}), "given": mask}
-        return batch._replace(mask=mask, extra={**batch.extra, "masks": masks, "written_by": _DATA})
+        return batch._replace(mask=mask, extra={**batch.extra, "masks": masks, "written_by": DATA})
 
     def _write(self, batch: Batch, request: Mapping[str, Any], *, used: bool, padding: bool) -> Batch:
         began = time.perf_counter()
         tokens, pad, config = self._find_vocabulary()
         rows = request["row"].cpu()
         buffer = self._buffer
-        replayed = request["source"] == _REPLAY and buffer is not None and len(buffer) > 0
+        replayed = request["source"] == REPLAY and buffer is not None and len(buffer) > 0
         if replayed and buffer is not None:
             texts = buffer.draw(rows, number=request["number"], epoch=request["epoch"], seed=self.seed)
             own = batch._replace(extra={})
@@ -279,12 +313,13 @@ class RolloutLoader(LoaderWrapper):
         prompts = find_prompts(batch)
         # Without ids, a row of an epoch is known by its place.
         ids = (request["row"] + (request["number"] << 20) if batch.id is None else batch.id).cpu()
-        writer = self.settings.writer
-        model = self._models[writer] if isinstance(writer, str) else writer
-        adaptor = get_adaptor(self._models, writer) if isinstance(writer, str) else None
+        model, adaptor = self._find_writer()
+        other = self.settings.mixed_in
         generation = generate(
-            model, prompts, config, ids=ids, views=request["epoch"], seed=self.seed, tokens=tokens, adaptor=adaptor
-        )
+            model, prompts, config, ids=ids, views=request["epoch"], seed=self.seed, tokens=tokens, adaptor=adaptor,
+            mixed_in=self._models[other] if isinstance(other, str) else other,
+            mixed_in_share=self.settings.mixed_in_share,
+        )  # fmt: skip
         logprobs, finished = generation.logprobs.cpu(), generation.finished.tolist()
         return [
             RolloutText(prompt, text, row[: len(text)], ended, id, request["epoch"], self._number)
@@ -292,6 +327,12 @@ class RolloutLoader(LoaderWrapper):
                 prompts, generation.texts, logprobs, finished, ids.tolist(), strict=True
             )
         ]  # fmt: skip
+
+    def _find_writer(self) -> tuple[nn.Module, Adaptor | None]:
+        writer = self.settings.writer
+        if isinstance(writer, str):
+            return self._models[writer], get_adaptor(self._models, writer)
+        return writer, None
 
     @property
     def generation(self) -> GenerationConfig:
@@ -327,8 +368,8 @@ class RolloutLoader(LoaderWrapper):
 
         Returns:
             ``finished`` and ``cut_off``, numbers of new texts; ``tokens_per_second``, new tokens in the time in which
-            they were written; ``time_share``, the share of all time that this took; ``mean_age``, in batches. Empty
-            without written texts.
+            they were written; ``time_share``, the share of all time that this took; ``mean_age``, in batches; and
+            ``share``, that of the next batch, if it is no fixed number. Empty without written texts.
         """
         if self.settings.share == 0:
             return {}
@@ -341,11 +382,13 @@ class RolloutLoader(LoaderWrapper):
             "tokens_per_second": tokens / max(spent / ranks, 1e-9),
             "time_share": min(spent / ranks / max(seconds, 1e-9), 1.0),
             "mean_age": age / max(rows, 1.0),
+            **self.sources.report(self._epoch, self._batch),
         }
 
     def state_dict(self) -> dict[str, Any]:
         """The position, the texts for replay, and the figures since the last report."""
         state = {**super().state_dict(), "number": self._number, "figures": dict(self._figures)}
+        state |= self.sources.state_dict()
         return state if self._buffer is None else {**state, "replay": self._buffer.state_dict()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -357,6 +400,7 @@ class RolloutLoader(LoaderWrapper):
         super().load_state_dict(state)
         self._number = int(state.get("number", self._number))
         self._figures = {**self._figures, **state.get("figures", {})}
+        self.sources.load_state_dict(state)
         if self._buffer is not None and "replay" in state:
             self._buffer.load_state_dict(state["replay"])
 

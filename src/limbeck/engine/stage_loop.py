@@ -68,6 +68,7 @@ class StageLoop:
         self._part, self._title = part, name if part else ""
         self._fabric = fabric
         bind_loader(self.loader, models, stages, fabric, preprocess=setting.preprocess)
+        self.loader.set_steps(self.steps, accumulate=setting.accumulate)
         # A resumed run peeks where the first one did not, so peeking may not use random numbers. A loader that is not
         # replayable keeps the batch, so its random numbers are used only once.
         with fork_rng() if self.loader.replayable else nullcontext():

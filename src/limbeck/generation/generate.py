@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from contextlib import ExitStack
 from typing import Any
 
 import torch
@@ -11,12 +11,13 @@ from jaxtyping import Bool, Int
 from torch import Tensor, nn
 
 from limbeck.batch import Batch, Inputs
-from limbeck.errors import DataError, LimbeckError
+from limbeck.errors import ArgumentError, DataError, LimbeckError
 from limbeck.generation.config import Generation, GenerationConfig
 from limbeck.generation.sampling import draw_tokens
 from limbeck.generation.writers import (
     CausalWriter,
     DecoderWriter,
+    MixedWriter,
     PrefixWriter,
     Writer,
     find_cache_use,
@@ -43,6 +44,8 @@ def generate(
     tokens: Int[Tensor, " tokens"] | None = None,
     preprocess: Callable[[Batch], Inputs] | None = None,
     adaptor: Adaptor | None = None,
+    mixed_in: nn.Module | None = None,
+    mixed_in_share: float = 0.0,
 ) -> Generation:
     """Continue prompts with a language model.
 
@@ -69,12 +72,16 @@ def generate(
             Rows of the output layer beyond the tokenizer are so never drawn.
         preprocess: Maps a batch to the inputs of the model, which is then called on whole texts.
         adaptor: Raw output -> logits, for a model whose output is something else; it is then called on whole texts.
+        mixed_in: Another model with the same tokens: each token is drawn from the mixture of both distributions, which
+            are those at temperature 1, and `config` then applies to the mixture.
+        mixed_in_share: The weight of the other model in the mixture, above 0 and below 1.
 
     Returns:
         The new tokens of each prompt, with their log-probabilities.
 
     Raises:
-        DataError: If a prompt has no token, or has more than the model can read.
+        ArgumentError: If `mixed_in_share` is out of range.
+        DataError: If a prompt has no token, or has more than the models can read.
         LimbeckError: If logits are NaN, or infinite and positive.
 
     Example:
@@ -89,18 +96,40 @@ def generate(
     check_prompts(texts)
     module = unwrap(model) if isinstance(model, nn.Module) else None
     room = _find_room(module, texts, config.max_new_tokens)
+    if mixed_in is not None:
+        if not 0 < mixed_in_share < 1:
+            raise ArgumentError(
+                f"mixed_in_share is above 0 and below 1; got {mixed_in_share!r}.", argument="mixed_in_share"
+            )
+        room = torch.minimum(room, _find_room(mixed_in, texts, config.max_new_tokens))
     ids = torch.arange(len(texts)) if ids is None else ids.cpu().long()
     views = torch.full_like(ids, views) if isinstance(views, int) else views.cpu().long()
     uniform = counter_uniform(ids, views, seed=seed, draws=config.max_new_tokens, stream="generation")
     if not texts:
         return _empty(config)
-    with nullcontext() if module is None else FrozenParameters(module):
+    with ExitStack() as stack:
+        for one in (module, mixed_in):
+            if one is not None:
+                stack.enter_context(FrozenParameters(one))
         groups, start = _plan(model if module is None else module, texts, config.max_new_tokens, preprocess, adaptor)
+        if mixed_in is not None:
+            groups, start = _mix(
+                (groups, start), _plan(mixed_in, texts, config.max_new_tokens, None, None), mixed_in_share
+            )
         parts = [_write(start([texts[i] for i in group]), uniform[group], room[group], config, tokens)
                  for group in groups]  # fmt: skip
     written = parts[0] if len(parts) == 1 else _join(parts, groups)
     _check_numbers(written, type(module or model).__name__)
     return written
+
+
+_Plan = tuple[list[list[int]], Callable[[list[Tensor]], Writer]]
+
+
+def _mix(one: _Plan, other: _Plan, share: float) -> _Plan:
+    """The plan of two models: texts are written together that both can write together."""
+    groups = max(one[0], other[0], key=len)
+    return groups, lambda part: MixedWriter((one[1](part), other[1](part)), share)
 
 
 def _plan(
@@ -109,7 +138,7 @@ def _plan(
     most: int,
     preprocess: Callable[[Batch], Inputs] | None,
     adaptor: Adaptor | None,
-) -> tuple[list[list[int]], Callable[[list[Tensor]], Writer]]:
+) -> _Plan:
     """The texts that are written together, and what makes the writer of some prompts."""
     together = [list(range(len(texts)))]
     if not isinstance(model, nn.Module):

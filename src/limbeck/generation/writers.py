@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, final
@@ -159,6 +160,46 @@ class DecoderWriter(Writer):
         self._past.batch_select_indices(rows)  # type: ignore[attr-defined]
         self._mask = self._mask[rows]
         self._encoded = type(self._encoded)(last_hidden_state=self._encoded.last_hidden_state[rows])
+
+
+@final
+class MixedWriter(Writer):
+    """A writer that draws from a mixture of two models: the logits are the logarithms of its probabilities.
+
+    Args:
+        writers: The writers of both, with the same texts.
+        share: The weight of the second one, from 0 to 1.
+    """
+
+    def __init__(self, writers: tuple[Writer, Writer], share: float) -> None:
+        self._writers, self._weights = writers, (1.0 - share, share)
+        self._devices: list[torch.device] = []
+
+    def start(self) -> Tensor:
+        """The logits behind the prompts."""
+        logits = [writer.start() for writer in self._writers]
+        self._devices = [own.device for own in logits]
+        return self._mix(logits)
+
+    def step(self, tokens: Tensor) -> Tensor:
+        """Add one token to each text, and return the logits behind it."""
+        both = zip(self._writers, self._devices, strict=True)
+        return self._mix([writer.step(tokens.to(device)) for writer, device in both])
+
+    def select(self, rows: Tensor) -> None:
+        """Keep some of the texts."""
+        for writer, device in zip(self._writers, self._devices, strict=True):
+            writer.select(rows.to(device))
+
+    def _mix(self, logits: list[Tensor]) -> Tensor:
+        first, second = logits
+        dtype = torch.promote_types(torch.promote_types(first.dtype, second.dtype), torch.float32)
+        width = min(first.shape[-1], second.shape[-1])  # rows of an output layer beyond the tokenizer
+        parts = [
+            own.to(first.device, dtype).log_softmax(-1)[:, :width] + math.log(weight)
+            for own, weight in zip(logits, self._weights, strict=True)
+        ]
+        return torch.logaddexp(*parts)
 
 
 class CacheUse(NamedTuple):

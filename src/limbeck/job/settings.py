@@ -10,10 +10,12 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from limbeck.cache import validate_encoding
+from limbeck.data.written_share import mean_share
 from limbeck.errors import ArgumentError, LimbeckError, UnknownNameError, nearest, unknown_name_error
 from limbeck.job.budget import Budget, Strict
 from limbeck.job.validation import add_flag_hint, flag_hint
 from limbeck.methods import method
+from limbeck.methods.support import read_share
 from limbeck.models import UserFile, is_student_folder
 from limbeck.models.hub import LibraryModel
 from limbeck.tasks import Task, get_task
@@ -203,7 +205,7 @@ class MethodSettings(BaseModel):
     def written_share(self) -> float:
         """The share of the batches whose texts a model writes while it learns; 0 for methods on given data."""
         values = {**method(self.name).defaults, **self.hyper}
-        return float(values.get("share", 1.0)) if "max_new_tokens" in values else 0.0
+        return mean_share(read_share("share", values.get("share", 1.0))) if "max_new_tokens" in values else 0.0
 
     @property
     def is_user_function(self) -> bool:

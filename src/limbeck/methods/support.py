@@ -11,7 +11,8 @@ from typing import Any, final
 from torch import Tensor, nn
 
 from limbeck import functional
-from limbeck.data import Replay, Rollouts
+from limbeck.data import AdaptiveShare, Replay, Rollouts
+from limbeck.data.written_share import Share, check_written_share
 from limbeck.errors import ArgumentError, LimbeckError, unknown_name_error
 from limbeck.functional.kernel import declaration
 from limbeck.generation import GenerationConfig
@@ -19,6 +20,7 @@ from limbeck.losses import Loss, Objective
 from limbeck.model_call import Adaptor
 from limbeck.models import UserFile, check_fresh, reinitialize
 from limbeck.recipe import Models
+from limbeck.schedule import Schedule, read_schedule
 from limbeck.tap import get_adaptor
 from limbeck.tasks import Task
 from limbeck.teachers import (
@@ -50,7 +52,25 @@ def check_share(**values: Any) -> None:
             raise ArgumentError(f"{name} is a number from 0 to 1; got {value!r}.", argument=name)
 
 
-def check_loss_counts(*, weight: float, share: float) -> None:
+def read_share(name: str, value: Any) -> Share:
+    """Make the share of written texts from an argument: a number, a schedule, its text, or an adaptive share.
+
+    Raises:
+        LimbeckError: If it is something else, or is not from 0 to 1.
+
+    Example:
+        >>> read_share("share", "ramp(1.0)")
+        ramp(1.0, start=0.0, until=1.0)
+    """
+    try:
+        share = read_schedule(value) if isinstance(value, str) else value
+        check_written_share(name, share)
+    except LimbeckError as error:
+        raise ArgumentError(f"{name}: {error}", argument=name) from error
+    return float(share) if isinstance(share, (int, float)) else share
+
+
+def check_loss_counts(*, weight: float, share: Share) -> None:
     """Check that a divergence, and the answers of given texts with the rest of its weight, do not both count nothing.
 
     Raises:
@@ -217,23 +237,25 @@ def _available_losses() -> dict[str, Callable[..., Tensor]]:
 def make_rollouts(
     teacher: Any,
     *,
-    share: float,
+    share: Share,
     writer: str,
     max_new_tokens: int,
     sampling_temperature: float,
     replay: int,
-    replay_share: float,
+    replay_share: float | str | Schedule,
+    teacher_share: float = 0.0,
 ) -> tuple[Rollouts, Any]:
     """Make the rollouts of an on-policy method, and find the teacher that can be asked about them.
 
     Args:
         teacher: Anything that `as_teacher` accepts.
-        share: The share of the batches with written texts.
+        share: The share of the batches with written texts; see `read_share`.
         writer: ``student`` or ``teacher``.
         max_new_tokens: The largest number of tokens that are written.
         sampling_temperature: The temperature at which texts are written.
         replay: The number of texts that are kept; 0 for none.
         replay_share: The share of the batches of written texts that are drawn from those kept.
+        teacher_share: The share of the teacher in the distribution from which each token is drawn.
 
     Returns:
         The rollouts, and the teacher without a cache of its outputs; for a share of 0 the teacher as it is.
@@ -241,34 +263,47 @@ def make_rollouts(
     Raises:
         LimbeckError: If an argument is out of range, or the teacher is only a cache, or cannot write.
     """
-    check_share(share=share, replay_share=replay_share)
+    share, again = read_share("share", share), read_share("replay_share", replay_share)
+    if isinstance(again, AdaptiveShare):
+        raise ArgumentError("replay_share is a number or a schedule.", argument="replay_share")
+    check_share(teacher_share=teacher_share)
     check_weight(sampling_temperature=sampling_temperature)
     check_count(max_new_tokens=max_new_tokens)
     if isinstance(replay, bool) or not isinstance(replay, int) or replay < 0:
         raise ArgumentError(f"replay is a number of texts, or 0 for none; got {replay!r}.", argument="replay")
     if writer not in ("student", "teacher"):
         raise ArgumentError(f"writer is 'student' or 'teacher'; got {writer!r}.", argument="writer")
+    if teacher_share and writer == "teacher":
+        raise ArgumentError(
+            f"teacher_share={teacher_share} mixes the teacher into the student's texts, and writer=teacher has the "
+            "teacher alone. Use one of them.",
+            argument="teacher_share",
+        )
     live = without_cache(as_teacher(teacher)) if share else teacher
     rollouts = Rollouts(
         share=share,
-        writer="student" if writer == "student" or not share else _find_writer(live),
+        writer="student"
+        if writer == "student" or not share
+        else _find_writer(live, "writer=teacher", "writer=student"),
         generation=GenerationConfig(max_new_tokens=max_new_tokens, temperature=sampling_temperature),
-        replay=Replay(capacity=replay, share=replay_share),
+        replay=Replay(capacity=replay, share=again),
+        mixed_in=_find_writer(live, f"teacher_share={teacher_share}", "teacher_share=0") if teacher_share else None,
+        mixed_in_share=teacher_share,
     )
     return rollouts, live
 
 
-def _find_writer(teacher: Teacher) -> str | nn.Module:
+def _find_writer(teacher: Teacher, asked: str, instead: str) -> str | nn.Module:
     if isinstance(teacher, ModelTeacher):
         if teacher.adaptor is not None or describe_preprocess(teacher.preprocess) is not None:
             raise LimbeckError(
-                "writer=teacher calls the teacher's model itself, and this one has a preprocess or adaptor of its own: "
-                "let its forward() do both, or let the student write."
+                f"{asked} calls the teacher's model itself, and this one has a preprocess or adaptor of its own: let "
+                f"its forward() do both, or let the student write, with {instead}."
             )
         return teacher.model
     if isinstance(teacher, TeacherRef):
         return teacher.name
     raise LimbeckError(
-        f"writer=teacher needs a teacher that is one model with the student's tokens, and this is a "
-        f"{type(teacher).__name__}. Let the student write, or write the texts before: limbeck generate --teacher ..."
+        f"{asked} needs a teacher that is one model with the student's tokens, and this is a {type(teacher).__name__}. "
+        f"Let the student write, with {instead}, or write the texts before: limbeck generate --teacher ..."
     )

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
+from limbeck.data import AdaptiveShare
 from limbeck.errors import ArgumentError
 from limbeck.functional import check_hyper, cross_entropy, skew_kl, skew_reverse_kl
 from limbeck.losses import Loss
 from limbeck.methods.card import MethodCard, SearchRange
-from limbeck.methods.support import check_loss_counts, check_share, make_rollouts
+from limbeck.methods.support import check_loss_counts, check_share, make_rollouts, read_share
 from limbeck.recipe import Recipe, Stage
+from limbeck.schedule import Schedule
 from limbeck.tasks import Task, get_task
 
 CARD = MethodCard(
@@ -22,8 +24,9 @@ CARD = MethodCard(
     claim="The KL divergence to a mixture of both models is bounded, so tokens that one of them thinks impossible do "
     "not dominate the gradient.",
     when="For a student that is much smaller than its teacher, where the forward or reverse KL divergence is dominated "
-    "by few tokens. A share of the batches may have texts that the student writes, new ones and some of before; the "
-    "paper raises this share when the validation loss rises, here it is fixed. Compare with hinton at temperature 1.",
+    "by few tokens. A share of the batches may have texts that the student writes, new ones and some of before. The "
+    "share is fixed, a schedule, or rises when the validation loss does, as in the paper (share=AdaptiveShare(...), in "
+    "Python). Compare with hinton at temperature 1.",
     bibtex="""@inproceedings{ko2024distillm,
   title = {DistiLLM: Towards Streamlined Distillation for Large Language Models},
   author = {Ko, Jongwoo and Kim, Sungnyun and Chen, Tianyi and Yun, Se-Young},
@@ -46,11 +49,11 @@ def distillm(
     skew: float = 0.1,
     temperature: float = 1.0,
     weight: float = 1.0,
-    share: float = 0.0,
+    share: float | str | Schedule | AdaptiveShare = 0.0,
     max_new_tokens: int = 64,
     sampling_temperature: float = 1.0,
     replay: int = 1000,
-    replay_share: float = 0.5,
+    replay_share: float | str | Schedule = 0.5,
     task: str | Task = "language_modeling",
     epochs: int | None = None,
 ) -> Recipe:
@@ -66,11 +69,14 @@ def distillm(
         skew: a, the share of the first distribution in the mixture, from 0 to 1; 0.1 in the paper.
         temperature: T, above 0.
         weight: w, the weight of the divergence, from 0 to 1; the rest is that of the labels of given texts.
-        share: The share of the batches with texts that the student writes, from 0 to 1; for language modeling alone.
+        share: The share of the batches with texts that the student writes, for language modeling alone: a number from 0
+            to 1, a `limbeck.Schedule` or its text, such as ``ramp(0.5)``, or a `limbeck.data.AdaptiveShare`, which
+            rises with the validation loss, as in the paper.
         max_new_tokens: The largest number of tokens that are written; longer texts are cut off.
         sampling_temperature: The temperature at which texts are written; 0 takes the most likely tokens.
         replay: The number of written texts that are kept and used again; 0 for none.
-        replay_share: The share of the batches of written texts that are drawn from those kept, from 0 to 1.
+        replay_share: The share of the batches of written texts that are drawn from those kept, from 0 to 1, or a
+            schedule. In the authors' code it grows from 0 to 1: ``ramp(1.0)``.
         task: What the targets are.
         epochs: Passes over the data; by default the budget of the run.
 
@@ -86,6 +92,7 @@ def distillm(
     """
     check_hyper(skew=skew, temperature=temperature)
     check_share(weight=weight)
+    share = read_share("share", share)
     check_loss_counts(weight=weight, share=share)
     if direction not in _DIRECTIONS:
         raise ArgumentError(f"direction is 'reverse' or 'forward'; got {direction!r}.", argument="direction")

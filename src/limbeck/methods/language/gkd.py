@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
+from limbeck.data import AdaptiveShare
 from limbeck.errors import ArgumentError
 from limbeck.functional import check_hyper, cross_entropy, gkd_jensen_shannon, jensen_shannon, kl_divergence, reverse_kl
 from limbeck.losses import Loss, Objective
 from limbeck.methods.card import MethodCard, SearchRange
-from limbeck.methods.support import check_loss_counts, check_share, make_rollouts
+from limbeck.methods.support import check_loss_counts, check_share, make_rollouts, read_share
 from limbeck.recipe import Recipe, Stage
+from limbeck.schedule import Schedule
 from limbeck.tasks import Task
 
 CARD = MethodCard(
@@ -52,7 +54,7 @@ _DIVERGENCES = ("jsd", "forward", "reverse")
 def gkd(
     teacher: Any,
     *,
-    share: float = 1.0,
+    share: float | str | Schedule | AdaptiveShare = 1.0,
     divergence: str = "jsd",
     mixture: float = 0.5,
     normalized: bool = True,
@@ -61,7 +63,7 @@ def gkd(
     sampling_temperature: float = 1.0,
     writer: str = "student",
     replay: int = 0,
-    replay_share: float = 0.5,
+    replay_share: float | str | Schedule = 0.5,
     weight: float = 1.0,
     task: str | Task = "language_modeling",
     epochs: int | None = None,
@@ -69,8 +71,8 @@ def gkd(
     r"""Match the teacher on written texts: :math:`(1 - \lambda) E_{y \sim data} D + \lambda E_{y \sim q} D`.
 
     D is the mean over the tokens of y of a divergence of p, the teacher's distribution of the next token, and q, the
-    student's, in nats, times :math:`T^2`. There is no gradient through the sampling. With probability lambda, which is
-    a pure function of the step, a batch has texts y that the student writes for its prompts.
+    student's, in nats, times :math:`T^2`. There is no gradient through the sampling. With probability lambda, which may
+    be a schedule, a batch has texts y that the student writes for its prompts.
 
     ``jsd`` is :math:`\frac{b KL(p \| m) + (1 - b) KL(q \| m)}{b (1 - b)}` with :math:`m = b p + (1 - b) q`: the forward
     KL divergence at b = 0 and the reverse one at b = 1. The paper leaves out the divisor: then the gradient vanishes
@@ -81,7 +83,8 @@ def gkd(
     Args:
         teacher: The teacher: a module, a `Teacher`, or the name of a model in the run. Stored outputs do not fit texts
             that are written anew: of a cached teacher, the teacher itself is used, unless `share` is 0.
-        share: lambda, the share of the batches with written texts, from 0 to 1.
+        share: lambda, the share of the batches with written texts: a number from 0 to 1, a `limbeck.Schedule` or its
+            text, such as ``ramp(1.0)``, or a `limbeck.data.AdaptiveShare`.
         divergence: D: ``jsd``, ``forward`` or ``reverse``.
         mixture: b, the weight of the teacher in the mixture of ``jsd``, from 0 to 1 (beta of the paper).
         normalized: Whether ``jsd`` is divided by b (1 - b). False is the paper's form.
@@ -90,7 +93,8 @@ def gkd(
         sampling_temperature: The temperature at which texts are written; 0 takes the most likely tokens.
         writer: Who writes: ``student``, or ``teacher`` for new texts of the teacher in every epoch.
         replay: The number of written texts that are kept and used again; 0 for none.
-        replay_share: The share of the batches of written texts that are drawn from those kept, from 0 to 1.
+        replay_share: The share of the batches of written texts that are drawn from those kept, from 0 to 1, or a
+            schedule.
         weight: w, the weight of the divergence, from 0 to 1; the rest is that of the given answers.
         task: What the targets are.
         epochs: Passes over the data; by default the budget of the run.
@@ -109,6 +113,7 @@ def gkd(
     CARD.get_task(task)
     check_hyper(mixture=mixture, temperature=temperature)
     check_share(weight=weight)
+    share = read_share("share", share)
     check_loss_counts(weight=weight, share=share)
     rollouts, teacher = make_rollouts(
         teacher, share=share, writer=writer, max_new_tokens=max_new_tokens, sampling_temperature=sampling_temperature,
