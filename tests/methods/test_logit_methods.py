@@ -16,12 +16,16 @@ from methods.planted import Planted
 
 # The weights are those for few examples and classes, so that the teacher counts beside the labels.
 SETTINGS = {
+    "ada_alpha": {"class_weights": (0.8,) * 11},
+    "ctkd": {"spread": 5.0},
     "dist": {},
     "dkd": {"non_target_weight": 2.0},
     "logit_standardization": {"weight": 2.0, "label_weight": 0.5},
     "mlkd": {},
     "nkd": {},
+    "skd": {},
     "ttm": {"exponent": 0.5, "weight": 4.0},
+    "wkd": {"weight": 20.0, "temperature": 2.0},
     "wsl": {},
 }
 
@@ -74,9 +78,10 @@ def other_tasks():
 @pytest.mark.parametrize(("name", "task"), other_tasks())
 def test_it_learns_every_task_on_its_card(name, task):
     fitted = Regression() if task == "regression" else task
+    other = {"label_weight": 3.0} if "label_weight" in method(name).parameters else {"temperature": 9.0}
     first, second = (
         tiny_run(task, make(name, teacher=teacher_for(task), task=fitted, **SETTINGS[name] | changed))
-        for changed in ({}, {"label_weight": 3.0})
+        for changed in ({}, other)
     )
     assert all(torch.isfinite(torch.tensor(report.loss)) for report in first.history)
     assert not same_weights(weights(first.student), weights(second.student))
