@@ -5,7 +5,7 @@ from __future__ import annotations
 from limbeck.functional.across_tokenizers import binary_likelihood_kl, sorted_probability_distance
 from limbeck.functional.alpha_beta import alpha_beta_divergence
 from limbeck.functional.attention import attention_kl, attention_score_error, class_token_distance, relation_kl
-from limbeck.functional.divergence import kl_divergence, probabilities, reverse_kl, total_variation
+from limbeck.functional.divergence import kl_divergence, probabilities, reverse_kl, symmetric_kl, total_variation
 from limbeck.functional.features import (
     logit_squared_error,
     probability_squared_error,
@@ -64,6 +64,7 @@ __all__ = [
     "sorted_probability_distance",
     "squared_error",
     "state_squared_error",
+    "symmetric_kl",
     "target_squared_error",
     "total_variation",
 ]

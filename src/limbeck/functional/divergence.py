@@ -120,6 +120,35 @@ def reverse_kl(
 
 @kernel(per="position", divergence=True)
 @validates_pair
+def symmetric_kl(
+    student: Float[Tensor, "*batch classes"], teacher: Float[Tensor, "*batch classes"], *, temperature: float = 1.0
+) -> Float[Tensor, "*batch"]:
+    """Compute the mean of the two Kullback-Leibler divergences, times T^2: half the Jeffreys divergence.
+
+    ``T^2 (KL(p || q) + KL(q || p)) / 2`` in nats, with p of the teacher and q of the student. It is infinite if one
+    side alone is -inf in a column in which the other's probability is above 0; `jensen_shannon` is bounded.
+
+    Args:
+        student: Logits of the student.
+        teacher: Logits of the teacher.
+        temperature: T, above 0.
+
+    Raises:
+        LimbeckError: If the shapes differ, or `temperature` is not a finite number above 0.
+
+    Example:
+        >>> import torch
+        >>> symmetric_kl(torch.tensor([[0.0, 0.0]]), torch.tensor([[3.0, 1.0]]).log())
+        tensor([0.1373])
+
+    Source: Stanton et al., Does Knowledge Distillation Really Work?, 2021, arXiv:2106.05945.
+    """
+    forward = divergence(student, teacher, temperature, KULLBACK_LEIBLER)
+    return 0.5 * (forward + divergence(teacher, student, temperature, KULLBACK_LEIBLER))
+
+
+@kernel(per="position", divergence=True)
+@validates_pair
 def total_variation(
     student: Float[Tensor, "*batch classes"], teacher: Float[Tensor, "*batch classes"], *, temperature: float = 1.0
 ) -> Float[Tensor, "*batch"]:
