@@ -1,10 +1,12 @@
-"""Examples as rows, rows of length 1, and distances between rows: parts of losses that compare pairs of examples."""
+"""Examples as rows, rows of length 1, distances between rows: parts of losses that compare examples or channels."""
 
 from __future__ import annotations
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
+
+from limbeck.errors import LimbeckError
 
 
 def flatten_examples(
@@ -86,6 +88,43 @@ def normalize_rows(rows: Float[Tensor, "*batch features"]) -> Float[Tensor, "*ba
     rows = (rows / largest.where(exists, 1.0)).where(exists, 0.0)
     squared = rows.square().sum(-1, keepdim=True)
     return rows / squared.where(exists, 1.0).sqrt()
+
+
+def flatten_channels(
+    features: Float[Tensor, "batch ..."], mask: Bool[Tensor, "batch ..."] | None = None, *, scale: bool = True
+) -> Float[Tensor, "batch channels positions"]:
+    """Bring features to the layout ``[batch, channels, positions]``, divided by the largest value of each example.
+
+    Maps are ``[batch, channels, height, width]``, tokens ``[batch, positions, channels]``; rows ``[batch, channels]``
+    have one position. As in `flatten_examples`, the division is no part of the graph, and a mask of other positions is
+    not used.
+
+    Args:
+        features: Features of 2 to 4 dimensions.
+        mask: True where a token counts; the others become 0.
+        scale: Whether to divide.
+
+    Raises:
+        LimbeckError: If the features have other dimensions.
+
+    Example:
+        >>> flatten_channels(torch.tensor([[[1.0, 2.0], [4.0, 8.0]]]))
+        tensor([[[0.1250, 0.5000],
+                 [0.2500, 1.0000]]])
+    """
+    if not 2 <= features.ndim <= 4:
+        raise LimbeckError(
+            "Relations between channels or positions need features [batch, channels, height, width], [batch, tokens, "
+            f"channels] or [batch, channels]; got the shape {tuple(features.shape)}. Name another layer."
+        )
+    if mask is not None and mask.ndim == 2 and features.ndim == 3 and mask.shape == features.shape[:2]:
+        features = features.masked_fill(~mask.bool().unsqueeze(2), 0.0)
+    layouts = {2: lambda: features.unsqueeze(2), 3: lambda: features.transpose(1, 2), 4: lambda: features.flatten(2)}
+    channels = layouts[features.ndim]()
+    if not scale or channels.numel() == 0:
+        return channels
+    largest = channels.detach().abs().amax((1, 2), keepdim=True)
+    return channels / largest.where(largest > 0, 1.0)
 
 
 def compute_gram(rows: Float[Tensor, "batch features"]) -> Float[Tensor, "batch batch"]:
