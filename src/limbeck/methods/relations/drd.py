@@ -54,7 +54,8 @@ def spatial_relation_squared_error(
     Source: Li et al., 2025, arXiv:2506.20688.
     """
     if student.ndim == teacher.ndim == 4:
-        target = [min(ours, theirs, size) for ours, theirs in zip(student.shape[2:], teacher.shape[2:], strict=True)]
+        (height, width), (its_height, its_width) = student.shape[2:], teacher.shape[2:]
+        target = (min(height, its_height, size), min(width, its_width, size))
         student, teacher = _shrink(student, target), _shrink(teacher, target)
     ours, theirs = flatten_channels(student, mask), flatten_channels(teacher, mask)
     if ours.shape[2] != theirs.shape[2]:
@@ -105,7 +106,7 @@ def channel_relation_squared_error(
     return (_cosines(ours) - _cosines(theirs)).square().flatten(1).mean(1)
 
 
-def _shrink(maps: Tensor, target: list[int]) -> Tensor:
+def _shrink(maps: Tensor, target: tuple[int, int]) -> Tensor:
     """Average maps to a size; PyTorch refuses a batch without examples."""
     return F.adaptive_avg_pool2d(maps, target) if len(maps) else maps[..., : target[0], : target[1]]
 
