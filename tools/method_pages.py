@@ -1,4 +1,4 @@
-"""Write the generated parts of the pages of methods, and of the tables on docs/choose.md and docs/claims.md.
+"""Write the generated parts of the pages of methods, and of docs/choose.md, docs/claims.md and docs/results/index.md.
 
 `python tools/method_pages.py` writes them; with `--check` it only lists the pages that are out of date.
 """
@@ -11,9 +11,12 @@ import re
 import shlex
 import sys
 from pathlib import Path
+from typing import Any
 
 from limbeck.methods import MethodCall, method, names
 from limbeck.papers import paper, paper_names
+from limbeck.papers.claim import count_words
+from limbeck.report.tables import claim_cells
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 FIRST, LAST = "<!-- from the card: `make docs` writes what follows -->", "<!-- end of the card -->"
@@ -101,13 +104,46 @@ def render_table() -> str:
 
 def render_papers() -> str:
     """Render the table of the papers whose experiments run, with the questions that they answer."""
-    lines = ["| paper | command | questions | what came out |", "|---|---|---|---|"]
+    lines, results = ["| paper | command | questions | what came out |", "|---|---|---|---|"], read_results()
     for name in paper_names():
         one = paper(name)
         questions = "<br>".join(experiment.title for experiment in one.experiments.values())
-        page = f"[results](results/{name}.md)" if (DOCS / "results" / f"{name}.md").is_file() else "`table.md` of a run"
+        words = count_words(results[name]["claims"]) if name in results else {}
+        counts = "".join(f"{count} {word}, " for word, count in words.items() if count)
+        page = (
+            f"{counts}[results](results/{name}.md)"
+            if (DOCS / "results" / f"{name}.md").is_file()
+            else "`table.md` of a run"
+        )
         lines.append(f"| {one.title} | `limbeck papers {name}` | {questions} | {page} |")
     return "\n".join(lines) + "\n"
+
+
+def read_results() -> dict[str, dict[str, Any]]:
+    """Read the results of the papers that were measured, which a run writes as ``claims.json``."""
+    files = {name: DOCS / "results" / f"{name}.json" for name in paper_names()}
+    return {name: json.loads(file.read_text(encoding="utf-8")) for name, file in files.items() if file.is_file()}
+
+
+def render_results() -> str:
+    """Render the index of results: each claim of each paper with its word, interval and command."""
+    lines = ["| paper | claim | ours | 95 % interval | word | seeds |", "|---|---|--:|--:|---|--:|"]
+    commands = []
+    for name in paper_names():
+        one, result = paper(name), read_results().get(name)
+        link = f"[{name}]({name}.md)" if (DOCS / "results" / f"{name}.md").is_file() else name
+        lines.append(f"| **{link}** | {one.claim} | | | {'' if result else 'not measured yet'} | |")
+        for claim in result["claims"] if result else ():
+            sentence, _, ours, interval, word = claim_cells(claim)
+            lines.append(f"| | {sentence} | {ours} | {interval} | **{word}** | {claim['seeds']} |")
+        if result:
+            cpu = f", {result['cpu_seconds']:,.0f} CPU seconds" if result["cpu_seconds"] else ""
+            commands.append(f"- {name}: `{result['command']}`{cpu}")
+    words = count_words([claim for result in read_results().values() for claim in result["claims"]])
+    counts = ", ".join(f"{count} {word}" for word, count in words.items())
+    measured = f"{len(read_results())} of {len(paper_names())} papers"
+    head = f"Measured: {measured}; claims: {counts}."
+    return "\n".join([head, "", *lines, "", "Commands:", "", *commands]) + "\n"
 
 
 def render_claims() -> str:
@@ -133,7 +169,11 @@ def update(text: str, *parts: str) -> str:
 
 def updated_pages() -> dict[Path, str]:
     """Return the current text of every page with generated parts."""
-    pages = {DOCS / "choose.md": [render_table()], DOCS / "claims.md": [render_papers(), render_claims()]}
+    pages = {
+        DOCS / "choose.md": [render_table()],
+        DOCS / "claims.md": [render_papers(), render_claims()],
+        DOCS / "results" / "index.md": [render_results()],
+    }
     pages |= {
         DOCS / "methods" / f"{name}.md": [render_first(method(name)), render_last(method(name))] for name in names()
     }

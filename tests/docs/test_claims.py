@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
+import math
 import re
 from pathlib import Path
 
 from limbeck.methods import names
 from limbeck.papers import paper_names
+from limbeck.papers.claim import choose_word
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 
@@ -30,4 +33,25 @@ def test_what_it_links_to_exists():
 def test_the_results_of_a_paper_are_linked():
     page = (DOCS / "claims.md").read_text(encoding="utf-8")
     for file in (DOCS / "results").glob("*.md"):
+        if file.name == "index.md":
+            continue
         assert f"](results/{file.name})" in page
+
+
+def test_every_paper_is_in_the_index_of_results_with_its_words():
+    page = (DOCS / "results" / "index.md").read_text(encoding="utf-8")
+    for name in paper_names():
+        (row,) = [line for line in page.splitlines() if line.startswith((f"| **[{name}]", f"| **{name}"))]
+        assert ("not measured yet" in row) != (DOCS / "results" / f"{name}.json").is_file()
+
+
+def test_words_of_results_follow_from_their_intervals():
+    files = sorted((DOCS / "results").glob("*.json"))
+    assert files
+    for file in files:
+        result = json.loads(file.read_text(encoding="utf-8"))
+        assert (result["paper"], file.stem in paper_names()) == (file.stem, True)
+        assert file.stat().st_size < 20_000
+        for claim in result["claims"]:
+            low, high = (math.inf if end is None else end for end in claim["bounds"])
+            assert claim["word"] == choose_word(claim["low"], claim["high"], (low, high)), claim["claim"]

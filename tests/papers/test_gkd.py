@@ -185,7 +185,11 @@ def test_every_arm_runs_and_the_table_has_all_of_them(finished):
         table = {"experiments": {"maze": {"title": "?", "rows": [row.as_json() for row in rows]}}, "skipped": {}}
         text = paper_markdown(table)
         assert "| on-policy JSD |" in text
-        assert ("lower end of the interval" in text) == (scale is QUICK)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(maze_table, "QUICK", TINY)
+            claims = experiment.claims(scale, results)
+        assert len(claims) == 6
+        assert all((claim.low is not None) == (scale is QUICK) for claim in claims)
 
 
 @pytest.mark.slow

@@ -30,6 +30,7 @@ from limbeck.errors import DataError
 from limbeck.methods import make
 from limbeck.metrics import predict
 from limbeck.models import Cnn, seeded
+from limbeck.papers.claim import Claim, ClaimResult, Figure, judge_claims
 from limbeck.papers.experiment import Experiment, ExperimentScale, Figures, Row, TaskFolder, fewer, renumbered
 from limbeck.recipe import Optimizer, Recipe
 from limbeck.task_runner import WorkItem
@@ -210,6 +211,16 @@ def _rows(scale: ExperimentScale, results: Mapping[str, Figures]) -> list[Row]:
     return [*rows, *_order(scale, results)]
 
 
+def _judge(scale: ExperimentScale, results: Mapping[str, Figures]) -> list[ClaimResult]:
+    """The claims about long training: function matching is ahead of each other way."""
+
+    def column(way: str, key: str) -> list[float]:
+        return [results[_name(way, "long", seed)][key] for seed in scale.seeds]
+
+    figure = Figure("accuracy", "accuracy after long training", "%", resolution=0.01)
+    return judge_claims([Claim.of_difference(WAYS[-1], way, figure) for way in WAYS[:-1]], column)
+
+
 def _order(scale: ExperimentScale, results: Mapping[str, Figures]) -> list[Row]:
     """Compare function matching with each other way in long training, as in the paper's figure."""
     best = [results[_name(WAYS[-1], "long", seed)]["accuracy"] for seed in scale.seeds]
@@ -223,7 +234,7 @@ def _order(scale: ExperimentScale, results: Mapping[str, Figures]) -> list[Row]:
 
 
 MATCHING = Experiment(
-    "matching", "Which way of asking a teacher is best, and does it depend on patience?", _tasks, _rows
+    "matching", "Which way of asking a teacher is best, and does it depend on patience?", _tasks, _rows, claims=_judge
 )
 TITLE = (
     "Beyer, Zhai, Royer, Markeeva, Anil and Kolesnikov, Knowledge distillation: A good teacher is patient and "

@@ -51,6 +51,7 @@ class Claim:
         bounds: The claimed values of the mean: above the first, and below the second.
         resolution: As for `Figure`.
         paper: The number of the paper; None if its data differ too much.
+        largest: The largest possible number of a seed, which limits the interval: 100 for points, 1 for correlations.
     """
 
     sentence: str
@@ -59,6 +60,7 @@ class Claim:
     bounds: tuple[float, float] = (0.0, math.inf)
     resolution: float = 0.0
     paper: float | None = None
+    largest: float = math.inf
 
     @classmethod
     def of_difference(
@@ -85,7 +87,8 @@ class Claim:
             return [sign * (a - b) for a, b in zip(column(arm, figure.key), column(over, figure.key), strict=True)]
 
         words = sentence or f"{arm} over {over}: {figure.title}"
-        return cls(words, values, _unit_of_difference(figure), (margin, math.inf), figure.resolution, paper)
+        bounds, unit = (margin, math.inf), _unit_of_difference(figure)
+        return cls(words, values, unit, bounds, figure.resolution, paper, _largest(figure))
 
     @classmethod
     def of_equality(cls, arm: str, other: str, figure: Figure, *, margin: float, sentence: str = "") -> Claim:
@@ -95,7 +98,8 @@ class Claim:
             return [a - b for a, b in zip(column(arm, figure.key), column(other, figure.key), strict=True)]
 
         words = sentence or f"{arm} like {other}, within {margin:g}: {figure.title}"
-        return cls(words, values, _unit_of_difference(figure), (-margin, margin), figure.resolution)
+        bounds, unit = (-margin, margin), _unit_of_difference(figure)
+        return cls(words, values, unit, bounds, figure.resolution, largest=_largest(figure))
 
     @classmethod
     def of_trend(cls, arms: Sequence[str], figure: Figure, *, increases: bool = True, sentence: str = "") -> Claim:
@@ -110,7 +114,7 @@ class Claim:
             return [sign * correlate(range(len(arms)), row, ranks=True) for row in rows]
 
         words = sentence or f"{figure.title} {'increases' if increases else 'decreases'} over {', '.join(arms)}"
-        return cls(words, values, "correlation")
+        return cls(words, values, "correlation", largest=1.0)
 
     @classmethod
     def of_correlation(
@@ -124,7 +128,7 @@ class Claim:
             return [sign * correlate(x, y) for x, y in zip(*pairs, strict=True)]
 
         words = sentence or f"{first.title} and {second.title} are {'' if positive else 'negatively '}correlated"
-        return cls(words, values, "correlation")
+        return cls(words, values, "correlation", largest=1.0)
 
 
 class ClaimResult(NamedTuple):
@@ -251,6 +255,10 @@ def _unit_of_difference(figure: Figure) -> str:
     return "points" if figure.unit == "%" else figure.unit
 
 
+def _largest(figure: Figure) -> float:
+    return 100.0 if figure.unit == "%" else math.inf
+
+
 def _checked(claim: Claim, values: Sequence[float]) -> tuple[float, ...]:
     numbers = tuple(float(value) for value in values)
     if not numbers or not all(map(math.isfinite, numbers)):
@@ -283,7 +291,12 @@ def _holm_comparisons(p_values: Sequence[float]) -> list[int]:
 
 def _judge(claim: Claim, values: Sequence[float], comparisons: int) -> ClaimResult:
     difference = paired_difference(
-        values, [0.0] * len(values), resolution=claim.resolution, comparisons=comparisons, confidence=1 - _LEVEL
+        values,
+        [0.0] * len(values),
+        confidence=1 - _LEVEL,
+        resolution=claim.resolution,
+        largest=claim.largest,
+        comparisons=comparisons,
     )
     return judge_difference(
         claim.sentence, difference, bounds=claim.bounds, unit=claim.unit, values=values, comparisons=comparisons,

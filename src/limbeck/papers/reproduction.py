@@ -172,6 +172,8 @@ def summarize_claims(result: Mapping[str, Any]) -> dict[str, Any]:
         for claim in experiment["claims"]
     ]
     command = f"limbeck papers {result['paper']} --scale {result['scale']}"
+    if result["seeds"] != paper(result["paper"]).seeds[result["scale"]]:
+        command += f" --seeds {result['seeds']}"
     head = {key: result[key] for key in ("paper", "scale", "seeds", "cpu_seconds")}
     return {**head, "command": command, "claims": claims}
 

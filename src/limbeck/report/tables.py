@@ -288,7 +288,7 @@ def claim_cells(claim: Mapping[str, Any]) -> tuple[str, str, str, str, str]:
     """Format a claim: its sentence, the number of the paper, ours, the interval, and the word."""
     unit, (least, most) = claim["unit"], claim["bounds"]
     sentence = claim["claim"]
-    if most is None and least:
+    if most is None and least > 0:
         sentence += f" (by more than {_signed(least, unit)})"
     paper = "-" if claim.get("paper") is None else _signed(claim["paper"], unit)
     low, high = claim["low"], claim["high"]

@@ -8,7 +8,6 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
-from statistics import fmean
 from typing import Any, NamedTuple
 
 import torch
@@ -24,6 +23,7 @@ from limbeck.losses import Loss
 from limbeck.metrics.statistics import compare_scores
 from limbeck.models import seeded
 from limbeck.optional_imports import install_command, is_installed
+from limbeck.papers.claim import ClaimResult, judge_difference
 from limbeck.papers.experiment import Experiment, ExperimentScale, Figures, Row, TaskFolder
 from limbeck.papers.gkd.maze import Decoder
 from limbeck.papers.gkd.students import LOG_EVERY, count_steps, load_weights, read_figures, save_weights
@@ -294,23 +294,23 @@ _COLUMNS = {
 
 def _rows(scale: ExperimentScale, results: Mapping[str, Figures]) -> list[Row]:
     by_arm = {arm: [results[_task(arm, seed)] for seed in scale.seeds] for arm in ("start", *ARMS)}
-    rows = [
+    return [
         Row(name, [run[key] for run in figures], unit, column=column)
         for name, figures in {"the teacher": [results["captions/teacher"]], **by_arm}.items()
         for key, (column, unit) in _COLUMNS.items() if key in figures[0]
     ]  # fmt: skip
-    ours, theirs = (by_arm[arm] for arm in ("on-policy JSD", "supervised KD, equal seconds"))
+
+
+def _judge(scale: ExperimentScale, results: Mapping[str, Figures]) -> list[ClaimResult]:
+    """The claim, with an interval over seeds and captions."""
+    arms = ("supervised KD, equal seconds", "on-policy JSD")
+    theirs, ours = ([results[_task(arm, seed)] for seed in scale.seeds] for arm in arms)
     gain = compare_scores(*([run["scores"] for run in runs] for runs in (theirs, ours)))
     values = [their["own"] - our["own"] for our, their in zip(ours, theirs, strict=True)]
     name = "on-policy JSD over supervised KD, equal seconds: fewer nats on own text"
-    note = (
-        ""
-        if gain.low is None or gain.high is None
-        else f"95 % interval {gain.low:.3f} to {gain.high:.3f}, over seeds and captions"
-    )
-    return [*rows, Row(name, [*values], "nats", lower_is_better=False, note=f"{note}; mean {fmean(values):.3f}")]
+    return [judge_difference(name, gain, unit="nats", values=values)]
 
 
 CAPTIONS = Experiment(
-    "captions", "Real text: captions of Multi30k, continued from three words", _tasks, _rows, why_skipped
+    "captions", "Real text: captions of Multi30k, continued from three words", _tasks, _rows, why_skipped, _judge
 )

@@ -25,6 +25,7 @@ from limbeck.generation import GenerationConfig, generate
 from limbeck.losses import Loss
 from limbeck.metrics.statistics import compare_scores
 from limbeck.optional_imports import import_optional, install_command, is_installed
+from limbeck.papers.claim import ClaimResult, judge_difference
 from limbeck.papers.experiment import Experiment, ExperimentScale, Figures, Row, TaskFolder
 from limbeck.random_seeds import counter_order
 from limbeck.recipe import Optimizer, Stage
@@ -208,24 +209,24 @@ def _rows(scale: ExperimentScale, results: Mapping[str, Figures]) -> list[Row]:
     by_arm: dict[str, Sequence[Figures]] = {"the teacher": [results["gsm8k/teacher"]]}
     by_arm |= {arm: [results[_task(arm, seed)] for seed in scale.seeds] for arm in ("start", *ARMS)}
     columns = {"right": ("right, T=1", "%"), "greedy": ("right, greedy", "%"), "seconds": ("time", "s")}
-    rows = [
+    return [
         Row(name, [run[key] for run in figures], unit, lower_is_better=unit != "%", column=column)
         for name, figures in by_arm.items() for key, (column, unit) in columns.items() if key in figures[0]
     ]  # fmt: skip
+
+
+def _judge(scale: ExperimentScale, results: Mapping[str, Figures]) -> list[ClaimResult]:
+    """The claims, with intervals over seeds and problems."""
+    arms, claims = ("on-policy JSD", "supervised KD"), []
+    ours, theirs = ([results[_task(arm, seed)] for seed in scale.seeds] for arm in arms)
     for measure_name in ("right", "greedy"):
-        ours, theirs = (by_arm[arm] for arm in ("on-policy JSD", "supervised KD"))
         gain = compare_scores(
             *([run["scores"][measure_name] for run in runs] for runs in (ours, theirs)), largest=1.0, comparisons=2
         )
-        note = (
-            ""
-            if gain.low is None or gain.high is None
-            else f"95 % interval {100 * gain.low:.1f} to {100 * gain.high:.1f}"
-        )
         values = [our[measure_name] - their[measure_name] for our, their in zip(ours, theirs, strict=True)]
-        name = f"on-policy JSD over supervised KD: {columns[measure_name][0]}"
-        rows.append(Row(name, values, "points", lower_is_better=False, note=note))
-    return rows
+        name = f"on-policy JSD over supervised KD: right, {'greedy' if measure_name == 'greedy' else 'T=1'}"
+        claims.append(judge_difference(name, gain, scale=100.0, values=values, comparisons=2))
+    return claims
 
 
-GSM8K = Experiment("gsm8k", "Word problems, with pretrained models on a GPU", _tasks, _rows, why_skipped)
+GSM8K = Experiment("gsm8k", "Word problems, with pretrained models on a GPU", _tasks, _rows, why_skipped, _judge)

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 
 from limbeck.metrics.statistics import compare_scores
+from limbeck.papers.claim import ClaimResult, judge_difference
 from limbeck.papers.experiment import Experiment, ExperimentScale, Figures, Row
 from limbeck.papers.gkd.students import (
     ARMS,
@@ -141,10 +142,8 @@ def _rows(scale: ExperimentScale, results: Mapping[str, Figures], *, small: bool
     )
     for name, figures in of_arm.items():
         rows += _columns(name, figures, trained=True)
-    for name in _ON_POLICY:
-        rows += _claims(name, "supervised KD, equal seconds", of_arm, aim=small)
     for other in ("the same, teacher stored", "new text of the teacher", "labels, equal seconds", "sequence-level KD"):
-        rows += _claims("on-policy JSD", other, of_arm, aim=False)
+        rows += _differences("on-policy JSD", other, of_arm)
     return rows + (_tried(results[_SETTINGS]) if small else [])
 
 
@@ -170,25 +169,36 @@ def _columns(name: str, figures: Sequence[Figures], *, trained: bool) -> list[Ro
     return [*rows, row("steps", "steps", "steps"), row("seconds", "time", "s"), row("rate", "learning rate", "")]
 
 
-def _claims(ours: str, theirs: str, of_arm: Mapping[str, Sequence[Figures]], *, aim: bool) -> list[Row]:
-    """The difference of two arms, and the lower end of its interval.
+def _judge(scale: ExperimentScale, results: Mapping[str, Figures], *, small: bool) -> list[ClaimResult]:
+    """The claims: text of the student is ahead of given text at equal seconds, for three divergences."""
+    sizes = _sizes(scale)
+    prompts = sizes.prompts if small else _all_prompts(sizes)
+    arms = (*_ON_POLICY, "supervised KD, equal seconds")
+    of_arm = {name: [results[_task(prompts, name, seed)] for seed in scale.seeds] for name in arms}
+    return [_compare(ours, arms[-1], of_arm, measure) for ours in _ON_POLICY for measure in _CLAIMS]
+
+
+def _compare(ours: str, theirs: str, of_arm: Mapping[str, Sequence[Figures]], measure: str) -> ClaimResult:
+    """The difference of two arms.
 
     Intervals are over seeds and test pairs, and are corrected for the number of on-policy arms and measures.
     """
+    scores = [[run["scores"][measure] for run in of_arm[name]] for name in (ours, theirs)]
+    comparisons = len(_ON_POLICY) * len(_CLAIMS)
+    difference = compare_scores(*scores, largest=1.0, comparisons=comparisons)
+    by_seed = [a[measure] - b[measure] for a, b in zip(of_arm[ours], of_arm[theirs], strict=True)]
+    return judge_difference(
+        f"{ours} over {theirs}: {_MEASURES[measure]}", difference, scale=100.0, values=by_seed, comparisons=comparisons
+    )
+
+
+def _differences(ours: str, theirs: str, of_arm: Mapping[str, Sequence[Figures]]) -> list[Row]:
+    """The differences of two arms, with their intervals as remarks."""
     rows = []
-    for measure in _CLAIMS:
-        scores = [[run["scores"][measure] for run in of_arm[name]] for name in (ours, theirs)]
-        difference = compare_scores(*scores, largest=1.0, comparisons=len(_ON_POLICY) * len(_CLAIMS))
-        by_seed = [a[measure] - b[measure] for a, b in zip(of_arm[ours], of_arm[theirs], strict=True)]
-        name = f"{ours} over {theirs}: {_MEASURES[measure]}"
-        rows.append(Row(name, by_seed, "points", lower_is_better=False))
-        if difference.low is not None and difference.high is not None:
-            note = f"95 % interval to {100 * difference.high:.1f}, for {len(_ON_POLICY) * len(_CLAIMS)} comparisons"
-            low = 100 * difference.low
-            least = 0.01 if aim else None
-            rows.append(
-                Row("  lower end of the interval", [low], "points", lower_is_better=False, aim=least, note=note)
-            )
+    for found in (_compare(ours, theirs, of_arm, measure) for measure in _CLAIMS):
+        interval = "" if found.low is None else f"95 % interval {found.low:.1f} to {found.high:.1f}"
+        note = f"{interval}, for {found.comparisons} comparisons" if interval else ""
+        rows.append(Row(found.claim, found.values, "points", lower_is_better=False, note=note))
     return rows
 
 
@@ -197,7 +207,9 @@ MAZE_FEW = Experiment(
     "Is text of the student worth more than given text, when there are few prompts?",
     partial(_tasks, small=True),
     partial(_rows, small=True),
+    claims=partial(_judge, small=True),
 )
 MAZE_ALL = Experiment(
-    "maze-1952", "And when there are enough prompts?", partial(_tasks, small=False), partial(_rows, small=False)
-)
+    "maze-1952", "And when there are enough prompts?", partial(_tasks, small=False), partial(_rows, small=False),
+    claims=partial(_judge, small=False),
+)  # fmt: skip

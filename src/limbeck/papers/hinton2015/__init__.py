@@ -1,5 +1,6 @@
 """Hinton, Vinyals and Dean, 2015, arXiv:1503.02531."""
 
+from limbeck.papers.hinton2015.claims import add_claims
 from limbeck.papers.hinton2015.confusions import CONFUSIONS
 from limbeck.papers.hinton2015.mnist import MNIST, OMIT3, ONLY78, TEMPERATURE
 from limbeck.papers.hinton2015.regularizer import REGULARIZER
@@ -11,4 +12,4 @@ CLAIM = (
     "it never saw."
 )
 SEEDS = {"quick": 1, "full": 3}
-EXPERIMENTS = (MNIST, TEMPERATURE, OMIT3, ONLY78, REGULARIZER, SPEECH, CONFUSIONS)
+EXPERIMENTS = tuple(add_claims(one) for one in (MNIST, TEMPERATURE, OMIT3, ONLY78, REGULARIZER, SPEECH, CONFUSIONS))
