@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import time
 from typing import get_args
 
 import pytest
+from rich.console import Console
 
 from limbeck.cli.terminal import ProgressCallback, ProgressLines
 from limbeck.events import (
@@ -125,3 +127,17 @@ def test_a_job_without_a_terminal_has_a_line_for_every_arm_and_seed(done):
         for seed in (0, 1):
             assert sum(line.startswith(f"{arm_name}, seed {seed}: ") for line in run.err.splitlines()) == 1
     assert "6 of 6" in run.err
+
+
+@pytest.mark.parametrize("columns", [60, 100, 200])
+def test_the_terms_below_a_bar_are_whole_in_any_width(monkeypatch, columns):
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+    generation = {"finished": 20.0, "cut_off": 12.0, "tokens_per_second": 5000.0, "time_share": 0.5, "mean_age": 2.0}
+    with ProgressCallback(to_error=True) as callback:
+        callback(StepsTaken("student alone, seed 0", "", "", 1, 2, 1.0, {"kl_divergence": 1.234567}, generation))
+        console = Console(width=columns, file=io.StringIO())
+        for line in callback._bars.get_renderables():
+            console.print(line)
+    printed = console.file.getvalue()
+    assert all(len(line) <= columns for line in printed.splitlines())
+    assert "kl_divergence1.23texts32(12cutoff),5,000tokens/s,50%ofthetime,age2.0" in "".join(printed.split())

@@ -248,26 +248,28 @@ class ProgressCallback(AbstractContextManager["ProgressCallback"]):
 
 
 def _bars() -> Any:
-    from rich.progress import BarColumn, Progress, ProgressColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
     from rich.table import Column
     from rich.text import Text
 
-    class TermsColumn(ProgressColumn):
-        """Loss terms, cut to the rest of the line; the other columns keep their width."""
+    class ProgressWithTerms(Progress):
+        """Bars, and below each one its loss terms, on as many lines as the width of the terminal needs."""
 
-        def render(self, task: Any) -> Text:
-            return Text(task.fields["terms"], style="dim", no_wrap=True, overflow="ellipsis")
+        def get_renderables(self) -> Iterator[Any]:
+            for task in self.tasks:
+                yield self.make_tasks_table([task])
+                if task.fields["terms"]:
+                    yield Text(f"  {task.fields['terms']}", style="dim", overflow="fold")
 
     def fixed() -> Column:
         return Column(no_wrap=True)
 
-    return Progress(
+    return ProgressWithTerms(
         TextColumn("{task.description}", table_column=fixed()),
         BarColumn(bar_width=12, table_column=fixed()),
         TextColumn("{task.percentage:>3.0f}%", table_column=fixed()),
         TextColumn("{task.fields[rate]}", table_column=fixed(), justify="right"),
         TimeRemainingColumn(compact=True, table_column=fixed()),
-        TermsColumn(),
         console=make_console(stderr=True),
         transient=True,
         # Output that is redirected to a file must not go through the terminal.

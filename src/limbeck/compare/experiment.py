@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from limbeck.atomic_io import write_text
 from limbeck.checksums import write_json
-from limbeck.compare.arm_recipes import matched_smoothing, recipe_of
+from limbeck.compare.arm_recipes import ALONE, matched_smoothing, recipe_of
 from limbeck.compare.arms import ArmRun, Outcome, can_write, run_arm, write_samples
 from limbeck.compare.changed_job import Changes, changed_job, remove_outdated
 from limbeck.compare.comparison_data import (
@@ -32,7 +32,7 @@ from limbeck.compare.comparison_data import (
 from limbeck.compare.dry_run import describe_few_steps, dry_run, find_seen_rows, verify_files
 from limbeck.compare.extra_metrics import check_also, measure_extra
 from limbeck.compare.language import describe_cut_off, describe_tokens, describe_vocabulary
-from limbeck.compare.result import MetricContext, arms_rows, method_settings, verdict_of
+from limbeck.compare.result import MetricContext, arms_rows, is_control, method_settings, verdict_of
 from limbeck.compare.run_storage import (
     append_outcome,
     check_folder,
@@ -57,6 +57,7 @@ from limbeck.engine import StepReport, environment, open_fabric
 from limbeck.errors import DataError, LimbeckError, TextTooLongError
 from limbeck.events import ArmFinished, ArmsPlanned, Callback, Message, ignore_events
 from limbeck.job import Job, RunLayout, hide_private_paths, plain_name, recommend, shared_path
+from limbeck.job.run_layout import STUDENT
 from limbeck.metrics import load_tensors, save_tensors
 from limbeck.report import result_svg, write_report
 from limbeck.report.svg import NO_FIGURES, has_figures
@@ -321,10 +322,33 @@ def _outcomes(
     done = {(outcome.arm, outcome.seed) for outcome in finished}
     pending = [run for run in runs if (run.arm, run.seed) not in done]
     callback(ArmsPlanned(len(finished) + len(pending)))
-    yield from (with_scores(one, out, material) for one in finished)
-    for outcome in _run_all(pending, job.workers, material, teacher, answers, callback):
+    # A method that is the control itself is trained once, as the method: its first student may be the one to ship.
+    method_arm = next((arm for arm in job.method_arms if is_control(job, arm)), None)
+    copies = {run.seed: run for run in pending if run.arm == ALONE and method_arm is not None}
+    trained = {run.seed: run for run in runs if run.arm == method_arm}
+    left = [run for run in pending if run is not copies.get(run.seed)]
+    for outcome in finished:
+        yield with_scores(outcome, out, material)
+        if outcome.arm == method_arm and outcome.seed in copies:
+            yield _copy_outcome(
+                with_scores(outcome, out, material), trained[outcome.seed], copies.pop(outcome.seed), out
+            )
+    for outcome in _run_all(left, job.workers, material, teacher, answers, callback):
         append_outcome(job, out, outcome)
         yield outcome
+        if outcome.arm == method_arm and outcome.seed in copies:
+            yield _copy_outcome(outcome, trained[outcome.seed], copies.pop(outcome.seed), out)
+
+
+def _copy_outcome(outcome: Outcome, trained: ArmRun, copied: ArmRun, out: Path | None) -> Outcome:
+    """The outcome and the files of a run as those of the same run under another name."""
+    copy = outcome._replace(arm=copied.arm)
+    if trained.out is not None and copied.out is not None and is_rank_zero(copied.job):
+        shutil.copytree(trained.out, copied.out, dirs_exist_ok=True)
+        if trained.student is not None:
+            shutil.copytree(trained.student, copied.out / STUDENT, dirs_exist_ok=True)
+    append_outcome(copied.job, out, copy)
+    return copy
 
 
 def _runs(job: Job, teacher: Teacher, out: Path | None, smoothing: float, task: Task) -> list[ArmRun]:

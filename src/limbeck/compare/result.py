@@ -176,7 +176,7 @@ def verdict_of(
     if ALONE not in job.arms:
         sentence = "No verdict: without the arm 'student alone' there is nothing to compare with."
         return {"arm": arm, "difference": None, "interval": None, "helps": None, "sentence": sentence, "against": {}}
-    if _is_control(job, arm):
+    if is_control(job, arm):
         best = f"Of {count} methods {arm} is the best on development data. " if count > 1 else ""
         sentence = (
             f"{best}No verdict: the method supervised learns from the labels or texts alone, without the teacher, so "
@@ -214,11 +214,13 @@ def verdict_of(
     return {"arm": arm, **verdict, "against": against, "methods": _each(job, outcomes, examples, score)}
 
 
-def _is_control(job: Job, arm: str) -> bool:
+def is_control(job: Job, arm: str) -> bool:
     """Whether the method of an arm is the control itself, so that its runs are those of the student alone."""
     learns = job.method_arms.get(arm)
     control = learns is not None and learns.name == "supervised" and not learns.hyper
-    return control and job.budget_of(arm) == job.budget_of(ALONE)
+    budget = job.budget_of(arm)
+    # Methods alone get mixtures of images.
+    return control and budget == job.budget_of(ALONE) and budget.mix is None
 
 
 def _effort(outcomes: Sequence[Outcome], arm: str) -> str:
