@@ -8,10 +8,12 @@ import pytest
 import torch
 from torch import nn
 
+from limbeck.batch import Batch, Outputs, Progress
 from limbeck.data import ArrayDataset
 from limbeck.engine import distill
 from limbeck.errors import DataError
 from limbeck.functional import kl_divergence
+from limbeck.losses import weighted_loss
 from limbeck.methods import make
 from limbeck.methods.teachers.privileged import one_sided_kl
 from limbeck.models import reinitialize
@@ -162,3 +164,19 @@ def test_a_column_that_is_not_there_is_named_with_the_nearest():
     planted = Planted()
     with pytest.raises(DataError, match="Did you mean 'privileged'"):
         learn(planted, make("privileged", teacher=planted.truth, preprocess="priviliged"), privileged=planted.x)
+
+
+def test_without_privileged_inputs_it_is_generalized_distillation_with_a_student_at_temperature_1():
+    planted = Planted()
+    recipe = make("privileged", teacher=planted.truth, preprocess=None, temperature=3.0, weight=0.6)
+    student = planted.learn(recipe, epochs=2).student
+    expected = planted.student()
+    assert not same_weights(weights(student), weights(expected))
+    stage = next(recipe.stages())
+    with torch.no_grad():
+        z, v = expected(planted.x), planted.truth(planted.x)
+    batch = Batch(planted.x, labels=planted.labels)
+    terms = stage.objective(Outputs(logits=z), Outputs(logits=v), batch, Progress())
+    hard = nn.functional.cross_entropy(z, planted.labels)
+    soft = nn.functional.kl_div(z.log_softmax(-1), (v / 3).softmax(-1), reduction="batchmean")
+    torch.testing.assert_close(weighted_loss(terms, stage.objective.counts(batch)), 0.4 * hard + 0.6 * soft)

@@ -64,7 +64,7 @@ CARD = MethodCard(
 def privileged(
     teacher: Any,
     *,
-    preprocess: str | Preprocess = "privileged",
+    preprocess: str | Preprocess | None = "privileged",
     temperature: float = 1.0,
     weight: float = 1.0,
     labels: bool = True,
@@ -78,7 +78,8 @@ def privileged(
     Args:
         teacher: The teacher: a module, a `Teacher`, or the name of a model in the run.
         preprocess: The inputs of the teacher: the name of an extra column of the batch (``Batch.extra``), or a function
-            of the batch. A `Teacher` that declares its own ``preprocess`` keeps it.
+            of the batch. A `Teacher` that declares its own ``preprocess`` keeps it. None gives it the student's inputs:
+            generalized distillation without privileged information, with a student that has no temperature.
         temperature: T of the teacher, above 0; 1 in the paper's synthetic experiments.
         weight: Lambda, the weight of the teacher, from 0 to 1; 1 in the paper's synthetic experiments.
         labels: Whether to use labels. False drops the label term.
@@ -94,10 +95,11 @@ def privileged(
     objective: Objective = weight * Loss(one_sided_kl, temperature=temperature)
     if labels:
         objective = objective + (1 - weight) * Loss(cross_entropy)
-    privileged_teacher = PreprocessingTeacher(
-        teacher, SelectColumn(preprocess) if isinstance(preprocess, str) else preprocess
-    )
-    return Recipe(Stage(objective, teacher=privileged_teacher, epochs=epochs, name="privileged"))
+    source = teacher
+    if preprocess is not None:
+        inputs = SelectColumn(preprocess) if isinstance(preprocess, str) else preprocess
+        source = PreprocessingTeacher(teacher, inputs)
+    return Recipe(Stage(objective, teacher=source, epochs=epochs, name="privileged"))
 
 
 @final
