@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from limbeck.papers import ExperimentScale, lopezpaz2015
+from limbeck.papers import ExperimentScale, TaskFolder, lopezpaz2015
 from limbeck.papers.lopezpaz2015 import DIMENSIONS, FIGURES, KINDS, RELEVANT, SYNTHETIC, draw_examples
 
 
@@ -25,12 +25,12 @@ def test_labels_follow_from_the_privileged_inputs(kind):
         assert not torch.equal(better, x[:, :RELEVANT])
 
 
-def test_all_students_are_trained_and_the_claims_are_judged(monkeypatch):
+def test_all_students_are_trained_and_the_claims_are_judged(monkeypatch, tmp_path):
     monkeypatch.setattr(lopezpaz2015, "TRAIN", 40)
     monkeypatch.setattr(lopezpaz2015, "TEST", 50)
     original = lopezpaz2015._compare
     monkeypatch.setattr(lopezpaz2015, "_compare", lambda *a, **k: original(*a, **{**k, "epochs": 2}))
-    figures = lopezpaz2015.compare_on_synthetic(None, arm="clean labels", seed=0, quick=True)
+    figures = lopezpaz2015.compare_on_synthetic(TaskFolder(tmp_path, "x"), arm="clean labels", seed=0, quick=True)
     assert set(figures) == {figure.key for figure in FIGURES}
     assert all(0 <= value <= 100 for value in figures.values())
     scale = ExperimentScale("quick", (0, 1))
