@@ -324,8 +324,21 @@ class MemoryCheck:
         self._accumulate = accumulate
 
     def remember(self, objective: Objective) -> dict[str, int]:
-        """A checksum of every buffer of the objective; empty if a batch is never split."""
-        return {name: _mark(buffer) for name, buffer in _memory(objective).items()} if self._accumulate > 1 else {}
+        """A checksum of every buffer of the objective; empty if a batch is never split.
+
+        Raises:
+            LimbeckError: If the batch is split, and a head has a BatchNorm, which would see the parts alone.
+        """
+        if self._accumulate == 1:
+            return {}
+        norms = [path for path, module in objective.named_modules() if isinstance(module, _BatchNorm)]
+        if norms:
+            raise LimbeckError(
+                f"The objective of {self._name!r} has a BatchNorm ({_list_names(norms)}), whose means over a part "
+                f"of the batch are not those of the batch: it cannot be accumulated (accumulate={self._accumulate}); "
+                "use accumulate=1 and a batch that fits."
+            )
+        return {name: _mark(buffer) for name, buffer in _memory(objective).items()}
 
     def compare(self, before: Mapping[str, int], objective: Objective) -> None:
         """Check an objective after its first call.

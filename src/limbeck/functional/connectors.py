@@ -119,3 +119,21 @@ def channels(features: Float[Tensor, "batch ..."]) -> int:
         (16, 5)
     """
     return int(features.shape[1 if features.ndim == 4 else -1])
+
+
+def as_maps(features: Float[Tensor, "batch channels ..."]) -> Float[Tensor, "batch channels height width"]:
+    """Maps as they are; rows ``[batch, channels]`` as maps of one pixel.
+
+    Raises:
+        LimbeckError: If the features are tokens, which have no height and width.
+
+    Example:
+        >>> as_maps(torch.zeros(2, 5)).shape
+        torch.Size([2, 5, 1, 1])
+    """
+    if features.ndim not in (2, 4):
+        raise LimbeckError(
+            f"This method convolves maps [batch, channels, height, width], and these features are "
+            f"{tuple(features.shape)}. Name another layer; attention_transfer, nst and vid take tokens."
+        )
+    return features[:, :, None, None] if features.ndim == 2 else features

@@ -8,6 +8,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from limbeck.errors import LimbeckError
+from limbeck.functional.kernel import kernel
 
 
 def to_positions(features: Float[Tensor, "batch ..."]) -> Float[Tensor, "batch positions channels"]:
@@ -149,3 +150,36 @@ def safe_root(values: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
     """
     positive = values > 0
     return values.where(positive, 1.0).sqrt().where(positive, 0.0)
+
+
+@kernel(per="example")
+def mean_squared_distance(
+    student: Float[Tensor, "batch ..."],
+    teacher: Float[Tensor, "batch ..."],
+    mask: Bool[Tensor, "batch ..."] | None = None,
+) -> Float[Tensor, " batch"]:
+    """Compute the mean squared difference of features over channels and the positions that count.
+
+    Args:
+        student: Features of the student, with the channels of the teacher.
+        teacher: Features of the teacher.
+        mask: Which positions of tokens count.
+
+    Raises:
+        LimbeckError: If the numbers of channels or tokens differ. In float32 it overflows for differences above 1e19.
+
+    Example:
+        >>> import torch
+        >>> mean_squared_distance(torch.zeros(1, 2), torch.tensor([[1.0, 3.0]])).item()
+        5.0
+
+    Source: Yang, Martinez, Bulat and Tzimiropoulos, ICLR 2021 (SRRL); Chen et al., 2022, arXiv:2203.14001 (SimKD).
+    """
+    where = position_mask(mask, student)
+    student, teacher = match_positions(student, teacher)
+    if student.shape != teacher.shape:
+        raise LimbeckError(f"The student has {student.shape[2]} channels and the teacher {teacher.shape[2]}.")
+    squares = (student - teacher).square()
+    if where is None:
+        return squares.flatten(1).mean(1)
+    return squares.masked_fill(~where, 0.0).sum((1, 2)) / (where.sum((1, 2)) * squares.shape[2]).clamp_min(1)

@@ -1,0 +1,78 @@
+"""Activation boundaries: the brute force of the loss, and a first stage that learns when neurons are active."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from limbeck.engine import distill
+from limbeck.errors import ArgumentError, LimbeckError
+from limbeck.methods import make
+from limbeck.methods.features.ab import activation_boundary_loss
+from limbeck.recipe import Recipe
+from limbeck.testing.law import weights
+from methods.planted import Planted
+
+LAYER = {"at": "layer1.1", "student_at": "layer1.1"}
+
+
+def brute_force_activation_boundary_loss(student, teacher, mask=None, *, margin=1.0):
+    values = []
+    for n, (one, other) in enumerate(zip(student.double(), teacher.double(), strict=True)):
+        tokens = one.ndim == 2 and mask is not None
+        total, count = 0.0, 0
+        for place, (s, t) in enumerate(zip(one.flatten().tolist(), other.flatten().tolist(), strict=True)):
+            if tokens and not bool(mask[n, place // one.shape[1]]):
+                continue
+            total += max(0.0, margin - s if t > 0 else margin + s) ** 2
+            count += 1
+        values.append(total / max(count, 1))
+    return torch.tensor(values, dtype=torch.float64)
+
+
+def draw(*shape, seed=0):
+    return 2 * torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+@pytest.mark.parametrize("shape", [(6,), (5, 4), (3, 2, 4)])
+def test_it_is_the_brute_force_for_rows_tokens_and_maps(shape):
+    student, teacher, mask = draw(3, *shape), draw(3, *shape, seed=1), torch.rand(3, 5) < 0.6
+    expected = brute_force_activation_boundary_loss(student, teacher, mask, margin=0.7)
+    torch.testing.assert_close(activation_boundary_loss(student, teacher, mask, margin=0.7), expected)
+
+
+def test_it_is_0_beyond_the_margin_on_the_same_side_whatever_the_strength():
+    teacher = draw(4, 6)
+    assert activation_boundary_loss(teacher.sign() * 1.0, 1e6 * teacher).abs().max() == 0
+    assert activation_boundary_loss(-teacher.sign(), teacher).tolist() == [4.0] * 4
+
+
+@pytest.mark.parametrize("margin", [0.0, -1.0, float("inf"), float("nan")])
+def test_a_margin_is_above_0(margin):
+    with pytest.raises(ArgumentError):
+        make("ab", teacher="t", margin=margin, **LAYER)
+
+
+def test_the_first_stage_moves_nothing_above_the_layer_and_its_connector_is_dropped():
+    planted = Planted()
+    student = planted.student()
+    before = weights(student)
+    planted.learn(Recipe(next(make("ab", teacher=planted.truth, **LAYER).stages())), student=student, epochs=2)
+    moved = {name for name, after in weights(student).items() if not torch.equal(after, before[name])}
+    assert moved == {name for name in before if name.startswith("layer1.")}
+    assert weights(student).keys() == before.keys()
+
+
+def test_a_student_that_knows_the_boundaries_learns_more_from_the_labels():
+    planted = Planted()
+    alone = planted.accuracy(planted.learn(make("supervised"), epochs=30).student)
+    recipe = make("ab", teacher=planted.truth, at="layer2.1", student_at="layer2.1")
+    assert planted.accuracy(planted.learn(recipe, epochs=30).student) > alone + 0.02
+
+
+def test_a_batchnorm_beside_the_student_is_no_batch_in_parts():
+    planted = Planted()
+    with pytest.raises(LimbeckError, match="BatchNorm"):
+        distill(
+            planted.student(), make("ab", teacher=planted.truth, **LAYER), planted.x, accumulate=2, epochs=1
+        ).finish()
