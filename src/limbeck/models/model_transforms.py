@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from limbeck.errors import ArgumentError, LimbeckError, unknown_name_error
+from limbeck.models.subclass_head import add_subclasses
 from limbeck.models.user_file import plain_name
 from limbeck.optional_imports import import_optional
 
@@ -109,7 +110,9 @@ def lora(model: nn.Module, **config: Any) -> nn.Module:
     return adapted
 
 
-MODEL_TRANSFORMS: Mapping[str, ModelTransform] = {"keep_layers": keep_layers, "lora": lora, "prune": prune}
+MODEL_TRANSFORMS: Mapping[str, ModelTransform] = {
+    "add_subclasses": add_subclasses, "keep_layers": keep_layers, "lora": lora, "prune": prune,
+}  # fmt: skip
 """The transforms by name."""
 
 

@@ -25,7 +25,7 @@ from limbeck.top_k_logits import PartialLogits, TopKLogits
 CARD = MethodCard(
     name="top_k_kd",
     title="Sparse Logit Sampling: Accelerating Knowledge Distillation in LLMs",
-    authors="Anshumann et al.",
+    authors="Anshumann and others",
     year=2025,
     arxiv="2503.16870",
     venue="arXiv preprint",
