@@ -29,7 +29,7 @@ from limbeck.errors import LimbeckError
 from limbeck.functional import cross_entropy, kernel, kl_divergence
 from limbeck.losses import Loss, SelectiveLoss
 from limbeck.methods import make
-from limbeck.recipe import Optimizer, Stage
+from limbeck.recipe import Optimizer, Recipe, Stage
 from limbeck.teachers import MovingAverage
 
 
@@ -110,6 +110,25 @@ def queued(fabric: Any, out: Path) -> Run:
     )
     second = make("llkd", teacher=double(seed=7), smallest=0.3, epochs=2)
     return distill(double(), replace(first, epochs=2) >> second, data(uneven=False), fabric=fabric, **SETTING)
+
+
+def related(fabric: Any, out: Path) -> Run:
+    """The relations of all examples of a batch, of which a rank has few or none."""
+    weights_of: dict[str, dict[str, Any]] = {
+        "similarity_preserving": {"weight": 3.0}, "rkd": {"distance_weight": 1.0, "angle_weight": 2.0},
+        "pkt": {"weight": 3.0}, "correlation_congruence": {"weight": 3.0},
+        "crd": {"weight": 0.1, "memory": False, "size": 4},
+    }  # fmt: skip
+    teacher, places = double(hidden=6, seed=7), {"at": "1", "student_at": "1", "epochs": 1}
+    recipes = [make(name, teacher=teacher, **places, **weights) for name, weights in weights_of.items()]
+    return distill(double(), Recipe(*(next(one.stages()) for one in recipes)), data(), fabric=fabric, **SETTING)
+
+
+def contrasted(fabric: Any, out: Path) -> Run:
+    """The memories of crd have the rows of all ranks, and all ranks draw the same negatives."""
+    teacher, places = double(hidden=6, seed=7), {"at": "1", "student_at": "1"}
+    recipe = make("crd", teacher=teacher, **places, weight=0.1, size=4, negatives=16, epochs=3)
+    return distill(double(), recipe, data(), fabric=fabric, **SETTING)
 
 
 def averaged(fabric: Any, out: Path) -> Run:
@@ -253,6 +272,8 @@ SCENARIOS: dict[str, Callable[[Any, Path], Run]] = {
         peers,
         weighted_peers,
         queued,
+        related,
+        contrasted,
         averaged,
         remembering,
         banked,
