@@ -2,6 +2,7 @@
 
 from benchmarks.agreement import Apart, check_agreement, distance
 from benchmarks.cache import bench_cache
+from benchmarks.card_kernels import bench_card_kernels
 from benchmarks.coverage import bench_coverage
 from benchmarks.engine_loop import engine_blocks
 from benchmarks.head import bench_head
@@ -12,6 +13,7 @@ from benchmarks.kernels import bench_kernels
 from benchmarks.lm_step import LanguageSizes, bench_lm_step
 from benchmarks.loop import bench_loop
 from benchmarks.on_policy import OnPolicySizes, bench_on_policy
+from benchmarks.peer_kernels import bench_peer_kernels
 from benchmarks.plain_loop import plain_blocks
 from benchmarks.token_bytes import bench_token_bytes
 from benchmarks.tokenizers import TokenizerSizes, bench_tokenizers
@@ -29,6 +31,7 @@ __all__ = [
     "TokenizerSizes",
     "Work",
     "bench_cache",
+    "bench_card_kernels",
     "bench_coverage",
     "bench_head",
     "bench_images",
@@ -37,6 +40,7 @@ __all__ = [
     "bench_lm_step",
     "bench_loop",
     "bench_on_policy",
+    "bench_peer_kernels",
     "bench_token_bytes",
     "bench_tokenizers",
     "check_agreement",

@@ -42,10 +42,22 @@ def run_images(options: argparse.Namespace, say: Say) -> dict[str, Any]:
 
 
 def run_kernels(options: argparse.Namespace, say: Say) -> dict[str, Any]:
-    """Compare losses with their fastest form in plain PyTorch: time and memory, forward and backward."""
-    if not options.shape:
-        return benchmarks.bench_kernels(say=say)
-    return benchmarks.bench_kernels(shapes=[parse_shape(text) for text in options.shape], features=(), say=say)
+    """Compare losses with their fastest form in plain PyTorch, with plain KL, and with those of other toolkits."""
+    if options.shape:
+        return benchmarks.bench_kernels(shapes=[parse_shape(text) for text in options.shape], features=(), say=say)
+    result: dict[str, Any] = {}
+    for part, bench in _kernel_parts().items():
+        if options.part in (None, part):
+            result |= bench(say=say)
+    return result
+
+
+def _kernel_parts() -> dict[str, Callable[..., dict[str, Any]]]:
+    return {
+        "plain": benchmarks.bench_kernels,
+        "cards": benchmarks.bench_card_kernels,
+        "peers": benchmarks.bench_peer_kernels,
+    }
 
 
 def run_head(options: argparse.Namespace, say: Say) -> dict[str, Any]:
@@ -109,6 +121,9 @@ def make_parser() -> argparse.ArgumentParser:
     parsers["images"].add_argument("--torchvision-python", help="An interpreter that has torchvision.")
     parsers["kernels"].add_argument(
         "--shape", action="append", help="Rows and classes instead of the usual ones, 2048x32000; may be repeated."
+    )
+    parsers["kernels"].add_argument(
+        "--part", choices=_kernel_parts(), help="Only the comparison with plain PyTorch, of all cards, or with peers."
     )
     parsers["head"].add_argument("--rounds", type=int, default=3, help="How often each is measured.")
     parsers["lm_step"].add_argument("--rounds", type=int, default=5, help="How often each step is measured.")

@@ -170,7 +170,7 @@ def _measured(name: str, case: Case, shape: tuple[int, ...], rounds: int, second
 
     losses = {"limbeck": case.ours, **case.peers}
     steps = {one: functools.partial(step, loss) for one, loss in losses.items()}
-    times = _timed(steps, student.numel(), rounds, seconds)
+    times = time_in_turn(steps, student.numel(), rounds, seconds)
     # The ratio is taken within a round, because other load on the machine slows all parts of a round alike.
     ratio = {one: statistics.median(map(operator.truediv, times["limbeck"], times[one])) for one in case.peers}
     peer = max(case.peers, key=ratio.__getitem__)
@@ -193,7 +193,9 @@ def _measured(name: str, case: Case, shape: tuple[int, ...], rounds: int, second
     }
 
 
-def _timed(steps: Mapping[str, Callable[[], None]], size: int, rounds: int, seconds: float) -> dict[str, list[float]]:
+def time_in_turn(
+    steps: Mapping[str, Callable[[], None]], size: int, rounds: int, seconds: float
+) -> dict[str, list[float]]:
     """Seconds of processor time for a step of each, in turn, round by round."""
     times: dict[str, list[float]] = {one: [] for one in steps}
     repeats = max(1, min(_STEPS, _LARGE // size))

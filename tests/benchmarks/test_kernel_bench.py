@@ -9,8 +9,12 @@ import torch
 
 from benchmarks import bench_kernels
 from benchmarks.__main__ import main
+from benchmarks.card_kernels import bench_card_kernels, enlarge, list_claims
 from benchmarks.kernels import CASES, SHAPES
+from benchmarks.peer_kernels import bench_peer_kernels
+from benchmarks.peer_losses import PEER_LOSSES
 from limbeck.errors import LimbeckError
+from limbeck.functional import KernelClaim, squared_error
 from limbeck.metrics.compute import peak_on_cpu
 
 
@@ -40,6 +44,32 @@ def test_a_row_for_every_kernel_and_shape():
     assert json.loads(json.dumps(found)) == found
 
 
+def test_a_row_for_every_kernel_of_a_card():
+    claims = list_claims()
+    assert {"kl_divergence", "rest_kl", "rkd_distance"} <= set(claims)
+    some = [claims[name] for name in ("kl_divergence", "rest_kl", "rkd_distance", "attention_distance")]
+    found = bench_card_kernels(claims=some, values=64, classes=20, rounds=2, seconds=0.01)
+    assert [row["memory_bar"] for row in found["cards"]] == [3.0, 3.0, None, 3.0]
+    assert all(row["time"] > 0 and row["memory"] > 0 and len(row["quartiles"]) == 2 for row in found["cards"])
+    assert json.loads(json.dumps(found)) == found
+
+
+def test_sizes_that_belong_together_grow_by_one_factor():
+    claim = KernelClaim(squared_error, shape=(3, 2, 4), teacher_shape=(5, 2, 4), constants={"weight": (5, 3)})
+    large = enlarge(claim, values=5 * 2 * 4 * 27)
+    assert (large.shape, large.teacher_shape, large.constants["weight"]) == ((9, 6, 12), (15, 6, 12), (15, 9))
+    assert enlarge(KernelClaim(squared_error, shape=(4,)), classes=1000).shape == (1000,)
+
+
+def test_a_toolkit_that_is_absent_is_named():
+    loss = PEER_LOSSES["torchdistill SPKDLoss"]
+    absent = loss._replace(module="no_such_toolkit.losses")
+    own = loss._replace(module="torch.nn", theirs=lambda module: lambda s, t, _: module.functional.mse_loss(s, t))
+    found = bench_peer_kernels(losses={"absent": absent, "own": own}, small=True, rounds=2, seconds=0.01)
+    assert [row["loss"] for row in found["peers"]] == ["own"]
+    assert "no_such_toolkit" in found["absent"]
+
+
 def test_the_peak_is_what_was_held_at_once():
     def call():
         one = torch.ones(1000)
@@ -58,7 +88,7 @@ def test_the_command_shows_a_table(monkeypatch, capsys):
         return bench_kernels(shapes=[(4, 3)], features=(), rounds=1)
 
     monkeypatch.setattr("benchmarks.bench_kernels", quick)
-    for options in ([], ["--shape", "4x3", "--shape", "5x2"]):
+    for options in (["--part", "plain"], ["--shape", "4x3", "--shape", "5x2"]):
         assert main(["kernels", "--table", *options]) == 0
         assert "skew_reverse_kl" in capsys.readouterr().out
     assert asked == [{}, {"shapes": [(4, 3), (5, 2)], "features": ()}]
