@@ -145,7 +145,7 @@ Write the loss here, with the symbols of the paper and its unit.
 <!-- end of the card -->
 """
 
-FAMILIES = ("controls", "logits", "features", "relations", "online", "teachers", "data", "language")
+FAMILIES = ("controls", "logits", "features", "relations", "online", "teachers", "data", "language", "embeddings")
 """The families of methods, in the order of `limbeck methods`."""
 
 

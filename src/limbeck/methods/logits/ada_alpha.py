@@ -16,7 +16,7 @@ from limbeck.errors import ArgumentError, LimbeckError
 from limbeck.functional import KernelClaim, check_hyper, cross_entropy, kernel, kl_divergence, probabilities
 from limbeck.functional.kernel import validates_pair
 from limbeck.losses import Loss, LossContext, LossTerm, Objective, all_gather
-from limbeck.losses.logit_rows import LogitRows, count_logit_rows, select_logit_rows
+from limbeck.losses.logit_rows import count_logit_rows, select_logit_rows
 from limbeck.methods.card import MethodCard, SearchRange
 from limbeck.methods.support import check_share
 from limbeck.recipe import Recipe, Stage
@@ -174,9 +174,9 @@ class AdaptiveClassWeights(LossTerm):
 
     def term(self, student: Outputs, teacher: Outputs, batch: Batch, progress: Progress) -> Term:
         """The sum over the rows with a label."""
-        rows = self._rows(student, teacher, batch)
+        ours, theirs, labels = self._rows(student, teacher, batch)
         values = class_weighted_kl(
-            rows.student, rows.teacher, labels=rows.labels, class_weights=self.class_weights,
+            ours, theirs, labels=labels, class_weights=self.class_weights,
             temperature=self.temperature,
         )  # fmt: skip
         return Term(values.sum(), self.count(batch))
@@ -187,15 +187,15 @@ class AdaptiveClassWeights(LossTerm):
 
     def after_step(self, student: Outputs, teacher: Outputs, batch: Batch, progress: Progress) -> None:
         """Add the margins of the teacher."""
-        rows = self._rows(student, teacher, batch)
-        labels, theirs = all_gather(rows.labels), all_gather(rows.teacher)
+        _, theirs, labels = map(all_gather, self._rows(student, teacher, batch))
         self.margins.index_add_(0, labels, measure_margins(theirs, labels).to(self.margins))
         self.seen.index_add_(0, labels, torch.ones_like(labels, dtype=self.seen.dtype))
 
-    def _rows(self, student: Outputs, teacher: Outputs, batch: Batch) -> LogitRows:
-        if batch.labels is None:
+    def _rows(self, student: Outputs, teacher: Outputs, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+        rows = select_logit_rows(student, teacher, batch, classes=self.classes, labeled=True)
+        if rows.labels is None:
             raise LimbeckError("ada_alpha needs labels, and this loader gives none.")
-        return select_logit_rows(student, teacher, batch, classes=self.classes, labeled=True)
+        return rows.student, rows.teacher, rows.labels
 
     def __repr__(self) -> str:
         return f"AdaptiveClassWeights(temperature={self.temperature}, classes={self.classes})"

@@ -56,6 +56,19 @@ CARD = MethodCard(
 )
 
 
+def get_ids(batch: Batch) -> Int[Tensor, " batch"]:
+    """The ids of the examples of a batch.
+
+    Raises:
+        LimbeckError: If the loader gives none.
+    """
+    if batch.id is None:
+        raise LimbeckError(
+            "ai_kd needs the ids of the examples, and this loader gives none: use ShuffledLoader(ArrayDataset(...))."
+        )
+    return batch.id
+
+
 class PreviousPredictions(LossTerm):
     r"""The cross-entropy of labels that are softened by the predictions of the previous epoch.
 
@@ -70,6 +83,7 @@ class PreviousPredictions(LossTerm):
     """
 
     name, per = "previous_predictions", "example"
+    rows: RowIndex
     previous: Tensor
     visited: Tensor
 
@@ -106,7 +120,7 @@ class PreviousPredictions(LossTerm):
         soft = -(target * guarded_log_softmax(logits, 1.0)).sum(-1)
         values = (1 - share) * cross_entropy(logits, labels=batch.labels) + share * soft
         counted = find_counted(batch, labeled=True)
-        return Term(values.masked_fill(~counted, 0.0).sum(), self.count(batch))
+        return Term(values[counted].sum(), self.count(batch))
 
     def count(self, batch: Batch) -> float:
         """The number of examples with a label."""
@@ -114,7 +128,7 @@ class PreviousPredictions(LossTerm):
 
     def after_step(self, student: Outputs, teacher: Outputs, batch: Batch, progress: Progress) -> None:
         """Keep the predictions of this visit."""
-        rows = self.rows(all_gather(batch.id[batch.valid]))
+        rows = self.rows(all_gather(get_ids(batch)[batch.valid]))
         self.previous[rows] = all_gather(_wide(student[LOGITS][batch.valid]).detach()).to(self.previous)
         self.visited[rows] = True
 
@@ -165,7 +179,7 @@ class Critic(LossTerm):
     def term(self, student: Outputs, teacher: Outputs, batch: Batch, progress: Progress) -> Term:
         """The sum over the examples that count."""
         valid = batch.valid
-        ours, theirs, ids = _wide(student[LOGITS])[valid], _wide(teacher[LOGITS])[valid], self._ids(batch)[valid]
+        ours, theirs, ids = _wide(student[LOGITS])[valid], _wide(teacher[LOGITS])[valid], get_ids(batch)[valid]
         values = self.student_values(ours) + self.critic_values(ours.detach(), theirs, ids, step=progress.step)
         return Term(values.sum(), self.count(batch))
 
@@ -196,12 +210,6 @@ class Critic(LossTerm):
     def count(self, batch: Batch) -> float:
         """The number of examples that count."""
         return float(batch.valid.sum())
-
-    @staticmethod
-    def _ids(batch: Batch) -> Tensor:
-        if batch.id is None:
-            raise LimbeckError("ai_kd needs the ids of the examples, and this loader gives none.")
-        return batch.id
 
     def __repr__(self) -> str:
         return f"Critic(weight={self.weight}, penalty={self.penalty}, hidden={self.hidden})"

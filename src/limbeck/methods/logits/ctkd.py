@@ -123,6 +123,8 @@ class CurriculumTemperature(LossTerm):
     """
 
     name, per = "curriculum_temperature", "position"
+    score: Tensor
+    predictor: nn.Sequential
 
     def __init__(self, *, level: str, lowest: float, spread: float, curriculum: float, classes: int) -> None:
         super().__init__()
@@ -148,7 +150,7 @@ class CurriculumTemperature(LossTerm):
             )
         fitted = copy.copy(self)
         fitted.positions = math.prod(ours.shape[1:-1])
-        kind = {"dtype": torch.promote_types(ours.dtype, torch.float32), "device": ours.device}
+        kind: dict[str, Any] = {"dtype": torch.promote_types(ours.dtype, torch.float32), "device": ours.device}
         if self.level == "global":
             fitted.score = nn.Parameter(torch.ones((), **kind))
         else:
@@ -172,7 +174,7 @@ class CurriculumTemperature(LossTerm):
         The predictor sees the logits without their graph: the reversed gradient is for the temperature alone.
         """
         if self.level == "global":
-            score: Tensor = self.score
+            score = self.score
         else:
             # -inf marks classes that do not exist.
             seen = torch.cat([student, teacher], -1).detach()
