@@ -134,7 +134,9 @@ class ListwiseKL(LossTerm):
     def __init__(self, *, student_temperature: float, teacher_temperature: float) -> None:
         super().__init__()
         self.temperatures_of = {"student_temperature": student_temperature, "teacher_temperature": teacher_temperature}
-        self.loss = Loss(two_temperature_kl, **self.temperatures_of)
+        self.loss = Loss(
+            two_temperature_kl, student_temperature=student_temperature, teacher_temperature=teacher_temperature
+        )
 
     @property
     def requires(self) -> Requirements:

@@ -182,6 +182,6 @@ def rank_distillation(
         raise unknown_name_error("loss of ranks", loss, _LOSSES, argument="loss")
     if margin is not None and loss != "margin":
         raise ArgumentError(f"margin={margin} is for loss='margin', and the loss is {loss!r}.", argument="margin")
-    hyper = {"margin": 1.0 if margin is None else margin} if loss == "margin" else {}
+    hyper: dict[str, Any] = {"margin": 1.0 if margin is None else margin} if loss == "margin" else {}
     check_weight(**hyper)
     return Recipe(Stage(Loss(_LOSSES[loss], **hyper), teacher=teacher, epochs=epochs, name="rank_distillation"))
