@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from limbeck.errors import ArgumentError, LimbeckError, unknown_name_error
+from limbeck.models.gaussian_head import add_variance
 from limbeck.models.subclass_head import add_subclasses
 from limbeck.models.user_file import plain_name
 from limbeck.optional_imports import import_optional
@@ -111,8 +112,8 @@ def lora(model: nn.Module, **config: Any) -> nn.Module:
 
 
 MODEL_TRANSFORMS: Mapping[str, ModelTransform] = {
-    "add_subclasses": add_subclasses, "keep_layers": keep_layers, "lora": lora, "prune": prune,
-}  # fmt: skip
+    function.__name__: function for function in (add_subclasses, add_variance, keep_layers, lora, prune)
+}
 """The transforms by name."""
 
 

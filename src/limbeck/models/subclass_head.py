@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -60,13 +62,33 @@ def add_subclasses(model: nn.Module, *, subclasses: int) -> nn.Module:
     """
     if isinstance(subclasses, bool) or not isinstance(subclasses, int) or subclasses < 1:
         raise ArgumentError(f"subclasses is a whole number of at least 1; got {subclasses!r}.", argument="subclasses")
-    found = find_output_layer(model)
-    name, layer = found or ("", None)
+    return replace_output_layer(model, lambda layer: SubclassHead(layer, subclasses))
+
+
+def replace_output_layer(model: nn.Module, make: Callable[[nn.Linear], nn.Module]) -> nn.Module:
+    """Replace the output layer of a model by a module that is made from it.
+
+    Args:
+        model: The model; it is changed.
+        make: A function of the layer.
+
+    Returns:
+        The model, or the new module if the model is its own output layer.
+
+    Raises:
+        LimbeckError: If the model has no linear output layer.
+
+    Example:
+        >>> net = replace_output_layer(nn.Sequential(nn.Linear(4, 3)), lambda layer: nn.Linear(4, 1))
+        >>> net[0].out_features
+        1
+    """
+    name, layer = find_output_layer(model) or ("", None)
     if not isinstance(layer, nn.Linear):
         raise LimbeckError(
-            f"Subclasses need a linear output layer, and this {type(model).__name__} has none that can be found."
+            f"A linear output layer is needed, and this {type(model).__name__} has none that can be found."
         )
-    head = SubclassHead(layer, subclasses)
+    head = make(layer)
     if not name:  # the model is the layer
         return head
     parent, _, last = name.rpartition(".")
