@@ -337,3 +337,23 @@ def test_a_teacher_that_is_called_in_another_way_is_found(tokenizer):
     (arm,) = context.arms
     (stage,) = arm.recipe.stages()
     assert gradient_checks.check_equal_models(stage, arm, {}, context).state == "wrong"
+
+
+def test_the_teacher_scores_the_longest_text_of_each_part(tokenizer):
+    data = TokenDataset(TEXTS, tokenizer=tokenizer)
+    good = checks.check_scores(job(data))
+    assert good.state == "ok"
+    assert set(good.value) == {"training", "development"}
+    table = knowing(data).table.detach().clone()
+    longest = data.take(data.row_lengths.argmax()[None])
+    table[:, longest.labels[0, 2]] = -torch.inf
+    assert checks.check_scores(job(data, teacher=Bigram(table))).state == "wrong"
+
+    class Broken(Bigram):
+        def forward(self, input_ids, **_):
+            raise RuntimeError("too long for me\nmore")
+
+    finding = checks.check_scores(job(data, teacher=Broken(table)))
+    assert finding.state == "wrong"
+    assert "too long for me" in finding.sentence
+    assert str(int(data.row_lengths.max())) in finding.sentence

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
@@ -11,7 +12,7 @@ from limbeck.compare.comparison_data import ComparisonData, is_language
 from limbeck.compare.language import align_served, compares_texts
 from limbeck.data import open_tokenizer
 from limbeck.errors import LimbeckError
-from limbeck.job import Job, TeacherSettings, add_flag_hint
+from limbeck.job import Job, RunLayout, TeacherSettings, add_flag_hint
 from limbeck.job.settings import SERVED
 from limbeck.models.networks import check_arguments
 from limbeck.teachers import AlignedTeacher, ServedTeacher, Teacher
@@ -68,13 +69,24 @@ def open_served(
         )
     arguments = part.arguments
     try:
-        check_arguments("A served teacher", ServedTeacher, arguments, without=("url", "model"))
+        check_arguments("A served teacher", ServedTeacher, arguments, without=("url", "model", "scores_folder"))
         tokenizer = arguments.pop("tokenizer", None)
         own = material.data.tokenizer if tokenizer is None else open_tokenizer(tokenizer)
-        teacher = ServedTeacher(str(part.url), part.served_model, tokenizer=own, **arguments)
+        teacher = ServedTeacher(
+            str(part.url), part.served_model, tokenizer=own, scores_folder=_scores_folder(job), **arguments
+        )
     except LimbeckError as error:
         raise add_flag_hint(error, "teacher") from error
     return align_served(teacher, material.train, student), ServedModule(teacher)
+
+
+def _scores_folder(job: Job) -> str | None:
+    """Where the scores of evaluated texts are kept: beside the cache of the job; None if it has no folder here."""
+    named = None if job.cache is None else job.cache.folder
+    if named is None and job.out is None:
+        return None
+    cache = str(RunLayout(Path(job.out or "")).cache) if named is None else named
+    return None if "://" in cache else f"{cache.rstrip('/')}-evaluation"
 
 
 def find_served(teacher: Teacher) -> ServedTeacher | None:

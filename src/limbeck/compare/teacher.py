@@ -43,7 +43,7 @@ from limbeck.compare.language import (
 from limbeck.compare.saved_teacher import check_saved_teacher, check_tokenizer, other_inputs_error, own_preprocess
 from limbeck.compare.served_teacher import open_served
 from limbeck.compare.trackers import with_trackers
-from limbeck.data import Dataset, Preprocess
+from limbeck.data import Dataset, Preprocess, ShuffledLoader
 from limbeck.engine import Run, StepReport, open_fabric
 from limbeck.errors import LimbeckError
 from limbeck.events import Callback, EnsemblePlanned, Message, StepsTaken
@@ -111,6 +111,8 @@ def _open_served(job: Job, material: ComparisonData) -> tuple[Teacher, dict[str,
     student = make_student(job, material, seed=0) if is_language(material.task) else nn.Identity()
     teacher, module = open_served(job, job.teacher, material, student)
     for examples in (material.train, *judged_parts(material).values()):
+        with teacher.open(TeacherContext(loader=ShuffledLoader(examples, batch_size=1))):
+            pass  # its longest text fits
         ask(teacher, examples.select(torch.tensor([0])), material)
     return teacher, {"member-0": module}
 

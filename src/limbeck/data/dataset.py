@@ -119,6 +119,11 @@ class Dataset(ABC):
         """The hash of the tokenizer (`limbeck.data.hash_tokenizer`); None if there is none."""
         return None
 
+    @property
+    def row_lengths(self) -> Int[Tensor, " n"] | None:
+        """The number of tokens that a model reads at a time for each example; None if it is not known."""
+        return None
+
     def to_files(self) -> dict[str, bytes]:
         """Return files by name from which the inputs can be restored, so that a teacher cache can keep them.
 
@@ -191,6 +196,12 @@ class Subset(Dataset):
     def tokenizer_fingerprint(self) -> str | None:
         """Same as for the original dataset."""
         return self.whole.tokenizer_fingerprint
+
+    @property
+    def row_lengths(self) -> Int[Tensor, " n"] | None:
+        """The lengths of the selected examples."""
+        lengths = self.whole.row_lengths
+        return None if lengths is None else lengths[self.index]
 
     def to_files(self) -> dict[str, bytes]:
         """Return the files of the original dataset, and the selected positions.

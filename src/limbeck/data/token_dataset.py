@@ -123,6 +123,13 @@ class TokenDataset(Dataset):
         return len(self._bounds) - 1
 
     @property
+    def row_lengths(self) -> Int[Tensor, " rows"]:
+        """The tokens that a model reads at a time for each row; of a packed one, those of its longest text."""
+        if not self.packing:
+            return self._windows.length
+        return torch.stack([part.max() for part in self._windows.length.split(self._bounds.diff().tolist())])
+
+    @property
     def tokenizer(self) -> Any:
         """The tokenizer."""
         return self.texts.tokenizer

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
@@ -15,6 +16,7 @@ from limbeck.batch import IGNORED, Batch
 from limbeck.data import Dataset, ShuffledLoader, TokenDataset, hash_tokenizer
 from limbeck.data.tokenizer import labels_are_inputs
 from limbeck.doctor.context import CheckContext, CheckedArm, Finding, fail, passed, warn
+from limbeck.engine.probe import first_line
 from limbeck.metrics.predictions import rows_at_once
 from limbeck.models import read_context_length
 from limbeck.random_seeds import counter_order
@@ -175,6 +177,39 @@ def check_contexts(context: CheckContext) -> Finding:
             )  # fmt: skip
     listed = ", ".join(f"{who} {limit:,}" for who, limit in limits.items()) or "no model states a limit"
     return passed(CONTEXTS, limits, f"Windows have up to {longest:,} tokens; contexts: {listed}.", f"{longest:,}")
+
+
+SCORES = "teacher's scores"
+
+
+def check_scores(context: CheckContext) -> Finding | None:
+    """Check that the teacher scores the longest text of each part; None for a teacher that is not trained yet."""
+    if not context.trained or has_other_tokenizer(context.teacher):  # the latter was tried when it was opened
+        return None
+    parts = {"training": context.train, "development": context.development}
+    parts |= {} if context.test is None else {"test": context.test}
+    nats: dict[str, float] = {}
+    for name, examples in parts.items():
+        lengths = examples.row_lengths
+        row = torch.tensor([0 if lengths is None else int(lengths.argmax())])
+        try:
+            measures = context.task.evaluate(
+                context.teacher, [examples.take(row)], preprocess=context.preprocess
+            ).measures
+        except Exception as error:  # models of libraries raise anything
+            return fail(
+                SCORES, None, f"The teacher cannot score the longest {name} text"
+                f"{'' if lengths is None else f', of {int(lengths.max()):,} tokens'}: {first_line(error)}", "no scores",
+            )  # fmt: skip
+        nats[name] = measures["nll"]
+    worst = max(nats, key=lambda name: nats[name])
+    if not math.isfinite(nats[worst]):
+        return fail(
+            SCORES, nats, f"The longest {worst} text has the probability 0 for the teacher, or one that is no number.",
+            f"{nats[worst]:.3g}",
+        )  # fmt: skip
+    listed = ", ".join(f"{value:.3g} for {name}" for name, value in nats.items())
+    return passed(SCORES, nats, f"It scores the longest texts; nats per token: {listed}.", f"{nats['training']:.3g}")
 
 
 def new_student(context: CheckContext) -> nn.Module:

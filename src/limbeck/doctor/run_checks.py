@@ -216,6 +216,7 @@ OF_LANGUAGE_JOB: Mapping[str, Callable[[CheckContext], Finding | None]] = {
     language_checks.ENDS: language_checks.check_ends,
     language_checks.LENGTHS: language_checks.check_lengths,
     language_checks.CONTEXTS: language_checks.check_contexts,
+    language_checks.SCORES: language_checks.check_scores,
     rollout_checks.WRITTEN_TEXTS: rollout_checks.check_written_texts,
     language_checks.REPEATED: language_checks.check_repeated,
     language_checks.FINGERPRINTS: language_checks.check_fingerprints,

@@ -14,7 +14,7 @@ from torch import nn
 from limbeck.batch import Batch, Inputs, Outputs
 from limbeck.errors import LimbeckError, unknown_name_error
 from limbeck.model_call import Adaptor
-from limbeck.models import fingerprint
+from limbeck.models import fingerprint, read_context_length
 from limbeck.tap import FrozenParameters, Tapped, get_adaptor, preserved_buffers
 from limbeck.teachers.fingerprints import code_fingerprint, hash_layers
 from limbeck.teachers.sklearn_teacher import SklearnTeacher, is_regressor
@@ -24,6 +24,7 @@ from limbeck.teachers.teacher import (
     TeacherCapabilities,
     TeacherContext,
     TeacherSession,
+    check_row_lengths,
     describe_preprocess,
 )
 
@@ -73,6 +74,8 @@ class ModelTeacher(Teacher):
         """Check every address; hooks and eval mode last for the session."""
         tapped = Tapped(self.model, context.requires, adaptor=self.adaptor, hidden_logits=context.hidden_logits)
         preprocess = self.preprocess or context.preprocess
+        if self.preprocess is None:  # its own one may shorten texts
+            check_row_lengths(read_context_length(self.model), context, f"The teacher {type(self.model).__name__}")
         return ModelSession(tapped, device=context.device, preprocess=preprocess, mode=self.mode)
 
     @property

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from limbeck.batch import LOGITS, Batch, Inputs, Outputs
-from limbeck.errors import ServerError
+from limbeck.errors import LimbeckError, ServerError
 from limbeck.models.user_file import plain_name
 
 _CPU = torch.device("cpu")
@@ -82,6 +82,16 @@ class TokenExamples(Protocol):
 
     def to_files(self) -> dict[str, bytes]:
         """Files by name from which the inputs can be restored."""
+        ...
+
+
+@runtime_checkable
+class TokenRows(Protocol):
+    """Examples that know how long they are; those of a `limbeck.data.TokenDataset` do."""
+
+    @property
+    def row_lengths(self) -> Tensor | None:
+        """The number of tokens that a model reads at a time for each row; None if it is not known."""
         ...
 
 
@@ -343,6 +353,28 @@ def get_function_name(function: Callable[..., Any] | None) -> str | None:
     inner = function.func if isinstance(function, functools.partial) else function
     target = inner if hasattr(inner, "__qualname__") else type(inner)
     return plain_name(f"{target.__module__}.{target.__qualname__}")
+
+
+def check_row_lengths(limit: int | None, context: TeacherContext, who: str) -> None:
+    """Refuse texts that are longer than a teacher reads, before the first of them is asked for.
+
+    Args:
+        limit: The most tokens that it reads at a time; None if it is not known.
+        context: What it is opened for.
+        who: The teacher, for the message.
+
+    Raises:
+        LimbeckError: If the longest text of the loader is longer.
+    """
+    loader = context.loader
+    if limit is None or loader is None or loader.depends_on_model or not isinstance(loader.examples, TokenRows):
+        return
+    lengths = loader.examples.row_lengths
+    if lengths is not None and len(lengths) and int(lengths.max()) > limit:
+        raise LimbeckError(
+            f"{who} reads {limit:,} tokens at most, and the longest text of the data has {int(lengths.max()):,}. Use "
+            f"shorter windows: TokenDataset(max_length={limit}), or data.max_length={limit} in a job."
+        )
 
 
 @runtime_checkable

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import os
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, wait
@@ -18,6 +19,7 @@ from limbeck.errors import ArgumentError, LimbeckError, ServerError
 from limbeck.teachers.served.batch_texts import ServedText, read_texts
 from limbeck.teachers.served.client import API_KEY_ENV, ServerClient
 from limbeck.teachers.served.handshake import Handshake, shake_hands
+from limbeck.teachers.served.score_files import ScoreFiles
 from limbeck.teachers.served.scoring import ScoredText, get_api
 from limbeck.teachers.served.texts import choose_model, list_models
 from limbeck.teachers.teacher import (
@@ -28,6 +30,7 @@ from limbeck.teachers.teacher import (
     TeacherSession,
     TokenExamples,
     UnfinishedBatchError,
+    check_row_lengths,
 )
 from limbeck.teachers.wrapper import LazyFuture
 from limbeck.top_k_logits import TopKLogits, unknown_rest
@@ -61,6 +64,9 @@ class ServedTeacher(Teacher):
         concurrency: The number of requests at a time.
         timeout: Seconds without a byte from the server after which a request is repeated.
         retries: The number of repetitions.
+        scores_folder: Where the scores of texts that are evaluated are kept, so that other processes, such as parallel
+            runs or the trials of a search, do not ask for them again; None for in memory alone. Training texts are kept
+            by a `CachedTeacher`.
 
     Raises:
         ArgumentError: If an argument is out of range, or the address contains a password.
@@ -85,6 +91,7 @@ class ServedTeacher(Teacher):
         concurrency: int = 8,
         timeout: float | int = 120.0,
         retries: int = 6,
+        scores_folder: str | os.PathLike[str] | None = None,
     ) -> None:
         for name, number in (("top_k", top_k), ("classes", classes)):
             wrong = isinstance(number, bool) or not isinstance(number, int) or number < 1
@@ -102,6 +109,7 @@ class ServedTeacher(Teacher):
         )
         self.top_k, self.api, self.tokenizer = top_k, api, tokenizer
         self._model, self._classes = model, classes
+        self.scores_folder = None if scores_folder is None else os.fspath(scores_folder)
         self._open()
 
     def _open(self) -> None:
@@ -199,16 +207,23 @@ class ServedTeacher(Teacher):
         scored = self._remembered.get(key)
         if scored is not None:
             self._remembered.move_to_end(key)
+        elif self.scores_folder is not None:
+            scored = self._score_files(self.scores_folder).read(key)
         return scored
 
-    def remember(self, key: bytes, scored: ScoredText) -> None:
-        """Keep the scores of a text; the oldest ones are dropped."""
+    def remember(self, key: bytes, scored: ScoredText, *, on_disk: bool = False) -> None:
+        """Keep the scores of a text; the oldest ones in memory are dropped."""
+        if on_disk and self.scores_folder is not None:
+            self._score_files(self.scores_folder).write(key, scored)
         if key in self._remembered or scored.bytes > _REMEMBERED // 8:
             return
         self._remembered[key] = scored
         self._bytes += scored.bytes
         while self._bytes > _REMEMBERED:
             self._bytes -= self._remembered.popitem(last=False)[1].bytes
+
+    def _score_files(self, folder: str) -> ScoreFiles:
+        return ScoreFiles(folder, self.fingerprint)
 
     def count_outside(self, mass: float, positions: int) -> None:
         """Add to the mean of `mass_outside`."""
@@ -233,6 +248,9 @@ class _ServedSession(TeacherSession):
 
     def __enter__(self) -> _ServedSession:
         self._hello = self._teacher.shake_hands(self._tokenizer)
+        limit = self._hello.max_length
+        # It scores the last label too, and writes a token behind it.
+        check_row_lengths(None if limit is None else limit - 2, self._context, f"The model {self._hello.model!r}")
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -284,7 +302,8 @@ class _ServedSession(TeacherSession):
         wait(futures.values())
         for key, future in futures.items():  # what was paid for stays, also if another text failed
             if not future.cancelled() and future.exception() is None:
-                self._teacher.remember(key, future.result())
+                evaluated = LABEL_LOG_PROBS in self._context.requires
+                self._teacher.remember(key, future.result(), on_disk=evaluated)
         classes, k = self._classes, self._teacher.top_k or self._classes
         names = np.broadcast_to(np.arange(k), (*ids.shape, k)).copy()
         log_probs = np.full((*ids.shape, k), -math.log(classes))
