@@ -69,6 +69,7 @@ from limbeck.metrics.fidelity import (
 )
 from limbeck.metrics.generation import SpeculativeSampling, chrf, continue_greedily, exact_match, sample_speculatively
 from limbeck.metrics.gradient_weight import gradient_weight, gradient_weights
+from limbeck.metrics.information import InformationDecomposition, decompose_information, estimate_information
 from limbeck.metrics.language import LANGUAGE_METRICS, TextSums, TextSumsState, bits_per_byte, perplexity
 from limbeck.metrics.metric import Metric, MetricFunction, metric
 from limbeck.metrics.multi_label import MULTI_LABEL_METRICS, MultiLabelPredictions
@@ -104,6 +105,7 @@ __all__ = [
     "DivergenceTokens",
     "Estimates",
     "Group",
+    "InformationDecomposition",
     "Latency",
     "LayerCKA",
     "MajorityVote",
@@ -142,11 +144,13 @@ __all__ = [
     "cost_of",
     "count_pixels",
     "count_positions",
+    "decompose_information",
     "deviations",
     "disk_bytes",
     "ece",
     "edit_distance",
     "entropy",
+    "estimate_information",
     "evaluate",
     "evaluate_metrics",
     "exact_match",

@@ -1,0 +1,217 @@
+"""SimKD: the student's body, a projector, and the teacher's classifier, which are shipped together."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from limbeck.batch import LOGITS, LOGITS_INPUT
+from limbeck.errors import LimbeckError
+from limbeck.functional.feature_maps import mean_squared_distance, pool_to, to_positions
+from limbeck.losses import Loss
+from limbeck.methods.card import MethodCard, SearchRange
+from limbeck.methods.support import check_count
+from limbeck.model_call import find_output_layer, logits_of
+from limbeck.recipe import Models, Recipe, Stage, output_shapes, run_context, teacher_module
+from limbeck.tap import FrozenParameters, Tapped, preserved_buffers
+from limbeck.tasks import Task
+from limbeck.teachers import CachedTeacher, ModelTeacher, as_teacher
+
+CARD = MethodCard(
+    name="simkd",
+    title="Knowledge Distillation with the Reused Teacher Classifier",
+    authors="Chen, Mei, Zhang, Wang, Feng and Chen",
+    year=2022,
+    arxiv="2203.14001",
+    venue="CVPR 2022",
+    claim="The student's body learns the teacher's last features through a projector, and uses the teacher's "
+    "classifier as it is. Nothing else is learned, so there is no weight to choose.",
+    when="If the student may be a little larger: projector and classifier are shipped with it, and size and speed are "
+    "reported for all of it. It needs no labels, and a teacher whose logits are a linear layer of its (averaged) "
+    "features.",
+    bibtex="""@inproceedings{chen2022simkd,
+  title = {Knowledge Distillation with the Reused Teacher Classifier},
+  author = {Chen, Defang and Mei, Jian-Ping and Zhang, Hailin and Wang, Can and Feng, Yan and Chen, Chun},
+  booktitle = {IEEE/CVF Conference on Computer Vision and Pattern Recognition},
+  year = {2022},
+  eprint = {2203.14001},
+  archivePrefix = {arXiv}
+}""",
+    reads=("features",),
+    labels="unused",
+    needs="a teacher that is one network with a linear last layer",
+    ranges={"reduction": SearchRange(1, 8, log=True, whole=True)},
+    tasks=("classification", "multi_label", "regression"),
+    task_reason="it reuses a linear classifier of averaged features",
+)
+
+
+class ReusedClassifier(nn.Module):
+    """A student's body, a projector to the teacher's features, their mean over positions, the teacher's classifier.
+
+    Args:
+        body: The student; its output layer is replaced.
+        at: The address of the body's features: a module, or ``logits:in``, the input of its output layer.
+        size: Height and width of the teacher's features, to which larger maps are averaged; None for rows.
+        projector: A module from the features to those of the teacher.
+        classifier: The teacher's output layer. It does not learn.
+    """
+
+    def __init__(
+        self, body: nn.Module, at: str, size: tuple[int, int] | None, projector: nn.Module, classifier: nn.Module
+    ) -> None:
+        super().__init__()
+        self.body, self.at, self.size = body, at, size
+        self.projector, self.classifier = projector, classifier.requires_grad_(False)
+
+    def forward(self, *inputs: Any, **named: Any) -> Float[Tensor, "batch classes"]:
+        """The logits."""
+        features = self.read_features(*inputs, **named)
+        if self.size is not None:
+            features = pool_to(features, (min(features.shape[2], self.size[0]), min(features.shape[3], self.size[1])))
+        logits: Tensor = self.classifier(to_positions(self.projector(features)).mean(1))
+        return logits
+
+    def read_features(self, *inputs: Any, **named: Any) -> Tensor:
+        """The body's features."""
+        if self.at == LOGITS_INPUT:  # the output layer was replaced by the identity
+            return logits_of(self.body(*inputs, **named))
+        read: list[Tensor] = []
+        # Only during the call: a lasting hook would be lost when the model is saved.
+        handle = self.body.get_submodule(self.at).register_forward_hook(
+            lambda module, given, output: read.append(output)
+        )
+        try:
+            self.body(*inputs, **named)
+        finally:
+            handle.remove()
+        return read[-1]
+
+
+def make_projector(width: int, out: int, reduction: int, *, maps: bool) -> nn.Sequential:
+    """Make three convolutions with BatchNorm and ReLU: 1x1, 3x3 on ``out / reduction`` channels, and 1x1.
+
+    Args:
+        width: The student's channels.
+        out: The teacher's channels.
+        reduction: r, the factor by which the middle is narrower than the teacher.
+        maps: Whether there are pixels; for rows all three are linear layers.
+    """
+    mid = max(1, out // reduction)
+    layers: list[nn.Module] = []
+    for before, after, side in ((width, mid, 1), (mid, mid, 3), (mid, out, 1)):
+        if maps:
+            layers += [nn.Conv2d(before, after, side, padding=side // 2, bias=False), nn.BatchNorm2d(after), nn.ReLU()]
+        else:
+            layers += [nn.Linear(before, after, bias=False), nn.BatchNorm1d(after), nn.ReLU()]
+    return nn.Sequential(*layers)
+
+
+@dataclass(frozen=True)
+class _MakeStudent:
+    """Makes the model that is trained and shipped, when the models and the data of the run are known."""
+
+    teacher: Any
+    at: str
+    student_at: str
+    reduction: int
+
+    def __call__(self, models: Models) -> ReusedClassifier:
+        """Copy the student without its output layer, and the teacher's output layer."""
+        module = teacher_module(self.teacher, models)
+        found = find_output_layer(module)
+        if found is None or not isinstance(found[1], nn.Linear):
+            raise LimbeckError(
+                "simkd reuses the teacher's last layer, and this teacher's last layer is not a Linear. Use another "
+                "method, such as fitnets or vid."
+            )
+        theirs = self._check_teacher(models, module, found[1])
+        (ours,) = output_shapes(models, [self.student_at]).values()
+        body = copy.deepcopy(models["student"])
+        _drop_output_layer(body)
+        maps = len(ours) == 3
+        if maps != (len(theirs) == 3) or len(ours) not in (1, 3):
+            raise LimbeckError(
+                f"simkd compares maps with maps, or rows with rows; the student's {self.student_at!r} is {list(ours)} "
+                f"and the teacher's {self.at!r} is {list(theirs)} for each example. Name other layers."
+            )
+        projector = make_projector(ours[0], theirs[0], self.reduction, maps=maps)
+        size = (theirs[1], theirs[2]) if maps else None
+        return ReusedClassifier(body, self.student_at, size, projector, copy.deepcopy(found[1]))
+
+    def _check_teacher(self, models: Models, module: nn.Module, classifier: nn.Linear) -> tuple[int, ...]:
+        """The shape of the teacher's features, if its logits are the classifier's of their mean over positions."""
+        context = run_context(models)
+        source: Any = as_teacher(self.teacher)
+        while isinstance(source, CachedTeacher):
+            source = source.inner
+        own = source.preprocess if isinstance(source, ModelTeacher) else None
+        batch = context.loader.peek().to(context.device)
+        tapped = Tapped(module.to(context.device), [self.at, LOGITS])
+        with torch.no_grad(), FrozenParameters(module), preserved_buffers([module]), tapped:
+            outputs = tapped((own or context.preprocess)(batch))
+            features, logits = outputs[self.at], outputs[LOGITS]
+            rows = to_positions(features).mean(1)
+            reads = rows.shape[1:] == classifier.weight.shape[1:] and logits.ndim == 2
+            if not reads or not torch.allclose(classifier(rows), logits, rtol=1e-3, atol=1e-3):
+                raise LimbeckError(
+                    f"The teacher's logits are not its last layer applied to the mean over positions of {self.at!r}, "
+                    f"which is {list(features.shape[1:])} for each example. at= is the layer before the global "
+                    "average, or logits:in, the input of the last layer."
+                )
+        return tuple(features.shape[1:])
+
+
+def _drop_output_layer(body: nn.Module) -> None:
+    """Replace the student's own output layer by the identity: it is not shipped."""
+    found = find_output_layer(body)
+    if found is not None:
+        parent, _, name = found[0].rpartition(".")
+        setattr(body.get_submodule(parent), name, nn.Identity())
+
+
+def simkd(
+    teacher: Any,
+    *,
+    at: str = LOGITS_INPUT,
+    student_at: str = LOGITS_INPUT,
+    reduction: int = 2,
+    task: str | Task = "classification",
+    epochs: int | None = None,
+) -> Recipe:
+    r"""Match the teacher's last features, and keep its classifier: :math:`mean (P(f_S) - f_T)^2`.
+
+    The shipped model is the student without its last layer, the projector P, the mean over positions, and a copy of the
+    teacher's last layer, which does not learn. P is a 1x1, a 3x3 and a 1x1 convolution with BatchNorm and ReLU (linear
+    layers for rows). The larger of two maps is averaged to the size of the smaller.
+
+    Args:
+        teacher: The teacher: a single network with a linear last layer, or a `Teacher` or name of one.
+        at: The teacher's features: the layer with maps before the global average, as in the paper, or ``logits:in``,
+            the rows after it.
+        student_at: The student's features, of the same kind.
+        reduction: r, the factor by which the middle of the projector is narrower than the teacher's features; 2 in the
+            paper. A larger one makes a smaller student.
+        task: What the targets are. They are not used in training.
+        epochs: Passes over the data; by default the budget of the run.
+
+    Raises:
+        LimbeckError: If `reduction` is below 1. When the run starts: if the teacher's logits are not a linear layer of
+            the mean of its features.
+
+    Example:
+        >>> simkd(nn.Linear(4, 3)).ship
+        'simkd'
+
+    Source: Chen et al., 2022, arXiv:2203.14001, section 3.
+    """
+    check_count(reduction=reduction)
+    CARD.get_task(task)
+    loss = Loss(mean_squared_distance, student="projector", teacher=at)
+    stage = Stage(loss, trains="simkd", teacher=teacher, epochs=epochs, name="simkd")
+    return Recipe(stage, makes={"simkd": _MakeStudent(teacher, at, student_at, reduction)}, ship="simkd")
