@@ -1,0 +1,90 @@
+"""Yang et al. (2018): a more tolerant teacher, which is worse itself, educates better students."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from limbeck.engine import distill
+from limbeck.methods import make
+from limbeck.metrics import predict
+from limbeck.papers.claim import Claim, Figure
+from limbeck.papers.claim_study import ClaimStudy
+from limbeck.papers.experiment import Figures, TaskFolder
+from limbeck.papers.small_images import (
+    ACCURACY,
+    FASHION_MLP,
+    FIGURES,
+    ImageSetting,
+    images_of,
+    make_loader,
+    make_network,
+    measure_network,
+    student_images,
+    train_student,
+)
+
+TITLE = (
+    "Yang, Xie, Qiao and Yuille, Knowledge Distillation in Generations: More Tolerant Teachers Educate Better "
+    "Students, 2018, arXiv:1805.05551"
+)
+CLAIM = (
+    "A teacher that keeps probability for its second choices is worse itself and educates better students of its "
+    "own architecture."
+)
+
+SECOND = Figure("second", "second choice of the teacher", "%")
+OF_TEACHER = Figure("teacher", "accuracy of the teacher", "%", resolution=0.05)
+ARMS = {
+    "alone": "labels",
+    "kd": "born again: one generation after a plain teacher, w = 0.4 at T = 1",
+    "tolerant": "one generation after a teacher with the top score difference (eta 0.9, 5 classes)",
+    "tolerant, 2 generations": "the same with a second generation",
+}
+
+
+def train_arm(folder: TaskFolder, *, arm: str, seed: int, quick: bool) -> Figures:
+    """Train the teacher and the students of one arm and seed."""
+    del folder
+    setting = FASHION_MLP.at(quick)
+    if arm == "alone":
+        return {**train_student(make("supervised"), setting, seed=seed), "second": 0.0, "teacher": 0.0}
+    weight = 0.0 if arm == "kd" else 0.9
+    generations = 2 if arm.endswith("generations") else 1
+    recipe = make("tolerant_teacher", generations=generations, difference_weight=weight)
+    run = distill(
+        make_network(setting.student, setting, seed), recipe, make_loader(setting, student_images(setting), seed),
+        seed=seed, epochs=setting.epochs, optimizer=setting.optimizer, accelerator="cpu",
+        preprocess=images_of(setting).preprocess, log_every=100, workers=1,
+    ).finish()  # fmt: skip
+    patriarch = run.models["patriarch"]
+    own = measure_network(patriarch, setting)["accuracy"]
+    return {
+        **measure_network(run.student, setting, patriarch), "seconds": 0.0, "teacher": own,
+        "second": 100 * second_choice(patriarch, setting),
+    }  # fmt: skip
+
+
+def second_choice(network: nn.Module, setting: ImageSetting) -> float:
+    """The mean of the second largest probability over the training images."""
+    loader = make_loader(setting, student_images(setting), 0)
+    found = predict(network, loader, preprocess=images_of(setting).preprocess)
+    return float(found.student.softmax(1).topk(2, dim=1).values[:, 1].mean())
+
+
+STUDY = ClaimStudy(
+    name="tolerance",
+    title="Does a tolerant teacher educate better students?",
+    arms=ARMS,
+    train=train_arm,
+    figures=(*(figure for figure in FIGURES if figure.key not in ("agreement", "kl", "seconds")), OF_TEACHER, SECOND),
+    claims=(
+        Claim.of_difference("tolerant", "kd", SECOND, sentence="the tolerant teacher gives more to its second choice"),
+        Claim.of_difference("kd", "tolerant", OF_TEACHER, sentence="the tolerant teacher is worse itself"),
+        Claim.of_difference("tolerant", "kd", ACCURACY),
+        Claim.of_difference("tolerant", "alone", ACCURACY),
+        Claim.of_difference("tolerant, 2 generations", "tolerant", ACCURACY),
+    ),
+    seconds={"quick": 6.0, "full": 30.0},
+    skip=FASHION_MLP.why_skipped,
+)
+EXPERIMENTS = (STUDY.experiment(),)
