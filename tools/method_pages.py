@@ -10,9 +10,12 @@ import json
 import re
 import shlex
 import sys
+from collections.abc import Callable, Mapping
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+from limbeck.cli.methods import FAMILY_TITLES
 from limbeck.methods import MethodCall, method, names
 from limbeck.papers import paper, paper_names
 from limbeck.papers.claim import count_words
@@ -20,6 +23,8 @@ from limbeck.report.tables import claim_cells
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 FIRST, LAST = "<!-- from the card: `make docs` writes what follows -->", "<!-- end of the card -->"
+BAR = "\\|"
+"""A bar inside of a cell of a table."""
 LABELS = {"required": "needed", "few": "a few are enough", "optional": "optional", "unused": "not used"}
 
 
@@ -91,15 +96,44 @@ The default of `epochs` is the budget of the run.
 """
 
 
+_QUESTIONS: Mapping[str, Callable[[MethodCall], bool]] = {
+    "a teacher that gives logits only": lambda call: call.has_teacher and call.card.reads == ("logits",),
+    "access to the layers of a teacher": lambda call: call.has_teacher and "features" in call.card.reads,
+    "no teacher": lambda call: not call.has_teacher,
+    "no labels": lambda call: call.card.labels in ("optional", "unused"),
+    "few labels": lambda call: call.card.labels == "few",
+    "a teacher with another tokenizer": lambda call: call.card.across_tokenizers,
+    "several labels for each example": lambda call: "multi_label" in call.card.tasks,
+    "numbers to predict (regression)": lambda call: "regression" in call.card.tasks,
+    "a label for each pixel (segmentation)": lambda call: "segmentation" in call.card.tasks,
+    "texts to write (language modeling)": lambda call: "language_modeling" in call.card.tasks,
+}
+"""What somebody has -> whether a method is for that, from its card."""
+
+
 def render_table() -> str:
-    """Render the table of all methods for the page on choosing one."""
-    lines = ["| method | family | teacher | labels | also needed |", "|---|---|---|---|---|"]
-    for name in names():
-        call = method(name)
-        needs = call.card.needs or "-"
-        labels = LABELS[call.card.labels]
-        lines.append(f"| [{name}](methods/{name}.md) | {family_of(call)} | {_teacher(call)} | {labels} | {needs} |")
+    """Render the methods for the page on choosing one: by what somebody has, then by family."""
+    calls = {name: method(name) for name in names()}
+    lines = ["| you have | methods |", "|---|---|"]
+    for have, fits in _QUESTIONS.items():
+        lines.append(f"| {have} | {', '.join(_link(name) for name, call in calls.items() if fits(call))} |")
+    for family, members in groupby(calls, key=lambda name: family_of(calls[name])):
+        title = FAMILY_TITLES.get(family, "")
+        lines += ["", f"### {family.capitalize()}{f': {title}' if title else ''}", ""]
+        lines += ["| method | when | teacher | labels | also needed |", "|---|---|---|---|---|"]
+        for name in members:
+            card = calls[name].card
+            cells = [_first_sentence(card.when), _teacher(calls[name]), LABELS[card.labels], card.needs or "-"]
+            lines.append(f"| {_link(name)} | {' | '.join(cell.replace('|', BAR) for cell in cells)} |")
     return "\n".join(lines) + "\n"
+
+
+def _link(name: str) -> str:
+    return f"[{name}](methods/{name}.md)"
+
+
+def _first_sentence(text: str) -> str:
+    return re.split(r"(?<=[a-z0-9)][.])\s+(?=[A-Z])", text, maxsplit=1)[0]
 
 
 def render_papers() -> str:

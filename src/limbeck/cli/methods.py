@@ -3,35 +3,51 @@
 from __future__ import annotations
 
 import json
+import re
+import textwrap
+from collections.abc import Mapping
 from shlex import quote
 from typing import Any
 
+FAMILY_TITLES: Mapping[str, str] = {
+    "controls": "no teacher; what every method must beat",
+    "logits": "the outputs of a teacher",
+    "features": "the hidden layers of a teacher",
+    "relations": "how a teacher relates examples or classes to each other",
+    "embeddings": "embeddings and rankings",
+    "online": "models that learn from each other, or from their own average",
+    "teachers": "other teachers: several, specialized, privileged, or trained to teach",
+    "data": "which examples a student learns from, and what is said about them",
+    "language": "language models",
+}
+"""What the methods of a family learn from."""
+
+_WIDTH, _INDENT = 100, " " * 6
+
 
 def show_methods(*, task: str | None = None, as_json: bool) -> None:
-    """Print one line per method, of all or of those for a task.
+    """Print the name, citation and claim of all methods, or of those for a task, by family.
 
     Raises:
         UnknownNameError: If there is no such task.
     """
-    from limbeck.methods import method, names
+    from itertools import groupby
+
+    from limbeck.methods import family_of, method, names
 
     calls = {name: method(name) for name in names(task)}
     if as_json:
-        print(json.dumps({name: _fields(call) for name, call in calls.items()}, default=str))
+        fields = {name: {"family": family_of(name), **_fields(call)} for name, call in calls.items()}
+        print(json.dumps(fields, default=str))
         return
-    from rich.table import Table
-
-    from limbeck.cli.terminal import make_console
-
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in ("method", "year", "what it does"):
-        table.add_column(column)
-    for name, call in calls.items():
-        table.add_row(name, str(call.card.year), call.card.claim)
-    make_console().print(table)
-    make_console().print(
-        "\n`limbeck methods NAME` shows the card of a method; `limbeck distill --method NAME` uses it.", highlight=False
-    )
+    for family, members in groupby(calls, key=family_of):
+        print(f"{family}: {FAMILY_TITLES.get(family, '')}".rstrip(": "))
+        for name in members:
+            card = calls[name].card
+            print(f"  {name:<26}{textwrap.shorten(card.citation, _WIDTH - 28, placeholder=' ...')}")
+            print(textwrap.fill(_first_sentence(card.claim), _WIDTH, initial_indent=_INDENT, subsequent_indent=_INDENT))
+        print()
+    print(f"{len(calls)} methods. `limbeck methods NAME` shows a card; `limbeck distill --method NAME` uses it.")
 
 
 def create_method(name: str, family: str) -> None:
@@ -80,7 +96,18 @@ def show_card(name: str, *, as_json: bool) -> None:
         limits = card.ranges.get(key)
         tuned = f"  (limbeck tune: {limits.low:g} to {limits.high:g})" if limits is not None else ""
         print(f"  --set {_setting(key, value)}{tuned}")
-    print(f"\nFor the tasks {', '.join(card.tasks)}.\n\n{card.bibtex}")
+    print(f"\nFor the tasks {', '.join(card.tasks)}.")
+    print(f"It reads {' and '.join(card.reads) or 'nothing'} of a teacher or a peer. Labels: {card.labels}.")
+    if card.needs:
+        print(f"It also needs {card.needs}.")
+    for claim in card.kernels:
+        invariant = f"; not changed by {', '.join(claim.invariances)}" if claim.invariances else ""
+        print(textwrap.fill(f"Kernel {claim}, one value per {claim.per}{invariant}.", _WIDTH, subsequent_indent="  "))
+    print(f"\n{card.bibtex}")
+
+
+def _first_sentence(text: str) -> str:
+    return re.split(r"(?<=[a-z0-9)][.:])\s+(?=[A-Z])", text, maxsplit=1)[0]
 
 
 def _setting(key: str, value: Any) -> str:
@@ -92,7 +119,9 @@ def _setting(key: str, value: Any) -> str:
 def _fields(call: Any) -> dict[str, Any]:
     from dataclasses import asdict
 
-    return asdict(call.card) | {"kernels": [str(claim) for claim in call.card.kernels], "defaults": call.defaults}
+    card = call.card
+    kernels = [str(claim) for claim in card.kernels]
+    return asdict(card) | {"citation": card.citation, "kernels": kernels, "defaults": call.defaults}
 
 
 def show_keys(prefix: str, *, as_json: bool) -> None:

@@ -20,6 +20,7 @@ __all__ = [
     "MethodCard",
     "SearchRange",
     "check_task",
+    "family_of",
     "make",
     "method",
     "names",
@@ -41,6 +42,22 @@ def names(task: str | None = None) -> tuple[str, ...]:
         return tuple(_modules())
     wanted = get_task(task).name
     return tuple(name for name in _modules() if wanted in method(name).card.tasks)
+
+
+def family_of(name: str) -> str:
+    """The family of a published method, one of `FAMILIES`: the folder of its file.
+
+    Raises:
+        UnknownNameError: If there is no such method. The message suggests the nearest name.
+
+    Example:
+        >>> family_of("hinton")
+        'logits'
+    """
+    modules = _modules()
+    if name not in modules:
+        raise unknown_name_error("method", name, modules)
+    return modules[name].split(".")[-2]
 
 
 def check_task(name: str, task: Task) -> None:

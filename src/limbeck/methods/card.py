@@ -127,6 +127,13 @@ class MethodCard:
             )
         return task
 
+    @property
+    def citation(self) -> str:
+        """Authors, year and source in a few words, such as ``Hinton et al., 2015, arXiv:1503.02531``."""
+        authors = re.split(r", | and ", self.authors)
+        first = f"{authors[0]} et al." if len(authors) > 2 else self.authors
+        return f"{first}, {self.year}, {f'arXiv:{self.arxiv}' if self.arxiv else self.venue}"
+
     @classmethod
     def unpublished(cls, name: str, text: str | None) -> MethodCard:
         """Make a card from the name of a function and the first line of its docstring."""
