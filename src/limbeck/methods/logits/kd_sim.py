@@ -13,7 +13,7 @@ from torch import Tensor
 
 from limbeck.batch import IGNORED
 from limbeck.errors import LimbeckError
-from limbeck.functional import check_hyper, kernel, kl_divergence
+from limbeck.functional import KernelClaim, check_hyper, kernel, kl_divergence
 from limbeck.losses import Loss, Objective
 from limbeck.methods.card import MethodCard, SearchRange
 from limbeck.methods.support import check_share
@@ -121,6 +121,15 @@ CARD = MethodCard(
     tasks=("classification", "language_modeling"),
     task_reason="it needs one label, and a last layer with a row for each class",
     trials=("mlp",),
+    kernels=(
+        KernelClaim(
+            class_similarity_kl,
+            hyper={"directions": ClassDirections(torch.eye(5)), "temperature": 2.0},
+            logits=False,  # the classes are those of the directions
+            fewest_classes=5,
+            invariances=("student_shift",),
+        ),
+    ),
 )
 
 
