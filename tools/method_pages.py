@@ -1,4 +1,4 @@
-"""Write the generated parts of the pages of methods, and of docs/choose.md, docs/claims.md and docs/results/index.md.
+"""Write the generated parts of the pages of methods, of other pages, and of the job files in examples/tables.
 
 `python tools/method_pages.py` writes them; with `--check` it only lists the pages that are out of date.
 """
@@ -20,6 +20,9 @@ from limbeck.methods import MethodCall, method, names
 from limbeck.papers import paper, paper_names
 from limbeck.papers.claim import count_words
 from limbeck.report.tables import claim_cells
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # as a script it finds only its own folder
+from tools.table_jobs import updated_jobs
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 FIRST, LAST = "<!-- from the card: `make docs` writes what follows -->", "<!-- end of the card -->"
@@ -211,7 +214,8 @@ def updated_pages() -> dict[Path, str]:
     pages |= {
         DOCS / "methods" / f"{name}.md": [render_first(method(name)), render_last(method(name))] for name in names()
     }
-    return {path: update(path.read_text(encoding="utf-8"), *parts) for path, parts in pages.items()}
+    updated = {path: update(path.read_text(encoding="utf-8"), *parts) for path, parts in pages.items()}
+    return updated | updated_jobs()
 
 
 def main() -> int:

@@ -243,14 +243,23 @@ def train_teacher(folder: TaskFolder, *, setting: ImageSetting, seed: int) -> Fi
     net, seconds = train_network(
         net, make("supervised"), setting, seed=1000 + seed, epochs=setting.teacher_epochs, examples=examples
     )
-    save_file({name: value.contiguous() for name, value in net.state_dict().items()}, folder.folder / _WEIGHTS)
+    save_weights(net, folder)
     return {**measure_network(net, setting), "seconds": seconds}
 
 
 def load_teacher(folder: TaskFolder, setting: ImageSetting, seed: int) -> nn.Module:
     """Load the teacher of a seed, which is a task that the arm requires."""
-    net = make_network(setting.teacher, setting, 0)
-    net.load_state_dict(load_file(folder.of(setting.teacher_of(seed)[0]) / _WEIGHTS))
+    return load_weights(make_network(setting.teacher, setting, 0), folder, setting.teacher_of(seed)[0])
+
+
+def save_weights(net: nn.Module, folder: TaskFolder) -> None:
+    """Save a network for tasks that require this one."""
+    save_file({name: value.contiguous() for name, value in net.state_dict().items()}, folder.folder / _WEIGHTS)
+
+
+def load_weights(net: nn.Module, folder: TaskFolder, task: str) -> nn.Module:
+    """Load the weights that another task saved into a network, and set it to evaluation."""
+    net.load_state_dict(load_file(folder.of(task) / _WEIGHTS))
     return net.eval()
 
 
