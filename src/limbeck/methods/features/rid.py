@@ -67,7 +67,8 @@ CARD = MethodCard(
     claim="A filter first keeps what of the teacher's features is about the labels, and the student learns only this: "
     "so it loses little to a teacher that knows nothing.",
     when="For features of a teacher that may be poor, or was trained for something else, where vid and fitnets copy "
-    "all of them. It needs labels. limbeck.metrics.decompose_information measures what was transferred and what is left.",
+    "all of them. It needs labels. limbeck.metrics.decompose_information measures what was transferred, and what is "
+    "left.",
     bibtex="""@inproceedings{dissanayake2025quantifying,
   title = {Quantifying Knowledge Distillation Using Partial Information Decomposition},
   author = {Dissanayake, Pasan and Hamman, Faisal and Halder, Barproda and Sucholutsky, Ilia and Zhang, Qiuyi and
