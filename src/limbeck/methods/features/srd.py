@@ -200,7 +200,6 @@ CARD = MethodCard(
     reads=("logits", "features"),
     example={"at": "features", "student_at": "features"},
     ranges={
-        "weight": SearchRange(0.1, 10.0, log=True),
         "soft_weight": SearchRange(0.0, 10.0),
         "temperature": SearchRange(1.0, 10.0, log=True),
         "power": SearchRange(1.0, 6.0),
