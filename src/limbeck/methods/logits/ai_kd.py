@@ -48,7 +48,7 @@ CARD = MethodCard(
     needs="a trained network of the same architecture",
     ranges={
         "temperature": SearchRange(1.0, 20.0, log=True),
-        "weight": SearchRange(0.1, 10.0, log=True),
+        "weight": SearchRange(0.01, 10.0, log=True),
         "previous_share": SearchRange(0.0, 0.9),
         "adversarial_weight": SearchRange(0.001, 1.0, log=True),
     },
@@ -223,7 +223,7 @@ def ai_kd(
     teacher: Any,
     *,
     temperature: float = 4.0,
-    weight: float = 1.0,
+    weight: float = 0.1,
     previous_share: float = 0.8,
     adversarial_weight: float = 0.01,
     penalty: float = 10.0,
