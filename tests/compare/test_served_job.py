@@ -21,6 +21,7 @@ from limbeck.compare.run_doctor import checkup
 from limbeck.compare.served_teacher import find_served
 from limbeck.compare.teacher import open_teacher
 from limbeck.compare.teacher_cache import check
+from limbeck.compare.tuning.search_space import spaces_of, start_of
 from limbeck.errors import LimbeckError, LimbeckWarning, ServerError
 from limbeck.export import export_run
 from limbeck.functional import reverse_kl
@@ -167,6 +168,46 @@ def test_a_cache_is_planned_and_verified(place, tmp_path):
             make_job({**read_run_job(tmp_path / "run"), "out": str(tmp_path / "run")}), sample=4, seed=0
         )
         assert verified.identical == 1
+
+
+def test_a_served_teacher_may_be_one_of_several(place, tmp_path):
+    folder, own = place
+    other = model(seed=3, positions=32)
+    other.save_pretrained(tmp_path / "near")
+    tokenizer().save_pretrained(tmp_path / "near")
+    with serve_model(own, tokenizer(), max_logprobs=-1) as server:
+        far = {"url": server.url, "top_k": None, "tokenizer": str(folder / "tok")}
+        both = {"near": {"model": f"hf:{tmp_path / 'near'}"}, "far": far}
+        changes = {"teacher": None, "teachers": both, "arms": ["teacher", "distilled"], "budget": {"epochs": 1}}
+        asked = {**job_of(place, server.url).model_dump(mode="json"), **changes, "out": str(tmp_path / "run")}
+        asked_without = {name: value for name, value in asked.items() if name != "teacher"}
+        job = make_job(asked_without)
+        result = run(job)
+        assert make_job(read_run_job(tmp_path / "run")).teacher.parts["far"].url == server.url
+        # A list of addresses alone, and a server that lists some tokens.
+        assert list(make_job({**asked_without, "teachers": [server.url, far]}).teacher.parts) == ["served", "served-2"]
+        some = make_job({**asked_without, "teachers": {**both, "far": {**far, "top_k": 8}}})
+        with pytest.raises(LimbeckError, match=r"teachers\.far\.top_k=null"):
+            open_teacher(some, load_comparison_data(some))
+    data = lb.load_data(str(folder / "t.txt"), tokenizer=str(folder / "tok"), max_length=24)
+    average = lb.Ensemble(own, other.eval(), mean="geometric")
+    exact = lb.tasks.LanguageModeling().fit(data.train).evaluate(average, data.test).measures
+    row = result["arms"]["teacher"]
+    assert row["nll"]["mean"] == pytest.approx(exact["nll"], abs=1e-3)
+    assert row["parameters"] is None
+    assert "is served" in row["size_note"]
+    assert math.isfinite(result["arms"]["distilled"]["nll"]["mean"])
+
+
+def test_a_search_leaves_the_temperature_where_a_server_knows_it(place):
+    job = job_of(place, "http://127.0.0.1:9/v1", method={"name": "hinton"})
+    task = lb.tasks.LanguageModeling(vocabulary=290)
+    assert "temperature" not in spaces_of(job, {}, smoothing=0.1, task=task)["distilled"]
+    whole = job_of(place, "http://127.0.0.1:9/v1", teacher={**job.teacher.model_dump(), "top_k": None})
+    assert "temperature" in spaces_of(whole, {}, smoothing=0.1, task=task)["distilled"]
+    ramp = job_of(place, "http://127.0.0.1:9/v1", method={"name": "gkd", "share": "ramp(1.0)"})
+    assert "share" not in spaces_of(ramp, {}, smoothing=0.1, task=task)["distilled"]
+    assert "share" not in start_of(ramp, "distilled", 0.1, task=task)
 
 
 def test_an_address_is_typed_as_a_teacher(place):

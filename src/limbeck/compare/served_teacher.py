@@ -16,6 +16,7 @@ from limbeck.job import Job, RunLayout, TeacherSettings, add_flag_hint
 from limbeck.job.settings import SERVED
 from limbeck.models.networks import check_arguments
 from limbeck.teachers import AlignedTeacher, ServedTeacher, Teacher
+from limbeck.teachers.wrapper import walk_teachers
 
 
 class ServedModule(nn.Module):
@@ -104,10 +105,12 @@ def name_served(job: Job, teacher: Teacher) -> Job:
 
 
 def describe_served(teacher: Teacher) -> str | None:
-    """What a server tells and what it does not, in sentences; None if the teacher is not served."""
-    served = find_served(teacher)
-    if served is None:
-        return None
+    """What servers tell and what they do not, in sentences; None if no teacher is served."""
+    every = [one for one in walk_teachers(teacher) if isinstance(one, ServedTeacher)]
+    return " ".join(map(_describe_one, every)) or None
+
+
+def _describe_one(served: ServedTeacher) -> str:
     if served.top_k is None:
         listed = "It lists all tokens."
     else:

@@ -63,6 +63,7 @@ from limbeck.teachers import (
     CrossTokenizerTeacher,
     EstimatorFile,
     ModelTeacher,
+    ServedTeacher,
     SklearnTeacher,
     Teacher,
     TeacherContext,
@@ -81,7 +82,8 @@ def open_teacher(job: Job, material: ComparisonData) -> tuple[Teacher, dict[str,
     """
     settings = job.teacher
     if settings.url is not None:
-        return _open_served(job, material)
+        served, module = _open_served(job, settings, material)
+        return served, {"member-0": module}
     if settings.has_weights and settings.members > 1:
         raise LimbeckError(
             f"teacher.members={settings.members} of {settings.model} would be the same network {settings.members} "
@@ -89,37 +91,55 @@ def open_teacher(job: Job, material: ComparisonData) -> tuple[Teacher, dict[str,
         )
     opened = {
         name: _open_part(job, part, material, seed=1000 + number)
+        if part.url is None
+        else _open_served(job, part, material, key=f"teachers.{name}")
         for number, (name, part) in enumerate(settings.parts.items())
     }
     models = {name: model for name, (_, model) in opened.items()}
     teachers = _align(job, material, [teacher for teacher, _ in opened.values()])
     for part, teacher, model in zip(settings.parts.values(), teachers, models.values(), strict=True):
-        if not isinstance(model, EstimatorModule) or part.has_weights:
+        if part.url is None and (not isinstance(model, EstimatorModule) or part.has_weights):
             _check_opened(job, part, teacher, model, material)
     if len(teachers) == 1:
         return teachers[0], models
     return average_teachers(job, teachers), models
 
 
-def _open_served(job: Job, material: ComparisonData) -> tuple[Teacher, dict[str, nn.Module]]:
-    """Open a teacher behind a server, and let it score a text of each part of the data."""
+def _open_served(
+    job: Job, part: TeacherSettings, material: ComparisonData, *, key: str | None = None
+) -> tuple[ServedTeacher | AlignedTeacher, nn.Module]:
+    """Open a teacher behind a server, and let it score a text of each part of the data.
+
+    Args:
+        job: The job.
+        part: The settings of this teacher.
+        material: The data.
+        key: The place of one of several teachers in the job; None for the only one.
+    """
     if job.student.is_shallow:
         raise LimbeckError(
-            f"student: shallow takes layers of its teacher, and those of {job.teacher.title} are behind a server. Name "
+            f"student: shallow takes layers of its teacher, and those of {part.title} are behind a server. Name "
             "another student."
         )
     student = make_student(job, material, seed=0) if is_language(material.task) else nn.Identity()
-    teacher, module = open_served(job, job.teacher, material, student)
+    teacher, module = open_served(job, part, material, student)
+    if key is not None and teacher.capabilities.partial:
+        raise LimbeckError(
+            f"Several teachers are averaged token by token, and the server of {part.title} lists some tokens only. Let "
+            f"it list all of them (vllm serve ... --max-logprobs -1) and type --set {key}.top_k=null."
+        )
     for examples in (material.train, *judged_parts(material).values()):
         with teacher.open(TeacherContext(loader=ShuffledLoader(examples, batch_size=1))):
             pass  # its longest text fits
         ask(teacher, examples.select(torch.tensor([0])), material)
-    return teacher, {"member-0": module}
+    return teacher, module
 
 
 def _align(
-    job: Job, material: ComparisonData, teachers: Sequence[ModelTeacher | SklearnTeacher]
-) -> list[ModelTeacher | SklearnTeacher | AlignedTeacher | CrossTokenizerTeacher]:
+    job: Job,
+    material: ComparisonData,
+    teachers: Sequence[ModelTeacher | SklearnTeacher | ServedTeacher | AlignedTeacher],
+) -> list[ModelTeacher | SklearnTeacher | ServedTeacher | AlignedTeacher | CrossTokenizerTeacher]:
     """The teachers in the vocabulary of the student; other tasks have none."""
     if not is_language(material.task) or job.student.is_shallow:
         return list(teachers)

@@ -13,7 +13,15 @@ from limbeck.errors import DataError, LimbeckError
 from limbeck.job.budget import Budget
 from limbeck.job.run_layout import shared_path
 from limbeck.job.schema import Job
-from limbeck.job.settings import ENSEMBLE, SEVERAL, SHALLOW, CacheSettings, MethodSettings, TeacherSettings
+from limbeck.job.settings import (
+    ENSEMBLE,
+    SEVERAL,
+    SHALLOW,
+    CacheSettings,
+    MemberSettings,
+    MethodSettings,
+    TeacherSettings,
+)
 from limbeck.models import UserFile, reference_names
 from limbeck.models.hub import LibraryModel
 from limbeck.teachers import EstimatorFile
@@ -33,7 +41,12 @@ def with_absolute_paths(job: Job) -> Job:
                     **_served_tokenizer(job.teacher),
                     "model": _name(job.teacher.model) if job.teacher.url is None else job.teacher.model,
                     "ensemble": {
-                        name: one.model_copy(update={"model": _name(one.model)})
+                        name: one.model_copy(
+                            update={
+                                **_served_tokenizer(one),
+                                "model": _name(one.model) if one.url is None else one.model,
+                            }
+                        )
                         for name, one in job.teacher.ensemble.items()
                     },
                     "train": None if job.teacher.train is None else _budget(job.teacher.train),
@@ -50,7 +63,7 @@ def with_absolute_paths(job: Job) -> Job:
     )
 
 
-def _served_tokenizer(teacher: TeacherSettings) -> dict[str, str]:
+def _served_tokenizer(teacher: TeacherSettings | MemberSettings) -> dict[str, str]:
     """The absolute folder of the tokenizer of a served teacher; nothing where it has none, or a name."""
     place = teacher.arguments.get("tokenizer") if teacher.url is not None else None
     return {} if place is None or str(place).startswith("hf:") else {"tokenizer": str(Path(str(place)).absolute())}

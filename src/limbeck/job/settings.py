@@ -72,14 +72,36 @@ class MemberSettings(ModelSettings):
     """One of several teachers.
 
     Attributes:
+        url: The address of a server, as of a teacher by itself. Only one that lists all tokens (``top_k: null``) can be
+            averaged.
         weight: Its weight in the average, relative to the others.
     """
 
+    url: str | None = None
     weight: float = Field(default=1.0, gt=0, allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _name_served(cls, values: Any) -> Any:
+        return _with_served_name(values)
 
 
 SERVED = "served:"
 """The begin of the model name of a teacher that is behind a server."""
+
+
+def _with_served_name(values: Any) -> Any:
+    """The settings of a teacher, with the name of one that is behind a server."""
+    if not isinstance(values, Mapping):
+        return values
+    values = dict(values)
+    if values.get("url") is None and is_url(values.get("model")):
+        values["url"] = values.pop("model")
+    if values.get("url") is not None:
+        values["url"] = f"{check_url(str(values['url']))}/v1"
+        name = str(values.get("model") or "").removeprefix(SERVED)
+        values["model"] = f"{SERVED}{name}"
+    return values
 
 
 class TeacherSettings(ModelSettings):
@@ -108,16 +130,7 @@ class TeacherSettings(ModelSettings):
     @model_validator(mode="before")
     @classmethod
     def _name_served(cls, values: Any) -> Any:
-        if not isinstance(values, Mapping):
-            return values
-        values = dict(values)
-        if values.get("url") is None and is_url(values.get("model")):
-            values["url"] = values.pop("model")
-        if values.get("url") is not None:
-            values["url"] = f"{check_url(str(values['url']))}/v1"
-            name = str(values.get("model") or "").removeprefix(SERVED)
-            values["model"] = f"{SERVED}{name}"
-        return values
+        return _with_served_name(values)
 
     @model_validator(mode="before")
     @classmethod
@@ -155,7 +168,7 @@ class TeacherSettings(ModelSettings):
             return {f"member-{i}": self for i in range(self.members)}
         own: dict[str, Any] = {"train": self.train, "check": self.check}
         return {
-            name: TeacherSettings(model=member.model, **own, **member.arguments)
+            name: TeacherSettings(model=member.model, url=member.url, **own, **member.arguments)
             for name, member in self.ensemble.items()
         }
 
@@ -331,7 +344,7 @@ def _name_models(models: Any) -> dict[str, Any]:
     named: dict[str, Any] = {}
     for one in models:
         settings = _named_model(one)
-        base = name = _short_name(str(settings.get("model")))
+        base = name = _short_name(str(settings.get("model") or "served"))
         number = 1
         while name in named:
             number += 1
@@ -352,7 +365,7 @@ def is_url(value: Any) -> bool:
 
 def _named_model(settings: Any) -> dict[str, Any]:
     if isinstance(settings, str):
-        return {"model": settings}
+        return {"url": settings} if is_url(settings) else {"model": settings}
     if not isinstance(settings, Mapping):
         raise LimbeckError(f"A teacher is the name of a model, or a mapping with the key model; got {settings!r}.")
     return dict(settings)

@@ -62,7 +62,8 @@ def start_of(job: Job, arm: str, smoothing: float, *, task: Task | None = None) 
         return values
     settings = job.method_arms[arm]
     parameters = method(settings.name).parameters
-    own = {n: p.default for n, p in parameters.items() if _is_number(p.default)}
+    typed = {n for n, v in settings.hyper.items() if not _is_number(v)}  # such as a schedule
+    own = {n: p.default for n, p in parameters.items() if _is_number(p.default) and n not in typed}
     if "temperature" in own and task is not None and task.temperature is not None:
         own["temperature"] = task.temperature
     values = {**own, **{n: v for n, v in settings.hyper.items() if _is_number(v)}, **values}
@@ -155,7 +156,15 @@ def _fitted(ends: Ends, kind: SearchRange | None) -> Ends:
 def _space(job: Job, arm: str, ranges: Mapping[str, SearchRange]) -> Space:
     """The default ranges, replaced by those of the user."""
     usual = _usual(job, arm)
+    if _knows_one_temperature(job) and "temperature" not in ranges:
+        usual.pop("temperature", None)
     return {n: ranges.get(n, r) for n, r in usual.items() if n in ranges or r.low < r.high}
+
+
+def _knows_one_temperature(job: Job) -> bool:
+    """Whether the teacher is served and lists some tokens: the weight of the others is known at temperature 1 alone."""
+    url, top_k = job.teacher.url, job.teacher.arguments.get("top_k", "some")
+    return url is not None and top_k is not None
 
 
 def _usual(job: Job, arm: str) -> Space:
@@ -179,7 +188,8 @@ def _usual(job: Job, arm: str) -> Space:
         for n in own.parameters
         if n in start and n not in _BUDGET
     }
-    return {**fixed, **own.card.ranges, **ranges}
+    searched = {n: r for n, r in own.card.ranges.items() if n in start or n not in settings.hyper}
+    return {**fixed, **searched, **ranges}
 
 
 def _changed(settings: MethodSettings, hyper: Mapping[str, Any]) -> MethodSettings:
