@@ -9,7 +9,7 @@ import torch
 
 from limbeck.data import ArrayDataset, DataSplits, Subset
 from limbeck.data.preprocess import fit_normalization
-from limbeck.papers import ExperimentScale, TaskFolder, lukasik2021, small_images, stanton2021
+from limbeck.papers import ExperimentScale, TaskFolder, lukasik2021, pouransari2020, small_images, stanton2021
 from limbeck.papers.experiment import renumbered
 from limbeck.papers.lukasik2021 import HELD_OUT, RARITY, split_images
 from limbeck.task_runner import sort_tasks
@@ -70,3 +70,29 @@ def test_rare_classes_have_few_images_and_none_is_held_out():
     assert torch.bincount(labels[held_out]).tolist() == [HELD_OUT] * 10
     assert not set(train.tolist()) & set(held_out.tolist())
     assert split_images(labels, 2, 400)[2] != classes
+
+
+def test_students_of_an_ensemble_train_and_are_judged(monkeypatch, tmp_path):
+    study, original = pouransari2020.STUDY, pouransari2020._train
+    monkeypatch.setattr(
+        pouransari2020, "_train", lambda net, recipe, data, seed, _: original(net, recipe, data, seed, 3)
+    )
+    results = {}
+    for task in sort_tasks(study.tasks(ExperimentScale("quick", (0,)))):
+        folder = TaskFolder(tmp_path, task.name)
+        folder.folder.mkdir(parents=True)
+        results[task.name] = task.function(folder)
+        results[task.name.replace("seed-0", "seed-1")] = results[task.name]
+    assert len(study.judge(SCALE, results)) == len(study.claims)
+    assert all(value >= 0 for figures in results.values() for value in figures.values())
+
+
+def test_moments_of_an_ensemble_are_those_of_its_members():
+    members = [pouransari2020.make_network(4, seed) for seed in range(3)]
+    x = torch.linspace(-1, 1, 5)[:, None]
+    outputs = torch.stack([member(x)[:, 0] for member in members]).detach()
+    found = pouransari2020._moments_of_members(members, x)
+    mean = outputs.sum(0) / 3
+    variance = ((outputs - mean) ** 2).sum(0) / 3 + pouransari2020.SMALLEST
+    torch.testing.assert_close(found, torch.stack([mean, variance.log()], 1))
+    assert torch.equal(pouransari2020._moments_of_student(members[0], x, -2.0)[:, 1], torch.full((5,), -2.0))
