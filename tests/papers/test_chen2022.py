@@ -34,3 +34,9 @@ def test_the_claims_compare_with_the_student_alone_plain_kd_and_a_larger_student
         for arm in ARMS for seed in SCALE.seeds
     }  # fmt: skip
     assert [claim.mean for claim in STUDY.judge(SCALE, results)] == pytest.approx([6.0, 10.0, 2.0])
+
+
+def test_each_arm_needs_a_teacher_that_is_trained():
+    for scale in (SCALE, ExperimentScale("full", (0, 1, 2))):
+        tasks = {task.name: task for task in STUDY.tasks(scale)}
+        assert all(name in tasks for task in tasks.values() for name in task.requires)

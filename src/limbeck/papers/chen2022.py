@@ -26,9 +26,9 @@ from limbeck.recipe import Optimizer
 SETTING = ImageSetting(
     "fashion_mnist", 10_000, 2000, ("resnet8", {"width": 16}), ("resnet8", {"width": 4}), 8, 20,
     student_images=3000, optimizer=Optimizer("adamw", lr=5e-3, warmup=0.05), teacher_seconds=110.0,
+    one_teacher=True,
     quick={
-        "train": 2000, "test": 1000, "student_images": 1000, "teacher_epochs": 5, "epochs": 8, "one_teacher": True,
-        "teacher_seconds": 14.0,
+        "train": 2000, "test": 1000, "student_images": 1000, "teacher_epochs": 5, "epochs": 8, "teacher_seconds": 14.0,
     },
 )  # fmt: skip
 """Residual networks: as the paper's, their logits are a linear layer of averaged maps."""
