@@ -56,7 +56,9 @@ CARD = MethodCard(
     "knowledge about what is in its input.",
     when="When a large model can describe the training examples and will not run later, and there is a graph of "
     "relations between the things in them. This is a reduced form: the teacher is any encoder of the description, "
-    "the graph is given, and its part of the prediction is added with a gate. A test here shows that the description "
+    "the graph and the nodes of an example are given instead of found in ConceptNet, the fusion of picture and text is "
+    "the student's own instead of that of CLIP, and the graph's part of the prediction is added with a gate. These "
+    "pieces are weights and data of others, which the loss does not depend on. A test here shows that the description "
     "and the graph each help on a synthetic problem; the results on hateful memes, with CLIP, LLaVA and ConceptNet, "
     "are not shown here.",
     bibtex="""@inproceedings{garg2025just,

@@ -32,8 +32,9 @@ CARD = MethodCard(
     "teacher is a copy of the student. Compare with hinton and the same copy as teacher. A test here shows that the "
     "similarities move less. That less is forgotten was not seen: a small network that learned digits and then rotated "
     "ones forgot as much with the loss, and more at the temperatures of the paper, which are for large language "
-    "models. Of the paper this is the distillation with a queue; inserting Hanja behind ambiguous Korean words, and "
-    "its gains in Korean, are not part of it.",
+    "models. Reduced to the distillation with a queue: inserting Hanja behind ambiguous Korean words needs a "
+    "dictionary and its attention masks a model of its own, so neither they nor the gains in Korean are part of it. "
+    "Teacher and student have one tokenizer, as a copy of the student has.",
     bibtex="""@article{choi2025hanjabridge,
   title = {HanjaBridge: Resolving Semantic Ambiguity in Korean LLMs via Hanja-Augmented Pre-Training},
   author = {Choi, Seungho},
