@@ -91,8 +91,8 @@ def bench_card_kernels(
     Returns:
         ``cards``: a row for each kernel, with ``per``, ``shape`` (of the student's first tensor), ``time`` (forward and
         backward over those of `kl_divergence` on tensors of the student's shapes, the median of rounds), ``quartiles``
-        of that ratio, ``memory`` (peak over the size of its inputs) and ``memory_bar`` (None if it compares examples or
-        needs the whole batch).
+        of that ratio, ``memory`` (peak over the size of its inputs) and ``memory_bar`` (None if it compares examples,
+        classes or positions with each other, or needs the whole batch).
     """
     before = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -140,7 +140,7 @@ def _measured(claim: KernelClaim, rounds: int, seconds: float) -> dict[str, Any]
     release_buffers()
     peak = peak_on_cpu(steps["kernel"])
     inputs = sum(tensor.numel() * tensor.element_size() for tensor in sample.values())
-    pairs = claim.per in ("pair", "batch")
+    pairs = claim.pairs or claim.per in ("pair", "batch")
     return {
         "kernel": str(claim),
         "per": claim.per,

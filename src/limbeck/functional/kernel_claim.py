@@ -64,6 +64,7 @@ class KernelClaim:
         largest: The largest logit that must not overflow.
         fewest_classes: The smallest number of classes or features.
         invariances: The transformations that do not change the values: names of `INVARIANCES`.
+        pairs: Whether the mathematics needs pairs of classes or positions, so that memory grows with their square.
         stop_gradient: Whether a part of the formula is constant in the backward pass. Then the gradient is not that of
             the value, and only checked to be finite: the test of the method must compare it.
 
@@ -96,6 +97,7 @@ class KernelClaim:
     largest: float = 1e30
     fewest_classes: int = 2
     invariances: tuple[str, ...] = ()
+    pairs: bool = False
     stop_gradient: bool = False
 
     def __post_init__(self) -> None:

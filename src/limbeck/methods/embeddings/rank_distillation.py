@@ -148,9 +148,9 @@ CARD = MethodCard(
 }""",
     labels="unused",
     kernels=(
-        KernelClaim(pairwise_logistic, invariances=_ORDER),
-        KernelClaim(pairwise_hinge, hyper={"margin": 0.5}, invariances=_ORDER),
-        KernelClaim(list_likelihood, invariances=_ORDER),
+        KernelClaim(pairwise_logistic, invariances=_ORDER, pairs=True),
+        KernelClaim(pairwise_hinge, hyper={"margin": 0.5}, invariances=_ORDER, pairs=True),
+        KernelClaim(list_likelihood, invariances=_ORDER, pairs=True),
     ),
     task_reason="its outputs are the scores of the candidates of a query",
 )

@@ -138,6 +138,7 @@ CARD = MethodCard(
     kernels=(
         KernelClaim(
             neighbor_divergence,
+            pairs=True,
             shape=(4, 5),
             teacher_shape=(4, 7),
             positions=1,
@@ -147,6 +148,7 @@ CARD = MethodCard(
         ),
         KernelClaim(
             neighbor_divergence,
+            pairs=True,
             shape=(4, 5),
             positions=1,
             zero_at_equality=True,

@@ -175,7 +175,7 @@ CARD = MethodCard(
         "weight": SearchRange(1.0, 1000.0, log=True),
         "sharpness": SearchRange(0.25, 8.0, log=True),
     },
-    kernels=(KernelClaim(class_transport, hyper={"temperature": 4.0},
+    kernels=(KernelClaim(class_transport, pairs=True, hyper={"temperature": 4.0},
                          invariances=("student_shift", "teacher_shift")),),
     task_reason="it reads the rows of a linear last layer, and compares all pairs of classes that are not the label",
 )  # fmt: skip

@@ -146,6 +146,7 @@ CARD = MethodCard(
     kernels=(
         KernelClaim(
             spatial_relation_squared_error,
+            pairs=True,
             **_MAPS,
             teacher_shape=(6, 3, 3),
             invariances=(
