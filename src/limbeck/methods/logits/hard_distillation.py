@@ -88,7 +88,7 @@ def hard_distillation(
     Example:
         >>> from torch import nn
         >>> [repr(stage.objective) for stage in hard_distillation(nn.Linear(4, 3)).stages()]
-        ["0.5 * Loss(kl_divergence, teacher='hard_labels') + 0.5 * Loss(cross_entropy)"]
+        ["0.5 * Loss(kl_divergence, student='logits', teacher='hard_labels') + 0.5 * Loss(cross_entropy)"]
 
     Source: Touvron et al., 2020, arXiv:2012.12877, section 4; drawn and softened labels: Stanton et al., Does Knowledge
         Distillation Really Work?, 2021, arXiv:2106.05945.
