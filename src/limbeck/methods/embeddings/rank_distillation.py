@@ -117,9 +117,7 @@ def list_likelihood(
     order = teacher.masked_fill(~present, -torch.inf).argsort(dim=-1, descending=True, stable=True)
     ranked, present = student.gather(-1, order), present.gather(-1, order)
     scores = ranked.masked_fill(~present, clamp_neg_inf(student.dtype))
-    count = scores.shape[-1]
-    later = torch.ones(count, count, dtype=torch.bool, device=scores.device).triu()
-    rest = scores.unsqueeze(-2).masked_fill(~later, clamp_neg_inf(student.dtype)).logsumexp(-1)
+    rest = scores.flip(-1).logcumsumexp(-1).flip(-1)
     return (rest - scores).masked_fill(~present, 0.0).sum(-1)
 
 
@@ -150,7 +148,7 @@ CARD = MethodCard(
     kernels=(
         KernelClaim(pairwise_logistic, invariances=_ORDER, pairs=True),
         KernelClaim(pairwise_hinge, hyper={"margin": 0.5}, invariances=_ORDER, pairs=True),
-        KernelClaim(list_likelihood, invariances=_ORDER, pairs=True),
+        KernelClaim(list_likelihood, invariances=_ORDER),
     ),
     task_reason="its outputs are the scores of the candidates of a query",
 )
