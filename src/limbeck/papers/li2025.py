@@ -1,0 +1,165 @@
+"""Li et al., 2025, arXiv:2506.20688: relations of positions and of channels, on segmentation of drawn shapes."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from limbeck.data import ArrayDataset, ShuffledLoader
+from limbeck.engine import distill
+from limbeck.methods import make
+from limbeck.models import seeded
+from limbeck.papers.claim import Claim, Figure
+from limbeck.papers.claim_study import ClaimStudy, Results
+from limbeck.papers.experiment import ExperimentScale, Figures, Row, TaskFolder
+from limbeck.recipe import Optimizer, Recipe
+from limbeck.task_runner import WorkItem
+
+ARMS = {
+    "alone": "labels of pixels",
+    "kd": "hinton at T = 4 with weight 0.9, at each pixel",
+    "drd": "labels, relations of positions and of channels",
+    "kd and drd": "hinton and the same relations",
+}
+SIZE, CLASSES = 24, 4
+"""The side of an image, and its classes: background, discs, squares and crosses."""
+TEACHER_WIDTH, STUDENT_WIDTH, TEACHER_IMAGES, TEST = 12, 4, 800, 200
+MIOU = Figure("miou", "mIoU", "%")
+PIXELS = Figure("pixels", "pixel accuracy", "%")
+_WEIGHTS = "weights.safetensors"
+
+
+def draw_shapes(count: int, *, seed: int) -> tuple[Float[Tensor, "count 1 size size"], Int[Tensor, "count size size"]]:
+    """Draw images of one disc, one square and one cross on a background, and the class of each pixel.
+
+    Shapes have random places, sizes and brightness, may hide each other, and lie under noise.
+
+    Args:
+        count: The number of images.
+        seed: The seed.
+    """
+    draw = torch.Generator().manual_seed(seed)
+    grid = torch.arange(SIZE).float()
+    images, labels = torch.zeros(count, SIZE, SIZE), torch.zeros(count, SIZE, SIZE, dtype=torch.int64)
+    for kind in range(1, CLASSES):
+        center = 5 + 14 * torch.rand(2, count, 1, 1, generator=draw)
+        radius = 3 + 3 * torch.rand(count, 1, 1, generator=draw)
+        y, x = (grid[:, None] - center[0]).abs(), (grid - center[1]).abs()
+        inside = {1: y**2 + x**2 < radius**2, 2: torch.maximum(y, x) < 0.9 * radius}.get(
+            kind, (torch.minimum(y, x) < radius / 3) & (torch.maximum(y, x) < radius)
+        )
+        brightness = 0.5 + torch.rand(count, 1, 1, generator=draw)
+        images, labels = torch.where(inside, brightness, images), labels.masked_fill(inside, kind)
+    return (images + 0.2 * torch.randn(images.shape, generator=draw)).unsqueeze(1), labels
+
+
+class ShapeSegmenter(nn.Module):
+    """A small U-shaped network: one level down, one up, with a connection across.
+
+    Args:
+        width: The number of channels of the first layer.
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.first = nn.Sequential(nn.Conv2d(1, width, 3, padding=1), nn.ReLU())
+        self.down = nn.Sequential(nn.Conv2d(width, 2 * width, 3, stride=2, padding=1), nn.ReLU())
+        self.middle = nn.Sequential(nn.Conv2d(2 * width, 2 * width, 3, padding=1), nn.ReLU())
+        self.features = nn.Sequential(nn.Conv2d(3 * width, width, 3, padding=1), nn.ReLU())
+        self.logits = nn.Conv2d(width, CLASSES, 1)
+
+    def forward(self, images: Float[Tensor, "batch 1 height width"]) -> Float[Tensor, "batch classes height width"]:
+        """The logits of each pixel."""
+        full = self.first(images)
+        low = F.interpolate(self.middle(self.down(full)), size=full.shape[2:], mode="bilinear", align_corners=False)
+        logits: Tensor = self.logits(self.features(torch.cat([full, low], 1)))
+        return logits
+
+
+def compute_miou(predicted: Int[Tensor, "*pixels"], labels: Int[Tensor, "*pixels"]) -> float:
+    """Compute the mean over classes of intersection over union, in percent.
+
+    Example:
+        >>> round(compute_miou(torch.tensor([0, 1, 2, 3]), torch.tensor([0, 1, 2, 2])), 2)
+        62.5
+    """
+    shares = []
+    for kind in range(CLASSES):
+        ours, theirs = predicted == kind, labels == kind
+        shares.append(float((ours & theirs).sum()) / max(float((ours | theirs).sum()), 1.0))
+    return 100 * sum(shares) / CLASSES
+
+
+def _learn(
+    network: nn.Module, recipe: Recipe, examples: tuple[Tensor, Tensor], *, seed: int, epochs: int
+) -> dict[str, float]:
+    optimizer = Optimizer("adamw", lr=1e-2, warmup=0.05)
+    loader: Any = ShuffledLoader(ArrayDataset(*examples), batch_size=32, seed=seed)
+    student = distill(
+        network, recipe, loader, seed=seed, epochs=epochs, optimizer=optimizer, accelerator="cpu", log_every=100
+    ).finish().student.eval()  # fmt: skip
+    images, labels = draw_shapes(TEST, seed=10**6)
+    with torch.no_grad():
+        predicted = student(images).argmax(1)
+    return {"miou": compute_miou(predicted, labels), "pixels": 100 * float((predicted == labels).float().mean())}
+
+
+def train_teacher(folder: TaskFolder, *, quick: bool) -> Figures:
+    """Train the teacher of all seeds, and save it."""
+    with seeded(0):
+        network = ShapeSegmenter(TEACHER_WIDTH)
+    examples = draw_shapes(TEACHER_IMAGES, seed=10**5)
+    recipe = make("supervised", task="segmentation")
+    figures = _learn(network, recipe, examples, seed=0, epochs=10 if quick else 40)
+    save_file(dict(network.state_dict()), folder.folder / _WEIGHTS)
+    return figures
+
+
+def train_arm(folder: TaskFolder, *, arm: str, seed: int, quick: bool) -> Figures:
+    """Train a student of one arm."""
+    teacher = ShapeSegmenter(TEACHER_WIDTH)
+    teacher.load_state_dict(load_file(folder.of("teacher") / _WEIGHTS))
+    relations: dict[str, Any] = {"teacher": teacher.eval(), "at": "features", "student_at": "features"}
+    task = {"task": "segmentation"}
+    recipes = {
+        "alone": lambda: make("supervised", **task),
+        "kd": lambda: make("hinton", teacher=teacher.eval(), **task),
+        "drd": lambda: make("drd", **relations, **task, size=8),
+        "kd and drd": lambda: make("drd", **relations, **task, size=8, soft_weight=0.9),
+    }
+    with seeded(seed):
+        network = ShapeSegmenter(STUDENT_WIDTH)
+    examples = draw_shapes(128 if quick else 256, seed=seed)
+    return _learn(network, recipes[arm](), examples, seed=seed, epochs=32 if quick else 60)
+
+
+def _teacher_rows(scale: ExperimentScale, results: Results) -> list[Row]:
+    del scale
+    return [Row("the teacher: mIoU", [results["teacher"]["miou"]], "%", lower_is_better=False)]
+
+
+STUDY = ClaimStudy(
+    "shapes", "Do relations of positions and channels teach a small segmentation network?", ARMS, train_arm,
+    (MIOU, PIXELS),
+    [
+        Claim.of_difference("drd", "alone", MIOU),
+        Claim.of_difference("drd", "kd", MIOU),
+        Claim.of_difference("kd and drd", "kd", MIOU),
+    ],
+    {"quick": 5, "full": 20},
+    shared=lambda scale: [WorkItem("teacher", partial(train_teacher, quick=scale.quick), (), 20.0)],
+    requires=lambda _: ("teacher",), rows=_teacher_rows,
+)  # fmt: skip
+
+EXPERIMENTS = (STUDY.experiment(),)
+TITLE = (
+    "Li, Shan, Wang, Lv, Luo and Chen, Building Lightweight Semantic Segmentation Models for Aerial Images Using Dual "
+    "Relation Distillation, 2025, arXiv:2506.20688"
+)
+CLAIM = "Relations between positions and between channels improve a small segmentation network."
