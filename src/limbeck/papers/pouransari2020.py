@@ -83,7 +83,8 @@ def teach(folder: TaskFolder, *, seed: int, member: int, quick: bool) -> Figures
 def train_arm(folder: TaskFolder, *, arm: str, seed: int, quick: bool) -> Figures:
     """Train one student, and measure it on a grid inside and outside the range of the labeled inputs."""
     members = [load_weights(make_network(32, 0), folder, _task(seed, number)) for number in range(MEMBERS)]
-    (x, y, more), ensemble = draw_data(seed), Ensemble(*members)
+    # The mean of numbers is the geometric mean of "logits"; the arithmetic one is of probabilities.
+    (x, y, more), ensemble = draw_data(seed), Ensemble(*members, mean="geometric")
     inputs = torch.cat([x, more]) if arm.endswith("more inputs") else x
     if arm == "alone":
         recipe, data = make("supervised", task="regression"), ArrayDataset(x, extra={"targets": y})

@@ -1,4 +1,4 @@
-"""Stanton et al., 2021, arXiv:2106.05945: does a student that generalizes also agree with its teacher?"""
+"""Stanton et al., 2021, arXiv:2106.05945: the agreement of students with their teachers, and their accuracy."""
 
 from __future__ import annotations
 
