@@ -93,6 +93,7 @@ def bench_tokenizers(
         "alone": lambda: make("supervised", task="language_modeling"),
         "uld": lambda: make("uld", teacher=other),
         "alm": lambda: make("alm", teacher=other),
+        "alm, groups": lambda: make("alm", teacher=other, boundary_threshold=None),
         "kl, one tokenizer": lambda: make(
             "hinton", teacher=teachers["student"], temperature=1.0, weight=0.5, task="language_modeling"
         ),
