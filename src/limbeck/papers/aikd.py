@@ -1,4 +1,4 @@
-"""Kim et al., 2022, arXiv:2211.10938: does a network gain from a trained copy of itself and a critic of its outputs?"""
+"""Kim et al., 2022, arXiv:2211.10938: whether a network gains from a trained copy of itself and a critic of outputs."""
 
 from __future__ import annotations
 
