@@ -1,0 +1,91 @@
+"""Claims about features and transformers: every arm trains, and the figures that are claimed are measured."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from limbeck.papers import (
+    ExperimentScale,
+    TaskFolder,
+    aguilar2019,
+    chormai2026,
+    kim2022,
+    mannix2024,
+    miles2023,
+    small_images,
+    small_transformers,
+)
+from limbeck.papers.kim2022 import Ternary
+from limbeck.papers.small_transformers import PAIRS, TextSizes, draw_texts
+from papers.test_claim_study import drawn  # noqa: F401 - a fixture
+
+
+def study_figures(study, folder):
+    """The figures of the arms of a study, in the order of the arms, of one seed."""
+    return {
+        arm: study.train(TaskFolder(folder, study.task_name(arm, 0)), arm=arm, seed=0, quick=True) for arm in study.arms
+    }
+
+
+def save_teacher(task, folder):
+    place = TaskFolder(folder, task.name)
+    place.folder.mkdir(parents=True, exist_ok=True)
+    task.function(place)
+
+
+@pytest.mark.filterwarnings("ignore")  # the data are tiny
+@pytest.mark.parametrize(
+    ("paper", "studies"),
+    [
+        (miles2023, [miles2023.STUDY]),
+        (mannix2024, [mannix2024.STUDY]),
+        (chormai2026, [chormai2026.PROJECTIONS, chormai2026.STUDENTS]),
+    ],
+    ids=["miles2023", "mannix2024", "chormai2026"],
+)
+def test_every_arm_on_images_has_its_figures(paper, studies, drawn, monkeypatch, tmp_path):  # noqa: F811
+    name = "FASHION_CNN" if paper is miles2023 else "FASHION_MLP"
+    setting = drawn[0]  # perceptrons, which are fast
+    monkeypatch.setattr(paper, name, setting)
+    scale = ExperimentScale("quick", (0,))
+    save_teacher(small_images.teacher_tasks(setting, scale)[0], tmp_path)
+    for study in studies:
+        figures = study_figures(study, tmp_path)
+        results = {study.task_name(arm, 0): own for arm, own in figures.items()}
+        assert all({figure.key for figure in study.figures} <= set(own) for own in figures.values())
+        assert len(study.judge(scale, results)) == len(study.claims)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("paper", [aguilar2019, kim2022], ids=["aguilar2019", "kim2022"])
+def test_every_arm_on_texts_has_its_figures(paper, monkeypatch, tmp_path):
+    sizes = TextSizes(teacher=32, student=32, teacher_epochs=1, epochs=2, test=40)
+    monkeypatch.setitem(small_transformers.SIZES, "quick", sizes)
+    scale = ExperimentScale("quick", (0,))
+    save_teacher(small_transformers.teacher_tasks(scale)[0], tmp_path)
+    figures = study_figures(paper.STUDY, tmp_path)
+    assert all({figure.key for figure in paper.STUDY.figures} <= set(own) for own in figures.values())
+    results = {paper.STUDY.task_name(arm, 0): own for arm, own in figures.items()}
+    assert len(paper.STUDY.judge(scale, results)) == len(paper.STUDY.claims)
+
+
+def test_the_class_of_a_text_is_the_value_behind_its_first_token():
+    texts = draw_texts(200, seed=0)
+    ids = texts.inputs["input_ids"]
+    for row, label, length in zip(ids.tolist(), texts.labels.tolist(), texts.mask.sum(1).tolist(), strict=True):
+        pairs = dict(zip(row[1:length:2], row[2:length:2], strict=True))
+        assert pairs[row[0]] == 1 + small_transformers.KEYS + label
+        assert not any(row[length:])
+    assert texts.mask.sum(1).unique().tolist() == [1 + 2 * pairs for pairs in range(1, PAIRS + 1)]
+
+
+def test_ternary_weights_have_three_values_and_the_gradient_of_the_full_ones():
+    weight = torch.randn(5, 8, generator=torch.Generator().manual_seed(0), requires_grad=True)
+    rounded = Ternary()(weight)
+    for row in rounded.detach():
+        sizes = row[row != 0].abs()
+        assert torch.allclose(sizes, sizes[:1])
+    torch.testing.assert_close(Ternary()(rounded.detach()), rounded.detach())
+    (slope,) = torch.autograd.grad((rounded * torch.arange(8.0)).sum(), weight)
+    assert torch.equal(slope, torch.arange(8.0).expand(5, 8))
