@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from limbeck.compare.comparison_data import eval_batches, load_comparison_data, make_student, make_train_config
-from limbeck.compare.teacher import ask, check_teacher
+from limbeck.compare.teacher import ask
+from limbeck.compare.teacher_checks import check_teacher
 from limbeck.data import ArrayDataset, Chain, CutMix, Flip, RandomShift
 from limbeck.errors import LimbeckError
 from limbeck.job import Budget, CacheSettings, make_job, train_loader

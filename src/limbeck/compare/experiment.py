@@ -49,8 +49,9 @@ from limbeck.compare.run_storage import (
 )
 from limbeck.compare.served_teacher import describe_served, name_served
 from limbeck.compare.suggestions import JudgedRun, suggest
-from limbeck.compare.teacher import ask, judge_teacher, open_teacher, steps_taken, train_teacher
+from limbeck.compare.teacher import ask, open_teacher, steps_taken, train_teacher
 from limbeck.compare.teacher_cache import check_store, fill_job_cache, measure_listed_entropy
+from limbeck.compare.teacher_checks import judge_teacher
 from limbeck.compare.trackers import check_tracker, is_rank_zero
 from limbeck.data import Dataset
 from limbeck.engine import StepReport, environment, open_fabric

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from limbeck.batch import IGNORED, LOGITS, Batch
+from limbeck.batch import LOGITS, Batch
 from limbeck.compare.comparison_data import (
     ComparisonData,
     call_checked,
@@ -38,7 +37,6 @@ from limbeck.compare.language import (
     check_positions,
     compares_texts,
     open_own_tokenizer,
-    unigram_nll,
 )
 from limbeck.compare.saved_teacher import check_saved_teacher, check_tokenizer, other_inputs_error, own_preprocess
 from limbeck.compare.served_teacher import open_served
@@ -49,15 +47,12 @@ from limbeck.errors import LimbeckError
 from limbeck.events import Callback, EnsemblePlanned, Message, StepsTaken
 from limbeck.job import Job, RunLayout, TeacherSettings, add_flag_hint, train_loader
 from limbeck.methods import method
-from limbeck.metrics import Predictions, accuracy
-from limbeck.metrics.classes import is_misordered, misorder_message, renamed_accuracy
-from limbeck.metrics.memoize import predicted_class
 from limbeck.model_call import call, logits_of
 from limbeck.models import NoModuleError
 from limbeck.models.networks import check_arguments
 from limbeck.recipe import Recipe, Stage
 from limbeck.tap import FrozenParameters
-from limbeck.tasks import Classification, Task
+from limbeck.tasks import Task
 from limbeck.teachers import (
     AlignedTeacher,
     CrossTokenizerTeacher,
@@ -69,7 +64,6 @@ from limbeck.teachers import (
     TeacherContext,
     has_other_tokenizer,
 )
-from limbeck.teachers.chance import compute_chance, most_frequent_share
 
 
 def open_teacher(job: Job, material: ComparisonData) -> tuple[Teacher, dict[str, nn.Module]]:
@@ -295,93 +289,6 @@ def ask(teacher: Teacher, examples: Dataset, material: ComparisonData) -> Tensor
     if material.task.asks_teacher:
         return material.task.evaluate(teacher, eval_batches(examples), preprocess=material.data.preprocess).outputs
     return torch.cat([material.task.keep(logits) for _, logits in iterate_answers(teacher, examples, material)])
-
-
-def judge_teacher(outputs: Tensor, material: ComparisonData, *, loaded: bool) -> tuple[float, str]:
-    """Check the teacher on development data; returns its primary metric, NaN without targets, and a sentence.
-
-    Raises:
-        LimbeckError: If the teacher is no better than a model that ignores its inputs.
-    """
-    task, examples = material.task, material.development
-    if isinstance(task, Classification):
-        value = check_teacher(outputs, examples, classes=material.classes, loaded=loaded)
-        return value, describe_accuracy(value, examples.labels)
-    score, count = task.primary, task.check(examples, "development")
-    if not count:
-        return math.nan, "Teacher: not checked, as no development example has a target."
-    value = task.measure(outputs, task.stored_targets(examples))[score.name]
-    chance, simplest = score.chance, "always predicting the mean"
-    origin = "another input normalization, or on targets in another unit (task.standardize=false)"
-    if is_language(task):
-        chance, simplest = unigram_nll(material.train, examples, task.outputs), "counting the tokens, without context,"
-        origin = "another tokenizer (data.tokenizer=FOLDER), or on texts of another kind"
-    if chance is not None and score.rank(value) <= score.rank(chance):
-        why = (
-            f"Was it trained with {origin}?"
-            if loaded
-            else "Does it need more epochs or another learning rate (teacher.train.epochs, teacher.train.lr)?"
-        )
-        raise LimbeckError(
-            f"The teacher's {score.title} on {count} development {'texts' if is_language(task) else 'examples'} is "
-            f"{score.format(value)}, and {simplest} gives {score.format(chance)}. {why} To continue anyway, type "
-            "--set teacher.check=false."
-        )
-    return value, f"Teacher: {score.title} {score.format(value)} on development data."
-
-
-def check_teacher(teacher_logits: Tensor, examples: Dataset, *, classes: int, loaded: bool) -> float:
-    """Compute and check the teacher's accuracy on development data; NaN without labels.
-
-    Raises:
-        LimbeckError: If the teacher is no better than chance, within two standard errors, or than the most frequent
-            class; or if a loaded teacher is far better with its classes in another order.
-    """
-    labels = examples.labels
-    if labels is None or not bool((labels != IGNORED).any()):
-        return float("nan")
-    teacher_accuracy = accuracy(Predictions(teacher_logits, None, labels)).value
-    if loaded and labels.ndim == 1:
-        _check_renamed(teacher_logits, labels, teacher_accuracy, classes)
-    count = int((labels != IGNORED).sum())
-    chance = compute_chance(classes, count, most_frequent=most_frequent_share(labels))
-    if (
-        teacher_accuracy <= chance.reach and teacher_accuracy < 1.0
-    ):  # a perfect teacher must not fail for too few examples
-        why = (
-            "Was it trained with another input normalization or label order?"
-            if loaded
-            else "Does it need more epochs or another learning rate (teacher.train.epochs, teacher.train.lr)?"
-        )
-        raise LimbeckError(
-            f"The teacher's accuracy on {count} development examples is {100 * teacher_accuracy:.1f} %, and "
-            f"{chance.sentence}. {why} To continue anyway, type --set teacher.check=false."
-        )
-    return teacher_accuracy
-
-
-def describe_accuracy(accuracy: float, labels: Tensor | None) -> str:
-    """Describe the teacher's accuracy on development data, next to that of the most frequent class."""
-    if labels is None or math.isnan(accuracy):
-        return "Teacher: not checked, as no development example has a label."
-    return (
-        f"Teacher: {100 * accuracy:.1f} % on development data (the most frequent class: "
-        f"{100 * most_frequent_share(labels):.1f} %)."
-    )
-
-
-def _check_renamed(logits: Tensor, labels: Tensor, teacher_accuracy: float, classes: int) -> None:
-    """Raise if the accuracy would be far higher with the teacher's classes in another order."""
-    labeled = labels != IGNORED
-    guesses, truth = predicted_class(logits)[labeled], labels[labeled]
-    better, order = renamed_accuracy(guesses, truth, classes)
-    if is_misordered(teacher_accuracy, better, truth, compute_chance(classes, len(truth)).reach):
-        raise LimbeckError(
-            f"The teacher's accuracy on {len(truth)} development examples is {100 * teacher_accuracy:.1f} %, and with "
-            f"its classes in another order it would be {100 * better:.1f} %: its label order is not that of the data ("
-            f"{misorder_message(order, None)}). Give them one order, with --set 'data.class_names=[...]' for tables, "
-            "texts and pictures; or, to continue anyway, --set teacher.check=false."
-        )
 
 
 def _check_preprocess(job: Job, own: Preprocess | None) -> None:

@@ -23,7 +23,8 @@ from limbeck.data.preprocess import (
     preprocess_from_dict,
 )
 from limbeck.data.prompt_dataset import PromptDataset
-from limbeck.data.rollouts import Replay, RolloutLoader, Rollouts
+from limbeck.data.rollout_texts import Replay
+from limbeck.data.rollouts import RolloutLoader, Rollouts
 from limbeck.data.specialist_loader import SpecialistLoader
 from limbeck.data.splits import ColumnSummary, DataSplits, DataSummary, PartSummary, silenced, summarize
 from limbeck.data.table import read_split_table, read_table

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
@@ -13,8 +14,10 @@ from torch.nn.utils.rnn import pad_sequence
 
 from limbeck.batch import IGNORED, Batch
 from limbeck.data.tokenizer import shift_labels
-from limbeck.errors import DataError
+from limbeck.data.written_share import AdaptiveShare, check_written_share
+from limbeck.errors import ArgumentError, DataError
 from limbeck.random_seeds import counter_uniform
+from limbeck.schedule import Schedule
 
 _INPUTS = {"input_ids", "attention_mask", "position_ids", "use_cache", "labels", "decoder_input_ids",
            "decoder_attention_mask"}  # fmt: skip
@@ -162,6 +165,30 @@ def _decoder_rows(batch: Batch, texts: Sequence[RolloutText], pad: int) -> tuple
     else:
         inputs["labels"] = labels
     return inputs, labels, labels != IGNORED
+
+
+@dataclass(frozen=True)
+class Replay:
+    """Texts that are used again.
+
+    Attributes:
+        capacity: The number of texts that are kept: the last ones that were written; 0 for none.
+        share: The share of the batches of written texts that are drawn from these, from 0 to 1, or a `Schedule`; the
+            others are new.
+
+    Raises:
+        ArgumentError: If a value is out of range.
+    """
+
+    capacity: int = 1000
+    share: float | Schedule = 0.5
+
+    def __post_init__(self) -> None:
+        if isinstance(self.capacity, bool) or not isinstance(self.capacity, int) or self.capacity < 0:
+            raise ArgumentError(f"capacity is a number of texts, or 0; got {self.capacity!r}.", argument="capacity")
+        if isinstance(self.share, AdaptiveShare):
+            raise ArgumentError("The share of replayed texts is a number or a Schedule.", argument="share")
+        check_written_share("share", self.share)
 
 
 class TextBuffer:

@@ -15,12 +15,11 @@ from limbeck.batch import IGNORED, Batch
 from limbeck.data.dataset import hash_columns
 from limbeck.data.loader import Loader
 from limbeck.data.loader_wrapper import LoaderWrapper
-from limbeck.data.rollout_texts import RolloutText, TextBuffer, find_prompts, make_batch
+from limbeck.data.rollout_texts import Replay, RolloutText, TextBuffer, find_prompts, make_batch
 from limbeck.data.torch_loader import as_loader
 from limbeck.data.written_share import (
     DATA,
     REPLAY,
-    AdaptiveShare,
     Share,
     TextSources,
     check_written_share,
@@ -32,34 +31,9 @@ from limbeck.losses.distributed import all_gather_objects, rank
 from limbeck.model_call import Adaptor
 from limbeck.models import fingerprint
 from limbeck.random_seeds import counter_uniform
-from limbeck.schedule import Schedule
 from limbeck.tap import get_adaptor
 
 _FIGURES = ("texts", "finished", "tokens", "seconds", "age", "rows")
-
-
-@dataclass(frozen=True)
-class Replay:
-    """Texts that are used again.
-
-    Attributes:
-        capacity: The number of texts that are kept: the last ones that were written; 0 for none.
-        share: The share of the batches of written texts that are drawn from these, from 0 to 1, or a `Schedule`; the
-            others are new.
-
-    Raises:
-        ArgumentError: If a value is out of range.
-    """
-
-    capacity: int = 1000
-    share: float | Schedule = 0.5
-
-    def __post_init__(self) -> None:
-        if isinstance(self.capacity, bool) or not isinstance(self.capacity, int) or self.capacity < 0:
-            raise ArgumentError(f"capacity is a number of texts, or 0; got {self.capacity!r}.", argument="capacity")
-        if isinstance(self.share, AdaptiveShare):
-            raise ArgumentError("The share of replayed texts is a number or a Schedule.", argument="share")
-        check_written_share("share", self.share)
 
 
 @dataclass(frozen=True)

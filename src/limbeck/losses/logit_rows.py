@@ -10,7 +10,7 @@ from torch import Tensor
 from limbeck.batch import IGNORED, LOGITS, Batch, Outputs
 
 
-class LogitRows(NamedTuple):
+class LogitPairs(NamedTuple):
     """The rows of logits that count, in float32 or better.
 
     Attributes:
@@ -51,7 +51,7 @@ def count_logit_rows(batch: Batch, positions: int, *, labeled: bool = False) -> 
 
 def select_logit_rows(
     student: Outputs, teacher: Outputs, batch: Batch, *, classes: int = -1, labeled: bool = False
-) -> LogitRows:
+) -> LogitPairs:
     """Select the rows of logits that count; the rows of maps and texts one after the other.
 
     Args:
@@ -71,9 +71,9 @@ def select_logit_rows(
     counted = find_counted(batch, labeled=labeled)
     labels = batch.labels if labeled else None
     if counted is None:
-        return LogitRows(_wide(ours), _wide(theirs), None if labels is None else labels.flatten())
+        return LogitPairs(_wide(ours), _wide(theirs), None if labels is None else labels.flatten())
     counted = counted.reshape(counted.shape + (1,) * (ours.ndim - 1 - counted.ndim)).expand(ours.shape[:-1])
-    return LogitRows(_wide(ours[counted]), _wide(theirs[counted]), None if labels is None else labels[counted])
+    return LogitPairs(_wide(ours[counted]), _wide(theirs[counted]), None if labels is None else labels[counted])
 
 
 def _wide(rows: Tensor) -> Tensor:

@@ -31,6 +31,7 @@ from limbeck.cache import (
 from limbeck.errors import LimbeckError, LimbeckWarning
 from limbeck.functional.output_layer import HiddenLogits, OutputLayer
 from limbeck.group_likelihoods import GroupLikelihoods
+from limbeck.losses.distributed import world_size
 from limbeck.models import TokenSpelling, find_boundary_tokens
 from limbeck.teachers.cache_request import (
     HEAD_FILE,
@@ -302,7 +303,7 @@ class CacheSession(TeacherSession):
                 f"holds {len(self._require_store())} outputs. Build the rest with limbeck cache build, or pass the "
                 "teacher."
             )
-        if _several_processes():
+        if world_size() > 1:
             raise LimbeckError(
                 f"The cache at {self._location.name} lacks outputs, and several processes cannot write to it at once. "
                 "Build it first, with limbeck cache build."
@@ -396,8 +397,3 @@ def _join(parts: Sequence[Any], order: Tensor) -> Any:
 
 def _array(counted: Tensor | None) -> NDArray[np.bool_] | None:
     return None if counted is None else counted.numpy()
-
-
-def _several_processes() -> bool:
-    distributed = torch.distributed
-    return distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1

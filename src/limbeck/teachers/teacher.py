@@ -86,7 +86,7 @@ class TokenExamples(Protocol):
 
 
 @runtime_checkable
-class TokenRows(Protocol):
+class RowLengths(Protocol):
     """Examples that know how long they are; those of a `limbeck.data.TokenDataset` do."""
 
     @property
@@ -367,7 +367,7 @@ def check_row_lengths(limit: int | None, context: TeacherContext, who: str) -> N
         LimbeckError: If the longest text of the loader is longer.
     """
     loader = context.loader
-    if limit is None or loader is None or loader.depends_on_model or not isinstance(loader.examples, TokenRows):
+    if limit is None or loader is None or loader.depends_on_model or not isinstance(loader.examples, RowLengths):
         return
     lengths = loader.examples.row_lengths
     if lengths is not None and len(lengths) and int(lengths.max()) > limit:

@@ -14,8 +14,9 @@ from limbeck.compare.arm_recipes import matched_smoothing
 from limbeck.compare.comparison_data import ComparisonData, arms_of_task, load_comparison_data
 from limbeck.compare.dry_run import dry_run, verify_files
 from limbeck.compare.run_storage import lock_folder, remove_partial_files, to_json_safe
-from limbeck.compare.teacher import ask, judge_teacher, open_teacher, train_teacher
+from limbeck.compare.teacher import ask, open_teacher, train_teacher
 from limbeck.compare.teacher_cache import fill_job_cache, measure_listed_entropy
+from limbeck.compare.teacher_checks import judge_teacher
 from limbeck.compare.trackers import check_tracker
 from limbeck.compare.tuning.results import best_job, check_search_folder, claim_search_folder, job_files, result_of
 from limbeck.compare.tuning.search_space import (
