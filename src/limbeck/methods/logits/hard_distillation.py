@@ -159,10 +159,7 @@ class _DecidingSession(WrapperSession):
         (own,), teacher = outputs, self._teacher
         logits = _all_logits(own.partial[LOGITS] if LOGITS in own.partial else own[LOGITS])
         rows = logits.detach().movedim(-1 if LOGITS in own.partial else teacher.classes, -1)
-        if teacher.draw:
-            chosen = draw_classes(rows, batch, temperature=teacher.temperature)
-        else:
-            chosen = rows.argmax(-1)
+        chosen = draw_classes(rows, batch, temperature=teacher.temperature) if teacher.draw else rows.argmax(-1)
         decided = torch.full_like(rows, -torch.inf).scatter(-1, chosen.unsqueeze(-1), 0.0)
         return Outputs.of({**own, **own.partial, HARD: decided.movedim(-1, teacher.classes)})
 
