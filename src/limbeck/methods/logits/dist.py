@@ -10,6 +10,7 @@ from torch import Tensor
 
 from limbeck.functional import KernelClaim, check_hyper, kernel, probabilities
 from limbeck.functional.kernel import validates_pair
+from limbeck.functional.row_blocks import compute_by_rows
 from limbeck.losses import Loss
 from limbeck.methods.card import MethodCard, SearchRange
 from limbeck.methods.support import add_label_loss, check_weight
@@ -84,9 +85,13 @@ def inter_class_distance(
 
     Source: Huang, You, Wang, Qian and Xu, 2022, arXiv:2205.10536, equation 7.
     """
-    live = ~((student == -torch.inf) & (teacher == -torch.inf))
-    q, p = (probabilities(rows, temperature=temperature) for rows in (student, teacher))
-    return temperature**2 * pearson_distance(q, p, live)
+
+    def compute(ours: Tensor, theirs: Tensor) -> Tensor:
+        live = ~((ours == -torch.inf) & (theirs == -torch.inf))
+        q, p = (probabilities(rows, temperature=temperature) for rows in (ours, theirs))
+        return temperature**2 * pearson_distance(q, p, live)
+
+    return compute_by_rows(compute, student, teacher)
 
 
 @kernel(per="batch")

@@ -11,6 +11,7 @@ from torch import Tensor
 from limbeck.batch import IGNORED
 from limbeck.functional import KernelClaim, check_hyper, coarse_logits, kernel, kl_divergence
 from limbeck.functional.kernel import validates_pair
+from limbeck.functional.row_blocks import compute_by_rows
 from limbeck.losses import Loss
 from limbeck.methods.card import MethodCard, SearchRange
 from limbeck.methods.support import add_label_loss, check_share, check_weight
@@ -57,12 +58,16 @@ def decoupled_kl(
 
     Source: Zhao, Cui, Song, Qiu and Liang, 2022, arXiv:2203.08679, equations 5 and 7.
     """
-    labeled = labels != IGNORED
-    label = labels.masked_fill(~labeled, 0).long().unsqueeze(-1)
-    target = kl_divergence(*(coarse_logits(rows, label, temperature=temperature) for rows in (student, teacher)),
-                           temperature=temperature)  # fmt: skip
-    rest = kl_divergence(*(rows.scatter(-1, label, -torch.inf) for rows in (student, teacher)), temperature=temperature)
-    return (target_weight * target + non_target_weight * rest).masked_fill(~labeled, 0.0)
+
+    def compute(ours: Tensor, theirs: Tensor, labels: Tensor) -> Tensor:
+        labeled = labels != IGNORED
+        label = labels.masked_fill(~labeled, 0).long().unsqueeze(-1)
+        pair = [coarse_logits(rows, label, temperature=temperature) for rows in (ours, theirs)]
+        others = [rows.scatter(-1, label, -torch.inf) for rows in (ours, theirs)]
+        target, rest = (kl_divergence(*both, temperature=temperature) for both in (pair, others))
+        return (target_weight * target + non_target_weight * rest).masked_fill(~labeled, 0.0)
+
+    return compute_by_rows(compute, student, teacher, labels)
 
 
 CARD = MethodCard(

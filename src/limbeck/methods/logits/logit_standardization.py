@@ -10,6 +10,7 @@ from torch import Tensor
 
 from limbeck.functional import KernelClaim, check_hyper, kernel, kl_divergence
 from limbeck.functional.kernel import validates_pair
+from limbeck.functional.row_blocks import compute_by_rows
 from limbeck.losses import Loss
 from limbeck.methods.card import MethodCard, SearchRange
 from limbeck.methods.support import add_label_loss, check_weight
@@ -76,7 +77,11 @@ def standardized_kl(
 
     Source: Sun, Ren, Li, Wang and Cao, 2024, arXiv:2403.01427, equations 9 and 10.
     """
-    return kl_divergence(standardize_logits(student), standardize_logits(teacher), temperature=temperature)
+
+    def compute(ours: Tensor, theirs: Tensor) -> Tensor:
+        return kl_divergence(standardize_logits(ours), standardize_logits(theirs), temperature=temperature)
+
+    return compute_by_rows(compute, student, teacher)
 
 
 CARD = MethodCard(

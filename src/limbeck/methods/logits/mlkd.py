@@ -12,6 +12,7 @@ from torch import Tensor
 from limbeck.errors import ArgumentError
 from limbeck.functional import KernelClaim, check_hyper, kernel, kl_divergence, probabilities
 from limbeck.functional.kernel import validates_pair
+from limbeck.functional.row_blocks import compute_by_rows
 from limbeck.losses import Loss
 from limbeck.methods.card import MethodCard, SearchRange
 from limbeck.methods.support import add_label_loss, check_weight
@@ -46,8 +47,12 @@ def several_temperature_kl(
 
     Source: Jin, Wang and Lin, 2023, CVPR, section 3.2 (instance-level alignment).
     """
-    first, *others = (kl_divergence(student, teacher, temperature=one) for one in temperatures)
-    return sum(others, start=first)
+
+    def compute(ours: Tensor, theirs: Tensor) -> Tensor:
+        first, *others = (kl_divergence(ours, theirs, temperature=one) for one in temperatures)
+        return sum(others, start=first)
+
+    return compute_by_rows(compute, student, teacher)
 
 
 def _count_rows(rows: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:

@@ -12,6 +12,7 @@ from limbeck.batch import IGNORED
 from limbeck.functional import KernelClaim, check_hyper, kernel, kl_divergence, probabilities
 from limbeck.functional.closed_form import guarded_log_softmax
 from limbeck.functional.kernel import validates_pair
+from limbeck.functional.row_blocks import compute_by_rows
 from limbeck.losses import Loss
 from limbeck.methods.card import MethodCard, SearchRange
 from limbeck.methods.support import add_label_loss, check_weight
@@ -56,14 +57,18 @@ def normalized_cross_entropy(
 
     Source: Yang, Zeng, Li, Zhang, Yuan and Li, 2023, arXiv:2303.13005, equation 6.
     """
-    labeled = labels != IGNORED
-    label = labels.masked_fill(~labeled, 0).long().unsqueeze(-1)
-    log_q = guarded_log_softmax(student, 1.0).gather(-1, label).squeeze(-1)
-    target = -probabilities(teacher).gather(-1, label).squeeze(-1) * log_q
-    ours, theirs = (rows.scatter(-1, label, -torch.inf) for rows in (student, teacher))
-    entropy = -(probabilities(theirs, temperature=temperature) * guarded_log_softmax(theirs, temperature)).sum(-1)
-    rest = kl_divergence(ours, theirs, temperature=temperature) + temperature**2 * entropy
-    return (target + non_target_weight * rest).masked_fill(~labeled, 0.0)
+
+    def compute(student: Tensor, teacher: Tensor, labels: Tensor) -> Tensor:
+        labeled = labels != IGNORED
+        label = labels.masked_fill(~labeled, 0).long().unsqueeze(-1)
+        log_q = guarded_log_softmax(student, 1.0).gather(-1, label).squeeze(-1)
+        target = -probabilities(teacher).gather(-1, label).squeeze(-1) * log_q
+        ours, theirs = (rows.scatter(-1, label, -torch.inf) for rows in (student, teacher))
+        entropy = -(probabilities(theirs, temperature=temperature) * guarded_log_softmax(theirs, temperature)).sum(-1)
+        rest = kl_divergence(ours, theirs, temperature=temperature) + temperature**2 * entropy
+        return (target + non_target_weight * rest).masked_fill(~labeled, 0.0)
+
+    return compute_by_rows(compute, student, teacher, labels)
 
 
 CARD = MethodCard(

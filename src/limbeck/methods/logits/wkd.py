@@ -16,6 +16,7 @@ from limbeck.errors import ArgumentError, LimbeckError
 from limbeck.functional import KernelClaim, check_hyper, kernel, probabilities
 from limbeck.functional.closed_form import guarded_log_softmax
 from limbeck.functional.kernel import validates_pair
+from limbeck.functional.row_blocks import compute_by_rows
 from limbeck.losses import Loss
 from limbeck.methods.card import MethodCard, SearchRange
 from limbeck.methods.support import add_label_loss, check_count, check_weight
@@ -135,18 +136,22 @@ def class_transport(
 
     Source: Lv, Yang and Li, 2024, arXiv:2412.08139, section 3.1.
     """
-    known = labels != IGNORED
-    label = labels.masked_fill(~known, 0).long().unsqueeze(-1)
     classes = student.shape[-1]
     cost = 1 - torch.eye(classes, dtype=student.dtype, device=student.device)
     if costs is not None:
         cost = costs.matrix.to(student)
         if len(cost) != classes:
             raise LimbeckError(f"The costs are between {len(cost)} classes, and the logits have {classes}.")
-    target = -probabilities(teacher).gather(-1, label) * guarded_log_softmax(student, 1.0).gather(-1, label)
-    q, p = (probabilities(rows.scatter(-1, label, -torch.inf), temperature=temperature) for rows in (student, teacher))
-    rest = sinkhorn_cost(p, q, cost, entropy=entropy, iterations=iterations)
-    return (target.squeeze(-1) + weight * rest).masked_fill(~known, 0.0)
+
+    def compute(ours: Tensor, theirs: Tensor, labels: Tensor) -> Tensor:
+        known = labels != IGNORED
+        label = labels.masked_fill(~known, 0).long().unsqueeze(-1)
+        target = -probabilities(theirs).gather(-1, label) * guarded_log_softmax(ours, 1.0).gather(-1, label)
+        q, p = (probabilities(rows.scatter(-1, label, -torch.inf), temperature=temperature) for rows in (ours, theirs))
+        rest = sinkhorn_cost(p, q, cost, entropy=entropy, iterations=iterations)
+        return (target.squeeze(-1) + weight * rest).masked_fill(~known, 0.0)
+
+    return compute_by_rows(compute, student, teacher, labels)
 
 
 CARD = MethodCard(
