@@ -6,16 +6,20 @@ import pytest
 import torch
 from torch import nn
 
+from limbeck.compare import run_job
 from limbeck.data import ArrayDataset
 from limbeck.engine import distill
 from limbeck.errors import ArgumentError, LimbeckError
+from limbeck.export import open_student
 from limbeck.functional.feature_maps import mean_squared_distance
+from limbeck.job import make_job
 from limbeck.methods import make
 from limbeck.methods.features.simkd import ReusedClassifier, make_projector
 from limbeck.models import build
 from limbeck.testing.law import same_weights, weights
 from limbeck.testing.trials import get_trial
 from methods.planted import Planted
+from small_jobs import blobs, small_job
 
 MAPS = {"at": "layer3", "student_at": "layer3"}
 
@@ -88,3 +92,15 @@ def test_the_reused_classifier_is_better_than_the_labels():
     wide = build("mlp", inputs=10, classes=4, hidden=[32, 32], seed=3)
     run = planted.learn(make("simkd", teacher=planted.truth), student=wide, epochs=30)
     assert planted.accuracy(run.student) > alone + 0.05
+
+
+@pytest.mark.integration
+@pytest.mark.filterwarnings("ignore::limbeck.errors.LimbeckWarning")
+def test_a_job_counts_all_that_is_shipped_and_opens_it_again(tmp_path):
+    job = small_job(blobs(tmp_path / "blobs.npz"), method={"name": "simkd"}, seeds=1, out=str(tmp_path / "run"))
+    result = run_job(make_job(job))
+    arms = result["arms"]
+    assert arms["distilled"]["parameters"] > arms["student alone"]["parameters"]
+    student = open_student(tmp_path / "run")
+    assert isinstance(student, ReusedClassifier)
+    assert sum(p.numel() for p in student.parameters()) == arms["distilled"]["parameters"]

@@ -27,8 +27,10 @@ from limbeck.errors import LimbeckWarning
 from limbeck.job import Job, hide_private_paths, plain_name, train_loader
 from limbeck.job.run_layout import METRICS as METRICS_FILE
 from limbeck.job.run_layout import PREDICTIONS, SAMPLES, arm_folder_name, seed_folder_name
+from limbeck.methods.support import FreshCopy
 from limbeck.metrics import evaluate_metrics, open_metrics, save_tensors
 from limbeck.models import count_parameters
+from limbeck.recipe import Recipe
 from limbeck.tasks import Task
 from limbeck.teachers import AlignedTeacher, Ensemble, ModelTeacher, Teacher
 
@@ -89,7 +91,7 @@ def start(arm: ArmRun, material: ComparisonData, teacher: Teacher) -> Run:
     recipe = recipe_of(
         job, arm.arm, with_cache(job, teacher, material.task), task=material.task, smoothing=arm.smoothing
     )
-    labels = {} if isinstance(recipe.ship, str) else {"ships": "a module that the method has put together"}
+    labels = {"ships": "a module that the method has put together"} if _ships_other_structure(recipe) else {}
     return Run(
         {"student": make_student(job, material, seed=arm.seed, teacher=teacher)},
         recipe,
@@ -101,6 +103,13 @@ def start(arm: ArmRun, material: ComparisonData, teacher: Teacher) -> Run:
         metadata={**metadata_of(job, arm.arm, material), **labels},
         student_out=arm.student,
     )
+
+
+def _ships_other_structure(recipe: Recipe) -> bool:
+    """Whether a recipe ships a model that only its run can build again: neither the student nor a fresh copy of it."""
+    if not isinstance(recipe.ship, str):
+        return True
+    return recipe.ship in recipe.makes and not isinstance(recipe.makes[recipe.ship], FreshCopy)
 
 
 def metadata_of(job: Job, arm: str, material: ComparisonData) -> dict[str, Any]:
