@@ -59,7 +59,7 @@ def neighbor_divergence(
             f"The student has rows {tuple(student.shape[:2])} and the teacher {tuple(teacher.shape[:2])}; give both "
             "the same tokens."
         )
-    counts = find_token_mask(mask, *student.shape[:2], student.device)
+    counts = find_token_mask(mask, student.shape[0], student.shape[1], student.device)
     ours, theirs = (x @ x.transpose(1, 2) for x in map(unit_rows, (student, teacher)))
     itself = torch.eye(counts.shape[1], dtype=torch.bool, device=counts.device)
     pairs = counts.unsqueeze(1) & counts.unsqueeze(2) & ~itself
@@ -283,7 +283,7 @@ def _copy_error(student: Tensor, mapped: Float[Tensor, "batch rows width"], mask
 def _find_row_mask(batch: Batch, rows: Tensor, keep: Tensor) -> Bool[Tensor, "batch rows"]:
     """The tokens that count, of the examples that do."""
     mask = None if batch.mask is None or batch.mask.ndim != 2 or rows.shape[1] == 1 else batch.mask[keep]
-    return find_token_mask(mask, *rows.shape[:2], rows.device)
+    return find_token_mask(mask, rows.shape[0], rows.shape[1], rows.device)
 
 
 def cospress(

@@ -100,7 +100,7 @@ def log_correlation_error(
 def pool_positions(features: Tensor, mask: Tensor | None) -> Float[Tensor, "batch features"]:
     """The mean over the pixels of a map, or over the tokens that count."""
     if features.ndim == 3:
-        counts = find_token_mask(mask, *features.shape[:2], features.device).unsqueeze(-1)
+        counts = find_token_mask(mask, features.shape[0], features.shape[1], features.device).unsqueeze(-1)
         return features.masked_fill(~counts, 0.0).sum(1) / counts.sum(1).clamp_min(1)
     return features.flatten(2).mean(2) if features.ndim > 3 else features
 

@@ -84,7 +84,7 @@ def centered_code_error(
 
     Source: Chormai et al., 2026, arXiv:2601.05913.
     """
-    counts = find_token_mask(mask, *student.shape[:2], student.device)
+    counts = find_token_mask(mask, student.shape[0], student.shape[1], student.device)
     away = ~counts.unsqueeze(-1)
     rows = student.masked_fill(away, 0.0)
     mean = rows.sum((0, 1)) / counts.sum().clamp_min(1)
