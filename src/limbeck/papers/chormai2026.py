@@ -118,7 +118,7 @@ def _read_features(network: nn.Module, pixels: Tensor) -> Tensor:
         return tapped(pixels)["features"]
 
 
-TEACHERS = {
+TEACHERS: dict[str, Any] = {
     "shared": partial(teacher_tasks, FASHION_MLP), "requires": FASHION_MLP.teacher_of,
     "rows": partial(teacher_rows, FASHION_MLP), "skip": FASHION_MLP.why_skipped,
 }  # fmt: skip

@@ -106,7 +106,7 @@ def token_cosine_distance(
     values = (unit_rows(student) - unit_rows(teacher)).square().sum(-1) / 2
     if values.ndim == 1:
         return values
-    return mean_over_tokens(values, find_token_mask(mask, *values.shape, values.device))
+    return mean_over_tokens(values, find_token_mask(mask, len(values), values.shape[1], values.device))
 
 
 CARD = MethodCard(

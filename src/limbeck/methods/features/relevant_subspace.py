@@ -93,7 +93,7 @@ def find_activations_and_gradients(
     for at, value, slope in zip(addresses, values, slopes, strict=True):
         a, c = as_rows(value.detach()), as_rows(slope)
         mask = batch.mask if batch.mask is not None and batch.mask.ndim == 2 and a.shape[1] > 1 else batch.valid
-        keep = find_token_mask(mask.to(a.device), *a.shape[:2], a.device)
+        keep = find_token_mask(mask.to(a.device), a.shape[0], a.shape[1], a.device)
         found[at] = (a[keep], c[keep])
     return found
 
