@@ -9,7 +9,6 @@ import torch
 from torch import Tensor, nn
 
 from limbeck.data import ArrayDataset, Dataset
-from limbeck.functional import Projector, squared_error
 from limbeck.losses import Loss
 from limbeck.methods import make
 from limbeck.methods.features.relevant_subspace import find_subspace
@@ -38,8 +37,7 @@ SIZES = (1, 2, 3, 4)
 ARMS = {
     "alone": "labels of the four classes",
     "kd": "soft targets of the four classes, T = 4",
-    "fitnets": "soft targets, and a learned map of hidden features to the teacher's",
-    "subdistill": "soft targets, and the relevant subspace of the hidden features",
+    "subdistill": "soft targets, and the relevant subspace of the hidden features, w = 1",
 }
 ACCURACY = Figure("accuracy", "accuracy", "%", resolution=0.1)
 BASES = {
@@ -70,11 +68,9 @@ def train_arm(folder: TaskFolder, *, arm: str, seed: int, quick: bool) -> Figure
     setting = FASHION_MLP.at(quick)
     teacher = load_teacher(folder, setting, seed)
     soft = Loss(subtask_kl, subtask=CLASSES, temperature=4.0)
-    hint = Loss(squared_error, student="layer2", teacher="layer2", head=Projector())
     recipes = {
         "alone": lambda: make("supervised"),
         "kd": lambda: Stage(soft, teacher=teacher),
-        "fitnets": lambda: Stage(soft + 100.0 * hint, teacher=teacher),
         "subdistill": lambda: make(
             "subdistill", teacher=teacher, at="layer2", student_at="layer2", classes=CLASSES, weight=1.0
         ),
@@ -134,7 +130,7 @@ PROJECTIONS = ClaimStudy(
 )  # fmt: skip
 STUDENTS = ClaimStudy(
     "students", "Does a narrow student of four classes learn more from the relevant subspace?", ARMS, train_arm,
-    (ACCURACY,), [Claim.of_difference("subdistill", other, ACCURACY) for other in ("alone", "kd", "fitnets")],
+    (ACCURACY,), [Claim.of_difference("subdistill", other, ACCURACY) for other in ("alone", "kd")],
     {"quick": 3.0, "full": 12.0}, **TEACHERS,
 )  # fmt: skip
 TITLE = (
