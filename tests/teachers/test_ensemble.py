@@ -177,3 +177,10 @@ def test_a_member_that_says_nothing_of_an_example_is_left_out_of_its_mean():
     wanted = ((nothing[1] / 2).softmax(-1) + (something[1] / 2).softmax(-1)) / 2
     torch.testing.assert_close((found[1] / 2).softmax(-1), wanted)
     assert ensemble.combine([nothing[:1], nothing[:1]]).tolist() == [[-inf, -inf, -inf]]
+
+
+def test_one_output_has_no_arithmetic_mean_of_probabilities():
+    members = [torch.randn(4, 1) for _ in range(2)]
+    with pytest.raises(LimbeckError, match="geometric"):
+        ensemble(2).combine(members)
+    torch.testing.assert_close(ensemble(2, mean="geometric").combine(members), sum(members) / 2)

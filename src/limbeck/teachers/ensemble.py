@@ -29,7 +29,8 @@ class Ensemble(TeacherWrapper):
       because softening and averaging do not commute.
     * ``"geometric"``: :math:`v = \sum_m w_m z_m`, whose softmax is the normalized geometric mean at every temperature.
 
-    With one member the result is that member's distribution. A row in which all logits are -inf is no distribution:
+    Regression and several labels have no softmax over outputs: there ``"geometric"`` is the mean of the outputs, and of
+    the log-odds. With one member the result is that member's distribution. A row in which all logits are -inf is no distribution:
     the arithmetic mean skips such members, and returns that row where all members have it. It has only ``logits``.
 
     Args:
@@ -89,6 +90,12 @@ class Ensemble(TeacherWrapper):
         if self.mean == "geometric":
             # 0 * -inf is NaN: a weight of zero has to leave a member out also where its logit is -inf.
             return torch.where(weights.view(shape) > 0, stacked * weights.view(shape), 0.0).sum(0)
+        if stacked.shape[-1] == 1:
+            # The softmax of one output is 1, whatever it is: a student would learn the constant 0.
+            raise LimbeckError(
+                "The ensemble's members have one output, and the arithmetic mean is one of probabilities of classes. "
+                "For regression, or one logit, type Ensemble(..., mean='geometric'): the mean of the outputs."
+            )
         log_p = torch.log_softmax(stacked / self.temperature, -1) + weights.log().view(shape)
         log_p = log_p.masked_fill((stacked == -torch.inf).all(-1, keepdim=True), -torch.inf)
         return self.temperature * torch.logsumexp(log_p, 0)
