@@ -105,3 +105,8 @@ def test_it_passes_the_student_alone():
     planted = Planted()
     alone = planted.nll(planted.learn(make("supervised"), epochs=30).student)
     assert planted.nll(planted.learn(make("continuation_kd", teacher=planted.truth), epochs=30).student) < alone - 0.05
+
+
+def test_a_teacher_with_one_output_is_not_broadcast():
+    with pytest.raises(LimbeckError, match="same classes"):
+        scaled_logit_hinge(torch.zeros(2, 3), torch.zeros(2, 1))

@@ -95,3 +95,8 @@ def test_a_student_that_knows_how_sure_the_teacher_is_passes_the_student_alone()
     alone = planted.nll(planted.learn(make("supervised"), epochs=30).student)
     recipe = make("kd_pt", teacher=planted.truth, temperature=1.0)
     assert planted.nll(planted.learn(recipe, epochs=30).student) < alone - 0.05
+
+
+def test_a_teacher_with_one_output_is_not_broadcast():
+    with pytest.raises(LimbeckError, match="same classes"):
+        label_confidence_kl(torch.zeros(2, 3), torch.zeros(2, 1), labels=torch.zeros(2, dtype=torch.int64))

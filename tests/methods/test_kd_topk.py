@@ -106,3 +106,8 @@ def test_a_student_of_two_classes_of_the_teacher_passes_the_student_alone():
     alone = planted.nll(planted.learn(make("supervised"), epochs=30).student)
     recipe = make("kd_topk", teacher=planted.truth, k=2, temperature=1.0)
     assert planted.nll(planted.learn(recipe, epochs=30).student) < alone - 0.05
+
+
+def test_a_teacher_with_one_output_is_not_broadcast():
+    with pytest.raises(LimbeckError, match="same classes"):
+        top_k_spread_kl(torch.zeros(2, 3), torch.zeros(2, 1))

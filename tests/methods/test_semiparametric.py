@@ -155,3 +155,9 @@ def test_cross_fitted_teachers_are_less_sure_and_teach_more():
         seen = alone.eval()(planted.x).softmax(-1).gather(1, planted.labels[:, None]).mean()
     assert unseen < seen - 0.1
     assert planted.nll(run.student) < planted.nll(once) - 0.01
+
+
+@pytest.mark.parametrize("loss", [corrected_kl, corrected_squared_error])
+def test_a_teacher_with_one_output_is_not_broadcast(loss):
+    with pytest.raises(LimbeckError, match="same classes"):
+        loss(torch.zeros(2, 3), torch.zeros(2, 1), labels=torch.zeros(2, dtype=torch.int64))

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from limbeck.errors import ArgumentError
 from limbeck.functional import KernelClaim, kernel, logit_squared_error
+from limbeck.functional.kernel import validates_pair
 from limbeck.losses import Loss, Objective
 from limbeck.methods.card import MethodCard, SearchRange
 from limbeck.methods.support import check_count, check_weight
@@ -20,6 +21,7 @@ from limbeck.tasks import Task
 
 
 @kernel(per="position")
+@validates_pair
 def scaled_logit_hinge(
     student: Float[Tensor, "*batch classes"],
     teacher: Float[Tensor, "*batch classes"],

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from limbeck.batch import IGNORED
 from limbeck.functional import KernelClaim, check_hyper, kernel, kl_divergence
+from limbeck.functional.kernel import validates_pair
 from limbeck.functional.spread_targets import spread_rest
 from limbeck.losses import Loss, Objective
 from limbeck.methods.card import MethodCard, SearchRange
@@ -19,6 +20,7 @@ from limbeck.tasks import Task
 
 
 @kernel(per="position")
+@validates_pair
 def label_confidence_kl(
     student: Float[Tensor, "*batch classes"],
     teacher: Float[Tensor, "*batch classes"],

@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from limbeck.functional import KernelClaim, check_hyper, kernel, kl_divergence
+from limbeck.functional.kernel import validates_pair
 from limbeck.functional.spread_targets import spread_rest
 from limbeck.losses import Loss, Objective
 from limbeck.methods.card import MethodCard, SearchRange
@@ -18,6 +19,7 @@ from limbeck.tasks import Task
 
 
 @kernel(per="position")
+@validates_pair
 def top_k_spread_kl(
     student: Float[Tensor, "*batch classes"],
     teacher: Float[Tensor, "*batch classes"],

@@ -17,6 +17,7 @@ from limbeck.data.masked_loader import BatchMasks
 from limbeck.errors import LimbeckError, unknown_name_error
 from limbeck.functional import KernelClaim, check_hyper, cross_entropy, kernel, kl_divergence, logit_squared_error
 from limbeck.functional.closed_form import guarded_log_softmax
+from limbeck.functional.kernel import validates_pair
 from limbeck.losses import Loss, Objective
 from limbeck.methods.card import MethodCard, SearchRange
 from limbeck.methods.support import check_count, check_share, check_weight
@@ -30,6 +31,7 @@ _FLOOR = 0.01
 
 
 @kernel(per="position")
+@validates_pair
 def corrected_kl(
     student: Float[Tensor, "*batch classes"],
     teacher: Float[Tensor, "*batch classes"],
@@ -76,6 +78,7 @@ def corrected_kl(
 
 
 @kernel(per="position")
+@validates_pair
 def corrected_squared_error(
     student: Float[Tensor, "*batch classes"],
     teacher: Float[Tensor, "*batch classes"],
