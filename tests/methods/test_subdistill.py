@@ -125,3 +125,20 @@ def test_wrong_arguments_are_refused():
         planted.learn(
             make("subdistill", teacher=planted.truth, at="layer2", student_at="layer2"), student=wide, epochs=1
         )
+
+
+@pytest.mark.parametrize("precision", ["bf16-mixed", "bf16-true", "64-true"])
+def test_it_trains_in_every_precision(precision):
+    planted = Planted(train=40)
+    recipe = make("subdistill", teacher=planted.truth, at="layer2", student_at="layer2")
+    student = planted.student()
+    before = student.classifier.weight.detach().clone()
+    shipped = planted.learn(recipe, student=student, epochs=1, precision=precision).student
+    assert not torch.equal(shipped.classifier.weight.double(), before.double())
+
+
+def test_a_class_that_the_teacher_lacks_is_refused():
+    planted = Planted(train=40)
+    recipe = make("subdistill", teacher=planted.truth, at="layer2", student_at="layer2", classes=[0, 9])
+    with pytest.raises(ArgumentError):
+        planted.learn(recipe, epochs=1)

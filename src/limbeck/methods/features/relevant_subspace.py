@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from limbeck.batch import Batch, Outputs
-from limbeck.errors import LimbeckError
+from limbeck.errors import ArgumentError, LimbeckError
 from limbeck.functional.attention import find_token_mask
 from limbeck.tap import FrozenParameters, preserved_buffers
 
@@ -82,8 +82,17 @@ def as_rows(features: Tensor) -> Float[Tensor, "batch rows d"]:
 def find_activations_and_gradients(
     outputs: Outputs, batch: Batch, addresses: list[str], classes: Sequence[int] | None
 ) -> dict[str, tuple[Tensor, Tensor]]:
-    """The rows of activations that count, and the gradients of the decision in them, at each address."""
+    """The rows of activations that count, and the gradients of the decision in them, at each address.
+
+    Raises:
+        ArgumentError: If the teacher does not have one of the classes.
+    """
     logits = outputs["logits"]
+    if classes is not None and max(classes) >= logits.shape[-1]:
+        raise ArgumentError(
+            f"classes has {max(classes)}, and the teacher has the classes 0 to {logits.shape[-1] - 1}.",
+            argument="classes",
+        )
     logits = logits if classes is None else logits[..., list(classes)]
     best = logits.topk(2, dim=-1).values
     decision = (best[..., 0] - best[..., 1])[batch.valid].sum()

@@ -17,6 +17,7 @@ from limbeck.functional import KernelClaim, check_hyper, kernel, kl_divergence
 from limbeck.functional.attention import find_token_mask, mean_over_tokens
 from limbeck.losses import Loss, LossContext, LossTerm, Objective, all_gather
 from limbeck.methods.card import MethodCard, SearchRange
+from limbeck.methods.features.layers import pair_layers
 from limbeck.methods.features.relevant_subspace import (
     Subspace,
     as_rows,
@@ -166,12 +167,13 @@ class SubspaceLoss(LossTerm):
                 f"{self.student_at!r} has {ours.shape[1]} positions and {self.at!r} {theirs.shape[1]}: the layers must "
                 "have maps of one size, or the same tokens."
             )
-        fitted = copy.deepcopy(self).to(ours.device)
-        size = self.basis.shape[1]
-        linear = nn.Linear(size, size, bias=False, device=ours.device)
-        with torch.no_grad():
-            linear.weight.copy_(torch.eye(size, device=ours.device))
-        fitted.rotation = parametrizations.orthogonal(linear)
+        kind, size = torch.promote_types(ours.dtype, torch.float32), self.basis.shape[1]
+        fitted = copy.deepcopy(self).to(device=ours.device, dtype=kind)
+        # Neither the precision of the run nor autocast: a rotation in bfloat16 is not orthogonal.
+        linear = nn.Linear(size, size, bias=False, device=ours.device, dtype=kind)
+        with torch.no_grad(), torch.autocast(ours.device.type, enabled=False):
+            linear.weight.copy_(torch.eye(size))
+            fitted.rotation = parametrizations.orthogonal(linear)
         return fitted
 
     def term(self, student: Outputs, teacher: Outputs, batch: Batch, progress: Progress) -> Term:
@@ -179,12 +181,13 @@ class SubspaceLoss(LossTerm):
         if self.rotation is None:
             raise LimbeckError("This loss has no rotation yet; the engine calls setup first.")
         keep = batch.valid
-        ours = all_gather(as_rows(student[self.student_at][keep]).float())
-        theirs = all_gather((as_rows(teacher[self.at][keep]).float() - self.mean) @ self.basis)
-        mask = (
-            None if batch.mask is None or batch.mask.ndim != 2 or ours.shape[1] == 1 else all_gather(batch.mask[keep])
-        )
-        value = centered_code_error(self.rotation(ours), theirs, mask) / self.variance
+        kind = self.basis.dtype
+        with torch.autocast(keep.device.type, enabled=False):
+            ours = all_gather(as_rows(student[self.student_at][keep]).to(kind))
+            theirs = all_gather((as_rows(teacher[self.at][keep]).to(kind) - self.mean) @ self.basis)
+            several = batch.mask is not None and batch.mask.ndim == 2 and ours.shape[1] > 1
+            mask = all_gather(batch.mask[keep]) if several and batch.mask is not None else None
+            value = centered_code_error(self.rotation(ours), theirs, mask) / self.variance
         return Term(value, self.count(batch))
 
     def count(self, batch: Batch) -> float:
@@ -296,11 +299,10 @@ def subdistill(
     check_weight(weight=weight, soft_weight=soft_weight, label_weight=label_weight)
     check_hyper(temperature=temperature)
     check_count(examples=examples)
-    mine, its = ([layers] if isinstance(layers, str) else list(layers) for layers in (student_at, at))
-    if len(mine) != len(its) or not its or len(set(its)) < len(its):
+    pairs = pair_layers(at, student_at)
+    if len({theirs for _, theirs in pairs}) < len(pairs):
         raise ArgumentError(
-            f"student_at names {len(mine)} layers and at {len(its)}: give as many on both sides, at least one, and "
-            "each of the teacher's once.",
+            f"at names a layer twice: {at!r}. Give each layer of the teacher once, in the order of student_at.",
             argument="at",
         )
     settings = {
@@ -308,11 +310,12 @@ def subdistill(
         "label_weight": label_weight, "temperature": temperature, "examples": examples, "epochs": epochs,
     }  # fmt: skip
     as_teacher(teacher)  # raises for what cannot teach
-    return Recipe(_Plan(teacher, list(zip(mine, its, strict=True)), task, settings))
+    return Recipe(_Plan(teacher, pairs, task, settings))
 
 
 def _check_classes(classes: Sequence[int]) -> list[int]:
-    chosen = list(classes)
-    if len(set(chosen)) < 2 or len(set(chosen)) < len(chosen) or not all(type(c) is int and c >= 0 for c in chosen):
+    chosen = list(classes) if isinstance(classes, Sequence) else []
+    whole = all(type(c) is int and c >= 0 for c in chosen)
+    if not whole or len(set(chosen)) < max(2, len(chosen)):
         raise ArgumentError(f"classes are at least two different numbers from 0; got {classes!r}.", argument="classes")
     return chosen
