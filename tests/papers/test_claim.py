@@ -145,3 +145,18 @@ def test_json_has_no_infinite_bound():
 )
 def test_the_word_of_an_interval(low, high, bounds, word):
     assert choose_word(low, high, bounds) == word
+
+
+def test_a_trend_of_two_arms_is_not_shown_by_a_few_seeds_that_agree():
+    """Of two arms one is above the other in each seed: two seeds agree by chance every second time."""
+    arms = {"a": [1.0, 2.0], "b": [3.0, 4.0]}
+    assert judge_one(Claim.of_trend(["a", "b"], LOSS), **arms).word == "not shown"
+    three = {"a": [1.0] * 5, "b": [2.0] * 5, "c": [3.0] * 5}
+    assert judge_one(Claim.of_trend(list(three), LOSS), **three).word == "shown"
+
+
+def test_too_few_arms_have_no_trend_and_no_correlation():
+    with pytest.raises(LimbeckError):
+        Claim.of_trend(["a"], LOSS)
+    with pytest.raises(LimbeckError):
+        Claim.of_correlation(["a", "b"], LOSS, ACCURACY)

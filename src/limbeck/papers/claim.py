@@ -105,23 +105,32 @@ class Claim:
     def of_trend(cls, arms: Sequence[str], figure: Figure, *, increases: bool = True, sentence: str = "") -> Claim:
         """Claim that a figure increases (or decreases) over arms in this order.
 
-        The value of a seed is Spearman's rank correlation between the order and the figure, with the claimed sign.
+        The value of a seed is Spearman's rank correlation between the order and the figure, with the claimed sign. Of n
+        arms it has steps of 12 / (n^3 - n): a few seeds with the same order agree by chance, as in rounding.
+
+        Raises:
+            LimbeckError: If there are fewer than two arms.
         """
-        sign = 1.0 if increases else -1.0
+        sign, count = 1.0 if increases else -1.0, _check_arms(arms, 2, "trend")
 
         def values(column: Column) -> list[float]:
             rows = zip(*(column(arm, figure.key) for arm in arms), strict=True)
             return [sign * correlate(range(len(arms)), row, ranks=True) for row in rows]
 
         words = sentence or f"{figure.title} {'increases' if increases else 'decreases'} over {', '.join(arms)}"
-        return cls(words, values, "correlation", largest=1.0)
+        return cls(words, values, "correlation", resolution=12 / (count**3 - count), largest=1.0)
 
     @classmethod
     def of_correlation(
         cls, arms: Sequence[str], first: Figure, second: Figure, *, positive: bool = True, sentence: str = ""
     ) -> Claim:
-        """Claim that two figures are correlated over arms, positively or negatively. The value is Pearson's."""
+        """Claim that two figures are correlated over arms, positively or negatively. The value is Pearson's.
+
+        Raises:
+            LimbeckError: If there are fewer than three arms: two points are always on a line.
+        """
         sign = 1.0 if positive else -1.0
+        _check_arms(arms, 3, "correlation")
 
         def values(column: Column) -> list[float]:
             pairs = [zip(*(column(arm, figure.key) for arm in arms), strict=True) for figure in (first, second)]
@@ -249,6 +258,13 @@ def _rank(values: Sequence[float] | range) -> np.ndarray:
     own = np.asarray(values, dtype=np.float64)
     below, equal = (own[None, :] < own[:, None]).sum(1), (own[None, :] == own[:, None]).sum(1)
     return np.asarray(below + (equal - 1) / 2)
+
+
+def _check_arms(arms: Sequence[str], least: int, what: str) -> int:
+    """The number of arms."""
+    if len(arms) < least:
+        raise LimbeckError(f"A {what} needs at least {least} arms; got {list(arms)}.")
+    return len(arms)
 
 
 def _unit_of_difference(figure: Figure) -> str:
