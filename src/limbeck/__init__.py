@@ -59,6 +59,7 @@ if TYPE_CHECKING:
     from limbeck.job import make_job as make_job
     from limbeck.job import read_job as read_job
     from limbeck.judging import Judgment as Judgment
+
     # From its module: in `limbeck.judging`, the name is that of the module as well, and mypy takes one for the other.
     from limbeck.judging.judge import judge as judge
     from limbeck.losses import Loss as Loss

@@ -9,6 +9,7 @@ from limbeck.errors import unknown_name_error
 from limbeck.functional import KernelClaim, Projector, attention_kl, check_hyper, class_token_distance
 from limbeck.losses import Loss, Objective
 from limbeck.methods.card import MethodCard, SearchRange
+from limbeck.methods.features.layers import add_weighted
 from limbeck.methods.features.transformer_layers import Layout, find_layer_pairs, get_addresses
 from limbeck.methods.support import check_share, check_weight
 from limbeck.recipe import Recipe, Stage
@@ -88,7 +89,7 @@ def internal_representations(
             ``progressive``: each with its own layer only; ``all``: one stage with all layers.
         layer_map: ``uniform`` (layer i learns from layer 2 i, for half as many layers), ``last``, or pairs (student's
             layer, teacher's layer) from 0.
-        attention_weight: The weight of the attention maps, at least 0; 1 in the paper.
+        attention_weight: The weight of the attention maps, at least 0; 1 in the paper. At 0 they are not needed.
         token_weight: The weight of the class tokens, at least 0; 1 in the paper.
         temperature: T of the last stage, above 0.
         weight: w, the weight of the teacher's predictions in the last stage, from 0 to 1.
@@ -116,22 +117,28 @@ def internal_representations(
     mine = its if student_addresses is None else get_addresses(student_addresses)
     losses: list[Objective] = []
     for ours, theirs in find_layer_pairs(layer_map, student_layers, teacher_layers):
-        maps = Loss(
-            attention_kl, student=mine.at("attention", ours), teacher=its.at("attention", theirs),
-            name=f"attention {ours}",
-        )  # fmt: skip
-        tokens = Loss(
-            class_token_distance, student=mine.at("layer", ours), teacher=its.at("layer", theirs),
-            head=Projector(skip_equal=True), token=token, name=f"class token {ours}",
-        )  # fmt: skip
-        losses.append(attention_weight * maps + token_weight * tokens)
+        parts: list[Objective] = []
+        if attention_weight:  # at 0 the models need not return attention maps
+            maps = Loss(
+                attention_kl, student=mine.at("attention", ours), teacher=its.at("attention", theirs),
+                name=f"attention {ours}",
+            )  # fmt: skip
+            parts.append(attention_weight * maps)
+        if token_weight:
+            tokens = Loss(
+                class_token_distance, student=mine.at("layer", ours), teacher=its.at("layer", theirs),
+                head=Projector(skip_equal=True), token=token, name=f"class token {ours}",
+            )  # fmt: skip
+            parts.append(token_weight * tokens)
+        losses.append(add_weighted(parts, weights="attention_weight and token_weight"))
     length = epochs if layer_epochs is None else layer_epochs
     stages = [
         Stage(objective, teacher=teacher, epochs=length, name=name) for name, objective in _schedule(losses, schedule)
     ]
-    last: Objective = weight * task.distillation_loss(temperature=temperature)
-    if labels:
-        last = last + (1 - weight) * task.supervised_loss()
+    ends = [weight * task.distillation_loss(temperature=temperature)] if weight else []
+    if labels and weight < 1:
+        ends.append((1 - weight) * task.supervised_loss())
+    last = add_weighted(ends, weights="weight, and with labels=False the labels,")
     return Recipe(*stages, Stage(last, teacher=teacher, epochs=epochs, name="prediction"))
 
 

@@ -51,6 +51,21 @@ def pair_layers(at: Layers, student_at: Layers) -> list[tuple[str, str]]:
     return list(zip(ours, theirs, strict=True))
 
 
+def add_weighted(terms: Iterable[Objective], *, weights: str) -> Objective:
+    """The sum of losses that have their weights; those with the weight 0 have been left out before.
+
+    Raises:
+        ArgumentError: If all have been left out.
+    """
+    kept = list(terms)
+    if not kept:
+        raise ArgumentError(
+            f"{weights} are all 0, so nothing would be learned; give one of them a number above 0.",
+            argument=weights.partition(",")[0].partition(" ")[0],
+        )
+    return sum(kept[1:], start=kept[0])
+
+
 def add_losses(losses: Iterable[Objective]) -> Objective:
     """The sum of one or several losses, each with weight 1."""
     first, *others = losses

@@ -9,6 +9,7 @@ from limbeck.errors import ArgumentError, unknown_name_error
 from limbeck.functional import KernelClaim, check_hyper, relation_kl
 from limbeck.losses import Loss, Objective
 from limbeck.methods.card import MethodCard, SearchRange
+from limbeck.methods.features.layers import add_weighted
 from limbeck.methods.features.transformer_layers import Layout, get_addresses, pair_addresses
 from limbeck.methods.support import check_count, check_weight
 from limbeck.recipe import Recipe, Stage
@@ -132,7 +133,8 @@ def minilm(
     its = get_addresses(addresses)
     mine = its if student_addresses is None else get_addresses(student_addresses)
     terms: list[Objective] = []
-    for relation in _check_relations(relations):
+    chosen = _check_relations(relations)
+    for relation in chosen if weight else []:
         first, second = relation.split("-")
         places = pair_addresses(mine, its, first, second, student_layers - 1, at)
         terms.append(weight * Loss(relation_kl, **places, heads=heads, name=relation))
@@ -140,7 +142,7 @@ def minilm(
         terms.append(soft_weight * task.distillation_loss(temperature=temperature))
     if label_weight:
         terms.append(label_weight * task.supervised_loss())
-    objective = sum(terms[1:], start=terms[0])
+    objective = add_weighted(terms, weights="weight, soft_weight and label_weight")
     return Recipe(Stage(objective, teacher=teacher, epochs=epochs, name="minilm"))
 
 
@@ -149,15 +151,16 @@ def _check_relations(relations: Any) -> list[str]:
 
     Raises:
         UnknownNameError: If one is no pair of ``query``, ``key`` and ``value``.
-        ArgumentError: If there is none.
+        ArgumentError: If there is none, or one is there twice.
     """
     names = [f"{first}-{second}" for first in _PLACES for second in _PLACES]
-    chosen = [relations] if isinstance(relations, str) else list(relations)
+    chosen = [relations] if isinstance(relations, str) else list(relations) if isinstance(relations, Sequence) else []
     for relation in chosen:
         if relation not in names:
             raise unknown_name_error("relation", str(relation), names, argument="relations")
-    if not chosen:
+    if not chosen or len(set(chosen)) < len(chosen):
         raise ArgumentError(
-            "relations=[] compares nothing; give at least one, such as value-value.", argument="relations"
+            f"relations is a list of one or more different names, such as [value-value]; got {relations!r}.",
+            argument="relations",
         )
     return chosen

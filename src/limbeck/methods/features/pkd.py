@@ -9,6 +9,7 @@ from limbeck.errors import ArgumentError
 from limbeck.functional import KernelClaim, Projector, check_hyper, class_token_distance
 from limbeck.losses import Loss, Objective
 from limbeck.methods.card import MethodCard, SearchRange
+from limbeck.methods.features.layers import add_weighted
 from limbeck.methods.features.transformer_layers import Layout, find_layer_pairs, get_addresses
 from limbeck.methods.support import check_share, check_weight
 from limbeck.recipe import Recipe, Stage
@@ -116,13 +117,16 @@ def pkd(
                 argument="student_layers",
             )
         pairs = pairs[:-1]
-    objective: Objective = soft_weight * task.distillation_loss(temperature=temperature)
-    if labels:
-        objective = objective + (1 - soft_weight) * task.supervised_loss()
-    for ours, theirs in pairs:
+    terms: list[Objective] = []
+    if soft_weight:
+        terms.append(soft_weight * task.distillation_loss(temperature=temperature))
+    if labels and soft_weight < 1:
+        terms.append((1 - soft_weight) * task.supervised_loss())
+    for ours, theirs in pairs if weight else []:
         patient = Loss(
             class_token_distance, student=mine.at("layer", ours), teacher=its.at("layer", theirs),
             head=Projector(skip_equal=True), token=token, name=f"class token {ours}",
         )  # fmt: skip
-        objective = objective + 2 * weight * patient  # the kernel is half the squared distance
+        terms.append(2 * weight * patient)  # the kernel is half the squared distance
+    objective = add_weighted(terms, weights="soft_weight and weight, and with labels=False the labels,")
     return Recipe(Stage(objective, teacher=teacher, epochs=epochs, name="pkd"))

@@ -77,7 +77,7 @@ def qat_attention(
         student_layers: The number of layers of the student; that of the teacher in the paper.
         teacher_layers: The number of layers of the teacher.
         gamma: The share of the attention maps beside the attention outputs, from 0 to 1. 1 is the method with maps
-            alone, 0 with outputs alone.
+            alone, 0 with outputs alone, for which the models need not return maps.
         hidden_weight: w, the weight of the hidden states, at least 0; 1 in the paper.
         temperature: T, above 0; 1 in the paper.
         layer_map: ``uniform`` (one to one for equal numbers), ``last``, or pairs (student's layer, teacher's layer)
@@ -107,13 +107,17 @@ def qat_attention(
         )  # fmt: skip
 
     objective: Objective = task.distillation_loss(temperature=temperature)
-    objective = objective + hidden_weight * states("embeddings", "embeddings")
+    if hidden_weight:
+        objective = objective + hidden_weight * states("embeddings", "embeddings")
     for ours, theirs in find_layer_pairs(layer_map, student_layers, teacher_layers):
-        maps = Loss(
-            attention_kl, student=mine.at("attention", ours), teacher=its.at("attention", theirs),
-            name=f"attention map {ours}",
-        )  # fmt: skip
-        objective = objective + hidden_weight * states("layer", f"hidden {ours}", ours, theirs)
-        objective = objective + gamma * maps
-        objective = objective + (1 - gamma) * states("attention_output", f"attention output {ours}", ours, theirs)
+        if hidden_weight:
+            objective = objective + hidden_weight * states("layer", f"hidden {ours}", ours, theirs)
+        if gamma:  # at 0 the models need not return attention maps
+            maps = Loss(
+                attention_kl, student=mine.at("attention", ours), teacher=its.at("attention", theirs),
+                name=f"attention map {ours}",
+            )  # fmt: skip
+            objective = objective + gamma * maps
+        if gamma < 1:
+            objective = objective + (1 - gamma) * states("attention_output", f"attention output {ours}", ours, theirs)
     return Recipe(Stage(objective, teacher=teacher, epochs=epochs, name="qat_attention"))

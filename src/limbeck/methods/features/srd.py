@@ -13,6 +13,7 @@ from limbeck.functional import Head, KernelClaim, check_hyper, kernel
 from limbeck.functional.attention import find_token_mask
 from limbeck.losses import Loss, Objective
 from limbeck.methods.card import MethodCard, SearchRange
+from limbeck.methods.features.layers import add_weighted
 from limbeck.methods.support import check_weight
 from limbeck.recipe import Recipe, Stage
 from limbeck.tasks import Task
@@ -265,11 +266,13 @@ def srd(
     check_hyper(temperature=temperature)
     if power == 0:
         raise LimbeckError("power=0 counts the errors that are not 0, which has no gradient. Give a number above 0.")
-    objective: Objective = weight * Loss(
-        _FORMS[form], student=student_at, teacher=at, head=PooledProjector(), power=power, name=form
-    )
+    terms: list[Objective] = []
+    if weight:
+        features = Loss(_FORMS[form], student=student_at, teacher=at, head=PooledProjector(), power=power, name=form)
+        terms.append(weight * features)
     if soft_weight:
-        objective = objective + soft_weight * task.distillation_loss(temperature=temperature)
+        terms.append(soft_weight * task.distillation_loss(temperature=temperature))
     if labels:
-        objective = objective + task.supervised_loss()
+        terms.append(task.supervised_loss())
+    objective = add_weighted(terms, weights="weight, soft_weight, and with labels=False the labels,")
     return Recipe(Stage(objective, teacher=teacher, epochs=epochs, name="srd"))

@@ -8,6 +8,7 @@ from typing import Any
 from limbeck.functional import KernelClaim, Projector, attention_score_error, check_hyper, state_squared_error
 from limbeck.losses import Loss, Objective
 from limbeck.methods.card import MethodCard, SearchRange
+from limbeck.methods.features.layers import add_weighted
 from limbeck.methods.features.transformer_layers import Layout, find_layer_pairs, get_addresses, pair_addresses
 from limbeck.methods.support import check_count, check_weight
 from limbeck.recipe import Recipe, Stage
@@ -118,20 +119,27 @@ def tinybert(
     check_weight(embedding_weight=embedding_weight, hidden_weight=hidden_weight, attention_weight=attention_weight)
     its = get_addresses(addresses)
     mine = its if student_addresses is None else get_addresses(student_addresses)
-    layers: Objective = embedding_weight * Loss(
-        state_squared_error, student=mine.at("embeddings"), teacher=its.at("embeddings"), head=Projector(),
-        name="embeddings",
-    )  # fmt: skip
+    terms: list[Objective] = []
+    if embedding_weight:
+        embeddings = Loss(
+            state_squared_error, student=mine.at("embeddings"), teacher=its.at("embeddings"), head=Projector(),
+            name="embeddings",
+        )  # fmt: skip
+        terms.append(embedding_weight * embeddings)
     for ours, theirs in find_layer_pairs(layer_map, student_layers, teacher_layers):
-        hidden = Loss(
-            state_squared_error, student=mine.at("layer", ours), teacher=its.at("layer", theirs), head=Projector(),
-            name=f"hidden {ours}",
-        )  # fmt: skip
-        scores = Loss(
-            attention_score_error, **pair_addresses(mine, its, "query", "key", ours, theirs), heads=heads,
-            name=f"attention {ours}",
-        )  # fmt: skip
-        layers = layers + hidden_weight * hidden + attention_weight * scores
+        if hidden_weight:
+            hidden = Loss(
+                state_squared_error, student=mine.at("layer", ours), teacher=its.at("layer", theirs), head=Projector(),
+                name=f"hidden {ours}",
+            )  # fmt: skip
+            terms.append(hidden_weight * hidden)
+        if attention_weight:
+            scores = Loss(
+                attention_score_error, **pair_addresses(mine, its, "query", "key", ours, theirs), heads=heads,
+                name=f"attention {ours}",
+            )  # fmt: skip
+            terms.append(attention_weight * scores)
+    layers = add_weighted(terms, weights="embedding_weight, hidden_weight and attention_weight")
     return Recipe(
         Stage(layers, teacher=teacher, epochs=intermediate_epochs, name="intermediate"),
         Stage(task.distillation_loss(temperature=temperature), teacher=teacher, epochs=epochs, name="prediction"),

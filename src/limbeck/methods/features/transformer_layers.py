@@ -90,6 +90,7 @@ def get_addresses(layout: Layout) -> TransformerAddresses:
 
     Raises:
         UnknownNameError: If there is no such layout, or no such field.
+        ArgumentError: If it is neither, or the address of a layer has no place for its number.
 
     Example:
         >>> get_addresses({"layer": "blocks.{}"}).at("layer", 2)
@@ -103,9 +104,21 @@ def get_addresses(layout: Layout) -> TransformerAddresses:
             )  # fmt: skip
         return LAYOUTS[layout]
     known = [field.name for field in fields(TransformerAddresses)]
-    for name in layout:
+    if not isinstance(layout, Mapping):
+        raise ArgumentError(
+            f"addresses is the name of a layout ({', '.join(LAYOUTS)}) or addresses by name, such as "
+            f"{{'layer': 'encoder.layer.{{}}'}}; got {layout!r}.",
+            argument="addresses",
+        )
+    for name, address in layout.items():
         if name not in known:
             raise unknown_name_error("address of a transformer", name, known, argument="addresses")
+        if not isinstance(address, str) or (name != "embeddings" and "{}" not in address):
+            raise ArgumentError(
+                f"The address for {name!r} has {{}} in place of the number of the layer, such as 'encoder.layer.{{}}'; "
+                f"got {address!r}.",
+                argument="addresses",
+            )
     return TransformerAddresses(**layout)
 
 
@@ -168,9 +181,14 @@ def find_layer_pairs(
                 argument="layer_map",
             )
         return LAYER_MAPS[layer_map](student_layers, teacher_layers)
-    pairs = [_check_pair(pair, student_layers, teacher_layers) for pair in layer_map]
-    if not pairs:
-        raise ArgumentError("layer_map=[] compares no layer; give at least one pair.", argument="layer_map")
+    listed = list(layer_map) if isinstance(layer_map, (list, tuple)) else []
+    pairs = [_check_pair(pair, student_layers, teacher_layers) for pair in listed]
+    if not pairs or len(set(pairs)) < len(pairs):
+        raise ArgumentError(
+            f"layer_map is one of {', '.join(LAYER_MAPS)}, or different pairs (student's layer, teacher's layer) from "
+            f"0, such as [[0, 5], [1, 11]]; got {layer_map!r}.",
+            argument="layer_map",
+        )
     return pairs
 
 
