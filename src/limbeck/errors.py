@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from difflib import SequenceMatcher
+from typing import Any
 
 _COMMANDS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
@@ -193,7 +194,7 @@ def _shared(one: str, other: str) -> int:
 
 
 def unknown_name_error(
-    kind: str, name: str, choices: Iterable[str], *, then: str = "", argument: str = ""
+    kind: str, name: Any, choices: Iterable[str], *, then: str = "", argument: str = ""
 ) -> UnknownNameError:
     """Error for an unknown name, with the nearest choice, the known names and what to type next.
 
@@ -201,7 +202,7 @@ def unknown_name_error(
 
     Args:
         kind: What the name stands for, such as ``method``.
-        name: The unknown name.
+        name: The unknown name; what is no text has no nearest choice.
         choices: The known names.
         then: A sentence to end with.
         argument: The argument whose value the name is, for the flag on the command line.
@@ -211,7 +212,7 @@ def unknown_name_error(
         Unknown method 'hintn'. Did you mean 'hinton'? Known: fitnets, hinton.
     """
     names = sorted(choices)
-    near = _rank(name, names)
+    near = _rank(name, names) if isinstance(name, str) else []
     hint = f" Did you mean {near[0]!r}?" if near else ""
     if len(names) <= 40:
         listed = f"Known: {', '.join(names) or 'none'}."

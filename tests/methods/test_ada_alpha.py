@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+
 import pytest
 import torch
 from torch import nn
@@ -13,6 +15,7 @@ from limbeck.losses import LossContext
 from limbeck.methods import make
 from limbeck.methods.logits.ada_alpha import (
     AdaptiveClassWeights,
+    ada_alpha,
     class_weighted_kl,
     measure_class_weights,
     measure_margins,
@@ -97,3 +100,9 @@ def test_wrong_weights_are_refused(wrong):
 def test_too_few_weights_are_refused_before_training():
     with pytest.raises(LimbeckError, match="2 class weights for 5 classes"):
         class_weighted_kl(Z, V, labels=Y, class_weights=(0.5, 0.5))
+
+
+@pytest.mark.parametrize("wrong", [0.5, "high", ["a", "b"], [0.5, 1.5], [], object()])
+def test_class_weights_of_another_kind_are_refused(wrong):
+    with pytest.raises(LimbeckError, match="class_weights"):
+        inspect.unwrap(ada_alpha)(torch.nn.Linear(2, 3), class_weights=wrong)

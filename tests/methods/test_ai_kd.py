@@ -110,3 +110,14 @@ def test_it_helps_beside_the_student_alone(planted):
 def test_a_value_out_of_range_is_refused(wrong):
     with pytest.raises(LimbeckError, match=next(iter(wrong))):
         make("ai_kd", teacher=nn.Linear(2, 3), **wrong)
+
+
+def test_a_class_that_does_not_exist_has_no_part_in_the_critic():
+    torch.manual_seed(0)
+    critic = Critic(weight=0.5, penalty=10.0, hidden=4).setup(context())
+    sides = [rows.clone() for rows in (Z, V)]
+    for rows in sides:
+        rows[:, -1] = -torch.inf
+    z = sides[0].requires_grad_()
+    term = critic.term(Outputs(logits=z), Outputs(logits=sides[1]), BATCH, Progress())
+    assert all(slope.isfinite().all() for slope in torch.autograd.grad(term.total, [z, *critic.parameters()]))

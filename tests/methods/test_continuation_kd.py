@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 
 import pytest
@@ -13,7 +14,7 @@ from limbeck.errors import LimbeckError
 from limbeck.functional import logit_squared_error
 from limbeck.losses import weighted_loss
 from limbeck.methods import make
-from limbeck.methods.logits.continuation_kd import annealed_scale, scaled_logit_hinge
+from limbeck.methods.logits.continuation_kd import annealed_scale, continuation_kd, scaled_logit_hinge
 from methods.planted import Planted
 
 
@@ -110,3 +111,9 @@ def test_it_passes_the_student_alone():
 def test_a_teacher_with_one_output_is_not_broadcast():
     with pytest.raises(LimbeckError, match="same classes"):
         scaled_logit_hinge(torch.zeros(2, 3), torch.zeros(2, 1))
+
+
+@pytest.mark.parametrize("wrong", ["half", None, 0.0, 1.5])
+def test_an_end_that_is_no_fraction_is_refused_by_its_name(wrong):
+    with pytest.raises(LimbeckError, match="labels_until"):
+        inspect.unwrap(continuation_kd)(torch.nn.Linear(2, 3), labels_until=wrong)

@@ -189,3 +189,9 @@ def test_contrast_helps_beside_the_student_alone(memory):
     recipe = make("crd", teacher=planted.truth, **places, weight=0.3, size=32, contrast_temperature=0.2, memory=memory)
     alone = planted.accuracy(planted.learn(make("supervised"), epochs=20).student)
     assert planted.accuracy(planted.learn(recipe, epochs=20).student) > alone + 0.02
+
+
+@pytest.mark.parametrize("option", [{"negatives": 64}, {"momentum": 0.5}])
+def test_options_of_the_memories_are_refused_without_them(option):
+    with pytest.raises(LimbeckError, match=f"{next(iter(option))}=.*memory=False"):
+        make("crd", teacher=Planted().truth, at="features", student_at="features", memory=False, **option)

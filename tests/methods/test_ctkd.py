@@ -88,3 +88,23 @@ def test_the_temperature_learns_to_make_the_loss_larger():
 def test_a_value_out_of_range_is_refused(wrong):
     with pytest.raises(LimbeckError, match=next(iter(wrong))):
         make("ctkd", teacher=nn.Linear(2, 3), **wrong)
+
+
+@pytest.mark.parametrize("level", ["global", "instance"])
+def test_a_class_that_does_not_exist_changes_nothing(level):
+    loss = fitted(level)
+    absent = [torch.cat([rows[:, :4], torch.full((6, 1), -torch.inf)], 1).double() for rows in (Z, V)]
+    z = absent[0].requires_grad_()
+    term = loss.term(Outputs(logits=z), Outputs(logits=absent[1]), BATCH, Progress(10, 11))
+    assert all(slope.isfinite().all() for slope in torch.autograd.grad(term.total, [z, *loss.parameters()]))
+    t = torch.tensor(3.0, dtype=torch.float64, requires_grad=True)
+    slopes = [
+        torch.autograd.grad(learned_temperature_kl(*pair, t).sum(), t)[0]
+        for pair in ((absent[0].detach(), absent[1]), (Z[:, :4], V[:, :4]))
+    ]
+    torch.testing.assert_close(*slopes)
+
+
+def test_a_temperature_that_cannot_rise_is_refused():
+    with pytest.raises(LimbeckError, match=r"spread=0.*hinton"):
+        make("ctkd", teacher=nn.Linear(2, 3), spread=0.0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 
 import pytest
@@ -11,9 +12,14 @@ from torch import nn
 from limbeck.engine import distill
 from limbeck.errors import LimbeckError
 from limbeck.methods import make
-from limbeck.methods.embeddings.embedding_distillation import cosine_distance, euclidean_distance
+from limbeck.methods.embeddings.embedding_distillation import (
+    cosine_distance,
+    embedding_distillation,
+    euclidean_distance,
+)
 from limbeck.models import build
 from limbeck.recipe import Optimizer
+from limbeck.teachers import Ensemble
 from methods.row_math import to_rows
 
 DRAW = torch.Generator().manual_seed(0)
@@ -94,3 +100,26 @@ def test_an_output_with_positions_is_no_embedding():
 def test_an_unknown_loss_gets_the_nearest_name():
     with pytest.raises(LimbeckError, match="Did you mean 'cosine'"):
         make("embedding_distillation", teacher=nn.Linear(2, 3), loss="cosin")
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_the_projection_has_the_type_of_the_student(dtype):
+    student, teacher, data = encoders()
+    recipe = make("embedding_distillation", teacher=teacher.to(dtype))
+    run = distill(student.to(dtype), recipe, data.to(dtype), batch_size=32, epochs=1, seed=0).finish()
+    assert {tensor.dtype for tensor in run.student.parameters()} == {dtype}
+
+
+@pytest.mark.parametrize("wrong", [{"dimension": "5"}, {"dimension": 1.5}, {"dimension": 0}, {"loss": ["mse"]}])
+def test_a_value_of_another_kind_is_refused(wrong):
+    with pytest.raises(LimbeckError):
+        inspect.unwrap(embedding_distillation)(nn.Linear(2, 3), **wrong)
+
+
+def test_a_teacher_of_unknown_size_says_what_to_type():
+    student, teacher, data = encoders()
+    pair = Ensemble(teacher, teacher)
+    with pytest.raises(LimbeckError, match="dimension="):
+        distill(student, make("embedding_distillation", teacher=pair), data, epochs=1).finish()
+    recipe = make("embedding_distillation", teacher=pair, dimension=5)
+    assert distill(student, recipe, data, batch_size=32, epochs=1, seed=0).finish().finished

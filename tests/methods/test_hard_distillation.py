@@ -94,3 +94,10 @@ def test_a_teacher_that_is_right_corrects_noisy_labels():
     alone = planted.accuracy(planted.learn(make("supervised"), epochs=30).student)
     recipe = make("hard_distillation", teacher=planted.truth, weight=0.9)
     assert planted.accuracy(planted.learn(recipe, epochs=30).student) > alone + 0.05
+
+
+def test_a_temperature_that_nothing_uses_is_refused():
+    with pytest.raises(LimbeckError, match=r"temperature=4.*draw=True"):
+        make("hard_distillation", teacher=nn.Linear(4, 3), temperature=4.0)
+    for option in ("draw", "soften"):
+        make("hard_distillation", teacher=nn.Linear(4, 3), temperature=4.0, **{option: True})

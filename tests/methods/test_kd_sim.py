@@ -104,3 +104,13 @@ def test_similar_classes_are_learned():
     with torch.no_grad():
         q = student(planted.x[labels == 0]).softmax(-1).mean(0)
     assert q[3] > 2 * q[1:3].max()
+
+
+@pytest.mark.parametrize("classes", [2, 4])
+def test_a_teacher_of_other_classes_is_refused(classes):
+    with pytest.raises(LimbeckError, match=f"{classes} classes.*3"):
+        class_similarity_kl(
+            torch.zeros(2, 3),
+            labels=torch.zeros(2, dtype=torch.int64),
+            directions=ClassDirections.of(torch.eye(classes)),
+        )

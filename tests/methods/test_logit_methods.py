@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import inspect
+import math
+
 import pytest
 import torch
 
 from limbeck.data import ArrayDataset
 from limbeck.engine import distill
+from limbeck.errors import ArgumentError, LimbeckError
 from limbeck.methods import make, method
 from limbeck.models import build
 from limbeck.tasks import Regression
@@ -94,3 +98,28 @@ def test_a_label_weight_of_0_needs_no_labels(planted, name):
     before = weights(student)
     distill(student, recipe, planted.x, batch_size=40, epochs=1).finish()
     assert not same_weights(weights(student), before)
+
+
+@pytest.mark.parametrize(
+    ("name", "argument"),
+    [
+        ("kd_sim", "similarity_temperature"), ("listwise_kl", "student_temperature"),
+        ("listwise_kl", "teacher_temperature"), ("crd", "contrast_temperature"), ("sskd", "similarity_temperature"),
+        ("subclass_distillation", "auxiliary_temperature"),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("wrong", [0.0, math.inf, -1.0])
+def test_a_second_temperature_is_refused_by_its_own_name(name, argument, wrong):
+    with pytest.raises(ArgumentError, match=f"^{argument} is") as caught:
+        method(name).make(torch.nn.Linear(2, 3), **{**method(name).card.example, argument: wrong})
+    assert caught.value.argument == argument
+
+
+@pytest.mark.parametrize(
+    ("name", "argument"),
+    [("ctkd", "level"), ("rank_distillation", "loss"), ("semiparametric", "loss"), ("embedding_distillation", "loss")],
+)
+@pytest.mark.parametrize("wrong", [None, 1, ["pairwise"]])
+def test_a_name_that_is_no_text_is_refused(name, argument, wrong):
+    with pytest.raises(LimbeckError, match="Unknown"):
+        inspect.unwrap(method(name).make)(torch.nn.Linear(2, 3), **{argument: wrong})

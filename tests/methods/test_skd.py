@@ -39,7 +39,11 @@ def normalized(row):
 
 def brute_force_gram_mahalanobis(student, teacher, *, ridge=0.1):
     z, v = to_rows(student), to_rows(teacher)
-    classes = sum(any(max(a[c], b[c]) > -math.inf for a, b in zip(z, v, strict=True)) for c in range(len(z[0])))
+    there = [[min(a, b) > -math.inf for a, b in zip(*rows, strict=True)] for rows in zip(z, v, strict=True)]
+    classes = sum(any(row[c] for row in there) for c in range(len(z[0])))
+    z, v = (
+        [[x if ok else 0.0 for x, ok in zip(*r, strict=True)] for r in zip(side, there, strict=True)] for side in (z, v)
+    )
     z, v = [normalized(row) for row in z], [normalized(row) for row in v]
     n = len(z)
 
@@ -84,3 +88,12 @@ def test_a_ridge_of_0_is_refused():
 def test_maps_are_refused():
     with pytest.raises(LimbeckError, match="a row for each example"):
         make("skd", teacher=nn.Linear(2, 3), task="segmentation")
+
+
+def test_a_class_that_one_side_lacks_is_none():
+    v = V.clone()
+    v[:, 4] = -torch.inf
+    z = Z.clone().requires_grad_()
+    value = gram_mahalanobis(z, v)
+    torch.testing.assert_close(value, gram_mahalanobis(Z[:, :4], V[:, :4]))
+    assert torch.autograd.grad(value, z)[0].isfinite().all()

@@ -77,3 +77,8 @@ def test_a_value_out_of_range_is_refused(wrong):
 def test_costs_of_other_classes_are_refused():
     with pytest.raises(LimbeckError, match="5 classes, and the logits have 4"):
         class_transport(Z[:, :4], V[:, :4], labels=torch.zeros(6, dtype=torch.int64), costs=COSTS)
+
+
+def test_costs_that_are_all_zero_are_refused():
+    with pytest.raises(LimbeckError, match="sharpness"):
+        make("wkd", teacher=torch.nn.Linear(2, 3), sharpness=0.0)

@@ -106,6 +106,28 @@ def check_count(**values: Any) -> None:
             raise ArgumentError(f"{name} is a whole number of at least 1; got {value!r}.", argument=name)
 
 
+def check_temperature(**values: Any) -> None:
+    """Check that all values are temperatures: finite numbers above 0, whose squares exist in float32.
+
+    Use it for temperatures with another name than ``temperature``; the message has the name.
+
+    Raises:
+        LimbeckError: If a value is not; the message names the first one.
+
+    Example:
+        >>> check_temperature(contrast_temperature=0.0)
+        Traceback (most recent call last):
+        ...
+        limbeck.errors.ArgumentError: contrast_temperature is a finite number above 0; got 0.0.
+    """
+    for name, value in values.items():
+        try:
+            functional.check_hyper(temperature=value)
+        except ArgumentError as error:
+            kind = str(error).split(";")[0].removeprefix("temperature")
+            raise ArgumentError(f"{name}{kind}; got {value!r}.", argument=name) from error
+
+
 def _is_number(value: Any) -> bool:
     return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
 

@@ -75,9 +75,8 @@ def teacher_module(teacher: object, models: Models) -> nn.Module:
         return source.model
     if isinstance(source, TeacherRef):
         return models[source.name]
-    raise LimbeckError(
-        f"This method needs the teacher's module, and a {type(source).__name__} is not a single network."
-    )
+    given = "a cache has outputs alone" if source is None else f"a {type(source).__name__} is not a single network"
+    raise LimbeckError(f"This method needs the teacher's module, and {given}: pass the network itself as the teacher.")
 
 
 def output_shapes(

@@ -14,6 +14,7 @@ from limbeck.functional import KernelClaim, kernel, squared_error
 from limbeck.functional.kernel import validates_pair
 from limbeck.losses import Loss
 from limbeck.methods.card import MethodCard
+from limbeck.methods.support import check_count
 from limbeck.model_call import Adaptor
 from limbeck.recipe import Models, Recipe, Stage, output_shapes, teacher_module
 from limbeck.tap import get_adaptor
@@ -137,7 +138,10 @@ class ProjectedEmbedding(nn.Module):
 
     def __init__(self, model: nn.Module, width: int, dimension: int, adaptor: Adaptor | None = None) -> None:
         super().__init__()
-        self.model, self.projection, self._adaptor = model, nn.Linear(width, dimension), adaptor
+        self.model, self._adaptor = model, adaptor
+        weights = [one for one in model.parameters() if one.is_floating_point()]
+        kind: dict[str, Any] = {"dtype": weights[-1].dtype, "device": weights[-1].device} if weights else {}
+        self.projection = nn.Linear(width, dimension, **kind)
 
     def forward(self, *args: Any, **kwargs: Any) -> Tensor:
         """Compute the mapped output."""
@@ -162,10 +166,19 @@ class _Projected:
         width = _only_width(output_shapes(models, [LOGITS])[LOGITS], "student")
         dimension = self.dimension
         if dimension is None:
-            module = teacher_module(self.teacher, models)
+            module = self._teacher(models)
             dimension = _only_width(output_shapes(models, [LOGITS], model=module)[LOGITS], "teacher")
         adaptor = get_adaptor(models, "student")
         return ProjectedEmbedding(models["student"], width, dimension, adaptor)
+
+    def _teacher(self, models: Models) -> nn.Module:
+        try:
+            return teacher_module(self.teacher, models)
+        except LimbeckError as error:
+            raise LimbeckError(
+                "embedding_distillation cannot find out the size of the teacher's embedding, because the teacher is "
+                "not one module in this process. Type it: dimension=768, for example."
+            ) from error
 
 
 def _only_width(shape: tuple[int, ...], who: str) -> int:
@@ -206,13 +219,16 @@ def embedding_distillation(
 
     Source: Reimers and Gurevych, 2020, arXiv:2004.09813, equation 1 (the mean square).
     """
-    if loss not in _LOSSES:
+    if loss not in tuple(_LOSSES):
         raise unknown_name_error("loss of embeddings", loss, _LOSSES, argument="loss")
-    if dimension is not None and (dimension < 1 or not projection):
-        raise ArgumentError(
-            f"dimension is the size of the projection, at least 1; got {dimension} with projection={projection}.",
-            argument="dimension",
-        )
+    if dimension is not None:
+        check_count(dimension=dimension)
+        if not projection:
+            raise ArgumentError(
+                f"dimension={dimension} is the size of the projection, and projection={projection} leaves it out. Use "
+                "one of them.",
+                argument="dimension",
+            )
     trains = "projected" if projection else "student"
     stage = Stage(Loss(_LOSSES[loss]), trains=trains, teacher=teacher, epochs=epochs, name="embedding_distillation")
     if not projection:

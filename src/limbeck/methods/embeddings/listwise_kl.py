@@ -16,6 +16,7 @@ from limbeck.functional import KernelClaim, check_hyper, kernel, kl_divergence, 
 from limbeck.functional.kernel import validates_pair
 from limbeck.losses import Loss, LossContext, LossTerm
 from limbeck.methods.card import MethodCard, SearchRange
+from limbeck.methods.support import check_temperature
 from limbeck.recipe import Recipe, Stage
 
 
@@ -224,7 +225,7 @@ def listwise_kl(
 
     Source: Izacard and Grave, 2020, arXiv:2012.04584, equation 4, with a temperature for each side.
     """
-    check_hyper(temperature=student_temperature)
-    check_hyper(temperature=teacher_temperature)
+    check_temperature(student_temperature=student_temperature)
+    check_temperature(teacher_temperature=teacher_temperature)
     loss = ListwiseKL(student_temperature=student_temperature, teacher_temperature=teacher_temperature)
     return Recipe(Stage(loss, teacher=teacher, epochs=epochs, name="listwise_kl"))

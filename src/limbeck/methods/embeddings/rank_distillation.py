@@ -176,7 +176,7 @@ def rank_distillation(
 
     Source: Sun et al., 2023, arXiv:2304.09542, section 5 (RankNet).
     """
-    if loss not in _LOSSES:
+    if loss not in tuple(_LOSSES):
         raise unknown_name_error("loss of ranks", loss, _LOSSES, argument="loss")
     if margin is not None and loss != "margin":
         raise ArgumentError(f"margin={margin} is for loss='margin', and the loss is {loss!r}.", argument="margin")

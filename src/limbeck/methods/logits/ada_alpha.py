@@ -236,10 +236,21 @@ def ada_alpha(
     task = CARD.get_task(task)
     objective: Objective = AdaptiveClassWeights(temperature=temperature, classes=task.classes_dim)
     if class_weights is not None:
-        weights = tuple(float(one) for one in class_weights)
-        if not weights:
-            raise ArgumentError("class_weights is empty; give a number for each class.", argument="class_weights")
-        for one in weights:
-            check_share(class_weights=one)
-        objective = Loss(class_weighted_kl, classes=task.classes_dim, class_weights=weights, temperature=temperature)
+        objective = Loss(
+            class_weighted_kl, classes=task.classes_dim, class_weights=_read_weights(class_weights),
+            temperature=temperature,
+        )  # fmt: skip
     return Recipe(Stage(objective, teacher=teacher, epochs=epochs, name="ada_alpha"))
+
+
+def _read_weights(values: Any) -> tuple[float, ...]:
+    if isinstance(values, Tensor):
+        values = values.tolist()
+    if isinstance(values, (str, bytes)) or not isinstance(values, Sequence) or not values:
+        raise ArgumentError(
+            f"class_weights is a list with a number from 0 to 1 for each class; got {values!r}.",
+            argument="class_weights",
+        )
+    for one in values:
+        check_share(class_weights=one)
+    return tuple(map(float, values))

@@ -179,7 +179,8 @@ class Critic(LossTerm):
     def term(self, student: Outputs, teacher: Outputs, batch: Batch, progress: Progress) -> Term:
         """The sum over the examples that count."""
         valid = batch.valid
-        ours, theirs, ids = _wide(student[LOGITS])[valid], _wide(teacher[LOGITS])[valid], get_ids(batch)[valid]
+        ours, theirs = (_without_absent(_wide(outputs[LOGITS])[valid]) for outputs in (student, teacher))
+        ids = get_ids(batch)[valid]
         values = self.student_values(ours) + self.critic_values(ours.detach(), theirs, ids, step=progress.step)
         return Term(values.sum(), self.count(batch))
 
@@ -213,6 +214,11 @@ class Critic(LossTerm):
 
     def __repr__(self) -> str:
         return f"Critic(weight={self.weight}, penalty={self.penalty}, hidden={self.hidden})"
+
+
+def _without_absent(logits: Tensor) -> Tensor:
+    """The logits with 0 for classes that do not exist, because a network of -inf is not a number."""
+    return logits.masked_fill(logits == -torch.inf, 0.0)
 
 
 def _wide(logits: Tensor) -> Tensor:

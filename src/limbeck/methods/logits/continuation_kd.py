@@ -14,7 +14,7 @@ from limbeck.functional import KernelClaim, kernel, logit_squared_error
 from limbeck.functional.kernel import validates_pair
 from limbeck.losses import Loss, Objective
 from limbeck.methods.card import MethodCard, SearchRange
-from limbeck.methods.support import check_count, check_weight
+from limbeck.methods.support import check_count, check_share, check_weight
 from limbeck.recipe import Recipe, Stage
 from limbeck.schedule import Schedule, ramp
 from limbeck.tasks import Task
@@ -144,6 +144,13 @@ def continuation_kd(
     """
     check_count(max_temperature=max_temperature)
     check_weight(margin=margin)
+    check_share(labels_until=labels_until)
+    if labels_until == 0:
+        raise ArgumentError(
+            "labels_until=0 leaves no step for the teacher; it is a fraction of the stage above 0. Without a teacher "
+            "use supervised.",
+            argument="labels_until",
+        )
     task = CARD.get_task(task)
     hinge = Loss(scaled_logit_hinge, scale=annealed_scale(max_temperature), margin=margin, classes=task.classes_dim)
     hard = ramp(1.0, until=labels_until) * task.supervised_loss()

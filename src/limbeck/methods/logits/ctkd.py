@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from limbeck.batch import LOGITS, Batch, Outputs, Progress, Requirements, Term
-from limbeck.errors import LimbeckError, unknown_name_error
+from limbeck.errors import ArgumentError, LimbeckError, unknown_name_error
 from limbeck.functional import kl_divergence
 from limbeck.functional.kernel import in_float32
 from limbeck.losses import LossContext, LossTerm
@@ -108,7 +108,12 @@ def learned_temperature_kl(
         tensor([0.])
     """
     divisor = temperature.unsqueeze(-1) if temperature.ndim else temperature
-    return temperature**2 * kl_divergence(student / divisor, teacher / divisor)
+    scaled = []
+    for logits in (student, teacher):
+        # The slope of -inf / T in T is infinite, so a class that does not exist takes no part in the division.
+        absent = logits == -torch.inf
+        scaled.append((logits.masked_fill(absent, 0.0) / divisor).masked_fill(absent, -torch.inf))
+    return temperature**2 * kl_divergence(*scaled)
 
 
 class CurriculumTemperature(LossTerm):
@@ -216,7 +221,7 @@ def ctkd(
         teacher: The teacher: a module, a `Teacher`, or the name of a model in the run.
         level: ``global``, one temperature for all, or ``instance``, one for each row of logits.
         lowest: T_0, the lower bound of the temperature, above 0; 1 in the authors' script.
-        spread: R, how far above it the temperature may rise; 20 in the authors' script.
+        spread: R, how far above it the temperature may rise, above 0; 20 in the authors' script.
         curriculum: The fraction of the stage in which lambda grows; 10 of 240 epochs in the authors' script. 0 for full
             strength from the start.
         weight: w, the weight of the soft targets; 0.9 in the authors' script.
@@ -239,7 +244,13 @@ def ctkd(
     if level not in _LEVELS:
         raise unknown_name_error("level of the temperature", level, _LEVELS, argument="level")
     if lowest == 0:
-        raise LimbeckError("lowest=0 lets the temperature fall to 0; it is above 0.")
+        raise ArgumentError("lowest=0 lets the temperature fall to 0; it is above 0.", argument="lowest")
+    if spread == 0:
+        raise ArgumentError(
+            f"spread=0 leaves a temperature of {lowest:g} that nothing can change. Type a spread above 0, or use "
+            f"hinton with temperature={lowest:g}.",
+            argument="spread",
+        )
     task = CARD.get_task(task)
     soft = CurriculumTemperature(
         level=level, lowest=lowest, spread=spread, curriculum=curriculum, classes=task.classes_dim

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from limbeck.batch import LOGITS, Batch, Outputs
 from limbeck.data import counter_uniform
-from limbeck.errors import LimbeckError
+from limbeck.errors import ArgumentError, LimbeckError
 from limbeck.functional import check_hyper, kl_divergence, probabilities
 from limbeck.losses import Loss, Objective
 from limbeck.methods.card import MethodCard, SearchRange
@@ -45,7 +45,7 @@ CARD = MethodCard(
   eprint = {2012.12877},
   archivePrefix = {arXiv}
 }""",
-    ranges={"weight": SearchRange(0.0, 1.0), "temperature": SearchRange(1.0, 20.0, log=True)},
+    ranges={"weight": SearchRange(0.0, 1.0)},
     tasks=("classification", "segmentation", "language_modeling"),
     task_reason="it needs one decision among classes",
     trials=("mlp",),
@@ -61,7 +61,7 @@ def hard_distillation(
     weight: float = 0.5,
     draw: bool = False,
     soften: bool = False,
-    temperature: float = 1.0,
+    temperature: float | None = None,
     labels: bool = True,
     task: str | Task = "classification",
     epochs: int | None = None,
@@ -77,7 +77,8 @@ def hard_distillation(
         weight: w, the weight of the teacher, from 0 to 1; 0.5 in the paper.
         draw: Whether t is drawn from the teacher's probabilities, so that its expected loss is that of soft targets.
         soften: Whether to go from decisions to soft targets.
-        temperature: T of the probabilities from which t is drawn, and of the soft targets; above 0.
+        temperature: T of the probabilities from which t is drawn, and of the soft targets, above 0; 1 by default.
+            Without `draw` and `soften` there is none.
         labels: Whether to use labels. False drops the label term.
         task: What the targets are.
         epochs: Passes over the data; by default the budget of the run.
@@ -94,6 +95,13 @@ def hard_distillation(
         Distillation Really Work?, 2021, arXiv:2106.05945.
     """
     check_share(weight=weight)
+    if temperature is not None and not (draw or soften):
+        raise ArgumentError(
+            f"temperature={temperature!r} does not change which class is the most probable, and nothing else is "
+            "learned of the teacher. Type draw=True or soften=True too, or leave temperature out.",
+            argument="temperature",
+        )
+    temperature = 1.0 if temperature is None else temperature
     check_hyper(temperature=temperature)
     task = CARD.get_task(task)
     hard = Loss(kl_divergence, teacher=HARD, classes=task.classes_dim)

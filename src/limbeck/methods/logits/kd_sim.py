@@ -16,7 +16,7 @@ from limbeck.errors import LimbeckError
 from limbeck.functional import KernelClaim, check_hyper, kernel, kl_divergence
 from limbeck.losses import Loss, Objective
 from limbeck.methods.card import MethodCard, SearchRange
-from limbeck.methods.support import check_share
+from limbeck.methods.support import check_share, check_temperature
 from limbeck.model_call import find_output_layer
 from limbeck.recipe import Models, Recipe, Stage, teacher_module
 from limbeck.tasks import Task
@@ -85,6 +85,11 @@ def class_similarity_kl(
     """
     check_hyper(temperature=temperature)
     check_hyper(temperature=similarity_temperature)
+    if len(directions.rows) != student.shape[-1]:
+        raise LimbeckError(
+            f"The teacher's last layer has rows for {len(directions.rows)} classes, and the student's logits have "
+            f"{student.shape[-1]}. Give both the same classes in the same order."
+        )
     known = labels != IGNORED
     similar = ClassDirections(directions.rows.to(student)).cosines(labels.masked_fill(~known, 0).long())
     # A class that the student does not have is none of the target's either.
@@ -162,7 +167,7 @@ def kd_sim(
     Source: Tang et al., 2020, arXiv:2002.03532.
     """
     check_hyper(temperature=temperature)
-    check_hyper(temperature=similarity_temperature)
+    check_temperature(similarity_temperature=similarity_temperature)
     check_share(weight=weight)
     stage = _SimilarityStage(
         teacher, CARD.get_task(task), (similarity_temperature, temperature), weight=weight, epochs=epochs

@@ -38,7 +38,7 @@ def gram_mahalanobis(
     With the rows of Z and V scaled to length 1, :math:`D = (Z Z^T - V V^T) / C` and :math:`\Sigma` the covariance of
     the rows of D, it is :math:`\frac1B \sum_i \sqrt{d_i^T (\Sigma + \epsilon I)^{-1} d_i}`. It compares the directions
     of the logits of all pairs of examples, in the space where the differences are white. C is the number of classes
-    that are not -inf in both. With one example it is 0.
+    that some example has. One that is -inf on either side is left out of both rows. With one example it is 0.
 
     Args:
         student: Logits of the student.
@@ -55,7 +55,7 @@ def gram_mahalanobis(
 
     Source: Streamlined Knowledge Distillation, CVPR 2026, and the authors' code, `Distiller/SKD.py`.
     """
-    masked = (student == -torch.inf) & (teacher == -torch.inf)
+    masked = (student == -torch.inf) | (teacher == -torch.inf)
     classes = (~masked).any(0).sum().clamp_min(1)
     z, v = _normalize(student, masked), _normalize(teacher, masked)
     apart = (z @ z.T - v @ v.T) / classes

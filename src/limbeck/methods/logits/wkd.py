@@ -223,6 +223,11 @@ def wkd(
     check_hyper(temperature=temperature)
     check_weight(weight=weight, sharpness=sharpness, entropy=entropy, label_weight=label_weight)
     check_count(iterations=iterations)
+    if sharpness == 0:
+        raise ArgumentError(
+            "sharpness=0 makes all costs between classes 0, so nothing would be learned from them; it is above 0.",
+            argument="sharpness",
+        )
     if entropy < 0.01:
         raise ArgumentError(
             f"entropy={entropy} makes exp(-1 / entropy) underflow in float32; it is at least 0.01.", argument="entropy"

@@ -18,7 +18,7 @@ from limbeck.functional.relations import flatten_channels, normalize_rows, off_d
 from limbeck.losses import LossContext, LossTerm, RowIndex, all_gather, all_reduce_sum
 from limbeck.methods.card import MethodCard, SearchRange
 from limbeck.methods.relations.objective import add_targets
-from limbeck.methods.support import check_count, check_share, check_weight
+from limbeck.methods.support import check_count, check_share, check_temperature, check_weight
 from limbeck.random_seeds import counter_uniform
 from limbeck.recipe import Recipe, Stage
 from limbeck.tasks import Task
@@ -333,10 +333,10 @@ def crd(
     student_at: str,
     weight: float = 0.8,
     memory: bool = True,
-    negatives: int = 16384,
+    negatives: int | None = None,
     size: int = 128,
     contrast_temperature: float = 0.07,
-    momentum: float = 0.5,
+    momentum: float | None = None,
     normalize: bool = True,
     labels: bool = True,
     soft_weight: float = 0.0,
@@ -356,12 +356,12 @@ def crd(
         weight: Beta, the weight of the contrastive loss, at least 0; 0.8 in the paper.
         memory: Whether negatives come from memories of all examples, as in the paper. False takes the other examples
             of the batch.
-        negatives: N, the number of negatives that are drawn for each step from the memories; 16,384 in the paper. With
-            fewer examples, all are negatives. Without memories it has no effect, as `momentum`.
+        negatives: N, the number of negatives that are drawn for each step from the memories; 16,384 by default, as in
+            the paper. With fewer examples, all are negatives.
         size: The width of the embeddings; 128 in the paper.
         contrast_temperature: Tau, the temperature of the scores, above 0; 0.07 in the authors' code.
-        momentum: The share of its old embedding that a row of the memories keeps, from 0 to below 1; 0.5 in the
-            authors' code.
+        momentum: The share of its old embedding that a row of the memories keeps, from 0 to below 1; 0.5 by
+            default, as in the authors' code.
         normalize: Whether scores are compared with their mean over random directions, as in the authors' code; False
             is the equation as printed, see the page.
         labels: Whether to use labels. False drops the label term.
@@ -382,14 +382,13 @@ def crd(
     Source: Tian, Krishnan and Isola, 2019, arXiv:1910.10699.
     """
     check_weight(weight=weight)
-    check_count(negatives=negatives, size=size)
-    check_share(momentum=momentum)
-    check_hyper(temperature=contrast_temperature)
-    if momentum == 1:
-        raise ArgumentError("momentum=1 would never move the memories; it is below 1.", argument="momentum")
+    check_count(size=size)
+    check_temperature(contrast_temperature=contrast_temperature)
     options: dict[str, Any] = {"size": size, "temperature": contrast_temperature, "normalize": normalize}
+    if not memory:
+        _refuse_memory_options(negatives=negatives, momentum=momentum)
     loss: Contrast = (
-        ContrastiveMemory(student_at, at, negatives=negatives, momentum=momentum, **options)
+        ContrastiveMemory(student_at, at, **_read_memory_options(negatives, momentum), **options)
         if memory
         else InBatchContrast(student_at, at, **options)
     )
@@ -397,3 +396,26 @@ def crd(
         weight * loss, CARD.get_task(task), labels=labels, soft_weight=soft_weight, temperature=temperature
     )
     return Recipe(Stage(objective, teacher=teacher, epochs=epochs, name="crd"))
+
+
+_NEGATIVES, _MOMENTUM = 16384, 0.5  # of the authors' code
+
+
+def _read_memory_options(negatives: int | None, momentum: float | None) -> dict[str, Any]:
+    negatives = _NEGATIVES if negatives is None else negatives
+    momentum = _MOMENTUM if momentum is None else momentum
+    check_count(negatives=negatives)
+    check_share(momentum=momentum)
+    if momentum == 1:
+        raise ArgumentError("momentum=1 would never move the memories; it is below 1.", argument="momentum")
+    return {"negatives": negatives, "momentum": momentum}
+
+
+def _refuse_memory_options(**options: Any) -> None:
+    for name, value in options.items():
+        if value is not None:
+            raise ArgumentError(
+                f"{name}={value!r} belongs to the memories, and memory=False has none. Type memory=True, or leave "
+                f"{name} out.",
+                argument=name,
+            )

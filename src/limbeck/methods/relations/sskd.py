@@ -19,7 +19,7 @@ from limbeck.functional.relations import normalize_rows
 from limbeck.losses import Loss, LossContext, LossTerm, all_gather, all_reduce_sum
 from limbeck.methods.card import MethodCard, SearchRange
 from limbeck.methods.relations.pretext_teacher import PretextTeacher, make_projection, pool_channels
-from limbeck.methods.support import check_share, check_weight
+from limbeck.methods.support import check_share, check_temperature, check_weight
 from limbeck.recipe import Models, Recipe, Stage, output_shapes, teacher_module
 from limbeck.teachers import ModelTeacher, as_teacher, describe_preprocess
 
@@ -340,7 +340,7 @@ def sskd(
     )
     check_share(keep_rotated=keep_rotated, keep_similarities=keep_similarities)
     check_hyper(temperature=temperature)
-    check_hyper(temperature=similarity_temperature)
+    check_temperature(similarity_temperature=similarity_temperature)
     source = as_teacher(teacher)
     if isinstance(source, ModelTeacher) and (
         source.adaptor is not None or describe_preprocess(source.preprocess) is not None

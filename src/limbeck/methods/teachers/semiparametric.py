@@ -208,7 +208,7 @@ def semiparametric(
         "kl_divergence": lambda: Loss(corrected_kl, bound=bound, temperature=temperature),
         "squared_error": lambda: Loss(corrected_squared_error, bound=bound),
     }
-    if loss not in losses:
+    if loss not in tuple(losses):
         raise unknown_name_error("corrected loss", loss, losses, argument="loss")
     objective: Objective = weight * losses[loss]() + (1 - weight) * Loss(cross_entropy)
     if folds == 1:

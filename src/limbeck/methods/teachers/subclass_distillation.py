@@ -16,7 +16,7 @@ from limbeck.errors import LimbeckError
 from limbeck.functional import KernelClaim, check_hyper, cross_entropy, kernel, kl_divergence
 from limbeck.losses import Loss, Objective
 from limbeck.methods.card import MethodCard, SearchRange
-from limbeck.methods.support import check_count, check_share, check_weight
+from limbeck.methods.support import check_count, check_share, check_temperature, check_weight
 from limbeck.model_call import Adaptor, find_output_layer
 from limbeck.models import describe_structure, reinitialize, transform_model
 from limbeck.models.subclass_head import SUBCLASS_LOGITS
@@ -134,7 +134,7 @@ def subclass_distillation(
     """
     check_count(subclasses=subclasses)
     check_hyper(temperature=temperature)
-    check_hyper(temperature=auxiliary_temperature)
+    check_temperature(auxiliary_temperature=auxiliary_temperature)
     check_share(weight=weight)
     check_weight(auxiliary_weight=auxiliary_weight)
     # A resumed run compares what this describes, so it also has the settings of the models.
