@@ -17,7 +17,7 @@ from limbeck.teachers import as_teacher
 from methods.planted import Planted
 
 
-def brute_force_partial_l2(student, teacher, *, margin):
+def brute_force_partial_l2(student, teacher, mask=None, *, margin):
     values = []
     for one, other in zip(student.double(), teacher.double(), strict=True):
         total = 0.0

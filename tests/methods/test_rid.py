@@ -17,15 +17,17 @@ from methods.planted import Planted
 LAYERS = {"at": ["layer1", "layer2"], "student_at": ["layer1", "layer2"]}
 
 
-def brute_force_scaled_distance(student, teacher, *, alpha):
+def brute_force_scaled_distance(student, teacher, mask=None, *, alpha):
     values = []
-    for one, other in zip(student.double(), teacher.double(), strict=True):
+    for n, (one, other) in enumerate(zip(student.double(), teacher.double(), strict=True)):
         terms = []
-        for s, t in zip(one.tolist(), other.tolist(), strict=True):
+        for place, (s, t) in enumerate(zip(one.tolist(), other.tolist(), strict=True)):
+            if mask is not None and mask.ndim == 2 and not bool(mask[n, place]):
+                continue
             for a, x, y in zip(alpha.tolist(), s, t, strict=True):
                 variance = math.log1p(math.exp(a)) + 1e-3
                 terms.append(math.log(variance) + (x - y) ** 2 / variance)
-        values.append(sum(terms) / len(terms))
+        values.append(sum(terms) / max(len(terms), 1))
     return torch.tensor(values, dtype=torch.float64)
 
 

@@ -16,16 +16,18 @@ from limbeck.methods.features.vid import VariationalInformation, gaussian_negati
 from methods.planted import Planted
 
 
-def brute_force_gaussian_negative_log_likelihood(student, teacher, *, alpha):
+def brute_force_gaussian_negative_log_likelihood(student, teacher, mask=None, *, alpha):
     values = []
-    for one, other in zip(student.double(), teacher.double(), strict=True):
+    for n, (one, other) in enumerate(zip(student.double(), teacher.double(), strict=True)):
         sides = [x[None] if x.ndim == 1 else x if x.ndim == 2 else x.flatten(1).T for x in (one, other)]
         terms = []
-        for mu, t in zip(*sides, strict=True):
+        for place, (mu, t) in enumerate(zip(*sides, strict=True)):
+            if one.ndim == 2 and mask is not None and not bool(mask[n, place]):
+                continue
             for c, (a, b) in enumerate(zip(mu.tolist(), t.tolist(), strict=True)):
                 variance = math.log1p(math.exp(float(alpha[c]))) + 1e-5
                 terms.append((b - a) ** 2 / (2 * variance) + math.log(variance) / 2)
-        values.append(sum(terms) / len(terms))
+        values.append(sum(terms) / max(len(terms), 1))
     return torch.tensor(values, dtype=torch.float64)
 
 

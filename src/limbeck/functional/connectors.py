@@ -6,7 +6,7 @@ from itertools import pairwise
 from typing import final
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from limbeck.errors import LimbeckError
@@ -42,10 +42,22 @@ class Pointwise(nn.Module):
                 layers.append(nn.ReLU())
         self.layers = nn.Sequential(*layers)
 
-    def forward(self, features: Float[Tensor, "batch ..."]) -> Float[Tensor, "batch ..."]:
-        """The features with other channels, in the same layout."""
+    def forward(
+        self, features: Float[Tensor, "batch ..."], where: Bool[Tensor, "batch positions 1"] | None = None
+    ) -> Float[Tensor, "batch ..."]:
+        """The features with other channels, in the same layout.
+
+        Args:
+            features: Maps, tokens or rows.
+            where: The tokens that count. The others become 0, and are no part of the statistics of a BatchNorm.
+        """
         rows = to_positions(features.to(self.dtype))
-        mapped = self.layers(rows.flatten(0, 1)).unflatten(0, rows.shape[:2])
+        if where is not None and bool(where.any()):
+            keep = where.squeeze(-1)
+            values = self.layers(rows[keep])
+            mapped = values.new_zeros(*rows.shape[:2], values.shape[1]).index_put((keep,), values)
+        else:
+            mapped = self.layers(rows.flatten(0, 1)).unflatten(0, rows.shape[:2])
         if features.ndim == 4:
             return mapped.transpose(1, 2).unflatten(2, features.shape[2:])
         return mapped if features.ndim == 3 else mapped.squeeze(1)

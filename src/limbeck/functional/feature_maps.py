@@ -112,6 +112,20 @@ def position_mask(mask: Bool[Tensor, "batch ..."] | None, features: Tensor) -> B
     return mask.bool().unsqueeze(-1)
 
 
+def mean_over_positions(
+    values: Float[Tensor, "batch positions channels"], where: Bool[Tensor, "batch positions 1"] | None
+) -> Float[Tensor, " batch"]:
+    """The mean over channels and the positions that count; 0 for an example without any.
+
+    Example:
+        >>> mean_over_positions(torch.tensor([[[1.0], [5.0]]]), torch.tensor([[[True], [False]]])).item()
+        1.0
+    """
+    if where is None:
+        return values.flatten(1).mean(1)
+    return values.masked_fill(~where, 0.0).sum((1, 2)) / (where.sum((1, 2)) * values.shape[2]).clamp_min(1)
+
+
 def unit_scale(features: Float[Tensor, "batch ..."]) -> Float[Tensor, "batch ..."]:
     """Divide each example by its largest absolute value, so that squares neither overflow nor vanish.
 
@@ -179,7 +193,4 @@ def mean_squared_distance(
     student, teacher = match_positions(student, teacher)
     if student.shape != teacher.shape:
         raise LimbeckError(f"The student has {student.shape[2]} channels and the teacher {teacher.shape[2]}.")
-    squares = (student - teacher).square()
-    if where is None:
-        return squares.flatten(1).mean(1)
-    return squares.masked_fill(~where, 0.0).sum((1, 2)) / (where.sum((1, 2)) * squares.shape[2]).clamp_min(1)
+    return mean_over_positions((student - teacher).square(), where)

@@ -10,7 +10,7 @@ from torch import Tensor
 from limbeck.errors import ArgumentError
 from limbeck.functional import KernelClaim, kernel
 from limbeck.functional.connectors import Connector
-from limbeck.functional.feature_maps import match_positions, position_mask
+from limbeck.functional.feature_maps import match_positions, mean_over_positions, position_mask
 from limbeck.losses import Loss
 from limbeck.methods.card import MethodCard, SearchRange
 from limbeck.methods.features.layers import Layers, add_losses, pair_layers
@@ -52,9 +52,7 @@ def activation_boundary_loss(
     where = position_mask(mask, student)
     student, teacher = match_positions(student, teacher)
     wrong = (margin - student.where(teacher > 0, -student)).clamp_min(0.0).square()
-    if where is None:
-        return wrong.flatten(1).mean(1)
-    return wrong.masked_fill(~where, 0.0).sum((1, 2)) / (where.sum((1, 2)) * wrong.shape[2]).clamp_min(1)
+    return mean_over_positions(wrong, where)
 
 
 def _check_margin(margin: float) -> None:

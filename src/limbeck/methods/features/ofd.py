@@ -7,14 +7,14 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from limbeck.batch import Batch, Progress
 from limbeck.functional import KernelClaim, kernel
 from limbeck.functional.connectors import Pointwise, channels
-from limbeck.functional.feature_maps import match_positions, to_positions
+from limbeck.functional.feature_maps import match_positions, position_mask, to_positions
 from limbeck.losses import LossContext
 from limbeck.methods.card import MethodCard, SearchRange
 from limbeck.methods.features.feature_term import FeatureTerm
@@ -28,7 +28,11 @@ from limbeck.teachers import CachedTeacher, ModelTeacher, Teacher, as_teacher
 
 @kernel(per="example")
 def partial_l2(
-    student: Float[Tensor, "batch ..."], teacher: Float[Tensor, "batch ..."], *, margin: Float[Tensor, " channels"]
+    student: Float[Tensor, "batch ..."],
+    teacher: Float[Tensor, "batch ..."],
+    mask: Bool[Tensor, "batch ..."] | None = None,
+    *,
+    margin: Float[Tensor, " channels"],
 ) -> Float[Tensor, " batch"]:
     r"""Compute the partial squared distance to the teacher's features after a margin ReLU, summed over all values.
 
@@ -38,6 +42,7 @@ def partial_l2(
     Args:
         student: The student's values before its ReLU, after the connector.
         teacher: The teacher's values T before its ReLU.
+        mask: Which positions of tokens count.
         margin: m, one number for each channel; numbers above 0 count as 0.
 
     Raises:
@@ -52,9 +57,11 @@ def partial_l2(
 
     Source: Heo et al., A Comprehensive Overhaul of Feature Distillation, 2019, arXiv:1904.01866, equations 2 and 5.
     """
+    where = position_mask(mask, student)
     student, teacher = match_positions(student, teacher)
     target = torch.maximum(teacher, margin.clamp_max(0.0))
     off = (student <= target) & (target <= 0)
+    off = off if where is None else off | ~where
     return (target - student).square().masked_fill(off, 0.0).sum((1, 2))
 
 
@@ -141,7 +148,11 @@ class MarginDistance(FeatureTerm):
         )
         for number, (its, norm) in enumerate(zip(theirs, self.norms, strict=True)):
             known = norm is not None and norm.num_features == channels(its)
-            margin = batchnorm_margins(norm) if norm is not None and known else _batch_margins(its)
+            margin = (
+                batchnorm_margins(norm)
+                if norm is not None and known
+                else _batch_margins(its, position_mask(context.batch.mask, its))
+            )
             self.register_buffer(f"margin{number}", margin)
 
     def compare(
@@ -149,7 +160,12 @@ class MarginDistance(FeatureTerm):
     ) -> Float[Tensor, " batch"]:
         """The sum over the pairs of layers."""
         values = [
-            partial_l2(connector(mine), its, margin=self.get_buffer(f"margin{number}"))
+            partial_l2(
+                connector(mine, position_mask(batch.mask, mine)),
+                its,
+                batch.mask,
+                margin=self.get_buffer(f"margin{number}"),
+            )
             for number, (mine, its, connector) in enumerate(zip(ours, theirs, self.connectors, strict=True))
         ]
         return torch.stack(values).sum(0)
@@ -170,9 +186,10 @@ def _find_norm(teacher: Teacher | None, address: str) -> _BatchNorm | None:
     return norms[-1] if norms else None
 
 
-def _batch_margins(features: Tensor) -> Tensor:
-    """The mean of the negative values of each channel; 0 where there are none."""
-    rows = to_positions(features).flatten(0, 1)
+def _batch_margins(features: Tensor, where: Tensor | None) -> Tensor:
+    """The mean of the negative values of each channel, in the positions that count; 0 where there are none."""
+    rows = to_positions(features)
+    rows = rows.flatten(0, 1) if where is None else rows[where.squeeze(-1)]
     return rows.clamp_max(0.0).sum(0) / (rows < 0).sum(0).clamp_min(1)
 
 

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from limbeck.batch import IGNORED, Batch, Progress, Requirements
 from limbeck.errors import LimbeckError
 from limbeck.functional import KernelClaim, kernel
 from limbeck.functional.connectors import Pointwise, channels
-from limbeck.functional.feature_maps import match_positions
+from limbeck.functional.feature_maps import match_positions, mean_over_positions, position_mask, to_positions
 from limbeck.functional.labels import cross_entropy
 from limbeck.losses import LossContext
 from limbeck.methods.card import MethodCard, SearchRange
@@ -32,6 +32,7 @@ _SMALLEST = 1e-3
 def scaled_distance(
     student: Float[Tensor, "batch positions channels"],
     teacher: Float[Tensor, "batch positions channels"],
+    mask: Bool[Tensor, "batch ..."] | None = None,
     *,
     alpha: Float[Tensor, " channels"],
 ) -> Float[Tensor, " batch"]:
@@ -43,6 +44,7 @@ def scaled_distance(
     Args:
         student: Filtered features of the student.
         teacher: Filtered features of the teacher.
+        mask: Which positions count; without an entry for each of them, all do.
         alpha: A number for each channel, learned.
 
     Example:
@@ -54,7 +56,8 @@ def scaled_distance(
         its logarithm.
     """
     variance = F.softplus(alpha) + _SMALLEST
-    return (variance.log() + ((student - teacher) / variance.sqrt()).square()).flatten(1).mean(1)
+    values = variance.log() + ((student - teacher) / variance.sqrt()).square()
+    return mean_over_positions(values, position_mask(mask, student))
 
 
 CARD = MethodCard(
@@ -113,6 +116,19 @@ def _filter(width: int, out: int) -> nn.Sequential:
     return nn.Sequential(Pointwise([width, out], norm=True, last_activation=True), Pointwise([out, out]))
 
 
+def _filtered(layers: nn.Module, features: Tensor, where: Tensor | None) -> Tensor:
+    """Filtered features; tokens that do not count are no part of the statistics of the BatchNorm."""
+    first, last = cast(nn.Sequential, layers)
+    mapped: Tensor = last(first(features, where))
+    return mapped
+
+
+def _mean_of_positions(features: Tensor, where: Tensor | None) -> Float[Tensor, "batch channels"]:
+    """The mean over the positions that count."""
+    rows = to_positions(features)
+    return rows.mean(1) if where is None else rows.masked_fill(~where, 0.0).sum(1) / where.sum(1).clamp_min(1)
+
+
 class FilterLearning(FeatureTerm):
     """The cross-entropy of classifiers of the filtered teacher, and the distance to the student's filters.
 
@@ -148,14 +164,19 @@ class FilterLearning(FeatureTerm):
         labels = batch.labels if batch.labels is not None else torch.full((batch.size,), IGNORED)
         values = []
         for number, (mine, its) in enumerate(zip(ours, theirs, strict=True)):
-            filtered = self.filters.teacher[number](its)
-            rows = match_positions(filtered, filtered)[0].mean(1)
+            where = position_mask(batch.mask, its)
+            filtered = _filtered(self.filters.teacher[number], its, where)
+            rows = _mean_of_positions(filtered, where)
             values.append(cross_entropy(self.filters.classifiers[number](rows), labels=labels))
             if progress.fraction >= self.alone:
                 with torch.no_grad():
-                    fixed = self.filters.student[number](mine)
+                    fixed = _filtered(self.filters.student[number], mine, position_mask(batch.mask, mine))
                 places = match_positions(fixed, filtered)
-                values.append(scaled_distance(*places, alpha=self.filters.alphas[number].detach()))
+                values.append(
+                    scaled_distance(
+                        *places, batch.mask if where is not None else None, alpha=self.filters.alphas[number].detach()
+                    )
+                )
         return torch.stack(values).sum(0)
 
     def __repr__(self) -> str:
@@ -181,10 +202,13 @@ class RedundantInformation(FeatureTerm):
         """The sum over the pairs of layers."""
         values = []
         for number, (mine, its) in enumerate(zip(ours, theirs, strict=True)):
+            where = position_mask(batch.mask, mine)
             with torch.no_grad():
-                fixed = self.filters.teacher[number](its)
-            places = match_positions(self.filters.student[number](mine), fixed)
-            values.append(scaled_distance(*places, alpha=self.filters.alphas[number]))
+                fixed = _filtered(self.filters.teacher[number], its, position_mask(batch.mask, its))
+            places = match_positions(_filtered(self.filters.student[number], mine, where), fixed)
+            values.append(
+                scaled_distance(*places, batch.mask if where is not None else None, alpha=self.filters.alphas[number])
+            )
         return torch.stack(values).sum(0)
 
     def __repr__(self) -> str:

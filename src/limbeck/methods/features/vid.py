@@ -8,13 +8,13 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from limbeck.batch import Batch, Progress
 from limbeck.functional import KernelClaim, kernel
 from limbeck.functional.connectors import Pointwise, channels
-from limbeck.functional.feature_maps import match_positions, pool_to
+from limbeck.functional.feature_maps import match_positions, mean_over_positions, pool_to, position_mask
 from limbeck.losses import LossContext
 from limbeck.methods.card import MethodCard, SearchRange
 from limbeck.methods.features.feature_term import FeatureTerm
@@ -31,7 +31,11 @@ _START = 5.0
 
 @kernel(per="example")
 def gaussian_negative_log_likelihood(
-    student: Float[Tensor, "batch ..."], teacher: Float[Tensor, "batch ..."], *, alpha: Float[Tensor, " channels"]
+    student: Float[Tensor, "batch ..."],
+    teacher: Float[Tensor, "batch ..."],
+    mask: Bool[Tensor, "batch ..."] | None = None,
+    *,
+    alpha: Float[Tensor, " channels"],
 ) -> Float[Tensor, " batch"]:
     r"""Compute how unlikely the teacher's features are under a Gaussian that the student predicts, in nats.
 
@@ -43,6 +47,7 @@ def gaussian_negative_log_likelihood(
     Args:
         student: The predicted mean, with the channels of the teacher.
         teacher: Features of the teacher.
+        mask: Which positions of tokens count.
         alpha: A number for each channel, learned.
 
     Raises:
@@ -56,10 +61,11 @@ def gaussian_negative_log_likelihood(
 
     Source: Ahn, Hu, Damianou, Lawrence and Dai, 2019, arXiv:1904.05835, equations 5 to 7.
     """
+    where = position_mask(mask, student)
     student, teacher = match_positions(student, teacher)
     variance = F.softplus(alpha) + _SMALLEST
     errors = (teacher - student) / (2 * variance).sqrt()
-    return (errors.square() + variance.log() / 2).flatten(1).mean(1)
+    return mean_over_positions(errors.square() + variance.log() / 2, where)
 
 
 CARD = MethodCard(
@@ -127,7 +133,7 @@ class VariationalInformation(FeatureTerm):
         for mine, its, regression, alpha in zip(ours, theirs, self.regressions, self.alphas, strict=True):
             if mine.ndim == its.ndim == 4:  # pooled first, so that the regression predicts what is compared
                 mine = pool_to(mine, (min(mine.shape[2], its.shape[2]), min(mine.shape[3], its.shape[3])))
-            values.append(gaussian_negative_log_likelihood(regression(mine), its, alpha=alpha))
+            values.append(gaussian_negative_log_likelihood(regression(mine), its, batch.mask, alpha=alpha))
         return torch.stack(values).sum(0)
 
     def __repr__(self) -> str:
