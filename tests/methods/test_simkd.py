@@ -86,6 +86,18 @@ def test_a_reduction_below_1_is_refused():
         make("simkd", teacher="t", reduction=0)
 
 
+@pytest.mark.parametrize("place", ["layer2:in", "layer2:0", "logits"])
+def test_a_layer_that_is_no_output_of_a_module_is_refused(place):
+    with pytest.raises(ArgumentError):
+        make("simkd", teacher=nn.Linear(4, 3), at="logits:in", student_at=place)
+
+
+def test_the_student_s_own_last_layer_is_refused():
+    planted = Planted(train=40)
+    with pytest.raises(LimbeckError, match="logits:in"):
+        planted.learn(make("simkd", teacher=planted.truth, student_at="classifier"), epochs=1)
+
+
 def test_the_reused_classifier_is_better_than_the_labels():
     planted = Planted()
     alone = planted.accuracy(planted.learn(make("supervised"), epochs=30).student)

@@ -8,7 +8,7 @@ from torch import nn
 
 from limbeck.batch import LOGITS_INPUT, Batch, Outputs, Progress
 from limbeck.engine import distill
-from limbeck.errors import LimbeckError
+from limbeck.errors import LastBatchError, LimbeckError
 from limbeck.functional.feature_maps import mean_squared_distance
 from limbeck.losses import LossContext
 from limbeck.methods import make
@@ -64,3 +64,9 @@ def test_the_teacher_s_classifier_helps_and_stays_as_it_is():
     before = weights(planted.truth)
     assert planted.accuracy(planted.learn(make("srrl", teacher=planted.truth), epochs=30).student) > alone + 0.03
     assert same_weights(weights(planted.truth), before)
+
+
+def test_a_batch_of_one_example_is_refused():
+    planted = Planted(train=1)
+    with pytest.raises(LastBatchError):
+        planted.learn(make("srrl", teacher=planted.truth), epochs=1)

@@ -122,12 +122,14 @@ def probe(
         forward=forward,
     )  # fmt: skip
     stage.objective.to(context.device)
-    objective = setup_objective(stage.objective, context).to(context.device)
+    with explain_batchnorm_error(stage):
+        objective = setup_objective(stage.objective, context).to(context.device)
     _check_counts(stage, objective, outputs, batch)
     candidates = [p for p in [*tapped.parameters(), *objective.parameters()] if p.requires_grad]
     with preserved_state(objective):  # also during backward: the graph may contain the losses' memory
         before = {} if memory_check is None else memory_check.remember(objective)
-        terms = objective(outputs, teacher_outputs, batch, Progress())
+        with explain_batchnorm_error(stage):
+            terms = objective(outputs, teacher_outputs, batch, Progress())
         if memory_check is not None:
             memory_check.compare(before, objective)
         return Probe(objective, _reached_parameters(stage, terms, candidates))
@@ -267,7 +269,7 @@ def explain_batchnorm_error(stage: Stage) -> Iterator[None]:
         if "more than 1 value per channel" not in str(error):
             raise
         raise LastBatchError(
-            f"The model {stage.trains!r} holds a BatchNorm, which cannot train on one example, and a batch holds only "
+            f"The model {stage.trains!r} or its loss holds a BatchNorm, which cannot train on one example, and a batch holds only "
             "one (on each device): use another batch_size, or ShuffledLoader(..., drop_last=True), "
             f"DataLoader(..., drop_last=True). PyTorch's error: {first_line(error)}"
         ) from error

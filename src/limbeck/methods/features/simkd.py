@@ -11,14 +11,14 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from limbeck.batch import LOGITS, LOGITS_INPUT
-from limbeck.errors import LimbeckError
+from limbeck.errors import ArgumentError, LimbeckError
 from limbeck.functional.feature_maps import mean_squared_distance, pool_to, to_positions
 from limbeck.losses import Loss
 from limbeck.methods.card import MethodCard, SearchRange
 from limbeck.methods.support import check_count
 from limbeck.model_call import find_output_layer, logits_of
 from limbeck.recipe import Models, Recipe, Stage, output_shapes, run_context, teacher_module
-from limbeck.tap import FrozenParameters, Tapped, preserved_buffers
+from limbeck.tap import Address, FrozenParameters, Tapped, preserved_buffers
 from limbeck.tasks import Task
 from limbeck.teachers import CachedTeacher, ModelTeacher, as_teacher
 
@@ -133,6 +133,11 @@ class _MakeStudent:
         theirs = self._check_teacher(models, module, found[1])
         (ours,) = output_shapes(models, [self.student_at]).values()
         body = copy.deepcopy(models["student"])
+        own = find_output_layer(body)
+        if own is not None and self.student_at == own[0]:
+            raise LimbeckError(
+                f"simkd does not keep the student's last layer {own[0]!r}. student_at={LOGITS_INPUT!r} is its input."
+            )
         _drop_output_layer(body)
         maps = len(ours) == 3
         if maps != (len(theirs) == 3) or len(ours) not in (1, 3):
@@ -201,7 +206,7 @@ def simkd(
         epochs: Passes over the data; by default the budget of the run.
 
     Raises:
-        LimbeckError: If `reduction` is below 1. When the run starts: if the teacher's logits are not a linear layer of
+        LimbeckError: If `reduction` is below 1, or `student_at` is no module. When the run starts: if the teacher's logits are not a linear layer of
             the mean of its features.
 
     Example:
@@ -211,6 +216,12 @@ def simkd(
     Source: Chen et al., 2022, arXiv:2203.14001, section 3.
     """
     check_count(reduction=reduction)
+    place = Address.parse(student_at)
+    if student_at != LOGITS_INPUT and (place.side == "in" or place.element is not None or place.path == LOGITS):
+        raise ArgumentError(
+            f"student_at is the name of a module, whose output simkd reads, or {LOGITS_INPUT!r}; got {student_at!r}.",
+            argument="student_at",
+        )
     CARD.get_task(task)
     loss = Loss(mean_squared_distance, student="projector", teacher=at)
     stage = Stage(loss, trains="simkd", teacher=teacher, epochs=epochs, name="simkd")
