@@ -17,6 +17,7 @@ INF = float("inf")
 DIVERGENCES = [
     (K.kl_divergence, {}),
     (K.reverse_kl, {}),
+    (K.symmetric_kl, {}),
     (K.total_variation, {}),
     (K.jensen_shannon, {"mixture": 0.3}),
     (K.jensen_shannon, {"mixture": 0.0}),

@@ -72,12 +72,12 @@ def test_every_arm_on_texts_has_its_figures(paper, monkeypatch, tmp_path):
 
 def test_the_class_of_a_text_is_the_value_behind_its_first_token():
     texts = draw_texts(200, seed=0)
-    ids = texts.inputs["input_ids"]
-    for row, label, length in zip(ids.tolist(), texts.labels.tolist(), texts.mask.sum(1).tolist(), strict=True):
+    ids, lengths = texts.inputs["input_ids"], texts.inputs["attention_mask"].sum(1)
+    for row, label, length in zip(ids.tolist(), texts.labels.tolist(), lengths.tolist(), strict=True):
         pairs = dict(zip(row[1:length:2], row[2:length:2], strict=True))
         assert pairs[row[0]] == 1 + small_transformers.KEYS + label
         assert not any(row[length:])
-    assert texts.mask.sum(1).unique().tolist() == [1 + 2 * pairs for pairs in range(1, PAIRS + 1)]
+    assert lengths.unique().tolist() == [1 + 2 * pairs for pairs in range(1, PAIRS + 1)]
 
 
 def test_ternary_weights_have_three_values_and_the_gradient_of_the_full_ones():

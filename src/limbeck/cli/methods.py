@@ -76,11 +76,11 @@ def create_method(name: str, family: str) -> None:
 
 def show_card(name: str, *, as_json: bool) -> None:
     """Print the card of one method."""
-    from limbeck.methods import method
+    from limbeck.methods import family_of, method
 
     entry = method(name)
     if as_json:
-        print(json.dumps(_fields(entry), default=str))
+        print(json.dumps({"family": family_of(name), **_fields(entry)}, default=str))
         return
     from limbeck.cli.terminal import make_console
 

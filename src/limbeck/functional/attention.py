@@ -207,7 +207,10 @@ def class_token_distance(
 
 @validates_pair
 def _distance_of_directions(student: Tensor, teacher: Tensor) -> Tensor:
-    return (unit_rows(student) - unit_rows(teacher)).square().sum(-1) / 2
+    # A teacher may say NaN of padding alone. Such a row is NaN, but a mask makes the student's gradient there 0.
+    finite = teacher.isfinite().all(-1)
+    difference = unit_rows(student) - unit_rows(teacher.where(finite.unsqueeze(-1), 0.0))
+    return (difference.square().sum(-1) / 2).where(finite, torch.nan)
 
 
 def _scores(query: Tensor, key: Tensor, heads: int) -> Float[Tensor, "batch heads tokens tokens"]:

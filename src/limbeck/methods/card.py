@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from numbers import Real
-from typing import Any, get_type_hints
+from typing import Any, get_args, get_type_hints
 
 from limbeck.errors import ArgumentError, LimbeckError, unknown_name_error
 from limbeck.functional import KernelClaim
@@ -242,8 +242,10 @@ class MethodCall:
 
 def _fitted(name: str, kind: Any, value: Any) -> Any:
     """Convert a value to the annotated type, where an int is accepted for a float."""
-    if kind is float and isinstance(value, Real) and not isinstance(value, bool):
-        return float(value)
+    numeric = kind is float or float in get_args(kind)
+    if numeric and isinstance(value, Real) and not isinstance(value, bool):
+        # A union that holds int as well, such as ``int | float``, keeps whole numbers.
+        return value if int in get_args(kind) else float(value)
     if kind in (int, int | None) and isinstance(value, bool):
         raise ArgumentError(f"{name} is {_KINDS[kind]}; got {value!r}.", argument=name)
     if kind in _KINDS and not isinstance(value, kind):

@@ -90,7 +90,7 @@ class TaskQueue:
     @property
     def cpu_seconds(self) -> float:
         """The seconds of the processor that the finished tasks took, each since its last start."""
-        return round(sum(self._cpu_seconds.values()), 1)
+        return round(sum(self._cpu_seconds.values(), 0.0), 1)
 
     def estimate(self, tasks: Sequence[WorkItem]) -> float:
         """Estimate the seconds of all unfinished tasks, at least those of their longest chain."""

@@ -30,8 +30,9 @@ class Ensemble(TeacherWrapper):
     * ``"geometric"``: :math:`v = \sum_m w_m z_m`, whose softmax is the normalized geometric mean at every temperature.
 
     Regression and several labels have no softmax over outputs: there ``"geometric"`` is the mean of the outputs, and of
-    the log-odds. With one member the result is that member's distribution. A row in which all logits are -inf is no distribution:
-    the arithmetic mean skips such members, and returns that row where all members have it. It has only ``logits``.
+    the log-odds. With one member the result is that member's distribution. A row in which all logits are -inf is no
+    distribution: the arithmetic mean skips such members, and returns that row where all members have it. It has only
+    ``logits``.
 
     Args:
         *members: Teachers, or anything that `as_teacher` accepts (modules, estimators, names of models in the run).

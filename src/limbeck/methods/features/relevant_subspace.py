@@ -48,8 +48,8 @@ def find_subspace(activations: Float[Tensor, "rows d"], gradients: Float[Tensor,
 
     Example:
         >>> a = torch.tensor([[9.0, 1.0], [-9.0, -1.0], [9.0, -1.0], [-9.0, 1.0]])
-        >>> find_subspace(a, torch.tensor([[0.0, 5.0]]).expand(4, 2), 1).basis.abs().round().flatten()
-        tensor([0., 1.])
+        >>> find_subspace(a, torch.tensor([[0.0, 5.0]]).expand(4, 2), 1).basis.abs().round().flatten().tolist()
+        [0.0, 1.0]
 
     Source: Chormai et al., 2026, arXiv:2601.05913.
     """
