@@ -156,7 +156,7 @@ def test_a_model_that_was_only_asked_trains_as_a_whole(sleeping):
 def test_a_last_batch_of_one_is_refused_before_the_first_step():
     student = network(norm=True)
     before = weights(student)
-    with pytest.raises(LimbeckError, match=r"'student' holds a BatchNorm.*drop_last=True"):
+    with pytest.raises(LimbeckError, match=r"'student' or its loss holds a BatchNorm.*drop_last=True"):
         distill(student, Stage(CE, epochs=1), make_loader(9), log_every=1).finish()
     assert torch.equal(weights(student), before)
 
@@ -172,7 +172,7 @@ def test_a_last_batch_of_one_is_taken_where_it_can_be(case):
 
 def test_a_single_example_that_no_one_could_foresee():
     batches = [Batch(torch.randn(rows, 5), labels=torch.arange(rows) % 3) for rows in (4, 1)]
-    with pytest.raises(LimbeckError, match=r"'student' holds a BatchNorm.*drop_last=True"):
+    with pytest.raises(LimbeckError, match=r"'student' or its loss holds a BatchNorm.*drop_last=True"):
         distill(network(norm=True), Stage(CE, epochs=1), batches).finish()
 
 

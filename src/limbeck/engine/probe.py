@@ -269,8 +269,8 @@ def explain_batchnorm_error(stage: Stage) -> Iterator[None]:
         if "more than 1 value per channel" not in str(error):
             raise
         raise LastBatchError(
-            f"The model {stage.trains!r} or its loss holds a BatchNorm, which cannot train on one example, and a batch holds only "
-            "one (on each device): use another batch_size, or ShuffledLoader(..., drop_last=True), "
+            f"The model {stage.trains!r} or its loss holds a BatchNorm, which cannot train on one example, and a batch "
+            "holds only one (on each device): use another batch_size, or ShuffledLoader(..., drop_last=True), "
             f"DataLoader(..., drop_last=True). PyTorch's error: {first_line(error)}"
         ) from error
 

@@ -206,8 +206,8 @@ def simkd(
         epochs: Passes over the data; by default the budget of the run.
 
     Raises:
-        LimbeckError: If `reduction` is below 1, or `student_at` is no module. When the run starts: if the teacher's logits are not a linear layer of
-            the mean of its features.
+        LimbeckError: If `reduction` is below 1, or `student_at` is no module. When the run starts: if the teacher's
+            logits are not a linear layer of the mean of its features.
 
     Example:
         >>> simkd(nn.Linear(4, 3)).ship
