@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+
 import pytest
 import torch
 from torch import nn
@@ -84,3 +86,19 @@ def test_a_teacher_whose_softmax_is_one_candidate_is_reported():
 def test_a_temperature_of_0_is_refused(wrong):
     with pytest.raises(LimbeckError, match="temperature"):
         make("listwise_kl", teacher=nn.Linear(2, 3), **wrong)
+
+
+@pytest.mark.filterwarnings("ignore:The teacher's softmax is 1")
+def test_what_the_student_has_learned_is_no_reason_to_refuse_a_resumed_run(tmp_path):
+    recipe = make("listwise_kl", teacher=Scores(800.0))
+    options = {"epochs": 3, "batch_size": 8, "seed": 0, "checkpoint_seconds": 0.0, "log_every": 1}
+    run = distill(Scores(1.0), recipe, DATA, out=tmp_path / "run", **options)
+    for number, _ in enumerate(run):
+        if number == 0:
+            with torch.no_grad():
+                run.student.factor.fill_(500.0)  # as after many steps
+        if number == 2:
+            shutil.copytree(tmp_path / "run", tmp_path / "killed")
+            break
+    resumed = distill(Scores(1.0), recipe, DATA, out=tmp_path / "killed", resume=True, **options)
+    assert resumed.finish().student.factor > 400

@@ -123,7 +123,9 @@ CARD = MethodCard(
 
 
 class ListwiseKL(LossTerm):
-    """`two_temperature_kl`, which looks at the scores of the first batch before it learns.
+    """`two_temperature_kl`, which looks at the scores of the first step of a stage.
+
+    Later, and in a run that is resumed, softmaxes that are equal are what the student has learned.
 
     Args:
         student_temperature: T_s, above 0.
@@ -145,15 +147,19 @@ class ListwiseKL(LossTerm):
         return self.loss.requires
 
     def setup(self, context: LossContext) -> ListwiseKL:
-        """The loss for one stage.
+        """The loss for one stage."""
+        fitted = copy.copy(self)
+        fitted.loss = self.loss.setup(context)
+        return fitted
+
+    def after_step(self, student: Outputs, teacher: Outputs, batch: Batch, progress: Progress) -> None:
+        """Check the scores of the first step.
 
         Raises:
             LimbeckError: If the gradient is exactly 0 in float32 for most queries of the first batch.
         """
-        self._check(context.student[LOGITS].detach(), context.teacher[LOGITS].detach())
-        fitted = copy.copy(self)
-        fitted.loss = self.loss.setup(context)
-        return fitted
+        if progress.step == 0:
+            self._check(student[LOGITS].detach(), teacher[LOGITS].detach())
 
     def _check(self, student: Tensor, teacher: Tensor) -> None:
         if student.shape != teacher.shape or not student.numel():
