@@ -25,6 +25,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # as a script it f
 from tools.table_jobs import updated_jobs
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
+LINE_LENGTH = 120
+"""As in pyproject.toml: the formatter reads the code of pages as well."""
 FIRST, LAST = "<!-- from the card: `make docs` writes what follows -->", "<!-- end of the card -->"
 BAR = "\\|"
 """A bar inside of a cell of a table."""
@@ -63,7 +65,7 @@ def render_first(call: MethodCall) -> str:
 from limbeck.engine import distill
 from {call.make.__module__} import {card.name}
 
-run = distill(student, {card.name}({", ".join(arguments)}), data, epochs=10).finish()
+{_training_lines(card.name, arguments)}
 run.student  # the final model
 ```
 
@@ -71,6 +73,15 @@ run.student  # the final model
 $ limbeck distill {_models(call)} --method {card.name}{flags}
 ```
 """
+
+
+def _training_lines(name: str, arguments: list[str]) -> str:
+    """The line that trains; with a line of its own for the recipe where both are too long for one."""
+    recipe = f"{name}({', '.join(arguments)})"
+    whole = f"run = distill(student, {recipe}, data, epochs=10).finish()"
+    if len(whole) <= LINE_LENGTH:
+        return whole
+    return f"recipe = {recipe}\nrun = distill(student, recipe, data, epochs=10).finish()"
 
 
 def render_last(call: MethodCall) -> str:
@@ -247,7 +258,8 @@ def _yaml(value: object) -> str:
 
 
 def _python(value: object) -> str:
-    return json.dumps(value) if isinstance(value, str) else repr(value)
+    text = repr(value)
+    return text if '"' in text else text.replace("'", '"')
 
 
 def _markdown(text: str) -> str:
