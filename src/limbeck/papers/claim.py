@@ -278,7 +278,10 @@ def _largest(figure: Figure) -> float:
 def _checked(claim: Claim, values: Sequence[float]) -> tuple[float, ...]:
     numbers = tuple(float(value) for value in values)
     if not numbers or not all(map(math.isfinite, numbers)):
-        raise LimbeckError(f"The claim {claim.sentence!r} needs a finite number for each seed; got {list(numbers)}.")
+        raise LimbeckError(
+            f"The claim {claim.sentence!r} needs a finite number for each seed; got {list(numbers)}. A student whose "
+            "training diverged has no figures: lower its learning rate, and run the study into a new folder (--out)."
+        )
     return numbers
 
 
