@@ -314,21 +314,21 @@ def report(
 
 @app.command()
 def methods(
-    name: Annotated[str | None, typer.Argument(help="Name of a method, to show its card.")] = None,
+    name: Annotated[str | None, typer.Argument(help="A method to show, or words to search for in all cards.")] = None,
     new: Annotated[str | None, typer.Option(metavar="NAME", help="Write the files of a new method.")] = None,
     family: Annotated[str, typer.Option(help="The family of the new method: logits, features, ...")] = "logits",
     task: Annotated[str | None, typer.Option(help="List only methods for this task: language_modeling, ...")] = None,
     as_json: Json = False,
 ) -> None:
-    """List the distillation methods, or show one method's card: reference, settings and when to use it."""
-    from limbeck.cli.methods import create_method, show_card, show_methods
+    """List the methods, show the card of one, or search all cards: limbeck methods "attention maps"."""
+    from limbeck.cli.methods import create_method, show_method, show_methods
 
     if new is not None:
         create_method(new, family)
     elif name is None:
         show_methods(task=task, as_json=as_json)
     else:
-        show_card(name, as_json=as_json)
+        show_method(name, task=task, as_json=as_json)
 
 
 @app.command("job")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from shlex import quote
 from typing import Any
 
@@ -31,15 +31,24 @@ def show_methods(*, task: str | None = None, as_json: bool) -> None:
     Raises:
         UnknownNameError: If there is no such task.
     """
+    from limbeck.methods import names
+
+    count = _list_methods(names(task), as_json=as_json)
+    if not as_json:
+        print(f"{count}. `limbeck methods NAME` shows a card; `limbeck distill --method NAME` uses it.")
+
+
+def _list_methods(chosen: Sequence[str], *, as_json: bool) -> str:
+    """Print some methods by family, and return their number in words."""
     from itertools import groupby
 
-    from limbeck.methods import family_of, method, names
+    from limbeck.methods import family_of, method
 
-    calls = {name: method(name) for name in names(task)}
+    calls = {name: method(name) for name in chosen}
     if as_json:
         fields = {name: {"family": family_of(name), **_fields(call)} for name, call in calls.items()}
         print(json.dumps(fields, default=str))
-        return
+        return ""
     for family, members in groupby(calls, key=family_of):
         print(f"{family}: {FAMILY_TITLES.get(family, '')}".rstrip(": "))
         for name in members:
@@ -47,7 +56,7 @@ def show_methods(*, task: str | None = None, as_json: bool) -> None:
             print(f"  {name:<26}{textwrap.shorten(card.citation, _WIDTH - 28, placeholder=' ...')}")
             print(textwrap.fill(_first_sentence(card.claim), _WIDTH, initial_indent=_INDENT, subsequent_indent=_INDENT))
         print()
-    print(f"{len(calls)} methods. `limbeck methods NAME` shows a card; `limbeck distill --method NAME` uses it.")
+    return f"{len(calls)} method{'s' if len(calls) != 1 else ''}"
 
 
 def create_method(name: str, family: str) -> None:
@@ -74,13 +83,40 @@ def create_method(name: str, family: str) -> None:
         )
 
 
+def show_method(query: str, *, task: str | None = None, as_json: bool) -> None:
+    """Print the card of one method, or list the methods whose cards have these words.
+
+    Raises:
+        UnknownNameError: If no method has this name or these words.
+    """
+    from limbeck.errors import unknown_name_error
+    from limbeck.methods import names
+    from limbeck.methods.search import find_methods, without_formula
+    from limbeck.models import UserFile
+
+    if query in names() or UserFile.parse(query) is not None:
+        show_card(query, as_json=as_json)
+    elif (reason := without_formula(query)) is not None:
+        print(json.dumps({"not_available": reason}) if as_json else reason)
+    elif not (hits := find_methods(query)):
+        words = "Or words of a card, such as `limbeck methods contrastive`. Without a name, all are listed."
+        raise unknown_name_error("method", query, names(), then=words)
+    elif hits[0].replace("_", "") == re.sub(r"[\W_]+", "", query.lower()):
+        show_card(hits[0], as_json=as_json)
+    else:
+        count = _list_methods([name for name in hits if name in names(task)], as_json=as_json)
+        if not as_json:
+            print(f"{count} with {query!r} on the card. `limbeck methods NAME` shows a card.")
+
+
 def show_card(name: str, *, as_json: bool) -> None:
     """Print the card of one method."""
-    from limbeck.methods import family_of, method
+    from limbeck.methods import family_of, method, names
 
     entry = method(name)
     if as_json:
-        print(json.dumps({"family": family_of(name), **_fields(entry)}, default=str))
+        family = {"family": family_of(name)} if name in names() else {}
+        print(json.dumps({**family, **_fields(entry)}, default=str))
         return
     from limbeck.cli.terminal import make_console
 

@@ -86,6 +86,7 @@ class MethodCard:
         across_tokenizers: Whether it compares texts and not tokens, so that its teacher is a
             `limbeck.CrossTokenizerTeacher`.
         kernels: What the kernels of the method promise, one `KernelClaim` for each: the conformance suite checks them.
+        keywords: Other names and abbreviations by which `limbeck methods WORD` finds the method.
     """
 
     name: str
@@ -107,6 +108,7 @@ class MethodCard:
     task_reason: str = "its losses are not defined for such targets"
     across_tokenizers: bool = False
     kernels: tuple[KernelClaim, ...] = ()
+    keywords: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.labels not in _LABELS:

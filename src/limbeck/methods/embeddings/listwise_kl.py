@@ -119,6 +119,7 @@ CARD = MethodCard(
         KernelClaim(two_temperature_kl, hyper={"student_temperature": 0.5, "teacher_temperature": 4.0}),
     ),
     task_reason="its outputs are the scores of the candidates of a query",
+    keywords=("ranking",),
 )  # fmt: skip
 
 

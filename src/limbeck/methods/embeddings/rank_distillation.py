@@ -151,6 +151,7 @@ CARD = MethodCard(
         KernelClaim(list_likelihood, invariances=_ORDER),
     ),
     task_reason="its outputs are the scores of the candidates of a query",
+    keywords=("ranking",),
 )
 
 

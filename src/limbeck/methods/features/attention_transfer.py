@@ -132,6 +132,7 @@ CARD = MethodCard(
             attention_distance, hyper={"squared": True}, zero_at_equality=True, logits=False, shape=(6, 5), positions=1
         ),
     ),
+    keywords=("at", "attention maps"),
 )
 
 

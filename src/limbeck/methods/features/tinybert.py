@@ -63,6 +63,7 @@ CARD = MethodCard(
             largest=1e7,
         ),
     ),
+    keywords=("attention maps",),
 )
 
 

@@ -100,6 +100,7 @@ CARD = MethodCard(
                          invariances=("student_shift", "teacher_shift")),),
     tasks=("classification", "segmentation", "language_modeling"),
     task_reason="it separates the class of the label from the others, and such targets have no single class",
+    keywords=("tckd", "nckd"),
 )  # fmt: skip
 
 

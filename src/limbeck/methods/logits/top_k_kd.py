@@ -48,6 +48,7 @@ CARD = MethodCard(
     tasks=("classification", "language_modeling"),
     task_reason="it ranks the classes of one softmax for each example or token",
     trials=("mlp",),
+    keywords=("kd with top-k tail",),
 )
 
 

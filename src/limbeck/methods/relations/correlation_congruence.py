@@ -120,6 +120,7 @@ CARD = MethodCard(
         ),
         KernelClaim(correlation_squared_error, zero_at_equality=True, logits=False, hyper={"gamma": 1.5, "order": 5}),
     ),
+    keywords=("cc",),
 )
 
 

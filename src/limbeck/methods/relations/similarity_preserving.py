@@ -99,6 +99,7 @@ CARD = MethodCard(
             invariances=("student_position_permutation", "student_channel_permutation"),
         ),
     ),
+    keywords=("sp",),
 )  # fmt: skip
 
 

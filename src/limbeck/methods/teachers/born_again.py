@@ -35,6 +35,7 @@ CARD = MethodCard(
     ranges={"temperature": SearchRange(1.0, 20.0, log=True), "weight": SearchRange(0.0, 1.0)},
     tasks=("classification", "multi_label", "regression", "segmentation"),
     task_reason="it was not tried on texts",
+    keywords=("ban",),
 )
 
 

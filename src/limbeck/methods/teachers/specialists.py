@@ -48,6 +48,7 @@ CARD = replace(
             invariances=("student_shift", "teacher_shift"),
         ),
     ),
+    keywords=(),
 )
 
 

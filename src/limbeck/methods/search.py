@@ -1,0 +1,65 @@
+"""Search of the cards of methods by words that people type."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+from limbeck.methods import method, names
+from limbeck.methods.card import MethodCard
+
+METHODS_WITHOUT_FORMULA: Mapping[str, str] = {
+    "SLKD": "SLKD (Liu, Li and Cheng, 2023, arXiv:2304.11923) is not here: its formula is not public.",
+}
+"""Published methods that limbeck cannot have, and why."""
+
+_SHORT = 3  # characters of a word that is an abbreviation: its letters also start many other words
+
+
+def find_methods(query: str) -> tuple[str, ...]:
+    """Find methods by name, or by words of their cards.
+
+    Case, spaces, hyphens and underscores do not matter. A query that is the name of a method, or an abbreviation of up
+    to three characters among the keywords of a card, finds only these. Otherwise all words of the query must occur in
+    the name, the title, the claim, the advice or the keywords of the card, as the start of a word; words of up to three
+    characters as a whole word.
+
+    Example:
+        >>> find_methods("DKD"), find_methods("logit standardization"), find_methods("hintn")
+        (('dkd',), ('logit_standardization',), ())
+    """
+    wanted = _squeeze(query)
+    cards = {name: method(name).card for name in names()} if wanted else {}
+    for exact in (
+        [name for name in cards if _squeeze(name) == wanted],
+        [name for name, card in cards.items() if len(wanted) <= _SHORT and wanted in map(_squeeze, card.keywords)],
+    ):
+        if exact:
+            return tuple(exact)
+    patterns = [_pattern(word) for word in map(_squeeze, query.split()) if word]
+    return tuple(name for name, card in cards.items() if all(one.search(_text(card)) for one in patterns))
+
+
+def without_formula(query: str) -> str | None:
+    """Why a published method is not here, if that is known.
+
+    Example:
+        >>> without_formula("slkd")
+        'SLKD (Liu, Li and Cheng, 2023, arXiv:2304.11923) is not here: its formula is not public.'
+    """
+    return {_squeeze(name): reason for name, reason in METHODS_WITHOUT_FORMULA.items()}.get(_squeeze(query))
+
+
+def _squeeze(text: str) -> str:
+    return re.sub(r"[\W_]+", "", text.lower())
+
+
+def _text(card: MethodCard) -> str:
+    words = " ".join((card.name, card.title, card.claim, card.when, *card.keywords))
+    return re.sub(r"[\W_]+", " ", words.lower())
+
+
+def _pattern(word: str) -> re.Pattern[str]:
+    # "topk" is also found in "top k", which is what the text has for "top-k".
+    letters = " ?".join(map(re.escape, word))
+    return re.compile(rf"\b{letters}\b" if len(word) <= _SHORT else rf"\b{letters}")
