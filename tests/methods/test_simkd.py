@@ -14,8 +14,8 @@ from limbeck.export import open_student
 from limbeck.functional.feature_maps import mean_squared_distance
 from limbeck.job import make_job
 from limbeck.methods import make
-from limbeck.methods.features.simkd import ReusedClassifier, make_projector
 from limbeck.models import build
+from limbeck.models.reused_classifier import ReusedClassifier, make_projector
 from limbeck.testing.law import same_weights, weights
 from limbeck.testing.trials import get_trial
 from methods.planted import Planted

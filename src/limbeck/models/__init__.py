@@ -24,6 +24,7 @@ from limbeck.models.model_transforms import MODEL_TRANSFORMS, ModelTransform, tr
 from limbeck.models.networks import Cnn, Mlp, ModelSpec, ResNet
 from limbeck.models.open_model import find_tokenizer, open_model
 from limbeck.models.pickle_conversion import convert_pickle
+from limbeck.models.projected_embedding import ProjectedEmbedding, add_projection
 from limbeck.models.reference import (
     build,
     check_fresh,
@@ -33,6 +34,7 @@ from limbeck.models.reference import (
     reinitialize,
     seeded,
 )
+from limbeck.models.reused_classifier import ReusedClassifier, make_projector, reuse_classifier
 from limbeck.models.size_and_hash import count_parameters, fingerprint, size_in_bytes
 from limbeck.models.token_alignment import TokenAligner, TokenSpelling, group_tokens
 from limbeck.models.user_file import NoModuleError, UserFile
@@ -54,13 +56,16 @@ __all__ = [
     "ModelTransform",
     "NoModuleError",
     "OtherModelError",
+    "ProjectedEmbedding",
     "ResNet",
+    "ReusedClassifier",
     "TokenAligner",
     "TokenSpelling",
     "TokenizersDifferError",
     "UserFile",
     "VocabularyAlignment",
     "add_bias",
+    "add_projection",
     "align_vocabularies",
     "build",
     "check_fresh",
@@ -86,6 +91,7 @@ __all__ = [
     "load",
     "load_weights",
     "loads_without_code",
+    "make_projector",
     "match_order",
     "name_classes",
     "open_hf",
@@ -96,6 +102,7 @@ __all__ = [
     "read_context_length",
     "reference_names",
     "reinitialize",
+    "reuse_classifier",
     "save",
     "seeded",
     "set_token_ids",

@@ -27,7 +27,13 @@ from limbeck.models.hf_folder import (
     set_token_ids,
     write_hf_files,
 )
-from limbeck.models.model_transforms import MODEL_TRANSFORMS, ModelTransform, replay_transforms, transforms_of
+from limbeck.models.model_transforms import (
+    MODEL_TRANSFORMS,
+    ModelTransform,
+    explain_build,
+    replay_transforms,
+    transforms_of,
+)
 from limbeck.models.networks import ModelSpec
 from limbeck.models.reference import build as build_reference
 from limbeck.models.reference import build_on_meta, get_model_spec, reference_names
@@ -146,11 +152,13 @@ def load(
     """Load a model from a student folder: on the CPU, in eval mode, in the dtypes in which it was saved.
 
     A reference network needs nothing else, and a Hugging Face model needs transformers, where its class is looked up by
-    name. Code that a folder names is never imported: for a class of your own, pass `build`.
+    name. Code that a folder names is never imported: for a class of your own, pass `build`. What a method put around
+    your model, or changed in it, is recorded and made again: `build` makes the model that was given to the run.
 
     Args:
         path: A folder that `save` wrote, or ``save_pretrained`` of a model of transformers.
-        build: A function without arguments that builds the module for the weights, before the transforms of a run.
+        build: A function without arguments that builds the module for the weights, before the transforms of a run and
+            of its method.
         transforms: The functions of your own with which a run transformed it (see `limbeck.recipe.TransformModel`).
 
     Returns:
@@ -242,10 +250,7 @@ def loads_without_code(config: Mapping[str, Any]) -> bool:
 
 def _build_outline(path: Path, recipe: Mapping[str, Any]) -> nn.Module:
     if "name" not in recipe:
-        raise LimbeckError(
-            f"{path} holds a {recipe.get('class')}, which is a class of your own; limbeck imports no code that a "
-            f"folder names. Type: limbeck.load({str(path)!r}, build=build), where build() makes that module."
-        )
+        raise LimbeckError(explain_build(str(path), recipe))
     if recipe["name"] not in reference_names() or not isinstance(recipe.get("arguments"), dict):
         raise DataError(
             f"{path / CONFIG} names the network {recipe['name']!r}, which this version of limbeck cannot build."

@@ -12,6 +12,8 @@ from torch import Tensor, nn
 
 from limbeck.errors import ArgumentError, LimbeckError, unknown_name_error
 from limbeck.models.gaussian_head import add_variance
+from limbeck.models.projected_embedding import add_projection
+from limbeck.models.reused_classifier import reuse_classifier
 from limbeck.models.subclass_head import add_subclasses
 from limbeck.models.user_file import plain_name
 from limbeck.optional_imports import import_optional
@@ -112,7 +114,8 @@ def lora(model: nn.Module, **config: Any) -> nn.Module:
 
 
 MODEL_TRANSFORMS: Mapping[str, ModelTransform] = {
-    function.__name__: function for function in (add_subclasses, add_variance, keep_layers, lora, prune)
+    function.__name__: function
+    for function in (add_projection, add_subclasses, add_variance, keep_layers, lora, prune, reuse_classifier)
 }
 """The transforms by name."""
 
@@ -143,7 +146,7 @@ def transform_model(
         model: The model; it may be changed.
         function: A function, or one of `MODEL_TRANSFORMS`.
         arguments: Its keyword arguments: JSON values, as they are saved with the model.
-        origin: The description of the unchanged model, for its ``config.json``.
+        origin: The description of the unchanged model, for its ``config.json``, from `describe_structure`.
 
     Raises:
         LimbeckError: If the function does not return a module, or an argument is no JSON value.
@@ -155,7 +158,9 @@ def transform_model(
         raise LimbeckError(
             f"The arguments of the transform {name} are saved with the model, so they must be JSON values: {error}."
         ) from error
-    start, records = _RECORDS.get(model, (dict(origin), []))
+    # A copy of a transformed model has no record of its own; its origin lists the changes before.
+    before = {key: value for key, value in origin.items() if key != "transforms"}
+    start, records = _RECORDS.get(model, (before, list(origin.get("transforms", ()))))
     result: object = call(model, **arguments)
     changed = model if result is None else result
     if not isinstance(changed, nn.Module):
@@ -195,3 +200,34 @@ def replay_transforms(
         with torch.random.fork_rng(devices=[]):
             model = transform_model(model, known.get(name, name), record["arguments"], origin=origin)
     return model
+
+
+_FACTORIES = {
+    "ProjectedEmbedding": "limbeck.models.add_projection(model, width=..., dimension=...)",
+    "ReusedClassifier": "limbeck.models.reuse_classifier(model, width=..., teacher_width=..., classes=..., "
+    "reduction=...)",
+}
+"""Calls that make limbeck's own modules around a model, by the name of the class."""
+
+
+def explain_build(path: str, recipe: Mapping[str, Any]) -> str:
+    """The message for a saved model whose class limbeck does not look up: whose class it is, and what to type.
+
+    Args:
+        path: The folder.
+        recipe: The entry ``model`` of its ``config.json``.
+
+    Example:
+        >>> explain_build("s", {"class": "my.Net"}).rpartition("Type: ")[2]
+        "limbeck.load('s', build=build), where build() makes that module."
+    """
+    kind, line = str(recipe.get("class")), f"Type: limbeck.load({path!r}, build=build), where build()"
+    if kind.startswith("limbeck."):
+        call = _FACTORIES.get(kind.rpartition(".")[2], f"{kind}(...)")
+        return f"{path} holds a {kind}, a class of limbeck around a model of yours. {line} returns {call}."
+    own = "" if kind.startswith(("torch.", "transformers.")) else ", which is a class of your own"
+    changes = [record["function"] for record in recipe.get("transforms", ())]
+    changed = f", before the changes that limbeck makes again ({', '.join(changes)})" if changes else ""
+    return (
+        f"{path} holds a {kind}{own}; limbeck imports no code that a folder names. {line} makes that module{changed}."
+    )

@@ -12,6 +12,7 @@ from limbeck.models.folder import is_student_folder, load, loads_without_code, r
 from limbeck.models.hf_folder import holds_tokenizer, is_hf_folder
 from limbeck.models.hf_heads import LANGUAGE_MODELING
 from limbeck.models.hub import LibraryModel, open_library
+from limbeck.models.model_transforms import explain_build
 from limbeck.models.reference import build, fit_arguments, reference_names, seeded
 from limbeck.models.user_file import UserFile
 from limbeck.optional_imports import import_optional
@@ -72,7 +73,15 @@ def open_model(
             return build(name, **{**_fitting(name, input_shape, classes), **arguments})
         if own := UserFile.parse(name):
             tokens = {} if tokenizer is None else {"tokenizer": tokenizer, "vocab_size": len(tokenizer)}
-            return own.open(input_shape=input_shape, classes=classes, arguments=arguments, tokens=tokens)
+            given: dict[str, Any] = {
+                "input_shape": input_shape,
+                "classes": classes,
+                "arguments": arguments,
+                "tokens": tokens,
+            }
+            if own.weights is not None and _is_transformed(own.weights):
+                return load(own.weights, build=lambda: own._replace(weights=None).open(**given))
+            return own.open(**given)
         if library:
             options = arguments if head is None else {"head": head, **arguments}
             return open_library(
@@ -104,6 +113,11 @@ def find_tokenizer(name: str, *, pretrained: bool = True) -> str | None:
     return None if is_kind else f"hf:{library.name}"
 
 
+def _is_transformed(path: Path) -> bool:
+    """Whether a student folder holds a model with changes that are made again after it is built."""
+    return path.is_dir() and is_student_folder(path) and bool(read_config(path)["model"].get("transforms"))
+
+
 def _fitting(name: str, input_shape: tuple[int, ...] | None, classes: int | None) -> dict[str, int]:
     if input_shape is not None and classes is not None:
         return fit_arguments(name, input_shape, classes)
@@ -116,11 +130,8 @@ def _open_folder(name: str, arguments: dict[str, Any]) -> nn.Module:
         if is_hf_folder(path):
             raise LimbeckError(f"{name} is a folder of transformers; type hf:{name}")
         if is_student_folder(path) and not loads_without_code(config := read_config(path)):
-            kind = config["model"].get("class")
-            raise LimbeckError(
-                f"{name} holds the weights of {kind}, a class of your own, whose code no folder holds; "
-                f"name the function that builds it: my.py:build@{name}"
-            )
+            why = explain_build(name, config["model"])
+            raise LimbeckError(f"{why} In a job or command, name the function that builds it: my.py:build@{name}")
         if arguments:
             raise LimbeckError(f"{name} is a student folder, which takes no arguments; got {', '.join(arguments)}.")
         return load(path)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -15,7 +15,7 @@ from limbeck.functional.kernel import validates_pair
 from limbeck.losses import Loss
 from limbeck.methods.card import MethodCard
 from limbeck.methods.support import check_count
-from limbeck.model_call import Adaptor
+from limbeck.models import add_projection, describe_structure, transform_model
 from limbeck.recipe import Models, Recipe, Stage, output_shapes, teacher_module
 from limbeck.tap import get_adaptor
 
@@ -121,35 +121,6 @@ CARD = MethodCard(
 )  # fmt: skip
 
 
-class ProjectedEmbedding(nn.Module):
-    """A model with a linear map of its output, such as an encoder that gives embeddings of another size.
-
-    Args:
-        model: The model.
-        width: The size of its output.
-        dimension: The size of the mapped output.
-        adaptor: Gets the embedding from the model's output, if that is no tensor.
-
-    Example:
-        >>> import torch
-        >>> ProjectedEmbedding(nn.Linear(4, 2), 2, 5)(torch.zeros(3, 4)).shape
-        torch.Size([3, 5])
-    """
-
-    def __init__(self, model: nn.Module, width: int, dimension: int, adaptor: Adaptor | None = None) -> None:
-        super().__init__()
-        self.model, self._adaptor = model, adaptor
-        weights = [one for one in model.parameters() if one.is_floating_point()]
-        kind: dict[str, Any] = {"dtype": weights[-1].dtype, "device": weights[-1].device} if weights else {}
-        self.projection = nn.Linear(width, dimension, **kind)
-
-    def forward(self, *args: Any, **kwargs: Any) -> Tensor:
-        """Compute the mapped output."""
-        output = self.model(*args, **kwargs)
-        embedding = output if self._adaptor is None else self._adaptor(output)
-        return cast(Tensor, self.projection(embedding))
-
-
 @dataclass(frozen=True)
 class _Projected:
     """Makes the model that is trained and shipped."""
@@ -168,8 +139,11 @@ class _Projected:
         if dimension is None:
             module = self._teacher(models)
             dimension = _only_width(output_shapes(models, [LOGITS], model=module)[LOGITS], "teacher")
-        adaptor = get_adaptor(models, "student")
-        return ProjectedEmbedding(models["student"], width, dimension, adaptor)
+        student, adaptor = models["student"], get_adaptor(models, "student")
+        arguments = {"width": width, "dimension": dimension}
+        if adaptor is not None:  # a function cannot be saved: `limbeck.load` needs it again
+            return add_projection(student, adaptor=adaptor, **arguments)
+        return transform_model(student, "add_projection", arguments, origin=describe_structure(student))
 
     def _teacher(self, models: Models) -> nn.Module:
         try:
@@ -199,6 +173,10 @@ def embedding_distillation(
     epochs: int | None = None,
 ) -> Recipe:
     r"""Learn the teacher's embedding: :math:`1 - \cos(W z + b, v)`, :math:`\|W z + b - v\|_2`, or the mean square.
+
+    With a projection, the run makes a new model: use ``run.student``. It is the student with the map behind it, so the
+    weights of the student that you pass in are trained, and its own output stays without the map. `limbeck.load` opens
+    a saved one; its ``build=`` makes the student as it was before the run.
 
     Args:
         teacher: The teacher: a module, a `Teacher`, or the name of a model in the run.

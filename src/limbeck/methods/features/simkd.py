@@ -7,16 +7,16 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Float
-from torch import Tensor, nn
+from torch import nn
 
 from limbeck.batch import LOGITS, LOGITS_INPUT
 from limbeck.errors import ArgumentError, LimbeckError
-from limbeck.functional.feature_maps import mean_squared_distance, pool_to, to_positions
+from limbeck.functional.feature_maps import mean_squared_distance, to_positions
 from limbeck.losses import Loss
 from limbeck.methods.card import MethodCard, SearchRange
 from limbeck.methods.support import check_count
-from limbeck.model_call import find_output_layer, logits_of
+from limbeck.model_call import find_output_layer
+from limbeck.models import describe_structure, transform_model
 from limbeck.recipe import Models, Recipe, Stage, output_shapes, run_context, teacher_module
 from limbeck.tap import Address, FrozenParameters, Tapped, preserved_buffers
 from limbeck.tasks import Task
@@ -51,67 +51,6 @@ CARD = MethodCard(
 )
 
 
-class ReusedClassifier(nn.Module):
-    """A student's body, a projector to the teacher's features, their mean over positions, the teacher's classifier.
-
-    Args:
-        body: The student; its output layer is replaced.
-        at: The address of the body's features: a module, or ``logits:in``, the input of its output layer.
-        size: Height and width of the teacher's features, to which larger maps are averaged; None for rows.
-        projector: A module from the features to those of the teacher.
-        classifier: The teacher's output layer. It does not learn.
-    """
-
-    def __init__(
-        self, body: nn.Module, at: str, size: tuple[int, int] | None, projector: nn.Module, classifier: nn.Module
-    ) -> None:
-        super().__init__()
-        self.body, self.at, self.size = body, at, size
-        self.projector, self.classifier = projector, classifier.requires_grad_(False)
-
-    def forward(self, *inputs: Any, **named: Any) -> Float[Tensor, "batch classes"]:
-        """The logits."""
-        features = self.read_features(*inputs, **named)
-        if self.size is not None:
-            features = pool_to(features, (min(features.shape[2], self.size[0]), min(features.shape[3], self.size[1])))
-        logits: Tensor = self.classifier(to_positions(self.projector(features)).mean(1))
-        return logits
-
-    def read_features(self, *inputs: Any, **named: Any) -> Tensor:
-        """The body's features."""
-        if self.at == LOGITS_INPUT:  # the output layer was replaced by the identity
-            return logits_of(self.body(*inputs, **named))
-        read: list[Tensor] = []
-        # Only during the call: a lasting hook would be lost when the model is saved.
-        handle = self.body.get_submodule(self.at).register_forward_hook(
-            lambda module, given, output: read.append(output)
-        )
-        try:
-            self.body(*inputs, **named)
-        finally:
-            handle.remove()
-        return read[-1]
-
-
-def make_projector(width: int, out: int, reduction: int, *, maps: bool) -> nn.Sequential:
-    """Make three convolutions with BatchNorm and ReLU: 1x1, 3x3 on ``out / reduction`` channels, and 1x1.
-
-    Args:
-        width: The student's channels.
-        out: The teacher's channels.
-        reduction: r, the factor by which the middle is narrower than the teacher.
-        maps: Whether there are pixels; for rows all three are linear layers.
-    """
-    mid = max(1, out // reduction)
-    layers: list[nn.Module] = []
-    for before, after, side in ((width, mid, 1), (mid, mid, 3), (mid, out, 1)):
-        if maps:
-            layers += [nn.Conv2d(before, after, side, padding=side // 2, bias=False), nn.BatchNorm2d(after), nn.ReLU()]
-        else:
-            layers += [nn.Linear(before, after, bias=False), nn.BatchNorm1d(after), nn.ReLU()]
-    return nn.Sequential(*layers)
-
-
 @dataclass(frozen=True)
 class _MakeStudent:
     """Makes the model that is trained and shipped, when the models and the data of the run are known."""
@@ -121,7 +60,7 @@ class _MakeStudent:
     student_at: str
     reduction: int
 
-    def __call__(self, models: Models) -> ReusedClassifier:
+    def __call__(self, models: Models) -> nn.Module:
         """Copy the student without its output layer, and the teacher's output layer."""
         module = teacher_module(self.teacher, models)
         found = find_output_layer(module)
@@ -132,22 +71,28 @@ class _MakeStudent:
             )
         theirs = self._check_teacher(models, module, found[1])
         (ours,) = output_shapes(models, [self.student_at]).values()
-        body = copy.deepcopy(models["student"])
-        own = find_output_layer(body)
+        own = find_output_layer(models["student"])
         if own is not None and self.student_at == own[0]:
             raise LimbeckError(
                 f"simkd does not keep the student's last layer {own[0]!r}. student_at={LOGITS_INPUT!r} is its input."
             )
-        _drop_output_layer(body)
         maps = len(ours) == 3
         if maps != (len(theirs) == 3) or len(ours) not in (1, 3):
             raise LimbeckError(
                 f"simkd compares maps with maps, or rows with rows; the student's {self.student_at!r} is {list(ours)} "
                 f"and the teacher's {self.at!r} is {list(theirs)} for each example. Name other layers."
             )
-        projector = make_projector(ours[0], theirs[0], self.reduction, maps=maps)
-        size = (theirs[1], theirs[2]) if maps else None
-        return ReusedClassifier(body, self.student_at, size, projector, copy.deepcopy(found[1]))
+        classifier, student = found[1], models["student"]
+        arguments = {
+            "width": ours[0], "teacher_width": theirs[0], "classes": classifier.out_features,
+            "reduction": self.reduction, "at": self.student_at, "size": list(theirs[1:]) if maps else None,
+            "bias": classifier.bias is not None,
+        }  # fmt: skip
+        # Recorded, so that the saved model can be opened again.
+        origin = describe_structure(student)
+        shipped = transform_model(copy.deepcopy(student), "reuse_classifier", arguments, origin=origin)
+        shipped.classifier = copy.deepcopy(classifier).requires_grad_(False)
+        return shipped
 
     def _check_teacher(self, models: Models, module: nn.Module, classifier: nn.Linear) -> tuple[int, ...]:
         """The shape of the teacher's features, if its logits are the classifier's of their mean over positions."""
@@ -172,14 +117,6 @@ class _MakeStudent:
         return tuple(features.shape[1:])
 
 
-def _drop_output_layer(body: nn.Module) -> None:
-    """Replace the student's own output layer by the identity: it is not shipped."""
-    found = find_output_layer(body)
-    if found is not None:
-        parent, _, name = found[0].rpartition(".")
-        setattr(body.get_submodule(parent), name, nn.Identity())
-
-
 def simkd(
     teacher: Any,
     *,
@@ -191,9 +128,11 @@ def simkd(
 ) -> Recipe:
     r"""Match the teacher's last features, and keep its classifier: :math:`mean (P(f_S) - f_T)^2`.
 
-    The shipped model is the student without its last layer, the projector P, the mean over positions, and a copy of the
-    teacher's last layer, which does not learn. P is a 1x1, a 3x3 and a 1x1 convolution with BatchNorm and ReLU (linear
-    layers for rows). The larger of two maps is averaged to the size of the smaller.
+    The run makes a new model: use ``run.student``. The student that you pass in is not changed. The new model is a copy
+    of the student without its last layer, the projector P, the mean over positions, and a copy of the teacher's last
+    layer, which does not learn. P is a 1x1, a 3x3 and a 1x1 convolution with BatchNorm and ReLU (linear
+    layers for rows). The larger of two maps is averaged to the size of the smaller. `limbeck.load` opens a saved one;
+    its ``build=`` makes the student as it was before the run.
 
     Args:
         teacher: The teacher: a single network with a linear last layer, or a `Teacher` or name of one.

@@ -114,7 +114,8 @@ _STUDENT = "gaussian-student"
 def gaussian_kl(teacher: Any, *, smallest_variance: float = 1e-4, epochs: int | None = None) -> Recipe:
     r"""Match the normal distribution that has the mean and variance of an ensemble: :math:`KL(N_t \| N_s)` in nats.
 
-    The final model is ``gaussian-student``: the student with a new output layer (`GaussianHead`). Its outputs are the
+    The run makes a new model: use ``run.student``. The student that you pass in is not changed. The new model is
+    ``gaussian-student``: a copy of the student with a new output layer (`GaussianHead`). Its outputs are the
     means, like those of any regressor; the layer ``moments`` has the means, and then the log-variances.
 
     Args:

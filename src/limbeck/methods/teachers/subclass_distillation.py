@@ -111,6 +111,8 @@ def subclass_distillation(
        `subclass_contrast`. The logit of a class is the logsumexp of those of its subclasses.
     2. The student, with K S outputs: :math:`w T^2 KL(p \| q) + (1 - w) (-\log q_y)`, p and q over all subclasses.
 
+    The run makes new models: use ``run.student``. The student and the teacher that you pass in are not changed.
+
     The models of the run are ``subclass-teacher`` and ``subclass-student``, which is the final model. It has class
     logits like any other, and its layer ``subclass_logits`` has those of the subclasses. With S = 1 it is `hinton` with
     a teacher that is trained in the run.
