@@ -10,6 +10,7 @@ from scipy import stats
 
 from limbeck.errors import LimbeckError
 from limbeck.papers.claim import Claim, Figure, choose_word, correlate, judge_claims
+from limbeck.report.tables import claim_cells, claims_note
 
 ACCURACY = Figure("accuracy", "accuracy", "%")
 LOSS = Figure("loss", "loss", "nats", lower_is_better=True)
@@ -160,3 +161,21 @@ def test_too_few_arms_have_no_trend_and_no_correlation():
         Claim.of_trend(["a"], LOSS)
     with pytest.raises(LimbeckError):
         Claim.of_correlation(["a", "b"], LOSS, ACCURACY)
+
+
+def test_a_table_says_that_lower_is_better():
+    claim = Claim.of_difference("kd", "alone", LOSS)
+    lower, higher = {"kd": [0.244, 0.25], "alone": [0.466, 0.47]}, {"kd": [0.5, 0.6], "alone": [0.4, 0.4]}
+    assert claim_cells(judge_one(claim, **lower).as_json())[2] == "+0.221 nats (lower: better)"
+    assert claim_cells(judge_one(claim, **higher).as_json())[2] == "-0.150 nats (higher: worse)"
+    accuracy = judge_one(Claim.of_difference("kd", "alone", ACCURACY), **lower).as_json()
+    assert claim_cells(accuracy)[2] == "-0.22 points"
+
+
+def test_the_words_are_explained_and_so_are_few_seeds():
+    claim = Claim.of_difference("kd", "alone", ACCURACY)
+    few = [judge_one(claim, kd=[90.0, 99.0], alone=[89.0, 89.0]).as_json()]
+    many = [judge_one(claim, kd=KD, alone=ALONE).as_json()]
+    assert all(word in claims_note(many) for word in ("shown", "not shown", "opposite"))
+    assert "--seeds" in claims_note(few)
+    assert "--seeds" not in claims_note(many)

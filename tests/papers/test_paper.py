@@ -130,3 +130,18 @@ def test_papers_are_listed_without_a_name(toy, capsys):
     assert listed["toy2015"]["experiments"] == {"sums": "Do they add up?"}
     assert listed["o1journey"]["seeds"]["quick"] == 5
     assert listed["o1journey"]["seconds"]["full"] > listed["o1journey"]["seconds"]["quick"] > 0
+
+
+def test_the_list_says_which_data_are_missing(monkeypatch, tmp_path, capsys):
+    monkeypatch.setenv("LIMBECK_DATA", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    assert reproduce() == 0
+    shown = capsys.readouterr().out
+    assert " 0 s" not in shown
+    part = shown.partition("limbeck papers tung2019 ")[2].partition("limbeck papers")[0]
+    assert "fashion_mnist.npz" in part
+    assert str(tmp_path) in part
+    assert reproduce("--json") == 0
+    listed = {one["name"]: one for one in json.loads(capsys.readouterr().out)["papers"]}
+    assert "fashion_mnist.npz" in listed["tung2019"]["skipped"]["similarities"]
+    assert listed["pouransari2020"]["skipped"] == {}

@@ -145,6 +145,7 @@ def list_papers(*, as_json: bool) -> None:
 
     papers = [find_paper(name) for name in paper_names()]
     seconds = {one.name: {scale: one.seconds(scale) for scale in SCALES} for one in papers}
+    missing = {one.name: one.skipped("quick") for one in papers}
     if as_json:
         rows = [
             {
@@ -154,16 +155,21 @@ def list_papers(*, as_json: bool) -> None:
                 "experiments": {name: experiment.title for name, experiment in one.experiments.items()},
                 "seeds": dict(one.seeds),
                 "seconds": seconds[one.name],
+                "skipped": missing[one.name],
             }
             for one in papers
         ]
         print(json.dumps({"papers": rows}))
         return
     for one in papers:
+        runs = len(missing[one.name]) < len(one.experiments)
         costs = ", ".join(f"{scale} {duration(seconds[one.name][scale])}" for scale in SCALES)
-        print(f"limbeck papers {one.name}    (one core: {costs})\n    {one.title}\n    Claim: {one.claim}")
+        head = f"one core: {costs}" if runs else "its data are missing"
+        print(f"limbeck papers {one.name}    ({head})\n    {one.title}\n    Claim: {one.claim}")
         for name, experiment in one.experiments.items():
             print(f"    {name}: {experiment.title}")
+            if name in missing[one.name]:
+                print(f"        Cannot run yet. {missing[one.name][name]}")
         print()
 
 

@@ -52,6 +52,7 @@ class Claim:
         resolution: As for `Figure`.
         paper: The number of the paper; None if its data differ too much.
         largest: The largest possible number of a seed, which limits the interval: 100 for points, 1 for correlations.
+        lower_is_better: Whether the numbers are differences whose sign was turned, so that positive is better.
     """
 
     sentence: str
@@ -61,6 +62,7 @@ class Claim:
     resolution: float = 0.0
     paper: float | None = None
     largest: float = math.inf
+    lower_is_better: bool = False
 
     @classmethod
     def of_difference(
@@ -88,7 +90,7 @@ class Claim:
 
         words = sentence or f"{arm} over {over}: {figure.title}"
         bounds, unit = (margin, math.inf), _unit_of_difference(figure)
-        return cls(words, values, unit, bounds, figure.resolution, paper, _largest(figure))
+        return cls(words, values, unit, bounds, figure.resolution, paper, _largest(figure), figure.lower_is_better)
 
     @classmethod
     def of_equality(cls, arm: str, other: str, figure: Figure, *, margin: float, sentence: str = "") -> Claim:
@@ -155,6 +157,7 @@ class ClaimResult(NamedTuple):
         values: The number of each seed.
         comparisons: The number of comparisons that the interval is corrected for.
         paper: The number of the paper, or None.
+        lower_is_better: Whether the sign was turned, so that a positive mean says by how much lower, which is better.
     """
 
     claim: str
@@ -168,6 +171,7 @@ class ClaimResult(NamedTuple):
     values: tuple[float, ...] = ()
     comparisons: int = 1
     paper: float | None = None
+    lower_is_better: bool = False
 
     def as_json(self) -> dict[str, Any]:
         """Convert the result to the format of ``--json``: a bound that is not there is None."""
@@ -207,6 +211,7 @@ def judge_claims(claims: Sequence[Claim], column: Column) -> list[ClaimResult]:
 def judge_difference(
     sentence: str, difference: Difference, *, bounds: tuple[float, float] = (0.0, math.inf), unit: str = "points",
     scale: float = 1.0, values: Sequence[float] = (), comparisons: int = 1, paper: float | None = None,
+    lower_is_better: bool = False,
 ) -> ClaimResult:  # fmt: skip
     """Give a claim its word, for a difference that was computed elsewhere, such as one over seeds and test examples.
 
@@ -219,11 +224,12 @@ def judge_difference(
         values: The number of each seed, after scaling.
         comparisons: The number of comparisons that the interval is corrected for.
         paper: The number of the paper.
+        lower_is_better: Whether the sign of the difference was turned.
     """
     low, high = (None if end is None else scale * end for end in (difference.low, difference.high))
     return ClaimResult(
         sentence, choose_word(low, high, bounds), scale * difference.mean, low, high, unit, bounds, difference.pairs,
-        tuple(values), comparisons, paper,
+        tuple(values), comparisons, paper, lower_is_better,
     )  # fmt: skip
 
 
@@ -319,7 +325,7 @@ def _judge(claim: Claim, values: Sequence[float], comparisons: int) -> ClaimResu
     )
     return judge_difference(
         claim.sentence, difference, bounds=claim.bounds, unit=claim.unit, values=values, comparisons=comparisons,
-        paper=claim.paper,
+        paper=claim.paper, lower_is_better=claim.lower_is_better,
     )  # fmt: skip
 
 

@@ -45,6 +45,11 @@ class Paper:
         """A scale with this number of seeds; by default that of the paper."""
         return ExperimentScale(name, tuple(range(self.seeds[name] if seeds is None else seeds)))
 
+    def skipped(self, scale: str) -> dict[str, str]:
+        """The experiments that this machine cannot run at a scale, with the reason: what to put where."""
+        at = self.scale(scale)
+        return {name: reason for name, one in self.experiments.items() if (reason := one.skip(at))}
+
     def seconds(self, scale: str) -> float:
         """Estimate the seconds of all experiments at a scale on one core, without those that would be skipped."""
         at = self.scale(scale)
@@ -165,7 +170,19 @@ def summarize_claims(result: Mapping[str, Any]) -> dict[str, Any]:
 
     The numbers have five digits.
     """
-    keys = ("claim", "word", "mean", "low", "high", "unit", "bounds", "seeds", "comparisons", "paper")
+    keys = (
+        "claim",
+        "word",
+        "mean",
+        "low",
+        "high",
+        "unit",
+        "bounds",
+        "seeds",
+        "comparisons",
+        "paper",
+        "lower_is_better",
+    )
     claims = [
         {"experiment": name, **{key: _round(claim[key]) for key in keys}}
         for name, experiment in result["experiments"].items()

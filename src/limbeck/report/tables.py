@@ -188,6 +188,8 @@ def _fixed(value: float | None, digits: int, *, scale: float = 1.0) -> str:
 
 _HEAD = ("experiment", "paper", "ours", "aim", "")
 _LEFT = ("experiment", "claim", "word", "")
+_FEW_SEEDS = 3
+"""Up to so many seeds, a t-interval is several times as wide as one of five."""
 _CLAIM_HEAD = ("claim", "paper", "ours", "95 % interval", "word")
 
 
@@ -229,6 +231,7 @@ def paper_tables(result: Mapping[str, Any]) -> list[Table]:
         tables[-1].title, tables[-1].title_justify = Text(result.get("claim", "Claims"), style="bold"), "left"
         for claim in claims:
             tables[-1].add_row(*(Text(cell) for cell in claim_cells(claim)))
+        tables[-1].caption, tables[-1].caption_justify = claims_note(claims), "left"
     return tables
 
 
@@ -268,7 +271,7 @@ def paper_markdown(result: Mapping[str, Any]) -> str:
         if plain:
             lines.append("")
         if claims := experiment.get("claims"):
-            lines += [claims_markdown(claims), ""]
+            lines += [claims_markdown(claims), "", claims_note(claims), ""]
     for name, reason in result.get("skipped", {}).items():
         lines += [f"### {name}", "", f"Skipped. {reason}", ""]
     return "\n".join(lines)
@@ -284,6 +287,20 @@ def claims_markdown(claims: Sequence[Mapping[str, Any]]) -> str:
     return "\n".join(lines + [f"| {' | '.join(claim_cells(claim))} |" for claim in claims])
 
 
+def claims_note(claims: Sequence[Mapping[str, Any]]) -> str:
+    """Explain the words and signs of claims in one line, and what makes a wide interval narrow."""
+    note = (
+        "shown: all of the interval is where the claim says; opposite: all of it is elsewhere; not shown: neither. "
+        "A + is the claimed direction."
+    )
+    wide = [claim["seeds"] for claim in claims if claim["word"] == "not shown" and claim["seeds"] <= _FEW_SEEDS]
+    if not wide:
+        return note
+    seeds = f"{min(wide)} seed{'s' if min(wide) > 1 else ''}"
+    why = "gives no interval" if min(wide) == 1 else "give very wide intervals"
+    return f"{note} {seeds} {why}: more seeds narrow them (--seeds 5)."
+
+
 def claim_cells(claim: Mapping[str, Any]) -> tuple[str, str, str, str, str]:
     """Format a claim: its sentence, the number of the paper, ours, the interval, and the word."""
     unit, (least, most) = claim["unit"], claim["bounds"]
@@ -293,7 +310,10 @@ def claim_cells(claim: Mapping[str, Any]) -> tuple[str, str, str, str, str]:
     paper = "-" if claim.get("paper") is None else _signed(claim["paper"], unit)
     low, high = claim["low"], claim["high"]
     interval = "one seed" if low is None else f"{_signed(low, unit)} to {_signed(high, unit)}"
-    return sentence, paper, f"{_signed(claim['mean'], unit)} {unit}", interval, claim["word"]
+    ours = f"{_signed(claim['mean'], unit)} {unit}"
+    if claim.get("lower_is_better"):  # tables of earlier versions do not say it
+        ours += " (lower: better)" if claim["mean"] > 0 else " (higher: worse)" if claim["mean"] < 0 else ""
+    return sentence, paper, ours, interval, claim["word"]
 
 
 def _signed(value: float, unit: str) -> str:
