@@ -14,7 +14,7 @@ from limbeck.engine import distill
 from limbeck.errors import LimbeckError
 from limbeck.losses import LossContext
 from limbeck.methods import make
-from limbeck.methods.relations.crd import ContrastiveMemory, contrast, in_batch_contrast, log_mean_score
+from limbeck.methods.relations.contrast import ContrastiveMemory, contrast, in_batch_contrast, log_mean_score
 from limbeck.recipe import Optimizer
 from methods.planted import Planted
 
