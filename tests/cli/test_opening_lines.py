@@ -79,3 +79,8 @@ def test_a_student_that_a_method_puts_together(tmp_path):
     folder = lb.save(torch.nn.Linear(2, 2), tmp_path / "student", metadata={"ships": "a module", "arm": "mine"})
     opened = opening_code(folder, {"model": "mlp"}, path=str(folder), place=tmp_path)
     assert opened[-1].startswith("student = limbeck.export.open_student(")
+    job = "teacher: {model: mlp}\nstudent: {model: 'my.py:build'}\ndata: digits\nmethod: hinton\n"
+    for text, trusted in ((job, True), (job.replace("my.py:build", "mlp"), False)):
+        (tmp_path / "job.yaml").write_text(text)
+        opened = opening_code(folder, {"model": "mlp"}, path=str(folder), place=tmp_path)
+        assert opened[-1].endswith(", trust=True)") is trusted

@@ -10,7 +10,7 @@ import torch
 import limbeck as lb
 from export_runs import OWN, finished
 from limbeck.errors import LimbeckError
-from limbeck.export import export_run
+from limbeck.export import export_run, open_student
 
 
 def weights(file):
@@ -26,6 +26,9 @@ def test_two_classes_and_a_network_of_the_user(tmp_path):
     found = export_run(run, trust=True, to="onnx")
     assert found.score_after == found.score_before
     assert export_run(run, trust=True, to="folder").parity.max_difference == 0
+    with pytest.raises(LimbeckError, match=r"does not run files .*trust=True"):
+        open_student(run)
+    assert open_student(run, trust=True)
     card = (run / "export" / "folder" / "README.md").read_text()
     assert "from own import build\nstudent = limbeck.load('.', build=lambda: build(classes=2))" in card
     (tmp_path / "own.py").unlink()

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from limbeck.atomic_io import check_no_folder_links
+from limbeck.consent import read_consent
 from limbeck.data import DataSplits, load_data, preprocess_from_dict, silenced
 from limbeck.engine import TrainConfig, build_shipped, make_models
 from limbeck.errors import DataError, LimbeckError, unknown_name_error
@@ -146,30 +147,33 @@ def _student_of(folder: Path, arm: str, result: dict[str, Any]) -> Path:
     return student
 
 
-def open_student(run: str | Path, *, arm: str | None = None) -> nn.Module:
+def open_student(run: str | Path, *, arm: str | None = None, trust: bool = False) -> nn.Module:
     """Load the student of a finished run, also one that a method combines from several modules.
-
-    Python files that the job names are run, as by `limbeck resume`.
 
     Args:
         run: The folder of the run.
         arm: The arm whose student (of the first seed) is loaded; by default the one that the run recommends.
+        trust: Whether Python files that the run's job names (``my.py:build``) may be run to build the student. A run's
+            folder may come from someone else.
 
     Raises:
-        LimbeckError: If the run is not finished, its data are missing, or the student cannot be built again.
+        LimbeckError: If the run is not finished, its data are missing, the student cannot be built again, or a file
+            would have to be run and `trust` is False.
 
     Example:
         >>> # open_student("runs/hinton")
     """
-    done = open_finished(run, arm=arm)
-    return rebuild_student(done, done.data())
+    with read_consent("open_student", trust=trust):
+        done = open_finished(run, arm=arm)
+        return rebuild_student(done, done.data())
 
 
 def rebuild_student(run: FinishedRun, data: DataSplits) -> nn.Module:
     """Build the module that is exported, with its weights, on the CPU in eval mode.
 
     The module that the method's recipe ships is built as the run built it, learned heads included, and gets the weights
-    of the student's folder. Files that the job names (``my.py:build``) are run, as by `limbeck resume`.
+    of the student's folder. Files that the job names (``my.py:build``) are run if the caller's consent allows it (see
+    `limbeck.consent`).
 
     Raises:
         LimbeckError: If it cannot be built again. The message has the lines to type in Python.

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from limbeck.errors import LimbeckError
-from limbeck.job.run_layout import shared_path
+from limbeck.job.config_io import make_job, read_job
+from limbeck.job.run_layout import RunLayout, shared_path
 from limbeck.models import UserFile, loads_without_code, read_config
 
 _WIDTH = 80
@@ -35,13 +36,23 @@ def opening_code(
     metadata = config.get("metadata") or {}
     if metadata.get("ships"):
         arm = f", arm={metadata['arm']!r}" if place is not None and student.parent != place else ""
+        run = place or student.parent
+        trust = ", trust=True" if _names_files(run) else ""
         return [
             "import limbeck",
-            f"student = limbeck.export.open_student({shared_path(place or student.parent)!r}{arm})",
+            f"student = limbeck.export.open_student({shared_path(run)!r}{arm}{trust})",
         ]
     arguments = {key: value for key, value in model.items() if key != "model"}
     imports, build = _builder(str(model.get("model")), arguments, metadata, file)
     return ["import limbeck", *imports, f"student = limbeck.load({path!r}, build={build})"]
+
+
+def _names_files(run: Path) -> bool:
+    """Whether the job of a run names Python files, which `open_student` runs only if it is told to."""
+    try:
+        return make_job(read_job(RunLayout(run).job)).names_files
+    except LimbeckError:
+        return False
 
 
 def unit_statements(student: Path, *, path: str) -> list[str]:
