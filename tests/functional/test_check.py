@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from laws import CLAIMS
-from limbeck.errors import LimbeckError
+from limbeck.errors import ArgumentError, LimbeckError, UnknownNameError
 from limbeck.functional import check_hyper, jensen_shannon, kl_divergence, label_smoothing, skew_kl
 
 PAIRED = {c.kernel.__name__: c.kernel for c in CLAIMS.values() if c.takes("teacher") and len(c.shape) < 3}
@@ -50,6 +50,31 @@ def test_nothing_is_broadcast(k):
 
 
 def test_hyper_parameters_can_be_checked_before_there_are_tensors():
-    check_hyper(temperature=4, mixture=0.0, skew=1.0, smoothing=0.5, centered=True)
+    check_hyper(temperature=4, mixture=0.0, skew=1.0, smoothing=0.5, class_temperature=0.1)
     with pytest.raises(LimbeckError, match="mixture"):
         check_hyper(temperature=4.0, mixture=2.0)
+
+
+@pytest.mark.parametrize("name", ["class_temperature", "student_temperature"])
+def test_a_name_that_ends_in_temperature_is_one_and_is_named(name):
+    with pytest.raises(ArgumentError) as refused:
+        check_hyper(**{name: 0.0})
+    assert refused.value.argument == name
+    assert str(refused.value).startswith(name)
+
+
+@pytest.mark.parametrize("name", ["weight", "centered", "temprature", "temperatures"])
+def test_a_name_without_limits_is_refused(name):
+    with pytest.raises(UnknownNameError, match="check_weight"):
+        check_hyper(**{name: 1.0})
+
+
+def test_a_kernel_names_its_own_temperature():
+    from limbeck.methods.embeddings.listwise_kl import two_temperature_kl
+    from limbeck.methods.logits.mlkd import mlkd
+
+    with pytest.raises(ArgumentError, match="teacher_temperature is"):
+        two_temperature_kl(torch.zeros(2, 3), torch.zeros(2, 3), teacher_temperature=0.0)
+    with pytest.raises(ArgumentError) as refused:
+        mlkd(torch.nn.Linear(2, 2), temperatures=(1.0, 0.0))
+    assert refused.value.argument == "temperatures"

@@ -12,7 +12,7 @@ from typing import Any, Literal, ParamSpec, get_args
 import torch
 from torch import Tensor
 
-from limbeck.errors import ArgumentError, LimbeckError, callable_name
+from limbeck.errors import ArgumentError, LimbeckError, callable_name, unknown_name_error
 
 Per = Literal["example", "position", "output", "pair", "batch"]
 P = ParamSpec("P")
@@ -158,11 +158,12 @@ _COLDEST, _HOTTEST = 1e-39, 1e18
 def check_hyper(**hyper: Any) -> None:
     """Check the hyper-parameters of kernels.
 
-    A temperature is finite and above 0; mixture, skew and smoothing are fractions from 0 to 1. Other names are not
-    checked here.
+    A temperature is finite and above 0: every name that ends in ``temperature``. mixture, skew and smoothing are
+    fractions from 0 to 1.
 
     Raises:
-        LimbeckError: If a value is out of range or not a plain number.
+        ArgumentError: If a value is out of range or not a plain number.
+        UnknownNameError: If it is none of these names: nothing would be checked.
 
     Example:
         >>> check_hyper(temperature=4.0, smoothing=0.1)
@@ -172,7 +173,22 @@ def check_hyper(**hyper: Any) -> None:
         limbeck.errors.ArgumentError: temperature is a finite number above 0; got 0.0. Usual values are 1.0 to 20.0.
     """
     for name, value in hyper.items():
+        if not is_checked(name):
+            raise unknown_name_error(
+                "name in check_hyper()", name, ("temperature", "NAME_temperature", *_FRACTIONS),
+                then="Check other arguments with check_weight, check_share or check_count of limbeck.methods.support.",
+            )  # fmt: skip
         _checked(name, value)
+
+
+def is_checked(name: str) -> bool:
+    """Whether `check_hyper` knows the limits of a hyper-parameter of this name.
+
+    Example:
+        >>> is_checked("student_temperature"), is_checked("weight")
+        (True, False)
+    """
+    return name == "temperature" or name.endswith("_temperature") or name in _FRACTIONS
 
 
 def validates_student(function: Callable[P, Tensor]) -> Callable[P, Tensor]:
@@ -242,8 +258,8 @@ def _mismatch(student: Tensor, teacher: Tensor) -> LimbeckError:
 
 
 def _checked(name: str, value: Any) -> Any:
-    if name == "temperature":
-        hint = "Usual values are 1.0 to 20.0."
+    if name == "temperature" or name.endswith("_temperature"):
+        hint = "Usual values are 1.0 to 20.0." if name == "temperature" else "Type a number such as 1.0."
         number = _number(name, value, "a finite number above 0", hint, lambda v: v > 0)
         bounds = f"a finite number above 0, in float32 from {_COLDEST:g} to {_HOTTEST:g}"
         return _number(name, number, bounds, hint, lambda v: _COLDEST <= v <= _HOTTEST)

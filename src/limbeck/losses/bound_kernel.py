@@ -10,7 +10,7 @@ from torch import Tensor
 
 from limbeck.batch import Progress
 from limbeck.errors import ArgumentError, LimbeckError, nearest, unknown_name_error
-from limbeck.functional import check_hyper
+from limbeck.functional.kernel import check_hyper, is_checked
 from limbeck.schedule import Schedule
 from limbeck.top_k_logits import PartialLogits, default_temperature
 
@@ -47,7 +47,7 @@ class BoundKernel:
             if name not in accepted:
                 raise unknown_name_error(f"hyper-parameter of {self.name}()", name, accepted, argument=name)
         absent = [key for key, required in accepted.items() if required and key not in hyper]
-        check_hyper(**{key: value for key, value in hyper.items() if not isinstance(value, Schedule)})
+        check_hyper(**{k: value for k, value in hyper.items() if is_checked(k) and not isinstance(value, Schedule)})
         if absent:
             raise LimbeckError(f"{self.name}() needs a value for {', '.join(absent)}: Loss(..., {absent[0]}=...).")
 

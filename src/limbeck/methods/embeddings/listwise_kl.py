@@ -55,8 +55,7 @@ def two_temperature_kl(
 
     Source: Izacard and Grave, Distilling Knowledge from Reader to Retriever, 2020, arXiv:2012.04584, equation 4.
     """
-    check_hyper(temperature=student_temperature)
-    check_hyper(temperature=teacher_temperature)
+    check_hyper(student_temperature=student_temperature, teacher_temperature=teacher_temperature)
     value = kl_divergence(student / student_temperature, teacher / teacher_temperature)
     return student_temperature**2 * value
 

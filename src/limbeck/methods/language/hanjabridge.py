@@ -216,8 +216,7 @@ def hanjabridge(
     """
     check_count(size=size)
     check_weight(weight=weight)
-    for temperature in (teacher_temperature, student_temperature):
-        check_hyper(temperature=temperature)
+    check_hyper(teacher_temperature=teacher_temperature, student_temperature=student_temperature)
     task = get_task(task)
     queue = QueueDistillation(
         student_at, at, size=size, teacher_temperature=teacher_temperature, student_temperature=student_temperature

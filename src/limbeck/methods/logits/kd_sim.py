@@ -83,8 +83,7 @@ def class_similarity_kl(
 
     Source: Tang et al., 2020, arXiv:2002.03532, KD-sim.
     """
-    check_hyper(temperature=temperature)
-    check_hyper(temperature=similarity_temperature)
+    check_hyper(temperature=temperature, similarity_temperature=similarity_temperature)
     if len(directions.rows) != student.shape[-1]:
         raise LimbeckError(
             f"The teacher's last layer has rows for {len(directions.rows)} classes, and the student's logits have "

@@ -10,12 +10,12 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from limbeck.errors import ArgumentError
-from limbeck.functional import KernelClaim, check_hyper, kernel, kl_divergence, probabilities
+from limbeck.functional import KernelClaim, kernel, kl_divergence, probabilities
 from limbeck.functional.kernel import validates_pair
 from limbeck.functional.row_blocks import compute_by_rows
 from limbeck.losses import Loss
 from limbeck.methods.card import MethodCard, SearchRange
-from limbeck.methods.support import add_label_loss, check_weight
+from limbeck.methods.support import add_label_loss, check_temperature, check_weight
 from limbeck.recipe import Recipe, Stage
 from limbeck.tasks import Task
 
@@ -218,7 +218,7 @@ def mlkd(
             f"temperatures is a list of numbers above 0; got {temperatures!r}.", argument="temperatures"
         )
     for one in temperatures:
-        check_hyper(temperature=one)
+        check_temperature(temperatures=one)
     task = CARD.get_task(task)
     hyper: dict[str, Any] = {"classes": task.classes_dim, "temperatures": tuple(map(float, temperatures))}
     levels = (several_temperature_kl, batch_gram_distance, class_gram_distance)
