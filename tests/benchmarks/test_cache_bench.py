@@ -16,7 +16,7 @@ from limbeck.data.builtin_datasets import data_folders
 from limbeck.errors import LimbeckError
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_every_figure_that_has_a_bar_is_there(monkeypatch):
     monkeypatch.setattr("benchmarks.cache.FORWARDS", 2)
     monkeypatch.setattr("benchmarks.language_logits.data_folders", lambda folder: [])

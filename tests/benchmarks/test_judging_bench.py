@@ -78,7 +78,7 @@ def test_an_error_is_timed_too_and_all_is_put_back(planted):
     assert vars(caller) == before
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_every_figure_that_has_a_bar_is_there():
     found = bench_judging(scale=SMALL)
     assert set(BARS["judging"]) <= set(found)

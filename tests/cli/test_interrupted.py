@@ -104,8 +104,8 @@ def test_ctrl_c_says_what_is_on_disk(whole, moment):
     ends_as_if_nothing_had_happened(folder, result, out)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("by", [signal.SIGINT, pytest.param(signal.SIGKILL, marks=pytest.mark.soak)])
+@pytest.mark.soak
+@pytest.mark.parametrize("by", [signal.SIGINT, signal.SIGKILL])
 def test_processes_side_by_side_can_be_stopped_too(whole, by):
     folder, result = whole
     out = f"beside-{by.name}"

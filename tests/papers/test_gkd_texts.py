@@ -32,7 +32,7 @@ def run_all(tasks, root):
     return results
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_every_task_of_the_captions_runs(monkeypatch, tmp_path):
     text = [f"A {a} and a {b} near the {c} today." for a in NOUNS for b in NOUNS for c in NOUNS]
     folder = tmp_path / "data" / "multi30k_en_de"

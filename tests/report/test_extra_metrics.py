@@ -73,8 +73,9 @@ def test_what_cannot_be_read_is_reported(folder, name, broken, caplog):
     assert caplog.records[0].exc_info[0].__name__ in text
 
 
+@pytest.mark.parametrize("damages", [3, pytest.param(100, marks=pytest.mark.soak)])
 @pytest.mark.parametrize("name", ["cka", "corruptions", "groups"])
-def test_a_part_that_is_damaged_takes_no_page_away(folder, name):
+def test_a_part_that_is_damaged_takes_no_page_away(folder, name, damages):
     whole = besides()[name]
 
     def places(value, way=()):
@@ -84,7 +85,7 @@ def test_a_part_that_is_damaged_takes_no_page_away(folder, name):
             yield from places(inner, (*way, key))
 
     every = [way for way in places(whole) if way and len(way) < 5]
-    for way in every[:: max(1, len(every) // 12)]:
+    for way in every[:: max(1, len(every) // damages)]:
         found = copy.deepcopy(whole)
         inner = found
         for key in way[:-1]:
