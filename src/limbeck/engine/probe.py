@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from limbeck.batch import IGNORED, LOGITS, Batch, Inputs, Outputs, Progress, Term
 from limbeck.data import Loader
 from limbeck.data.tokenizer import labels_are_inputs
+from limbeck.engine.mask_check import warn_without_mask
 from limbeck.engine.model_checks import MemoryCheck, check_outputs, statistics_watched
 from limbeck.errors import LastBatchError, LimbeckError
 from limbeck.losses import LossContext, Objective, all_reduce_sum, preserved_state, setup_objective
@@ -111,6 +112,7 @@ def probe(
     check_outputs(stage, tapped, few, its, inputs, check_eval=check_eval and not outputs.hidden)
     _check_labels(stage, outputs, batch.labels if dataset is None or dataset.labels is None else dataset.labels)
     _check_copies(stage, outputs, batch, inputs)
+    warn_without_mask(stage, outputs, batch, inputs)
     context = LossContext(
         outputs, teacher_outputs, batch,
         output_layer=_output_layer(tapped.model),

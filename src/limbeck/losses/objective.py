@@ -200,6 +200,7 @@ class LossTerm(Objective, ABC):
         optimizer_options: Options of the optimizer for its own parameters, such as ``{"lr": 0.01}``.
         skip_at_zero: Whether `term` need not be called at steps where the weight is 0: it keeps nothing from one call
             to the next, and draws no random numbers. Reports then hold its mean over the other steps.
+        reads_token_mask: Whether its `term` leaves out the tokens of features where a mask of tokens is False.
     """
 
     name: str
@@ -209,6 +210,7 @@ class LossTerm(Objective, ABC):
     where: str | None = None
     optimizer_options: Mapping[str, Any] = MappingProxyType({})
     skip_at_zero: bool = False
+    reads_token_mask: bool = False
 
     @property
     @abstractmethod

@@ -187,6 +187,7 @@ class AnglePreservation(LossTerm):
     """
 
     per = "batch"
+    reads_token_mask = True
 
     def __init__(
         self, student_at: str, at: str, *, head_weight: float, weight: float, shared: nn.ModuleDict | None = None

@@ -139,6 +139,7 @@ class SubspaceLoss(LossTerm):
     """
 
     per = "batch"
+    reads_token_mask = True
     mean: Tensor
     basis: Tensor
 
