@@ -222,10 +222,18 @@ def unknown_name_error(
     return UnknownNameError(f"Unknown {kind} {name!r}.{hint} {listed}{' ' + then if then else ''}", argument=argument)
 
 
+NUMBERS_TO_PREDICT = """For numbers to predict (task='regression'), type lb.ArrayDataset(X, extra={"targets": y})."""
+"""What to type if labels are the targets of a regression."""
+
+
 def one_hot_labels_error(shape: Iterable[int]) -> DataError:
     """Error for labels that are one-hot or probabilities instead of class indices."""
+    sizes = list(shape)
+    if len(sizes) > 1 and sizes[-1] == 1:
+        return DataError(f"labels of shape {sizes} are numbers, but labels must be class indices. {NUMBERS_TO_PREDICT}")
     return DataError(
-        f"labels of shape {list(shape)} contain one number per class, but labels must be class indices. For one-hot "
+        f"labels of shape {sizes} contain one number per class, but labels must be class indices. For one-hot "
         "labels, type labels.argmax(-1). For probabilities p, use a teacher: lb.ArrayDataset(inputs, extra={'soft': p})"
-        " and teacher=lb.ModelTeacher(nn.Identity(), preprocess=lambda batch: batch.extra['soft'].log())."
+        " and teacher=lb.ModelTeacher(nn.Identity(), preprocess=lambda batch: batch.extra['soft'].log()). "
+        f"{NUMBERS_TO_PREDICT}"
     )

@@ -129,6 +129,8 @@ NAN[3, 1], NAN[4, 0] = np.nan, np.inf
         (lambda: ArrayDataset(IMAGES, extra={"o": np.array([None] * 10)}), "Python objects"),
         (lambda: ArrayDataset(IMAGES, extra={"o": "abcdefghij"}), "is a str"),
         (lambda: ArrayDataset(IMAGES, LABELS + 0.5), "row 0 has 0.5"),
+        (lambda: ArrayDataset(IMAGES, LABELS + 0.5), r'extra=\{"targets": y\}'),
+        (lambda: ArrayDataset(IMAGES, (LABELS + 0.5)[:, None]), r'shape \[10, 1\].*extra=\{"targets": y\}'),
         (lambda: ArrayDataset(IMAGES, LABELS * float("nan")), "row 0 has nan"),
         (lambda: ArrayDataset(IMAGES, LABELS - 1), "row 0 has -1"),
         (lambda: ArrayDataset(IMAGES, LABELS, class_names=["a", "b"]), "at most 1, but row 2 has 2"),

@@ -15,6 +15,7 @@ from limbeck.functional.kernel_claim import INVARIANCES
 from limbeck.losses import Loss
 from limbeck.testing import LAWS, LawError, check_kernel
 from limbeck.testing.invariance import TRANSFORMATIONS
+from limbeck.testing.kernel_inputs import check_finite, check_one_sided
 
 
 @pytest.mark.parametrize("law", LAWS, ids=lambda law: law.__name__)
@@ -255,3 +256,24 @@ def test_check_kernel_names_hyper_parameters_and_the_value_that_is_expected():
         AssertionError, match=r"(?s)^first_class\(scale=2\.0\): .*classes are permuted: \[.*\], where \[.* is expected"
     ):
         check_kernel(first_class, hyper={"scale": 2.0})
+
+
+@kernel(per="position")
+def weighted_gap(student, teacher):
+    p, log_q = teacher.softmax(-1), student.log_softmax(-1)
+    return -(p * log_q).sum(-1)
+
+
+def test_a_class_that_is_masked_on_one_side_must_not_give_nan():
+    with pytest.raises(LawError, match=r"-inf in the teacher alone|-inf in the student alone"):
+        check_one_sided(KernelClaim(weighted_gap))
+
+
+@kernel(per="position")
+def squared_logits(student, teacher):
+    return (student.square() - teacher.square()).square().mean(-1)
+
+
+def test_the_message_about_huge_logits_says_what_to_type():
+    with pytest.raises(LawError, match=r"KernelClaim\(\.\.\., largest=1e\+15\)"):
+        check_finite(KernelClaim(squared_logits))

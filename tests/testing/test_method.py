@@ -190,7 +190,7 @@ def test_a_function_passes_without_a_card():
         (undescribed, "is resumed with another weight"),
         (split_dependent, "accumulate=2 changes weights"),
         (unsavable, "can be saved and loaded"),
-        (lenient, "accepts share=nan"),
+        (lenient, r"accepts share=nan; call check_weight\(share=share\)"),
         (always_one, r"epochs=7 gives stages of \[1\] epochs"),
         (infinite, "not finite|infinite"),
     ],

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from limbeck.batch import IGNORED, Batch, count_rows, input_rows, sequence_like
 from limbeck.data.dataset import Dataset, chunks, hash_columns
-from limbeck.errors import DataError, one_hot_labels_error
+from limbeck.errors import NUMBERS_TO_PREDICT, DataError, one_hot_labels_error
 
 
 @final
@@ -222,7 +222,8 @@ def labels_from(array: Any, *, classes: tuple[str, ...] | None) -> Tensor:
         if bool(wrong.any()) and labels.ndim > 1:
             raise one_hot_labels_error(labels.shape)
         if bool(wrong.any()):
-            raise DataError(f"labels must be class indices (whole numbers), but {_format_first(labels, wrong)}.")
+            row = _format_first(labels, wrong)
+            raise DataError(f"labels must be class indices (whole numbers), but {row}. {NUMBERS_TO_PREDICT}")
     elif labels.is_complex():
         raise DataError("labels must be class indices (whole numbers); these are complex numbers.")
     labels = labels.to(torch.int64)

@@ -23,6 +23,7 @@ from limbeck.testing.kernel_inputs import (
     check_half,
     check_mask,
     check_masked_columns,
+    check_one_sided,
     format_values,
     mask_sample,
     require_close,
@@ -47,6 +48,7 @@ def check_kernel(kernel: Callable[..., Tensor] | KernelClaim, **claim: Any) -> N
     * Values and gradients are finite for huge logits, masked columns, masked rows, two classes and one example.
     * A batch of no examples has no values, or the value 0 if it is compared as a whole.
     * Inputs in float16 and bfloat16 give the value and gradient of float64, up to the rounding of the inputs.
+    * A class that is -inf in the student or the teacher alone gives no NaN.
     * A masked column is equivalent to no column, and a `mask` to leaving out what it masks.
     * The gradient is the derivative of the value, except with `stop_gradient`.
     * Each of `invariances` changes nothing.
@@ -216,6 +218,7 @@ LAWS: tuple[Callable[[KernelClaim], None], ...] = (
     check_empty,
     check_half,
     check_masked_columns,
+    check_one_sided,
     check_mask,
     check_gradient,
     check_equality,

@@ -12,6 +12,8 @@ from limbeck.testing.law import require
 
 OF = "kernels"
 _INF = float("inf")
+_SQUARABLE = 1e15
+"""A size of logits whose squares, and sums of these, fit into float32."""
 
 
 def check_finite(claim: KernelClaim) -> None:
@@ -31,6 +33,25 @@ def check_finite(claim: KernelClaim) -> None:
         if claim.per == "position":
             broken = f"rows of nothing but -inf in both give {format_values(value[:2])}, not 0"
             require_kernel(bool((value[:2] == 0).all()), broken)
+
+
+def check_one_sided(claim: KernelClaim) -> None:
+    """A class that is -inf in the student or the teacher alone gives no NaN; infinite values are allowed."""
+    if not claim.logits:
+        return
+    for who, names in (("student", claim.student), ("teacher", claim.teacher)):
+        sample = claim.sample(4)
+        spoiled = {name: tensor.clone() for name, tensor in sample.items()}
+        for name in set(names) & set(claim.outputs):
+            spoiled[name][..., -1] = -_INF
+        if "labels" in spoiled:  # the label itself is a class that exists
+            spoiled["labels"][:] = 0
+        value, slopes = _value_and_gradient(claim, spoiled)
+        where = f"a class that is -inf in the {who} alone"
+        require_kernel(not value.isnan().any(), f"its value for {where} is {format_values(value)}, and must not be NaN")
+        for name, slope in slopes.items():
+            broken = f"its gradient in the {name} for {where} is {format_values(slope)}, and must not be NaN"
+            require_kernel(not slope.isnan().any(), broken)
 
 
 def check_masked_columns(claim: KernelClaim) -> None:
@@ -152,11 +173,21 @@ def _value_and_gradient(claim: KernelClaim, sample: Mapping[str, Tensor]) -> tup
 
 def _finite(claim: KernelClaim, sample: Mapping[str, Tensor], where: str) -> Tensor:
     value, slopes = _value_and_gradient(claim, sample)
-    require_kernel(bool(value.isfinite().all()), f"its value for {where} is {format_values(value)}, and must be finite")
+    hint = _largest_hint(claim, where)
+    broken = f"its value for {where} is {format_values(value)}, and must be finite{hint}"
+    require_kernel(bool(value.isfinite().all()), broken)
     for name, slope in slopes.items():
-        message = f"its gradient in the {name} for {where} is {format_values(slope)}, and must be finite"
+        message = f"its gradient in the {name} for {where} is {format_values(slope)}, and must be finite{hint}"
         require_kernel(bool(slope.isfinite().all()), message)
     return value
+
+
+def _largest_hint(claim: KernelClaim, where: str) -> str:
+    """What to type if squares overflow float32."""
+    huge = where.endswith((f"logits of {claim.largest:g}", f"logits of {-claim.largest:g}"))
+    if not huge or claim.largest <= _SQUARABLE:
+        return ""
+    return f"; if the formula squares logits, type KernelClaim(..., largest={_SQUARABLE:g})"
 
 
 def require_close(value: Tensor, expected: Tensor, broken: str, *, tolerance: float = 1e-5) -> None:

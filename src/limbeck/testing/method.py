@@ -14,6 +14,7 @@ from typing import Any
 from torch import nn
 
 from limbeck.errors import ArgumentError, LimbeckError
+from limbeck.functional.kernel import is_checked
 from limbeck.methods import MethodCall, MethodCard, method
 from limbeck.testing.law import check_laws, require
 from limbeck.testing.method_runs import COSTLY_LAWS, METHOD_LAWS, OF, MethodCheck
@@ -137,4 +138,10 @@ def check_arguments(call: MethodCall, settings: Mapping[str, Any]) -> None:
                 call(**teacher, **{**settings, name: math.nan})
             except LimbeckError:
                 continue
-            require(False, f"it accepts {name}=nan; raise an ArgumentError when it is built", of=OF)
+            call_of, place = ("check_hyper", "functional") if is_checked(name) else ("check_weight", "methods.support")
+            hint = f"call {call_of}({name}={name})"
+            require(
+                False,
+                f"it accepts {name}=nan; {hint} of limbeck.{place} when it is built, or raise an ArgumentError",
+                of=OF,
+            )

@@ -57,7 +57,9 @@ def transformed_teacher_kl(
     if not weighted:
         return value
     powers = (exponent * guarded_log_softmax(teacher, 1.0)).exp().masked_fill(teacher == -torch.inf, 0.0)
-    return powers.sum(-1) * value
+    weight = powers.sum(-1)
+    # The slope of the weight is the value: where it is infinite, it would make the gradient NaN.
+    return torch.where(value.isinf(), weight.detach(), weight) * value
 
 
 CARD = MethodCard(

@@ -94,7 +94,9 @@ def rest_kl(
     # If the teacher gives the rest probability 0, its distribution there is undefined, and 0 * inf would be NaN.
     silent = (share == 0).unsqueeze(-1)
     own = student[..., rest].masked_fill(silent, 0.0)
-    return share * kl_divergence(own, teacher[..., rest].masked_fill(silent, 0.0))
+    value = kl_divergence(own, teacher[..., rest].masked_fill(silent, 0.0))
+    # The slope of the share is the value: where it is infinite, it would make the gradient NaN.
+    return torch.where(value.isinf(), share.detach(), share) * value
 
 
 def _mask(logits: Tensor, special: Sequence[int]) -> Tensor:
