@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -67,3 +68,16 @@ def test_a_name_that_is_no_python_name_is_refused(tmp_path, name):
 def test_an_unknown_family_gets_the_nearest_name(tmp_path):
     with pytest.raises(UnknownNameError, match="features"):
         write_skeleton("own", family="feature", folder=tmp_path)
+
+
+def test_the_name_of_a_family_is_no_method(tmp_path):
+    with pytest.raises(ArgumentError, match="family") as refused:
+        write_skeleton("relations", family="relations", folder=tmp_path)
+    assert refused.value.argument == "name"
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_card_has_all_authors():
+    with pytest.raises(ArgumentError) as refused:
+        replace(method("hinton").card, authors="Hinton et al.")
+    assert refused.value.argument == "authors"

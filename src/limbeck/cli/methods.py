@@ -77,8 +77,8 @@ def create_method(name: str, family: str) -> None:
     else:
         print(
             "\nReplace the kernel, the card and the docstrings, and write the sections of the page. Then:\n"
-            f"  python -m pytest tests/methods -k {name}\n"
-            "  make docs  # writes the generated parts of the page\n"
+            f"  python -m pytest tests/methods -k {name}  # all tests whose name contains {name}\n"
+            "  make docs  # writes the generated parts of the pages: commit all that it changed\n"
             "CONTRIBUTING.md says more."
         )
 

@@ -113,6 +113,11 @@ class MethodCard:
     def __post_init__(self) -> None:
         if self.labels not in _LABELS:
             raise unknown_name_error("labels on a card", self.labels, _LABELS)
+        if re.search(r"\bet al\b", self.authors):
+            raise ArgumentError(
+                f"A card has the last names of all authors, such as 'First, Second and Third'; got {self.authors!r}. "
+                "The tables shorten it.", argument="authors",
+            )  # fmt: skip
 
     def get_task(self, task: str | Task) -> Task:
         """The task, if the method can learn it.

@@ -36,7 +36,7 @@ from limbeck.recipe import Recipe, Stage
 CARD = MethodCard(
     name="{name}",
     title="Title of the paper",
-    authors="Authors of the paper",
+    authors="First, Second and Third",
     year=2026,
     arxiv=None,
     venue="Conference or journal",
@@ -164,13 +164,17 @@ def write_skeleton(name: str, *, family: str = "logits", folder: str | Path = ".
         The new files.
 
     Raises:
-        ArgumentError: If the name is no Python name in lower case.
+        ArgumentError: If the name is no Python name in lower case, or that of a family.
         UnknownNameError: If there is no such family.
         LimbeckError: If a file exists, or `folder` is a file.
     """
     if not name.isidentifier() or name != name.lower() or keyword.iskeyword(name):
         raise ArgumentError(
             f"The name of a method is a Python name in lower case, such as relational; got {name!r}.", argument="name"
+        )
+    if name in FAMILIES:
+        raise ArgumentError(
+            f"{name!r} is a family of methods. Choose another name, such as {name}_kd.", argument="name"
         )
     if family not in FAMILIES:
         raise unknown_name_error("family", family, FAMILIES, argument="family")

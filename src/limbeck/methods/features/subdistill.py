@@ -96,7 +96,7 @@ def centered_code_error(
 CARD = MethodCard(
     name="subdistill",
     title="Distilling Lightweight Domain Experts from Large ML Models by Identifying Relevant Subspaces",
-    authors="Chormai et al.",
+    authors="Chormai, Hashemi, Müller and Montavon",
     year=2026,
     arxiv="2601.05913",
     venue="arXiv preprint",
