@@ -101,7 +101,7 @@ def test_with_memories_it_is_the_formula_in_both_directions(normalize):
     loss = memory(normalize=normalize)
     loss.after_step(*step(seed=5), Progress())  # now the classes of four rows are known
     ours, theirs, batch = step(seed=7)
-    mine, its = unit(loss.ours(ours["a"])), unit(loss.theirs(theirs["b"].mean((2, 3))))
+    mine, its = unit(loss.student_projection(ours["a"])), unit(loss.teacher_projection(theirs["b"].mean((2, 3))))
     rows, known = [1, 3, 2, 6], {1: 0, 3: 1, 2: 0, 6: 1}
     total = 0.0
     for anchors, bank in ((mine, loss.teacher_memory), (its, loss.student_memory)):
@@ -123,7 +123,7 @@ def test_a_step_moves_the_rows_of_its_examples_and_no_others():
     before = loss.teacher_memory.clone()
     ours, theirs, batch = step(mask=torch.tensor([True, True, False, True]))
     loss.after_step(ours, theirs, batch, Progress())
-    new = unit(loss.theirs(theirs["b"].mean((2, 3)))).detach()
+    new = unit(loss.teacher_projection(theirs["b"].mean((2, 3)))).detach()
     expected = before.clone()
     for position, row in ((0, 1), (1, 3), (3, 6)):
         expected[row] = unit((0.25 * before[row] + 0.75 * new[position])[None])[0]

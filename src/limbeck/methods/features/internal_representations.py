@@ -10,7 +10,7 @@ from limbeck.functional import KernelClaim, Projector, attention_kl, check_hyper
 from limbeck.losses import Loss, Objective
 from limbeck.methods.card import MethodCard, SearchRange
 from limbeck.methods.features.layers import add_weighted
-from limbeck.methods.features.transformer_layers import Layout, find_layer_pairs, get_addresses
+from limbeck.methods.features.transformer_layers import Layout, find_layer_pairs, get_layouts
 from limbeck.methods.support import check_share, check_weight
 from limbeck.recipe import Recipe, Stage
 from limbeck.tasks import Task
@@ -113,22 +113,27 @@ def internal_representations(
     check_weight(attention_weight=attention_weight, token_weight=token_weight)
     if schedule not in _SCHEDULES:
         raise unknown_name_error("schedule", schedule, _SCHEDULES, argument="schedule")
-    its = get_addresses(addresses)
-    mine = its if student_addresses is None else get_addresses(student_addresses)
+    student_layout, teacher_layout = get_layouts(student_addresses, addresses)
     losses: list[Objective] = []
     for ours, theirs in find_layer_pairs(layer_map, student_layers, teacher_layers):
         parts: list[Objective] = []
         if attention_weight:  # at 0 the models need not return attention maps
             maps = Loss(
-                attention_kl, student=mine.at("attention", ours), teacher=its.at("attention", theirs),
+                attention_kl,
+                student=student_layout.at("attention", ours),
+                teacher=teacher_layout.at("attention", theirs),
                 name=f"attention {ours}",
-            )  # fmt: skip
+            )
             parts.append(attention_weight * maps)
         if token_weight:
             tokens = Loss(
-                class_token_distance, student=mine.at("layer", ours), teacher=its.at("layer", theirs),
-                head=Projector(skip_equal=True), token=token, name=f"class token {ours}",
-            )  # fmt: skip
+                class_token_distance,
+                student=student_layout.at("layer", ours),
+                teacher=teacher_layout.at("layer", theirs),
+                head=Projector(skip_equal=True),
+                token=token,
+                name=f"class token {ours}",
+            )
             parts.append(token_weight * tokens)
         losses.append(add_weighted(parts, weights="attention_weight and token_weight"))
     length = epochs if layer_epochs is None else layer_epochs

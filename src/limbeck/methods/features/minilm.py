@@ -10,7 +10,7 @@ from limbeck.functional import KernelClaim, check_hyper, relation_kl
 from limbeck.losses import Loss, Objective
 from limbeck.methods.card import MethodCard, SearchRange
 from limbeck.methods.features.layers import add_weighted
-from limbeck.methods.features.transformer_layers import Layout, get_addresses, pair_addresses
+from limbeck.methods.features.transformer_layers import Layout, get_layouts, pair_addresses
 from limbeck.methods.support import check_count, check_weight
 from limbeck.recipe import Recipe, Stage
 from limbeck.tasks import Task
@@ -130,13 +130,12 @@ def minilm(
         raise ArgumentError(
             f"teacher_layer is a layer of the teacher, 0 to {teacher_layers - 1}; got {at!r}.", argument="teacher_layer"
         )
-    its = get_addresses(addresses)
-    mine = its if student_addresses is None else get_addresses(student_addresses)
+    student_layout, teacher_layout = get_layouts(student_addresses, addresses)
     terms: list[Objective] = []
     chosen = _check_relations(relations)
     for relation in chosen if weight else []:
         first, second = relation.split("-")
-        places = pair_addresses(mine, its, first, second, student_layers - 1, at)
+        places = pair_addresses(student_layout, teacher_layout, first, second, student_layers - 1, at)
         terms.append(weight * Loss(relation_kl, **places, heads=heads, name=relation))
     if soft_weight:
         terms.append(soft_weight * task.distillation_loss(temperature=temperature))

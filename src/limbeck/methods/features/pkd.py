@@ -10,7 +10,7 @@ from limbeck.functional import KernelClaim, Projector, check_hyper, class_token_
 from limbeck.losses import Loss, Objective
 from limbeck.methods.card import MethodCard, SearchRange
 from limbeck.methods.features.layers import add_weighted
-from limbeck.methods.features.transformer_layers import Layout, find_layer_pairs, get_addresses
+from limbeck.methods.features.transformer_layers import Layout, find_layer_pairs, get_layouts
 from limbeck.methods.support import check_share, check_weight
 from limbeck.recipe import Recipe, Stage
 from limbeck.tasks import Task
@@ -106,8 +106,7 @@ def pkd(
     check_hyper(temperature=temperature)
     check_share(soft_weight=soft_weight)
     check_weight(weight=weight)
-    its = get_addresses(addresses)
-    mine = its if student_addresses is None else get_addresses(student_addresses)
+    student_layout, teacher_layout = get_layouts(student_addresses, addresses)
     pairs = find_layer_pairs(layer_map, student_layers, teacher_layers)
     if isinstance(layer_map, str):
         if student_layers < 2:
@@ -124,7 +123,7 @@ def pkd(
         terms.append((1 - soft_weight) * task.supervised_loss())
     for ours, theirs in pairs if weight else []:
         patient = Loss(
-            class_token_distance, student=mine.at("layer", ours), teacher=its.at("layer", theirs),
+            class_token_distance, student=student_layout.at("layer", ours), teacher=teacher_layout.at("layer", theirs),
             head=Projector(skip_equal=True), token=token, name=f"class token {ours}",
         )  # fmt: skip
         terms.append(2 * weight * patient)  # the kernel is half the squared distance

@@ -8,7 +8,7 @@ from typing import Any
 from limbeck.functional import Projector, attention_kl, check_hyper, state_squared_error
 from limbeck.losses import Loss, Objective
 from limbeck.methods.card import MethodCard, SearchRange
-from limbeck.methods.features.transformer_layers import Layout, find_layer_pairs, get_addresses
+from limbeck.methods.features.transformer_layers import Layout, find_layer_pairs, get_layouts
 from limbeck.methods.support import check_share, check_weight
 from limbeck.recipe import Recipe, Stage
 from limbeck.tasks import Task
@@ -97,14 +97,16 @@ def qat_attention(
     check_hyper(temperature=temperature)
     check_share(gamma=gamma)
     check_weight(hidden_weight=hidden_weight)
-    its = get_addresses(addresses)
-    mine = its if student_addresses is None else get_addresses(student_addresses)
+    student_layout, teacher_layout = get_layouts(student_addresses, addresses)
 
     def states(place: str, name: str, ours: int = 0, theirs: int = 0) -> Loss:
         return Loss(
-            state_squared_error, student=mine.at(place, ours), teacher=its.at(place, theirs),
-            head=Projector(skip_equal=True), name=name,
-        )  # fmt: skip
+            state_squared_error,
+            student=student_layout.at(place, ours),
+            teacher=teacher_layout.at(place, theirs),
+            head=Projector(skip_equal=True),
+            name=name,
+        )
 
     objective: Objective = task.distillation_loss(temperature=temperature)
     if hidden_weight:
@@ -114,9 +116,11 @@ def qat_attention(
             objective = objective + hidden_weight * states("layer", f"hidden {ours}", ours, theirs)
         if gamma:  # at 0 the models need not return attention maps
             maps = Loss(
-                attention_kl, student=mine.at("attention", ours), teacher=its.at("attention", theirs),
+                attention_kl,
+                student=student_layout.at("attention", ours),
+                teacher=teacher_layout.at("attention", theirs),
                 name=f"attention map {ours}",
-            )  # fmt: skip
+            )
             objective = objective + gamma * maps
         if gamma < 1:
             objective = objective + (1 - gamma) * states("attention_output", f"attention output {ours}", ours, theirs)

@@ -9,7 +9,7 @@ from limbeck.functional import KernelClaim, Projector, attention_score_error, ch
 from limbeck.losses import Loss, Objective
 from limbeck.methods.card import MethodCard, SearchRange
 from limbeck.methods.features.layers import add_weighted
-from limbeck.methods.features.transformer_layers import Layout, find_layer_pairs, get_addresses, pair_addresses
+from limbeck.methods.features.transformer_layers import Layout, find_layer_pairs, get_layouts, pair_addresses
 from limbeck.methods.support import check_count, check_weight
 from limbeck.recipe import Recipe, Stage
 from limbeck.tasks import Task
@@ -118,27 +118,34 @@ def tinybert(
     check_hyper(temperature=temperature)
     check_count(heads=heads)
     check_weight(embedding_weight=embedding_weight, hidden_weight=hidden_weight, attention_weight=attention_weight)
-    its = get_addresses(addresses)
-    mine = its if student_addresses is None else get_addresses(student_addresses)
+    student_layout, teacher_layout = get_layouts(student_addresses, addresses)
     terms: list[Objective] = []
     if embedding_weight:
         embeddings = Loss(
-            state_squared_error, student=mine.at("embeddings"), teacher=its.at("embeddings"), head=Projector(),
+            state_squared_error,
+            student=student_layout.at("embeddings"),
+            teacher=teacher_layout.at("embeddings"),
+            head=Projector(),
             name="embeddings",
-        )  # fmt: skip
+        )
         terms.append(embedding_weight * embeddings)
     for ours, theirs in find_layer_pairs(layer_map, student_layers, teacher_layers):
         if hidden_weight:
             hidden = Loss(
-                state_squared_error, student=mine.at("layer", ours), teacher=its.at("layer", theirs), head=Projector(),
+                state_squared_error,
+                student=student_layout.at("layer", ours),
+                teacher=teacher_layout.at("layer", theirs),
+                head=Projector(),
                 name=f"hidden {ours}",
-            )  # fmt: skip
+            )
             terms.append(hidden_weight * hidden)
         if attention_weight:
             scores = Loss(
-                attention_score_error, **pair_addresses(mine, its, "query", "key", ours, theirs), heads=heads,
+                attention_score_error,
+                **pair_addresses(student_layout, teacher_layout, "query", "key", ours, theirs),
+                heads=heads,
                 name=f"attention {ours}",
-            )  # fmt: skip
+            )
             terms.append(attention_weight * scores)
     layers = add_weighted(terms, weights="embedding_weight, hidden_weight and attention_weight")
     return Recipe(

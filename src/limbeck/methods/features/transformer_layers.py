@@ -122,6 +122,24 @@ def get_addresses(layout: Layout) -> TransformerAddresses:
     return TransformerAddresses(**layout)
 
 
+def get_layouts(
+    student_addresses: Layout | None, addresses: Layout
+) -> tuple[TransformerAddresses, TransformerAddresses]:
+    """The addresses in the student, by default those in the teacher, and the addresses in the teacher.
+
+    Raises:
+        UnknownNameError: If there is no such layout, or no such field.
+        ArgumentError: If one is neither, or the address of a layer has no place for its number.
+
+    Example:
+        >>> student, teacher = get_layouts("distilbert", "bert")
+        >>> student == LAYOUTS["distilbert"], teacher == LAYOUTS["bert"]
+        (True, True)
+    """
+    teacher = get_addresses(addresses)
+    return (teacher if student_addresses is None else get_addresses(student_addresses)), teacher
+
+
 def uniform_layer_map(student_layers: int, teacher_layers: int) -> list[tuple[int, int]]:
     """Pairs (student's layer, teacher's layer), from 0, at equal distances; the last layers are a pair.
 

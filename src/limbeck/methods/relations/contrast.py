@@ -118,8 +118,8 @@ class Contrast(LossTerm):
         normalize: Whether scores are compared with their mean over random directions.
     """
 
-    ours: nn.Linear
-    theirs: nn.Linear
+    student_projection: nn.Linear
+    teacher_projection: nn.Linear
 
     def __init__(self, student_at: str, at: str, *, size: int, temperature: float, normalize: bool) -> None:
         super().__init__()
@@ -133,14 +133,14 @@ class Contrast(LossTerm):
             _pool(context.student[self.student_at], context.batch),
             _pool(context.teacher[self.at], context.batch),
         )
-        fitted.ours = nn.Linear(ours.shape[1], self.size, dtype=ours.dtype, device=ours.device)
-        fitted.theirs = nn.Linear(theirs.shape[1], self.size, dtype=theirs.dtype, device=theirs.device)
+        fitted.student_projection = nn.Linear(ours.shape[1], self.size, dtype=ours.dtype, device=ours.device)
+        fitted.teacher_projection = nn.Linear(theirs.shape[1], self.size, dtype=theirs.dtype, device=theirs.device)
         return fitted
 
     def embed(self, student: Outputs, teacher: Outputs, batch: Batch) -> tuple[Tensor, Tensor]:
         """The embeddings of the examples that count, of the student and of the teacher."""
         ours, theirs = _pool(student[self.student_at], batch), _pool(teacher[self.at], batch)
-        return _unit(self.ours(ours[batch.valid])), _unit(self.theirs(theirs[batch.valid]))
+        return _unit(self.student_projection(ours[batch.valid])), _unit(self.teacher_projection(theirs[batch.valid]))
 
     def __repr__(self) -> str:
         return (
@@ -232,12 +232,14 @@ class ContrastiveMemory(Contrast):
         rows = RowIndex(context.ids)
         fitted = super().setup(context)
         assert isinstance(fitted, ContrastiveMemory)  # for the type checker: setup() copies self
-        fitted.rows = rows.to(fitted.ours.weight.device)
+        fitted.rows = rows.to(fitted.student_projection.weight.device)
         draw = torch.Generator().manual_seed(0)
         for name in ("student_memory", "teacher_memory"):
-            start = normalize_rows(torch.randn(len(rows), self.size, generator=draw, dtype=fitted.ours.weight.dtype))
-            fitted.register_buffer(name, start.to(fitted.ours.weight.device))
-        classes = torch.full((len(rows),), IGNORED, device=fitted.ours.weight.device)
+            start = normalize_rows(
+                torch.randn(len(rows), self.size, generator=draw, dtype=fitted.student_projection.weight.dtype)
+            )
+            fitted.register_buffer(name, start.to(fitted.student_projection.weight.device))
+        classes = torch.full((len(rows),), IGNORED, device=fitted.student_projection.weight.device)
         fitted.register_buffer("classes_of_rows", classes)
         return fitted
 
