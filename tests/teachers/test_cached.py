@@ -32,6 +32,21 @@ def test_a_student_of_the_cache_is_the_live_teachers_to_the_bit(tmp_path, augmen
     assert torch.equal(trained(CachedTeacher(None, tmp_path / "s"), make_loader(augment=augment)), live)
 
 
+def test_branches_of_a_stage_share_a_new_cache(tmp_path):
+    def student_after(teacher):
+        torch.manual_seed(3)
+        student = nn.Sequential(nn.Flatten(), nn.Linear(16, 4))
+        parts = [Stage(Loss(kernel), teacher=teacher, epochs=2) for kernel in (kl_divergence, logit_squared_error)]
+        run = distill(student, parts[0] & parts[1], make_loader(), seed=1).finish()
+        return torch.cat([p.detach().flatten() for p in run.student.parameters()])
+
+    net = Counting()
+    live = student_after(net)
+    assert torch.equal(student_after(CachedTeacher(net, tmp_path / "s", encoding="float32")), live)
+    assert len(CacheReader(tmp_path / "s")) == 24
+    assert torch.equal(student_after(CachedTeacher(None, tmp_path / "s")), live)
+
+
 def test_the_teacher_is_called_once_about_each_view(tmp_path):
     net = Counting()
     for student in range(3):  # students in other orders, with other batches

@@ -65,14 +65,15 @@ class CacheSession(TeacherSession):
         location: The location of the cache.
         request: What the stage needs.
         context: What the stage opened the cached teacher for.
+        writing: The locations to which sessions of this cached teacher write; one session a location.
     """
 
     def __init__(
-        self, teacher: Teacher | None, location: Location, request: CacheRequest, context: TeacherContext
-    ) -> None:
-        self._teacher, self._location, self._request = teacher, location, request
-        self._context, self._device = context, context.device
-        self._stack = ExitStack()
+        self, teacher: Teacher | None, location: Location, request: CacheRequest, context: TeacherContext,
+        writing: set[str],
+    ) -> None:  # fmt: skip
+        self._teacher, self._location, self._request, self._writing = teacher, location, request, writing
+        self._context, self._device, self._stack = context, context.device, ExitStack()
         self._teacher_fn: TeacherFn | None = None
         self._writer: CacheWriter | None = None
         self._checked = self._warned = False
@@ -242,17 +243,19 @@ class CacheSession(TeacherSession):
             mask = batch.mask.bool()
             finite = {address: zero_where_masked(tensor, mask) for address, tensor in outputs.items()}
             outputs = Outputs.of({**outputs.partial, **finite})
-        if self._writer is None:
+        if self._writer is None and self._location.name not in self._writing:
             self._open_writer(outputs, counted)
-        new = self._require_store().rows(keys.id, keys.view) < 0
-        new &= ~self._require_writer().holds(keys.id, keys.view)
-        columns = self._require_store().columns
+        # The branches of a stage (`a & b`) have a session each. One of them writes, and the others compute.
+        self._store = CacheReader(self._location) if self._store is None else self._store
+        columns = self._store.columns
         ids, views = torch.from_numpy(keys.id), torch.from_numpy(keys.view)
         records = {
             address: column.encode(_storable(outputs, address), id=ids, view=views, counted=counted)
             for address, column in columns.items()
         }
-        self._append(keys, records, columns, new)
+        if self._writer is not None:
+            new = self._store.rows(keys.id, keys.view) < 0
+            self._append(self._writer, keys, records, new & ~self._writer.holds(keys.id, keys.view))
         return self._to_outputs(
             {a: columns[a].decode_examples(records[a], _array(counted)) for a in self._request.read}
         )
@@ -281,7 +284,7 @@ class CacheSession(TeacherSession):
             outputs[LOGITS] = head.logits(outputs[head.address].float())
         return Outputs.of({address: _storable(outputs, address).to(self._device) for address in requires})
 
-    def _append(self, keys: Keys, records: Records, columns: Mapping[str, Column], new: NDArray[np.bool_]) -> None:
+    def _append(self, writer: CacheWriter, keys: Keys, records: Records, new: NDArray[np.bool_]) -> None:
         """Add new outputs to the cache, each of them once."""
         _, first = np.unique(np.stack([keys.id, keys.view]), axis=1, return_index=True)
         once = np.zeros(len(keys.id), bool)
@@ -290,10 +293,11 @@ class CacheSession(TeacherSession):
         if not new.any():
             return
         each = new if keys.positions is None else new.repeat(keys.positions)
+        columns = self._require_store().columns
         own = {a: rows[each if columns[a].positions is None else new] for a, rows in records.items()}
         counts = None if keys.positions is None else keys.positions[new]
         marks = None if keys.marks is None else keys.marks[new]
-        self._require_writer().append(Keys(keys.id[new], keys.view[new], counts, marks), own)
+        writer.append(Keys(keys.id[new], keys.view[new], counts, marks), own)
 
     def _open_teacher(self, batch: Batch) -> TeacherFn:
         """The teacher's function; the first call opens the teacher."""
@@ -336,6 +340,8 @@ class CacheSession(TeacherSession):
             files |= input_files(self._context.loader)
         context = open_writer(self._location, origin, about=about, files=files, shard_bytes=self._request.shard_bytes)
         self._writer = self._stack.enter_context(context)
+        self._writing.add(self._location.name)
+        self._stack.callback(self._writing.discard, self._location.name)
         self._store, self._tables = CacheReader(self._location), None
         if self._masks != masks:  # another process may have begun it with other ones
             raise self._mismatch(self._store, "set of positions (masks)", ", ".join(self._masks), ", ".join(masks))
@@ -375,11 +381,6 @@ class CacheSession(TeacherSession):
         if self._store is None:
             raise LimbeckError(f"There is no cache at {self._location.name}.")
         return self._store
-
-    def _require_writer(self) -> CacheWriter:
-        if self._writer is None:
-            raise LimbeckError(f"The cache at {self._location.name} is not open for writing.")
-        return self._writer
 
 
 def _storable(outputs: Outputs, address: str) -> Tensor | PartialLogits:

@@ -126,6 +126,7 @@ class CachedTeacher(TeacherWrapper):
         self._addresses = frozenset(addresses)
         self._masks = frozenset(masks)
         self._temperatures = frozenset(float(temperature) for temperature in temperatures)
+        self._writing: set[str] = set()
 
     @property
     def inner(self) -> Teacher | None:
@@ -174,7 +175,7 @@ class CachedTeacher(TeacherWrapper):
             loader.batch_size or 1, _about(loader, description), self.shard_bytes, checks_inputs=not loader.fixed,
             keeps_inputs=self.inputs, masks=tuple(sorted(self._masks)),
         )  # fmt: skip
-        return CacheSession(inner, location, request, context)
+        return CacheSession(inner, location, request, context, self._writing)
 
     def copy_at(self, where: str | os.PathLike[str]) -> CachedTeacher:
         """The same teacher with another cache, such as a part of this one."""
