@@ -112,6 +112,13 @@ def test_rotations_stay_beside_their_labels_and_upright_images_are_marked():
         torch.testing.assert_close(batch.inputs[2 * turns + 1], images[1].rot90(turns, (1, 2)))
 
 
+def test_images_without_channels_are_turned_too():
+    images = torch.arange(18.0).reshape(2, 3, 3)
+    loader = RotatedLoader(ShuffledLoader(ArrayDataset(images, torch.tensor([5, 6])), batch_size=2, shuffle=False))
+    batch = loader.complete(loader.peek())
+    assert torch.equal(batch.inputs.reshape(4, 2, 3, 3)[3], images.rot90(3, (1, 2)))
+
+
 def test_images_that_are_no_squares_are_refused():
     loader = RotatedLoader(ShuffledLoader(ArrayDataset(torch.zeros(4, 6), torch.zeros(4).long()), batch_size=2))
     with pytest.raises(LimbeckError, match="square"):

@@ -67,11 +67,11 @@ class RotatedLoader(LoaderWrapper):
         """
         batch = self.loader.complete(batch, used=used)
         images = batch.inputs
-        if not isinstance(images, Tensor) or images.ndim != 4 or images.shape[2] != images.shape[3]:
+        if not isinstance(images, Tensor) or images.ndim not in (3, 4) or images.shape[-2] != images.shape[-1]:
             shape = tuple(images.shape) if isinstance(images, Tensor) else type(images).__name__
             raise LimbeckError(
-                f"Rotations need square images [batch, channels, size, size]; the inputs are {shape}. Crop the images "
-                "to squares, or choose another method."
+                "Rotations need square images, [batch, channels, size, size] or [batch, size, size]; the inputs are "
+                f"{shape}. Crop the images to squares, or choose another method."
             )
         size, device = batch.size, images.device
         repeated = batch.rows(torch.arange(TURNS * size, device=device) % max(size, 1))
@@ -79,7 +79,7 @@ class RotatedLoader(LoaderWrapper):
         view = turn if repeated.view is None else TURNS * repeated.view + turn
         masks = {**repeated.extra.get("masks", {}), UPRIGHT: (turn == 0) & repeated.valid}
         return repeated._replace(
-            inputs=torch.cat([images.rot90(turns, (2, 3)) for turns in range(TURNS)]),
+            inputs=torch.cat([images.rot90(turns, (-2, -1)) for turns in range(TURNS)]),
             view=view,
             extra={**repeated.extra, "masks": masks},
         )

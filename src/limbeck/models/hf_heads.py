@@ -66,6 +66,8 @@ def override_config(name: str, config: Any, arguments: Mapping[str, Any]) -> Non
     Raises:
         LimbeckError: If there is no such setting; the nearest is named.
     """
+    # The name that transformers' from_config() takes; on the configuration itself it is a private attribute.
+    arguments = {_ATTRIBUTES.get(key, key): value for key, value in arguments.items()}
     for key in arguments:
         if not hasattr(config, key):
             near = nearest(key, config.to_dict())
@@ -83,6 +85,8 @@ def override_config(name: str, config: Any, arguments: Mapping[str, Any]) -> Non
         if key not in arguments and per_layer and key.startswith(("layer", "mlp_layer")):
             setattr(config, key, [value[i % len(value)] for i in range(find_depth(config) or 0)])
 
+
+_ATTRIBUTES = {"attn_implementation": "_attn_implementation"}
 
 _DERIVED: Mapping[str, Callable[[Any], int]] = {
     "num_decoder_layers": lambda config: config.num_layers,

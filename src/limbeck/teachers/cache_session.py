@@ -18,7 +18,6 @@ from limbeck.batch import LOGITS, Batch, Outputs, zero_where_masked
 from limbeck.cache import (
     CacheReader,
     CacheWriter,
-    Column,
     DecodedTable,
     Keys,
     Location,
