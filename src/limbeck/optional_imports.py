@@ -10,7 +10,10 @@ from types import ModuleType
 from limbeck.errors import LimbeckError
 
 # Names on the package index, where they differ from the name that is imported.
-_PACKAGES = {"sklearn": "scikit-learn", "PIL": "Pillow", "kaldi_native_fbank": "kaldi-native-fbank"}
+_PACKAGES = {
+    "sklearn": "scikit-learn", "PIL": "Pillow", "kaldi_native_fbank": "kaldi-native-fbank",
+    "torch_pruning": "torch-pruning",
+}  # fmt: skip
 
 
 class MissingPackageError(LimbeckError, ImportError):

@@ -37,6 +37,7 @@ def test_the_page_s_jobs_are_some(page):
         "data.md",
         "generated-texts.md",
         "models.md",
+        "shrink.md",
         "teachers.md",
         "judge.md",
         "tasks.md",

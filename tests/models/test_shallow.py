@@ -9,7 +9,7 @@ transformers = pytest.importorskip("transformers", reason="transformers is not i
 
 from limbeck.errors import LimbeckError  # noqa: E402
 from limbeck.models import layer_list, open_model, shallow  # noqa: E402
-from limbeck.models.layers import _find_layer_lists  # noqa: E402
+from limbeck.models.layers import find_layer_lists  # noqa: E402
 
 SMALL = {"vocab_size": 50, "hidden_size": 8, "num_hidden_layers": 6, "num_attention_heads": 2, "intermediate_size": 16}
 GPT2 = {"vocab_size": 50, "n_embd": 8, "n_layer": 6, "n_head": 2, "bos_token_id": 1, "eos_token_id": 1}
@@ -84,7 +84,7 @@ def test_language_models_lose_layers_on_both_sides_and_open_again(name, tmp_path
     student, ids = shallow(teacher, 2).eval(), torch.tensor([[3, 4, 5, 6]])
     more = {"decoder_input_ids": ids} if "Conditional" in name else {}
     theirs, mine = teacher.state_dict(), student.state_dict()
-    lists = _find_layer_lists(student)
+    lists = find_layer_lists(student)
     assert [getattr(student.config, setting) for setting in lists.values()] == [2] * (2 if more else 1)
     assert [getattr(teacher.config, setting) for setting in lists.values()] == [4, 2][: len(lists)]
     for path, setting in lists.items():

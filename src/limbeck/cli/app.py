@@ -7,7 +7,21 @@ from typing import Annotated
 import typer
 
 from limbeck.cli.cache import cache
-from limbeck.cli.options import CommandGroup, DataName, Json, Out, PrintJob, Settings, TaskName, TeacherName
+from limbeck.cli.options import (
+    AnyData,
+    AnyTeacher,
+    CommandGroup,
+    DataName,
+    Json,
+    Out,
+    PrintJob,
+    Settings,
+    Shrink,
+    StudentName,
+    TaskName,
+    TeacherName,
+    Track,
+)
 from limbeck.consent import TRUST
 from limbeck.errors import LimbeckError
 
@@ -61,22 +75,12 @@ def demo(
 @app.command()
 def distill(
     job: Annotated[str | None, typer.Argument(help="A job file (YAML). Options override its values.")] = None,
-    teacher: Annotated[
-        str | None,
-        typer.Option(
-            help="resnet20, cnn (--set teacher.widths=[16,32]), my.py:build@WEIGHTS, a folder, hf:NAME, timm:NAME, or "
-            "http://host:8000/v1 for a server that scores texts."
-        ),
-    ] = None,
+    teacher: AnyTeacher = None,
     student: Annotated[
         str | None, typer.Option(help="As for --teacher, for example mlp with --set student.hidden=[64].")
     ] = None,
-    data: Annotated[
-        str | None,
-        typer.Option(
-            help="digits, mnist, cifar10, ..., a .npz, .csv, .parquet, .txt or .jsonl file, or an image folder."
-        ),
-    ] = None,
+    shrink: Shrink = None,
+    data: AnyData = None,
     task: TaskName = None,
     method: Annotated[
         str | None, typer.Option(help="A name from `limbeck methods`, or my.py:function. Default: hinton.")
@@ -84,9 +88,7 @@ def distill(
     seeds: Annotated[
         int | None, typer.Option(min=1, help="Number of runs per arm. A confidence interval needs two or more.")
     ] = None,
-    track: Annotated[
-        str | None, typer.Option(help="Also log metrics to a tracker: tensorboard, or my.py:function.")
-    ] = None,
+    track: Track = None,
     settings: Settings = None,
     out: Out = None,
     print_job: PrintJob = False,
@@ -99,7 +101,7 @@ def distill(
     from limbeck.cli.jobs import job_from_flags, print_job_file, run_distill
 
     flags = {"teacher": teacher, "student": student, "data": data, "method": method, "seeds": seeds, "out": out}
-    flags |= {"track": track, "task": task}
+    flags |= {"track": track, "task": task, "shrink": shrink}
     resolved = job_from_flags(job, flags, settings or [])
     if print_job:
         print_job_file(resolved)
@@ -115,10 +117,8 @@ def compare(
         int | None, typer.Option(min=1, help="Number of runs per arm. Default: 5, or the value in the job file.")
     ] = None,
     teacher: TeacherName = None,
-    student: Annotated[
-        str | None,
-        typer.Option("--student", help="As in `limbeck distill`: resnet20, cnn with --set student.widths=[16,32], ..."),
-    ] = None,
+    student: StudentName = None,
+    shrink: Shrink = None,
     data: DataName = None,
     task: TaskName = None,
     settings: Settings = None,
@@ -127,10 +127,11 @@ def compare(
     as_json: Json = False,
 ) -> None:
     """Compare several methods and all control arms (students without the teacher) over several seeds, with a report."""
-    from limbeck.cli.jobs import comparison, print_job_file, run_compare
+    from limbeck.cli.comparison import comparison, run_compare
+    from limbeck.cli.jobs import print_job_file
 
     flags = {"methods": methods, "teacher": teacher, "student": student, "data": data, "seeds": seeds, "out": out}
-    flags["task"] = task
+    flags |= {"task": task, "shrink": shrink}
     if print_job:
         print_job_file(comparison(job, flags, settings or []))
     else:
@@ -150,10 +151,7 @@ def tune(
     ] = None,
     methods: Annotated[str | None, typer.Option(help="Method names, separated by commas.")] = None,
     teacher: TeacherName = None,
-    student: Annotated[
-        str | None,
-        typer.Option("--student", help="As in `limbeck distill`: resnet20, cnn with --set student.widths=[16,32], ..."),
-    ] = None,
+    student: StudentName = None,
     data: DataName = None,
     task: TaskName = None,
     settings: Settings = None,

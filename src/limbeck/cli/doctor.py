@@ -86,7 +86,8 @@ def _one_line(text: str) -> str:
 
 def _job(path: str | None, flags: Mapping[str, Any], settings: Sequence[str]) -> Job:
     """Make the job as `distill` does or, for several methods, as `compare` does."""
-    from limbeck.cli.jobs import comparison, job_from_flags
+    from limbeck.cli.comparison import comparison
+    from limbeck.cli.jobs import job_from_flags
     from limbeck.job import read_job
 
     several = flags.get("methods") or (path is not None and read_job(path).get("methods"))

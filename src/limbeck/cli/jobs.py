@@ -43,9 +43,14 @@ def job_from_flags(path: str | None, flags: Mapping[str, Any], settings: Sequenc
 
 def requested_job(path: str | None, flags: Mapping[str, Any], settings: Sequence[str]) -> dict[str, Any]:
     """Return the same job as a dictionary that is not validated yet."""
-    from limbeck.job import read_job, with_settings
+    from limbeck.job import read_job, read_shrink_flag, with_settings
 
     job: dict[str, Any] = dict(read_job(path)) if path is not None else {}
+    flags = dict(flags)
+    if (smaller := flags.pop("shrink", None)) is not None:
+        if flags.get("student") is not None:
+            raise LimbeckError(f"--shrink {smaller} makes the student of the teacher: leave out --student.")
+        flags["student"] = read_shrink_flag(smaller)
     if flags.get("methods"):
         job["methods"] = [_method_settings(job, name) for name in flags["methods"]]
         job.pop("method", None)
@@ -309,10 +314,9 @@ def _sentence(verdict: Mapping[str, Any]) -> Text | None:
 
 def opening_lines(run: Path) -> list[str]:
     """Return the Python lines that load a run's student, short enough for a terminal of 80 columns."""
-    from limbeck.job import opening_code, read_job, unit_statements, wrap_statements
+    from limbeck.job import model_to_build, opening_code, read_job, unit_statements, wrap_statements
 
-    student = read_job(RunLayout(run).job).get("student")
-    model = {"model": student} if isinstance(student, str) else student or {}
+    model = model_to_build(read_job(RunLayout(run).job))
     student_path = RunLayout(run).student
     opening = opening_code(student_path, _relative_to_here(model), path=str(student_path), place=run)
     return [*wrap_statements(opening), *unit_statements(student_path, path=str(student_path))]
@@ -354,36 +358,3 @@ def free_folder(stem: str) -> str:
         number += 1
         path = Path(f"{stem}-{number}")
     return str(path)
-
-
-_SEEDS = 5
-
-"""Default number of seeds of a comparison. An interval needs at least two; five detect a gain of one point."""
-
-
-def run_compare(path: str | None, flags: Mapping[str, Any], settings: Sequence[str], *, as_json: bool) -> None:
-    """Run every method and control arm for every seed, and write the report page."""
-    run_distill(comparison(path, flags, settings), as_json=as_json, stem="compare")
-
-
-def comparison(path: str | None, flags: Mapping[str, Any], settings: Sequence[str]) -> Job:
-    """Make the job of a comparison: all arms unless the job file lists them, and five seeds unless it sets a number.
-
-    A method without a teacher, or one whose texts a model writes, has no shuffled teacher.
-    """
-    from limbeck.consent import may_run
-    from limbeck.job import ARMS, make_job
-    from limbeck.methods import method
-    from limbeck.models import UserFile
-
-    request = requested_job(path, {**flags, "methods": named_methods(flags)}, settings)
-    request.setdefault("seeds", _SEEDS)
-    job = make_job(request)
-    check_methods(job)
-    if "arms" in request:
-        return job
-    # `--print-job` must not run the Python file of a method, so that file counts as a method with a teacher.
-    own = UserFile.parse(job.method.name)
-    is_unknown = own is not None and not may_run(own.file)
-    shuffled = is_unknown or (method(job.method.name).has_teacher and not job.method.written_share)
-    return make_job({**request, "arms": [arm for arm in ARMS if shuffled or arm != "shuffled teacher"]})

@@ -24,6 +24,35 @@ TeacherName = Annotated[
     ),
 ]
 
+AnyTeacher = Annotated[
+    str | None,
+    typer.Option(
+        help="resnet20, cnn (--set teacher.widths=[16,32]), my.py:build@WEIGHTS, a folder, hf:NAME, timm:NAME, or "
+        "http://host:8000/v1 for a server that scores texts."
+    ),
+]
+
+AnyData = Annotated[
+    str | None,
+    typer.Option(help="digits, mnist, cifar10, ..., a .npz, .csv, .parquet, .txt or .jsonl file, or an image folder."),
+]
+
+Track = Annotated[str | None, typer.Option(help="Also log metrics to a tracker: tensorboard, or my.py:function.")]
+
+StudentName = Annotated[
+    str | None,
+    typer.Option("--student", help="As in `limbeck distill`: resnet20, cnn with --set student.widths=[16,32], ..."),
+]
+
+Shrink = Annotated[
+    str | None,
+    typer.Option(
+        "--shrink",
+        help="Make the student of the teacher: 4x (four times fewer parameters), 0.25, 25%, or a limit measured on "
+        "this machine: 2ms, 500kB. --set student.by=layers, channels, low_rank or narrow.",
+    ),
+]
+
 TaskName = Annotated[
     str | None,
     typer.Option(

@@ -3,6 +3,7 @@
 from limbeck.compare.arms import ArmRun, Outcome
 from limbeck.compare.experiment import run_job
 from limbeck.compare.run_doctor import checkup
+from limbeck.compare.students import run_students
 from limbeck.compare.trackers import is_rank_zero
 from limbeck.compare.tuning import tune
 from limbeck.judging.verdict import Verdict, compare_with_baseline, compare_with_control
@@ -19,5 +20,6 @@ __all__ = [
     "is_rank_zero",
     "paired_difference",
     "run_job",
+    "run_students",
     "tune",
 ]

@@ -14,6 +14,7 @@ from torch.nn.parameter import is_lazy
 
 from limbeck.batch import Batch
 from limbeck.compare.language import check_positions, compares_texts, read_limit, with_tokenizer
+from limbeck.compare.student_start import first_inputs, init_student
 from limbeck.data import Dataset, DataSplits, ShuffledLoader, load_data, silenced
 from limbeck.engine import TrainConfig
 from limbeck.errors import DataError, LimbeckError, TextTooLongError
@@ -23,10 +24,8 @@ from limbeck.metrics.predictions import rows_at_once
 from limbeck.model_call import call, logits_of
 from limbeck.models import (
     NoModuleError,
-    chosen_layers,
     get_class_names,
     is_student_folder,
-    layer_list,
     match_order,
     name_classes,
     open_model,
@@ -34,12 +33,10 @@ from limbeck.models import (
     read_config,
     reference_names,
     seeded,
-    shallow,
 )
 from limbeck.models.hf_heads import LANGUAGE_MODELING
-from limbeck.models.hub import LibraryModel
 from limbeck.tasks import LanguageModeling, Regression, Segmentation, Task, get_task, task_from_dict
-from limbeck.teachers import ModelTeacher, Teacher
+from limbeck.teachers import Teacher
 
 
 def load_in_order(job: Job) -> tuple[DataSplits, dict[str, Any] | None]:
@@ -108,45 +105,6 @@ def _folder(teacher: TeacherSettings) -> str:
 def is_language(task: Task) -> bool:
     """Whether a task is about tokens of texts."""
     return isinstance(task, LanguageModeling)
-
-
-def init_student(student: ModelSettings, teacher: Teacher | None, *, seed: int) -> nn.Module:
-    """Build a student from layers of the teacher, with the teacher's present weights.
-
-    `seed` is for new parts (``head: false``).
-
-    Raises:
-        LimbeckError: If the teacher is not a single model of transformers with removable layers.
-    """
-    if not isinstance(teacher, ModelTeacher):
-        raise LimbeckError("student: shallow takes layers of its teacher, and there is no teacher that is one model.")
-    try:
-        with seeded(seed):
-            student_model: nn.Module = shallow(teacher.model, **student.arguments)
-    except LimbeckError as error:
-        raise add_flag_hint(error, "student") from error
-    return student_model
-
-
-def describe_layers(job: Job, teacher: Teacher) -> str | None:
-    """A sentence about trained weights at the start of all arms' students.
-
-    None for random weights.
-    """
-    library = LibraryModel.parse(job.student.model)
-    if library is not None and library.weights is None and job.student.arguments.get("pretrained", True):
-        return (
-            f"Student: every arm starts with the trained weights of {library} (student.pretrained=false for new ones)."
-        )
-    if not job.student.is_shallow or not isinstance(teacher, ModelTeacher):
-        return None
-    arguments: dict[str, Any] = job.student.arguments
-    _, depth = layer_list(teacher.model)
-    indices = chosen_layers(arguments["layers"], depth)
-    new = [part for part in ("embeddings", "head") if not arguments.get(part, True)]
-    untrained = f"; new: {' and '.join(new)}" if new else ""
-    listed = ", ".join(map(str, indices))
-    return f"Student: layers {listed} of the teacher's {depth} (from 0) at the start of every arm{untrained}."
 
 
 class ComparisonData(NamedTuple):
@@ -271,8 +229,8 @@ def make_student(job: Job, material: ComparisonData, *, seed: int, teacher: Teac
     Raises:
         LimbeckError: If it cannot be built, or the teacher has no layers to start from.
     """
-    if job.student.is_shallow:
-        student = init_student(job.student, teacher, seed=seed)
+    if job.student.starts_from_teacher:
+        student = init_student(job.student, teacher, first_inputs(material), seed=seed)
     else:
         student = new_model(job.student, material, seed=seed, who="student")
     return name_classes(student, material.data.class_names)

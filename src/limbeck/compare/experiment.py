@@ -23,9 +23,9 @@ from limbeck.compare.changed_job import Changes, changed_job, remove_outdated
 from limbeck.compare.comparison_data import (
     ComparisonData,
     arms_of_task,
-    describe_layers,
     is_language,
     load_comparison_data,
+    make_student,
     summary_lines,
     why_no_smoothing,
 )
@@ -48,6 +48,7 @@ from limbeck.compare.run_storage import (
     with_scores,
 )
 from limbeck.compare.served_teacher import describe_served, name_served
+from limbeck.compare.student_start import describe_start, resolve_limit
 from limbeck.compare.suggestions import JudgedRun, suggest
 from limbeck.compare.teacher import ask, open_teacher, steps_taken, train_teacher
 from limbeck.compare.teacher_cache import check_store, fill_job_cache, measure_listed_entropy
@@ -131,7 +132,7 @@ def _open(job: Job, tell: Callback, out: Path | None) -> _OpenJob:
         job = without
         tell(Message(f"Without the arm 'label smoothing': {why_no_smoothing(job, material.task)}."))
     teacher, models = open_teacher(job, material)
-    job = name_served(job, teacher)
+    job = resolve_limit(name_served(job, teacher), teacher, material, tell)
     if (vocabulary := describe_vocabulary(teacher, material.train)) is not None:
         tell(Message(vocabulary))
     dry_run(job, material, teacher, models)
@@ -173,8 +174,9 @@ def _train_and_judge(run: _OpenJob, *, fresh: bool) -> dict[str, Any]:
     job, material, teacher, models, tell, out = run
     seen = find_seen_rows(job, material, models)
     train_teacher(models, job, material, out, tell)
-    if (layers := describe_layers(job, teacher)) is not None:
-        tell(Message(layers))
+    start = describe_start(job, teacher, partial(make_student, job, material, seed=0, teacher=teacher))
+    if start is not None:
+        tell(Message(start[0]))
     check_store(job, material, teacher)
     answers = ask(teacher, material.data.test, material)
     if (served := describe_served(teacher)) is not None:
@@ -218,6 +220,7 @@ def _train_and_judge(run: _OpenJob, *, fresh: bool) -> dict[str, Any]:
         "data": _data_summary(material),
         "teacher_development_accuracy": taught,
         "teacher_may_have_seen": seen,
+        "student": start[1] if start is not None else None,
         **extra,
         "environment": environment(),
     })  # fmt: skip

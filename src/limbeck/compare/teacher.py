@@ -110,10 +110,10 @@ def _open_served(
         material: The data.
         key: The place of one of several teachers in the job; None for the only one.
     """
-    if job.student.is_shallow:
+    if job.student.starts_from_teacher:
         raise LimbeckError(
-            f"student: shallow takes layers of its teacher, and those of {part.title} are behind a server. Name "
-            "another student."
+            f"student: {job.student.model} takes layers of its teacher, and those of {part.title} are behind a server. "
+            "Name another student."
         )
     student = make_student(job, material, seed=0) if is_language(material.task) else nn.Identity()
     teacher, module = open_served(job, part, material, student)
@@ -135,7 +135,7 @@ def _align(
     teachers: Sequence[ModelTeacher | SklearnTeacher | ServedTeacher | AlignedTeacher],
 ) -> list[ModelTeacher | SklearnTeacher | ServedTeacher | AlignedTeacher | CrossTokenizerTeacher]:
     """The teachers in the vocabulary of the student; other tasks have none."""
-    if not is_language(material.task) or job.student.is_shallow:
+    if not is_language(material.task) or job.student.starts_from_teacher:
         return list(teachers)
     student = make_student(job, material, seed=0)
     return [

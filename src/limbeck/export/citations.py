@@ -68,8 +68,10 @@ def _entry_of(name: str, table: Mapping[str, str]) -> str | None:
 
 def _network(name: str) -> str | None:
     """The paper of a network, by its name in a job."""
-    if name == "shallow":  # a student that starts as layers of its teacher
+    if name == "shallow" or name.startswith("shrink by layers"):  # a student that starts as layers of its teacher
         return read_entries("sanh2019distilbert")
+    if name == "shrink by channels":
+        return read_entries("li2017pruning fang2023depgraph")
     is_resnet = name.startswith("resnet") and name.removeprefix("resnet").isdecimal()
     return read_entries("he2016deep") if is_resnet else None
 
@@ -164,8 +166,10 @@ def _used(done: FinishedRun) -> Iterator[Citation]:
     name = job.data if isinstance(job.data, str) else str(job.data.get("name"))
     yield Citation(f"data {plain_name(name)}", _entry_of(name, _DATA))
     teachers = dict.fromkeys(part.model for part in job.teacher.parts.values())
+    made = done.result.get("student")
+    way = str(made.get("by")) if isinstance(made, Mapping) else ""
     for who, model in (("student", job.student.model), *(("teacher", model) for model in teachers)):
-        paper = _network(model)
+        paper = _network(f"{model} by {way}" if who == "student" and way else model)
         if paper is not None or model not in ("mlp", "cnn"):
             yield Citation(f"{who} {plain_name(model)}", paper)
     for name in _transforms(done):

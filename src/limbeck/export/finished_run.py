@@ -191,6 +191,8 @@ def rebuild_student(run: FinishedRun, data: DataSplits) -> nn.Module:
         if named.is_shallow:
             model: nn.Module = shallow(open_settings(run.job.teacher), **named.arguments)
             return model
+        if named.starts_from_teacher:  # `load` makes it smaller again, as its configuration says
+            return open_settings(run.job.teacher)
         # The weights come from the run's folder, so pretrained ones need not be downloaded.
         plain = {"pretrained": False} if named.model.startswith("timm:") else {}
         arguments = {**language, **named.arguments, **plain}

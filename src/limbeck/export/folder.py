@@ -14,7 +14,7 @@ from torch import nn
 from limbeck.atomic_io import new_partial_folder, publish_folder
 from limbeck.errors import ArgumentError, LimbeckError
 from limbeck.export.onnx_session import silence_logging
-from limbeck.models import fingerprint, get_description, read_config, save, set_token_ids
+from limbeck.models import fingerprint, get_description, read_config, save, set_token_ids, transforms_of
 from limbeck.models.adapters import merge_adapters
 from limbeck.models.size_and_hash import unwrap_compiled
 
@@ -106,6 +106,12 @@ def check_hf(model: nn.Module) -> None:
         raise LimbeckError(
             f"{kind.__name__} is your own subclass of a Hugging Face model, whose code from_pretrained does not have. "
             f"{instead}"
+        )
+    changed = [record["function"] for record in (transforms_of(model) or ({}, []))[1]]
+    if {"prune_channels", "factorize_layers"} & set(changed):
+        raise LimbeckError(
+            f"This {kind.__name__} has layers of other sizes than its configuration says ({', '.join(changed)}), which "
+            f"from_pretrained cannot build. {instead}"
         )
 
 

@@ -22,7 +22,7 @@ from limbeck.export.onnx_session import count_examples, open_session, run, split
 from limbeck.export.table_graph import include_encoding, raw_columns
 from limbeck.metrics.predictions import rows_at_once
 from limbeck.model_call import call, logits_of
-from limbeck.models import load, set_token_ids
+from limbeck.models import load, load_weights, set_token_ids
 from limbeck.optional_imports import import_optional
 from limbeck.tap import FrozenParameters
 from limbeck.tasks import Classification, Score, Task
@@ -153,7 +153,8 @@ def write_folder(request: ExportRequest, out: Path) -> ExportedFile:
     try:
         again = load(out)
     except LimbeckError:  # a user's own class, which cannot be built from the folder alone
-        again = load(out, build=lambda: copy.deepcopy(request.student))
+        # The copy has the changes that `load` would make again after a build.
+        again = load_weights(copy.deepcopy(request.student), out)
     return _compare_modules(request, again, out)
 
 

@@ -13,7 +13,7 @@ from limbeck.atomic_io import write_text
 from limbeck.errors import LimbeckError
 from limbeck.export.finished_run import FinishedRun
 from limbeck.export.onnx_session import open_session
-from limbeck.job import opening_code
+from limbeck.job import model_to_build, opening_code
 from limbeck.models import UserFile, read_config
 from limbeck.tasks import LanguageModeling, MultiLabel, Regression, Segmentation
 
@@ -53,8 +53,8 @@ def _channels_first(done: FinishedRun) -> list[str]:
 
 def _limbeck_opening(done: FinishedRun) -> list[str]:
     """Lines that open a student with limbeck: imports, an empty line, and the model."""
-    model, file = {"model": done.job.student.model, **done.job.student.arguments}, None
-    own = UserFile.parse(done.job.student.model)
+    model, file = model_to_build(done.job.model_dump(mode="json")), None
+    own = UserFile.parse(str(model.get("model")))
     if own is not None:
         model["model"], file = f"{own.file.name}:{own.function}", own.file
     opening = opening_code(done.student, model, path=".", place=done.folder, file=file)

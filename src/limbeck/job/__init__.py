@@ -10,7 +10,7 @@ from limbeck.job.config_io import (
     search_job_texts,
     with_settings,
 )
-from limbeck.job.opening_code import join_statements, opening_code, unit_statements, wrap_statements
+from limbeck.job.opening_code import join_statements, model_to_build, opening_code, unit_statements, wrap_statements
 from limbeck.job.paths import hide_private_paths, with_absolute_paths
 from limbeck.job.result import (
     Recommendation,
@@ -25,8 +25,17 @@ from limbeck.job.result import (
 from limbeck.job.run_layout import RunLayout, plain_name, shared_path
 from limbeck.job.schema import ARMS, Job
 from limbeck.job.search import ArmSearch, Search, collect_settings, copy_search, read_search
-from limbeck.job.settings import SEVERAL, SHALLOW, CacheSettings, MethodSettings, ModelSettings, TeacherSettings
+from limbeck.job.settings import (
+    SEVERAL,
+    SHALLOW,
+    SHRINK,
+    CacheSettings,
+    MethodSettings,
+    ModelSettings,
+    TeacherSettings,
+)
 from limbeck.job.splits import train_and_development, train_loader
+from limbeck.job.student_settings import expand_students, read_shrink_flag
 from limbeck.job.validation import EXTRA_METRICS, add_flag_hint
 
 __all__ = [
@@ -34,6 +43,7 @@ __all__ = [
     "EXTRA_METRICS",
     "SEVERAL",
     "SHALLOW",
+    "SHRINK",
     "ArmBudget",
     "ArmSearch",
     "Budget",
@@ -49,18 +59,21 @@ __all__ = [
     "collect_settings",
     "copy_search",
     "describe_arm_budgets",
+    "expand_students",
     "format_steps",
     "hide_private_paths",
     "job_text",
     "join_statements",
     "list_custom_metrics",
     "make_job",
+    "model_to_build",
     "opening_code",
     "plain_name",
     "read_interval",
     "read_job",
     "read_run_job",
     "read_search",
+    "read_shrink_flag",
     "read_size_notes",
     "read_suggestions",
     "recommend",

@@ -10,6 +10,7 @@ from typing import Any
 from limbeck.errors import LimbeckError
 from limbeck.job.config_io import make_job, read_job
 from limbeck.job.run_layout import RunLayout, shared_path
+from limbeck.job.settings import SHALLOW, SHRINK, TeacherSettings
 from limbeck.models import UserFile, loads_without_code, read_config
 
 _WIDTH = 80
@@ -45,6 +46,26 @@ def opening_code(
     arguments = {key: value for key, value in model.items() if key != "model"}
     imports, build = _builder(str(model.get("model")), arguments, metadata, file)
     return ["import limbeck", *imports, f"student = limbeck.load({path!r}, build={build})"]
+
+
+def model_to_build(job: Mapping[str, Any]) -> dict[str, Any]:
+    """The model that a job's student is built from, with its arguments: the teacher, if it is made of the teacher.
+
+    Args:
+        job: The job as a mapping.
+
+    Example:
+        >>> model_to_build({"student": {"model": "shrink"}, "teacher": {"model": "my.py:build", "members": 1}})
+        {'model': 'my.py:build'}
+    """
+    student = job.get("student")
+    model = {"model": student} if isinstance(student, str) else dict(student or {})
+    if model.get("model") not in (SHALLOW, SHRINK) and "from" not in model:
+        return model
+    teacher = job.get("teacher")
+    settings = TeacherSettings.model_fields.keys() - {"model"}
+    entries = {"model": teacher} if isinstance(teacher, str) else dict(teacher or {})
+    return {key: value for key, value in entries.items() if key not in settings}
 
 
 def _names_files(run: Path) -> bool:

@@ -17,6 +17,7 @@ from limbeck.job.settings import (
     ENSEMBLE,
     SEVERAL,
     SHALLOW,
+    SHRINK,
     CacheSettings,
     MemberSettings,
     MethodSettings,
@@ -84,7 +85,7 @@ def _budget(budget: Budget) -> Budget:
 
 
 def _name(name: str) -> str:
-    if name in (*reference_names(), SHALLOW, ENSEMBLE, SEVERAL):
+    if name in (*reference_names(), SHALLOW, SHRINK, ENSEMBLE, SEVERAL):
         return name
     if (library := LibraryModel.parse(name)) is not None:
         weights = None if library.weights is None else library.weights.absolute()

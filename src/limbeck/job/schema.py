@@ -10,11 +10,10 @@ from typing import Any, Literal, NamedTuple
 from pydantic import Field, field_validator, model_validator
 
 from limbeck.data.options import DataOptions, parse_data_name, parse_data_options
-from limbeck.errors import ArgumentError, LimbeckError, unknown_name_error
+from limbeck.errors import LimbeckError, unknown_name_error
 from limbeck.job.budget import ArmBudget, Budget, Strict, check_views
 from limbeck.job.run_layout import ARMS, method_arms
 from limbeck.job.settings import (
-    SHALLOW,
     CacheSettings,
     MemberSettings,
     MethodSettings,
@@ -23,11 +22,11 @@ from limbeck.job.settings import (
     TeacherSettings,
     join_teachers,
 )
+from limbeck.job.student_settings import check_student_settings, name_student
 from limbeck.job.validation import add_flag_hint, as_list, check_extra_metrics, flag_hint
 from limbeck.methods import check_task as check_method_task
 from limbeck.methods import method
-from limbeck.models import UserFile, shallow
-from limbeck.models.networks import check_arguments
+from limbeck.models import UserFile
 from limbeck.tasks import Task
 
 DEFAULT_ARMS = ("teacher", "student alone", "label smoothing", "distilled")
@@ -43,7 +42,8 @@ class Job(Strict):
             targets; the summary of the data says why.
         teacher: The teacher's name (``teacher.model``) and its arguments; or ``{ensemble: [...]}``. With the key
             ``teachers``, several of them: ``{big: {model: ..., weight: 2}, small: ...}``.
-        student: The student's name (``student.model``) and its arguments.
+        student: The student's name (``student.model``) and its arguments; ``{from: teacher, size: 0.25}`` makes it of
+            the teacher.
         method: The method's name (``method.name``) and its settings; `limbeck methods` lists them.
         methods: Several methods to compare: each is an arm with the method's name. `method` is then the first one.
         budget: Training length, batches and optimizer of all arms, unless `budgets` differs.
@@ -109,10 +109,15 @@ class Job(Strict):
     def _named_part(cls, value: Any) -> Any:
         return {"name": value} if isinstance(value, str) else value
 
-    @field_validator("student", "teacher", mode="before")
+    @field_validator("teacher", mode="before")
     @classmethod
     def _named_model(cls, value: Any) -> Any:
         return {"model": value} if isinstance(value, str) else value
+
+    @field_validator("student", mode="before")
+    @classmethod
+    def _named_student(cls, value: Any) -> Any:
+        return name_student(value)
 
     @field_validator("methods", mode="before")
     @classmethod
@@ -211,7 +216,7 @@ class Job(Strict):
         if self.task is not None:
             self.check_task(self.task.open())
         self._check_budgets()
-        self._check_shallow()
+        check_student_settings(self.student, self.teacher)
         if not self.method.is_user_function:
             self._check_shuffled()
         for place, budget in (("budget", self.budget), ("teacher.train", self.teacher.train)):
@@ -227,23 +232,6 @@ class Job(Strict):
                 f"examples. {flag_hint('teacher.train', 'mix', 'null')}"
             )
         return self
-
-    def _check_shallow(self) -> None:
-        """Check that a shallow student has one teacher with layers, and valid arguments."""
-        if self.teacher.is_shallow:
-            raise LimbeckError("teacher: shallow is a student made of its teacher's layers, and cannot be the teacher.")
-        if not self.student.is_shallow:
-            return
-        if len(self.teacher.parts) > 1:
-            raise LimbeckError(
-                f"student: shallow needs a teacher of one model, and this one has {len(self.teacher.parts)} members. "
-                f"{flag_hint('teacher', 'members', '1')}, or name another student."
-            )
-        try:
-            check_arguments(SHALLOW, shallow, self.student.arguments, without=("teacher",))
-            _check_kinds(self.student.arguments)
-        except LimbeckError as error:
-            raise add_flag_hint(error, "student") from error
 
     def check_task(self, task: Task) -> None:
         """Check that all methods can learn a task.
@@ -289,22 +277,6 @@ class Job(Strict):
                 raise unknown_name_error("arm in budgets", arm, trained_arms)
             if own.smoothing is not None and arm != "label smoothing":
                 raise LimbeckError(f"budgets.{arm}.smoothing: only the arm 'label smoothing' smooths its labels.")
-
-
-def _check_kinds(shallow: dict[str, Any]) -> None:
-    """Check the types of a shallow student's arguments."""
-    layers = shallow["layers"]
-    if isinstance(layers, bool) or not isinstance(layers, (int, list, tuple)):
-        raise ArgumentError(
-            f"shallow takes layers as how many, such as 2, or which, such as [0, 5]; got {layers!r}.",
-            argument="layers",
-            example="2",
-        )
-    for part in ("embeddings", "head"):
-        if not isinstance(shallow.get(part, True), bool):
-            raise ArgumentError(
-                f"shallow takes {part} as true (the teacher's) or false (new); got {shallow[part]!r}.", argument=part
-            )
 
 
 def _called(method: Any) -> Any:

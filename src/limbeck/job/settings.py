@@ -24,6 +24,8 @@ from limbeck.teachers.served.client import check_url
 
 SHALLOW = "shallow"
 """A student that starts as a subset of the teacher's layers (`limbeck.models.shallow`)."""
+SHRINK = "shrink"
+"""A student that is made smaller from the teacher (`limbeck.models.shrink`); a job writes ``from: teacher``."""
 ENSEMBLE = "ensemble"
 """The model name of a teacher that is one average of several models."""
 SEVERAL = "teachers"
@@ -36,7 +38,8 @@ class ModelSettings(BaseModel):
     Attributes:
         model: ``mlp``, ``cnn``, ``resnet20``, ...; ``my.py:build``; ``my.py:build@weights.safetensors``; a student
             folder; ``timm:NAME``; ``hf:NAME``; of a teacher also ``sklearn:forest.joblib``. A student may be
-            ``shallow`` with ``layers``: a subset of the teacher's.
+            ``shallow`` with ``layers``: a subset of the teacher's. ``from: teacher`` with ``size`` (0.25, 4x),
+            ``latency`` (2ms) or ``bytes`` (500kB), and ``by``, makes a smaller one of it (`limbeck.models.shrink`).
     """
 
     model_config = ConfigDict(extra="allow", frozen=True)
@@ -52,6 +55,11 @@ class ModelSettings(BaseModel):
     def is_shallow(self) -> bool:
         """Whether it starts as a subset of the teacher's layers."""
         return self.model == SHALLOW
+
+    @property
+    def starts_from_teacher(self) -> bool:
+        """Whether it is made of the teacher: ``shallow`` or ``shrink``."""
+        return self.model in (SHALLOW, SHRINK)
 
     @property
     def has_weights(self) -> bool:
@@ -157,8 +165,8 @@ class TeacherSettings(ModelSettings):
         for name, member in self.ensemble.items():
             if not re.fullmatch(r"[\w-]+", name) or name == "student":
                 raise LimbeckError(f"A teacher cannot be called {name!r}; use letters, digits, '-' and '_'.")
-            if member.is_shallow:
-                raise LimbeckError(f"teacher.ensemble.{name}: shallow is a student made of its teacher's layers.")
+            if member.starts_from_teacher:
+                raise LimbeckError(f"teacher.ensemble.{name}: {member.model} is a student made of its teacher.")
         return self
 
     @property

@@ -5,10 +5,9 @@ from __future__ import annotations
 import statistics
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import nn
@@ -18,14 +17,11 @@ from limbeck.errors import LimbeckError
 from limbeck.metrics.compute import macs, peak_bytes
 from limbeck.model_call import call
 from limbeck.models import count_parameters, size_in_bytes
+from limbeck.models.latency import WARM_UP, median_milliseconds, on_threads, seconds_of_call
 from limbeck.models.size_and_hash import tensors_of
 from limbeck.models.weights import write_weights
 from limbeck.tap import FrozenParameters
 from limbeck.teachers import Preprocess, Teacher, TeacherContext
-
-WARM_UP = 3
-
-"""The number of warm-up passes."""
 
 
 class Cost(NamedTuple):
@@ -71,10 +67,8 @@ def latency(model: nn.Module, inputs: Inputs, *, repeats: int = 30, threads: int
     size = Batch(inputs).size
     if size < 1:
         raise LimbeckError("latency needs inputs with at least one example.")
-    with on_threads(threads), FrozenParameters(model), torch.no_grad():
-        for _ in range(WARM_UP):
-            call(model, inputs)
-        return 1e3 * statistics.median(seconds_of_call(model, inputs) for _ in range(repeats)) / size
+    with FrozenParameters(model):
+        return median_milliseconds(model, inputs, repeats=repeats, threads=threads) / size
 
 
 def answer_latency(
@@ -132,35 +126,6 @@ def cost_of(model: nn.Module, inputs: Inputs, *, repeats: int = 30, threads: int
     """
     milliseconds = latency(model, inputs, repeats=repeats, threads=threads)
     return Cost(milliseconds, count_parameters(model), size_in_bytes(model) / 1e6, threads)
-
-
-def seconds_of_call(model: nn.Module, inputs: Inputs) -> float:
-    """Measure the seconds of a call, on any device."""
-    _wait(model)
-    start = time.perf_counter()
-    output = call(model, inputs)
-    _wait(model)
-    elapsed = time.perf_counter() - start
-    del output
-    return elapsed
-
-
-def _wait(model: nn.Module) -> None:
-    # On an accelerator a call returns before the computation has finished.
-    device: Any = next((p.device for p in model.parameters()), torch.device("cpu"))
-    if device.type != "cpu":
-        torch.accelerator.synchronize(device)
-
-
-@contextmanager
-def on_threads(count: int) -> Iterator[None]:
-    """Set the number of PyTorch's CPU threads within the block."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 BATCHES = (1, 64)

@@ -35,6 +35,7 @@ from limbeck.models.reference import (
     seeded,
 )
 from limbeck.models.reused_classifier import ReusedClassifier, make_projector, reuse_classifier
+from limbeck.models.shrinking import SHRINK_WAYS, ShrinkReport, check_shrink, get_shrink_report, parse_size, shrink
 from limbeck.models.size_and_hash import count_parameters, fingerprint, size_in_bytes
 from limbeck.models.token_alignment import TokenAligner, TokenSpelling, group_tokens
 from limbeck.models.user_file import NoModuleError, UserFile
@@ -50,6 +51,7 @@ from limbeck.models.word_boundaries import find_boundary_tokens
 
 __all__ = [
     "MODEL_TRANSFORMS",
+    "SHRINK_WAYS",
     "Cnn",
     "Mlp",
     "ModelSpec",
@@ -59,6 +61,7 @@ __all__ = [
     "ProjectedEmbedding",
     "ResNet",
     "ReusedClassifier",
+    "ShrinkReport",
     "TokenAligner",
     "TokenSpelling",
     "TokenizersDifferError",
@@ -69,6 +72,7 @@ __all__ = [
     "align_vocabularies",
     "build",
     "check_fresh",
+    "check_shrink",
     "chosen_layers",
     "convert_pickle",
     "count_outputs",
@@ -83,6 +87,7 @@ __all__ = [
     "get_class_names",
     "get_description",
     "get_model_spec",
+    "get_shrink_report",
     "group_tokens",
     "is_hf_folder",
     "is_student_folder",
@@ -97,6 +102,7 @@ __all__ = [
     "open_hf",
     "open_model",
     "open_timm",
+    "parse_size",
     "read_class_names",
     "read_config",
     "read_context_length",
@@ -107,6 +113,7 @@ __all__ = [
     "seeded",
     "set_token_ids",
     "shallow",
+    "shrink",
     "size_in_bytes",
     "transform_model",
     "transforms_of",

@@ -77,8 +77,10 @@ def check_config(file: Path, config: Mapping[str, Any], weights: TensorBudget) -
             raise DataError(f"{file} is damaged: {name}={value}; no tensor of its weights is so long.")
 
 
-def check_size(file: Path, kind: Any, config: Any, weights: TensorBudget) -> None:
+def check_size(file: Path, kind: Any, config: Any, weights: TensorBudget, *, pruned: bool = False) -> None:
     """Refuse a network that is larger than its weights; it is built on the meta device, without memory.
+
+    A network that was made smaller after it was built may be a hundred times larger at first.
 
     Raises:
         DataError: If it is; it names both sizes.
@@ -86,7 +88,7 @@ def check_size(file: Path, kind: Any, config: Any, weights: TensorBudget) -> Non
     with torch.device("meta"):
         model: nn.Module = kind(config)
     size = sum(tensor.numel() for tensor in (*model.parameters(), *model.buffers()))
-    if size > 4 * weights.numbers + _ROOM:
+    if size > (100 if pruned else 4) * weights.numbers + _ROOM:
         raise DataError(
             f"{file} is damaged: it describes a network of {size / 1e6:,.0f} million numbers, and the weights beside "
             f"it are {weights.numbers / 1e6:,.1f} million."
@@ -242,7 +244,9 @@ def hf_outline(path: Path, config: Mapping[str, Any]) -> nn.Module:
     try:
         with seeded(0), without_loading_bar(str(path)):
             hf_config = kind.config_class.from_dict(values)
-            check_size(path / "config.json", kind, hf_config, weights)
+            check_size(
+                path / "config.json", kind, hf_config, weights, pruned="transforms" in (config.get("model") or {})
+            )
             model: nn.Module = kind(hf_config)
     except LimbeckError:
         raise

@@ -42,13 +42,21 @@ def shallow(teacher: Any, layers: int | Sequence[int], *, embeddings: bool = Tru
 
     Source: Sanh et al., DistilBERT, 2019, arXiv:1910.01108, section 3.
     """
-    lists, config = _find_layer_lists(teacher), copy.deepcopy(teacher.config)
-    chosen: dict[str, list[int]] = {}
-    for path, setting in lists.items():
-        depth = getattr(config, setting)
-        chosen[path] = chosen_layers(layers, depth)
-        setattr(config, setting, len(chosen[path]))
-        _choose_settings(config, depth, chosen[path])
+    lists = find_layer_lists(teacher)
+    chosen = {path: chosen_layers(layers, getattr(teacher.config, setting)) for path, setting in lists.items()}
+    return copy_layers(teacher, chosen, embeddings=embeddings, head=head)
+
+
+def copy_layers(
+    teacher: Any, chosen: Mapping[str, Sequence[int]], *, embeddings: bool = True, head: bool = True
+) -> Any:
+    """The model of `shallow` with these layers of some lists of layers, by the paths of `find_layer_lists`."""
+    config = copy.deepcopy(teacher.config)
+    for path, setting in find_layer_lists(teacher).items():
+        if path in chosen:
+            depth = getattr(config, setting)
+            setattr(config, setting, len(chosen[path]))
+            _choose_settings(config, depth, chosen[path])
     student = type(teacher)(config)
     new = _new_names(student, embeddings=embeddings, head=head)
     theirs, mine = teacher.state_dict(), student.state_dict()
@@ -66,14 +74,14 @@ def layer_list(model: Any) -> tuple[str, int]:
     Raises:
         LimbeckError: If it is no such model, or has no such list.
     """
-    path, setting = next(iter(_find_layer_lists(model).items()))
+    path, setting = next(iter(find_layer_lists(model).items()))
     return path, getattr(model.config, setting)
 
 
 _DECODER_DEPTHS = ("num_decoder_layers", "decoder_layers")
 
 
-def _find_layer_lists(model: Any) -> dict[str, str]:
+def find_layer_lists(model: Any) -> dict[str, str]:
     """The path of each list of layers, with the setting of its length: one, or those of encoder and decoder."""
     config: Any = find_hf_config(model) if isinstance(model, nn.Module) else None
     depths = {
@@ -113,7 +121,7 @@ def _find_list(model: nn.Module, depth: int, *, within: nn.Module | None = None)
     return min(paths, key=lambda name: name.count("."), default="")
 
 
-def _choose_settings(config: Any, depth: int, chosen: list[int]) -> None:
+def _choose_settings(config: Any, depth: int, chosen: Sequence[int]) -> None:
     """Keep the entries of some layers in settings with one entry for each, such as the kind of attention."""
     for name, value in list(vars(config).items()):
         if isinstance(value, (list, tuple)) and len(value) == depth and name.startswith(_BY_LAYER):
@@ -155,7 +163,7 @@ def chosen_layers(layers: int | Sequence[int], depth: int) -> list[int]:
     return chosen
 
 
-def _teacher_name(name: str, chosen: Mapping[str, list[int]]) -> str:
+def _teacher_name(name: str, chosen: Mapping[str, Sequence[int]]) -> str:
     """The teacher's name of the tensor that a tensor of the student is copied from."""
     for path, layers in chosen.items():
         if name.startswith(f"{path}."):

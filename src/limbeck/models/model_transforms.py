@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
@@ -11,7 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from limbeck.errors import ArgumentError, LimbeckError, unknown_name_error
+from limbeck.models.channel_pruning import prune_channels
 from limbeck.models.gaussian_head import add_variance
+from limbeck.models.low_rank import factorize_layers
 from limbeck.models.projected_embedding import add_projection
 from limbeck.models.reused_classifier import reuse_classifier
 from limbeck.models.subclass_head import add_subclasses
@@ -115,7 +118,17 @@ def lora(model: nn.Module, **config: Any) -> nn.Module:
 
 MODEL_TRANSFORMS: Mapping[str, ModelTransform] = {
     function.__name__: function
-    for function in (add_projection, add_subclasses, add_variance, keep_layers, lora, prune, reuse_classifier)
+    for function in (
+        add_projection,
+        add_subclasses,
+        add_variance,
+        factorize_layers,
+        keep_layers,
+        lora,
+        prune,
+        prune_channels,
+        reuse_classifier,
+    )
 }
 """The transforms by name."""
 
@@ -172,6 +185,14 @@ def transform_model(
 def transforms_of(model: nn.Module) -> tuple[dict[str, Any], list[dict[str, Any]]] | None:
     """The record of a model's origin and changes; None for a model without changes."""
     return _RECORDS.get(model)
+
+
+def copy_transformed(model: nn.Module) -> nn.Module:
+    """A deep copy of a model with its record of changes, which `copy.deepcopy` alone does not copy."""
+    twin = copy.deepcopy(model)
+    if model in _RECORDS:
+        _RECORDS[twin] = _RECORDS[model]
+    return twin
 
 
 def replay_transforms(

@@ -39,7 +39,9 @@ _PARTS = (
 )  # fmt: skip
 
 
-def write_report(runs: Sequence[str | Path | RunData], out: str | Path | None = None) -> Path:
+def write_report(
+    runs: Sequence[str | Path | RunData], out: str | Path | None = None, *, advice: Headline | None = None
+) -> Path:
     """Write an HTML page about a finished run, or about several runs on the same data, and return its path.
 
     The page is one file: it loads nothing, needs no script, and supports light and dark color schemes and printing.
@@ -48,6 +50,7 @@ def write_report(runs: Sequence[str | Path | RunData], out: str | Path | None = 
         runs: The folders of the runs, or runs that were read with `read_run`.
         out: The file to write. By default ``report.html`` in the folder of a single run, or in the working folder for
             several runs.
+        advice: What follows from several runs together; by default, how many of them show that distillation helps.
 
     Raises:
         LimbeckError: If a folder has no finished run, two runs used different test data, or `out` exists and is not a
@@ -58,7 +61,7 @@ def write_report(runs: Sequence[str | Path | RunData], out: str | Path | None = 
     loaded_runs = [load_run(run) for run in runs]
     path = Path(out) if out is not None else (loaded_runs[0].folder if len(runs) == 1 else Path()) / "report.html"
     check_output(path)
-    page = report_page(loaded_runs)
+    page = report_page(loaded_runs, advice)
     # Error messages on the page may contain absolute paths.
     for run in loaded_runs:
         page = hide_private_paths(page, run.folder)
@@ -85,8 +88,8 @@ def check_output(path: Path) -> None:
 
 
 @page_style()
-def report_page(runs: Sequence[RunData]) -> str:
-    """Return the HTML of the page.
+def report_page(runs: Sequence[RunData], advice: Headline | None = None) -> str:
+    """Return the HTML of the page; `advice` is what follows from several runs together.
 
     Raises:
         LimbeckError: If the runs used different test data.
@@ -104,7 +107,7 @@ def report_page(runs: Sequence[RunData]) -> str:
         names = _names(runs)
         folded = [_folded(name, run, i) for i, (name, run) in enumerate(zip(names, runs, strict=True))]
         links = (("runs", "Runs"), ("cost", "Cost"), *((f"run-{i}", name) for i, name in enumerate(names)))
-        body = join(_links(links), tag("main", several_section(runs, names), folded))
+        body = join(_links(links), tag("main", several_section(runs, names, advice), folded))
     return page_document(title, data, body)
 
 
@@ -191,18 +194,19 @@ def _different_data(first: RunData, other: RunData, how: str) -> LimbeckError:
     )
 
 
-def several_section(runs: Sequence[RunData], names: Sequence[str]) -> Markup:
+def several_section(runs: Sequence[RunData], names: Sequence[str], advice: Headline | None = None) -> Markup:
     """Return the verdicts of all runs on one scale, a table, and the costs of the students.
 
     Args:
         runs: The runs, on the same data.
         names: A unique name for each run.
+        advice: The headline; by default, how many runs show that distillation helps.
     """
     order = sorted(
         range(len(runs)), key=lambda i: runs[i].task.primary.rank(_number(_development(runs[i]))), reverse=True
     )
     return join(
-        tag("section", banner(_verdict(runs, names)), _differences(runs, names), id="verdict",
+        tag("section", banner(advice or _verdict(runs, names)), _differences(runs, names), id="verdict",
             aria_label="Verdict", class_="top"),
         section("runs", "The runs", _table([(i, names[i], runs[i]) for i in order]),
                 note(prose("Each run is compared with its own controls. Differences between runs are not tested. "

@@ -16,6 +16,7 @@ from limbeck.job import (
     describe_arm_budgets,
     format_steps,
     join_statements,
+    model_to_build,
     opening_code,
     read_job,
     read_suggestions,
@@ -97,6 +98,9 @@ def _facts(run: RunData) -> Iterator[tuple[str, str | Markup]]:
     for key in ("teacher", "student", "budget"):
         if key in job:
             yield key, _plain(_without_defaults(job[key]) if key == "teacher" else job[key])
+    made = run.result.get("student")
+    if isinstance(made, Mapping):
+        yield "student's start", str(made.get("sentence", "-"))
     seen = run.result.get("teacher_may_have_seen")
     if isinstance(seen, Mapping):
         yield "teacher's own data", str(seen.get("sentence", "-"))
@@ -157,8 +161,7 @@ def _commands(run: RunData) -> Iterator[tuple[str, str]]:
 
 def _loading_code(run: RunData, student: Path) -> str:
     """Return the line of Python that opens a student, with the user's function if the job names one."""
-    entry = read_job(RunLayout(run.folder).job).get("student")
-    model = dict(entry) if isinstance(entry, Mapping) else {"model": entry}
+    model = model_to_build(read_job(RunLayout(run.folder).job))
     try:
         own, file = UserFile.parse(str(model.get("model"))), None
         if own is not None:

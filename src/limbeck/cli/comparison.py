@@ -1,0 +1,108 @@
+"""`limbeck compare`: several methods, or several students of one teacher."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from shlex import quote
+from typing import TYPE_CHECKING, Any
+
+from limbeck.cli.jobs import check_methods, free_folder, named_methods, requested_job, run_distill
+from limbeck.cli.terminal import ProgressCallback, print_message
+from limbeck.errors import printable
+
+if TYPE_CHECKING:
+    from limbeck.job import Job
+
+
+_SEEDS = 5
+
+"""Default number of seeds of a comparison. An interval needs at least two; five detect a gain of one point."""
+
+
+def run_compare(path: str | None, flags: Mapping[str, Any], settings: Sequence[str], *, as_json: bool) -> None:
+    """Run every method and control arm for every seed, and write the report page; for several students a run each."""
+    from limbeck.job import expand_students
+
+    request = requested_job(path, {**flags, "methods": named_methods(flags)}, settings)
+    several = expand_students(request)
+    if several is None:
+        run_distill(_comparison(request), as_json=as_json, stem="compare")
+        return
+    jobs, margin = several
+    _compare_students({name: _comparison(one) for name, one in jobs.items()}, margin, as_json=as_json)
+
+
+def comparison(path: str | None, flags: Mapping[str, Any], settings: Sequence[str]) -> Job:
+    """Make the job of a comparison: all arms unless the job file lists them, and five seeds unless it sets a number.
+
+    A method without a teacher, or one whose texts a model writes, has no shuffled teacher.
+    """
+    return _comparison(requested_job(path, {**flags, "methods": named_methods(flags)}, settings))
+
+
+def _comparison(request: dict[str, Any]) -> Job:
+    from limbeck.consent import may_run
+    from limbeck.job import ARMS, make_job
+    from limbeck.methods import method
+    from limbeck.models import UserFile
+
+    request.setdefault("seeds", _SEEDS)
+    job = make_job(request)
+    check_methods(job)
+    if "arms" in request:
+        return job
+    # `--print-job` must not run the Python file of a method, so that file counts as a method with a teacher.
+    own = UserFile.parse(job.method.name)
+    is_unknown = own is not None and not may_run(own.file)
+    shuffled = is_unknown or (method(job.method.name).has_teacher and not job.method.written_share)
+    return make_job({**request, "arms": [arm for arm in ARMS if shuffled or arm != "shuffled teacher"]})
+
+
+def _compare_students(jobs: Mapping[str, Job], margin: float, *, as_json: bool) -> None:
+    """Run a job for each student, print a table, and say which student to ship."""
+    first = next(iter(jobs.values()))
+    out = first.out or free_folder("runs/students")
+    try:
+        with ProgressCallback(to_error=as_json) as callback:
+            from limbeck.compare import run_students
+
+            result = run_students(jobs, out, margin=margin, callback=callback)
+    except KeyboardInterrupt:
+        print(f"Interrupted. The same command with --out {quote(out)} continues.", file=sys.stderr)
+        sys.exit(130)
+    if as_json:
+        print(json.dumps(result, allow_nan=False))
+    else:
+        _show(result)
+
+
+def _show(result: Mapping[str, Any]) -> None:
+    from rich.table import Table
+
+    from limbeck.cli.terminal import make_console
+    from limbeck.job.result import read_result, read_task
+
+    score = read_task(read_result(Path(result["run"]) / result["students"][0]["name"])).primary
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name in ("student", "of the teacher's\nparameters", "parameters", f"development\n{score.title}",
+                 f"test\n{score.title}", "ms per\nexample", "arm"):  # fmt: skip
+        table.add_column(name, justify="left" if name in ("student", "arm") else "right")
+    for row in result["students"]:
+        table.add_row(
+            printable(row["name"]), f"{100 * row['size']:.3g} %", f"{row['parameters']:,}",
+            score.format(row["development"]), score.format(row["test"]), f"{row['milliseconds']:.3g}",
+            printable(row["arm"]),
+        )  # fmt: skip
+    console = make_console()
+    if not console.is_terminal:
+        console.width = 120
+    console.print()
+    console.print(table)
+    print_message(f"\n{result['sentence']}", to_error=False)
+    print(f"\nOpen the report in a browser:\n    {result['report']}")
+    if result["ship"] is not None:
+        run = Path(result["run"]) / result["ship"]
+        print(f"The student is in {run / 'student'}. To export it:\n    limbeck export {quote(str(run))} --to onnx")

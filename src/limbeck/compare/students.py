@@ -1,0 +1,178 @@
+"""A comparison of several students of one teacher: a run for each, a page about all, and which of them to ship."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from limbeck.atomic_io import write_text
+from limbeck.checksums import write_json
+from limbeck.compare.experiment import run_job
+from limbeck.errors import LimbeckError
+from limbeck.events import Callback, Message, ignore_events
+from limbeck.job import Job, RunLayout, run_job_texts
+from limbeck.job.result import read_result, read_task
+from limbeck.report import write_report
+from limbeck.report.summary import Headline
+from limbeck.tasks import Score
+
+STUDENTS = "students.json"
+"""The file with the rows of all students, in the folder of their runs."""
+
+
+class StudentRow(NamedTuple):
+    """The student that one run ships.
+
+    Attributes:
+        name: The name of the run's folder.
+        arm: The arm of the student.
+        asked: The size that was asked for, or None.
+        size: Its share of the teacher's parameters.
+        parameters: Its parameters.
+        development: Its primary metric on development data.
+        test: Its primary metric on test data, the mean over seeds.
+        milliseconds: Milliseconds per example on the CPU.
+        ready: Whether it is better than guessing.
+    """
+
+    name: str
+    arm: str
+    asked: float | str | None
+    size: float
+    parameters: int
+    development: float
+    test: float
+    milliseconds: float
+    ready: bool
+
+
+def run_students(
+    jobs: Mapping[str, Job], out: str | Path, *, margin: float, callback: Callback = ignore_events
+) -> dict[str, Any]:
+    """Run a job for each student, write a page about all, and choose the student to ship.
+
+    The teacher is trained once, by the first run. Finished runs are kept: the same call continues later.
+
+    Args:
+        jobs: The jobs by name; they differ in the student alone.
+        out: A new folder, or the folder of an interrupted call.
+        margin: See `choose_student`.
+        callback: A function that receives each event.
+
+    Returns:
+        ``students``: a row for each; ``ship``: the name of the student to ship, or None; ``sentence``; ``report``.
+
+    Raises:
+        LimbeckError: If a job is invalid, or the folder holds something else.
+    """
+    out = Path(out)
+    if out.is_file() or RunLayout(out).job.is_file():
+        raise LimbeckError(f"{out} holds something else; several students need a folder of their own: --out NEW.")
+    results: dict[str, dict[str, Any]] = {}
+    for name, job in jobs.items():
+        folder = out / name
+        if not RunLayout(folder).result.is_file():
+            callback(Message(f"\n{name} ({len(results) + 1} of {len(jobs)})"))
+            own = _with_shared_cache(job, out).model_copy(update={"out": str(folder)})
+            if results and not RunLayout(folder).job.is_file():
+                _take_teacher(own, out / next(iter(results)), folder)
+            run_job(own, callback=callback, resume=RunLayout(folder).job.is_file())
+        results[name] = read_result(folder)
+    score = read_task(next(iter(results.values()))).primary
+    rows = [_read_row(name, result, score) for name, result in results.items()]
+    first = next(iter(results.values()))
+    teacher = first.get("teacher_development_accuracy")
+    ship, sentence = choose_student(rows, teacher if isinstance(teacher, float) else None, score, margin=margin)
+    headline = Headline("unsure" if ship is None else "yes", f"Ship {ship or 'none of them yet'}", sentence)
+    report = write_report([out / name for name in jobs], out / "report.html", advice=headline)
+    whole = {"students": [row._asdict() for row in rows], "ship": ship, "sentence": sentence, "margin": margin}
+    write_json({**whole, "teacher": teacher}, out / STUDENTS)
+    return {**whole, "teacher": teacher, "report": str(report), "run": str(out)}
+
+
+def _with_shared_cache(job: Job, out: Path) -> Job:
+    """The job with one cache of the teacher's outputs for all runs, if it has one."""
+    if job.cache is None or job.cache.folder is not None:
+        return job
+    return job.model_copy(update={"cache": job.cache.model_copy(update={"folder": str(out / "answers")})})
+
+
+def _take_teacher(job: Job, first: Path, folder: Path) -> None:
+    """Begin a run's folder with the trained teacher of the first run, so that it is not trained again."""
+    if job.teacher.has_weights or not RunLayout(first).teacher.is_dir():
+        return
+    partial = folder.with_name(f".{folder.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    shutil.copytree(RunLayout(first).teacher, RunLayout(partial).teacher)
+    for name, text in run_job_texts(job, folder).items():
+        write_text(text, partial / name)
+    partial.rename(folder)
+
+
+def _read_row(name: str, result: Mapping[str, Any], score: Score) -> StudentRow:
+    shipped = result.get("shipped") or {}
+    arm = str(shipped.get("arm"))
+    row, made = result["arms"][arm], result.get("student") or {}
+    teacher = next(one for one in result["arms"].values() if one.get("role") == "teacher")
+    return StudentRow(
+        name, arm, made.get("asked"), row["parameters"] / max(teacher["parameters"], 1), row["parameters"],
+        _mean(row.get("development")), _mean(row.get(score.name)), row["milliseconds"], bool(shipped.get("ready")),
+    )  # fmt: skip
+
+
+def _mean(statistic: Any) -> float:
+    mean = statistic.get("mean") if isinstance(statistic, Mapping) else None
+    return float("nan") if mean is None else float(mean)
+
+
+def choose_student(
+    rows: Sequence[StudentRow], teacher: float | None, score: Score, *, margin: float
+) -> tuple[str | None, str]:
+    """Choose the smallest student that is at most a margin worse than the teacher on development data.
+
+    Args:
+        rows: The students.
+        teacher: The teacher's primary metric on development data; None if it is not known.
+        score: The primary metric of the task.
+        margin: The margin, in units of the metric: 0.01 is one point of accuracy.
+
+    Returns:
+        The name of the student, and the choice in a sentence. Without a student within the margin, the name is None.
+
+    Example:
+        >>> from limbeck.tasks import Classification
+        >>> small = StudentRow("size-0.1", "distilled", 0.1, 0.1, 100, 0.90, 0.89, 0.1, True)
+        >>> large = StudentRow("size-0.5", "distilled", 0.5, 0.5, 500, 0.95, 0.94, 0.3, True)
+        >>> choose_student([small, large], 0.955, Classification.primary, margin=0.01)[0]
+        'size-0.5'
+    """
+    ready = [row for row in rows if row.ready and row.development == row.development]
+    if not ready or teacher is None or teacher != teacher:
+        why = "no student is better than guessing" if not any(row.ready for row in rows) else (
+            "no scores on development data are known"
+        )  # fmt: skip
+        return None, f"Ship none of them yet: {why}."
+    near = score.format_difference(margin).lstrip("+")
+    at_most = f"within {near} of the teacher on development data"
+    within = [row for row in ready if score.gain(row.development, teacher) >= -margin]
+    best = max(ready, key=lambda row: score.rank(row.development))
+    if not within:
+        return None, (
+            f"None of the {len(rows)} students is {at_most} (teacher {score.format(teacher)}). The best is "
+            f"{best.name}, {_describe(best, score)}. Try larger sizes, more epochs or another method, or ship it if "
+            "that is enough."
+        )
+    chosen = min(within, key=lambda row: (row.parameters, row.milliseconds))
+    return chosen.name, (
+        f"Ship {chosen.name}: it is the smallest of {len(rows)} students that is {at_most} (teacher "
+        f"{score.format(teacher)}), {_describe(chosen, score)}."
+    )
+
+
+def _describe(row: StudentRow, score: Score) -> str:
+    return (
+        f"with {score.format(row.development)} there and {score.format(row.test)} on test data, {row.parameters:,} "
+        f"parameters ({100 * row.size:.3g} % of the teacher's) and {row.milliseconds:.3g} ms per example"
+    )

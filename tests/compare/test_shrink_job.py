@@ -1,0 +1,195 @@
+"""Students that a job makes of their teacher: in every arm, exported, resumed, at several sizes, and refused."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import pytest
+
+import limbeck as lb
+from job_events import collect_messages
+from limbeck.compare import run_students
+from limbeck.compare.students import StudentRow, choose_student
+from limbeck.errors import LimbeckError
+from limbeck.export import export_run
+from limbeck.job import expand_students, job_text, make_job, model_to_build, read_job, read_shrink_flag
+from limbeck.models import count_parameters
+from limbeck.tasks import Classification
+
+MODEL = """
+from torch import nn
+
+
+class Net(nn.Module):
+    def __init__(self, classes, layers):
+        super().__init__()
+        layer = [nn.TransformerEncoderLayer(8, 2, 8, dropout=0.0, batch_first=True) for _ in range(layers)]
+        self.blocks, self.head = nn.Sequential(*layer), nn.Linear(64, classes)
+
+    def forward(self, x):
+        return self.head(self.blocks(x.flatten(1, 2)).flatten(1))
+
+
+def build(classes=10, layers=4):
+    return Net(classes, layers)
+"""
+
+
+@pytest.fixture
+def model_file(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "my.py").write_text(MODEL)
+    return tmp_path
+
+
+def asked(**changes):
+    return make_job({
+        "data": "digits", "train_examples": 64, "teacher": {"model": "my.py:build", "check": False},
+        "student": {"from": "teacher", "size": 0.6}, "budget": {"epochs": 1, "batch_size": 32},
+        "arms": ["teacher", "distilled"], "seeds": 1, **changes,
+    })  # fmt: skip
+
+
+def test_arms_begin_as_the_trained_teacher_and_the_student_opens_and_exports(model_file):
+    said = []
+    result = lb.run_job(asked(out="run"), callback=collect_messages(said))
+    made = result["student"]
+    assert (made["by"], made["asked"]) == ("layers", 0.6)
+    assert any(made["sentence"] in line for line in said)
+    row, teacher = result["arms"]["distilled"], result["arms"]["teacher"]
+    assert row["parameters"] == made["parameters"] == round(made["size"] * teacher["parameters"])
+    import importlib.util
+
+    spec = importlib.util.spec_from_file_location("my", "my.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    student = lb.load("run/student", build=module.build)
+    assert len(student.blocks) == 2
+    assert count_parameters(student) == row["parameters"]
+    assert model_to_build(read_job("run/job.yaml", as_shown=True)) == {"model": "my.py:build"}
+    assert make_job(read_job("run/job.yaml")).student.model == "shrink"
+    exported = export_run("run", to="folder", trust=True)
+    assert exported.score_after == exported.score_before
+    assert made["sentence"][:30] in (exported.path / "README.md").read_text()
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("to", ["onnx", "int8"])
+def test_the_student_exports(model_file, to):
+    pytest.importorskip("onnxruntime")
+    lb.run_job(asked(out="run"))
+    exported = export_run("run", to=to, trust=True)
+    assert exported.parity.max_difference < 1e-3 or to == "int8"
+
+
+def test_a_limit_is_measured_once_and_is_a_size_in_the_job(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    teacher = {"model": "resnet8", "width": 4, "check": False}
+    job = asked(teacher=teacher, student={"from": "teacher", "bytes": "12kB"}, out="run", arms=["distilled"])
+    result = lb.run_job(job)
+    written = read_job("run/job.yaml")["student"]
+    assert written["bytes"] == "12kB"
+    assert 0 < written["size"] < 1
+    assert 4 * result["arms"]["distilled"]["parameters"] <= 12_000
+    again = lb.run_job(make_job({**read_job("run/job.yaml"), "out": "run"}), resume=True)
+    assert again["arms"]["distilled"]["parameters"] == result["arms"]["distilled"]["parameters"]
+
+
+@pytest.mark.parametrize(
+    ("student", "named"),
+    [
+        ({"from": "teacher", "size": 1}, "size"),
+        ({"from": "teacher", "size": 0}, "size"),
+        ({"from": "teacher", "size": 1.5}, "size"),
+        ({"from": "teacher"}, "size"),
+        ({"from": "teacher", "size": 0.5, "by": "layer"}, "layers"),
+        ({"from": "teacher", "sizes": [0.5, 0.25]}, "compare"),
+        ({"from": "theacher", "size": 0.5}, "teacher"),
+        ({"from": "teacher", "sise": 0.5}, "size"),
+        ({"from": "teacher", "latency": "2 hours"}, "latency"),
+    ],
+)
+def test_a_wrong_student_is_refused_when_the_job_is_read(student, named):
+    with pytest.raises(LimbeckError, match=named):
+        asked(student=student)
+
+
+def test_other_teachers_are_refused():
+    with pytest.raises(LimbeckError, match="members"):
+        asked(teacher={"model": "mlp", "hidden": [8], "members": 2})
+    with pytest.raises(LimbeckError, match="teacher"):
+        asked(teacher={"model": "shrink", "size": 0.5})
+
+
+def test_a_size_out_of_reach_is_refused_before_training(model_file):
+    with pytest.raises(LimbeckError, match=r"--set student\.size=0\.\d"):
+        lb.run_job(asked(student={"from": "teacher", "size": 0.01, "by": "layers"}, out="run"))
+    assert not (model_file / "run").exists()
+
+
+def test_the_job_is_written_and_read_again():
+    job = asked()
+    import yaml
+
+    assert make_job(yaml.safe_load(job_text(job))) == job
+
+
+def test_several_sizes_share_a_teacher_and_one_is_to_be_shipped(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    request = {
+        "data": "digits", "train_examples": 200, "teacher": {"model": "resnet8", "width": 4, "check": False},
+        "student": {"from": "teacher", "sizes": [0.6, "4x"], "margin": 0.9},
+        "arms": ["teacher", "distilled"],
+        "budget": {"epochs": 1, "batch_size": 50, "lr": 0.01}, "seeds": 1,
+    }  # fmt: skip
+    named, margin = expand_students(request)
+    assert (list(named), margin) == (["size-0.6", "size-4x"], 0.9)
+    said = []
+    jobs = {name: make_job(one) for name, one in named.items()}
+    result = run_students(jobs, "sizes", margin=margin, callback=collect_messages(said))
+    assert sum("Training the teacher" in line for line in said) == 1
+    assert sum("Teacher already trained" in line for line in said) == 1
+    sizes = {row["name"]: row["size"] for row in result["students"]}
+    assert 1 > sizes["size-0.6"] > sizes["size-4x"] > 0
+    page = (tmp_path / "sizes" / "report.html").read_text()
+    assert result["sentence"].split(":")[0] in page
+    assert "size-4x" in page
+    assert json.loads((tmp_path / "sizes" / "students.json").read_text())["ship"] == result["ship"]
+    # The same call reads what is finished.
+    said.clear()
+    assert run_students(jobs, "sizes", margin=margin, callback=collect_messages(said))["sentence"] == result["sentence"]
+    assert not any("Training" in line for line in said)
+
+
+def row(name, development, parameters, *, ready=True):
+    return StudentRow(
+        name, "distilled", 0.5, parameters / 1000, parameters, development, development - 0.01, 0.1, ready
+    )
+
+
+def test_the_smallest_student_within_the_margin_is_shipped():
+    score = Classification.primary
+    rows = [row("a", 0.95, 500), row("b", 0.942, 250), row("c", 0.90, 125)]
+    assert choose_student(rows, 0.95, score, margin=0.01)[0] == "b"
+    assert choose_student(rows, 0.95, score, margin=0.005)[0] == "a"
+    assert choose_student(rows, 0.95, score, margin=0.1)[0] == "c"
+    ship, sentence = choose_student(rows, 0.99, score, margin=0.01)
+    assert ship is None
+    assert "a, with 95.00 %" in sentence
+    assert choose_student([row("a", 0.95, 5, ready=False)], 0.95, score, margin=0.01)[0] is None
+    assert choose_student([row("a", math.nan, 5)], 0.95, score, margin=0.01)[0] is None
+
+
+def test_students_may_be_any_and_get_names():
+    named, _ = expand_students({"student": [{"from": "teacher", "size": "4x"}, "mlp", {"model": "mlp", "hidden": [4]}]})
+    assert list(named) == ["size-4x", "mlp", "mlp-2"]
+    assert expand_students({"student": "mlp"}) is None
+    with pytest.raises(LimbeckError, match="twice"):
+        expand_students({"student": ["mlp", "mlp"]})
+    with pytest.raises(LimbeckError, match="two"):
+        expand_students({"student": {"from": "teacher", "sizes": [0.5]}})
+    with pytest.raises(LimbeckError, match="margin"):
+        expand_students({"student": {"from": "teacher", "sizes": [0.5, 0.25], "margin": 2}})
+    with pytest.raises(LimbeckError, match="--shrink"):
+        read_shrink_flag("much")
