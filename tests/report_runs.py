@@ -202,4 +202,7 @@ def besides(*, classes: int = 10, seeds: int = 3, student: int = 3, teacher: int
                         "arms": {arm: decline(arm) for arm in ("teacher", *two)}},
         "groups": {"by": "region", "examples": {f"class {i}": 60 for i in range(classes)},
                    "sentence": "Groups: as planted.", "arms": {arm: grouped(arm) for arm in ("teacher", *two)}},
+        "sharpness": {"examples": 500, "sentence": "Sharpness: as planted.",
+                      "arms": {arm: {"top_eigenvalue": spread([3.0] * seeds), "trace": spread([40.0] * seeds)}
+                               for arm in two}},
     }  # fmt: skip

@@ -31,7 +31,7 @@ TWO = ["teacher", "student alone", "distilled"]
 def run(folder, data, **changes):
     """A job of a second with all that can be measured besides: what came of it, what was said, and its folder."""
     said = []
-    asked_for = small_job(data, **{"arms": TWO, "also": ["cka", "corruptions", "groups"], **changes})
+    asked_for = small_job(data, **{"arms": TWO, "also": ["cka", "corruptions", "groups", "sharpness"], **changes})
     job = make_job({**asked_for, "out": str(folder)})
     result = run_job(job, callback=collect_messages(said))
     return result, said, folder
@@ -73,6 +73,17 @@ def test_layers_are_those_of_the_students_that_lie_on_disk(done):
         assert torch.allclose(torch.tensor(row["values"]).double(), (ours[0].values + ours[1].values) / 2, atol=1e-6)
         assert row["closest"]["values"] == pytest.approx([float(one.values.amax(1).mean()) for one in ours])
     assert found["sentence"].startswith("Layers: ")
+
+
+def test_sharpness_has_a_value_for_each_student(done):
+    result, said, _ = done
+    found = result["sharpness"]
+    assert list(found["arms"]) == ["student alone", "distilled"]
+    for row in found["arms"].values():
+        assert len(row["trace"]["values"]) == len(row["top_eigenvalue"]["values"]) == 2
+        assert all(0 < value < float("inf") for value in row["top_eigenvalue"]["values"])
+    assert f"{found['examples']:,} training examples" in found["sentence"]
+    assert any("sharpness of" in one for one in said)
 
 
 def test_a_layer_that_is_constant_is_the_most_similar_to_none():

@@ -1,4 +1,4 @@
-"""Extra metrics: accuracy in groups, CKA of layers, and the table of all."""
+"""Extra metrics: accuracy in groups, CKA of layers, sharpness, and the table of all."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from limbeck.errors import DataError, LimbeckError
 from limbeck.events import Callback, Message
 from limbeck.job import Job
 from limbeck.job.run_layout import PREDICTIONS
-from limbeck.metrics import LayerCKA, Predictions, group_accuracy, layer_cka, load_tensors
+from limbeck.metrics import LayerCKA, Predictions, group_accuracy, layer_cka, load_tensors, sharpness
 from limbeck.metrics.cka import Reading, named_layers
 from limbeck.tasks import Classification
 
@@ -210,13 +210,56 @@ def _describe_layers_alike(arms: dict[str, Any], examples: int, seeds: int) -> s
     )
 
 
+SHARPNESS_EXAMPLES = 500
+"""The maximum number of training examples for the Hessian, stratified by class."""
+
+
+def check_sharpness(context: MetricContext, student: nn.Module) -> str:
+    """Compute one product with the Hessian of an untrained student on a few examples, and describe the measurement.
+
+    Raises:
+        LimbeckError: If the examples have no labels, or the student has no second derivatives.
+    """
+    train, preprocess = context.material.train, context.material.data.preprocess
+    few = train.take(torch.arange(min(8, len(train))))
+    try:
+        _ = sharpness(student, few, preprocess=preprocess, iterations=1, probes=1)
+    except RuntimeError as error:
+        raise LimbeckError(f"sharpness needs second derivatives, and this student has none: {error}") from error
+    return f"sharpness of {min(SHARPNESS_EXAMPLES, len(train)):,} training examples"
+
+
+def measure_sharpness(context: MetricContext) -> dict[str, Any]:
+    """The largest eigenvalue and the trace of the Hessian of the training loss, of every student, over seeds."""
+    job, material = context.job, context.material
+    examples = subsample(material.train, min(SHARPNESS_EXAMPLES, len(material.train)), 0)
+    rows: dict[str, Any] = {}
+    for arm in arms_to_measure(job, context.arm):
+        measured = [
+            sharpness(load_student(job, material, arm, seed), examples, preprocess=material.data.preprocess)
+            for seed in range(job.seeds)
+        ]
+        rows[arm] = {
+            "top_eigenvalue": over_seeds([one.top_eigenvalue for one in measured]),
+            "trace": over_seeds([one.trace for one in measured]),
+        }
+    tops = ", ".join(f"{row['top_eigenvalue']['mean']:.3g} in {arm}" for arm, row in rows.items())
+    sentence = (
+        f"Sharpness: the largest eigenvalue of the Hessian of the cross-entropy is {tops}; {len(examples):,} training "
+        f"examples, {job.seeds} seed{'s' * (job.seeds > 1)}."
+    )
+    return {"examples": len(examples), "arms": rows, "sentence": sentence}
+
+
 _log = logging.getLogger(__name__)
 _METRICS: Mapping[str, Callable[[MetricContext], dict[str, Any]]] = {
     "cka": measure_cka,
     "corruptions": measure_corruptions,
     "groups": measure_groups,
+    "sharpness": measure_sharpness,
 }
 """The extra metrics by their name in ``also``, which is also the key in the result."""
+_OF_CLASSES = ("corruptions", "groups", "sharpness")
 
 
 def check_also(context: MetricContext, callback: Callback) -> None:
@@ -228,11 +271,10 @@ def check_also(context: MetricContext, callback: Callback) -> None:
     names = requested_metrics(context.job.also, context.material.data)
     if not names:
         return
-    task, of_classes = context.material.task, [name for name in names if name in ("corruptions", "groups")]
+    task, of_classes = context.material.task, [name for name in names if name in _OF_CLASSES]
     if of_classes and not isinstance(task, Classification):
         raise LimbeckError(
-            f"also: {', '.join(of_classes)} measures the accuracy of classes, and this is {task.name}; leave it out "
-            "(and data.groups)."
+            f"also: {', '.join(of_classes)} is about classes, and this is {task.name}; leave it out (and data.groups)."
         )
     if context.job.out is None:
         raise LimbeckError(f"also: {', '.join(names)} needs the saved students; give the job a folder: out=...")
@@ -278,4 +320,5 @@ def _check(name: str, context: MetricContext) -> str:
     if name == "groups":
         return check_groups(context)
     student = make_student(context.job, context.material, seed=0, teacher=context.teacher)
-    return check_cka(context, student) if name == "cka" else check_corruptions(context, student)
+    checks = {"cka": check_cka, "corruptions": check_corruptions, "sharpness": check_sharpness}
+    return checks[name](context, student)

@@ -80,7 +80,7 @@ def make_models(
     """
     config = config or TrainConfig()
     made = RunModels(models, recipe.makes, seed=config.seed, adaptor=config.adaptor)
-    made.context = RunContext(loader, config.preprocess, torch.device(device))
+    made.context = RunContext(loader, config.preprocess, torch.device(device), config.epochs, config.steps)
     return made
 
 

@@ -68,7 +68,7 @@ class Run:
         self._loader = loader
         self._setting = setting
         self._fabric = fabric
-        self.models.context = RunContext(loader, setting.preprocess, fabric.device)
+        self.models.context = RunContext(loader, setting.preprocess, fabric.device, setting.epochs, setting.steps)
         self._course = RecipeRunner(recipe, self.models, seed=setting.seed)
         preflight_check(self._course, self.models, loader, setting)
         self._folder = RunFolder(out, resume=resume, writes=fabric.is_global_zero, student=student_out)

@@ -67,9 +67,9 @@ def _check(value: Any, who: str) -> None:
         raise LimbeckError(f"{who} contains a {type(value).__name__}; use strings, numbers, lists and mappings.")
 
 
-EXTRA_METRICS = ("cka", "corruptions", "groups")
+EXTRA_METRICS = ("cka", "corruptions", "groups", "sharpness")
 
-"""Metrics that cost more than predictions on the test data: similarity of layers, corrupted images, groups."""
+"""Metrics that cost more than predictions on the test data: similarity of layers, corrupted images, groups, sharpness."""
 
 
 def as_list(value: Any) -> Any:

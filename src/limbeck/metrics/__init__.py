@@ -83,6 +83,7 @@ from limbeck.metrics.predictions import (
 )
 from limbeck.metrics.regression import REGRESSION_METRICS, Estimates
 from limbeck.metrics.segmentation import SEGMENTATION_METRICS, PixelCounts, count_pixels
+from limbeck.metrics.sharpness import Sharpness, sharpness
 from limbeck.metrics.statistics import Difference, compare_accuracies, compare_scores, interval_parts, paired_difference
 from limbeck.metrics.token_scores import score_tokens
 from limbeck.metrics.user_metrics import evaluate_metrics, open_metrics
@@ -116,6 +117,7 @@ __all__ = [
     "Predictions",
     "Reliability",
     "Robustness",
+    "Sharpness",
     "SpeculativeSampling",
     "TextSums",
     "TextSumsState",
@@ -188,6 +190,7 @@ __all__ = [
     "sample_speculatively",
     "save_tensors",
     "score_tokens",
+    "sharpness",
     "top5",
     "worst_class_accuracy",
     "worst_group",

@@ -17,6 +17,7 @@ from limbeck.models.folder import (
     read_config,
     save,
 )
+from limbeck.models.fusion import fuse_networks
 from limbeck.models.hf_folder import is_hf_folder, is_transformers, name_classes, set_token_ids
 from limbeck.models.hub import open_hf, open_timm
 from limbeck.models.layers import add_bias, chosen_layers, layer_list, shallow
@@ -84,6 +85,7 @@ __all__ = [
     "find_tokenizer",
     "fingerprint",
     "fit_arguments",
+    "fuse_networks",
     "get_class_names",
     "get_description",
     "get_model_spec",

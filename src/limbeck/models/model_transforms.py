@@ -100,6 +100,29 @@ def _detach_weight(module: nn.Module, *_: Any) -> None:
     module.weight = cast(Tensor, module.weight).detach()
 
 
+def remove_pruning_masks(model: nn.Module) -> None:
+    """Make the zeros of `prune` plain weights: the layers have no masks and no hooks any more.
+
+    Args:
+        model: The model; layers without a mask stay as they are.
+
+    Example:
+        >>> layer = nn.Linear(10, 10)
+        >>> prune(layer, amount=0.3)
+        >>> remove_pruning_masks(layer)
+        >>> int((layer.weight == 0).sum()), len(list(layer.buffers()))
+        (30, 0)
+    """
+    from torch.nn.utils import prune as torch_prune
+
+    for module in model.modules():
+        if "weight_mask" in dict(module.named_buffers(recurse=False)):
+            torch_prune.remove(module, "weight")
+            for number, hook in list(module._forward_hooks.items()):
+                if hook is _detach_weight:
+                    del module._forward_hooks[number]
+
+
 def lora(model: nn.Module, **config: Any) -> nn.Module:
     """Freeze a model and add trainable low-rank adapters, with peft (extra ``peft``).
 
@@ -127,6 +150,7 @@ MODEL_TRANSFORMS: Mapping[str, ModelTransform] = {
         lora,
         prune,
         prune_channels,
+        remove_pruning_masks,
         reuse_classifier,
     )
 }

@@ -29,7 +29,7 @@ from torch import nn
 
 from limbeck.data import Chain, Dataset, DataSplits, Flip, RandomShift, ShuffledLoader, load_data, subsample
 from limbeck.data.builtin_datasets import IMAGE_DATASETS, data_folders
-from limbeck.engine import distill
+from limbeck.engine import Run, distill
 from limbeck.methods import make
 from limbeck.metrics import accuracy, agreement, ece, kl_to_teacher, nll, predict
 from limbeck.models import build, fit_arguments
@@ -46,6 +46,9 @@ KL = Figure("kl", "KL to teacher", "nats", lower_is_better=True)
 SECONDS = Figure("seconds", "CPU time", "s", lower_is_better=True)
 FIGURES = (ACCURACY, NLL, ECE, AGREEMENT, KL, SECONDS)
 """What `train_student` measures on test images. CPU seconds are those of training."""
+OF_TEACHER = Figure("teacher", "accuracy of the teacher", "%", resolution=0.05)
+PREPARED_FIGURES = (ACCURACY, NLL, KL, OF_TEACHER, SECONDS)
+"""What `train_prepared` measures. Without a teacher, its accuracy and the divergence are 0."""
 _WEIGHTS = "weights.safetensors"
 
 
@@ -191,6 +194,15 @@ def train_network(
         examples: The training images; by default those of the students.
         data: A loader in place of the examples.
     """
+    run, seconds = run_recipe(models, recipe, setting, seed=seed, epochs=epochs, examples=examples, data=data)
+    return run.student, seconds
+
+
+def run_recipe(
+    models: nn.Module | dict[str, nn.Module], recipe: Part, setting: ImageSetting, *, seed: int, epochs: int,
+    examples: Dataset | None = None, data: Any = None,
+) -> tuple[Run, float]:  # fmt: skip
+    """Run a recipe as `train_network` does, and return the whole run, for the models that it makes."""
     loader = data or make_loader(setting, student_images(setting) if examples is None else examples, seed)
     start = time.process_time()
     run = distill(
@@ -198,7 +210,7 @@ def train_network(
         preprocess=images_of(setting).preprocess, log_every=100, workers=1,
         precision="32-true" if setting.student[0] == "mlp" else "bf16-mixed",
     ).finish()  # fmt: skip
-    return run.student, time.process_time() - start
+    return run, time.process_time() - start
 
 
 def measure_network(student: nn.Module, setting: ImageSetting, teacher: nn.Module | None = None) -> dict[str, float]:
@@ -235,6 +247,24 @@ def train_student(
     length = setting.epochs if epochs is None else epochs
     shipped, seconds = train_network(network, recipe, setting, seed=seed, epochs=length, examples=examples)
     return {**measure_network(shipped, setting, teacher), "seconds": seconds}
+
+
+def train_prepared(recipe: Part, setting: ImageSetting, *, seed: int, teacher: str = "") -> dict[str, float]:
+    """Train a student by a recipe that makes its own teacher, and measure both: `PREPARED_FIGURES`.
+
+    Args:
+        recipe: The recipe.
+        setting: The setting; teacher and student see the same images.
+        seed: As for `train_student`.
+        teacher: The name of the teacher among the models of the run; empty for a student without one.
+    """
+    student = make_network(setting.student, setting, seed)
+    run, seconds = run_recipe(student, recipe, setting, seed=seed, epochs=setting.epochs)
+    if not teacher:
+        return {**measure_network(run.student, setting), "kl": 0.0, "teacher": 0.0, "seconds": seconds}
+    taught = run.models[teacher].eval()
+    figures = measure_network(run.student, setting, taught)
+    return {**figures, "teacher": measure_network(taught, setting)["accuracy"], "seconds": seconds}
 
 
 def train_teacher(folder: TaskFolder, *, setting: ImageSetting, seed: int) -> Figures:

@@ -23,11 +23,15 @@ class RunContext(NamedTuple):
             position belongs to the run.
         preprocess: Function from a batch to inputs, for every model without its own.
         device: The device of the models.
+        epochs: The passes over the data of a stage without a length of its own; None if steps or nothing is given.
+        steps: The optimizer steps of such a stage; None likewise.
     """
 
     loader: Loader
     preprocess: Preprocess
     device: torch.device
+    epochs: int | None = None
+    steps: int | None = None
 
 
 @runtime_checkable

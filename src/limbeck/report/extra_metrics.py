@@ -1,4 +1,4 @@
-"""Extra metrics of a job: layer similarity (CKA), accuracy on corrupted images, and groups."""
+"""Extra metrics of a job: layer similarity (CKA), accuracy on corrupted images, groups, and sharpness."""
 
 from __future__ import annotations
 
@@ -139,7 +139,7 @@ def draw_corruptions(arms: Sequence[Decline], *, ax: Axes | None = None) -> Axes
 
 
 def extra_metrics_section(run: RunData) -> Markup | None:
-    """Return layer similarity, accuracy on corrupted images, and worst groups; None if the job has no `also`."""
+    """Return the results of `also`: layers, corrupted images, worst groups, sharpness; None if the job has none."""
     results = {name: run.result[name] for name in EXTRA_METRICS if name in run.result}
     if not results:
         return None
@@ -151,7 +151,7 @@ def _part(name: str, result: Any, run: RunData) -> Markup:
     """Return one metric, or only a sentence if it was not measured or cannot be shown."""
     if isinstance(result, Mapping) and list(result) == ["sentence"] and isinstance(result["sentence"], str):
         return note(result["sentence"])  # the measurement failed
-    draw = {"cka": _layers, "corruptions": _corruptions, "groups": _groups}[name]
+    draw = {"cka": _layers, "corruptions": _corruptions, "groups": _groups, "sharpness": _sharpness}[name]
     try:
         return draw(result, run)
     except Exception as error:  # a damaged result or a bug; neither may lose the page
@@ -278,6 +278,24 @@ def _worst(arms: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:
     for arm, row in arms.items():
         worst = row["worst"]
         yield arm, str(worst["name"]), _percent(read_stat(worst)), f"{worst['examples']:,}"
+
+
+# --- sharpness ------------------------------------------------------------------------------------------------------
+
+
+def _sharpness(result: Mapping[str, Any], run: RunData) -> Markup:
+    rows = [
+        (arm, *(mean_std_text(read_stat(row[key])) for key in ("top_eigenvalue", "trace")))
+        for arm, row in result["arms"].items()
+    ]
+    title = f"Hessian of the cross-entropy on {result['examples']:,} training examples"
+    columns = ("arm", "largest eigenvalue", "trace")
+    numbers = table(title, columns, rows, strong=[i for i, row in enumerate(rows) if row[0] == run.method_arm])
+    remark = (
+        "Smaller is flatter. Both depend on the scale of the weights: compare students of one architecture that were "
+        "trained alike."
+    )
+    return join(tag("p", f"{result['sentence']} {remark}"), numbers)
 
 
 def _seeds(stat: SeedStat) -> str:

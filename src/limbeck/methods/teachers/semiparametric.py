@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from typing import Any, final
 
 import torch
 from jaxtyping import Float, Int, Integer
-from torch import Tensor, nn
+from torch import Tensor
 
 from limbeck.batch import IGNORED, LOGITS, Batch, Outputs
 from limbeck.data import counter_uniform
@@ -21,8 +20,8 @@ from limbeck.functional.kernel import validates_pair
 from limbeck.losses import Loss, Objective
 from limbeck.methods.card import MethodCard, SearchRange
 from limbeck.methods.support import check_count, check_share, check_weight
-from limbeck.models import reinitialize
-from limbeck.recipe import Models, Recipe, Stage, teacher_module
+from limbeck.methods.teachers.prepared import FreshTeacher
+from limbeck.recipe import Recipe, Stage
 from limbeck.teachers import TeacherContext, TeacherSession, TeacherWrapper
 from limbeck.teachers.wrapper import WrapperSession
 
@@ -195,6 +194,7 @@ def semiparametric(
         LimbeckError: If an argument is out of range; when the run starts, if the examples have no ids.
 
     Example:
+        >>> from torch import nn
         >>> [stage.name for stage in semiparametric(nn.Linear(4, 3), folds=2).stages()]
         ['fold 0', 'fold 1', 'semiparametric']
 
@@ -213,18 +213,37 @@ def semiparametric(
     objective: Objective = weight * losses[loss]() + (1 - weight) * Loss(cross_entropy)
     if folds == 1:
         return Recipe(Stage(objective, teacher=teacher, epochs=epochs, name="semiparametric"))
-    names = [f"fold-{number}" for number in range(folds)]
+    learn = Stage(objective, teacher=CrossFitTeacher(*fold_names(folds)), epochs=epochs, name="semiparametric")
+    return make_fold_recipe(teacher, folds, epochs=epochs if teacher_epochs is None else teacher_epochs) >> learn
+
+
+def fold_names(folds: int) -> list[str]:
+    """The names of the teachers of the folds, which are also those of the masks of what they learn."""
+    return [f"fold-{number}" for number in range(folds)]
+
+
+def make_fold_recipe(teacher: Any, folds: int, *, epochs: int | None) -> Recipe:
+    """Make the stages of the teachers: each learns the labels of all examples outside its fold.
+
+    Args:
+        teacher: The network of the teachers.
+        folds: The number of folds, at least 2.
+        epochs: Passes of each teacher; the run's budget if None.
+
+    Example:
+        >>> from torch import nn
+        >>> [stage.trains for stage in make_fold_recipe(nn.Linear(4, 3), 2, epochs=1).stages()]
+        ['fold-0', 'fold-1']
+    """
+    names = fold_names(folds)
     stages = [
         Stage(
-            Loss(cross_entropy, where=name), trains=name, loader=FoldMasks(folds),
-            epochs=epochs if teacher_epochs is None else teacher_epochs,
+            Loss(cross_entropy, where=name), trains=name, loader=FoldMasks(folds), epochs=epochs,
             name=name.replace("-", " "),
         )
         for name in names
     ]  # fmt: skip
-    learn = Stage(objective, teacher=CrossFitTeacher(*names), epochs=epochs, name="semiparametric")
-    makes: dict[str, Callable[[Models], nn.Module]] = dict.fromkeys(names, _FreshTeacher(teacher))
-    return Recipe(*stages, learn, makes=makes)
+    return Recipe(*stages, makes=dict.fromkeys(names, FreshTeacher(teacher)))
 
 
 def assign_folds(batch: Batch, folds: int) -> Int[Tensor, " batch"]:
@@ -268,18 +287,6 @@ class FoldMasks(BatchMasks):
 
 
 @final
-@dataclass(frozen=True)
-class _FreshTeacher:
-    """Makes a newly initialized teacher."""
-
-    teacher: Any
-
-    def __call__(self, models: Models) -> nn.Module:
-        """Copy the network without its weights."""
-        return reinitialize(teacher_module(self.teacher, models)).requires_grad_(True)
-
-
-@final
 class CrossFitTeacher(TeacherWrapper):
     """Several teachers, of which each labels the examples of its own fold, which it never saw.
 
@@ -287,6 +294,7 @@ class CrossFitTeacher(TeacherWrapper):
         teachers: One for each fold.
 
     Example:
+        >>> from torch import nn
         >>> teacher = CrossFitTeacher(nn.Identity(), nn.Hardtanh(0.0, 0.0001))
         >>> len(teacher.teachers)
         2
