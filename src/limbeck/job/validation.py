@@ -69,7 +69,7 @@ def _check(value: Any, who: str) -> None:
 
 EXTRA_METRICS = ("cka", "corruptions", "groups", "sharpness")
 
-"""Metrics that cost more than predictions on the test data: similarity of layers, corrupted images, groups, sharpness."""
+"""Metrics that cost more than predictions on the test data."""
 
 
 def as_list(value: Any) -> Any:
