@@ -101,6 +101,13 @@ def test_a_model_that_sees_the_next_token_is_refused():
     torch.testing.assert_close(logits[0, :2], logits[1, :2])
 
 
+@pytest.mark.parametrize("kernel", ["eager", "sdpa"])
+def test_the_attention_implementation_of_new_weights_is_chosen(kernel):
+    bert = {"num_hidden_layers": 1, "hidden_size": 8, "num_attention_heads": 2, "intermediate_size": 8}
+    model = open_model("hf:bert", classes=2, pretrained=False, attn_implementation=kernel, **bert)
+    assert model.config._attn_implementation == kernel
+
+
 @pytest.mark.parametrize("name", ["mlp", "timm:resnet10t"])
 def test_other_libraries_have_no_language_models(name):
     with pytest.raises(LimbeckError, match="hf:gpt2"):

@@ -16,7 +16,7 @@ from limbeck.functional.blockwise import Quick, in_blocks, inside_transform, kee
 _REGISTER = 16  # float32 values
 _SANE = 1e18  # its square, and differences of tempered logits, fit into float32
 _FEW = 1 << 15  # values, below which the overhead of a call dominates
-_APART = 0.4  # the root mean square of log-ratios from which no row is expected to be near equality
+_APART = 0.8  # the root mean square of log-ratios from which no row is expected to be near equality
 _LARGE = 1e4  # nats; larger values and NaN come from logits that need the guarded formula
 _SHIFT = 1e4  # a mean log-ratio above it is known to no better than 1e-3 in float32
 HIGHEST = 60.0  # nats; larger log-ratios of a class times its probability are imprecise in float32

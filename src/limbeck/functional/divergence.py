@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from limbeck.functional.blockwise import Quick, Rows, softmax_into, through_softmax_into
+from limbeck.functional.blockwise import Buffers, Quick, Rows, softmax_into, through_softmax_into
 from limbeck.functional.closed_form import (
     EXPONENTIAL,
     HIGHEST,
@@ -195,11 +195,29 @@ class _KullbackLeibler(Form, SeriesTerms, Quick):
     def fill(self, rows: Rows) -> None:
         """Choose between two formulas: two softmaxes are fast far from equality, one softmax is precise near it."""
         x = torch.sub(rows.student, rows.teacher, out=rows.buffers[0])
-        some = x[:: 1 + len(x) // _SAMPLE]  # a wrong guess costs time only: unsuitable rows get the general formula
-        if float(torch.linalg.vector_norm(some)) * rows.scale < _CLOSE * math.sqrt(some.numel()):
+        some = x[:: 1 + len(x) // _SAMPLE]  # a wrong guess costs time only
+        close = float(torch.linalg.vector_norm(some)) * rows.scale < _CLOSE * math.sqrt(some.numel())
+        if close or x.numel() < _TINY:
             self._fill_near(rows, x)
-        else:
-            self._fill_far(rows, x)
+            return
+        self._fill_far(rows, x)
+        small = rows.value < _NEAR
+        if bool(small.any()):
+            self._fill_again(rows, small)
+
+    def _fill_again(self, rows: Rows, small: Tensor) -> None:
+        """Compute some rows again that are nearer to equality than the others."""
+        student, teacher = rows.student[small], rows.teacher[small]
+        value = rows.value.new_empty(len(student))
+        by_student, by_teacher = (
+            None if slope is None else torch.empty_like(student) for slope in (rows.by_student, rows.by_teacher)
+        )
+        buffers = Buffers(student.dtype, *student.shape)
+        again = Rows(rows.scale, value, student, teacher, by_student, by_teacher, buffers)
+        self._fill_near(again, torch.sub(student, teacher, out=buffers[0]))
+        for whole, part in ((rows.value, value), (rows.by_student, by_student), (rows.by_teacher, by_teacher)):
+            if whole is not None and part is not None:
+                whole[small] = part
 
     def _fill_far(self, rows: Rows, x: Tensor) -> None:
         """Compute from two softmaxes; the normalizer of each side comes from its most probable class."""
@@ -209,7 +227,7 @@ class _KullbackLeibler(Form, SeriesTerms, Quick):
         apart, likeliest = _likely(rows, q, p)
         mean = torch.mul(p, x, out=x if rows.by_teacher is None else rows.buffers[3]).sum(-1)
         torch.sub(apart, mean, out=rows.value).mul_(rows.scale).sub_(likeliest)
-        rows.value.masked_fill_((rows.value < _NEAR) | (apart.abs_() > _SHIFT), torch.nan)
+        rows.value.masked_fill_(apart.abs_() > _SHIFT, torch.nan)
         if rows.by_student is not None:
             q.sub_(p)
         if rows.by_teacher is not None:
@@ -231,15 +249,15 @@ class _KullbackLeibler(Form, SeriesTerms, Quick):
         if not high < HIGHEST:  # or NaN
             rows.value.fill_(torch.nan)
             return
+        series = powers_into(x, EXPONENTIAL, rows.buffers[2])
         if max(-low, high) < near(x.dtype):
-            grown = x.add_(powers_into(x, EXPONENTIAL, rows.buffers[2]))
-            r = rows.buffers[2].mul_(p).sum(-1, keepdim=True)
-            torch.log1p(r[:, 0], out=rows.value)
+            grown, rise = x.add_(series), series
         else:
-            grown = torch.expm1(x, out=rows.buffers[2])
-            r = torch.sub(grown, x, out=x).mul_(p).sum(-1, keepdim=True)
-            torch.log1p(r[:, 0], out=rows.value)
-            rows.value.masked_fill_((r[:, 0] < _NEAR) | (mean[:, 0].abs() > _SHIFT), torch.nan)
+            grown = torch.expm1(x, out=rows.buffers[3])
+            rise = torch.where(x.abs() < near(x.dtype), series, torch.sub(grown, x, out=rows.buffers[4]), out=series)
+        r = rise.mul_(p).sum(-1, keepdim=True)
+        torch.log1p(r[:, 0], out=rows.value)
+        rows.value.masked_fill_(mean[:, 0].abs() > _SHIFT, torch.nan)
         if rows.by_student is not None:
             torch.sub(grown, r, out=rows.by_student).mul_(p).mul_((1 + r).reciprocal_())
 
@@ -303,6 +321,9 @@ _CLOSE = 0.2
 
 _NEAR = 1e-2
 """Divergence below which cancellation costs too much precision; log-ratios are about 0.1 there."""
+
+_TINY = 1 << 13
+"""Number of values below which operations cost more than arithmetic."""
 
 _SHIFT = 64.0
 """Largest offset between the logits of the two sides; a larger one costs the differences too much precision."""
