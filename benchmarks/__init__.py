@@ -15,6 +15,7 @@ from benchmarks.loop import bench_loop
 from benchmarks.on_policy import OnPolicySizes, bench_on_policy
 from benchmarks.peer_kernels import bench_peer_kernels
 from benchmarks.plain_loop import plain_blocks
+from benchmarks.several import bench_several
 from benchmarks.token_bytes import bench_token_bytes
 from benchmarks.tokenizers import TokenizerSizes, bench_tokenizers
 from benchmarks.workload import Blocks, Plan, Sizes, Work, make_work
@@ -41,6 +42,7 @@ __all__ = [
     "bench_loop",
     "bench_on_policy",
     "bench_peer_kernels",
+    "bench_several",
     "bench_token_bytes",
     "bench_tokenizers",
     "check_agreement",

@@ -85,6 +85,11 @@ def run_tokenizers(options: argparse.Namespace, say: Say) -> dict[str, Any]:
     return benchmarks.bench_tokenizers(seeds=options.seeds, say=say)
 
 
+def run_several(options: argparse.Namespace, say: Say) -> dict[str, Any]:
+    """Compare what several live teachers add to a step with their forward passes alone."""
+    return benchmarks.bench_several(say=say)
+
+
 BENCHMARKS: Mapping[str, Callable[[argparse.Namespace, Say], dict[str, Any]]] = {
     "loop": run_loop,
     "cache": run_cache,
@@ -97,6 +102,7 @@ BENCHMARKS: Mapping[str, Callable[[argparse.Namespace, Say], dict[str, Any]]] = 
     "lm_step": run_lm_step,
     "on_policy": run_on_policy,
     "tokenizers": run_tokenizers,
+    "several": run_several,
 }
 
 

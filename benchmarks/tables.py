@@ -34,6 +34,7 @@ BARS: Mapping[str, Mapping[str, tuple[str, float]]] = {
     "token_bytes": {},
     "on_policy": {},
     "tokenizers": {},
+    "several": {"overhead_ensemble": ("at most", 0.05), "overhead_routed": ("at most", 0.05)},
     "lm_step": {"stored_over_alone_time": ("at most", 1.10), "stored_over_alone_memory": ("at most", 1.10)},
 }
 """Benchmark -> figure -> its bar."""

@@ -249,6 +249,9 @@ def _teacher(call: MethodCall) -> str:
 def _models(call: MethodCall) -> str:
     if "language_modeling" in call.card.tasks[:1]:
         return "--teacher hf:gpt2-medium --student hf:gpt2 --data corpus.jsonl"
+    if (call.has_teacher and "teachers or more" in call.card.needs) or "robust teacher" in call.card.needs:
+        several = " ".join(f"--set teachers.{name}=resnet20" for name in ("first", "second", "third"))
+        return f"{several} --student resnet8 --data cifar10"
     return "--teacher resnet20 --student resnet8 --data cifar10"
 
 

@@ -30,6 +30,10 @@ EXCLUDED = {
     "llkd": "it selects among unlabeled examples, and all examples have labels here",
     "hanjabridge": "it keeps a model's embeddings during further training; a new student has nothing to keep",
     "specialists": "its groups of classes are settings of a data set, and its teachers cost more than all other arms",
+    **dict.fromkeys(
+        ("multi_teacher", "rl_kd", "agre_kd", "mtard", "representation_consolidation"), "its teachers are several"
+    ),
+    "knowledge_selection": "each episode of its practice is a whole training, so its budget is not that of the others",
     "ai_kd": "its teacher is a network of the student's own architecture",
 }
 """Methods that are in no table, with the reason."""

@@ -86,6 +86,7 @@ if TYPE_CHECKING:
     from limbeck.teachers import ModelTeacher as ModelTeacher
     from limbeck.teachers import MovingAverage as MovingAverage
     from limbeck.teachers import PrecomputedTeacher as PrecomputedTeacher
+    from limbeck.teachers import RoutedTeacher as RoutedTeacher
     from limbeck.teachers import ServedTeacher as ServedTeacher
     from limbeck.teachers import ShuffledTeacher as ShuffledTeacher
     from limbeck.teachers import SklearnTeacher as SklearnTeacher
@@ -117,8 +118,8 @@ _WHERE = {
     "tasks": ("load_task",),
     "teachers": (
         "AlignedTeacher", "CachedTeacher", "CrossTokenizerTeacher", "Ensemble", "fill_cache", "ModelTeacher",
-        "MovingAverage", "PrecomputedTeacher", "ServedTeacher", "ShuffledTeacher", "SklearnTeacher", "Specialists",
-        "Teacher", "TeacherRef",
+        "MovingAverage", "PrecomputedTeacher", "RoutedTeacher", "ServedTeacher", "ShuffledTeacher", "SklearnTeacher",
+        "Specialists", "Teacher", "TeacherRef",
     ),
 }  # fmt: skip
 _HOME = {name: module for module, names in _WHERE.items() for name in names}

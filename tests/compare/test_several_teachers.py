@@ -55,6 +55,10 @@ def teachers_job(folder, teachers, **changes):
     return make_job({**{k: v for k, v in several(folder).items() if k != "teacher"}, "teachers": teachers, **changes})
 
 
+def routed(**routes):
+    return {name: {"model": "mlp", "route": route} for name, route in routes.items()}
+
+
 @pytest.fixture(scope="module")
 def finished(place):
     """A finished run of three teachers, one of them trained by the job, each with a cache of its own."""
@@ -102,6 +106,19 @@ def test_several_teachers_survive_the_text_of_a_job(place, tmp_path):
         ({"teacher": {"ensemble": {"a": "mlp", "b": {"model": "cnn", "weight": 0}}}}, "weight"),
         ({"teacher": "mlp", "teachers": ["mlp", "cnn"]}, "one of the two keys"),
         ({"teacher": {"ensemble": "mlp"}}, "'mlp'"),
+        ({"teacher": None, "teachers": {"a": "mlp", "b": {"model": "cnn", "weight": -1}}}, "weight"),
+        (
+            {"teacher": None, "teachers": {"a": "mlp", "b": {"model": "cnn", "route": "default"}}},
+            r"teachers\.a has no route",
+        ),
+        ({"teacher": None, "teachers": routed(a="default", b="default")}, "default alone"),
+        ({"teacher": None, "teachers": routed(a={"x": 1}, b={"y": 2})}, r"one column; got \['x', 'y'\]"),
+        ({"teacher": None, "teachers": routed(a={"x": 1, "y": 2}, b={"x": 2})}, r"teachers\.a\.route is one column"),
+        ({"teacher": None, "teachers": routed(a={"x": 1}, b="default", c="default")}, "both the default"),
+        (
+            {"teacher": None, "teachers": {"a": {"model": "mlp", "route": {"x": 1}, "weight": 2}, "b": "mlp"}},
+            "weight 2",
+        ),
         ({"teacher": {"ensemble": {"a": "mlp", "b": True}}}, "True"),
         ({"teacher": None, "teachers": {"a": "mlp", "b": True}}, "True"),
         ({"teacher": None, "teachers": ["mlp", 3]}, "got 3"),
@@ -159,6 +176,28 @@ def test_the_run_has_a_page_and_exports_with_its_card(finished, tmp_path):
     assert str(run.parent) not in card
     job = (run / "job.yaml").read_text()
     assert str(run.parent) not in job
+
+
+def test_a_job_with_routes_has_a_row_for_each_teacher_and_one_cache(place):
+    classes = sorted({*np.load(place / "data.npz")["y_train"].tolist()})
+    teachers = {
+        "net": {"model": str(place / "net"), "route": {"labels": classes[:1]}},
+        "forest": {"model": f"sklearn:{place / 'forest.joblib'}", "route": "default"},
+    }
+    result = run_job(teachers_job(place, teachers, seeds=1, cache=str(place / "routed")))
+    assert is_cache(str(place / "routed"))
+    assert {"teacher", "teacher net", "teacher forest"} <= {*result["arms"]}
+    del teachers["forest"]["route"]
+    teachers["forest"]["route"] = {"labels": classes[1:-1]}
+    with pytest.raises(LimbeckError, match=rf"labels={classes[-1]}.*default"):
+        run_job(teachers_job(place, teachers, seeds=1))
+
+
+def test_a_method_of_several_teachers_gets_them_by_name_with_a_cache_each(place):
+    teachers = {"net": str(place / "net"), "forest": f"sklearn:{place / 'forest.joblib'}"}
+    method = {"name": "multi_teacher", "weights": "learned"}
+    run_job(teachers_job(place, teachers, seeds=1, method=method, cache=str(place / "each")))
+    assert [is_cache(str(place / "each" / name)) for name in teachers] == [True] * 2
 
 
 def test_an_ensemble_of_different_models_has_one_cache(place):

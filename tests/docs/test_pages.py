@@ -39,6 +39,7 @@ def test_the_page_s_jobs_are_some(page):
         "models.md",
         "shrink.md",
         "teachers.md",
+        "several-teachers.md",
         "judge.md",
         "tasks.md",
         "quickstart.md",

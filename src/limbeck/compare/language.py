@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +28,15 @@ from limbeck.models.hf_folder import find_hf_config
 from limbeck.models.hub import LibraryModel
 from limbeck.optional_imports import import_optional
 from limbeck.report.curves import cut_off_advice, read_written_texts
-from limbeck.teachers import AlignedTeacher, CrossTokenizerTeacher, Ensemble, ModelTeacher, ServedTeacher, Teacher
+from limbeck.teachers import (
+    AlignedTeacher,
+    CrossTokenizerTeacher,
+    Ensemble,
+    ModelTeacher,
+    RoutedTeacher,
+    ServedTeacher,
+    Teacher,
+)
 
 _PROBED, _PROBED_TOKENS = 16, 256  # texts of the data on which tokenizers are compared
 _CHUNK = 1024  # windows whose tokens are counted at a time
@@ -224,13 +231,20 @@ def align_served(teacher: ServedTeacher, data: Dataset, student: nn.Module) -> A
 
 
 def average_teachers(job: Job, teachers: Sequence[Teacher]) -> Teacher:
-    """The ensemble of a job's teachers.
+    """The ensemble of a job's teachers, or the teacher that gives each example to one of them.
 
     Raises:
-        LimbeckError: If they have different vocabularies.
+        LimbeckError: If they have different vocabularies, or two have the same route.
     """
     aligned = [teacher for teacher in teachers if isinstance(teacher, AlignedTeacher)]
-    make = partial(Ensemble, mean=job.teacher.mean, weights=job.teacher.weights)
+    names, routes = list(job.teacher.parts), job.teacher.routes
+
+    def make(*members: Teacher) -> Teacher:
+        if routes is None:
+            return Ensemble(*members, mean=job.teacher.mean, weights=job.teacher.weights, member_names=names)
+        named = dict(zip(names, members, strict=True))
+        return RoutedTeacher(named, routes.column, values=routes.values, default=routes.default)
+
     if any(isinstance(teacher, CrossTokenizerTeacher) for teacher in teachers):
         raise LimbeckError(
             "uld and alm have one teacher: the outputs of several with tokenizers of their own cannot be averaged."

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from itertools import islice
 from pathlib import Path
@@ -10,6 +10,7 @@ from tempfile import TemporaryDirectory
 
 import torch
 
+from limbeck.batch import LOGITS
 from limbeck.cache import (
     CachePart,
     CacheReader,
@@ -64,7 +65,9 @@ def with_cache(job: Job, teacher: Teacher, task: Task, where: str | None = None)
         stores = open_cached_teacher(job, teacher, task, where or folder_of(job))
         cached: Teacher = next(iter(stores.values()))
         if len(stores) > 1:
-            cached = Ensemble(*stores.values(), mean=job.teacher.mean, weights=job.teacher.weights)
+            cached = Ensemble(
+                *stores.values(), mean=job.teacher.mean, weights=job.teacher.weights, member_names=list(stores)
+            )
         return AlignedTeacher(cached, teacher.alignment) if isinstance(teacher, AlignedTeacher) else cached
     except LimbeckError as error:
         raise add_flag_hint(error, "cache", CacheSettings.model_fields) from error
@@ -94,26 +97,39 @@ def open_cached_teacher(job: Job, teacher: Teacher, task: Task, where: str) -> d
     if isinstance(teacher, AlignedTeacher):  # a cache has the teacher's own outputs, for its own ids
         own, translate = teacher.inner, teacher.translate
     if job.teacher.model != SEVERAL or not isinstance(own, Ensemble):
-        return {"": _cached(job, translate(own), task, where)}
+        own = translate(own)
+        return {"": _cached(job, own, where, _objectives_of(job, own, task))}
+    objectives = _objectives_of(job, teacher, task)
     named = zip(job.teacher.ensemble, own.members, strict=True)
-    return {name: _cached(job, translate(member), task, f"{where}/{name}") for name, member in named}
+    return {name: _cached(job, translate(member), f"{where}/{name}", objectives, name) for name, member in named}
 
 
 def folders_of(job: Job) -> list[str]:
     """The folders of the caches of a job's teachers."""
-    names = list(job.teacher.ensemble) if job.teacher.model == SEVERAL else []
+    several = job.teacher.model == SEVERAL and job.teacher.routes is None  # an example with a route has one output
+    names = list(job.teacher.ensemble) if several else []
     return [f"{folder_of(job)}/{name}" for name in names] or [folder_of(job)]
 
 
-def _cached(job: Job, teacher: Teacher, task: Task, where: str) -> CachedTeacher:
+def _cached(
+    job: Job, teacher: Teacher, where: str, objectives: Sequence[Objective], member: str | None = None
+) -> CachedTeacher:
+    """A teacher with a cache for what losses read of it; `member` is its name if it is one of several."""
     cache = job.cache or CacheSettings()
-    objectives = _objectives_of(job, teacher, task)
     addresses = frozenset().union(*(objective.requires.teacher for objective in objectives))
+    if member is not None:
+        addresses = frozenset().union(*(_addresses_in(member, address) for address in addresses))
     temperatures = frozenset().union(*(objective.temperatures for objective in objectives))
     return CachedTeacher(
         teacher, where, encoding=cache.encoding, through=cache.through, addresses=addresses, temperatures=temperatures,
         masks=frozenset().union(*(objective.masks for objective in objectives)), inputs=cache.inputs,
     )  # fmt: skip
+
+
+def _addresses_in(member: str, address: str) -> set[str]:
+    """What is read of one of several teachers for an address: nothing for an address of another one."""
+    name, _, inner = address.partition(".")
+    return {LOGITS} if address == LOGITS else {inner} if name == member else set()
 
 
 def _objectives_of(job: Job, teacher: Teacher, task: Task) -> list[Objective]:

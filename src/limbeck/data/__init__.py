@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from limbeck.data.adversarial_loader import AdversarialLoader, Attack
 from limbeck.data.arrays import ArrayDataset
 from limbeck.data.builtin_datasets import draw_digits
 from limbeck.data.cached_texts import open_cached_texts
@@ -47,7 +48,9 @@ from limbeck.random_seeds import counter_order, counter_uniform
 
 __all__ = [
     "AdaptiveShare",
+    "AdversarialLoader",
     "ArrayDataset",
+    "Attack",
     "BatchMasks",
     "BatchMix",
     "CategoryColumn",

@@ -69,6 +69,10 @@ class ArrayDataset(Dataset):
         labels, mask = (None if column is None else count_rows(column, index) for column in (self.labels, self._mask))
         return Batch(input_rows(self._inputs, index), index, None, labels, mask, count_rows(self._extra, index))
 
+    def extra_column(self, name: str) -> Any:
+        """The values of an extra column, or of ``labels``, of all examples; None if there is no such column."""
+        return self._extra[name] if name in self._extra else super().extra_column(name)
+
     @cached_property
     def fingerprint(self) -> str:
         """SHA-256 of every column's type, shape and bytes, and of the class names."""

@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from limbeck.batch import Batch
+from limbeck.batch import Batch, count_rows
 from limbeck.data.table_encoding import TableEncoding
 from limbeck.errors import DataError, LimbeckError
 from limbeck.random_seeds import counter_order
@@ -124,6 +124,10 @@ class Dataset(ABC):
         """The number of tokens that a model reads at a time for each example; None if it is not known."""
         return None
 
+    def extra_column(self, name: str) -> Any:
+        """The values of an extra column, or of ``labels``, of all examples; None if they are not in memory."""
+        return self.labels if name == "labels" else None
+
     def to_files(self) -> dict[str, bytes]:
         """Return files by name from which the inputs can be restored, so that a teacher cache can keep them.
 
@@ -202,6 +206,10 @@ class Subset(Dataset):
         """The lengths of the selected examples."""
         lengths = self.whole.row_lengths
         return None if lengths is None else lengths[self.index]
+
+    def extra_column(self, name: str) -> Any:
+        """The values of the selected examples."""
+        return count_rows(self.whole.extra_column(name), self.index)
 
     def to_files(self) -> dict[str, bytes]:
         """Return the files of the original dataset, and the selected positions.

@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor, nn
 
-from limbeck.batch import Batch
+from limbeck.batch import Batch, Inputs
 from limbeck.data.dataset import Dataset, hash_columns
 from limbeck.data.prefetch import check_num_workers, prefetch
 from limbeck.data.transform import BatchMix, Transform, apply_transforms, check_augmentation, is_repeatable, view_number
@@ -153,6 +153,9 @@ class Loader(ABC):
 
         The model that learns is the one whose weights change, also between two batches.
         """
+
+    def set_preprocess(self, preprocess: Callable[[Batch], Inputs]) -> None:  # noqa: B027 - few loaders call a model
+        """Called before `bind` with the function through which the model that learns reads a batch."""
 
     def complete(self, batch: Batch, *, used: bool = True) -> Batch:
         """Add to a batch what depends on the models of the run, such as texts that a model writes; by default nothing.

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from torch import nn
 
-from limbeck.batch import Batch
+from limbeck.batch import Batch, Inputs
 from limbeck.data.dataset import Dataset
 from limbeck.data.loader import Loader
 
@@ -61,6 +61,10 @@ class LoaderWrapper(Loader):
     def bind(self, models: Mapping[str, nn.Module]) -> None:
         """Give the models of the run to the other loader."""
         self.loader.bind(models)
+
+    def set_preprocess(self, preprocess: Callable[[Batch], Inputs]) -> None:
+        """Give the function to the other loader."""
+        self.loader.set_preprocess(preprocess)
 
     def batches(self, epoch: int, start: int) -> Iterator[Batch]:
         """Yield the batches of the other loader."""

@@ -106,7 +106,7 @@ def read_split_table(
         fraction: The share of rows to hold out, between 0 and 1.
         seed: Seed of the split.
         ignore: See `read_table`.
-        groups: See `read_table`; for the holdout part.
+        groups: See `read_table`.
 
     Raises:
         DataError: See `read_table`.
@@ -163,10 +163,7 @@ def _read_parts(
     fraction: float | None = None,
     seed: int = 0,
 ) -> tuple[dict[str, ArrayDataset], TableEncoding, TableReport]:
-    """Read a training table, and others with its encoding; with a `fraction`, hold out the test part.
-
-    `groups` is a column of the test part.
-    """
+    """Read a training table, and others with its encoding; with a `fraction`, hold out the test part."""
     report = TableReport()
     raw = form.load(path)
     table = TrainingTable(raw, form, report)
@@ -178,10 +175,9 @@ def _read_parts(
     encoding = table.encoding(rows["train"], report)
     if "test" in rows:
         table.count_unknown(rows["test"], encoding, report)
-    of_part = {"test": groups}
-    parts = {name: table.examples(index, encoding, of_part.get(name)) for name, index in rows.items()}
+    parts = {name: table.examples(index, encoding, groups) for name, index in rows.items()}
     for name, file in (others or {}).items():
-        parts[name] = _encode_other_table(form.load(file), form, encoding, of_part.get(name), report)
+        parts[name] = _encode_other_table(form.load(file), form, encoding, groups, report)
     return parts, encoding, report
 
 

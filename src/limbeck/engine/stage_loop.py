@@ -345,6 +345,7 @@ def bind_loader(
             )
         for stage in stages:
             models[stage.trains].to(fabric.device)
+    loader.set_preprocess(stages[0].preprocess or preprocess)
     loader.bind(models)
 
 

@@ -13,6 +13,7 @@ from limbeck.cache import validate_encoding
 from limbeck.data.written_share import mean_share
 from limbeck.errors import ArgumentError, LimbeckError, UnknownNameError, nearest, unknown_name_error
 from limbeck.job.budget import Budget, Strict
+from limbeck.job.routes import Routes, read_routes
 from limbeck.job.validation import add_flag_hint, flag_hint
 from limbeck.methods import method
 from limbeck.methods.support import read_share
@@ -83,10 +84,13 @@ class MemberSettings(ModelSettings):
         url: The address of a server, as of a teacher by itself. Only one that lists all tokens (``top_k: null``) can be
             averaged.
         weight: Its weight in the average, relative to the others.
+        route: The examples that it teaches alone: a column of the data and a value, or a list of values,
+            ``{domain: [law, tax]}``; or ``default``, all others. If one teacher has a route, all have.
     """
 
     url: str | None = None
     weight: float = Field(default=1.0, gt=0, allow_inf_nan=False)
+    route: dict[str, Any] | str | None = None
 
     @model_validator(mode="before")
     @classmethod
@@ -167,7 +171,15 @@ class TeacherSettings(ModelSettings):
                 raise LimbeckError(f"A teacher cannot be called {name!r}; use letters, digits, '-' and '_'.")
             if member.starts_from_teacher:
                 raise LimbeckError(f"teacher.ensemble.{name}: {member.model} is a student made of its teacher.")
+        _ = self.routes  # raises for routes that do not fit together
         return self
+
+    @property
+    def routes(self) -> Routes | None:
+        """Which of its models teaches which examples; None if they are averaged."""
+        place = "teachers" if self.model == SEVERAL else "teacher.ensemble"
+        routes = {name: member.route for name, member in self.ensemble.items()}
+        return read_routes(routes, {name: member.weight for name, member in self.ensemble.items()}, place)
 
     @property
     def parts(self) -> dict[str, TeacherSettings]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from numbers import Real
 from typing import Any, final
 
@@ -25,6 +25,7 @@ from limbeck.tap import get_adaptor
 from limbeck.tasks import Task
 from limbeck.teachers import (
     CachedTeacher,
+    Ensemble,
     ModelTeacher,
     Teacher,
     TeacherRef,
@@ -161,6 +162,54 @@ class FreshCopy:
         """
         if self.of in models:
             check_fresh(models[self.of])
+
+
+def read_teachers(teacher: Any, method: str, *, least: int = 2) -> tuple[Teacher, tuple[str, ...]]:
+    """Read an argument that holds several teachers.
+
+    Args:
+        teacher: An `Ensemble`, also with a cache; a mapping from names to teachers; or a list of teachers.
+        method: The name of the method, for the message.
+        least: The smallest number of teachers.
+
+    Returns:
+        The teacher of the stage, and the names of its members: their logits are at ``NAME.logits``.
+
+    Raises:
+        ArgumentError: If it is something else, or has fewer teachers.
+
+    Example:
+        >>> read_teachers({"old": nn.Linear(2, 3), "new": nn.Linear(2, 3)}, "rl_kd")[1]
+        ('old', 'new')
+    """
+    if isinstance(teacher, Mapping):
+        source: Teacher = Ensemble(*teacher.values(), member_names=[str(name) for name in teacher])
+    else:
+        source = Ensemble(*teacher) if isinstance(teacher, (list, tuple)) else as_teacher(teacher)
+    try:
+        members = find_ensemble(source).member_names
+    except LimbeckError:
+        members = ()
+    if len(members) < least:
+        kind = f"has {len(members)}" if members else f"is a {type(source).__name__}"
+        raise ArgumentError(
+            f"{method} learns from {least} teachers or more, and this {kind}. Pass Ensemble(a, b) or {{'a': a, 'b': b}}"
+            "; in a job, type teachers: {a: ..., b: ...}.", argument="teacher",
+        )  # fmt: skip
+    return source, members
+
+
+def find_ensemble(teacher: Teacher) -> Ensemble:
+    """The ensemble that a teacher is, or that its cache is of.
+
+    Raises:
+        LimbeckError: If it is none.
+    """
+    while isinstance(teacher, CachedTeacher) and teacher.inner is not None:
+        teacher = teacher.inner
+    if not isinstance(teacher, Ensemble):
+        raise LimbeckError(f"A {type(teacher).__name__} is not an ensemble.")
+    return teacher
 
 
 def check_reads_texts(teacher: Any, method: str) -> None:

@@ -12,6 +12,7 @@ from limbeck.teachers.model import ModelTeacher, TeacherRef, as_teacher
 from limbeck.teachers.moving_average import MovingAverage, MovingAverageSession
 from limbeck.teachers.precomputed import PrecomputedTeacher
 from limbeck.teachers.privileged_context import PrivilegedContextTeacher
+from limbeck.teachers.routed import RoutedTeacher
 from limbeck.teachers.served import ServedTeacher, ServedTextWriter, WrittenText
 from limbeck.teachers.sklearn_teacher import EstimatorFile, SklearnTeacher
 from limbeck.teachers.specialists import Groups, Specialists, check_groups, special_classes
@@ -48,6 +49,7 @@ __all__ = [
     "PrecomputedTeacher",
     "Preprocess",
     "PrivilegedContextTeacher",
+    "RoutedTeacher",
     "ServedTeacher",
     "ServedTextWriter",
     "SharedInputs",

@@ -17,7 +17,7 @@ from limbeck.errors import callable_name, unknown_name_error
 from limbeck.models import build, seeded
 from limbeck.optional_imports import import_optional
 from limbeck.random_seeds import fork_rng, make_rng_state
-from limbeck.teachers import CrossTokenizerTeacher
+from limbeck.teachers import CrossTokenizerTeacher, Ensemble
 from limbeck.testing.tiny_transformer import make_transformers
 
 Trial = Callable[[], tuple[Any, Any, Any]]
@@ -123,6 +123,12 @@ def _data(kind: str) -> ArrayDataset:
     return ArrayDataset(inputs, labels, extra={"privileged": inputs + 0.1})
 
 
+def _make_several() -> tuple[nn.Module, Ensemble, ArrayDataset]:
+    """Three teachers, ``first``, ``second`` and ``third``, for methods of several teachers."""
+    teachers = [build("mlp", inputs=6, classes=_CLASSES, hidden=[8, 8], seed=seed).eval() for seed in (2, 3, 4)]
+    return _network("mlp", width=4), Ensemble(*teachers, member_names=["first", "second", "third"]), _data("mlp")
+
+
 def make_language_models() -> tuple[nn.Module, CrossTokenizerTeacher, TokenDataset]:
     """Make two language models with different tokenizers, and texts."""
     hf = import_optional("transformers", extra="hf", purpose="Tokenizers for a trial")
@@ -146,6 +152,7 @@ _WORDS = ("cat", "dog", "quick fox", "Größe", "old")
 
 TRIALS: dict[str, Trial] = {
     **{kind: partial(_make, kind) for kind in ("mlp", "cnn", "resnet")},
+    "several": _make_several,
     "language": _make_language,
     "transformer": make_transformers,
     "two_tokenizers": make_language_models,

@@ -1,0 +1,102 @@
+"""`projected_gradient`: adversarial inputs by projected gradient ascent (PGD) in an L-infinity ball."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from limbeck.errors import ArgumentError
+
+
+def check_attack(*, epsilon: float, step_size: float, steps: int) -> None:
+    """Check the settings of an attack.
+
+    Raises:
+        ArgumentError: If epsilon is negative, the step size is not above 0, or the number of steps is negative.
+
+    Example:
+        >>> check_attack(epsilon=0.1, step_size=0.02, steps=10)
+    """
+    if not (math.isfinite(epsilon) and epsilon >= 0):
+        raise ArgumentError(f"epsilon is a number of at least 0, such as 8/255; got {epsilon!r}.", argument="epsilon")
+    if not (math.isfinite(step_size) and step_size > 0):
+        raise ArgumentError(
+            f"step_size is a number above 0, such as a quarter of epsilon; got {step_size!r}.", argument="step_size"
+        )
+    if isinstance(steps, bool) or not isinstance(steps, int) or steps < 0:
+        raise ArgumentError(f"steps is a whole number of at least 0; got {steps!r}.", argument="steps")
+
+
+def projected_gradient(
+    loss: Callable[[Tensor], Tensor],
+    inputs: Float[Tensor, "batch ..."],
+    *,
+    epsilon: float,
+    step_size: float,
+    steps: int,
+    start: Float[Tensor, "batch ..."] | None = None,
+    low: float = 0.0,
+    high: float = 1.0,
+) -> Float[Tensor, "batch ..."]:
+    r"""Search inputs near the given ones for which a loss is high.
+
+    With :math:`x^0` the start, k steps of
+
+    .. math:: x^{i+1} = \Pi \left( x^i + a \, \mathrm{sign} \nabla_x \sum_j L_j(x^i) \right)
+
+    where :math:`\Pi` clips to :math:`[x - \epsilon, x + \epsilon]` and then to :math:`[low, high]`. With 0 steps it is
+    the start, clipped. Nothing else is changed: no gradient reaches the parameters of a model.
+
+    Args:
+        loss: Function from inputs to one value for each example, ``[batch]``. An example's value should depend on its
+            own input alone: a network in eval mode.
+        inputs: x, within ``[low, high]``.
+        epsilon: The largest change of a number, in the unit of the inputs.
+        step_size: a, in the same unit.
+        steps: k.
+        start: :math:`x^0`; by default x. See `random_start`.
+        low: The smallest value of an input.
+        high: The largest value.
+
+    Raises:
+        ArgumentError: If a setting is out of range.
+
+    Example:
+        >>> x = torch.tensor([[0.5, 0.95]])
+        >>> projected_gradient(lambda x: x.sum(1), x, epsilon=0.1, step_size=0.04, steps=5)
+        tensor([[0.6000, 1.0000]])
+
+    Source: Madry, Makelov, Schmidt, Tsipras and Vladu, Towards Deep Learning Models Resistant to Adversarial Attacks,
+    2017, arXiv:1706.06083.
+    """
+    check_attack(epsilon=epsilon, step_size=step_size, steps=steps)
+    inputs = inputs.detach()
+    lowest, highest = (inputs - epsilon).clamp_min(low), (inputs + epsilon).clamp_max(high)
+    current = (inputs if start is None else start.detach()).clamp(lowest, highest)
+    for _ in range(steps):
+        with torch.enable_grad():
+            moved = current.detach().requires_grad_()
+            (slope,) = torch.autograd.grad(loss(moved).sum(), moved)
+        current = (current + step_size * slope.sign()).clamp(lowest, highest)
+    return current.detach()
+
+
+def random_start(
+    inputs: Float[Tensor, "batch ..."], uniform: Float[Tensor, "batch values"], epsilon: float
+) -> Float[Tensor, "batch ..."]:
+    """Move inputs to a random place in the ball: each number by up to epsilon in either direction.
+
+    Args:
+        inputs: The inputs.
+        uniform: Numbers from 0 to 1, such as those of `limbeck.random_seeds.counter_uniform`, one for each value.
+        epsilon: The largest change.
+
+    Example:
+        >>> random_start(torch.zeros(1, 2), torch.tensor([[0.0, 0.75]]), 0.2)
+        tensor([[-0.2000,  0.1000]])
+    """
+    return inputs + epsilon * (2 * uniform.to(inputs) - 1).reshape(inputs.shape)
