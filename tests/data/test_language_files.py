@@ -335,3 +335,13 @@ def test_pairs_of_an_encoder_decoder_are_split_by_pair(tmp_path, tokenizer):
     assert tokenizer.decode(batch.labels[batch.mask]) == row["completion"] + "<|endoftext|>"
     with pytest.raises(DataError, match=r"line 1.*max_length=3"):
         load_data(file, tokenizer=str(tmp_path / "tokenizer"), encoder_decoder=True, max_length=3)
+
+
+@pytest.mark.parametrize("decoder", [False, True])
+def test_a_text_that_was_cut_off_has_no_end_to_learn(tmp_path, decoder):
+    rows = [{"prompt": "a b", "completion": " c d", "stop_reason": reason} for reason in ("stop", "length", "stop")]
+    path = tmp_path / "texts.jsonl"
+    path.write_text("\n".join(map(json.dumps, rows)))
+    data = load_data({"name": str(path), "test": str(path), "encoder_decoder": decoder or None}).train
+    ends = [int((data.take(torch.tensor([i])).labels == data.tokenizer.eos_token_id).sum()) for i in range(3)]
+    assert ends == [1, 0, 1]

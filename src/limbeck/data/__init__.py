@@ -9,7 +9,7 @@ from limbeck.data.cached_texts import open_cached_texts
 from limbeck.data.dataset import Dataset, Subset, split, subsample
 from limbeck.data.image_file import verify
 from limbeck.data.image_folder import ImageFolder
-from limbeck.data.load import load_data, reads_language
+from limbeck.data.load import find_prompt_files, load_data, reads_language
 from limbeck.data.loader import Loader, ShuffledLoader, shard_batch
 from limbeck.data.masked_loader import BatchMasks, MaskedLoader
 from limbeck.data.npz import read_npz
@@ -97,6 +97,7 @@ __all__ = [
     "counter_order",
     "counter_uniform",
     "draw_digits",
+    "find_prompt_files",
     "find_token_data",
     "hash_tokenizer",
     "holds_tokenizer",

@@ -19,7 +19,7 @@ from limbeck.data.splits import HELD_OUT, DataSplits, DataSummary, PartSummary, 
 from limbeck.data.text_files import VOCABULARY, read_characters, read_json_rows
 from limbeck.data.token_dataset import TokenDataset
 from limbeck.data.token_pairs import TokenData, TokenPairDataset, split_texts
-from limbeck.data.tokenized_texts import tokenize_texts
+from limbeck.data.tokenized_texts import CUT_OFF, tokenize_texts
 from limbeck.data.tokenizer import open_tokenizer, train_byte_level_tokenizer
 from limbeck.errors import DataError, LimbeckError
 
@@ -27,9 +27,9 @@ LANGUAGE_MODELING = "language_modeling"
 LANGUAGE_DATASETS = {"tinyshakespeare": "tinyshakespeare/input.txt.gz"}
 """Texts by name: all plays of Shakespeare, 1.1 MB, one speech between two blank lines."""
 LANGUAGE_OPTIONS = (
-    "text", "prompt", "completion", "encoder_decoder", "test", "val", "charset", "tokenizer", "vocabulary",
-    "max_length", "overlap", "packing", "padding_side", "too_long", "add_eos_token", "completion_only_loss",
-    "sample_by", "cache_dir",
+    "text", "prompt", "completion", "max_new_tokens", "encoder_decoder", "test", "val", "charset", "tokenizer",
+    "vocabulary", "max_length", "overlap", "packing", "padding_side", "too_long", "add_eos_token",
+    "completion_only_loss", "sample_by", "cache_dir",
 )  # fmt: skip
 MAX_WINDOW = 256
 """The default number of tokens that a model reads at a time."""
@@ -82,6 +82,28 @@ def holds_language_rows(path: Path, options: DataOptions) -> bool:
     return _CHAT in row or prompted or set(row) == {options.text or "text"} or "input_ids" in row
 
 
+def holds_prompts_alone(path: Path, options: DataOptions) -> bool:
+    """Whether the first row of a file of JSON lines has a prompt, or the question of a chat, and no answer.
+
+    Columns with usual names of answers or labels are answers. Columns with other names are not: `data.completion` names
+    them if they are.
+    """
+    if not path.is_file() or is_text_file(path) or options.completion is not None or options.target is not None:
+        return False
+    try:
+        row = next(read_json_rows(path, options.charset), (0, None))[1]
+    except DataError:
+        return False  # the reader has the sentence for it
+    if not isinstance(row, Mapping):
+        return False
+    prompt, messages = options.prompt or "prompt", row.get(_CHAT)
+    if isinstance(messages, list) and row.get(prompt) is None:
+        roles = [one.get("role") for one in messages if isinstance(one, Mapping)]
+        return len(roles) == len(messages) > 0 and "assistant" not in roles
+    answers = ("completion", *_ANSWERS, *_LABELS)
+    return isinstance(row.get(prompt), str) and all(row.get(name) is None for name in answers)
+
+
 def load_corpus(name: str, options: DataOptions) -> DataSplits:
     """Load a text file or a file of JSON lines as windows of tokens.
 
@@ -100,6 +122,11 @@ def load_corpus(name: str, options: DataOptions) -> DataSplits:
         raise LimbeckError(
             f"vocabulary={options.vocabulary} applies to a new tokenizer trained on the texts, but tokenizer="
             f"{options.tokenizer} is set too. Leave one of the two out."
+        )
+    if options.max_new_tokens is not None:
+        raise LimbeckError(
+            "data.max_new_tokens is about prompts without answers, which the teacher of a job answers, and these texts "
+            "are complete: leave it out."
         )
     file = _find_dataset(name, options.folder) if name in LANGUAGE_DATASETS else name
     files = {"train": file, "development": options.val, "test": options.test}
@@ -175,7 +202,7 @@ def _read_rows(path: Path, options: DataOptions) -> Corpus:
     rows, lines, form = list[dict[str, Any]](), list[int](), ""
     for number, value in read_json_rows(path, options.charset):
         row = _read_row(value, f"{path}, line {number},", options)
-        own = " and ".join(row)
+        own = " and ".join(key for key in row if key != CUT_OFF)
         if form and own != form:
             raise DataError(
                 f"{path}, line {number}, has {own}, and line {lines[0]} has {form}: a file holds rows of one form. "
@@ -219,7 +246,9 @@ def _read_row(row: Any, where: str, options: DataOptions) -> dict[str, Any]:
         raise DataError(
             f"{where} has an empty {what} {list(own.values())[-1]!r}, so there is nothing to learn: remove it."
         )
-    return {name: row[column] for name, column in own.items()}
+    # A text that a model did not end has no end that could be learned (`limbeck generate`).
+    cut = {CUT_OFF: True} if pair and row.get("stop_reason") == "length" else {}
+    return {**{name: row[column] for name, column in own.items()}, **cut}
 
 
 def _column_advice(row: Mapping[str, Any], prompt: str, missing: str, columns: Mapping[str, str]) -> str:
@@ -234,8 +263,8 @@ def _column_advice(row: Mapping[str, Any], prompt: str, missing: str, columns: M
         column = next((name for name in _ANSWERS if name in texts), texts[0] if len(texts) == 1 else "COLUMN")
         return f"Type --set data.completion={column} if the answers are there."
     return (
-        "A student is judged by answers, also where it writes its own texts: add them, or let a teacher write them "
-        "with limbeck generate. In Python, limbeck.data.PromptDataset has prompts alone."
+        "Add the answers, or let a teacher write them: limbeck generate. A job on prompts alone, with a trained "
+        "teacher, does so by itself. In Python, limbeck.data.PromptDataset has prompts alone."
     )
 
 
@@ -272,7 +301,7 @@ def _texts_of(row: Mapping[str, Any]) -> Iterator[str]:
     if _CHAT in row:
         yield from (str(one.get("content", "")) for one in row[_CHAT] if isinstance(one, Mapping))
     else:
-        yield "".join(row.values())
+        yield "".join(value for value in row.values() if isinstance(value, str))
 
 
 def _window(corpus: Corpus, tokenizer: Any, options: DataOptions) -> TokenData:

@@ -24,6 +24,7 @@ from limbeck.data.language_files import (
     LANGUAGE_MODELING,
     LANGUAGE_OPTIONS,
     holds_language_rows,
+    holds_prompts_alone,
     is_text_file,
     load_corpus,
 )
@@ -157,6 +158,27 @@ def reads_language(spec: Mapping[str, Any], *, task: str | None = None) -> bool:
     options = replace(parse_data_options({key: one for key, one in spec.items() if key != "name"}), task=task)
     name, settings = _find_split_files(Path(spec["name"]), options) or (str(spec["name"]), options)
     return _find_reader(name, Path(name), settings)[0] is load_corpus
+
+
+def find_prompt_files(spec: Mapping[str, Any], *, task: str | None = None) -> dict[str, str] | None:
+    """The files of prompts without answers by option (``name``, ``val``, ``test``); None for other data.
+
+    Raises:
+        DataError: If the training file has prompts alone and another file has answers.
+    """
+    if task not in (None, LANGUAGE_MODELING):
+        return None
+    options = parse_data_options({key: one for key, one in spec.items() if key != "name"})
+    name, options = _find_split_files(Path(spec["name"]), options) or (str(spec["name"]), options)
+    files = {key: file for key, file in (("name", name), ("val", options.val), ("test", options.test)) if file}
+    alone = {option: holds_prompts_alone(Path(file), options) for option, file in files.items()}
+    if alone["name"] and not all(alone.values()):
+        other = next(file for option, file in files.items() if not alone[option])
+        raise DataError(
+            f"{name} has prompts without answers, and {other} has answers: let the teacher write the training texts "
+            f"first, limbeck generate --data {name}, and the answers judge the student."
+        )
+    return files if alone["name"] else None
 
 
 def _find_split_files(folder: Path, options: DataOptions) -> tuple[str, DataOptions] | None:

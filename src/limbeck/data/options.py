@@ -38,6 +38,8 @@ class DataOptions:
         vocabulary: Vocabulary size of a tokenizer trained on the texts.
         max_length: Maximum number of tokens per text; of a language model, the tokens that it reads at a time.
         prompt: Column of the prompts, for a language model.
+        max_new_tokens: Of a job whose prompts have no answers, the most tokens that its teacher writes for each; by
+            default as many as the method writes, or 64.
         completion: Column of the answers to prompts.
         encoder_decoder: Whether an encoder reads the prompts, and a decoder writes the answers, as in T5; a job finds
             that in the configuration of its models.
@@ -78,6 +80,7 @@ class DataOptions:
     delimiter: str | None = None
     masks: str | None = None
     prompt: str | None = None
+    max_new_tokens: int | None = None
     completion: str | None = None
     encoder_decoder: bool | None = None
     overlap: int | None = None
@@ -264,7 +267,7 @@ _KINDS: dict[str, Callable[[str, Any], Any]] = {
     "channels": _channels, "bit_depth": _count, "num_workers": _zero_or_more, "channels_last": _yes_or_no,
     "folder": _path, "text": _text, "tokenizer": _path, "vocabulary": _count,
     "max_length": _count, "class_names": _texts, "missing": _words, "separator": _separator, "charset": _charset,
-    "prompt": _text, "completion": _text, "encoder_decoder": _yes_or_no,
+    "prompt": _text, "completion": _text, "max_new_tokens": _count, "encoder_decoder": _yes_or_no,
     "overlap": _tokens, "packing": _yes_or_no, "padding_side": _choice,
     "too_long": _choice, "add_eos_token": _yes_or_no, "completion_only_loss": _yes_or_no, "sample_by": _choice,
     "cache_dir": _path,

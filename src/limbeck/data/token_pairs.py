@@ -15,7 +15,7 @@ from torch import Tensor
 from limbeck.batch import IGNORED, Batch
 from limbeck.data.dataset import Dataset, Subset, hash_columns
 from limbeck.data.token_dataset import TokenDataset, count_rows
-from limbeck.data.tokenized_texts import TokenizedTexts, name_counter, row_number, tokenize_texts
+from limbeck.data.tokenized_texts import CUT_OFF, TokenizedTexts, name_counter, row_number, tokenize_texts
 from limbeck.data.tokenizer import count_token_bytes
 from limbeck.errors import ArgumentError, DataError, TextTooLongError
 from limbeck.random_seeds import counter_order
@@ -204,13 +204,13 @@ def split_texts(data: TokenData, *, fraction: float, seed: int) -> tuple[TokenDa
     return data.select_texts(numbers[order[count:]]), data.select_texts(numbers[order[:count]])
 
 
-def _split_pairs(pairs: Iterable[Any]) -> tuple[list[str], list[str]]:
+def _split_pairs(pairs: Iterable[Any]) -> tuple[list[str], list[Any]]:
     """The two sides of all rows.
 
     Raises:
         DataError: If a row is no pair of two texts that are not empty.
     """
-    sources, targets = [], []
+    sources, targets = list[str](), list[Any]()
     for number, row in enumerate(pairs):
         names = next((pair for pair in _COLUMNS if isinstance(row, Mapping) and pair[0] in row), _COLUMNS[0])
         values = [row.get(name) if isinstance(row, Mapping) else None for name in names]
@@ -222,7 +222,8 @@ def _split_pairs(pairs: Iterable[Any]) -> tuple[list[str], list[str]]:
                     "neither is empty."
                 )
         sources.append(str(values[0]))
-        targets.append(str(values[1]))
+        cut = isinstance(row, Mapping) and row.get(CUT_OFF)
+        targets.append({"text": values[1], CUT_OFF: True} if cut else values[1])
     if not sources:
         raise DataError("There are no pairs; a dataset needs at least one.")
     return sources, targets

@@ -22,6 +22,8 @@ from limbeck.models.vocabulary import hash_tokenizer
 
 _SUMMARY = "tokens.json"
 _COLUMNS = {"ids": torch.int32, "is_target": torch.bool, "starts": torch.int64}
+CUT_OFF = "cut_off"
+"""The key of a row whose text was not ended by its writer, so that no end token follows it."""
 _ROWS = 10_000  # texts for each call of the tokenizer, which bounds memory
 
 
@@ -31,6 +33,7 @@ class _Parts(NamedTuple):
     text: str
     target_ranges: tuple[tuple[int, int], ...]
     special: bool  # whether the tokenizer adds its special tokens; a chat template has written them already
+    ends: bool = True  # whether an end token may follow
 
 
 class _How(NamedTuple):
@@ -113,7 +116,8 @@ def tokenize_texts(
 
     Args:
         texts: Plain texts, ``{"text"}``, ``{"prompt", "completion"}`` or ``{"messages"}``. A chat is written by the
-            tokenizer's chat template, and the answers of the assistant are learned.
+            tokenizer's chat template, and the answers of the assistant are learned. A row with ``"cut_off": True`` gets
+            no end token.
         tokenizer: A fast tokenizer of transformers.
         add_eos_token: Whether to end each text with the tokenizer's ``eos_token``, if it does not end so already.
         completion_only_loss: Whether only answers are learned. If not, prompts and questions are learned too.
@@ -198,6 +202,7 @@ def _encode(parts: Sequence[_Parts], tokenizer: Any, add_eos_token: bool) -> Ite
                 np.asarray(encoding["special_tokens_mask"][i], dtype=bool) & special,
                 part.target_ranges,
                 tokenizer.eos_token_id if add_eos_token else None,
+                ends=parts[i].ends,
             )
 
 
@@ -207,13 +212,15 @@ def _mark(
     special: np.ndarray,
     target_ranges: tuple[tuple[int, int], ...],
     end: int | None,
+    *,
+    ends: bool = True,
 ) -> tuple[list[int], np.ndarray]:
-    """Mark the tokens of the learned ranges of characters, and the special tokens behind the last of them."""
+    """Mark the tokens of the learned ranges of characters, and the special tokens behind the last if the text ends."""
     marks = np.zeros(len(tokens), dtype=bool)
     for first, last in target_ranges:
         marks |= (offsets[:, 1] > first) & (offsets[:, 1] <= last) & ~special
     inner = np.flatnonzero(~special)
-    if len(inner) and target_ranges and marks[inner[-1]]:
+    if ends and len(inner) and target_ranges and marks[inner[-1]]:
         marks[inner[-1] + 1 :] = True
         if end is not None and tokens[-1] != end:
             return [*tokens, end], np.append(marks, True)
@@ -223,6 +230,8 @@ def _mark(
 def _split(row: Any, where: str, how: _How) -> _Parts:
     """The text of a row and what of it is learned."""
     parts = _split_form(row, where, how.tokenizer)
+    if isinstance(row, Mapping) and row.get(CUT_OFF):
+        parts = parts._replace(ends=False)
     return parts if how.completion_only_loss else parts._replace(target_ranges=((0, len(parts.text)),))
 
 
