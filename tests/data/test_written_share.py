@@ -11,14 +11,17 @@ pytest.importorskip("transformers")
 
 from engine.rollout_stories import WRITING, Own, loader, stable, tokens, train, weights
 from limbeck.batch import IGNORED, Progress
+from limbeck.compare.arm_recipes import recipe_of
 from limbeck.data import AdaptiveShare, Replay, RolloutLoader, Rollouts
 from limbeck.data.written_share import TextSources, describe_share, mean_share, measure_loss
 from limbeck.engine import distill
 from limbeck.errors import ArgumentError, LimbeckError
-from limbeck.job import MethodSettings
+from limbeck.job import MethodSettings, make_job
 from limbeck.methods.language.distillm import distillm
 from limbeck.methods.language.gkd import gkd
+from limbeck.methods.support import read_share
 from limbeck.schedule import Schedule, constant, cosine, ramp, read_schedule, steps
+from limbeck.teachers import ModelTeacher
 
 
 @pytest.mark.parametrize(
@@ -187,3 +190,28 @@ def test_a_job_takes_the_text_of_a_schedule_and_knows_how_much_is_written():
     assert MethodSettings(name="gkd", share=0.25).written_share == pytest.approx(0.25)
     assert MethodSettings(name="distillm").written_share == 0
     assert MethodSettings(name="hinton").written_share == 0
+
+
+def test_an_adaptive_share_is_read_from_the_text_of_a_job():
+    share = read_share("share", "adaptive(every=3, start=0.2)")
+    assert isinstance(share, AdaptiveShare)
+    assert (share.every, share.start, share.increase, share.validation) == (3, 0.2, 0.1, None)
+    assert share.with_validation(tokens(4)).describe() == AdaptiveShare(tokens(4), every=3, start=0.2).describe()
+    assert share.with_validation(tokens(4)).with_validation(tokens(2)).validation.fingerprint == tokens(4).fingerprint
+    for text in ("adaptive", "adaptive(50)", "adaptive()", "adaptive(every=a)", "adaptive(every=2, starts=1)",
+                 "adaptive(every=0)"):  # fmt: skip
+        with pytest.raises(LimbeckError):
+            read_share("share", text)
+    with pytest.raises(LimbeckError, match="validation texts"):
+        Rollouts(share=share)(loader())
+
+
+@pytest.mark.parametrize("name", ["gkd", "distillm"])
+def test_a_job_gives_its_development_data_to_an_adaptive_share(name):
+    method = {"name": name, "share": "adaptive(every=3)", "max_new_tokens": 2}
+    job = make_job({"data": "t.txt", "teacher": "mlp", "student": "mlp", "method": method})
+    assert job.method.written_share == 1.0
+    (stage,) = recipe_of(
+        job, "distilled", ModelTeacher(Own()), task="language_modeling", development=tokens(4)
+    ).stages()
+    assert stage.loader.share.validation.fingerprint == tokens(4).fingerprint

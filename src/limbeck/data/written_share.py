@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from typing import Any, final
 
 import torch
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 
 from limbeck.batch import IGNORED, Progress
 from limbeck.data.dataset import Dataset
-from limbeck.errors import ArgumentError, DataError, LimbeckError
+from limbeck.errors import ArgumentError, DataError, LimbeckError, unknown_name_error
 from limbeck.functional import cross_entropy
 from limbeck.losses.distributed import all_gather_objects, rank, world_size
 from limbeck.model_call import Adaptor, call, logits_of
@@ -28,8 +29,11 @@ class AdaptiveShare:
     then after every `every` batches. If it is above that of the time before by more than `tolerance`, the share rises
     by `increase`, up to 1. It never falls. All ranks measure parts of the validation texts and use one value.
 
+    In a job it is a text, ``share: adaptive(every=50)``, and the validation texts are the development data.
+
     Attributes:
-        validation: Texts with labels that the model does not learn from, such as a `TokenDataset`.
+        validation: Texts with labels that the model does not learn from, such as a `TokenDataset`. None leaves them to
+            the job, or to `with_validation`.
         every: The number of batches between two measurements.
         start: The share until the first rise, from 0 to 1.
         increase: How much it rises, above 0.
@@ -47,14 +51,14 @@ class AdaptiveShare:
     Source: Ko, Kim, Chen and Yun, 2024, arXiv:2402.03898, section 3.2.
     """
 
-    validation: Dataset
+    validation: Dataset | None
     every: int
     start: float = 0.0
     increase: float = 0.1
     tolerance: float = 0.0
 
     def __post_init__(self) -> None:
-        if not isinstance(self.validation, Dataset) or not len(self.validation):
+        if self.validation is not None and not (isinstance(self.validation, Dataset) and len(self.validation)):
             raise ArgumentError(
                 f"validation is a Dataset of texts with labels; got {type(self.validation).__name__}.",
                 argument="validation",
@@ -72,7 +76,38 @@ class AdaptiveShare:
     def describe(self) -> dict[str, Any]:
         """A JSON form of the settings; the texts are described by their hash."""
         own = {name: getattr(self, name) for name in ("every", "start", "increase", "tolerance")}
-        return {"validation": self.validation.fingerprint, **own}
+        return {"validation": None if self.validation is None else self.validation.fingerprint, **own}
+
+    def with_validation(self, validation: Dataset) -> AdaptiveShare:
+        """The same share on these texts, unless it has texts already."""
+        return self if self.validation is not None else replace(self, validation=validation)
+
+
+def read_adaptive_share(text: str) -> AdaptiveShare:
+    """Make an adaptive share, without its texts, from the text that a job has: ``adaptive(every=50, increase=0.1)``.
+
+    Raises:
+        LimbeckError: If it is no such call, or an argument is wrong.
+
+    Example:
+        >>> read_adaptive_share("adaptive(every=50, start=0.2)").start
+        0.2
+    """
+    example = "write for example adaptive(every=50, start=0.0, increase=0.1, tolerance=0.0)"
+    try:
+        called = ast.parse(text.strip(), mode="eval").body
+        if not isinstance(called, ast.Call) or called.args:
+            raise ValueError("no call with named numbers")
+        values = {str(one.arg): ast.literal_eval(one.value) for one in called.keywords}
+    except (SyntaxError, ValueError) as error:
+        raise LimbeckError(f"{text!r} is no adaptive share; {example}.") from error
+    names = [one.name for one in fields(AdaptiveShare) if one.name != "validation"]
+    for name in values:
+        if name not in names:
+            raise unknown_name_error("setting of an adaptive share", name, names, argument="share")
+    if "every" not in values:
+        raise LimbeckError(f"{text!r} lacks every, the number of batches between two measurements; {example}.")
+    return AdaptiveShare(None, **values)
 
 
 Share = float | Schedule | AdaptiveShare
@@ -139,6 +174,8 @@ class TextSources:
 
     def __init__(self, share: Share, replay_share: float | Schedule | None) -> None:
         self._share, self._replay_share = share, replay_share
+        if isinstance(share, AdaptiveShare):
+            self._get_validation()
         self._budget: tuple[int, int, int] | None = None
         self._value = float(share.start) if isinstance(share, AdaptiveShare) else 0.0
         self._loss = math.nan
@@ -197,10 +234,19 @@ class TextSources:
         """Measure the loss, and let an adaptive share rise if the loss did."""
         if not isinstance(self._share, AdaptiveShare):
             return
-        loss = measure_loss(model, self._share.validation, adaptor=adaptor, batch_size=batch_size)
+        loss = measure_loss(model, self._get_validation(), adaptor=adaptor, batch_size=batch_size)
         if loss > self._loss + self._share.tolerance:  # never for the first one, as nothing is above NaN
             self._value = min(self._value + self._share.increase, 1.0)
         self._loss = loss
+
+    def _get_validation(self) -> Dataset:
+        share = self._share
+        if not isinstance(share, AdaptiveShare) or share.validation is None:
+            raise LimbeckError(
+                "An adaptive share follows the loss on validation texts, and it has none: in Python, pass "
+                "limbeck.data.AdaptiveShare(texts, every=50)."
+            )
+        return share.validation
 
     def report(self, epoch: int, number: int) -> dict[str, float]:
         """The share for reports; nothing if it is a fixed number."""

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from limbeck import functional
 from limbeck.data import AdaptiveShare, Replay, Rollouts
-from limbeck.data.written_share import Share, check_written_share
+from limbeck.data.written_share import Share, check_written_share, read_adaptive_share
 from limbeck.errors import ArgumentError, LimbeckError, unknown_name_error
 from limbeck.functional.kernel import declaration
 from limbeck.generation import GenerationConfig
@@ -54,7 +54,7 @@ def check_share(**values: Any) -> None:
 
 
 def read_share(name: str, value: Any) -> Share:
-    """Make the share of written texts from an argument: a number, a schedule, its text, or an adaptive share.
+    """Make the share of written texts from an argument: a number, a schedule, an adaptive share, or the text of one.
 
     Raises:
         LimbeckError: If it is something else, or is not from 0 to 1.
@@ -64,7 +64,8 @@ def read_share(name: str, value: Any) -> Share:
         ramp(1.0, start=0.0, until=1.0)
     """
     try:
-        share = read_schedule(value) if isinstance(value, str) else value
+        adaptive = isinstance(value, str) and value.strip().startswith("adaptive")
+        share = read_adaptive_share(value) if adaptive else read_schedule(value) if isinstance(value, str) else value
         check_written_share(name, share)
     except LimbeckError as error:
         raise ArgumentError(f"{name}: {error}", argument=name) from error

@@ -25,8 +25,8 @@ CARD = MethodCard(
     "not dominate the gradient.",
     when="For a student that is much smaller than its teacher, where the forward or reverse KL divergence is dominated "
     "by few tokens. A share of the batches may have texts that the student writes, new ones and some of before. The "
-    "share is fixed, a schedule, or rises when the validation loss does, as in the paper (share=AdaptiveShare(...), in "
-    "Python). Compare with hinton at temperature 1.",
+    "share is fixed, a schedule, or rises when the validation loss does, as in the paper: share=adaptive(every=50) in "
+    "a job. Compare with hinton at temperature 1.",
     bibtex="""@inproceedings{ko2024distillm,
   title = {DistiLLM: Towards Streamlined Distillation for Large Language Models},
   author = {Ko, Jongwoo and Kim, Sungnyun and Chen, Tianyi and Yun, Se-Young},
@@ -71,7 +71,7 @@ def distillm(
         weight: w, the weight of the divergence, from 0 to 1; the rest is that of the labels of given texts.
         share: The share of the batches with texts that the student writes, for language modeling alone: a number from 0
             to 1, a `limbeck.Schedule` or its text, such as ``ramp(0.5)``, or a `limbeck.data.AdaptiveShare`, which
-            rises with the validation loss, as in the paper.
+            rises with the validation loss, as in the paper; in a job ``adaptive(every=50)``, on its development data.
         max_new_tokens: The largest number of tokens that are written; longer texts are cut off.
         sampling_temperature: The temperature at which texts are written; 0 takes the most likely tokens.
         replay: The number of written texts that are kept and used again; 0 for none.

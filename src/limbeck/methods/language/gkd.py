@@ -84,7 +84,7 @@ def gkd(
         teacher: The teacher: a module, a `Teacher`, or the name of a model in the run. Stored outputs do not fit texts
             that are written anew: of a cached teacher, the teacher itself is used, unless `share` is 0.
         share: lambda, the share of the batches with written texts: a number from 0 to 1, a `limbeck.Schedule` or its
-            text, such as ``ramp(1.0)``, or a `limbeck.data.AdaptiveShare`.
+            text, such as ``ramp(1.0)``, or a `limbeck.data.AdaptiveShare`; in a job ``adaptive(every=50)``.
         divergence: D: ``jsd``, ``forward`` or ``reverse``.
         mixture: b, the weight of the teacher in the mixture of ``jsd``, from 0 to 1 (beta of the paper).
         normalized: Whether ``jsd`` is divided by b (1 - b). False is the paper's form.
