@@ -69,6 +69,10 @@ def job_of(place, url, **changes):
     })  # fmt: skip
 
 
+def with_job(folder, **changes):
+    return make_job({**read_run_job(folder), "out": str(folder), **changes})
+
+
 def texts_of(server):
     return [tuple(body["prompt"]) for path, body in server.requests if path == PATH]
 
@@ -189,6 +193,22 @@ def test_a_served_teacher_may_be_one_of_several(place, tmp_path):
         some = make_job({**asked_without, "teachers": {**both, "far": {**far, "top_k": 8}}})
         with pytest.raises(LimbeckError, match=r"teachers\.far\.top_k=null"):
             open_teacher(some, load_comparison_data(some))
+        # The same as one ensemble, with one cache for the average.
+        plain = {
+            **{name: value for name, value in asked_without.items() if name != "teachers"},
+            "out": str(tmp_path / "one"),
+            "cache": {},
+        }
+        one = run(make_job({**plain, "teacher": {"ensemble": both}}))
+        server.requests.clear()
+        run(with_job(tmp_path / "one", seeds=2), change=True)
+        assert len(texts_of(server)) == 7 + 1  # the handshake, and the text that is tried first
+        some = make_job({**plain, "teacher": {"ensemble": {**both, "far": {**far, "top_k": 8}}}})
+        with pytest.raises(LimbeckError, match=r"teacher\.ensemble\.far\.top_k=null"):
+            open_teacher(some, load_comparison_data(some))
+    assert one["arms"]["teacher"]["nll"]["mean"] == pytest.approx(result["arms"]["teacher"]["nll"]["mean"])
+    both = (each["arms"]["distilled"]["nll"]["mean"] for each in (one, result))
+    assert next(both) == pytest.approx(next(both), abs=1e-3)
     data = lb.load_data(str(folder / "t.txt"), tokenizer=str(folder / "tok"), max_length=24)
     average = lb.Ensemble(own, other.eval(), mean="geometric")
     exact = lb.tasks.LanguageModeling().fit(data.train).evaluate(average, data.test).measures

@@ -76,6 +76,8 @@ def test_the_python_of_the_page_about_on_policy_distillation_runs(tmp_path, monk
     for block in blocks("on-policy.md"):
         exec(compile(block, "on-policy.md", "exec"), scope)
     assert scope["report"].generation["finished"] + scope["report"].generation["cut_off"] > 0
+    assert scope["result"]["verdict"]["interval"] is not None
+    assert scope["result"]["own_texts"]["against"]
 
 
 def test_the_python_of_the_page_about_other_tokenizers_runs(tmp_path, monkeypatch, capsys):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -13,7 +14,7 @@ from torch import Tensor
 
 from limbeck.compare.comparison_data import ComparisonData, eval_batches
 from limbeck.compare.teacher import iterate_answers
-from limbeck.data import subsample
+from limbeck.data import AdaptiveShare, Dataset, Rollouts, subsample
 from limbeck.errors import LimbeckError
 from limbeck.job import Job, add_flag_hint
 from limbeck.methods import make, method
@@ -22,6 +23,8 @@ from limbeck.tasks import Task, get_task
 from limbeck.teachers import ShuffledTeacher, Teacher
 
 ALONE, SMOOTHED, SHUFFLED = "student alone", "label smoothing", "shuffled teacher"
+TEXTS = "teacher texts"
+"""The control that learns the texts that the teacher wrote for prompts without answers: sequence-level KD."""
 
 
 def is_taught(job: Job, arm: str) -> bool:
@@ -30,10 +33,25 @@ def is_taught(job: Job, arm: str) -> bool:
 
 
 def recipe_of(
-    job: Job, arm: str, teacher: Teacher, *, task: str | Task = "classification", smoothing: float = 0.1
+    job: Job,
+    arm: str,
+    teacher: Teacher,
+    *,
+    task: str | Task = "classification",
+    smoothing: float = 0.1,
+    development: Dataset | None = None,
 ) -> Recipe:
-    """The recipe of an arm. A control has no teacher, or a shuffled one."""
-    if arm == ALONE:
+    """The recipe of an arm. A control has no teacher, or a shuffled one.
+
+    Args:
+        job: The job.
+        arm: The name of the arm.
+        teacher: The teacher.
+        task: What is learned.
+        smoothing: The smoothing of the arm "label smoothing".
+        development: The development data, which an adaptive share of written texts follows; needed to train.
+    """
+    if arm in (ALONE, TEXTS):
         return make("supervised", task=task)
     if arm == SMOOTHED:
         return make("label_smoothing", smoothing=smoothing, task=task)
@@ -48,8 +66,18 @@ def recipe_of(
         recipe = make(settings.name, **{**arguments, **settings.hyper})
     except LimbeckError as error:
         raise add_flag_hint(error, job.key_of(settings), own_method.hyper_parameters) from error
+    if development is not None:
+        recipe = change_stages(recipe, partial(_with_validation, development))
     # The method gets the real teacher, because it may need its layers or shapes; only the stages get the shuffled one.
     return change_stages(recipe, _with_shuffled_teacher) if arm == SHUFFLED else recipe
+
+
+def _with_validation(development: Dataset, stage: Stage) -> Stage:
+    """The stage; an adaptive share of its written texts follows the loss on these data."""
+    rollouts = stage.loader
+    if not isinstance(rollouts, Rollouts) or not isinstance(rollouts.share, AdaptiveShare):
+        return stage
+    return replace(stage, loader=replace(rollouts, share=rollouts.share.with_validation(development)))
 
 
 def _with_shuffled_teacher(stage: Stage) -> Stage:

@@ -12,26 +12,33 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Shaped
-from torch import Tensor
+from torch import Tensor, nn
 
 from limbeck.atomic_io import write_text
 from limbeck.checksums import read_lines
 from limbeck.compare.arm_recipes import is_taught, recipe_of
-from limbeck.compare.comparison_data import ComparisonData, eval_batches, make_student, make_train_config
+from limbeck.compare.comparison_data import (
+    ComparisonData,
+    eval_batches,
+    is_judged_by_teacher,
+    make_student,
+    make_train_config,
+)
 from limbeck.compare.costs import Combined, ShippedCost, measure_combined, structure_of
-from limbeck.compare.teacher_cache import with_cache
+from limbeck.compare.language import is_untrained
+from limbeck.compare.teacher_cache import asks_server, with_cache
 from limbeck.compare.trackers import is_rank_zero, with_trackers
 from limbeck.data import Preprocess
 from limbeck.engine import Run, StepReport, open_fabric
 from limbeck.errors import LimbeckWarning
 from limbeck.job import Job, hide_private_paths, plain_name, train_loader
 from limbeck.job.run_layout import METRICS as METRICS_FILE
-from limbeck.job.run_layout import PREDICTIONS, SAMPLES, arm_folder_name, seed_folder_name
+from limbeck.job.run_layout import PREDICTIONS, SAMPLES, STUDENT, arm_folder_name, seed_folder_name
 from limbeck.methods.support import FreshCopy
 from limbeck.metrics import evaluate_metrics, open_metrics, save_tensors
-from limbeck.models import count_parameters
+from limbeck.models import count_parameters, save, set_token_ids
 from limbeck.recipe import Recipe
-from limbeck.tasks import Task
+from limbeck.tasks import Evaluation, Task
 from limbeck.teachers import AlignedTeacher, Ensemble, ModelTeacher, Teacher
 
 
@@ -89,8 +96,9 @@ def start(arm: ArmRun, material: ComparisonData, teacher: Teacher) -> Run:
     """Open the run of an arm; a run that was interrupted continues."""
     job, budget = arm.job, arm.job.budget_of(arm.arm)
     recipe = recipe_of(
-        job, arm.arm, with_cache(job, teacher, material.task), task=material.task, smoothing=arm.smoothing
-    )
+        job, arm.arm, with_cache(job, teacher, material.task), task=material.task, smoothing=arm.smoothing,
+        development=material.development,
+    )  # fmt: skip
     labels = {"ships": "a module that the method has put together"} if _ships_other_structure(recipe) else {}
     return Run(
         {"student": make_student(job, material, seed=arm.seed, teacher=teacher)},
@@ -137,6 +145,9 @@ def run_arm(
 ) -> Outcome:
     """Train an arm, and evaluate its student once on the test data."""
     began, fresh = time.perf_counter(), arm.out is None or not arm.out.exists()
+    if is_untrained(arm.job, arm.arm):
+        outcome = _evaluate(arm, _leave_untrained(arm, material, teacher), material, teacher, answers)
+        return outcome._replace(seconds=time.perf_counter() - began, steps=0)
     run = start(arm, material, teacher)
     plain = structure_of(run.models["student"])
     stage_steps: dict[str, int] = {}
@@ -144,38 +155,53 @@ def run_arm(
         stage_steps[report.stage] = report.step
         if callback is not None:
             callback(report)
-    preprocess = material.data.preprocess
-    task = material.task
-    test = task.evaluate(
-        run.student, eval_batches(material.data.test), preprocess=preprocess, teacher=reference(task, teacher, answers)
-    )
-    development = task.evaluate(run.student, eval_batches(material.development), preprocess=preprocess)
-    if arm.out is not None and is_rank_zero(arm.job):
-        save_tensors({"test": test.outputs, "development": development.outputs}, arm.out / PREDICTIONS)
+    outcome = _evaluate(arm, shipped := run.student, material, teacher, answers)
     seconds = time.perf_counter() - began if fresh else None
     if arm.seed == 0 and is_rank_zero(arm.job):
-        write_samples(run.student, material, arm.out, teacher=teacher if can_write(teacher) else None)
-    combined = measure_combined(run, material, answers)
-    shipped = run.student
+        write_samples(shipped, material, arm.out, teacher=teacher if can_write(teacher) else None)
     # A method may ship another model than the student, and any model may come out of training in another dtype.
     cost = ShippedCost.measure(shipped, material) if arm.seed == 0 and structure_of(shipped) != plain else None
-    size = count_parameters(shipped)
-    own = custom_metrics(arm.job, material, test.outputs, answers)
     noted = _read_reports(arm)
-    steps, reports = _steps(noted, stage_steps), len(noted) if arm.out is not None else None
-    return Outcome(
-        arm.arm,
-        arm.seed,
-        test.measures | own,
-        development.measures.get(task.primary.name, math.nan),
-        seconds,
-        steps,
-        combined,
-        size,
-        cost,
-        test.scores,
-        reports,
+    return outcome._replace(
+        seconds=seconds,
+        steps=_steps(noted, stage_steps),
+        combined=measure_combined(run, material, answers),
+        cost=cost,
+        reports=len(noted) if arm.out is not None else None,
     )
+
+
+def _evaluate(arm: ArmRun, student: nn.Module, material: ComparisonData, teacher: Teacher, answers: Tensor) -> Outcome:
+    """Evaluate a student on the test and the development data, and save its outputs."""
+    task, preprocess = material.task, material.data.preprocess
+    against = reference(task, teacher, answers)
+    test = task.evaluate(student, eval_batches(material.data.test), preprocess=preprocess, teacher=against)
+    development = evaluate_development(student, material, teacher)
+    if arm.out is not None and is_rank_zero(arm.job):
+        save_tensors({"test": test.outputs, "development": development.outputs}, arm.out / PREDICTIONS)
+    own = custom_metrics(arm.job, material, test.outputs, answers)
+    value = development.measures.get(task.primary.name, math.nan)
+    return Outcome(
+        arm.arm, arm.seed, test.measures | own, value, parameters=count_parameters(student), scores=test.scores
+    )
+
+
+def evaluate_development(student: nn.Module, material: ComparisonData, teacher: Teacher) -> Evaluation:
+    """Evaluate a student on the development data; with the teacher only if the primary metric needs it."""
+    task = material.task
+    how: dict[str, Any] = {"teacher": teacher} if is_judged_by_teacher(task) else {}
+    return task.evaluate(student, eval_batches(material.development), preprocess=material.data.preprocess, **how)
+
+
+def _leave_untrained(arm: ArmRun, material: ComparisonData, teacher: Teacher) -> nn.Module:
+    """The student with the weights with which all arms of this seed begin, saved as a trained one is."""
+    student = make_student(arm.job, material, seed=arm.seed, teacher=teacher)
+    set_token_ids(student, material.data.tokenizer)
+    if arm.out is not None and is_rank_zero(arm.job):
+        save(student, arm.out / STUDENT, metadata=metadata_of(arm.job, arm.arm, material))
+        if arm.seed == 0:
+            write_samples(student, material, arm.out, teacher=teacher if can_write(teacher) else None)
+    return student.to(open_fabric(precision=arm.job.precision, devices=1).device).eval()
 
 
 def _read_reports(arm: ArmRun) -> list[dict[str, Any]]:
@@ -197,7 +223,8 @@ def reference(task: Task, teacher: Teacher, answers: Tensor) -> Any:
 def can_write(teacher: Teacher) -> bool:
     """Whether a teacher answers new texts, and not only those whose outputs are stored."""
     inner = teacher.inner if isinstance(teacher, AlignedTeacher) else teacher
-    return isinstance(inner, (ModelTeacher, Ensemble))
+    # Of a server, each token would be a request.
+    return isinstance(inner, (ModelTeacher, Ensemble)) and not asks_server(teacher)
 
 
 def write_samples(model: Any, material: ComparisonData, folder: Path | None, *, teacher: Teacher | None = None) -> None:

@@ -107,6 +107,11 @@ def is_language(task: Task) -> bool:
     return isinstance(task, LanguageModeling)
 
 
+def is_judged_by_teacher(task: Task) -> bool:
+    """Whether the primary metric of a task compares with the teacher, because its texts have no other source."""
+    return isinstance(task, LanguageModeling) and task.written_by_teacher
+
+
 class ComparisonData(NamedTuple):
     """The data that all arms share.
 
@@ -179,6 +184,11 @@ def why_no_smoothing(job: Job, task: Task) -> str | None:
 
 def arms_of_task(job: Job, task: Task) -> Job:
     """The job; without the arm of label smoothing if the task does not support it."""
+    if "teacher texts" in job.arms and not is_judged_by_teacher(task):
+        raise LimbeckError(
+            "The arm 'teacher texts' learns the texts that a teacher wrote for prompts without answers, and these data "
+            "have answers: leave it out, or compare with the method supervised on the file of limbeck generate."
+        )
     if "label smoothing" not in job.arms or why_no_smoothing(job, task) is None:
         return job
     budgets = {arm: budget for arm, budget in job.budgets.items() if arm != "label smoothing"}

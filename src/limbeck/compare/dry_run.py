@@ -24,6 +24,7 @@ from limbeck.compare.comparison_data import (
     make_train_config,
 )
 from limbeck.compare.estimator import EstimatorModule, is_estimator
+from limbeck.compare.language import has_no_answers, is_untrained
 from limbeck.compare.teacher import ask, teachers_recipe, without_weights
 from limbeck.compare.teacher_cache import with_temporary_cache
 from limbeck.data import Dataset, Subset, counter_order, verify
@@ -88,7 +89,7 @@ def rehearse_arms(job: Job, material: ComparisonData, teacher: Teacher) -> None:
         LimbeckError: If an arm cannot run.
     """
     for arm in job.all_arms:
-        if arm != "teacher":
+        if arm != "teacher" and not is_untrained(job, arm):
             _rehearse_arm(job, arm, material, teacher)
 
 
@@ -121,7 +122,8 @@ def _rehearse_arm(job: Job, arm: str, material: ComparisonData, teacher: Teacher
         with_temporary_cache(job, teacher, material.task) as cached_teacher,
     ):
         models = {"student": make_student(job, material, seed=0, teacher=teacher)}
-        recipe, mixed = recipe_of(job, arm, cached_teacher, task=material.task), is_taught(job, arm)
+        recipe = recipe_of(job, arm, cached_teacher, task=material.task, development=material.development)
+        mixed = is_taught(job, arm)
         run = _run_first_steps(models, recipe, job, job.budget_of(arm), material, mixed=mixed)
     if arm == SHUFFLED and not any(isinstance(stage.teacher, ShuffledTeacher) for stage in run.stages):
         raise LimbeckError(
@@ -257,6 +259,8 @@ def find_seen_rows(job: Job, material: ComparisonData, models: Mapping[str, nn.M
         both parts already.
     """
     if not job.teacher.has_weights and not any(isinstance(m, EstimatorModule) and m.fitted for m in models.values()):
+        return None
+    if has_no_answers(job):  # it wrote the texts
         return None
     parts = [] if material.data.development is not None else ["development"]
     parts += ["test"] if material.data.held_out else []

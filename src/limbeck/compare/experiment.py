@@ -32,6 +32,7 @@ from limbeck.compare.comparison_data import (
 from limbeck.compare.dry_run import describe_few_steps, dry_run, find_seen_rows, verify_files
 from limbeck.compare.extra_metrics import check_also, measure_extra
 from limbeck.compare.language import describe_cut_off, describe_tokens, describe_vocabulary
+from limbeck.compare.prompt_texts import answer_prompts
 from limbeck.compare.result import MetricContext, arms_rows, is_control, method_settings, verdict_of
 from limbeck.compare.run_storage import (
     append_outcome,
@@ -125,6 +126,7 @@ def _open(job: Job, tell: Callback, out: Path | None) -> _OpenJob:
     check_tracker(job)
     check_backend(job.workers)
     open_fabric(precision=job.precision, devices=job.devices, strategy=job.strategy)
+    job = answer_prompts(job, tell)
     material = _load_data(job)
     job = job if material.options is None else job.model_copy(update={"data": material.options})
     tell(Message("\n".join((_data_message(material), *summary_lines(material.data)))))
@@ -138,10 +140,8 @@ def _open(job: Job, tell: Callback, out: Path | None) -> _OpenJob:
     dry_run(job, material, teacher, models)
     check_also(MetricContext(job, material, teacher, models), tell)
     verify_files(material, tell)
-    if (cost := describe_tokens(job, material.train)) is not None:
-        tell(Message(cost))
-    if (note := describe_few_steps(job, material)) is not None:
-        tell(Message(note))
+    for sentence in filter(None, (describe_tokens(job, material.train), describe_few_steps(job, material))):
+        tell(Message(sentence))
     return _OpenJob(job, material, teacher, models, tell, out)
 
 

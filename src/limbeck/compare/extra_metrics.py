@@ -12,8 +12,10 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from limbeck.batch import Batch
-from limbeck.compare.comparison_data import ComparisonData, eval_batches, make_student
+from limbeck.compare.arms import can_write
+from limbeck.compare.comparison_data import ComparisonData, eval_batches, is_judged_by_teacher, make_student
 from limbeck.compare.corruptions import check_corruptions, measure_corruptions
+from limbeck.compare.own_texts import check_own_texts, measure_own_texts
 from limbeck.compare.result import (
     MetricContext,
     arms_to_measure,
@@ -24,7 +26,7 @@ from limbeck.compare.result import (
 )
 from limbeck.compare.run_storage import seed_folder
 from limbeck.compare.trackers import is_rank_zero
-from limbeck.data import DataSplits, ShuffledLoader, subsample
+from limbeck.data import ShuffledLoader, subsample
 from limbeck.errors import DataError, LimbeckError
 from limbeck.events import Callback, Message
 from limbeck.job import Job
@@ -257,6 +259,7 @@ _METRICS: Mapping[str, Callable[[MetricContext], dict[str, Any]]] = {
     "corruptions": measure_corruptions,
     "groups": measure_groups,
     "sharpness": measure_sharpness,
+    "own_texts": measure_own_texts,
 }
 """The extra metrics by their name in ``also``, which is also the key in the result."""
 _OF_CLASSES = ("corruptions", "groups", "sharpness")
@@ -268,7 +271,7 @@ def check_also(context: MetricContext, callback: Callback) -> None:
     Raises:
         LimbeckError: If the data or the models do not fit a metric, or the job has no folder.
     """
-    names = requested_metrics(context.job.also, context.material.data)
+    names = requested_metrics(context)
     if not names:
         return
     task, of_classes = context.material.task, [name for name in names if name in _OF_CLASSES]
@@ -293,7 +296,7 @@ def measure_extra(context: MetricContext, callback: Callback) -> dict[str, Any]:
     All arms are trained at this point, so no error here may lose the result.
 
     """
-    names = requested_metrics(context.job.also, context.material.data) if is_rank_zero(context.job) else ()
+    names = requested_metrics(context) if is_rank_zero(context.job) else ()
     results: dict[str, Any] = {}
     for name in names:
         callback(Message(f"Measuring {name}."))
@@ -310,13 +313,18 @@ def measure_extra(context: MetricContext, callback: Callback) -> dict[str, Any]:
     return results
 
 
-def requested_metrics(also: tuple[str, ...], data: DataSplits) -> tuple[str, ...]:
-    """The names in a job's `also`, and groups if the data have groups."""
-    return (*also, "groups") if data.groups is not None and "groups" not in also else also
+def requested_metrics(context: MetricContext) -> tuple[str, ...]:
+    """The names in a job's `also`; groups if the data have groups; own texts where a teacher is all that can judge."""
+    names, material = context.job.also, context.material
+    if material.data.groups is not None and "groups" not in names:
+        names = (*names, "groups")
+    return (*names, "own_texts") if is_judged_by_teacher(material.task) and can_write(context.teacher) else names
 
 
 def _check(name: str, context: MetricContext) -> str:
     """Check that a metric can be measured, and describe it."""
+    if name == "own_texts":
+        return check_own_texts(context)
     if name == "groups":
         return check_groups(context)
     student = make_student(context.job, context.material, seed=0, teacher=context.teacher)

@@ -160,6 +160,16 @@ def align_teacher(
     return teacher if alignment.is_identity else AlignedTeacher(teacher, alignment)
 
 
+def has_no_answers(job: Job) -> bool:
+    """Whether the teacher wrote the texts of a job, so that no student can learn anything without it."""
+    return job.task is not None and bool(job.task.settings.get("written_by_teacher"))
+
+
+def is_untrained(job: Job, arm: str) -> bool:
+    """Whether an arm is the student before training: the student alone, where there are no answers."""
+    return arm == "student alone" and has_no_answers(job)
+
+
 def compares_texts(job: Job) -> bool:
     """Whether the methods of a job compare texts and not tokens, so that the teacher may have another tokenizer.
 
@@ -346,7 +356,7 @@ def describe_tokens(job: Job, train: Dataset) -> str | None:
     if find_token_data(train) is None:
         return None
     tokens = int(_count_labels(train).sum())
-    arms = [arm for arm in job.all_arms if arm != "teacher"]
+    arms = [arm for arm in job.all_arms if arm != "teacher" and not is_untrained(job, arm)]
     # Of texts that are written, the given ones are not read.
     passes = {arm: job.seeds * job.budget_of(arm).epochs * (1 - _share_written(job, arm)) for arm in arms}
     read, taught = (

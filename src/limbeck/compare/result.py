@@ -11,11 +11,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from limbeck.compare.arm_recipes import ALONE, SHUFFLED, SMOOTHED
+from limbeck.compare.arm_recipes import ALONE, SHUFFLED, SMOOTHED, TEXTS
 from limbeck.compare.arms import Outcome, custom_metrics, reference
 from limbeck.compare.comparison_data import ComparisonData, eval_batches, make_student
 from limbeck.compare.costs import Combined, ShippedCost, cost_inputs, measure_costs
 from limbeck.compare.estimator import unknown_sizes
+from limbeck.compare.language import has_no_answers, is_untrained
 from limbeck.compare.run_storage import seed_folder
 from limbeck.compare.served_teacher import describe_row
 from limbeck.data import preprocess_from_dict
@@ -128,8 +129,10 @@ def method_settings(method: MethodSettings) -> dict[str, Any]:
     return {"name": plain_name(method.name), **method.hyper}
 
 
-def _learnt_by(job: Job, arm: str, smoothing: float) -> dict[str, Any]:
-    if arm == ALONE:
+def _learnt_by(job: Job, arm: str, smoothing: float) -> dict[str, Any] | None:
+    if is_untrained(job, arm):
+        return None
+    if arm in (ALONE, TEXTS):
         return {"name": "supervised"}
     return (
         {"name": "label_smoothing", "smoothing": smoothing}
@@ -192,8 +195,13 @@ def verdict_of(
         }
         return none | ({"methods": _each(job, outcomes, examples, score)} if count > 1 else {})
     alone = results_of(outcomes, arm, ALONE, score=score)
-    verdict = compare_with_baseline(*alone, examples=examples, comparisons=count, score=score).as_dict()
+    trained = "trained alone" if not has_no_answers(job) else "before training"
+    verdict = compare_with_baseline(
+        *alone, name=f"the same student {trained}", examples=examples, comparisons=count, score=score
+    ).as_dict()
     verdict["sentence"] += _effort(outcomes, arm) + _size(outcomes, arm)
+    if has_no_answers(job):
+        verdict["sentence"] += " The prompts have no answers, so whether the teacher is right is not measured."
     if count > 1:
         chosen = f"Of {count} methods {arm} is the best on development data. "
         if math.isnan(_development(outcomes, arm)):
@@ -208,7 +216,7 @@ def verdict_of(
             comparisons=count,
             score=score,
         ).as_dict()
-        for control in ((SMOOTHED, SHUFFLED) if taught else (SMOOTHED,))
+        for control in ((SMOOTHED, TEXTS, SHUFFLED) if taught else (SMOOTHED, TEXTS))
         if control in job.arms
     }
     return {"arm": arm, **verdict, "against": against, "methods": _each(job, outcomes, examples, score)}
@@ -216,6 +224,8 @@ def verdict_of(
 
 def is_control(job: Job, arm: str) -> bool:
     """Whether the method of an arm is the control itself, so that its runs are those of the student alone."""
+    if has_no_answers(job):
+        return False
     learns = job.method_arms.get(arm)
     control = learns is not None and learns.name == "supervised" and not learns.hyper
     budget = job.budget_of(arm)

@@ -6,6 +6,8 @@ import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, TypeVar
 
 from torch import nn
@@ -23,7 +25,8 @@ from limbeck.compare.comparison_data import (
 from limbeck.compare.dry_run import rehearse_arms, rehearse_teacher, verify_some_files
 from limbeck.compare.estimator import is_estimator
 from limbeck.compare.extra_metrics import check_also
-from limbeck.compare.language import describe_vocabulary
+from limbeck.compare.language import describe_vocabulary, has_no_answers, is_untrained
+from limbeck.compare.prompt_texts import answer_prompts
 from limbeck.compare.result import MetricContext
 from limbeck.compare.run_storage import check_folder
 from limbeck.compare.served_teacher import describe_served, listed_outside
@@ -43,11 +46,13 @@ from limbeck.doctor import (
     warn,
 )
 from limbeck.engine import Fabric, open_fabric
-from limbeck.events import Event, Message
+from limbeck.events import Event, Message, ignore_events
 from limbeck.job import Job, train_loader
 from limbeck.teachers import Teacher
 
 _EXAMPLES = 2000
+_PROMPTS = 40
+"""The number of prompts without answers that the teacher answers for the checks."""
 
 
 def subset_for_check(job: Job, material: ComparisonData) -> ComparisonData:
@@ -98,13 +103,14 @@ def open_check_context(
 
 def _arms(job: Job, material: ComparisonData, less: ComparisonData, teacher: Teacher) -> Iterator[CheckedArm]:
     for name in job.all_arms:
-        if name == "teacher":
+        if name == "teacher" or is_untrained(job, name):
             continue
         budget = job.budget_of(name)
         loader = train_loader(less.train, budget, seed=0, cache=job.cache, mixed=is_taught(job, name))
         whole = train_loader(material.train, budget, seed=0)
+        recipe = recipe_of(job, name, teacher, task=material.task, development=material.development)
         yield CheckedArm(
-            name, partial(_students, job, material, teacher), recipe_of(job, name, teacher, task=material.task), loader,
+            name, partial(_students, job, material, teacher), recipe, loader,
             make_train_config(job, budget, material, seed=0), job.seeds, len(whole) / len(loader),
             whole.examples_per_epoch % budget.batch_size, name in job.method_arms,
         )  # fmt: skip
@@ -150,10 +156,11 @@ def checkup(job: Job, *, seconds: float = 120.0) -> Iterator[Finding]:
     yield finding
     if fabric is None:
         return
-    material, finding = _try("data", partial(load_comparison_data, job), _describe_data)
+    loaded, finding = _try("data", partial(_load, job), _describe_data)
     yield finding
-    if material is None:
+    if loaded is None:
         return
+    job, material = loaded[0], loaded[1]
     job = arms_of_task(job, material.task)
     less = subset_for_check(job, material)
     opened, finding = _try("teacher", lambda: open_teacher(job, less), partial(_describe_teacher, job, less.train))
@@ -219,12 +226,22 @@ def _describe_device(job: Job, fabric: Fabric) -> Finding:
     )
 
 
-def _describe_data(material: ComparisonData) -> Finding:
+def _load(job: Job) -> tuple[Job, ComparisonData]:
+    """The job and its data. Of prompts without answers, the teacher answers some, which are not kept."""
+    with TemporaryDirectory() as folder:
+        job = answer_prompts(job, ignore_events, folder=Path(folder), most=_PROMPTS)
+        return job, load_comparison_data(job)
+
+
+def _describe_data(loaded: tuple[Job, ComparisonData]) -> Finding:
+    job, material = loaded
     count = len(material.train)
     sentence = (
         f"{count:,} training, {len(material.development):,} development and {len(material.data.test):,} test examples, "
         f"{material.task.describe()}."
     )
+    if has_no_answers(job):
+        sentence += f" The teacher wrote answers to at most {_PROMPTS} prompts of each file, and times are for these."
     summary = material.data.summary
     if summary is None:
         return passed("", count, sentence, f"{count:,}")

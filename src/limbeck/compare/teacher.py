@@ -17,6 +17,7 @@ from limbeck.compare.comparison_data import (
     check_classes,
     check_names,
     eval_batches,
+    is_judged_by_teacher,
     is_language,
     judged_parts,
     make_student,
@@ -45,7 +46,8 @@ from limbeck.data import Dataset, Preprocess, ShuffledLoader
 from limbeck.engine import Run, StepReport, open_fabric
 from limbeck.errors import LimbeckError
 from limbeck.events import Callback, EnsemblePlanned, Message, StepsTaken
-from limbeck.job import Job, RunLayout, TeacherSettings, add_flag_hint, train_loader
+from limbeck.job import SEVERAL, Job, RunLayout, TeacherSettings, add_flag_hint, train_loader
+from limbeck.job.settings import ENSEMBLE
 from limbeck.methods import method
 from limbeck.model_call import call, logits_of
 from limbeck.models import NoModuleError
@@ -83,10 +85,11 @@ def open_teacher(job: Job, material: ComparisonData) -> tuple[Teacher, dict[str,
             f"teacher.members={settings.members} of {settings.model} would be the same network {settings.members} "
             "times; members are for a teacher that is trained here."
         )
+    place = "teachers" if settings.model == SEVERAL else f"teacher.{ENSEMBLE}"
     opened = {
         name: _open_part(job, part, material, seed=1000 + number)
         if part.url is None
-        else _open_served(job, part, material, key=f"teachers.{name}")
+        else _open_served(job, part, material, key=f"{place}.{name}")
         for number, (name, part) in enumerate(settings.parts.items())
     }
     models = {name: model for name, (_, model) in opened.items()}
@@ -287,7 +290,10 @@ def iterate_answers(teacher: Teacher, examples: Dataset, material: ComparisonDat
 def ask(teacher: Teacher, examples: Dataset, material: ComparisonData) -> Tensor:
     """The teacher's outputs for every example, in order, on the CPU, as the task stores them."""
     if material.task.asks_teacher:
-        return material.task.evaluate(teacher, eval_batches(examples), preprocess=material.data.preprocess).outputs
+        how: dict[str, Any] = {"preprocess": material.data.preprocess}
+        if is_judged_by_teacher(material.task):  # its divergence from itself is part of the result
+            how["teacher"] = teacher
+        return material.task.evaluate(teacher, eval_batches(examples), **how).outputs
     return torch.cat([material.task.keep(logits) for _, logits in iterate_answers(teacher, examples, material)])
 
 

@@ -38,11 +38,13 @@ from limbeck.teachers import (
     CachedTeacher,
     CacheVerification,
     Ensemble,
+    ServedTeacher,
     Teacher,
     TeacherContext,
     fill_cache,
     verify_cache,
 )
+from limbeck.teachers.wrapper import walk_teachers
 
 
 def folder_of(job: Job) -> str:
@@ -77,13 +79,18 @@ def with_cache(job: Job, teacher: Teacher, task: Task, where: str | None = None)
 def with_temporary_cache(job: Job, teacher: Teacher, task: Task) -> Iterator[Teacher]:
     """The teacher with a temporary cache, for a teacher that is not trained yet.
 
-    The cache of a served teacher, if there is one already, is used itself: its answers are paid for.
+    The cache of a teacher that asks a server, if there is one already, is used itself: its answers are paid for.
     """
-    if teacher.capabilities.scores_labels and _has_cache(job):
+    if asks_server(teacher) and _has_cache(job):
         yield with_cache(job, teacher, task)
         return
     with TemporaryDirectory() as folder:
         yield with_cache(job, teacher, task, folder)
+
+
+def asks_server(teacher: Teacher) -> bool:
+    """Whether a teacher, or one within it, is behind a server."""
+    return any(isinstance(one, ServedTeacher) for one in walk_teachers(teacher))
 
 
 def _has_cache(job: Job) -> bool:

@@ -119,7 +119,7 @@ def _spoken(text: str) -> str:
 
 
 _NO_ALONE = "There is no student alone to compare it with."
-_ALONE, _SHUFFLED = "student alone", "shuffled teacher"
+_ALONE, _SHUFFLED, _TEXTS = "student alone", "shuffled teacher", "teacher texts"
 
 
 class Recommendation(NamedTuple):
@@ -245,11 +245,8 @@ def _preferred(result: Mapping[str, Any]) -> Recommendation:
     if better:
         beaten = interval is not None and interval[1] < 0 and _ALONE in arms
         rest = (*better[1:], *([_ALONE] if beaten else []))
-        why = (
-            f"Both are better than {arm} and need no teacher."
-            if rest
-            else f"It is better than {arm} and needs no teacher."
-        )
+        needs = "the texts of the teacher alone" if _TEXTS in (better[0], *rest) else "no teacher"
+        why = f"Both are better than {arm} and need {needs}." if rest else f"It is better than {arm} and needs {needs}."
         return Recommendation(better[0], True, why, rest)
     if _ALONE not in arms or not isinstance(verdict.get("difference"), (int, float)):
         why = "It was not compared with the student alone." if _ALONE in arms else _NO_ALONE

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import final
 
-ARMS = ("teacher", "student alone", "label smoothing", "shuffled teacher", "distilled")
-"""The arms that a comparison can have, in the order of its table; "distilled" stands for every method."""
+ARMS = ("teacher", "student alone", "label smoothing", "teacher texts", "shuffled teacher", "distilled")
+"""The arms that a comparison can have, in the order of its table; "distilled" stands for every method, and
+"teacher texts" is for prompts without answers."""
 
 
 def plain_name(name: str) -> str:

@@ -18,6 +18,7 @@ Results = Sequence[float] | Bool[np.ndarray, "seeds examples"] | Float[np.ndarra
 
 _CALLED = {
     "label smoothing": "label smoothing, which needs no teacher",
+    "teacher texts": "sequence-level distillation, which learns the teacher's texts alone",
     "shuffled teacher": "a shuffled teacher, whose answers are about other {examples}",
 }
 

@@ -11,8 +11,8 @@ from limbeck.metrics.statistics import t_ppf
 from limbeck.report.axes import Interval, Number, padded_limits
 from limbeck.tasks import Task
 
-CONTROLS = ("student alone", "label smoothing", "shuffled teacher")
-"""Control arms: without a teacher, or with outputs of the teacher for other examples."""
+CONTROLS = ("student alone", "label smoothing", "teacher texts", "shuffled teacher")
+"""Control arms: without a teacher, with its texts alone, or with its outputs for other examples."""
 
 MEMBER = "one member"
 """The row of the members of a teacher ensemble: one value per member instead of one per seed."""
@@ -41,7 +41,7 @@ class ScoreFormat(NamedTuple):
         title: The name in sentences.
         percent: Whether it is a fraction that is printed in percent, and its differences in points.
         higher_is_better: Whether higher values are better.
-        examples: What is judged one by one: examples, or texts.
+        examples: What is judged one by one: examples, texts, or prompts without answers.
         less: What a lower value is called: less, or fewer.
     """
 
@@ -193,7 +193,7 @@ def read_arms(
     return arms
 
 
-_CONTROL_STYLES = {"student alone": 2, "label smoothing": 3, "shuffled teacher": 4}
+_CONTROL_STYLES = {"student alone": 2, "label smoothing": 3, "teacher texts": 3, "shuffled teacher": 4}
 _METHOD_STYLES = (5, 6, 7, 8, 9, 10, 11)
 _JUDGED = 0
 

@@ -65,6 +65,8 @@ def unknown_section(run: RunData, *, prefix: str = "") -> Markup | None:
         if name not in run.arms:
             missing.append(f"The arm '{name}' was not run.")
     title = run.score.title
+    if run.score.examples == "prompts":
+        missing.append("The prompts have no answers, so whether the teacher's texts are right is not known.")
     missing.append(
         f"{title[:1].upper()}{title[1:]} on {run.score.examples} that differ from the test data was not measured."
     )

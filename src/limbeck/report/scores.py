@@ -220,6 +220,7 @@ _WHAT = {
     "teacher": "the teacher",
     "student alone": "the same student, trained on {data} only",
     "label smoothing": "{data} only, smoothed",
+    "teacher texts": "the same student, trained on the teacher's texts alone (sequence-level distillation)",
     "shuffled teacher": "trained on the teacher's outputs for other {examples}",
     "one member": "one of the teacher's networks",
     "combined teacher": "the teacher combined with its specialists",
@@ -256,6 +257,7 @@ _FIDELITY = (
 def _overview(run: RunData, arms: Sequence[ArmRow]) -> Markup:
     own, score = list_custom_metrics(run.result), run.score
     columns = _COLUMNS.get(run.task.name, _COLUMNS["classification"])
+    columns = tuple(one for one in columns if one[0] != run.task.primary.name)
     head = ("arm", f"test {score.label}", "development, %" if score.percent else "development",
             *(title for _, title, _, _ in columns), *own, "parameters", "MB", "ms/example", "training, s")  # fmt: skip
     members = " (over the members for one of them)" if MEMBER in run.arms else ""
@@ -283,6 +285,8 @@ def _row(
 
 def _describe_arm(arm: ArmRow, score: ScoreFormat) -> str:
     """Describe what an arm is trained on."""
+    if arm.name == ALONE and score.examples == "prompts":
+        return "the same student before training, as nothing can be learned without the teacher"
     if arm.role != "method":
         # A text is its own label.
         data = "labels" if score.examples == "examples" else score.examples

@@ -86,7 +86,8 @@ def _gain(run: RunData) -> KeyAnswer:
 
 
 def _than_alone(run: RunData) -> str:
-    return f"{'over' if run.score.higher_is_better else 'than'} the same student trained alone."
+    when = "before training" if run.score.examples == "prompts" else "trained alone"
+    return f"{'over' if run.score.higher_is_better else 'than'} the same student {when}."
 
 
 def _answer_word(run: RunData) -> str:

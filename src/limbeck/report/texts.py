@@ -9,6 +9,7 @@ from typing import Any
 
 from limbeck.job import RunLayout
 from limbeck.job.run_layout import SAMPLES
+from limbeck.report.arms import as_mapping, mean_std_text, read_stat
 from limbeck.report.html import Markup, join, note, section, table, tag
 from limbeck.report.run_data import RunData
 
@@ -30,11 +31,48 @@ def read_samples(run: RunData) -> dict[str, Mapping[str, Any]]:
 
 def texts_section(run: RunData) -> Markup:
     """Show texts side by side, exact matches, and the acceptance of drafts."""
-    samples = read_samples(run)
+    samples, own = read_samples(run), _own_texts(run)
     failures = [note(f"{name}: {failure}") for name, failure in _read_failures(run)]
     if not samples:
-        return section("texts", _TITLE, *(failures or [note("Not known: this run has no texts.")]))
-    return section("texts", _TITLE, *failures, _answers(samples), _drafts(samples), _texts(samples))
+        return section("texts", _TITLE, own, *(failures or [note("Not known: this run has no texts.")]))
+    source = "written by the teacher" if run.score.examples == "prompts" else "in the data"
+    return section(
+        "texts", _TITLE, own, *failures, _answers(samples, source), _drafts(samples), _texts(samples, source)
+    )
+
+
+def _own_texts(run: RunData) -> Markup | None:
+    """What is measured of the students' own texts for prompts without answers; None for other data."""
+    if run.score.examples != "prompts":
+        return None
+    result = as_mapping(run.result.get("own_texts"))
+    if "arms" not in result:
+        why = result.get("sentence")
+        return note(why if isinstance(why, str) else "Not measured: what students write, as the teacher is served.")
+    head = ("arm", "reverse KL, nats per token", "teacher's NLL, nats per token", "greedy text of the teacher, %")
+    rows = [
+        (name, mean_std_text(read_stat(row.get("reverse_kl"))), mean_std_text(read_stat(row.get("teacher_nll"))),
+         mean_std_text(read_stat(row.get("greedy_agreement")), 1, 100))
+        for name, row in as_mapping(result["arms"]).items()
+    ]  # fmt: skip
+    teacher = run.teacher_arm
+    nll = "" if teacher is None or (mean := teacher.measure("nll").mean) is None else (
+        f" The teacher's own texts have an NLL of {mean:.4g}: nearer to that is better, not less."
+    )  # fmt: skip
+    caption = (
+        f"What the students write themselves for {result.get('prompts')} test prompts, at temperature 1, judged by the "
+        f"teacher at every token; and the share of the teacher's greedy text that a student's greedy text has too, up "
+        f"to the first other token. Mean ± standard deviation over seeds.{nll}"
+    )
+    compared = [
+        tag("li", one["sentence"]) for row in as_mapping(result.get("against")).values() for one in row.values()
+    ]
+    limits = note(
+        "The prompts have no answers. These figures say how near a student is to its teacher; whether the teacher is "
+        "right is not measured."
+    )
+    listed = join(tag("p", f"Compared with the controls, {run.method_arm}:"), tag("ul", compared)) if compared else None
+    return join(limits, table(caption, head, rows), listed)
 
 
 def _read_failures(run: RunData) -> Iterator[tuple[str, str]]:
@@ -49,8 +87,8 @@ def _folder(run: RunData, name: str, role: str) -> Path:
     return layout.teacher if role == "teacher" else layout.seed(name, 0)
 
 
-def _answers(samples: Mapping[str, Mapping[str, Any]]) -> Markup | None:
-    """A table of how well answers match the references; None for plain texts."""
+def _answers(samples: Mapping[str, Mapping[str, Any]], source: str) -> Markup | None:
+    """A table of how well answers match the references; None for plain texts. `source` says where these are from."""
     rows = [
         (
             name,
@@ -65,8 +103,8 @@ def _answers(samples: Mapping[str, Mapping[str, Any]]) -> Markup | None:
     head = ("arm", "exact match, %", "chrF", "end by themselves, %", "answers")
     shown = [i for i in range(len(head)) if any(row[i] != "-" for row in rows)]
     chosen = (
-        "Greedy answers to prompts of the test data, compared with the answers there, seed 0. Those that do not end by "
-        "themselves are cut"
+        f"Greedy answers to prompts of the test data, compared with the answers {source}, seed 0. Those that do not "
+        "end by themselves are cut"
     )
     columns = [head[i] for i in shown], [[row[i] for i in shown] for row in rows]
     return table(chosen, *columns) if rows else None
@@ -94,15 +132,15 @@ def _drafts(samples: Mapping[str, Mapping[str, Any]]) -> Markup | None:
     return table(caption, head, rows)
 
 
-def _texts(samples: Mapping[str, Mapping[str, Any]]) -> Markup:
+def _texts(samples: Mapping[str, Mapping[str, Any]], source: str) -> Markup:
     first = next(iter(samples.values()))["texts"]
-    cards = (_card(number, text, samples) for number, text in enumerate(first))
+    cards = (_card(number, text, samples, source) for number, text in enumerate(first))
     why = "Each continues the prompt with its most likely tokens (greedy), seed 0. Single texts prove nothing."
     return join(tag("h3", "Side by side"), tag("p", why), tag("ul", cards, class_="texts"))
 
 
-def _card(number: int, text: Mapping[str, Any], samples: Mapping[str, Mapping[str, Any]]) -> Markup:
-    rows: list[tuple[str, str]] = [("in the data", str(text.get("reference", "")))]
+def _card(number: int, text: Mapping[str, Any], samples: Mapping[str, Mapping[str, Any]], source: str) -> Markup:
+    rows: list[tuple[str, str]] = [(source, str(text.get("reference", "")))]
     for name, values in samples.items():
         texts: Sequence[Mapping[str, Any]] = values["texts"]
         if number < len(texts) and texts[number].get("text") == text.get("text"):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, final
 
 import numpy as np
@@ -28,6 +28,10 @@ from limbeck.tasks.text_samples import write_samples
 from limbeck.teachers import has_other_tokenizer
 
 _ROWS = 256  # rows of tokens that are read at a time
+_FIDELITY = Score(
+    "kl_to_teacher", "nats per token of KL divergence from the teacher", higher_is_better=False, diverged=100.0,
+    countable=True, examples="prompts",
+)  # fmt: skip
 
 
 @final
@@ -48,9 +52,15 @@ class LanguageModeling(Task):
     one text depend on each other, and an interval over tokens would be too narrow. Logits of all positions are never
     held.
 
+    Texts that the teacher wrote for prompts without answers (`written_by_teacher`) are no measure of what is right.
+    There the primary metric is `kl_to_teacher`, the KL divergence of the student from the teacher in nats per token: 0
+    for the teacher itself, and never below. The texts are samples of the teacher, so its mean is the divergence between
+    the two distributions of whole texts, divided by the tokens.
+
     Attributes:
         vocabulary: The number of tokens; 0 before `fit`.
         tokenizer: SHA-256 of the tokenizer; empty before `fit`.
+        written_by_teacher: Whether the teacher wrote the texts. Then models are judged by their divergence from it.
 
     Example:
         >>> task = LanguageModeling(vocabulary=2)
@@ -61,13 +71,14 @@ class LanguageModeling(Task):
 
     vocabulary: int = 0
     tokenizer: str = ""
+    written_by_teacher: bool = False
 
     name: ClassVar[str] = "language_modeling"
     title: ClassVar[str] = "Language modeling"
     primary: ClassVar[Score] = Score(
         "nll", "nats per token", higher_is_better=False, diverged=100.0, countable=True, examples="texts"
     )
-    headline = ("nll", "perplexity", "kl_to_teacher")
+    headline: ClassVar[tuple[str, str | None, str | None]] = ("nll", "perplexity", "kl_to_teacher")
     metrics = LANGUAGE_METRICS
     target_field: ClassVar[str] = "labels"
     output_title: ClassVar[str] = "tokens"
@@ -76,6 +87,12 @@ class LanguageModeling(Task):
     asks_teacher: ClassVar[bool] = True
     # A teacher's distribution over a vocabulary is soft already; at 4 most of it would lie on tokens that never follow.
     temperature: ClassVar[float | None] = 1.0
+
+    def __post_init__(self) -> None:
+        if self.written_by_teacher:  # of this task alone; the class keeps the usual ones
+            object.__setattr__(self, "primary", _FIDELITY)
+            object.__setattr__(self, "headline", ("kl_to_teacher", "perplexity", "agreement"))
+            object.__setattr__(self, "no_smoothing", "the prompts have no answers that could be smoothed")
 
     @property
     def outputs(self) -> int:
@@ -98,7 +115,11 @@ class LanguageModeling(Task):
             raise DataError("The outputs of a language model are tokens, and have no other names: leave names out.")
         data = get_token_data(train, "training")
         vocabulary = max(len(data.tokenizer), int(data.texts.ids.max()) + 1)
-        return LanguageModeling(vocabulary, hash_tokenizer(data.tokenizer))
+        return replace(self, vocabulary=vocabulary, tokenizer=hash_tokenizer(data.tokenizer))
+
+    def without_teacher(self) -> LanguageModeling:
+        """The task where there is no teacher to compare with, as in an export: models are judged by `nll`."""
+        return replace(self, written_by_teacher=False)
 
     def check(self, examples: Dataset, part: str) -> int:
         """Check that the tokens are those of the vocabulary, and that labels are next tokens.
@@ -176,8 +197,8 @@ class LanguageModeling(Task):
         return measure_texts(sums)
 
     def scores(self, outputs: Tensor, targets: Tensor) -> Shaped[np.ndarray, " texts"]:
-        """The linearized `nll` of each text: texts with more tokens deviate more."""
-        return _scores(TextSums(_check_texts(outputs, targets)))
+        """The linearized primary metric of each text: texts with more tokens deviate more."""
+        return linear_text_scores(TextSums(_check_texts(outputs, targets)), self.primary.name)
 
     def metric_arguments(self, outputs: Tensor, targets: Tensor, teacher: Tensor | None) -> dict[str, Any]:
         """The sums of each text, by the names in `limbeck.metrics.language.COLUMNS`; ``outputs`` is the whole table."""
@@ -190,7 +211,7 @@ class LanguageModeling(Task):
 
     def open_state(self, teacher: Tensor | None = None) -> EvaluationState:
         """Start an evaluation that adds sums for each text. Stored sums of the teacher say nothing about a student."""
-        return _Texts()
+        return _Texts(self.primary.name)
 
     def evaluate(
         self,
@@ -215,7 +236,7 @@ class LanguageModeling(Task):
             DataError: If there is no token that counts, or shapes do not match.
             LimbeckError: If logits are NaN, or the vocabularies differ.
         """
-        state, loader = _Texts(), find_loader(data)
+        state, loader = _Texts(self.primary.name), find_loader(data)
         with ExitStack() as stack:
             how: dict[str, Any] = {"partial": has_other_tokenizer(model), "labels": True, "loader": loader}
             logits = stack.enter_context(open_token_logits(model, preprocess=preprocess, **how))
@@ -247,9 +268,10 @@ class LanguageModeling(Task):
 
 
 class _Texts(EvaluationState):
-    """An evaluation of language models: `TextSumsState`, and the metrics."""
+    """An evaluation of language models: `TextSumsState`, and the metrics; `primary` is the metric of the scores."""
 
-    def __init__(self) -> None:
+    def __init__(self, primary: str) -> None:
+        self._primary = primary
         self._state = TextSumsState()
 
     def update(self, logits: Any, batch: Batch) -> None:
@@ -263,7 +285,9 @@ class _Texts(EvaluationState):
     def compute(self) -> Evaluation:
         """Compute all metrics and the score of each text."""
         sums = self._state.compute()
-        return Evaluation(measure_texts(sums), _scores(sums), sums.table)
+        known = sums.knows(self._primary)  # without a teacher, nothing is known that compares with it
+        scores = linear_text_scores(sums, self._primary) if known else np.empty(0)
+        return Evaluation(measure_texts(sums), scores, sums.table)
 
 
 def measure_texts(sums: TextSums) -> dict[str, float]:
@@ -277,8 +301,9 @@ def measure_texts(sums: TextSums) -> dict[str, float]:
     return {name: one.value for name, one in evaluate(sums, names).items()}
 
 
-def _scores(sums: TextSums) -> Shaped[np.ndarray, " texts"]:
-    total, tokens = sums.sums("nll").numpy(), sums.labels.numpy()
+def linear_text_scores(sums: TextSums, name: str) -> Shaped[np.ndarray, " texts"]:
+    """The linearized score of each text in a metric that is a mean over all tokens (`Evaluation.scores`)."""
+    total, tokens = sums.sums(name).numpy(), sums.labels.numpy()
     return linear_scores(float(total.sum() / tokens.sum()), total[:, None], tokens[:, None])
 
 

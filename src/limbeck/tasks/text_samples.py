@@ -97,7 +97,7 @@ def write_samples(
               for prompt in prompts]  # fmt: skip
     end = data.tokenizer.eos_token_id
     answers = continue_greedily(
-        model, tokens, max_new_tokens=most, end=end, tokens=_known_tokens(data, teacher), preprocess=preprocess
+        model, tokens, max_new_tokens=most, end=end, tokens=known_tokens(data, teacher), preprocess=preprocess
     )
     answered, decode = _has_answers(data, numbers), data.tokenizer.decode
     texts = [
@@ -128,7 +128,7 @@ def text_numbers(examples: Dataset) -> Int[Tensor, " texts"]:
     return torch.cat(parts).unique() if parts else torch.arange(0)
 
 
-def _known_tokens(data: TokenDataset | TokenPairDataset, teacher: Any) -> Int[Tensor, " tokens"]:
+def known_tokens(data: TokenDataset | TokenPairDataset, teacher: Any) -> Int[Tensor, " tokens"]:
     """The tokens of the tokenizer; with a teacher of another vocabulary, those that it knows, too."""
     known = torch.tensor(sorted(set(data.tokenizer.get_vocab().values())))
     if isinstance(teacher, AlignedTeacher):

@@ -121,8 +121,8 @@ class ModelServer:
     def _complete(self, body: Any) -> Answer:
         prompt, k = body["prompt"], body.get("prompt_logprobs")
         ids = prompt if isinstance(prompt, list) else self.tokenizer(prompt)["input_ids"]
-        if len(ids) + 1 > self.max_length:
-            return _refuse(f"This model's maximum context length is {self.max_length} tokens.")
+        if (refusal := self._check_length(ids, body)) is not None:
+            return refusal
         choice = {"index": 0, **self._write(ids, body)}
         if self.api == "vllm" and k is not None:
             if self.max_logprobs != -1 and not 0 <= k <= self.max_logprobs:
@@ -165,6 +165,16 @@ class ModelServer:
 
     # --- texts ------------------------------------------------------------------------------------------------------
 
+    def _check_length(self, ids: Sequence[int], body: Any) -> Answer | None:
+        """The refusal of a text that would be longer than the model reads, as servers word it; None if it fits."""
+        most = int(body.get("max_tokens", 16))
+        if len(ids) + most <= self.max_length:
+            return None
+        return _refuse(
+            f"This model's maximum context length is {self.max_length} tokens, and {len(ids)} in the prompt and {most} "
+            "to write were requested."
+        )
+
     def _write(self, ids: Sequence[int], body: Any) -> dict[str, Any]:
         draw = torch.Generator().manual_seed(int(body.get("seed") or 0))
         temperature, written, reason, log_probs = float(body.get("temperature", 1.0)), list[int](), "length", []
@@ -186,7 +196,10 @@ class ModelServer:
 
     def _chat(self, body: Any) -> Answer:
         text = "".join(f"{message['content']}\n" for message in body["messages"])
-        choice = self._write(self.tokenizer(text)["input_ids"], body)
+        ids = self.tokenizer(text)["input_ids"]
+        if (refusal := self._check_length(ids, body)) is not None:
+            return refusal
+        choice = self._write(ids, body)
         values = choice.pop("logprobs", {}).get("token_logprobs")
         own: dict[str, Any] = {"message": {"role": "assistant", "content": choice.pop("text")}, **choice}
         if values is not None:

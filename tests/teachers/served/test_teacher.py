@@ -10,10 +10,19 @@ pytest.importorskip("transformers")
 from limbeck.batch import LABEL_LOG_PROBS, LOGITS, Batch
 from limbeck.data import ShuffledLoader, TokenDataset
 from limbeck.engine import distill
+from limbeck.errors import LimbeckError
 from limbeck.functional import jensen_shannon, kl_divergence, reverse_kl
 from limbeck.methods import make
 from limbeck.models import align_vocabularies
-from limbeck.teachers import AlignedTeacher, CachedTeacher, ModelTeacher, ServedTeacher, ShuffledTeacher, TeacherContext
+from limbeck.teachers import (
+    AlignedTeacher,
+    CachedTeacher,
+    Ensemble,
+    ModelTeacher,
+    ServedTeacher,
+    ShuffledTeacher,
+    TeacherContext,
+)
 from limbeck.teachers.served import client
 from limbeck.testing import check_teacher
 from served_models import SCORES, TEXTS, answers, apis, loader, losses, model, serve, tokenizer
@@ -176,3 +185,18 @@ def test_texts_that_the_student_writes_are_scored_and_not_stored(tmp_path):
         served = train(CachedTeacher(ServedTeacher(server.url, "teacher", top_k=None), tmp_path / "cache"))
     assert served == pytest.approx(train(model()), rel=1e-5)
     assert not (tmp_path / "cache").exists()
+
+
+def test_an_ensemble_with_a_served_member_is_the_average_of_the_models(tmp_path):
+    near, far = model(seed=3), model()
+    with serve(far) as server:
+        mixed = Ensemble(near, ServedTeacher(server.url, top_k=None, tokenizer=tokenizer()), mean="geometric")
+        stream = loader()
+        served = answers(mixed, stream, requires=frozenset({LOGITS}))
+        live = answers(Ensemble(near, far, mean="geometric"), loader(), requires=frozenset({LOGITS}))
+        for (batch, ours), (_, theirs) in zip(served, live, strict=True):  # a server is asked about texts, not padding
+            assert torch.allclose(*(one[LOGITS][batch.mask].softmax(-1) for one in (ours, theirs)), atol=1e-5)
+        learned = losses(CachedTeacher(mixed, tmp_path, encoding="float32"))
+    assert learned == pytest.approx(losses(Ensemble(near, far, mean="geometric")), rel=1e-5)
+    with pytest.raises(LimbeckError, match="all classes"):
+        Ensemble(near, ServedTeacher(server.url, top_k=8, tokenizer=tokenizer()))

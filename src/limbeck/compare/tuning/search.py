@@ -13,6 +13,7 @@ from limbeck.checksums import write_json
 from limbeck.compare.arm_recipes import matched_smoothing
 from limbeck.compare.comparison_data import ComparisonData, arms_of_task, load_comparison_data
 from limbeck.compare.dry_run import dry_run, verify_files
+from limbeck.compare.prompt_texts import answer_prompts
 from limbeck.compare.run_storage import lock_folder, remove_partial_files, to_json_safe
 from limbeck.compare.teacher import ask, open_teacher, train_teacher
 from limbeck.compare.teacher_cache import fill_job_cache, measure_listed_entropy
@@ -72,6 +73,7 @@ def tune(
     out = check_search_folder(job)
     search_ranges = make_ranges(job, ranges or {})
     spaces_of(job, search_ranges, smoothing=0.0)  # raises for a wrong name before data are read
+    job = answer_prompts(job, callback)
     material = _without_test(load_comparison_data(job))
     _check_development(material)
     teacher, models = open_teacher(job, material)

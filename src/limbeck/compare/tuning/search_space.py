@@ -6,7 +6,8 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from limbeck.compare.arm_recipes import ALONE, SMOOTHED, recipe_of
+from limbeck.compare.arm_recipes import ALONE, SMOOTHED, TEXTS, recipe_of
+from limbeck.compare.language import has_no_answers
 from limbeck.errors import LimbeckError, unknown_name_error
 from limbeck.job import ArmBudget, Job, MethodSettings
 from limbeck.methods import method
@@ -25,7 +26,8 @@ def read_arms(job: Job) -> tuple[str, ...]:
 
     It uses the values of the first method, because only its teacher should differ.
     """
-    return tuple(arm for arm in job.all_arms if arm in (ALONE, SMOOTHED) or arm in job.method_arms)
+    controls = (SMOOTHED, TEXTS) if has_no_answers(job) else (ALONE, SMOOTHED)
+    return tuple(arm for arm in job.all_arms if arm in controls or arm in job.method_arms)
 
 
 def spaces_of(
@@ -58,7 +60,7 @@ def start_of(job: Job, arm: str, smoothing: float, *, task: Task | None = None) 
     values: Values = {"lr": budget.lr, "epochs": budget.epochs}
     if arm == SMOOTHED:
         return {**values, "smoothing": smoothing}
-    if arm == ALONE:
+    if arm in (ALONE, TEXTS):
         return values
     settings = job.method_arms[arm]
     parameters = method(settings.name).parameters
@@ -176,7 +178,7 @@ def _usual(job: Job, arm: str) -> Space:
     }
     if arm == SMOOTHED:
         return {**ranges, "smoothing": method("label_smoothing").card.ranges["smoothing"]}
-    if arm == ALONE:
+    if arm in (ALONE, TEXTS):
         return ranges
     settings = job.method_arms[arm]
     if settings.hyper.get("epochs") is not None:

@@ -17,8 +17,8 @@ import torch
 from torch.quasirandom import SobolEngine
 
 from limbeck.checksums import append_line, read_lines
-from limbeck.compare.arms import ArmRun, start
-from limbeck.compare.comparison_data import ComparisonData, eval_batches
+from limbeck.compare.arms import ArmRun, evaluate_development, start
+from limbeck.compare.comparison_data import ComparisonData
 from limbeck.compare.run_storage import to_json_safe
 from limbeck.compare.teacher import steps_taken
 from limbeck.compare.trackers import with_trackers
@@ -83,8 +83,7 @@ def run_trial(
         for report in with_trackers(run, trial_job, f"{arm_folder_name(arm)}/trial-{number}"):
             if callback is not None:
                 callback(report)
-        development = eval_batches(material.development)
-        evaluation = task.evaluate(run.student, development, preprocess=material.data.preprocess)
+        evaluation = evaluate_development(run.student, material, teacher)
         measures |= {name: evaluation.measures[name] for name in measures}
     except DivergedError:
         pass

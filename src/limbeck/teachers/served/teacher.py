@@ -302,7 +302,8 @@ class _ServedSession(TeacherSession):
         wait(futures.values())
         for key, future in futures.items():  # what was paid for stays, also if another text failed
             if not future.cancelled() and future.exception() is None:
-                evaluated = LABEL_LOG_PROBS in self._context.requires
+                # Training has a loader; without one a text is evaluated, by itself or as a member of an ensemble.
+                evaluated = LABEL_LOG_PROBS in self._context.requires or self._context.loader is None
                 self._teacher.remember(key, future.result(), on_disk=evaluated)
         classes, k = self._classes, self._teacher.top_k or self._classes
         names = np.broadcast_to(np.arange(k), (*ids.shape, k)).copy()
