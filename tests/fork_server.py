@@ -15,12 +15,14 @@ import subprocess
 import sys
 import traceback
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 
 @functools.cache
 def _server() -> subprocess.Popen[str]:
     server = subprocess.Popen([sys.executable, __file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    atexit.register(server.wait)  # so that its processor time counts as that of the tests
     atexit.register(server.kill)
     return server
 
@@ -33,7 +35,12 @@ def _ask(**request: Any) -> Any:
 
 
 def fork_command(words: list[str], *, cwd: Path, env: dict[str, str], out: Path, err: Path) -> int:
-    """Run a script with arguments in a child: its process number, which is that of its process group as well."""
+    """Run a script with arguments in a child: its process number, which is that of its process group as well.
+
+    As for Python itself, the first word may be ``-c`` or ``-m``, and the second a program or a module.
+    """
+    for file in (out, err):
+        file.touch()
     return _ask(words=words, cwd=str(cwd), env=env, out=str(out), err=str(err))
 
 
@@ -75,9 +82,9 @@ def _run(request: dict[str, Any]) -> None:
         os.environ.clear()
         os.environ.update(request["env"])
         os.chdir(request["cwd"])
-        sys.argv = request["words"]
-        sys.path.insert(0, request["cwd"])
-        runpy.run_path(sys.argv[0], run_name="__main__")
+        paths = request["env"].get("PYTHONPATH", "")
+        sys.path[:0] = [request["cwd"], *filter(None, paths.split(os.pathsep))]
+        _execute(*request["words"])
         code = 0
     except SystemExit as ended:
         code = ended.code if isinstance(ended.code, int) else int(ended.code is not None)
@@ -89,8 +96,21 @@ def _run(request: dict[str, Any]) -> None:
         os._exit(code)
 
 
+def _execute(first: str, *rest: str) -> None:
+    """Run a script, ``-c`` and a program, or ``-m`` and a module, each with its arguments."""
+    sys.argv = [first, *rest[1:]] if first in ("-c", "-m") else [first, *rest]
+    if first == "-c":
+        sys.modules["__main__"] = module = ModuleType("__main__")
+        exec(compile(rest[0], "<string>", "exec"), vars(module))
+    elif first == "-m":
+        runpy.run_module(rest[0], run_name="__main__", alter_sys=True)
+    else:
+        runpy.run_path(first, run_name="__main__")
+
+
 def main() -> None:
     """Serve requests until the standard input ends."""
+    import lightning_fabric  # noqa: F401
     import torch._dynamo
 
     import limbeck.cli.app

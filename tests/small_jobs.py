@@ -109,13 +109,21 @@ def typed_here(*words: Any, cwd: Path) -> Typed:
     return Typed(code, out.getvalue(), err.getvalue())
 
 
-def forked(*words: Any, cwd: Path) -> Typed:
-    """A script that runs to its end, or kills itself, forked from a process that has imported limbeck."""
+def forked(*words: Any, cwd: Path, seconds: float = 300, fresh: bool = False) -> Typed:
+    """A script that runs to its end, or kills itself, forked from a process that has imported limbeck.
+
+    Args:
+        *words: A script, or ``-c`` and a program, or ``-m`` and a module; and its arguments.
+        cwd: The working folder.
+        seconds: How long it may take.
+        fresh: Whether it is started by a new Python, where the test is about what is imported.
+    """
+    start, poll = (start_command, poll_started) if fresh else (fork_command, poll_command)
     with TemporaryDirectory() as folder:
         out, err = Path(folder, "out"), Path(folder, "err")
-        child = fork_command([str(word) for word in words], cwd=cwd, env=environment(), out=out, err=err)
-        until = time.monotonic() + 300
-        while (code := poll_command(child)) is None:
+        child = start([str(word) for word in words], cwd=cwd, env=environment(), out=out, err=err)
+        until = time.monotonic() + seconds
+        while (code := poll(child)) is None:
             assert time.monotonic() < until, f"it does not end: {words}"
             time.sleep(0.01)
         return Typed(code, out.read_text(), err.read_text())

@@ -1,6 +1,6 @@
 """Runs of two ranks that are killed again and again, as a script of its own: prints what became of them, as JSON.
 
-It is started by test_rank_kill, with a folder and, for each run, a method's name and the reports after which both ranks
+It is forked by test_rank_kill, with a folder and, for each run, a method's name and the reports after which both ranks
 die, or after which the second dies alone, as negative numbers. The ranks are forked after all was imported, so a life
 costs little.
 """
@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import socket
 import sys
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import torch
 
 from engine.stories import SGD, arrays, network
+from forked_ranks import fork_ranks
 from limbeck.engine import distill, open_fabric
 from limbeck.methods import make
 from limbeck.recipe import Recipe
@@ -62,28 +62,14 @@ def train(rank: int, out: Path, name: str, last: int | None) -> None:
     Path(f"{out}.rank{rank}.json").write_text(json.dumps(result))
 
 
+def live(rank: int, out: Path, name: str, last: int | None, alone: bool) -> None:
+    """One life of one rank; with `alone` only the second dies after report `last`."""
+    train(rank, out, name, None if alone and rank == 0 else last)
+
+
 def life(out: Path, name: str, last: int | None, *, alone: bool = False) -> None:
-    """Both ranks, until they end; with `alone` only the second dies after report `last`."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    children = []
-    for rank in range(RANKS):
-        child = os.fork()
-        if child:
-            children.append(child)
-            continue
-        world = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "LOCAL_RANK": rank, "RANK": rank, "NODE_RANK": 0}
-        os.environ.update({key: str(value) for key, value in {**world, "WORLD_SIZE": RANKS}.items()})
-        code = 1
-        try:
-            train(rank, out, name, None if alone and rank == 0 else last)
-            code = 0
-        except Exception as error:
-            Path(f"{out}.rank{rank}.error").write_text(f"{type(error).__name__}: {error}")
-        finally:
-            os._exit(code)
-    for child in children:
+    """Both ranks, until they end."""
+    for child in fork_ranks(RANKS, live, out, name, last, alone, errors=out):
         os.waitpid(child, 0)
 
 
@@ -103,8 +89,6 @@ def play(folder: Path, name: str, kills: list[int]) -> dict[str, Any]:
 
 
 def main(folder: Path, runs: list[tuple[str, list[int]]]) -> None:
-    import torch._dynamo  # noqa: F401 - DistributedDataParallel imports it, which is slow: once here, not in every life
-
     print(json.dumps([play(folder / str(number), *run) for number, run in enumerate(runs)]))
 
 

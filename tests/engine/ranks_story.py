@@ -1,6 +1,6 @@
 """The same runs on one process or on several, as a script of its own: writes what became of them, as JSON.
 
-It is started by test_ranks, with a folder and a number of processes; Fabric starts the others.
+It is forked by test_ranks, with a folder and a number of processes, and forks those.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from torch import nn
 from engine.language_stories import Language, Tokens
 from engine.memory_losses import Contrast, Variational
 from engine.stories import SGD, arrays, everything, hint, network, weights
+from forked_ranks import run_ranks
 from limbeck.data import ShuffledLoader
 from limbeck.engine import Run, distill, open_fabric, run_folder
 from limbeck.engine import run as run_module
@@ -294,11 +295,14 @@ def play(out: Path, processes: int) -> dict[str, Any]:
         run = scenario(fabric, out).finish()
         said = [[r.loss, r.terms, r.gradient_norms, r.parameter_norms] for r in run.history]
         found[name] = {"weights": weights(*run.models.existing.values()).tolist(), "said": said}
-    found["rank"] = fabric.global_rank
     return found
 
 
-if __name__ == "__main__":
+def write(rank: int, folder: Path, processes: int) -> None:
+    """One rank: what it ends with, in a file."""
     torch.set_num_threads(1)
-    result = play(Path(sys.argv[1]), int(sys.argv[2]))
-    (Path(sys.argv[1]) / f"rank{result['rank']}.json").write_text(json.dumps(result))
+    (folder / f"rank{rank}.json").write_text(json.dumps(play(folder, processes)))
+
+
+if __name__ == "__main__":
+    run_ranks(int(sys.argv[2]), write, Path(sys.argv[1]), int(sys.argv[2]), errors=Path(sys.argv[1]) / "story")

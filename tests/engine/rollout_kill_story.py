@@ -1,7 +1,8 @@
 """Runs on texts that the student writes, on one rank and on two, killed again and again: a script of its own.
 
-It is started by test_rollout_kill, with a folder, the number of ranks and the number of kills, and prints what became
-of the runs, as JSON. Ranks are forked after all was imported, so a life costs little.
+It is forked by test_rollout_kill, with a folder, numbers of ranks such as ``1,2`` and the number of kills, and prints
+for each number of ranks what became of the runs, as JSON. Ranks are forked after all was imported, so a life costs
+little.
 """
 
 from __future__ import annotations
@@ -12,17 +13,18 @@ import json
 import os
 import random
 import signal
-import socket
 import sys
 import time
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+os.environ["TOKENIZERS_PARALLELISM"] = "false"  # it cannot be had after a fork
 
 import torch
 
 from engine.rollout_stories import Own, loader, rollouts, stable, stage
+from forked_ranks import fork_ranks
 from limbeck.engine import distill, open_fabric
 from limbeck.recipe import Optimizer, Recipe, Stage
 
@@ -39,7 +41,7 @@ def recipe() -> Recipe:
     return Recipe(mixed >> alone)
 
 
-def train(out: Path, ranks: int) -> None:
+def train(rank: int, out: Path, ranks: int) -> None:
     """One life: the whole run, or what is left of it."""
     torch.set_num_threads(1)
     options = {"devices": ranks, "strategy": "ddp"} if ranks > 1 else {}
@@ -49,33 +51,12 @@ def train(out: Path, ranks: int) -> None:
     run = distill(Own(), recipe(), loader(batch_size=5, count=11), out=out, resume=True, **setting)
     run.finish()
     state = b"".join(value.numpy().tobytes() for value in run.student.state_dict().values())
-    rank = fabric.global_rank
     Path(f"{out}.rank{rank}.json").write_text(json.dumps(hashlib.sha256(state).hexdigest()))
 
 
 def life(out: Path, ranks: int) -> list[int]:
     """The processes of one life."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    children = []
-    for rank in range(ranks):
-        child = os.fork()
-        if child:
-            children.append(child)
-            continue
-        world = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "LOCAL_RANK": rank, "RANK": rank, "NODE_RANK": 0}
-        if ranks > 1:
-            os.environ.update({key: str(value) for key, value in {**world, "WORLD_SIZE": ranks}.items()})
-        code = 1
-        try:
-            train(out, ranks)
-            code = 0
-        except BaseException as error:
-            Path(f"{out}.rank{rank}.error").write_text(f"{type(error).__name__}: {error}")
-        finally:
-            os._exit(code)
-    return children
+    return fork_ranks(ranks, train, out, ranks, errors=out)
 
 
 def lines(out: Path) -> int:
@@ -106,11 +87,7 @@ def result(out: Path, ranks: int) -> dict[str, Any]:
 
 
 def main(folder: Path, ranks: int, kills: int) -> None:
-    # Once here, not in every life: these imports are slow, as are the first tokens.
-    import lightning_fabric  # noqa: F401
-    import torch._dynamo  # noqa: F401
-
-    loader().peek()
+    loader().peek()  # once here, not in every life: the first tokens are slow
     whole = folder / "whole"
     for child in life(whole, ranks):
         os.waitpid(child, 0)
@@ -131,4 +108,6 @@ def main(folder: Path, ranks: int, kills: int) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]))
+    for number in sys.argv[2].split(","):
+        (place := Path(sys.argv[1], number)).mkdir()
+        main(place, int(number), int(sys.argv[3]))

@@ -11,12 +11,14 @@ from pathlib import Path
 import pytest
 
 from engine.stories import SGD, make_loader, network, weights
+from fork_server import fork_command, poll_command
 from limbeck.atomic_io import folder_lock
 from limbeck.engine import distill
 from limbeck.errors import LimbeckError
 from limbeck.functional import cross_entropy
 from limbeck.losses import Loss
 from limbeck.recipe import Recipe, Stage
+from small_jobs import environment
 from waiting import within
 
 HOLDER = """
@@ -133,19 +135,16 @@ distill({"a": network(), "b": network()}, a | b, make_loader(), out=sys.argv[1],
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="a process does not learn that its parent has ended")
 def test_branches_in_processes_end_with_a_run_that_is_killed(tmp_path):
-    path = os.pathsep.join([str(Path(__file__).parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])])
-    command = [sys.executable, "-c", BRANCHES, str(tmp_path / "run")]
-    begun = subprocess.Popen(command, env={**os.environ, "PYTHONPATH": path})
+    words, nowhere = ["-c", BRANCHES, str(tmp_path / "run")], Path(os.devnull)
+    begun = fork_command(words, cwd=tmp_path, env=environment(), out=nowhere, err=nowhere)
     locks = (tmp_path / "run" / "branches").glob
     try:
-        assert within(60, lambda: len(list(locks("*/.lock"))) == 2)
+        assert within(120, lambda: len(list(locks("*/.lock"))) == 2)
         branches = [lock.parent for lock in locks("*/.lock")]
-        begun.kill()
-        begun.wait()
-        assert within(20, lambda: all(_is_free(branch) for branch in branches))
     finally:
-        begun.kill()
-        begun.wait()
+        os.kill(begun, signal.SIGKILL)
+        poll_command(begun, wait=True)
+    assert within(20, lambda: all(_is_free(branch) for branch in branches))
 
 
 def _is_free(folder):

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import random
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,21 +11,16 @@ import pytest
 
 from limbeck.engine.distributed import random_of_rank
 from limbeck.errors import LimbeckWarning
+from small_jobs import forked
 
 STORY = Path(__file__).parent / "rank_kill_story.py"
 
 
 def played(folder: Path, *runs: tuple[str, list[int]]) -> list[dict[str, Any]]:
     """What became of runs of two ranks: for each the method, and the reports after which ranks die."""
-    done = subprocess.run(
-        [sys.executable, str(STORY), str(folder), json.dumps(runs)],
-        capture_output=True,
-        text=True,
-        timeout=600,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"},
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    found: list[dict[str, Any]] = json.loads(done.stdout.splitlines()[-1])
+    done = forked(STORY, folder, json.dumps(runs), cwd=folder, seconds=600)
+    assert done.code == 0, done.err[-3000:]
+    found: list[dict[str, Any]] = json.loads(done.out.splitlines()[-1])
     return found
 
 

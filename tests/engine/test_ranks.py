@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from engine.ranks_story import SCENARIOS, play
+from small_jobs import forked
 
 STORY = Path(__file__).parent / "ranks_story.py"
 TOLERANCE = 1e-10
@@ -30,14 +28,8 @@ def one(tmp_path_factory) -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def two(folder) -> list[dict[str, Any]]:
     """What each of two ranks ends with."""
-    done = subprocess.run(
-        [sys.executable, str(STORY), str(folder), "2"],
-        capture_output=True,
-        text=True,
-        timeout=300,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
+    done = forked(STORY, folder, 2, cwd=folder)
+    assert done.code == 0, done.err[-3000:]
     return [json.loads((folder / f"rank{rank}.json").read_text()) for rank in range(2)]
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
 from collections import Counter
 
@@ -15,7 +14,7 @@ from limbeck.errors import LimbeckError
 from limbeck.functional import cross_entropy
 from limbeck.losses import Loss
 from limbeck.recipe import Stage
-from small_jobs import environment
+from small_jobs import forked
 
 
 class Heard:
@@ -188,32 +187,31 @@ def test_without_the_extra_it_explains_what_to_type(tmp_path, monkeypatch):
 
 SCRIPT = """
 import os, sys, torch
+from forked_ranks import run_ranks
 from limbeck.engine import TensorBoard, distill, open_fabric, track
 from limbeck.functional import cross_entropy
 from limbeck.losses import Loss
 from limbeck.recipe import Stage
 
-fabric = open_fabric(devices=2, strategy="ddp", accelerator="cpu")
-torch.manual_seed(0)
-data = torch.randn(24, 5), torch.randint(3, (24,))
-stage = Stage(Loss(cross_entropy), epochs=2)
-run = distill(torch.nn.Linear(5, 3), stage, data, batch_size=8, fabric=fabric, log_every=1)
-seen = sum(1 for _ in track(run, TensorBoard(sys.argv[1])))
-os.write(1, f"{fabric.global_rank} {seen}\\n".encode())  # in one piece: two processes share the pipe
+def play(rank):
+    fabric = open_fabric(devices=2, strategy="ddp", accelerator="cpu")
+    torch.manual_seed(0)
+    data = torch.randn(24, 5), torch.randint(3, (24,))
+    stage = Stage(Loss(cross_entropy), epochs=2)
+    run = distill(torch.nn.Linear(5, 3), stage, data, batch_size=8, fabric=fabric, log_every=1)
+    seen = sum(1 for _ in track(run, TensorBoard(sys.argv[1])))
+    os.write(1, f"{fabric.global_rank} {seen}\\n".encode())  # in one piece: two processes share the pipe
+
+run_ranks(2, play, errors=sys.argv[1])
 """
 
 
 @pytest.mark.slow
 def test_of_two_ranks_one_writes(tmp_path):
-    script = tmp_path / "story.py"
-    script.write_text(SCRIPT)
-    done = subprocess.run(
-        [sys.executable, str(script), str(tmp_path / "board")],
-        capture_output=True, text=True, timeout=300, env=environment(), check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert "0 6" in done.stdout
-    assert "1 6" in done.stdout
+    done = forked("-c", SCRIPT, tmp_path / "board", cwd=tmp_path)
+    assert done.code == 0, done.err[-3000:]
+    assert "0 6" in done.out
+    assert "1 6" in done.out
     assert len(list((tmp_path / "board").iterdir())) == 1
     found = scalars(tmp_path / "board")
     assert {step for _, step in found} == set(range(1, 7))
