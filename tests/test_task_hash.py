@@ -53,6 +53,19 @@ def test_so_is_the_code_that_it_takes_functions_from(package, name):
     assert stamp() != before
 
 
+def test_a_function_among_the_arguments_is_known_by_its_name_and_code(package):
+    work, net = (importlib.import_module(f"papers2015.{name}") for name in ("work", "net"))
+
+    def hash_of(function):
+        return hash_tasks([WorkItem("one", partial(work.do, function))])["one"]
+
+    before = hash_of(net.build)
+    assert before == hash_of(importlib.reload(net).build)  # at another address
+    assert before != hash_of(work.do)
+    (package / "sizes.py").write_text("def wide(n):\n    return 3 * n\n")
+    assert before != hash_of(net.build)
+
+
 def test_the_code_of_others_is_not(package):
     before = stamp()
     importlib.import_module("papers2015.other")

@@ -6,22 +6,19 @@
 from __future__ import annotations
 
 import inspect
-import json
 import re
 import shlex
 import sys
 from collections.abc import Callable, Mapping
 from itertools import groupby
 from pathlib import Path
-from typing import Any
 
 from limbeck.cli.methods import FAMILY_TITLES
 from limbeck.methods import MethodCall, method, names
 from limbeck.papers import paper, paper_names
-from limbeck.papers.claim import count_words
-from limbeck.report.tables import claim_cells
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # as a script it finds only its own folder
+from tools.result_pages import RESULTS, count_claims, read_results, render_index, render_page
 from tools.table_jobs import updated_jobs
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
@@ -152,46 +149,15 @@ def _first_sentence(text: str) -> str:
 
 def render_papers() -> str:
     """Render the table of the papers whose experiments run, with the questions that they answer."""
-    lines, results = ["| paper | command | questions | what came out |", "|---|---|---|---|"], read_results()
+    lines = ["| paper | command | questions | what came out |", "|---|---|---|---|"]
     for name in paper_names():
         one = paper(name)
         questions = "<br>".join(experiment.title for experiment in one.experiments.values())
-        words = count_words(results[name]["claims"]) if name in results else {}
-        counts = "".join(f"{count} {word}, " for word, count in words.items() if count)
-        page = (
-            f"{counts}[results](results/{name}.md)"
-            if (DOCS / "results" / f"{name}.md").is_file()
-            else "`table.md` of a run"
-        )
+        counts, page = count_claims(name), "`table.md` of a run"
+        if (RESULTS / f"{name}.md").is_file():
+            page = f"{counts}, [results](results/{name}.md)" if counts else f"[results](results/{name}.md)"
         lines.append(f"| {one.title} | `limbeck papers {name}` | {questions} | {page} |")
     return "\n".join(lines) + "\n"
-
-
-def read_results() -> dict[str, dict[str, Any]]:
-    """Read the results of the papers that were measured, which a run writes as ``claims.json``."""
-    files = {name: DOCS / "results" / f"{name}.json" for name in paper_names()}
-    return {name: json.loads(file.read_text(encoding="utf-8")) for name, file in files.items() if file.is_file()}
-
-
-def render_results() -> str:
-    """Render the index of results: each claim of each paper with its word, interval and command."""
-    lines = ["| paper | claim | ours | 95 % interval | word | seeds |", "|---|---|--:|--:|---|--:|"]
-    commands = []
-    for name in paper_names():
-        one, result = paper(name), read_results().get(name)
-        link = f"[{name}]({name}.md)" if (DOCS / "results" / f"{name}.md").is_file() else name
-        lines.append(f"| **{link}** | {one.claim} | | | {'' if result else 'not measured yet'} | |")
-        for claim in result["claims"] if result else ():
-            sentence, _, ours, interval, word = claim_cells(claim)
-            lines.append(f"| | {sentence} | {ours} | {interval} | **{word}** | {claim['seeds']} |")
-        if result:
-            cpu = f", {result['cpu_seconds']:,.0f} CPU seconds" if result["cpu_seconds"] else ""
-            commands.append(f"- {name}: `{result['command']}`{cpu}")
-    words = count_words([claim for result in read_results().values() for claim in result["claims"]])
-    counts = ", ".join(f"{count} {word}" for word, count in words.items())
-    measured = f"{len(read_results())} of {len(paper_names())} papers"
-    head = f"Measured: {measured}; claims: {counts}."
-    return "\n".join([head, "", *lines, "", "Commands:", "", *commands]) + "\n"
 
 
 def render_claims() -> str:
@@ -220,8 +186,13 @@ def updated_pages() -> dict[Path, str]:
     pages = {
         DOCS / "choose.md": [render_table()],
         DOCS / "claims.md": [render_papers(), render_claims()],
-        DOCS / "results" / "index.md": [render_results()],
+        RESULTS / "index.md": [render_index()],
     }
+    results = {RESULTS / f"{name}.md": name for name in read_results()}
+    pages |= {
+        path: [render_page(name)] for path, name in results.items()
+        if path.is_file() and FIRST in path.read_text(encoding="utf-8")
+    }  # fmt: skip
     pages |= {
         DOCS / "methods" / f"{name}.md": [render_first(method(name)), render_last(method(name))] for name in names()
     }

@@ -253,10 +253,16 @@ def hash_tasks(tasks: Sequence[WorkItem]) -> dict[str, str]:
     hashes: dict[str, str] = {}
     for task in tasks:
         call = task.function if isinstance(task.function, partial) else partial(task.function)
-        function, settings = call.func, (call.args, call.keywords)
+        # The text of a function has its address, which is another one in each process.
+        values = tuple(_describe_function(one) if inspect.isfunction(one) else one for one in call.args)
+        function, settings = call.func, (values, call.keywords)
         text = f"{function.__module__}.{function.__qualname__} {settings} {[hashes[name] for name in task.requires]}"
         hashes[task.name] = hashlib.sha256(f"{text} {hash_code(function.__module__)}".encode()).hexdigest()
     return hashes
+
+
+def _describe_function(function: Callable[..., Any]) -> str:
+    return f"{function.__module__}.{function.__qualname__} {hash_code(function.__module__)}"
 
 
 def hash_code(module: str) -> str:

@@ -11,13 +11,15 @@ import torch
 
 from limbeck.data import ArrayDataset, DataSplits, Subset, draw_digits
 from limbeck.data.preprocess import fit_normalization
+from limbeck.errors import LimbeckError
 from limbeck.methods import make
-from limbeck.papers import Claim, ClaimStudy, ExperimentScale, Figure, TaskFolder, small_images
+from limbeck.papers import Claim, ClaimStudy, ExperimentScale, Figure, Search, TaskFolder, small_images
 from limbeck.papers.claim import count_words
 from limbeck.papers.experiment import renumbered
 from limbeck.papers.small_images import FASHION_CNN, FASHION_MLP, load_teacher, teacher_tasks, train_student
+from limbeck.papers.task_queue import run_and_save
 from limbeck.report import claims_markdown, paper_markdown, paper_tables
-from limbeck.task_runner import WorkItem
+from limbeck.task_runner import WorkItem, sort_tasks
 
 SCORE = Figure("score", "score", "%")
 
@@ -65,6 +67,66 @@ def test_the_table_and_the_words():
     assert claims_markdown(claims) in paper_markdown(table)
     assert "| opposite |" in paper_markdown(table)
     assert [str(cell) for cell in paper_tables(table)[-1].columns[-1].cells] == ["shown", "opposite"]
+
+
+def fit(folder, *, arm, seed, quick, development=False, lr=1.0, weight=0.0):
+    """The best lr is 3, on development data; on the others it is 1."""
+    best = {"alone": 3.0, "kd": 2.0}[arm] if development else 1.0
+    return {"score": 10 - abs(lr - best) + weight + 0.01 * random.Random(f"{arm}{seed}").random()}
+
+
+SEARCH = {"alone": [{"lr": 1.0}, {"lr": 3.0}], "kd": [{"lr": 2.0}, {"lr": 2.0, "weight": 0.5}]}
+SEARCHED = ClaimStudy(
+    "toy", "Is it better?", {"alone": "labels", "kd": "distilled"}, fit, [SCORE],
+    [Claim.of_difference("kd", "alone", SCORE)], {"quick": 1, "full": 2},
+    shared=lambda scale: [WorkItem(f"teacher-{seed}", dict) for seed in scale.seeds],
+    requires=lambda seed: (f"teacher-{seed}",), search=Search(SEARCH, SCORE),
+)  # fmt: skip
+
+
+def test_each_arm_chooses_on_development_data_with_a_seed_and_a_teacher_of_its_own(tmp_path):
+    scale, results = ExperimentScale("quick", (0, 1)), {}
+    tasks = sort_tasks(SEARCHED.tasks(scale))
+    assert "teacher-100" in [task.name for task in tasks]
+    assert sum(task.name.startswith("toy/try") for task in tasks) == 4
+    for task in tasks:
+        work = task if not task.name.startswith("teacher") else WorkItem(task.name, lambda folder: {})
+        results[task.name] = run_and_save(work, tmp_path, "hash")["figures"]
+    assert results["toy/settings"] == {"alone": {"lr": 3.0}, "kd": {"lr": 2.0, "weight": 0.5}}
+    column = SEARCHED.column(scale, results)
+    assert column("alone", "score") == pytest.approx([8.0, 8.0], abs=0.01)
+    assert column("kd", "score") == pytest.approx([9.5, 9.5], abs=0.01)
+    rows = [(row.name, row.note) for row in SEARCHED.table(scale, results) if not row.column]
+    assert rows == [
+        ("development data, alone: lr 1.0", ""), ("development data, alone: lr 3.0", "chosen"),
+        ("development data, kd: lr 2.0", ""), ("development data, kd: lr 2.0, weight 0.5", "chosen"),
+    ]  # fmt: skip
+
+
+def test_a_search_gives_all_arms_of_the_study_equally_many_tries():
+    with pytest.raises(LimbeckError, match="'kd': 1"):
+        Search({"alone": [{}, {"lr": 1.0}], "kd": [{}]}, SCORE)
+    with pytest.raises(LimbeckError, match="'kd'"):
+        replace(SEARCHED, search=Search({"alone": [{}]}, SCORE))
+
+
+def test_development_images_are_training_images_that_no_network_learns_from(monkeypatch):
+    labels = torch.arange(90) % 3
+    whole = ArrayDataset(torch.arange(90.0)[:, None], labels, class_names=list("abc"))
+    splits = DataSplits(
+        "toy", Subset(whole, torch.arange(60)), Subset(whole, torch.arange(60, 90)), repr, ("a", "b", "c")
+    )
+    monkeypatch.setattr(small_images, "load_data", lambda _: splits)
+    parts = {}
+    for development in (False, True):
+        own = small_images.load_images.__wrapped__("toy", 30, 12, development)
+        batches = [part.take(torch.arange(len(part))) for part in (own.train, own.test)]
+        parts[development] = [set(torch.as_tensor(batch.inputs)[:, 0].tolist()) for batch in batches]
+    assert parts[True][0] == parts[False][0]
+    assert len(parts[True][1]) == 12
+    assert max(parts[True][1]) < 60
+    assert not parts[True][1] & parts[True][0]
+    assert min(parts[False][1]) >= 60
 
 
 @pytest.fixture

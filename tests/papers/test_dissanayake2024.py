@@ -17,7 +17,7 @@ TINY = {"train": 64, "test": 60, "student_images": 64, "epochs": 1}
 
 @pytest.mark.skipif(bool(FASHION_MLP.why_skipped(SCALE)), reason="needs fashion_mnist.npz in LIMBECK_DATA")
 def test_the_untrained_teacher_is_another_one_than_the_trained(monkeypatch, tmp_path):
-    monkeypatch.setattr(dissanayake2024, "FASHION_MLP", replace(FASHION_MLP, quick=TINY))
+    monkeypatch.setattr(dissanayake2024, "SETTING", replace(FASHION_MLP, quick=TINY))
     loaded = []
 
     def load_teacher(folder, own, seed):

@@ -9,7 +9,7 @@ from torch import nn
 from limbeck.data import ArrayDataset
 from limbeck.models.subclass_head import SubclassHead
 from limbeck.papers import ExperimentScale, TaskFolder, muller2020
-from limbeck.papers.muller2020 import ARMS, STUDY, count_used, load_halves, train_arm
+from limbeck.papers.muller2020 import ARMS, STUDY, count_used, train_arm
 
 SCALE = ExperimentScale("quick", (0, 1))
 
@@ -17,9 +17,10 @@ SCALE = ExperimentScale("quick", (0, 1))
 def test_every_arm_is_trained_and_the_claims_are_judged(tmp_path, monkeypatch):
     if muller2020.why_skipped(SCALE):
         pytest.skip("needs mnist.npz")
-    monkeypatch.setattr(muller2020, "load_halves", lambda train: load_halves(train, 60))
+    monkeypatch.setattr(muller2020, "TEST", 60)
+    monkeypatch.setitem(muller2020.SIZES, "quick", muller2020.HalvesSizes(100, 1))
     folder = TaskFolder(tmp_path, "x")
-    figures = {arm: train_arm(folder, arm=arm, seed=0, quick=True, train=100, epochs=1) for arm in ARMS}
+    figures = {arm: train_arm(folder, arm=arm, seed=0, quick=True) for arm in ARMS}
     assert all({figure.key for figure in STUDY.figures} == set(found) for found in figures.values())
     results = {STUDY.task_name(arm, seed): figures[arm] for arm in ARMS for seed in SCALE.seeds}
     assert len(STUDY.judge(SCALE, results)) == 5

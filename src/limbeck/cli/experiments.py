@@ -244,12 +244,12 @@ def _brief(figures: Any) -> str:
 
 
 def _save(result: Any, folder: Path) -> None:
-    from limbeck.papers import summarize_claims
+    from limbeck.papers import summary_text
     from limbeck.report import paper_markdown
 
     write_text(json.dumps(result, indent=1, allow_nan=False), folder / "table.json")
     write_text(paper_markdown(result), folder / "table.md")
-    write_text(json.dumps(summarize_claims(result), indent=1, allow_nan=False) + "\n", folder / "claims.json")
+    write_text(summary_text(result), folder / "claims.json")
 
 
 def _show_experiments(result: Any, folder: Path, *, as_json: bool) -> None:

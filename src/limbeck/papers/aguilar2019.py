@@ -14,9 +14,7 @@ from limbeck.papers.small_transformers import (
     load_teacher,
     make_transformer,
     measure_transformer,
-    teacher_of,
-    teacher_rows,
-    teacher_tasks,
+    share_teachers,
     train_transformer,
 )
 
@@ -56,7 +54,7 @@ STUDY = ClaimStudy(
         Claim.of_difference("stacked", "all", ACCURACY),
         Claim.of_difference("stacked", "kd", ATTENTION),
     ],
-    {"quick": 4.0, "full": 20.0}, shared=teacher_tasks, requires=teacher_of, rows=teacher_rows,
+    {"quick": 4.0, "full": 20.0}, **share_teachers(),
 )  # fmt: skip
 TITLE = (
     "Aguilar, Ling, Zhang, Yao, Fan and Guo, Knowledge Distillation from Internal Representations, 2019, "

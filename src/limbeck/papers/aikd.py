@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 import torch
@@ -16,7 +15,7 @@ from limbeck.methods import make
 from limbeck.metrics import predict
 from limbeck.papers.claim import Claim, Figure
 from limbeck.papers.claim_study import ClaimStudy
-from limbeck.papers.experiment import ExperimentScale, Figures, TaskFolder
+from limbeck.papers.experiment import Figures, TaskFolder
 from limbeck.papers.small_images import (
     ACCURACY,
     ECE,
@@ -27,8 +26,7 @@ from limbeck.papers.small_images import (
     load_teacher,
     make_network,
     measure_network,
-    teacher_rows,
-    teacher_tasks,
+    share_teachers,
     train_network,
 )
 from limbeck.recipe import Recipe
@@ -92,10 +90,6 @@ def train_arm(folder: TaskFolder, *, arm: str, seed: int, quick: bool) -> Figure
     return {**measured, "distance": energy_distance(ours, theirs), "seconds": seconds}
 
 
-def _why_skipped(scale: ExperimentScale) -> str:
-    return SETTING.why_skipped(scale)
-
-
 STUDY = ClaimStudy(
     "self", "Does a network gain from a trained copy of itself, its last epoch, and a critic?", ARMS, train_arm,
     FIGURES,
@@ -106,8 +100,7 @@ STUDY = ClaimStudy(
         Claim.of_difference("ai_kd", "alone", ECE),
         Claim.of_difference("ai_kd", "ai_kd, no critic", DISTANCE, sentence="the critic brings the outputs nearer"),
     ],
-    {"quick": 3.0, "full": 9.0}, shared=partial(teacher_tasks, SETTING), requires=SETTING.teacher_of,
-    rows=partial(teacher_rows, SETTING), skip=_why_skipped,
+    {"quick": 3.0, "full": 9.0}, **share_teachers(SETTING),
 )  # fmt: skip
 TITLE = (
     "Kim, Suh, Baek, Kim, Jeong, Cho and Kim, AI-KD: Adversarial learning and Implicit regularization for "

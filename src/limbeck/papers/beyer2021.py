@@ -8,7 +8,6 @@ from functools import cache, partial
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from limbeck.batch import Batch, Inputs
@@ -31,7 +30,17 @@ from limbeck.methods import make
 from limbeck.metrics import predict
 from limbeck.models import Cnn, seeded
 from limbeck.papers.claim import Claim, ClaimResult, Figure, judge_claims
-from limbeck.papers.experiment import Experiment, ExperimentScale, Figures, Row, TaskFolder, fewer, renumbered
+from limbeck.papers.experiment import (
+    Experiment,
+    ExperimentScale,
+    Figures,
+    Row,
+    TaskFolder,
+    fewer,
+    load_weights,
+    renumbered,
+    save_weights,
+)
 from limbeck.recipe import Optimizer, Recipe
 from limbeck.task_runner import WorkItem
 from limbeck.teachers import ModelTeacher, Preprocess
@@ -110,7 +119,6 @@ _TEACHER_EPOCHS = 20
 LENGTHS = {"short": 30, "long": 300}
 """Epochs."""
 _PER_SECOND = 1800
-_WEIGHTS = "weights.safetensors"
 _OPTIMIZER = Optimizer(name="adamw", lr=2e-3, warmup=0.05, options={"weight_decay": 1e-4})
 
 
@@ -143,14 +151,14 @@ def teach(desk: TaskFolder, *, quick: bool) -> Figures:
     net = _teacher()
     loader = stream(fashion(quick).train, "consistent", 0)
     _run(desk, net, make("supervised"), loader, seed=0, epochs=2 if quick else _TEACHER_EPOCHS)
-    save_file({key: value.contiguous() for key, value in net.state_dict().items()}, desk.folder / _WEIGHTS)
+    save_weights(net, desk)
     return {"accuracy": _accuracy(_test_logits(net, quick), quick)}
 
 
 def study(desk: TaskFolder, *, way: str, seed: int, epochs: int, quick: bool) -> Figures:
     """Train one student in one of the ways, without labels."""
-    teacher, student, examples = _teacher(), network([16, 32, 64], seed), transfer(quick)
-    teacher.load_state_dict(load_file(desk.of("matching/teacher") / _WEIGHTS))
+    teacher = load_weights(_teacher(), desk, "matching/teacher")
+    student, examples = network([16, 32, 64], seed), transfer(quick)
     taught_by = ModelTeacher(teacher, preprocess=teacher_preprocess(examples, way, seed))
     recipe = make("function_matching", teacher=taught_by)
     _run(desk, student, recipe, stream(examples, way, seed), seed=seed, epochs=epochs)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from functools import partial
+from typing import Any
 
 from limbeck.methods import make
 from limbeck.models import count_parameters
 from limbeck.papers.claim import Claim, Figure
-from limbeck.papers.claim_study import ClaimStudy
+from limbeck.papers.claim_study import ClaimStudy, Search
 from limbeck.papers.experiment import Figures, TaskFolder
 from limbeck.papers.small_images import (
     ACCURACY,
@@ -17,8 +17,7 @@ from limbeck.papers.small_images import (
     load_teacher,
     make_network,
     measure_network,
-    teacher_rows,
-    teacher_tasks,
+    share_teachers,
     train_network,
 )
 from limbeck.recipe import Optimizer
@@ -28,7 +27,8 @@ SETTING = ImageSetting(
     student_images=3000, optimizer=Optimizer("adamw", lr=5e-3, warmup=0.05), teacher_seconds=110.0,
     one_teacher=True,
     quick={
-        "train": 2000, "test": 1000, "student_images": 1000, "teacher_epochs": 5, "epochs": 8, "teacher_seconds": 14.0,
+        "train": 2000, "test": 1000, "student_images": 1000, "teacher_epochs": 5, "epochs": 7, "batch_size": 32,
+        "teacher_seconds": 5.0,
     },
 )  # fmt: skip
 """Residual networks: as the paper's, their logits are a linear layer of averaged maps."""
@@ -43,22 +43,30 @@ ARMS = {
 PARAMETERS = Figure("parameters", "parameters", "k", lower_is_better=True)
 
 
-def train_arm(folder: TaskFolder, *, arm: str, seed: int, quick: bool) -> Figures:
+def train_arm(
+    folder: TaskFolder, *, arm: str, seed: int, quick: bool, development: bool = False, lr: float | None = None,
+    **settings: Any,
+) -> Figures:  # fmt: skip
     """Train a student, and measure what is shipped."""
-    setting = SETTING.at(quick)
+    setting = SETTING.at(quick, development=development, lr=lr)
     teacher = load_teacher(folder, setting, seed)
     recipes = {
-        "alone": make("supervised"),
-        "kd": make("hinton", teacher=teacher),
-        "simkd": make("simkd", teacher=teacher, at="layer3", student_at="layer3"),
-        "kd, as large": make("hinton", teacher=teacher),
+        "alone": lambda: make("supervised"),
+        "kd": lambda: make("hinton", teacher=teacher, **settings),
+        "simkd": lambda: make("simkd", teacher=teacher, at="layer3", student_at="layer3"),
     }
     student = make_network(LARGER if arm == "kd, as large" else setting.student, setting, seed)
-    shipped, seconds = train_network(student, recipes[arm], setting, seed=seed, epochs=setting.epochs)
+    recipe = recipes[arm.removesuffix(", as large")]()
+    shipped, seconds = train_network(student, recipe, setting, seed=seed, epochs=setting.epochs)
     size = count_parameters(shipped) / 1000
     return {**measure_network(shipped, setting, teacher), "seconds": seconds, "parameters": size}
 
 
+RATES = [{"lr": lr} for lr in (1e-2, 2e-2, 4e-2)]
+SOFT = [
+    {"lr": 2e-2, "temperature": 4.0, "weight": 0.9},
+    *({"lr": lr, "temperature": 2.0, "weight": 0.5} for lr in (2e-2, 4e-2)),
+]
 STUDY = ClaimStudy(
     "images",
     "Is a student with its teacher's classifier better than one that learned from soft targets?",
@@ -70,11 +78,9 @@ STUDY = ClaimStudy(
         Claim.of_difference("simkd", "alone", ACCURACY, paper=4.99),
         Claim.of_difference("simkd", "kd, as large", ACCURACY),
     ],
-    {"quick": 6, "full": 50},
-    shared=partial(teacher_tasks, SETTING),
-    requires=SETTING.teacher_of,
-    rows=partial(teacher_rows, SETTING),
-    skip=SETTING.why_skipped,
+    {"quick": 3.5, "full": 50},
+    **share_teachers(SETTING),
+    search=Search({"alone": RATES, "kd": SOFT, "simkd": RATES, "kd, as large": SOFT}, ACCURACY),
 )
 TITLE = "Chen et al., Knowledge Distillation with the Reused Teacher Classifier, 2022, arXiv:2203.14001"
 CLAIM = (

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 
@@ -23,9 +20,8 @@ from limbeck.papers.small_images import (
     image_shape,
     images_of,
     load_teacher,
+    share_teachers,
     student_images,
-    teacher_rows,
-    teacher_tasks,
     train_network,
 )
 from limbeck.recipe import Stage
@@ -115,10 +111,6 @@ def _read_features(network: nn.Module, pixels: Tensor) -> Tensor:
         return tapped(pixels)["features"]
 
 
-TEACHERS: dict[str, Any] = {
-    "shared": partial(teacher_tasks, FASHION_MLP), "requires": FASHION_MLP.teacher_of,
-    "rows": partial(teacher_rows, FASHION_MLP), "skip": FASHION_MLP.why_skipped,
-}  # fmt: skip
 PROJECTIONS = ClaimStudy(
     "directions", "How well does the teacher tell four classes apart if a few directions of its features are kept?",
     BASES, project_teacher, KEPT,
@@ -126,12 +118,12 @@ PROJECTIONS = ClaimStudy(
         *(Claim.of_difference("relevant", "pca", figure) for figure in KEPT[1:3]),
         Claim.of_difference("relevant", "random", KEPT[2]),
     ],
-    {"quick": 1.0, "full": 1.0}, **TEACHERS,
+    {"quick": 1.0, "full": 1.0}, **share_teachers(FASHION_MLP),
 )  # fmt: skip
 STUDENTS = ClaimStudy(
     "students", "Does a narrow student of four classes learn more from the relevant subspace?", ARMS, train_arm,
     (ACCURACY,), [Claim.of_difference("subdistill", other, ACCURACY) for other in ("alone", "kd")],
-    {"quick": 3.0, "full": 12.0}, **TEACHERS,
+    {"quick": 3.0, "full": 12.0}, **share_teachers(FASHION_MLP),
 )  # fmt: skip
 TITLE = (
     "Chormai et al., Distilling Lightweight Domain Experts from Large ML Models by Identifying Relevant Subspaces, "

@@ -7,7 +7,7 @@ A paper is one module in this folder, found by its ``EXPERIMENTS``. With this ha
    ``train(folder, arm=..., seed=..., quick=...)`` in a process of its own. `limbeck.papers.small_images` has data,
    networks, a teacher as a task that arms share, and a function that trains and measures a student.
 3. ``STUDY = ClaimStudy(...)`` with the figures of the table and the claims, and
-   ``EXPERIMENTS = (STUDY.experiment(),)``.
+   ``EXPERIMENTS = (STUDY.experiment(),)``. With a `Search` each arm first chooses its settings on development data.
 4. ``TITLE``: authors, title, year and arXiv number; ``CLAIM``: what the paper claims, in one sentence.
 
 ``limbeck papers NAME`` runs it, and ``limbeck papers`` lists it. `limbeck.papers.stanton2021` is an example.
@@ -20,8 +20,9 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+from limbeck.errors import LimbeckError
 from limbeck.papers.claim import Claim, ClaimResult, Column, Figure, judge_claims
-from limbeck.papers.experiment import Experiment, ExperimentScale, Figures, Row
+from limbeck.papers.experiment import Experiment, ExperimentScale, Figures, Row, TaskFolder
 from limbeck.task_runner import WorkItem
 
 Results = Mapping[str, Figures]
@@ -31,6 +32,55 @@ Results = Mapping[str, Figures]
 def pass_quick(scale: ExperimentScale) -> dict[str, Any]:
     """The default arguments of `ClaimStudy.train`: ``quick``."""
     return {"quick": scale.quick}
+
+
+@dataclass(frozen=True)
+class Search:
+    """Settings that the arms try on development data, before the study.
+
+    Each arm is trained once with each of its settings and one seed, as ``train(..., development=True, **settings)``,
+    and measured on data on which no arm is judged. The best of them are its arguments for all seeds of the study.
+    All arms have equally many settings to try: an arm that is tuned more than another can win for that alone.
+
+    Attributes:
+        settings: The settings of each arm: arguments of `ClaimStudy.train`.
+        figure: The figure of the development data that decides. Of equal values the first wins.
+        seed: The seed of the tries; no student of the study has it.
+
+    Raises:
+        LimbeckError: If an arm has more settings than another.
+    """
+
+    settings: Mapping[str, Sequence[Mapping[str, Any]]]
+    figure: Figure
+    seed: int = 100
+
+    def __post_init__(self) -> None:
+        counts = {arm: len(own) for arm, own in self.settings.items()}
+        if len(set(counts.values())) != 1 or 0 in counts.values():
+            raise LimbeckError(f"All arms need equally many settings to try, and at least one; got {counts}.")
+
+
+def train_chosen(
+    train: Callable[..., Figures], folder: TaskFolder, *, arm: str, chosen: str, **arguments: Any
+) -> Figures:
+    """Train an arm with the settings that another task chose for it."""
+    return train(folder, arm=arm, **arguments, **folder.figures_of(chosen)[arm])
+
+
+def choose_settings(
+    folder: TaskFolder, *, tries: Mapping[str, Mapping[str, Mapping[str, Any]]], figure: str, lower_is_better: bool
+) -> Figures:
+    """Choose for each arm the settings of its best try.
+
+    Args:
+        folder: The folder of the task.
+        tries: Maps each arm to the tasks of its tries and their settings.
+        figure: The key of the figure that decides.
+        lower_is_better: Whether the smallest is the best.
+    """
+    sign = -1.0 if lower_is_better else 1.0
+    return {arm: own[max(own, key=lambda task: sign * folder.figures_of(task)[figure])] for arm, own in tries.items()}
 
 
 @dataclass(frozen=True)
@@ -51,6 +101,11 @@ class ClaimStudy:
         requires: Maps a seed to the names of the shared tasks that its arms need.
         rows: Maps the scale and all results to further rows of the table.
         skip: Maps the scale to the reason why this machine does not run the study; empty if it does.
+        describe: Maps the scale to a sentence about data, networks and training, for the table and the page of results.
+        search: The settings that arms try before the study; by default they have those of `train`.
+
+    Raises:
+        LimbeckError: If `search` does not have the arms of the study.
     """
 
     name: str
@@ -65,6 +120,12 @@ class ClaimStudy:
     requires: Callable[[int], tuple[str, ...]] = lambda _: ()
     rows: Callable[[ExperimentScale, Results], Sequence[Row]] = lambda *_: ()
     skip: Callable[[ExperimentScale], str] = lambda _: ""
+    describe: Callable[[ExperimentScale], str] = lambda _: ""
+    search: Search | None = None
+
+    def __post_init__(self) -> None:
+        if self.search is not None and set(self.search.settings) != set(self.arms):
+            raise LimbeckError(f"A search needs settings for {list(self.arms)}; got {list(self.search.settings)}.")
 
     def task_name(self, arm: str, seed: int) -> str:
         """The name of the task that trains an arm with a seed."""
@@ -75,15 +136,61 @@ class ClaimStudy:
         return lambda arm, key: [results[self.task_name(arm, seed)][key] for seed in scale.seeds]
 
     def tasks(self, scale: ExperimentScale) -> list[WorkItem]:
-        """The shared tasks, and one for each arm and seed."""
-        settings = self.settings(scale)
-        return [*self.shared(scale)] + [
+        """The shared tasks, those of a search, and one for each arm and seed."""
+        search, settings = self.search, self.settings(scale)
+        train, chosen, before = partial(self.train), tuple[str, ...](), [*self.shared(scale)]
+        if search is not None:
+            with_seed = scale._replace(seeds=(*scale.seeds, search.seed))
+            before = [*self.shared(with_seed), *self._search_tasks(search, scale)]
+            train, chosen = partial(train_chosen, self.train, chosen=self._chosen), (self._chosen,)
+        return before + [
             WorkItem(
-                self.task_name(arm, seed), partial(self.train, arm=arm, seed=seed, **settings), self.requires(seed),
-                self.seconds[scale.name],
+                self.task_name(arm, seed), partial(train, arm=arm, seed=seed, **settings),
+                (*self.requires(seed), *chosen), self.seconds[scale.name],
             )
             for seed in scale.seeds
             for arm in self.arms
+        ]  # fmt: skip
+
+    @property
+    def _chosen(self) -> str:
+        """The task that chooses the settings of the arms."""
+        return f"{self.name}/settings"
+
+    def _tries(self, search: Search) -> dict[str, dict[str, Mapping[str, Any]]]:
+        """The tasks of each arm's tries, with their settings."""
+        return {
+            arm: {self.task_name(f"try {number} {arm}", search.seed): settings for number, settings in enumerate(own)}
+            for arm, own in search.settings.items()
+        }
+
+    def _search_tasks(self, search: Search, scale: ExperimentScale) -> list[WorkItem]:
+        """The tries of a search, and the task that chooses among them."""
+        tries, settings = self._tries(search), self.settings(scale)
+        tasks = [
+            WorkItem(
+                task, partial(self.train, arm=arm, seed=search.seed, development=True, **settings, **own),
+                self.requires(search.seed), self.seconds[scale.name],
+            )
+            for arm, mine in tries.items()
+            for task, own in mine.items()
+        ]  # fmt: skip
+        figure = search.figure
+        choose = partial(choose_settings, tries=tries, figure=figure.key, lower_is_better=figure.lower_is_better)
+        return [*tasks, WorkItem(self._chosen, choose, tuple(task.name for task in tasks), 0.1)]
+
+    def _search_rows(self, results: Results) -> list[Row]:
+        """What each try gave on development data."""
+        if self.search is None:
+            return []
+        figure, chosen = self.search.figure, results[self._chosen]
+        return [
+            Row(
+                f"development data, {arm}: {_describe(own)}", [results[task][figure.key]], figure.unit,
+                lower_is_better=figure.lower_is_better, note="chosen" if own == chosen[arm] else "",
+            )
+            for arm, tasks in self._tries(self.search).items()
+            for task, own in tasks.items()
         ]  # fmt: skip
 
     def table(self, scale: ExperimentScale, results: Results) -> list[Row]:
@@ -97,7 +204,7 @@ class ClaimStudy:
             for arm, meaning in self.arms.items()
             for figure in self.figures
         ]  # fmt: skip
-        return [*cells, *self.rows(scale, results)]
+        return [*cells, *self.rows(scale, results), *self._search_rows(results)]
 
     def judge(self, scale: ExperimentScale, results: Results) -> list[ClaimResult]:
         """The word of each claim."""
@@ -105,4 +212,9 @@ class ClaimStudy:
 
     def experiment(self) -> Experiment:
         """The study as an experiment of a paper."""
-        return Experiment(self.name, self.title, self.tasks, self.table, self.skip, self.judge)
+        return Experiment(self.name, self.title, self.tasks, self.table, self.skip, self.judge, self.describe)
+
+
+def _describe(settings: Mapping[str, Any]) -> str:
+    """Settings in words: ``lr 0.01, weight 0.5``."""
+    return ", ".join(f"{key} {value}" for key, value in settings.items()) or "as it is"

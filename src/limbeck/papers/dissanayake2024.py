@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import partial
+from dataclasses import replace
 
 import torch
 
@@ -20,8 +20,7 @@ from limbeck.papers.small_images import (
     load_teacher,
     make_network,
     measure_network,
-    teacher_rows,
-    teacher_tasks,
+    share_teachers,
     train_network,
 )
 from limbeck.tap import Tapped
@@ -34,6 +33,7 @@ ARMS = {
     "vid, untrained teacher": "the same with a teacher of random weights",
     "rid, untrained teacher": "the same with a teacher of random weights",
 }
+SETTING = replace(FASHION_MLP, quick={**FASHION_MLP.quick, "epochs": 15})
 LAYERS = ["layer1", "layer2"]
 TRANSFERRED = Figure("redundant", "redundant information", "bits")
 LEFT = Figure("unique_teacher", "only in the teacher", "bits", lower_is_better=True)
@@ -41,7 +41,7 @@ LEFT = Figure("unique_teacher", "only in the teacher", "bits", lower_is_better=T
 
 def train_arm(folder: TaskFolder, *, arm: str, seed: int, quick: bool) -> Figures:
     """Train a student; measure its accuracy, and the information of the last hidden layers about the labels."""
-    setting = FASHION_MLP.at(quick)
+    setting = SETTING.at(quick)
     name, untrained = arm.partition(", ")[0], arm.endswith("untrained teacher")
     teacher = make_network(setting.teacher, setting, 500 + seed) if untrained else load_teacher(folder, setting, seed)
     layers = {"teacher": teacher.eval(), "at": LAYERS, "student_at": LAYERS}
@@ -91,10 +91,7 @@ STUDY = ClaimStudy(
         Claim.of_equality("rid", "vid", ACCURACY, margin=2.0),
     ],
     {"quick": 4, "full": 25},
-    shared=partial(teacher_tasks, FASHION_MLP),
-    requires=FASHION_MLP.teacher_of,
-    rows=partial(teacher_rows, FASHION_MLP),
-    skip=FASHION_MLP.why_skipped,
+    **share_teachers(SETTING),
 )
 TITLE = (
     "Dissanayake et al., Quantifying Knowledge Distillation Using Partial Information Decomposition, 2024, "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +10,8 @@ from statistics import fmean
 from typing import Any, NamedTuple
 
 import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
 
 from limbeck.data import ArrayDataset, Dataset, DataSplits, subsample
 from limbeck.papers.claim import ClaimResult
@@ -17,6 +20,7 @@ from limbeck.task_runner import WorkItem
 Figures = Mapping[str, Any]
 """The results of a task by name: numbers, or other JSON values."""
 RESULT = "result.json"
+_WEIGHTS = "weights.safetensors"
 
 
 class ExperimentScale(NamedTuple):
@@ -102,6 +106,11 @@ class TaskFolder:
         """Return the folder of another finished task."""
         return self._root / task
 
+    def figures_of(self, task: str) -> Figures:
+        """Read the results of another finished task."""
+        figures: Figures = json.loads((self.of(task) / RESULT).read_text(encoding="utf-8"))["figures"]
+        return figures
+
 
 @dataclass(frozen=True)
 class Experiment:
@@ -116,6 +125,7 @@ class Experiment:
         rows: Maps the scale and the results of all tasks to the rows of the table.
         skip: Maps the scale to the reason why this machine does not run the experiment; empty if it does.
         claims: Maps the scale and the results to the paper's claims with their words; None if it has no claims.
+        describe: Maps the scale to a sentence about data, networks and training, for the table and the page of results.
     """
 
     name: str
@@ -124,6 +134,18 @@ class Experiment:
     rows: Callable[[ExperimentScale, Mapping[str, Figures]], Sequence[Row]]
     skip: Callable[[ExperimentScale], str] = lambda _: ""
     claims: Callable[[ExperimentScale, Mapping[str, Figures]], Sequence[ClaimResult]] | None = None
+    describe: Callable[[ExperimentScale], str] = lambda _: ""
+
+
+def save_weights(net: nn.Module, folder: TaskFolder) -> None:
+    """Save a network for tasks that require this one."""
+    save_file({name: value.contiguous() for name, value in net.state_dict().items()}, folder.folder / _WEIGHTS)
+
+
+def load_weights(net: nn.Module, folder: TaskFolder, task: str) -> nn.Module:
+    """Load the weights that another task saved into a network, and set it to evaluation."""
+    net.load_state_dict(load_file(folder.of(task) / _WEIGHTS))
+    return net.eval()
 
 
 def fewer(data: DataSplits, *, train: int, test: int) -> DataSplits:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
-
 import torch
 from torch import Tensor, nn
 
@@ -16,8 +14,7 @@ from limbeck.papers.small_images import (
     FASHION_MLP,
     FIGURES,
     load_teacher,
-    teacher_rows,
-    teacher_tasks,
+    share_teachers,
     train_student,
 )
 
@@ -113,9 +110,6 @@ STUDY = ClaimStudy(
         _loss_from_noise("continuation", "annealing"),
     ),
     seconds={"quick": 3.0, "full": 12.0},
-    shared=partial(teacher_tasks, FASHION_MLP),
-    requires=FASHION_MLP.teacher_of,
-    rows=partial(teacher_rows, FASHION_MLP),
-    skip=FASHION_MLP.why_skipped,
+    **share_teachers(FASHION_MLP),
 )
 EXPERIMENTS = (STUDY.experiment(),)

@@ -22,9 +22,7 @@ from limbeck.papers.small_transformers import (
     draw_texts,
     load_teacher,
     measure_transformer,
-    teacher_of,
-    teacher_rows,
-    teacher_tasks,
+    share_teachers,
     train_transformer,
 )
 from limbeck.recipe import Part, Stage
@@ -107,7 +105,7 @@ STUDY = ClaimStudy(
         Claim.of_difference("maps and outputs", "scores", ACCURACY, paper=0.59),
         Claim.of_difference("maps", "scores", ATTENTION),
     ],
-    {"quick": 4.0, "full": 20.0}, shared=teacher_tasks, requires=teacher_of, rows=teacher_rows,
+    {"quick": 4.0, "full": 20.0}, **share_teachers(),
 )  # fmt: skip
 TITLE = (
     "Kim, Lee, Hong, Chang and Choi, Understanding and Improving Knowledge Distillation for Quantization-Aware "

@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 from jaxtyping import Float, Int
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -16,8 +15,8 @@ from limbeck.engine import distill
 from limbeck.methods import make
 from limbeck.models import seeded
 from limbeck.papers.claim import Claim, Figure
-from limbeck.papers.claim_study import ClaimStudy, Results
-from limbeck.papers.experiment import ExperimentScale, Figures, Row, TaskFolder
+from limbeck.papers.claim_study import ClaimStudy, Results, Search
+from limbeck.papers.experiment import ExperimentScale, Figures, Row, TaskFolder, load_weights, save_weights
 from limbeck.recipe import Optimizer, Recipe
 from limbeck.task_runner import WorkItem
 
@@ -30,9 +29,11 @@ ARMS = {
 SIZE, CLASSES = 24, 4
 """The side of an image, and its classes: background, discs, squares and crosses."""
 TEACHER_WIDTH, STUDENT_WIDTH, TEACHER_IMAGES, TEST = 12, 4, 800, 200
+TEACHER_EPOCHS = {"quick": 10, "full": 40}
+STUDENT = {"quick": (128, 32), "full": (256, 60)}
+"""Images and epochs of a student."""
 MIOU = Figure("miou", "mIoU", "%")
 PIXELS = Figure("pixels", "pixel accuracy", "%")
-_WEIGHTS = "weights.safetensors"
 
 
 def draw_shapes(count: int, *, seed: int) -> tuple[Float[Tensor, "count 1 size size"], Int[Tensor, "count size size"]]:
@@ -97,14 +98,15 @@ def compute_miou(predicted: Int[Tensor, "*pixels"], labels: Int[Tensor, "*pixels
 
 
 def _learn(
-    network: nn.Module, recipe: Recipe, examples: tuple[Tensor, Tensor], *, seed: int, epochs: int
-) -> dict[str, float]:
-    optimizer = Optimizer("adamw", lr=1e-2, warmup=0.05)
+    network: nn.Module, recipe: Recipe, examples: tuple[Tensor, Tensor], *, seed: int, epochs: int, lr: float = 1e-2,
+    test_seed: int = 10**6,
+) -> dict[str, float]:  # fmt: skip
+    optimizer = Optimizer("adamw", lr=lr, warmup=0.05)
     loader: Any = ShuffledLoader(ArrayDataset(*examples), batch_size=32, seed=seed)
     student = distill(
         network, recipe, loader, seed=seed, epochs=epochs, optimizer=optimizer, accelerator="cpu", log_every=100
     ).finish().student.eval()  # fmt: skip
-    images, labels = draw_shapes(TEST, seed=10**6)
+    images, labels = draw_shapes(TEST, seed=test_seed)
     with torch.no_grad():
         predicted = student(images).argmax(1)
     return {"miou": compute_miou(predicted, labels), "pixels": 100 * float((predicted == labels).float().mean())}
@@ -116,27 +118,32 @@ def train_teacher(folder: TaskFolder, *, quick: bool) -> Figures:
         network = ShapeSegmenter(TEACHER_WIDTH)
     examples = draw_shapes(TEACHER_IMAGES, seed=10**5)
     recipe = make("supervised", task="segmentation")
-    figures = _learn(network, recipe, examples, seed=0, epochs=10 if quick else 40)
-    save_file(dict(network.state_dict()), folder.folder / _WEIGHTS)
+    figures = _learn(network, recipe, examples, seed=0, epochs=TEACHER_EPOCHS["quick" if quick else "full"])
+    save_weights(network, folder)
     return figures
 
 
-def train_arm(folder: TaskFolder, *, arm: str, seed: int, quick: bool) -> Figures:
+def train_arm(
+    folder: TaskFolder, *, arm: str, seed: int, quick: bool, development: bool = False, lr: float = 1e-2,
+    **settings: Any,
+) -> Figures:  # fmt: skip
     """Train a student of one arm."""
-    teacher = ShapeSegmenter(TEACHER_WIDTH)
-    teacher.load_state_dict(load_file(folder.of("teacher") / _WEIGHTS))
-    relations: dict[str, Any] = {"teacher": teacher.eval(), "at": "features", "student_at": "features"}
-    task = {"task": "segmentation"}
+    teacher = load_weights(ShapeSegmenter(TEACHER_WIDTH), folder, "teacher")
+    relations: dict[str, Any] = {"teacher": teacher, "at": "features", "student_at": "features", "size": 8}
+    task = {"task": "segmentation", **settings}
     recipes = {
         "alone": lambda: make("supervised", **task),
-        "kd": lambda: make("hinton", teacher=teacher.eval(), **task),
-        "drd": lambda: make("drd", **relations, **task, size=8),
-        "kd and drd": lambda: make("drd", **relations, **task, size=8, soft_weight=0.9),
+        "kd": lambda: make("hinton", teacher=teacher, **task),
+        "drd": lambda: make("drd", **relations, **task),
+        "kd and drd": lambda: make("drd", **relations, **task),
     }
     with seeded(seed):
         network = ShapeSegmenter(STUDENT_WIDTH)
-    examples = draw_shapes(128 if quick else 256, seed=seed)
-    return _learn(network, recipes[arm](), examples, seed=seed, epochs=32 if quick else 60)
+    images, epochs = STUDENT["quick" if quick else "full"]
+    return _learn(
+        network, recipes[arm](), draw_shapes(images, seed=seed), seed=seed, epochs=epochs, lr=lr,
+        test_seed=10**6 + 1 if development else 10**6,
+    )  # fmt: skip
 
 
 def _teacher_rows(scale: ExperimentScale, results: Results) -> list[Row]:
@@ -144,6 +151,24 @@ def _teacher_rows(scale: ExperimentScale, results: Results) -> list[Row]:
     return [Row("the teacher: mIoU", [results["teacher"]["miou"]], "%", lower_is_better=False)]
 
 
+def describe_training(scale: ExperimentScale) -> str:
+    """Data, networks and training in a sentence."""
+    images, epochs = STUDENT[scale.name]
+    return (
+        f"Drawn images of {SIZE} x {SIZE} pixels with a disc, a square and a cross under noise. One U-shaped teacher "
+        f"of width {TEACHER_WIDTH} learns {TEACHER_IMAGES} of them in {TEACHER_EPOCHS[scale.name]} epochs, students of "
+        f"width {STUDENT_WIDTH} learn {images} others for each seed in {epochs} epochs with batches of 32; {TEST} test "
+        "images."
+    )
+
+
+RATES = [{"lr": lr} for lr in (1e-2, 2e-2, 4e-2)]
+SOFT = [
+    {"lr": 1e-2, "temperature": 4.0, "weight": 0.9},
+    *({"lr": lr, "temperature": 2.0, "weight": 0.5} for lr in (1e-2, 2e-2)),
+]
+RELATIONS = [{"lr": 1e-2}, {"lr": 2e-2}, {"lr": 2e-2, "spatial_weight": 1.0, "channel_weight": 1.0}]
+BOTH = [{**settings, "soft_weight": 0.9} for settings in RELATIONS]
 STUDY = ClaimStudy(
     "shapes", "Do relations of positions and channels teach a small segmentation network?", ARMS, train_arm,
     (MIOU, PIXELS),
@@ -154,7 +179,8 @@ STUDY = ClaimStudy(
     ],
     {"quick": 5, "full": 20},
     shared=lambda scale: [WorkItem("teacher", partial(train_teacher, quick=scale.quick), (), 20.0)],
-    requires=lambda _: ("teacher",), rows=_teacher_rows,
+    requires=lambda _: ("teacher",), rows=_teacher_rows, describe=describe_training,
+    search=Search({"alone": RATES, "kd": SOFT, "drd": RELATIONS, "kd and drd": BOTH}, MIOU),
 )  # fmt: skip
 
 EXPERIMENTS = (STUDY.experiment(),)

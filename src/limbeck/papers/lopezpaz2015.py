@@ -141,6 +141,10 @@ SYNTHETIC = ClaimStudy(
         ),
     ],
     {"quick": 4, "full": 4},
+    describe=lambda _: (
+        f"Inputs of {DIMENSIONS} dimensions, {TRAIN} training and {TEST:,} test examples, drawn anew for each seed; "
+        "linear models, T = 1, the teacher's predictions alone. Plain KD has a teacher that reads the student's inputs."
+    ),
 )  # fmt: skip
 
 
@@ -152,6 +156,10 @@ DIGITS = ClaimStudy(
     "digits", "Does a student that reads 7 x 7 pixels learn from a teacher that reads 28 x 28?",
     {"300 images": "as in figure 1 of the paper", "500 images": "the same with more"}, compare_on_digits, FIGURES,
     _claims({"300 images": 18.6, "500 images": 15.3}), {"quick": 8, "full": 8}, skip=_why_skipped,
+    describe=lambda _: (
+        "mnist: the teacher reads 28 x 28 pixels, the student their means over 4 x 4; two layers of 20 units, 50 "
+        f"epochs of RMSprop, T = {TEMPERATURE:g}, 10,000 test images; other training images for each seed."
+    ),
 )  # fmt: skip
 TITLE = (
     "Lopez-Paz, Bottou, Schölkopf and Vapnik, Unifying distillation and privileged information, 2015, arXiv:1511.03643"

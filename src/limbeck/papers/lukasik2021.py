@@ -14,17 +14,15 @@ from limbeck.methods.logits.ada_alpha import measure_class_weights
 from limbeck.metrics import Predictions, class_accuracy, predict
 from limbeck.papers.claim import Claim, Figure
 from limbeck.papers.claim_study import ClaimStudy
-from limbeck.papers.experiment import ExperimentScale, Figures, TaskFolder, renumbered
+from limbeck.papers.experiment import ExperimentScale, Figures, TaskFolder, load_weights, renumbered, save_weights
 from limbeck.papers.small_images import (
     ACCURACY,
     AGREEMENT,
     FASHION_MLP,
     NLL,
     images_of,
-    load_weights,
     make_network,
     measure_network,
-    save_weights,
     train_network,
 )
 from limbeck.task_runner import WorkItem
@@ -41,6 +39,8 @@ ARMS = {
 }
 RARITY = 0.03
 """The rarest of ten classes has this share of the images of the most frequent; the others lie between."""
+MOST = (500, 1500)
+"""Images of the most frequent class, quick and full."""
 HELD_OUT = 50
 """Images of each class that neither teacher nor student learns from, for the weights of ada_alpha."""
 HEAD = Figure("head", "5 frequent classes", "%")
@@ -72,7 +72,7 @@ def split_images(labels: Tensor, seed: int, most: int) -> tuple[Tensor, Tensor, 
 
 def _parts(seed: int, *, quick: bool) -> tuple[Dataset, Dataset, list[int]]:
     whole = images_of(SETTING.at(quick)).train
-    train, held_out, classes = split_images(torch.as_tensor(whole.labels), seed, 500 if quick else 1500)
+    train, held_out, classes = split_images(torch.as_tensor(whole.labels), seed, MOST[not quick])
     return renumbered(whole.select(train)), renumbered(whole.select(held_out)), classes
 
 
@@ -124,6 +124,17 @@ def _teachers(scale: ExperimentScale) -> list[WorkItem]:
     return [WorkItem(_task(seed), partial(teach, seed=seed, quick=scale.quick), (), seconds) for seed in scale.seeds]
 
 
+def describe_training(scale: ExperimentScale) -> str:
+    """Data, networks and training in a sentence."""
+    own, most = SETTING.at(scale.quick), scale.pick(*MOST)
+    return (
+        f"{own.data} with a long tail: {most} images of the most frequent class, {round(most * RARITY)} of the rarest, "
+        f"other classes for each seed; a teacher `{own.teacher[0]} {dict(own.teacher[1])}` with {own.teacher_epochs} "
+        f"epochs for each seed, students `{own.student[0]} {dict(own.student[1])}` with {own.epochs}; {own.test:,} "
+        "test images, equally many of each class."
+    )
+
+
 STUDY = ClaimStudy(
     "subgroups", "Does distillation raise the accuracy at the cost of rare classes?", ARMS, train_arm,
     (ACCURACY, HEAD, TAIL, WORST, NLL, AGREEMENT),
@@ -135,6 +146,7 @@ STUDY = ClaimStudy(
         Claim.of_difference("ada_alpha", "kd, with labels", TAIL),
     ],
     {"quick": 3, "full": 12}, shared=_teachers, requires=lambda seed: (_task(seed),), skip=SETTING.why_skipped,
+    describe=describe_training,
 )  # fmt: skip
 TITLE = (
     "Lukasik, Bhojanapalli, Menon and Kumar, Teacher's pet: understanding and mitigating biases in distillation, 2021, "

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float, Int
@@ -16,7 +16,7 @@ from limbeck.methods import make
 from limbeck.metrics import accuracy, nll, predict
 from limbeck.models import build
 from limbeck.papers.claim import Claim, Figure
-from limbeck.papers.claim_study import ClaimStudy
+from limbeck.papers.claim_study import ClaimStudy, Search
 from limbeck.papers.experiment import ExperimentScale, Figures, TaskFolder
 from limbeck.papers.small_images import ACCURACY, FASHION_MLP, NLL, load_images
 from limbeck.recipe import Optimizer
@@ -31,11 +31,21 @@ USED = Figure("used", "subclasses that the teacher uses", "")
 OF_TEACHER = Figure("teacher", "accuracy of the teacher", "%", resolution=0.05)
 ARMS = {
     "alone": "labels: a digit from 0 to 4, or from 5 to 9",
-    "kd": "soft targets at T = 4 with a weight of 0.5, of a teacher with two outputs",
+    "kd": "soft targets of a teacher with two outputs",
     "subclass, no auxiliary": "five subclasses of each class, without the auxiliary loss",
     "subclass": "five subclasses of each class, with the auxiliary loss",
 }
 TEST = 2000
+
+
+class HalvesSizes(NamedTuple):
+    """The number of training images, and of epochs of teacher and student."""
+
+    train: int
+    epochs: int
+
+
+SIZES = {"quick": HalvesSizes(1500, 20), "full": HalvesSizes(6000, 30)}
 
 
 class Halves(NamedTuple):
@@ -46,9 +56,9 @@ class Halves(NamedTuple):
 
 
 @cache
-def load_halves(train: int, test: int = TEST) -> Halves:
-    """Load digits with the label 0 for 0 to 4, and 1 for 5 to 9."""
-    splits = load_images("mnist", train, test)
+def load_halves(train: int, test: int = TEST, development: bool = False) -> Halves:
+    """Load digits with the label 0 for 0 to 4, and 1 for 5 to 9, and test images or such for a choice of settings."""
+    splits = load_images("mnist", train, test, development)
 
     def make_part(examples: Dataset) -> Dataset:
         batch = examples.take(torch.arange(len(examples)))
@@ -60,20 +70,22 @@ def load_halves(train: int, test: int = TEST) -> Halves:
 
 
 def train_arm(
-    folder: TaskFolder, *, arm: str, seed: int, quick: bool, train: int | None = None, epochs: int | None = None
-) -> Figures:
+    folder: TaskFolder, *, arm: str, seed: int, quick: bool, development: bool = False, lr: float = 2e-3,
+    **settings: Any,
+) -> Figures:  # fmt: skip
     """Train the teacher and the student of one arm and seed."""
     del folder
-    halves = load_halves(train or (1500 if quick else 6000))
-    length = epochs or (20 if quick else 30)
-    pixels = 28 * 28
+    sizes, pixels = SIZES["quick" if quick else "full"], 28 * 28
+    halves = load_halves(sizes.train, TEST, development)
     student = build("mlp", inputs=pixels, classes=2, hidden=[16], seed=seed)
     teacher = build("mlp", inputs=pixels, classes=2, hidden=[256, 256], dropout=0.3, seed=1000 + seed)
-    settings = {"subclasses": 1 if arm == "kd" else 5, "auxiliary_weight": 1.0 if arm == "subclass" else 0.0}
-    recipe = make("supervised") if arm == "alone" else make("subclass_distillation", teacher=teacher, **settings)
+    kind = {"subclasses": 1 if arm == "kd" else 5, "auxiliary_weight": 1.0 if arm == "subclass" else 0.0}
+    recipe = make("supervised")
+    if arm != "alone":
+        recipe = make("subclass_distillation", teacher=teacher, **kind, **settings)
     run = distill(
-        student, recipe, halves.train, seed=seed, epochs=length, batch_size=100, accelerator="cpu", log_every=100,
-        optimizer=Optimizer("adamw", lr=2e-3, warmup=0.05), workers=1,
+        student, recipe, halves.train, seed=seed, epochs=sizes.epochs, batch_size=100, accelerator="cpu", log_every=100,
+        optimizer=Optimizer("adamw", lr=lr, warmup=0.05), workers=1,
     ).finish()  # fmt: skip
     found = predict(run.student, halves.test)
     figures = {"accuracy": 100 * accuracy(found).value, "nll": nll(found).value}
@@ -100,6 +112,19 @@ def why_skipped(scale: ExperimentScale) -> str:
     return replace(FASHION_MLP, data="mnist").why_skipped(scale)
 
 
+def describe_training(scale: ExperimentScale) -> str:
+    """Data, networks and training in a sentence."""
+    train, epochs = SIZES[scale.name]
+    return (
+        f"mnist, digits below 5 against the others: a teacher with two layers of 256 units and a student with one of "
+        f"16 learn {train:,} images in {epochs} epochs each; {TEST:,} test images; a teacher for each seed and arm."
+    )
+
+
+RATES = (1e-3, 2e-3, 4e-3, 8e-3)
+SOFT = [
+    {"lr": lr, "temperature": temperature, "weight": 0.5} for temperature in (4.0, 1.0) for lr in (2e-3, 4e-3)
+]  # fmt: skip
 STUDY = ClaimStudy(
     name="halves",
     title="Do subclasses of two classes of digits teach more than the two classes?",
@@ -117,5 +142,7 @@ STUDY = ClaimStudy(
     ),
     seconds={"quick": 5.0, "full": 25.0},
     skip=why_skipped,
+    describe=describe_training,
+    search=Search({arm: SOFT if arm != "alone" else [{"lr": lr} for lr in RATES] for arm in ARMS}, ACCURACY),
 )
 EXPERIMENTS = (STUDY.experiment(),)

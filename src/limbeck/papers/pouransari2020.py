@@ -17,8 +17,7 @@ from limbeck.models import Mlp, seeded
 from limbeck.models.gaussian_head import MOMENTS
 from limbeck.papers.claim import Claim, Figure
 from limbeck.papers.claim_study import ClaimStudy
-from limbeck.papers.experiment import ExperimentScale, Figures, TaskFolder
-from limbeck.papers.small_images import load_weights, save_weights
+from limbeck.papers.experiment import ExperimentScale, Figures, TaskFolder, load_weights, save_weights
 from limbeck.recipe import Optimizer
 from limbeck.task_runner import WorkItem
 from limbeck.teachers import Ensemble
@@ -31,6 +30,8 @@ ARMS = {
     "gaussian_kl, more inputs": "the same, with inputs from a wider range",
 }
 MEMBERS, LABELED, MORE = 5, 150, 600
+STEPS = (600, 2000)
+"""Steps of a student, quick and full."""
 SUPPORT, RANGE = 1.0, 2.0
 """Labeled inputs are within the first of 0; further inputs, and those of the test, within the second."""
 SMALLEST = 1e-3
@@ -93,7 +94,7 @@ def train_arm(folder: TaskFolder, *, arm: str, seed: int, quick: bool) -> Figure
         recipe = make("hinton", teacher=ensemble, task="regression", weight=1.0, labels=False)
         if arm.startswith("gaussian_kl"):
             recipe = make("gaussian_kl", teacher=ensemble, smallest_variance=SMALLEST)
-    student = _train(make_network(12, seed), recipe, data, seed, 600 if quick else 2000).eval()
+    student = _train(make_network(12, seed), recipe, data, seed, STEPS[not quick]).eval()
     constant = _moments_of_members(members, x)[:, 1].mean()
     return _measure(student, members, float(constant))
 
@@ -162,6 +163,12 @@ STUDY = ClaimStudy(
     ],
     {"quick": 1.5, "full": 4}, shared=_members,
     requires=lambda seed: tuple(_task(seed, number) for number in range(MEMBERS)),
+    describe=lambda scale: (
+        f"The sine of one number with noise: {LABELED} labeled inputs from -{SUPPORT:g} to {SUPPORT:g} (inside), "
+        f"{MORE} further inputs from -{RANGE:g} to {RANGE:g}; {MEMBERS} members with two layers of 32 units for each "
+        f"seed, students with two of 12 and {scale.pick(*STEPS)} steps. Students without a variance get one constant "
+        "for the KL divergence."
+    ),
 )  # fmt: skip
 TITLE = (
     "Pouransari, Javaheripi, Sharma and Tuzel, Extracurricular Learning: Knowledge Transfer Beyond Empirical "

@@ -7,7 +7,7 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, partial
 from importlib import import_module, resources
 from pathlib import Path
 from typing import Any
@@ -160,44 +160,58 @@ class Reproduction:
         claims = experiment.claims(self.scale, results) if experiment.claims else ()
         return {
             "title": experiment.title,
+            "description": experiment.describe(self.scale),
             "rows": [row.as_json() for row in _rows(experiment, self.scale, results)],
             "claims": [claim.as_json() for claim in claims],
         }
 
 
 def summarize_claims(result: Mapping[str, Any]) -> dict[str, Any]:
-    """Summarize the result of `Reproduction.run` for the index of results: claims and words, without rows and seeds.
+    """Summarize the result of `Reproduction.run` for the pages of results: claims with their words, and the table.
 
     The numbers have five digits.
     """
-    keys = (
-        "claim",
-        "word",
-        "mean",
-        "low",
-        "high",
-        "unit",
-        "bounds",
-        "seeds",
-        "comparisons",
-        "paper",
-        "lower_is_better",
-    )
+    experiments = result["experiments"].items()
     claims = [
-        {"experiment": name, **{key: _round(claim[key]) for key in keys}}
-        for name, experiment in result["experiments"].items()
-        for claim in experiment["claims"]
-    ]
+        {"experiment": name, **{key: claim[key] for key in _CLAIM_KEYS}}
+        for name, experiment in experiments for claim in experiment["claims"]
+    ]  # fmt: skip
+    rows = [{"experiment": name, **row} for name, experiment in experiments for row in experiment.get("rows", ())]
+    settings = {name: {key: one.get(key, "") for key in ("title", "description")} for name, one in experiments}
     command = f"limbeck papers {result['paper']} --scale {result['scale']}"
     if result["seeds"] != paper(result["paper"]).seeds[result["scale"]]:
         command += f" --seeds {result['seeds']}"
     head = {key: result[key] for key in ("paper", "scale", "seeds", "cpu_seconds")}
-    return {**head, "command": command, "claims": claims}
+    body = {"experiments": settings, "claims": _round(claims), "rows": _round(rows)}
+    return {**head, "command": command, **body}
+
+
+_CLAIM_KEYS = (
+    "claim", "word", "mean", "low", "high", "unit", "bounds", "seeds", "comparisons", "paper", "lower_is_better",
+)  # fmt: skip
+
+
+def summary_text(result: Mapping[str, Any]) -> str:
+    """Format `summarize_claims` as JSON, with a line for each claim and each row of the table."""
+    parts = (f" {json.dumps(key)}: {_lines(value)}" for key, value in summarize_claims(result).items())
+    return "{\n" + ",\n".join(parts) + "\n}\n"
+
+
+def _lines(value: Any) -> str:
+    """JSON with a line for each item."""
+    one = partial(json.dumps, allow_nan=False, ensure_ascii=False)
+    if isinstance(value, list) and value:
+        return "[\n" + ",\n".join(f"  {one(item)}" for item in value) + "\n ]"
+    if isinstance(value, dict) and value:
+        return "{\n" + ",\n".join(f"  {one(key)}: {one(item)}" for key, item in value.items()) + "\n }"
+    return one(value)
 
 
 def _round(value: Any) -> Any:
-    if isinstance(value, list):
+    if isinstance(value, (list, tuple)):
         return [_round(one) for one in value]
+    if isinstance(value, dict):
+        return {key: _round(one) for key, one in value.items()}
     return float(f"{value:.5g}") if isinstance(value, float) else value
 
 

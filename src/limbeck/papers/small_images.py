@@ -12,7 +12,7 @@ Three settings, each with a quick and a full size: `FASHION_MLP` (perceptrons), 
         recipes = {"alone": make("supervised"), "kd": make("hinton", teacher=teacher), "ours": ...}
         return train_student(recipes[arm], setting, seed=seed, teacher=teacher)
 
-with ``shared=partial(teacher_tasks, FASHION_CNN)`` and ``requires=FASHION_CNN.teacher_of`` in its `ClaimStudy`.
+with ``**share_teachers(FASHION_CNN)`` among the arguments of its `ClaimStudy`.
 """
 
 from __future__ import annotations
@@ -24,7 +24,6 @@ from functools import cache, partial
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
 from torch import nn
 
 from limbeck.data import Chain, Dataset, DataSplits, Flip, RandomShift, ShuffledLoader, load_data, subsample
@@ -34,7 +33,16 @@ from limbeck.methods import make
 from limbeck.metrics import accuracy, agreement, ece, kl_to_teacher, nll, predict
 from limbeck.models import build, fit_arguments
 from limbeck.papers.claim import Figure
-from limbeck.papers.experiment import ExperimentScale, Figures, Row, TaskFolder, fewer, renumbered
+from limbeck.papers.experiment import (
+    ExperimentScale,
+    Figures,
+    Row,
+    TaskFolder,
+    fewer,
+    load_weights,
+    renumbered,
+    save_weights,
+)
 from limbeck.recipe import Optimizer, Part
 from limbeck.task_runner import WorkItem
 
@@ -49,7 +57,6 @@ FIGURES = (ACCURACY, NLL, ECE, AGREEMENT, KL, SECONDS)
 OF_TEACHER = Figure("teacher", "accuracy of the teacher", "%", resolution=0.05)
 PREPARED_FIGURES = (ACCURACY, NLL, KL, OF_TEACHER, SECONDS)
 """What `train_prepared` measures. Without a teacher, its accuracy and the divergence are 0."""
-_WEIGHTS = "weights.safetensors"
 
 
 @dataclass(frozen=True)
@@ -70,6 +77,8 @@ class ImageSetting:
         optimizer: The optimizer of teacher and students.
         one_teacher: Whether all seeds have one teacher, for teachers that take minutes.
         teacher_seconds: The estimated seconds of a teacher.
+        development: Whether students are measured on further training images, which no network learns from, in place of
+            the test images.
         quick: The fields that differ at scale ``quick``.
     """
 
@@ -86,11 +95,13 @@ class ImageSetting:
     optimizer: Optimizer = field(default_factory=lambda: Optimizer("adamw", lr=2e-3, warmup=0.05))
     one_teacher: bool = False
     teacher_seconds: float = 10.0
+    development: bool = False
     quick: Mapping[str, Any] = field(default_factory=dict)
 
-    def at(self, quick: bool) -> ImageSetting:
-        """The setting at scale ``quick`` or ``full``."""
-        return replace(self, **self.quick, quick={}) if quick else replace(self, quick={})
+    def at(self, quick: bool, *, development: bool = False, lr: float | None = None) -> ImageSetting:
+        """The setting at scale ``quick`` or ``full``, with the data of a `Search` or a learning rate that it chose."""
+        own = replace(self, **(self.quick if quick else {}), quick={}, development=development)
+        return own if lr is None else replace(own, optimizer=replace(own.optimizer, lr=lr))
 
     def teacher_of(self, seed: int) -> tuple[str, ...]:
         """The task that trains the teacher of a seed, for `ClaimStudy.requires`."""
@@ -105,6 +116,17 @@ class ImageSetting:
         if any((folder / file).is_file() for folder in folders for file in files):
             return ""
         return f"Put {' or '.join(files)} into {folders[0]}, or set LIMBECK_DATA to the folder that has it."
+
+    def describe(self, scale: ExperimentScale) -> str:
+        """Data, networks and training in a sentence, for `ClaimStudy.describe`."""
+        own = self.at(scale.quick)
+        first, second = (f"`{name} {dict(arguments)}`" for name, arguments in (own.teacher, own.student))
+        return (
+            f"{self.data}: a teacher {first} learns {own.train:,} images in {own.teacher_epochs} epochs, students "
+            f"{second} learn {own.student_images or own.train:,} of them in {own.epochs} epochs with batches of "
+            f"{own.batch_size}{' of shifted and flipped images' if own.augment else ''}; {own.test:,} test images; "
+            f"{'one teacher for all seeds' if own.one_teacher else 'a teacher for each seed'}."
+        )
 
 
 FASHION_MLP = ImageSetting(
@@ -135,13 +157,23 @@ numbers of scale ``full`` mean something."""
 
 
 @cache
-def load_images(data: str, train: int, test: int) -> DataSplits:
+def load_images(data: str, train: int, test: int, development: bool = False) -> DataSplits:
     """Load a fixed subset of a built-in data set, in memory.
 
+    Args:
+        data: The name of the data set.
+        train: The number of training images.
+        test: The number of test images.
+        development: Whether the test images are further training images, for a choice of settings.
+
     Raises:
-        DataError: If its file is missing.
+        DataError: If its file is missing, or has no training images left for development.
     """
     whole = load_data(data)
+    if development:
+        used = subsample(whole.train, min(train, len(whole.train)), seed=0).index
+        rest = torch.ones(len(whole.train), dtype=torch.bool).index_fill(0, used, False)
+        whole = replace(whole, test=whole.train.select(rest.nonzero()[:, 0]))
     return fewer(whole, train=min(train, len(whole.train)), test=min(test, len(whole.test)))
 
 
@@ -156,7 +188,7 @@ def make_network(network: tuple[str, Mapping[str, Any]], setting: ImageSetting, 
 
 def images_of(setting: ImageSetting) -> DataSplits:
     """The training and test images of a setting."""
-    return load_images(setting.data, setting.train, setting.test)
+    return load_images(setting.data, setting.train, setting.test, setting.development)
 
 
 def image_shape(setting: ImageSetting) -> tuple[int, ...]:
@@ -282,17 +314,6 @@ def load_teacher(folder: TaskFolder, setting: ImageSetting, seed: int) -> nn.Mod
     return load_weights(make_network(setting.teacher, setting, 0), folder, setting.teacher_of(seed)[0])
 
 
-def save_weights(net: nn.Module, folder: TaskFolder) -> None:
-    """Save a network for tasks that require this one."""
-    save_file({name: value.contiguous() for name, value in net.state_dict().items()}, folder.folder / _WEIGHTS)
-
-
-def load_weights(net: nn.Module, folder: TaskFolder, task: str) -> nn.Module:
-    """Load the weights that another task saved into a network, and set it to evaluation."""
-    net.load_state_dict(load_file(folder.of(task) / _WEIGHTS))
-    return net.eval()
-
-
 def teacher_tasks(setting: ImageSetting, scale: ExperimentScale) -> list[WorkItem]:
     """The tasks that train the teachers of a setting, for `ClaimStudy.shared`: one for each seed, or one."""
     own = setting.at(scale.quick)
@@ -306,3 +327,11 @@ def teacher_rows(setting: ImageSetting, scale: ExperimentScale, results: Mapping
     """A row with the accuracy of the teachers, for `ClaimStudy.rows`."""
     tasks = [task.name for task in teacher_tasks(setting, scale)]
     return [Row("the teacher: accuracy", [results[task]["accuracy"] for task in tasks], "%", lower_is_better=False)]
+
+
+def share_teachers(setting: ImageSetting) -> dict[str, Any]:
+    """The arguments of a `ClaimStudy` whose arms share the teachers of a setting."""
+    return {
+        "shared": partial(teacher_tasks, setting), "requires": setting.teacher_of,
+        "rows": partial(teacher_rows, setting), "skip": setting.why_skipped, "describe": setting.describe,
+    }  # fmt: skip

@@ -12,7 +12,6 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import torch
-from safetensors.torch import load_file, save_file
 from torch import nn
 
 from limbeck.data import ArrayDataset, ShuffledLoader
@@ -21,7 +20,7 @@ from limbeck.functional import attention_kl
 from limbeck.methods import make
 from limbeck.metrics import accuracy, predict
 from limbeck.papers.claim import Figure
-from limbeck.papers.experiment import ExperimentScale, Figures, Row, TaskFolder
+from limbeck.papers.experiment import ExperimentScale, Figures, Row, TaskFolder, load_weights, save_weights
 from limbeck.recipe import Optimizer, Part
 from limbeck.tap import Tapped
 from limbeck.task_runner import WorkItem
@@ -29,7 +28,6 @@ from limbeck.testing.tiny_transformer import TinyBert
 
 KEYS, VALUES, PAIRS = 5, 4, 3
 LENGTH = 1 + 2 * PAIRS
-_WEIGHTS = "weights.safetensors"
 ACCURACY = Figure("accuracy", "accuracy", "%", resolution=0.05)
 ATTENTION = Figure("attention", "KL of attention maps", "nats", lower_is_better=True)
 
@@ -129,7 +127,7 @@ def train_teacher(folder: TaskFolder, *, sizes: TextSizes) -> Figures:
     train_transformer(
         teacher, make("supervised"), draw_texts(sizes.teacher, seed=1000), seed=0, epochs=sizes.teacher_epochs
     )
-    save_file({name: value.contiguous() for name, value in teacher.state_dict().items()}, folder.folder / _WEIGHTS)
+    save_weights(teacher, folder)
     return measure_transformer(teacher, draw_texts(sizes.test, seed=1))
 
 
@@ -139,11 +137,9 @@ def teacher_of(seed: int) -> tuple[str, ...]:
     return (TEACHER,)
 
 
-def load_teacher(folder: TaskFolder) -> TinyBert:
+def load_teacher(folder: TaskFolder) -> nn.Module:
     """Load the teacher."""
-    teacher = make_transformer(layers=4, seed=0)
-    teacher.load_state_dict(load_file(folder.of(TEACHER) / _WEIGHTS))
-    return teacher.eval()
+    return load_weights(make_transformer(layers=4, seed=0), folder, TEACHER)
 
 
 def teacher_tasks(scale: ExperimentScale) -> list[WorkItem]:
@@ -155,3 +151,18 @@ def teacher_rows(scale: ExperimentScale, results: Mapping[str, Any]) -> list[Row
     """A row with the accuracy of the teacher, for `ClaimStudy.rows`."""
     del scale
     return [Row("the teacher: accuracy", [results[TEACHER]["accuracy"]], "%", lower_is_better=False)]
+
+
+def describe_training(scale: ExperimentScale) -> str:
+    """Texts and training in a sentence, for `ClaimStudy.describe`."""
+    sizes = SIZES[scale.name]
+    return (
+        f"Texts of 1 to {PAIRS} pairs of symbols, whose class is the value behind a key: a transformer of 4 layers, 2 "
+        f"heads and width 32 learns {sizes.teacher:,} of them in {sizes.teacher_epochs} epochs and teaches all seeds; "
+        f"students learn {sizes.student:,}; {sizes.test:,} test texts."
+    )
+
+
+def share_teachers() -> dict[str, Any]:
+    """The arguments of a `ClaimStudy` whose arms share the teacher."""
+    return {"shared": teacher_tasks, "requires": teacher_of, "rows": teacher_rows, "describe": describe_training}

@@ -13,17 +13,15 @@ from limbeck.data import Dataset
 from limbeck.methods import make
 from limbeck.papers.claim import Claim, Column
 from limbeck.papers.claim_study import ClaimStudy
-from limbeck.papers.experiment import ExperimentScale, Figures, Row, TaskFolder, renumbered
+from limbeck.papers.experiment import ExperimentScale, Figures, Row, TaskFolder, load_weights, renumbered, save_weights
 from limbeck.papers.small_images import (
     ACCURACY,
     AGREEMENT,
     FASHION_MLP,
     FIGURES,
     images_of,
-    load_weights,
     make_network,
     measure_network,
-    save_weights,
     train_network,
     train_student,
 )
@@ -116,6 +114,17 @@ def _teachers(scale: ExperimentScale) -> list[WorkItem]:
     ]  # fmt: skip
 
 
+def describe_training(scale: ExperimentScale) -> str:
+    """Data, networks and training in a sentence."""
+    own = SETTING.at(scale.quick)
+    return (
+        f"{own.data}: teachers and students have the same network, `{own.student[0]} {dict(own.student[1])}`; the "
+        f"teacher of each seed learns {LABELED:,} labeled images; students take as many steps as "
+        f"{scale_of(scale.quick)} epochs over {own.train:,} images, and alone 30 epochs of its own; {own.test:,} test "
+        "images."
+    )
+
+
 def _rows(scale: ExperimentScale, results: Mapping[str, Figures]) -> list[Row]:
     values = [results[_task("teacher", seed)]["accuracy"] for seed in scale.seeds]
     return [Row("the teacher: accuracy", values, "%", lower_is_better=False)]
@@ -140,6 +149,7 @@ STUDY = ClaimStudy(
     "fidelity", "Does a student that generalizes also agree with its teacher?", ARMS, train_arm, FIGURES, CLAIMS,
     {"quick": 3, "full": 10}, shared=_teachers,
     requires=lambda seed: (_task("teacher", seed), _task("other", seed)), rows=_rows, skip=SETTING.why_skipped,
+    describe=describe_training,
 )  # fmt: skip
 TITLE = (
     "Stanton, Izmailov, Kirichenko, Alemi and Wilson, Does Knowledge Distillation Really Work?, 2021, arXiv:2106.05945"

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
-
 from limbeck.methods import make
 from limbeck.papers.claim import Claim
 from limbeck.papers.claim_study import ClaimStudy
@@ -14,8 +12,7 @@ from limbeck.papers.small_images import (
     FIGURES,
     NLL,
     load_teacher,
-    teacher_rows,
-    teacher_tasks,
+    share_teachers,
     train_student,
 )
 
@@ -71,9 +68,6 @@ STUDY = ClaimStudy(
         Claim.of_difference("kd", "alone", NLL),
     ),
     seconds={"quick": 3.0, "full": 12.0},
-    shared=partial(teacher_tasks, FASHION_MLP),
-    requires=FASHION_MLP.teacher_of,
-    rows=partial(teacher_rows, FASHION_MLP),
-    skip=FASHION_MLP.why_skipped,
+    **share_teachers(FASHION_MLP),
 )
 EXPERIMENTS = (STUDY.experiment(),)

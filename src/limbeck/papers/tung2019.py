@@ -2,45 +2,51 @@
 
 from __future__ import annotations
 
-from functools import partial
+from typing import Any
 
 from limbeck.methods import make
 from limbeck.papers.claim import Claim
-from limbeck.papers.claim_study import ClaimStudy
+from limbeck.papers.claim_study import ClaimStudy, Search
 from limbeck.papers.experiment import Figures, TaskFolder
 from limbeck.papers.small_images import (
     ACCURACY,
     FASHION_MLP,
     FIGURES,
     load_teacher,
-    teacher_rows,
-    teacher_tasks,
+    share_teachers,
     train_student,
 )
 
 ARMS = {
     "alone": "labels",
-    "kd": "hinton at T = 4 with weight 0.9",
+    "kd": "labels and soft targets",
     "sp": "labels and similarities of the last hidden layer",
-    "kd and sp": "hinton and the same similarities",
+    "kd and sp": "labels, soft targets and the same similarities",
 }
-LAYERS = {"at": "layer2", "student_at": "layer2", "weight": 3000.0}
-"""The last hidden layers of both networks, 400 and 20 units wide, and the weight of the paper on CIFAR-10."""
+LAYERS = {"at": "layer2", "student_at": "layer2"}
+"""The last hidden layers of both networks, 400 and 20 units wide."""
 
 
-def train_arm(folder: TaskFolder, *, arm: str, seed: int, quick: bool) -> Figures:
+def train_arm(
+    folder: TaskFolder, *, arm: str, seed: int, quick: bool, development: bool = False, lr: float | None = None,
+    **settings: Any,
+) -> Figures:  # fmt: skip
     """Train a student of one arm from the teacher of its seed."""
-    setting = FASHION_MLP.at(quick)
+    setting = FASHION_MLP.at(quick, development=development, lr=lr)
     teacher = load_teacher(folder, setting, seed)
     recipes = {
         "alone": lambda: make("supervised"),
-        "kd": lambda: make("hinton", teacher=teacher),
-        "sp": lambda: make("similarity_preserving", teacher=teacher, **LAYERS),
-        "kd and sp": lambda: make("similarity_preserving", teacher=teacher, **LAYERS, soft_weight=0.9),
+        "kd": lambda: make("hinton", teacher=teacher, **settings),
+        "sp": lambda: make("similarity_preserving", teacher=teacher, **LAYERS, **settings),
+        "kd and sp": lambda: make("similarity_preserving", teacher=teacher, **LAYERS, **settings, soft_weight=0.9),
     }
     return train_student(recipes[arm](), setting, seed=seed, teacher=teacher)
 
 
+RATES = (1e-3, 2e-3, 4e-3, 8e-3)
+SOFT = [{"lr": lr, "temperature": t, "weight": w} for t, w in ((4.0, 0.9), (2.0, 0.5)) for lr in (2e-3, 4e-3)]
+SIMILAR = [{"lr": lr, "weight": weight} for weight in (3000.0, 300.0) for lr in (2e-3, 4e-3)]
+"""3000 is the weight of the paper on CIFAR-10."""
 STUDY = ClaimStudy(
     "similarities", "Do similarities between examples teach a narrower network?", ARMS, train_arm, FIGURES,
     [
@@ -49,8 +55,8 @@ STUDY = ClaimStudy(
         Claim.of_difference("kd and sp", "kd", ACCURACY),
     ],
     {"quick": 3, "full": 12},
-    shared=partial(teacher_tasks, FASHION_MLP), requires=FASHION_MLP.teacher_of,
-    rows=partial(teacher_rows, FASHION_MLP), skip=FASHION_MLP.why_skipped,
+    **share_teachers(FASHION_MLP),
+    search=Search({"alone": [{"lr": lr} for lr in RATES], "kd": SOFT, "sp": SIMILAR, "kd and sp": SIMILAR}, ACCURACY),
 )  # fmt: skip
 
 EXPERIMENTS = (STUDY.experiment(),)

@@ -9,7 +9,7 @@ from limbeck.methods import make
 from limbeck.metrics import predict
 from limbeck.papers.claim import Claim, Figure
 from limbeck.papers.claim_study import ClaimStudy
-from limbeck.papers.experiment import Figures, TaskFolder
+from limbeck.papers.experiment import ExperimentScale, Figures, TaskFolder
 from limbeck.papers.small_images import (
     ACCURACY,
     FASHION_MLP,
@@ -71,6 +71,16 @@ def second_choice(network: nn.Module, setting: ImageSetting) -> float:
     return float(found.student.softmax(1).topk(2, dim=1).values[:, 1].mean())
 
 
+def describe_training(scale: ExperimentScale) -> str:
+    """Data, networks and training in a sentence."""
+    own = FASHION_MLP.at(scale.quick)
+    return (
+        f"{own.data}: teacher and students have the same network, `{own.student[0]} {dict(own.student[1])}`, and learn "
+        f"the same {own.student_images:,} images in {own.epochs} epochs each; {own.test:,} test images; a teacher for "
+        "each seed and arm."
+    )
+
+
 STUDY = ClaimStudy(
     name="tolerance",
     title="Does a tolerant teacher educate better students?",
@@ -86,5 +96,6 @@ STUDY = ClaimStudy(
     ),
     seconds={"quick": 6.0, "full": 30.0},
     skip=FASHION_MLP.why_skipped,
+    describe=describe_training,
 )
 EXPERIMENTS = (STUDY.experiment(),)

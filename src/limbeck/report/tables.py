@@ -256,9 +256,12 @@ def paper_markdown(result: Mapping[str, Any]) -> str:
     lines = []
     for name, experiment in result["experiments"].items():
         lines += [f"### {name}", "", experiment["title"], ""]
+        lines += [experiment["description"], ""] if experiment.get("description") else []
         plain, wide = _split_columns(experiment["rows"])
         if wide:
             columns, cells = _cross(wide)
+            notes = {row["name"]: f": {row['note']}" for row in wide if row["note"]}
+            cells = [[f"**{first}**{notes.get(first, '')}", *rest] for first, *rest in cells]
             lines += [f"| | {' | '.join(columns)} |", "|---|" + "--:|" * len(columns)]
             lines += [f"| {' | '.join(line)} |" for line in cells] + [""]
         if plain:

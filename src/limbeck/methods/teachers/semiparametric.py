@@ -108,8 +108,20 @@ def corrected_squared_error(
     Source: Dao, Kamath, Syrgkanis and Mackey, 2021, arXiv:2104.09732, section 4.
     """
     check_weight(bound=bound)
-    target = teacher + _error(teacher, labels, bound) / _denominator(teacher)
+    target = correct_logits(teacher, labels=labels, bound=bound)
     return logit_squared_error(student, target).masked_fill(labels == IGNORED, 0.0)
+
+
+def correct_logits(
+    teacher: Float[Tensor, "*batch classes"], *, labels: Integer[Tensor, "*batch"], bound: float
+) -> Float[Tensor, "*batch classes"]:
+    """Compute the targets of `corrected_squared_error`, for students that are not trained with gradients.
+
+    Example:
+        >>> correct_logits(torch.tensor([[0.0, 0.0]]), labels=torch.tensor([0]), bound=0.25)
+        tensor([[ 0.5000, -0.5000]])
+    """
+    return teacher + _error(teacher, labels, bound) / _denominator(teacher)
 
 
 def _denominator(teacher: Tensor) -> Tensor:

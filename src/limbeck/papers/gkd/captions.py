@@ -24,9 +24,9 @@ from limbeck.metrics.statistics import compare_scores
 from limbeck.models import seeded
 from limbeck.optional_imports import install_command, is_installed
 from limbeck.papers.claim import ClaimResult, judge_difference
-from limbeck.papers.experiment import Experiment, ExperimentScale, Figures, Row, TaskFolder
+from limbeck.papers.experiment import Experiment, ExperimentScale, Figures, Row, TaskFolder, load_weights, save_weights
 from limbeck.papers.gkd.maze import Decoder
-from limbeck.papers.gkd.students import LOG_EVERY, count_steps, load_weights, read_figures, save_weights
+from limbeck.papers.gkd.students import LOG_EVERY, count_steps
 from limbeck.random_seeds import counter_order
 from limbeck.recipe import Optimizer, Stage
 from limbeck.task_runner import WorkItem
@@ -173,7 +173,7 @@ def count_seconds(folder: TaskFolder, *, scale: CaptionScale, start: str) -> Fig
 
 def study(folder: TaskFolder, *, arm: str, scale: CaptionScale, seed: int, start: str, seconds: str) -> Figures:
     """Train one student, and measure it."""
-    steps = read_figures(folder, seconds)["steps"]["forward"] if arm.endswith("seconds") else scale.steps
+    steps = folder.figures_of(seconds)["steps"]["forward"] if arm.endswith("seconds") else scale.steps
     models, run = _make_run(arm, folder, scale, seed, start, steps)
     began = time.process_time()
     run.finish()

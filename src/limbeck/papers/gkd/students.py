@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import time
 from dataclasses import dataclass, replace
@@ -12,7 +11,6 @@ from statistics import fmean
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from limbeck.batch import Batch
@@ -22,7 +20,7 @@ from limbeck.functional import cross_entropy, jensen_shannon, kl_divergence, rev
 from limbeck.generation import GenerationConfig, generate
 from limbeck.losses import Loss, Objective
 from limbeck.models import seeded
-from limbeck.papers.experiment import RESULT, Figures, TaskFolder
+from limbeck.papers.experiment import Figures, TaskFolder, load_weights, save_weights
 from limbeck.papers.gkd.maze import LONGEST, PROMPT, Decoder, Maze, WalkDataset
 from limbeck.random_seeds import counter_order
 from limbeck.recipe import Optimizer, Stage
@@ -33,7 +31,7 @@ DEVELOPMENT = 1000
 """The seed of the student with which settings are chosen. Its development pairs are training pairs that it does not
 see; the test pairs are not used."""
 LOG_EVERY = 10
-_WEIGHTS, _STORE = "weights.safetensors", "stored"
+_STORE = "stored"
 _SAMPLES = 4  # texts of each test pair, at a temperature above 0
 _LOSSES = {"forward": kl_divergence, "reverse": reverse_kl, "JSD": jensen_shannon}
 
@@ -138,22 +136,6 @@ def load_teacher(folder: TaskFolder, scale: MazeScale) -> nn.Module:
     return load_weights(_teacher(scale), folder, "teacher")
 
 
-def load_weights(model: nn.Module, folder: TaskFolder, task: str) -> nn.Module:
-    """Load the weights that another task saved."""
-    model.load_state_dict(load_file(folder.of(task) / _WEIGHTS))
-    return model
-
-
-def save_weights(model: nn.Module, folder: TaskFolder) -> None:
-    """Save weights for tasks that come after this one."""
-    save_file(model.state_dict(), folder.folder / _WEIGHTS)
-
-
-def read_figures(folder: TaskFolder, task: str) -> Any:
-    """Read the results of a finished task."""
-    return json.loads((folder.of(task) / RESULT).read_text(encoding="utf-8"))["figures"]
-
-
 # --- tasks ----------------------------------------------------------------------------------------------------------
 
 
@@ -198,11 +180,11 @@ def study(
         seconds: The task that counted the steps of equal seconds.
         settings: The task that chose the settings.
     """
-    chosen = read_figures(folder, settings)
+    chosen = folder.figures_of(settings)
     key = arm.settings or next(name for name, one in ARMS.items() if one == arm)
     if arm == ARMS["mixture"]:
         arm = replace(arm, share=chosen["share of the mixture"])
-    steps = read_figures(folder, seconds)["steps"][arm.clock] if arm.seconds else scale.steps
+    steps = folder.figures_of(seconds)["steps"][arm.clock] if arm.seconds else scale.steps
     return train(folder, arm=arm, scale=scale, prompts=prompts, seed=seed, start=start, rate=chosen[key], steps=steps)
 
 
@@ -215,7 +197,7 @@ def train(
     The seconds are those of the processor. There is no checkpoint within the task, so they are those of a whole run.
     """
     if not isinstance(steps, int):
-        steps = int(read_figures(folder, steps[0])["steps"][steps[1]])
+        steps = int(folder.figures_of(steps[0])["steps"][steps[1]])
     models = _open_models(folder, scale, start)
     began = time.process_time()
     run = _make_run(arm, models, scale, prompts, seed, rate=rate, steps=steps, store=folder.folder / _STORE)
@@ -271,7 +253,7 @@ def choose_settings(folder: TaskFolder, *, trials: dict[str, dict[str, str]]) ->
     """
     chosen: dict[str, Any] = {}
     for setting, tasks in trials.items():
-        scores = {value: _score(read_figures(folder, task)) for value, task in tasks.items()}
+        scores = {value: _score(folder.figures_of(task)) for value, task in tasks.items()}
         chosen[setting] = float(max(scores, key=lambda value: scores[value]))
         chosen[f"{setting}: right walks"] = scores
     return chosen

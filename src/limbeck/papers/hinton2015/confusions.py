@@ -19,7 +19,16 @@ from limbeck.methods.teachers.groups import confusion_groups
 from limbeck.methods.teachers.specialist_training import combined, training
 from limbeck.metrics import predict
 from limbeck.models import Cnn, seeded
-from limbeck.papers.experiment import Experiment, ExperimentScale, Figures, Row, TaskFolder, fewer
+from limbeck.papers.experiment import (
+    Experiment,
+    ExperimentScale,
+    Figures,
+    Row,
+    TaskFolder,
+    fewer,
+    load_weights,
+    save_weights,
+)
 from limbeck.recipe import Optimizer, Recipe
 from limbeck.task_runner import WorkItem
 from limbeck.teachers import Groups, ModelTeacher, Specialists, TeacherContext, special_classes
@@ -65,7 +74,7 @@ _QUICK_EPOCHS = 2
 _EXAMPLES = 16_000
 _PER_SECOND = 4000
 """Training examples per second and thread, on the reference machine of `limbeck.papers.task_queue.machine_slowness`."""
-_WEIGHTS, _SHOWN = "weights.safetensors", "shown.safetensors"
+_SHOWN = "shown.safetensors"
 
 
 # --- tasks ----------------------------------------------------------------------------------------------------------
@@ -78,8 +87,7 @@ def train_generalist(desk: TaskFolder, *, seed: int, examples: int, quick: bool)
 
 def train_on(desk: TaskFolder, *, seed: int, examples: int, quick: bool) -> Figures:
     """Train the control: the generalist on as many more examples as all specialists together, reordered."""
-    net = network(seed)
-    net.load_state_dict(load_file(desk.of(_name("generalist", seed)) / _WEIGHTS))
+    net = load_weights(network(seed), desk, _name("generalist", seed))
     return _taught(desk, net, examples, pictures(quick), FURTHER, seed=seed + 1)
 
 
@@ -93,9 +101,7 @@ def _taught(
 
 def train_specialists(desk: TaskFolder, *, seed: int, epochs: int, quick: bool) -> Figures:
     """Train a specialist for each group of confused classes, and pool all models."""
-    data, net = pictures(quick), network(seed)
-    net.load_state_dict(load_file(desk.of(_name("generalist", seed)) / _WEIGHTS))
-    net.eval()
+    data, net = pictures(quick), load_weights(network(seed), desk, _name("generalist", seed))
     generalist, stream = ModelTeacher(net), make_loader(data.train, seed)
     unseen = ShuffledLoader(data.train, batch_size=500, shuffle=False)
     groups = confusion_groups(
@@ -125,7 +131,7 @@ def _run(
 
 def _save_model(desk: TaskFolder, net: nn.Module, data: DataSplits) -> Figures:
     logits = predict(net, _whole(data.test), preprocess=data.preprocess).student
-    save_file({key: value.contiguous() for key, value in net.state_dict().items()}, desk.folder / _WEIGHTS)
+    save_weights(net, desk)
     save_file({"test": logits}, desk.folder / _SHOWN)
     return {"accuracy": _accuracy(logits, _labels(data))}
 
