@@ -45,7 +45,7 @@ def save_teacher(task, folder):
     ids=["miles2023", "mannix2024", "chormai2026"],
 )
 def test_every_arm_on_images_has_its_figures(paper, studies, drawn, monkeypatch, tmp_path):  # noqa: F811
-    name = "SETTING" if paper is miles2023 else "FASHION_MLP"
+    name = "FASHION_MLP" if paper is chormai2026 else "SETTING"
     setting = drawn[0]  # perceptrons, which are fast
     monkeypatch.setattr(paper, name, setting)
     scale = ExperimentScale("quick", (0,))

@@ -135,8 +135,8 @@ TREES = ClaimStudy(
 # --- perceptrons, by the method -------------------------------------------------------------------------------------
 
 SETTING = replace(
-    FASHION_MLP, train=4000, student_images=0, teacher_epochs=20, epochs=30,
-    quick={"train": 1000, "teacher_epochs": 15, "epochs": 25, "teacher_seconds": 2.0},
+    FASHION_MLP, train=4000, student_images=0, teacher=("mlp", {"hidden": [200, 200]}), teacher_epochs=20, epochs=30,
+    quick={"train": 1000, "teacher_epochs": 15, "epochs": 25, "teacher_seconds": 1.0},
 )  # fmt: skip
 """Teacher and student learn the same images."""
 ARMS = {
@@ -176,7 +176,7 @@ PERCEPTRONS = ClaimStudy(
         Claim.of_difference("corrected", "cross-fitted", ACCURACY),
         Claim.of_difference("cross-fitted", "kd", NLL),
     ],
-    {"quick": 3.0, "full": 40.0}, **share_teachers(SETTING),
+    {"quick": 2.5, "full": 25.0}, **share_teachers(SETTING),
     search=Search(
         {
             "alone": RATES, "kd": SOFT, "cross-fitted": SOFT,
