@@ -6,14 +6,12 @@ from dataclasses import replace
 
 import pytest
 
-from limbeck.papers import ExperimentScale, TaskFolder, cho2019, dao2021, park2021, pham2022, sftn2021, singh2019
+from limbeck.papers import ExperimentScale, TaskFolder, cho2019, park2021, pham2022, sftn2021, singh2019
 from limbeck.papers import zhang2021 as evolution
 from limbeck.task_runner import sort_tasks
 
 SCALE = ExperimentScale("quick", (0, 1))
-PAPERS = {
-    module.STUDY.name: module for module in (cho2019, dao2021, park2021, pham2022, sftn2021, singh2019, evolution)
-}
+PAPERS = {module.STUDY.name: module for module in (cho2019, park2021, pham2022, sftn2021, singh2019, evolution)}
 FEW = {"train": 80, "test": 50, "student_images": 64, "teacher_epochs": 2, "epochs": 2}
 
 

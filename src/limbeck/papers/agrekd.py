@@ -17,8 +17,8 @@ from limbeck.methods import make
 from limbeck.models import build
 from limbeck.papers.claim import Claim, Figure
 from limbeck.papers.claim_study import ClaimStudy
-from limbeck.papers.experiment import ExperimentScale, Figures, TaskFolder
-from limbeck.papers.small_images import ACCURACY, FASHION_MLP, SECONDS, load_images, load_weights, save_weights
+from limbeck.papers.experiment import ExperimentScale, Figures, TaskFolder, load_weights, save_weights
+from limbeck.papers.small_images import ACCURACY, FASHION_MLP, SECONDS, load_images
 from limbeck.recipe import Optimizer, Part
 from limbeck.task_runner import WorkItem
 

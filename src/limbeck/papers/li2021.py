@@ -15,16 +15,8 @@ from limbeck.methods import make
 from limbeck.models import build
 from limbeck.papers.claim import Claim, Figure
 from limbeck.papers.claim_study import ClaimStudy
-from limbeck.papers.experiment import ExperimentScale, Figures, TaskFolder
-from limbeck.papers.small_images import (
-    FASHION_MLP,
-    SECONDS,
-    ImageSetting,
-    images_of,
-    load_weights,
-    save_weights,
-    train_network,
-)
+from limbeck.papers.experiment import ExperimentScale, Figures, TaskFolder, load_weights, save_weights
+from limbeck.papers.small_images import FASHION_MLP, SECONDS, ImageSetting, images_of, train_network
 from limbeck.task_runner import WorkItem
 
 SETTING = replace(

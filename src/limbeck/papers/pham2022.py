@@ -13,18 +13,16 @@ from limbeck.methods import make
 from limbeck.metrics import sharpness
 from limbeck.papers.claim import Claim, Figure
 from limbeck.papers.claim_study import ClaimStudy
-from limbeck.papers.experiment import ExperimentScale, Figures, Row, TaskFolder
+from limbeck.papers.experiment import ExperimentScale, Figures, Row, TaskFolder, load_weights, save_weights
 from limbeck.papers.small_images import (
     ACCURACY,
     FASHION_MLP,
     NLL,
     SECONDS,
     images_of,
-    load_weights,
     make_network,
     measure_network,
     run_recipe,
-    save_weights,
     student_images,
 )
 from limbeck.task_runner import WorkItem

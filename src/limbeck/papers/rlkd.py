@@ -18,7 +18,7 @@ from limbeck.methods.teachers.multi_teacher import WeightedTeachers
 from limbeck.methods.teachers.rl_kd import SelectedTeachers
 from limbeck.papers.claim import Claim, Column, Figure
 from limbeck.papers.claim_study import ClaimStudy
-from limbeck.papers.experiment import ExperimentScale, Figures, TaskFolder
+from limbeck.papers.experiment import ExperimentScale, Figures, TaskFolder, load_weights, save_weights
 from limbeck.papers.small_images import (
     ACCURACY,
     FASHION_MLP,
@@ -26,10 +26,8 @@ from limbeck.papers.small_images import (
     SECONDS,
     ImageSetting,
     images_of,
-    load_weights,
     make_network,
     measure_network,
-    save_weights,
     student_images,
     train_network,
 )

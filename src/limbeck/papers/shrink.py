@@ -22,17 +22,14 @@ from limbeck.models import build, count_parameters, open_hf, seeded, shrink
 from limbeck.optional_imports import install_command, is_installed
 from limbeck.papers.claim import Claim, Figure
 from limbeck.papers.claim_study import ClaimStudy, Results
-from limbeck.papers.experiment import ExperimentScale, Figures, Row, TaskFolder
+from limbeck.papers.experiment import ExperimentScale, Figures, Row, TaskFolder, load_weights, save_weights
 from limbeck.papers.small_images import (
     ACCURACY,
     CIFAR_RESNET,
     SECONDS,
     load_teacher,
-    load_weights,
     measure_network,
-    save_weights,
-    teacher_rows,
-    teacher_tasks,
+    share_teachers,
     train_network,
 )
 from limbeck.recipe import Optimizer, Part
@@ -191,8 +188,7 @@ def _claims(arms: tuple[str, ...]) -> list[Claim]:
 IMAGE_STUDY = ClaimStudy(
     "images", "Is a four times smaller ResNet-20 as good as students of equal size that were designed by hand?",
     IMAGE_ARMS, train_image_arm, FIGURES, _claims(("narrow", "shallow")), {"quick": 8.0, "full": 500.0},
-    shared=partial(teacher_tasks, IMAGES), requires=IMAGES.teacher_of, rows=partial(teacher_rows, IMAGES),
-    skip=IMAGES.why_skipped,
+    **share_teachers(IMAGES),
 )  # fmt: skip
 TEXT_STUDY = ClaimStudy(
     "texts", "Is a four times smaller transformer of six layers as good as one of equal size designed by hand?",

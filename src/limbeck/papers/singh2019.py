@@ -15,7 +15,7 @@ from limbeck.metrics import accuracy, predict
 from limbeck.models.fusion import fuse_networks
 from limbeck.papers.claim import Claim, Figure
 from limbeck.papers.claim_study import ClaimStudy
-from limbeck.papers.experiment import ExperimentScale, Figures, Row, TaskFolder
+from limbeck.papers.experiment import ExperimentScale, Figures, Row, TaskFolder, load_weights, save_weights
 from limbeck.papers.small_images import (
     ACCURACY,
     FASHION_MLP,
@@ -24,11 +24,9 @@ from limbeck.papers.small_images import (
     SECONDS,
     ImageSetting,
     images_of,
-    load_weights,
     make_loader,
     make_network,
     measure_network,
-    save_weights,
     student_images,
     train_network,
     train_student,

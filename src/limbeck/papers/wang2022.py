@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -21,8 +20,7 @@ from limbeck.papers.small_images import (
     load_teacher,
     make_network,
     measure_network,
-    teacher_rows,
-    teacher_tasks,
+    share_teachers,
     train_network,
 )
 
@@ -88,8 +86,7 @@ STUDY = ClaimStudy(
         Claim.of_difference("knowledge_selection", "kd", ACCURACY),
         Claim.of_difference("knowledge_selection", "alone", ACCURACY),
     ],
-    {"quick": 4.0, "full": 15.0}, shared=partial(teacher_tasks, SETTING), requires=SETTING.teacher_of,
-    rows=partial(teacher_rows, SETTING), skip=SETTING.why_skipped,
+    {"quick": 4.0, "full": 15.0}, **share_teachers(SETTING),
 )  # fmt: skip
 TITLE = (
     "Wang, Lu, Mu, Hu, Xiao and Zhu, Improved Knowledge Distillation for Pre-trained Language Models via Knowledge "
