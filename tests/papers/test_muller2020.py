@@ -15,7 +15,7 @@ SCALE = ExperimentScale("quick", (0, 1))
 
 
 def test_every_arm_is_trained_and_the_claims_are_judged(tmp_path, monkeypatch):
-    if muller2020.why_skipped(SCALE):
+    if STUDY.skip(SCALE):
         pytest.skip("needs mnist.npz")
     monkeypatch.setattr(muller2020, "TEST", 60)
     monkeypatch.setitem(muller2020.SIZES, "quick", muller2020.HalvesSizes(100, 1))

@@ -18,7 +18,7 @@ from limbeck.models import build
 from limbeck.papers.claim import Claim, Figure
 from limbeck.papers.claim_study import ClaimStudy, Search
 from limbeck.papers.experiment import ExperimentScale, Figures, TaskFolder
-from limbeck.papers.small_images import ACCURACY, FASHION_MLP, NLL, load_images
+from limbeck.papers.small_images import ACCURACY, FASHION_MLP, NLL, OF_TEACHER, load_images
 from limbeck.recipe import Optimizer
 
 TITLE = "Müller, Kornblith and Hinton, Subclass Distillation, 2020, arXiv:2002.03936"
@@ -28,7 +28,6 @@ CLAIM = (
 )
 
 USED = Figure("used", "subclasses that the teacher uses", "")
-OF_TEACHER = Figure("teacher", "accuracy of the teacher", "%", resolution=0.05)
 ARMS = {
     "alone": "labels: a digit from 0 to 4, or from 5 to 9",
     "kd": "soft targets of a teacher with two outputs",
@@ -107,11 +106,6 @@ def count_used(network: nn.Module, examples: Dataset, *, share: float = 0.02) ->
     return int((chosen.bincount() >= share * len(chosen)).sum())
 
 
-def why_skipped(scale: ExperimentScale) -> str:
-    """The reason why the study is skipped: MNIST is missing."""
-    return replace(FASHION_MLP, data="mnist").why_skipped(scale)
-
-
 def describe_training(scale: ExperimentScale) -> str:
     """Data, networks and training in a sentence."""
     train, epochs = SIZES[scale.name]
@@ -141,7 +135,7 @@ STUDY = ClaimStudy(
         ),
     ),
     seconds={"quick": 5.0, "full": 25.0},
-    skip=why_skipped,
+    skip=replace(FASHION_MLP, data="mnist").why_skipped,
     describe=describe_training,
     search=Search({arm: SOFT if arm != "alone" else [{"lr": lr} for lr in RATES] for arm in ARMS}, ACCURACY),
 )

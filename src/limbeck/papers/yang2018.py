@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from torch import nn
 
-from limbeck.engine import distill
 from limbeck.methods import make
 from limbeck.metrics import predict
 from limbeck.papers.claim import Claim, Figure
@@ -14,11 +13,13 @@ from limbeck.papers.small_images import (
     ACCURACY,
     FASHION_MLP,
     FIGURES,
+    OF_TEACHER,
     ImageSetting,
     images_of,
     make_loader,
     make_network,
     measure_network,
+    run_recipe,
     student_images,
     train_student,
 )
@@ -33,7 +34,6 @@ CLAIM = (
 )
 
 SECOND = Figure("second", "second choice of the teacher", "%")
-OF_TEACHER = Figure("teacher", "accuracy of the teacher", "%", resolution=0.05)
 ARMS = {
     "alone": "labels",
     "kd": "born again: one generation after a plain teacher, w = 0.4 at T = 1",
@@ -51,15 +51,13 @@ def train_arm(folder: TaskFolder, *, arm: str, seed: int, quick: bool) -> Figure
     weight = 0.0 if arm == "kd" else 0.9
     generations = 2 if arm.endswith("generations") else 1
     recipe = make("tolerant_teacher", generations=generations, difference_weight=weight)
-    run = distill(
-        make_network(setting.student, setting, seed), recipe, make_loader(setting, student_images(setting), seed),
-        seed=seed, epochs=setting.epochs, optimizer=setting.optimizer, accelerator="cpu",
-        preprocess=images_of(setting).preprocess, log_every=100, workers=1,
-    ).finish()  # fmt: skip
+    run, seconds = run_recipe(
+        make_network(setting.student, setting, seed), recipe, setting, seed=seed, epochs=setting.epochs
+    )
     patriarch = run.models["patriarch"]
     own = measure_network(patriarch, setting)["accuracy"]
     return {
-        **measure_network(run.student, setting, patriarch), "seconds": 0.0, "teacher": own,
+        **measure_network(run.student, setting, patriarch), "seconds": seconds, "teacher": own,
         "second": 100 * second_choice(patriarch, setting),
     }  # fmt: skip
 
