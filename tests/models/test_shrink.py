@@ -141,6 +141,17 @@ def test_experts_inside_of_a_layer_are_no_stack():
     assert [stack.path for stack in find_block_stacks(model)] == ["0"]
 
 
+def test_a_model_that_is_a_stack_itself(tmp_path):
+    def make():
+        return nn.Sequential(*(nn.Sequential(nn.Linear(4, 4), nn.ReLU()) for _ in range(4)), nn.Linear(4, 2))
+
+    teacher, x = make(), torch.randn(3, 4)
+    student = shrink(teacher, size=0.5, by="layers")
+    assert torch.equal(student(x), nn.Sequential(teacher[0], teacher[2], teacher[4])(x))
+    opened = lb.load(lb.save(student, tmp_path / "student"), build=make)
+    assert torch.equal(opened(x), student(x))
+
+
 def zeroed_resnet(teacher, student):
     """The teacher with zeros in place of all channels that the student lacks, found by comparing weights."""
     zeroed = copy.deepcopy(teacher)

@@ -16,7 +16,7 @@ class BlockStack(NamedTuple):
     """Consecutive blocks of the same class, settings and shapes, in a list of a model.
 
     Attributes:
-        path: The name of the `torch.nn.ModuleList` or `torch.nn.Sequential`.
+        path: The name of the `torch.nn.ModuleList` or `torch.nn.Sequential`; empty for the model itself.
         blocks: The numbers of the blocks in it.
         fewest: How many of them must stay: one, or none if the list has other blocks too.
         parameters: The parameters of one block.
@@ -44,10 +44,16 @@ def find_block_stacks(model: nn.Module) -> list[BlockStack]:
         return [stack for path, part in lists.items() for stack in _whole(path, part)]
     stacks: list[BlockStack] = []
     for name, part in model.named_modules():
-        inside = any(name.startswith(f"{stack.path}.{block}.") for stack in stacks for block in stack.blocks)
-        if name and not inside and isinstance(part, (nn.ModuleList, nn.Sequential)):
+        inside = any(f"{name}.".startswith(prefix) for stack in stacks for prefix in _prefixes(stack))
+        # A whole model can be a list too, if it has no forward pass of its own.
+        is_list = isinstance(part, (nn.ModuleList, nn.Sequential)) if name else type(part) is nn.Sequential
+        if is_list and not inside:
             stacks += _stacks_of(name, list(part))
     return stacks
+
+
+def _prefixes(stack: BlockStack) -> list[str]:
+    return [f"{stack.path}.{block}.".lstrip(".") for block in stack.blocks]
 
 
 def _whole(path: str, layers: Any) -> list[BlockStack]:

@@ -27,26 +27,34 @@ ModelTransform = Callable[..., nn.Module | None]
 _RECORDS: WeakKeyDictionary[nn.Module, tuple[dict[str, Any], list[dict[str, Any]]]] = WeakKeyDictionary()
 
 
-def keep_layers(model: nn.Module, *, at: str, layers: Sequence[int]) -> None:
+def keep_layers(model: nn.Module, *, at: str, layers: Sequence[int]) -> nn.Module | None:
     """Keep some modules of an `torch.nn.Sequential` or `torch.nn.ModuleList`, in this order.
 
     Args:
         model: The model; it is changed.
-        at: The name of the list of layers.
+        at: The name of the list of layers; empty if the model itself is an `torch.nn.Sequential`.
         layers: The numbers of the layers that stay, from 0.
+
+    Returns:
+        The new model if it is the list itself; else None.
 
     Raises:
         LimbeckError: If there is no list with that name, or no layer with that number.
     """
     lists = (nn.Sequential, nn.ModuleList)
-    named = {name: part for name, part in model.named_modules() if name and isinstance(part, lists)}
+    named = {name: part for name, part in model.named_modules() if isinstance(part, lists)}
     if at not in named:
         raise unknown_name_error("list of layers", at, named, argument="at")
     whole = named[at]
     if wrong := [number for number in layers if not 0 <= number < len(whole)]:
         raise ArgumentError(f"{at!r} has {len(whole)} layers, numbered from 0; got {wrong[0]}.", argument="layers")
+    shorter = type(whole)(*_listed(whole, layers))
+    shorter.training = whole.training  # not `train`, which would change the modes of the layers
+    if not at:
+        return shorter
     parent, _, name = at.rpartition(".")
-    setattr(model.get_submodule(parent), name, type(whole)(*_listed(whole, layers)))
+    setattr(model.get_submodule(parent), name, shorter)
+    return None
 
 
 def _listed(whole: nn.Sequential | nn.ModuleList, layers: Sequence[int]) -> list[Any]:

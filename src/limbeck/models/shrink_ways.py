@@ -74,7 +74,7 @@ class Layers:
         chosen = chosen_blocks(self.teacher, self.stacks, depths)
         lengths = {path: len(self.teacher.get_submodule(path)) for path in chosen}  # type: ignore[arg-type]
         what = "; ".join(
-            f"blocks {', '.join(map(str, numbers)) or 'none'} of {lengths[path]} in {path}"
+            f"blocks {', '.join(map(str, numbers)) or 'none'} of {lengths[path]}" + (f" in {path}" if path else "")
             for path, numbers in chosen.items()
         )
         if is_transformers(self.teacher):  # its configuration has the number of layers, so nothing has to be replayed

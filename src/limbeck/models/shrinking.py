@@ -119,7 +119,7 @@ def shrink(
         >>> wide = nn.Sequential(*(nn.Sequential(nn.Linear(8, 8), nn.ReLU()) for _ in range(4)), nn.Linear(8, 2))
         >>> small = shrink(wide, size=0.5, by="layers")
         >>> get_shrink_report(small).what
-        'blocks 0, 2, 4 of 5 in 0'
+        'blocks 0, 2, 4 of 5'
 
     Source: layers, Sanh et al., DistilBERT, 2019, arXiv:1910.01108; channels, Li et al., 2016, arXiv:1608.08710.
     """
