@@ -228,6 +228,11 @@ def test_channels_of_any_network_give_the_outputs_of_the_zeroed_one(residual, tm
     assert torch.equal(outputs(opened, x), outputs(student, x))
     assert describe_structure(opened) == describe_structure(student)
     assert describe_structure(opened)["transforms"][0]["function"] == "prune_channels"
+    # Another choice of as many channels is the same structure, so a run can save both one after the other.
+    other = shrink(with_statistics(Residual(), x), size=0.3, by="channels", example=x)
+    assert transforms_of(other) != transforms_of(student)
+    lb.save(other, tmp_path / "student")
+    assert torch.equal(outputs(lb.load(tmp_path / "student", build=Residual), x), outputs(other, x))
     again = copy.deepcopy(teacher)
     [record] = transforms_of(student)[1]
     again = transform_model(again, record["function"], record["arguments"], origin={})

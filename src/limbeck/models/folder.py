@@ -33,6 +33,7 @@ from limbeck.models.model_transforms import (
     explain_build,
     replay_transforms,
     transforms_of,
+    without_indices,
 )
 from limbeck.models.networks import ModelSpec
 from limbeck.models.reference import build as build_reference
@@ -294,8 +295,8 @@ def _check_whole(path: Path, config: Mapping[str, Any]) -> None:
 def _check_same_model(folder: Path, recipe: Mapping[str, Any]) -> None:
     if not (folder / CONFIG).exists() and not (folder / WEIGHTS).exists():
         return
-    saved = _config(folder)["model"]
-    if saved != json.loads(json.dumps(recipe)):
+    saved, recipe = without_indices(_config(folder)["model"]), without_indices(json.loads(json.dumps(recipe)))
+    if saved != recipe:
         raise OtherModelError(f"{folder} holds another model, {saved}; this one is {recipe}. Name another folder.")
 
 

@@ -219,6 +219,29 @@ def transforms_of(model: nn.Module) -> tuple[dict[str, Any], list[dict[str, Any]
     return _RECORDS.get(model)
 
 
+def without_indices(recipe: Mapping[str, Any]) -> dict[str, Any]:
+    """The entry ``model`` of a ``config.json`` with numbers of channels in place of their indices.
+
+    Models whose other channels were pruned have the same structure, and each can have the weights of the other: a run
+    saves an untrained student of its teacher before the teacher is trained.
+
+    Example:
+        >>> record = {"function": "prune_channels", "arguments": {"keep": {"weight": [[0, 3], None]}, "sizes": {}}}
+        >>> without_indices({"class": "my.Net", "transforms": [record]})["transforms"][0]["arguments"]["keep"]
+        {'weight': [2, None]}
+    """
+    changed = []
+    for record in recipe.get("transforms", ()):
+        if record["function"] == prune_channels.__name__:
+            keep = {
+                name: [None if dim is None else len(dim) for dim in dims]
+                for name, dims in record["arguments"]["keep"].items()
+            }
+            record = {**record, "arguments": {**record["arguments"], "keep": keep}}
+        changed.append(record)
+    return {**recipe, "transforms": changed} if changed else dict(recipe)
+
+
 def copy_transformed(model: nn.Module) -> nn.Module:
     """A deep copy of a model with its record of changes, which `copy.deepcopy` alone does not copy."""
     twin = copy.deepcopy(model)
