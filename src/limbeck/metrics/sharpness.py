@@ -74,8 +74,8 @@ def sharpness(
         >>> inputs, labels = torch.eye(2, dtype=torch.float64), torch.tensor([0, 1])
         >>> _ = nn.init.zeros_(net.weight)  # p = 1/2: each input has the block (1/2) [[1, -1], [-1, 1]] / 4
         >>> found = sharpness(net, Batch(inputs, labels=labels))
-        >>> round(found.top_eigenvalue, 4), round(found.trace, 4)
-        (0.25, 0.5)
+        >>> round(found.top_eigenvalue, 4), abs(found.trace - 0.5) < 4 * found.trace_error
+        (0.25, True)
 
     Source: Pham et al., Revisiting Self-Distillation, 2022, arXiv:2206.08491; Hutchinson, Communications in Statistics
         18, 1989.
