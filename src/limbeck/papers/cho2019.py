@@ -69,5 +69,6 @@ STUDY = ClaimStudy(
     ),
     seconds={"quick": 4.0, "full": 25.0},
     skip=SETTING.why_skipped,
+    describe=SETTING.describe,
 )
 EXPERIMENTS = (STUDY.experiment(),)

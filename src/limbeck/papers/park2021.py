@@ -91,5 +91,6 @@ STUDY = ClaimStudy(
     shared=partial(teacher_tasks, SETTING),
     requires=SETTING.teacher_of,
     skip=SETTING.why_skipped,
+    describe=SETTING.describe,
 )
 EXPERIMENTS = (STUDY.experiment(),)

@@ -36,7 +36,7 @@ TOP = Figure("top", "largest eigenvalue", "", lower_is_better=True)
 TRACE = Figure("trace", "trace of the Hessian", "", lower_is_better=True)
 SETTING = replace(
     FASHION_MLP, student=("mlp", {"hidden": [50, 50]}), teacher=("mlp", {"hidden": [50, 50]}), train=4000,
-    student_images=0, quick={"train": 1500, "epochs": 20},
+    student_images=0, teacher_epochs=40, quick={"train": 1500, "teacher_epochs": 20, "epochs": 20},
 )  # fmt: skip
 """Teacher and student are alike, and learn from the same images."""
 NOISE = 0.2
@@ -126,5 +126,6 @@ STUDY = ClaimStudy(
     requires=lambda seed: (_task(seed),),
     rows=_rows,
     skip=SETTING.why_skipped,
+    describe=SETTING.describe,
 )
 EXPERIMENTS = (STUDY.experiment(),)

@@ -20,7 +20,7 @@ CLAIM = (
 )
 SETTING = replace(
     FASHION_MLP, student=("mlp", {"hidden": [24, 24]}), teacher=("mlp", {"hidden": [256, 256]}), train=4000,
-    student_images=0, quick={"train": 1500, "epochs": 25},
+    student_images=0, teacher_epochs=40, quick={"train": 1500, "teacher_epochs": 25, "epochs": 25},
 )  # fmt: skip
 """Teacher and student learn from the same images, for as many epochs."""
 ARMS = {
@@ -61,5 +61,6 @@ STUDY = ClaimStudy(
     ),
     seconds={"quick": 5.0, "full": 25.0},
     skip=SETTING.why_skipped,
+    describe=SETTING.describe,
 )
 EXPERIMENTS = (STUDY.experiment(),)

@@ -147,5 +147,6 @@ STUDY = ClaimStudy(
     requires=lambda seed: (_task(0, seed), _task(1, seed)),
     rows=_rows,
     skip=SETTING.why_skipped,
+    describe=SETTING.describe,
 )
 EXPERIMENTS = (STUDY.experiment(),)

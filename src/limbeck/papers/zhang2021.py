@@ -20,7 +20,7 @@ CLAIM = (
 )
 SETTING = replace(
     FASHION_MLP, student=("mlp", {"hidden": [20, 20]}), teacher=("mlp", {"hidden": [256, 256]}), train=4000,
-    student_images=0, quick={"train": 1500, "epochs": 20},
+    student_images=0, teacher_epochs=40, quick={"train": 1500, "teacher_epochs": 20, "epochs": 20},
 )  # fmt: skip
 """Teacher and student learn from the same images, for as many epochs."""
 ARMS = {
@@ -69,5 +69,6 @@ STUDY = ClaimStudy(
     ),
     seconds={"quick": 6.0, "full": 40.0},
     skip=SETTING.why_skipped,
+    describe=SETTING.describe,
 )
 EXPERIMENTS = (STUDY.experiment(),)
