@@ -165,7 +165,12 @@ def train_arm(
 
 
 RATES = [{"lr": lr} for lr in (1e-3, 2e-3, 4e-3)]
-SOFT = [{"temperature": 4.0, "weight": 0.9}, {"temperature": 2.0, "weight": 0.5}, {"temperature": 1.0, "weight": 0.5}]
+SOFT = [
+    {"lr": lr, "temperature": t, "weight": w} for lr, t, w in ((4e-3, 4.0, 0.9), (2e-3, 2.0, 0.5), (4e-3, 2.0, 0.5))
+]
+CORRECTED = [
+    {"lr": lr, "temperature": 2.0, "weight": 0.5, "bound": c} for lr, c in ((2e-3, 0.01), (4e-3, 0.01), (4e-3, 0.1))
+]
 PERCEPTRONS = ClaimStudy(
     "images", "Does a perceptron learn more from teachers that never saw the image?", ARMS, train_arm,
     (ACCURACY, NLL, SECONDS),
@@ -177,12 +182,6 @@ PERCEPTRONS = ClaimStudy(
         Claim.of_difference("cross-fitted", "kd", NLL),
     ],
     {"quick": 2.5, "full": 25.0}, **share_teachers(SETTING),
-    search=Search(
-        {
-            "alone": RATES, "kd": SOFT, "cross-fitted": SOFT,
-            "corrected": [{"temperature": 2.0, "weight": 0.5, "bound": bound} for bound in (0.01, 0.1, 1.0)],
-        },
-        ACCURACY,
-    ),
+    search=Search({"alone": RATES, "kd": SOFT, "cross-fitted": SOFT, "corrected": CORRECTED}, ACCURACY),
 )  # fmt: skip
 EXPERIMENTS = (TREES.experiment(), PERCEPTRONS.experiment())
