@@ -1,4 +1,4 @@
-"""Finished runs with a damaged, moved or foreign result are read without a traceback."""
+"""Finished runs with a damaged, moved or foreign result are read, and their figures drawn, without a traceback."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`limbeck report`: output, files and errors."""
+"""`limbeck report`: output, files, figures and errors."""
 
 from __future__ import annotations
 

@@ -23,6 +23,9 @@ VOID = {"meta", "link", "img", "br", "hr", "input", "col"}
 NASTY = ("<script>alert(1)</script>", "b & \"c\" 'd'")
 
 
+sentences = pytest.mark.usefixtures("without_figures")
+
+
 class Page(HTMLParser):
     """A strict reader: every element that opens closes, in order, and ids are single."""
 
@@ -108,6 +111,7 @@ def test_class_names_are_text(tmp_path):
     assert NASTY[0] in checked(run).text
 
 
+@sentences
 def test_an_old_result_is_shown_for_what_it_holds(tmp_path):
     (tmp_path / "old").mkdir()
     (tmp_path / "old" / "result.json").write_text(json.dumps(old_result()))
@@ -150,6 +154,7 @@ EVEN = {"label smoothing": {"difference": 0.001, "interval": [-0.01, 0.02], "sen
         (verdict(None, None, None), "unsure", "No verdict", "hinton"),
     ],
 )
+@sentences
 def test_the_headline_explains_what_the_intervals_say(tmp_path, found, kind, words, ship):
     run = with_result(planted_run(tmp_path / "run", test=100), lambda result: result.update(verdict=found))
     evidence = read_run(run)
@@ -161,6 +166,7 @@ def test_the_headline_explains_what_the_intervals_say(tmp_path, found, kind, wor
     checked(run)
 
 
+@sentences
 def test_with_one_seed_no_class_surely_loses(tmp_path):
     worse = {"student alone": 3.0, "hinton": 0.3}
     one = checked(planted_run(tmp_path / "one", seeds=1, arms=worse, test=2000)).text
@@ -170,12 +176,14 @@ def test_with_one_seed_no_class_surely_loses(tmp_path):
     assert "lose accuracy, beyond chance: " in five
 
 
+@sentences
 def test_one_seed_withholds_its_interval(tmp_path):
     page = checked(planted_run(tmp_path / "run", test=100, seeds=1))
     assert "One seed gives no interval" in page.text
     assert "±" not in re.sub(r"mean over seeds ±|mean ±|± one standard deviation", "", page.text)
 
 
+@sentences
 def test_budgets_of_arms_and_their_steps_are_in_the_protocol(tmp_path):
     def steps(found):
         for count, arm in enumerate(found["arms"].values()):
@@ -211,16 +219,19 @@ class TestSearched:
         chosen = json.loads((tmp_path / "run" / "tuned.json").read_text())["arms"]["hinton"]["best"]["values"]
         assert f"lr {chosen['lr']:.4g}" in page.texts
 
+    @sentences
     def test_a_run_without_one_says_nothing_of_it(self, tmp_path):
         page = checked(planted_run(tmp_path / "run", test=100))
         assert "search" not in page.links
         assert "How the settings were chosen" not in page.text
 
+    @sentences
     def test_settings_that_were_not_used_are_reported(self, tmp_path):
         page = checked(planted_search(planted_run(tmp_path / "run", test=100), used=False))
         assert "This run did not use all chosen settings" in page.text
         assert re.search(r"hinton ran with (lr|epochs) \S+ in place of", page.text)
 
+    @sentences
     def test_an_arm_that_was_not_searched_is_reported(self, tmp_path):
         run = planted_search(
             planted_run(tmp_path / "run", test=100), tried={"student alone": 3, "hinton": 5, "gone": 3}
@@ -234,6 +245,7 @@ class TestSearched:
         found = re.search(r"(\d+) trials are below the figure; the lowest accuracy is 10\.00 %\.", checked(run).text)
         assert 4 <= int(found[1]) < 24
 
+    @sentences
     def test_a_search_that_is_gone_or_damaged_is_not_known(self, tmp_path):
         run = planted_search(planted_run(tmp_path / "run", test=100))
         (run / "tuned.json").write_text("{}")
@@ -243,6 +255,7 @@ class TestSearched:
         assert "which did not exist when this run started" in text
         assert "from a search that is not available" in text
 
+    @sentences
     def test_several_runs_of_which_one_was_searched(self, tmp_path):
         runs = [planted_run(tmp_path / name, test=100) for name in ("one", "two")]
         planted_search(runs[0])
@@ -250,6 +263,7 @@ class TestSearched:
         assert page.texts.count("How the settings were chosen") == 1
 
 
+@sentences
 def test_as_fast_as_it_is(tmp_path):
     for slow, said in ((9.0, "9.0 times as fast"), (1.02, "As fast"), (0.5, "2.0 times as slow")):
         run = planted_run(tmp_path / said, test=100)
@@ -257,6 +271,7 @@ def test_as_fast_as_it_is(tmp_path):
         assert said in checked(run).texts
 
 
+@sentences
 def test_examples_that_are_not_there_any_more(tmp_path):
     run = planted_run(tmp_path / "run", test=100)
     (run / "pictures.npz").unlink()
@@ -265,6 +280,7 @@ def test_examples_that_are_not_there_any_more(tmp_path):
     assert not [tag for tag, _ in page.tags if tag == "img"]
 
 
+@sentences
 def test_data_that_have_changed_are_not_shown(tmp_path):
     run, other = (planted_run(tmp_path / name, test=size) for name, size in (("run", 100), ("other", 120)))
     job = yaml.safe_load((run / "job.yaml").read_text())
@@ -272,6 +288,7 @@ def test_data_that_have_changed_are_not_shown(tmp_path):
     assert "the data set has changed" in checked(run).text
 
 
+@sentences
 def test_examples_are_images_texts_or_rows(tmp_path):
     assert [tag for tag, _ in checked(planted_run(tmp_path / "pictures", test=100)).tags if tag == "img"]
     run = planted_run(tmp_path / "rows", test=100)
@@ -297,18 +314,21 @@ def test_several_runs_stand_side_by_side(tmp_path):
     assert {"narrow", "wide"} <= set(page.texts)
 
 
+@sentences
 def test_runs_of_one_name_are_distinguished(tmp_path):
     runs = [planted_run(tmp_path / name / "run", test=100) for name in ("a", "b")]
     assert {str(run) for run in runs} <= set(checked(*runs).texts)
 
 
 @pytest.mark.parametrize("other", [{"test": 80}, {"classes": 5}])
+@sentences
 def test_runs_of_different_data_are_refused(tmp_path, other):
     one = planted_run(tmp_path / "one", test=100)
     with pytest.raises(LimbeckError, match="different test data"):
         write_report([one, planted_run(tmp_path / "two", **{"test": 100, **other})])
 
 
+@sentences
 def test_it_writes_over_a_report_and_over_nothing_else(tmp_path):
     run = planted_run(tmp_path / "run", test=100)
     assert write_report([run]) == write_report([run]) == run / "report.html"
@@ -320,6 +340,7 @@ def test_it_writes_over_a_report_and_over_nothing_else(tmp_path):
         write_report([])
 
 
+@pytest.mark.soak
 def test_ten_runs_are_quick_and_light(tmp_path):
     runs = [planted_run(tmp_path / f"run {i}", test=1000, seeds=5, seed=i) for i in range(10)]
     best = math.inf

@@ -69,6 +69,7 @@ def test_the_shipped_seed_is_the_one_that_the_result_names(run):
         (lambda path: path.unlink(), "for 1 of 2 seeds"),
     ],
 )
+@pytest.mark.usefixtures("without_figures")
 def test_a_spoilt_file_is_left_out_and_reported(run, spoil, word):
     spoil(run / "arms" / "hinton" / "seed-0" / "predictions.safetensors")
     found = read_run(run)
