@@ -22,9 +22,9 @@ from limbeck.task_runner import WorkItem
 
 ARMS = {
     "alone": "labels of pixels",
-    "kd": "hinton at T = 4 with weight 0.9, at each pixel",
+    "kd": "labels and soft targets of pixels",
     "drd": "labels, relations of positions and of channels",
-    "kd and drd": "hinton and the same relations",
+    "kd and drd": "labels, soft targets and the same relations",
 }
 SIZE, CLASSES = 24, 4
 """The side of an image, and its classes: background, discs, squares and crosses."""
@@ -177,7 +177,7 @@ STUDY = ClaimStudy(
         Claim.of_difference("drd", "kd", MIOU),
         Claim.of_difference("kd and drd", "kd", MIOU),
     ],
-    {"quick": 5, "full": 20},
+    {"quick": 4, "full": 20},
     shared=lambda scale: [WorkItem("teacher", partial(train_teacher, quick=scale.quick), (), 20.0)],
     requires=lambda _: ("teacher",), rows=_teacher_rows, describe=describe_training,
     search=Search({"alone": RATES, "kd": SOFT, "drd": RELATIONS, "kd and drd": BOTH}, MIOU),
