@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -19,45 +18,16 @@ from limbeck.errors import LimbeckError
 from limbeck.job import make_job
 from limbeck.task_runner import WorkItem, chain_seconds, check_backend, run_tasks, sort_tasks
 from small_jobs import blobs, small_job
+from worker_tasks import die_or_double, hold, process_id, sum_files, threads_and_folder
 
 PARENT = """
 import sys
 sys.path.insert(0, {tests!r})
 from functools import partial
-from test_task_runner import wait
+from worker_tasks import wait
 from limbeck.task_runner import WorkItem, check_backend, run_tasks
 list(run_tasks([WorkItem(name, partial(wait, {folder!r})) for name in 'ab'], workers=2))
 """
-
-
-def wait(folder: str) -> None:
-    (Path(folder) / str(os.getpid())).touch()
-    time.sleep(60)
-
-
-def die_or_double(number: int) -> int:
-    if number < 0:
-        os.kill(os.getpid(), signal.SIGKILL)
-    return 2 * number
-
-
-def process_id(number: int) -> int:
-    time.sleep(0.2)
-    return os.getpid()
-
-
-def threads_and_folder(number: int) -> tuple[int, str]:
-    import torch
-
-    time.sleep(0.2)
-    return torch.get_num_threads(), os.getcwd()
-
-
-def sum_files(folder: Path, name: str, requires: tuple[str, ...]) -> int:
-    """One more than the sum of the numbers that the required tasks left."""
-    number = 1 + sum(int((folder / one).read_text()) for one in requires)
-    (folder / name).write_text(str(number))
-    return number
 
 
 def is_alive(pid: int) -> bool:
@@ -103,6 +73,12 @@ def test_idle_processes_do_not_end_while_a_task_is_sent():
 
     assert results(abs, -1, -2, ordered=True) == [1, 2]
     assert reusable_executor._executor._timeout > 3600
+
+
+def test_a_worker_whose_memory_grows_is_kept():
+    pytest.importorskip("psutil", reason="loky looks at the memory of its workers only where psutil is installed")
+    pids = {*results(hold, 0, 0), *results(hold, 320, 0)}
+    assert set(results(hold, 0, 0)) <= pids
 
 
 def test_a_worker_has_one_thread_and_the_folder_of_its_parent(tmp_path, monkeypatch):

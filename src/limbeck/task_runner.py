@@ -177,12 +177,32 @@ def _run_on_backend(queue: _Queue, workers: int, *, ordered: bool) -> Iterator[t
 
 def _call(parent: int, folder: str, name: str, function: Callable[[], Any]) -> tuple[str, Any]:
     if os.getppid() == parent:  # a process that the backend started on this machine
+        _end_with(parent)
+        _allow_growth()
+        os.chdir(folder)  # a reused process may have another working folder
+        _use_one_thread()
+    return name, function()
+
+
+def _allow_growth() -> None:
+    """Keep this process when its memory grows.
+
+    Where psutil is installed, loky ends a process that has grown by 300 MB since its first task, and a task that is
+    sent to it at that moment never runs. A first large model is no leak.
+    """
+    executor = sys.modules.get("joblib.externals.loky.process_executor")
+    if executor is not None:
+        vars(executor)["_USE_PSUTIL"] = False
+
+
+def _use_one_thread() -> None:
+    """One thread for PyTorch, which is not imported for tasks that do without it."""
+    if "torch" in sys.modules:
         import torch
 
-        _end_with(parent)
-        os.chdir(folder)  # a reused process may have another working folder
         torch.set_num_threads(1)
-    return name, function()
+    else:  # PyTorch reads these when it is imported
+        os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = "1"
 
 
 @cache  # a process runs several tasks
