@@ -17,8 +17,8 @@ from limbeck.compare import run_job
 from limbeck.errors import LimbeckError
 from limbeck.job import make_job
 from limbeck.task_runner import WorkItem, chain_seconds, check_backend, run_tasks, sort_tasks
-from small_jobs import blobs, small_job
-from worker_tasks import die_or_double, hold, process_id, sum_files, threads_and_folder
+from small_jobs import blobs, forked, small_job
+from worker_tasks import die_or_double, process_id, sum_files, threads_and_folder
 
 PARENT = """
 import sys
@@ -75,10 +75,24 @@ def test_idle_processes_do_not_end_while_a_task_is_sent():
     assert reusable_executor._executor._timeout > 3600
 
 
-def test_a_worker_whose_memory_grows_is_kept():
+GROWTH = """
+from functools import partial
+from limbeck.task_runner import WorkItem, run_tasks
+from worker_tasks import hold
+
+def pids(*sizes):
+    tasks = [WorkItem(str(number), partial(hold, size)) for number, size in enumerate(sizes)]
+    return {pid for _, pid in run_tasks(tasks, workers=2)}
+
+before = pids(0, 0) | pids(320, 0)
+print(pids(0, 0) <= before)
+"""
+
+
+def test_a_worker_whose_memory_grows_is_kept(tmp_path):
+    """A script of its own, because otherwise it may wait forever."""
     pytest.importorskip("psutil", reason="loky looks at the memory of its workers only where psutil is installed")
-    pids = {*results(hold, 0, 0), *results(hold, 320, 0)}
-    assert set(results(hold, 0, 0)) <= pids
+    assert forked("-c", GROWTH, cwd=tmp_path, seconds=120).out == "True\n"
 
 
 def test_a_worker_has_one_thread_and_the_folder_of_its_parent(tmp_path, monkeypatch):
