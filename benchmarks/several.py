@@ -20,18 +20,31 @@ from limbeck.recipe import Optimizer, Stage
 from limbeck.teachers import Ensemble, FunctionSession, RoutedTeacher, Teacher, TeacherContext, TeacherSession
 
 
-class _KnownLogits(Teacher):
-    """A teacher that costs nothing: the same logits for every batch."""
+class _ForwardAlone(Teacher):
+    """The forward passes of some models and nothing else: its outputs are known before. Without models it is free.
 
-    def __init__(self, logits: torch.Tensor) -> None:
-        self.logits = logits
+    Args:
+        logits: The outputs.
+        models: The models.
+        parts: Into how many equal parts the rows are cut; model i gets part i, or all rows if there is one part.
+    """
+
+    def __init__(self, logits: torch.Tensor, models: Sequence[nn.Module] = (), *, parts: int = 1) -> None:
+        self.logits, self.models, self.parts = logits, models, parts
 
     def open(self, context: TeacherContext) -> TeacherSession:
-        return FunctionSession(lambda batch: Outputs(logits=self.logits[: batch.size]))
+        return FunctionSession(self._answer)
+
+    def _answer(self, batch: Batch) -> Outputs:
+        rows = batch.inputs.tensor_split(self.parts)
+        with torch.no_grad():
+            for number, model in enumerate(self.models):
+                model(rows[number % self.parts])
+        return Outputs(logits=self.logits[: batch.size])
 
     @property
     def fingerprint(self) -> str:
-        return "known"
+        return "forward alone"
 
 
 def bench_several(
@@ -41,8 +54,8 @@ def bench_several(
     """Compare the time that several live teachers add to a step with that of their forward passes alone.
 
     Blocks of steps run in turn in one process: a student whose soft targets cost nothing; with an `Ensemble` of k
-    teachers, all of which run on every batch; with a `RoutedTeacher`, where each runs on its part of the batch; and the
-    forward passes of the teachers alone, without gradients, on the same numbers of rows.
+    teachers, all of which run on every row; with a `RoutedTeacher`, where each runs on its part of the rows; and, as
+    the references of both, with the bare forward passes of the models on the same numbers of rows.
 
     Args:
         teachers: k.
@@ -52,10 +65,9 @@ def bench_several(
         say: Gets messages about the progress.
 
     Returns:
-        ``overhead_ensemble`` and ``overhead_routed``: the time that the teachers add to a step, over that of their
-        forward passes, less 1. ``cpu_overhead_...``: the same in processor time. ``milliseconds``: loop -> median time
-        of a step.
-        And ``teachers``, ``steps``, ``threads``, ``torch``.
+        ``overhead_ensemble`` and ``overhead_routed``: what a step takes longer than with the bare forward passes, over
+        the time of these. ``cpu_overhead_...``: the same in processor time. ``milliseconds``: loop -> median time of a
+        step. And ``teachers``, ``steps``, ``threads``, ``torch``.
     """
     work = make_work(sizes or Sizes(examples=20_000))
     own = work.sizes
@@ -63,23 +75,23 @@ def bench_several(
     names = [f"teacher-{number}" for number in range(teachers)]
     rounds = max(steps // block, 2)
     say(f"{teachers} teachers, {rounds} blocks of {block} steps of each loop")
-    free = _KnownLogits(torch.randn(own.batch, own.classes))
-    total = (rounds + 1) * block
+    known = torch.randn(own.batch, own.classes)
 
     def route(batch: Batch) -> torch.Tensor:
         return torch.arange(batch.size) % teachers
 
-    loops = {
-        "student": _train(work, free, total, block),
-        "ensemble": _train(work, Ensemble(*models, mean="geometric", member_names=names), total, block),
-        "routed": _train(work, RoutedTeacher(dict(zip(names, models, strict=True)), route), total, block),
-        "forward": _forward(models, work.inputs[: own.batch], block, 1),
-        "routed forward": _forward(models, work.inputs[: own.batch], block, teachers),
+    kinds: dict[str, Teacher] = {
+        "student": _ForwardAlone(known),
+        "ensemble": Ensemble(*models, mean="geometric", member_names=names),
+        "ensemble, forward alone": _ForwardAlone(known, models),
+        "routed": RoutedTeacher(dict(zip(names, models, strict=True)), route),
+        "routed, forward alone": _ForwardAlone(known, models, parts=teachers),
     }
+    loops = {name: _train(work, teacher, (rounds + 1) * block, block) for name, teacher in kinds.items()}
     times = interleave(loops, rounds=rounds)
     return {
-        **_overheads("ensemble", times, "forward"),
-        **_overheads("routed", times, "routed forward"),
+        **_overheads("ensemble", times),
+        **_overheads("routed", times),
         "milliseconds": {name: 1000 * statistics.median(one.wall) / block for name, one in times.items()},
         "teachers": teachers,
         "steps": rounds * block,
@@ -88,14 +100,15 @@ def bench_several(
     }
 
 
-def _overheads(loop: str, times: dict[str, Times], alone: str) -> dict[str, float]:
+def _overheads(loop: str, times: dict[str, Times]) -> dict[str, float]:
+    """The paired difference of a loop and its reference, over the time of the forward passes in the reference."""
     figures = {}
     for prefix, clock in (("", "wall"), ("cpu_", "cpu")):
-        whole, student, forward = (vars(times[name])[clock] for name in (loop, "student", alone))
-        sums = [a + b for a, b in zip(student, forward, strict=True)]
-        # What teachers add, over their forward passes: blocks of one round are compared, as other load changes.
-        excess = (paired_ratio(whole, sums) - 1) * statistics.median(sums) / statistics.median(forward)
-        figures[f"{prefix}overhead_{loop}"] = excess
+        whole, alone, student = (vars(times[name])[clock] for name in (loop, f"{loop}, forward alone", "student"))
+        forward = statistics.median(alone) - statistics.median(student)
+        figures[f"{prefix}overhead_{loop}"] = (
+            (paired_ratio(whole, alone) - 1) * statistics.median(alone) / max(forward, 1e-9)
+        )
     return figures
 
 
@@ -105,12 +118,3 @@ def _train(work: Work, teacher: Teacher, steps: int, block: int) -> Iterator[flo
     stage = Stage(objective, teacher=teacher, optimizer=Optimizer(lr=1e-3), steps=steps)
     for report in distill(work.student(), stage, loader, log_every=block, accelerator="cpu", workers=1):
         yield report.loss
-
-
-def _forward(models: Sequence[nn.Module], inputs: torch.Tensor, block: int, parts: int) -> Iterator[float]:
-    rows = inputs[: len(inputs) // parts]
-    while True:
-        for _ in range(block):
-            with torch.inference_mode():
-                outputs = [model(rows) for model in models]
-        yield float(outputs[0].sum())

@@ -38,8 +38,8 @@ CARD = MethodCard(
     claim="Of several teachers, each example learns most from those whose predictions are near its label. The weights "
     "can also be fixed, learned for all examples, or come from a learned gate.",
     when="For several teachers of different quality, or that are good at different examples. The weights `confidence` "
-    "(the paper's) need labels and learn nothing; `learned` finds one weight for each teacher, which is low for a bad one; "
-    "`gate` finds weights for each example, also where the labels of an example are wrong. All are measured on the training "
+    "(the paper's) need labels and learn nothing; `learned` finds one weight for each teacher, low for a bad one; "
+    "`gate` finds weights for each example, also where its label is wrong. All are measured on the training "
     "labels, so a teacher that was trained on them looks better than it is. Hidden layers of teachers, of which the "
     "paper matches one as well, are not used.",
     bibtex="""@inproceedings{zhang2022confidence,
