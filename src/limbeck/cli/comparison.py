@@ -45,7 +45,7 @@ def comparison(path: str | None, flags: Mapping[str, Any], settings: Sequence[st
 
 def _comparison(request: dict[str, Any]) -> Job:
     from limbeck.consent import may_run
-    from limbeck.job import ARMS, make_job
+    from limbeck.job import ARMS, ROUNDED, make_job
     from limbeck.methods import method
     from limbeck.models import UserFile
 
@@ -58,7 +58,9 @@ def _comparison(request: dict[str, Any]) -> Job:
     own = UserFile.parse(job.method.name)
     is_unknown = own is not None and not may_run(own.file)
     shuffled = is_unknown or (method(job.method.name).has_teacher and not job.method.written_share)
-    return make_job({**request, "arms": [arm for arm in ARMS if shuffled or arm != "shuffled teacher"]})
+    left_out = {"shuffled teacher"} if not shuffled else set()
+    left_out |= {ROUNDED} if job.student.quantize is None else set()
+    return make_job({**request, "arms": [arm for arm in ARMS if arm not in left_out]})
 
 
 def _compare_students(jobs: Mapping[str, Job], margin: float, *, as_json: bool) -> None:

@@ -112,7 +112,10 @@ def _show_int8(report: QuantizationReport) -> None:
     unit = "KL {} nats" if choice.distance_title == "KL divergence" else choice.distance_title + " {}"
     kl = "" if best.kl is None else unit.format(f"{best.kl:.2g}") + ", "
     number, examples = len(choice.tried), choice.judged_on
-    print(f"  calibrated {best}: {accuracy}{kl}the best of {number} on {examples:,} development examples")
+    if choice.best.method == "trained":
+        print(f"  scales     {best}")
+    else:
+        print(f"  calibrated {best}: {accuracy}{kl}the best of {number} on {examples:,} development examples")
     for size, latency in report.latency.items():
         print(f"  batch {size:<4} {latency.int8:.3g} ms, {latency.ratio:.2f} times float32 ({latency.float32:.3g} ms)")
 

@@ -16,8 +16,9 @@ from limbeck.compare.comparison_data import ComparisonData, eval_batches
 from limbeck.compare.teacher import iterate_answers
 from limbeck.data import AdaptiveShare, Dataset, Rollouts, subsample
 from limbeck.errors import LimbeckError
-from limbeck.job import Job, add_flag_hint
+from limbeck.job import LIKE_FIRST_METHOD, ROUNDED, Job, add_flag_hint
 from limbeck.methods import make, method
+from limbeck.methods.logits.qad import quantize_recipe
 from limbeck.recipe import Recipe, Stage, change_stages
 from limbeck.tasks import Task, get_task
 from limbeck.teachers import ShuffledTeacher, Teacher
@@ -29,7 +30,7 @@ TEXTS = "teacher texts"
 
 def is_taught(job: Job, arm: str) -> bool:
     """Whether an arm learns with a method; the other arms learn from labels."""
-    return arm in job.method_arms or arm == SHUFFLED
+    return arm in job.method_arms or arm in LIKE_FIRST_METHOD
 
 
 def recipe_of(
@@ -41,7 +42,7 @@ def recipe_of(
     smoothing: float = 0.1,
     development: Dataset | None = None,
 ) -> Recipe:
-    """The recipe of an arm. A control has no teacher, or a shuffled one.
+    """The recipe of an arm. A control has no teacher, or a shuffled one. The student is rounded if the job says so.
 
     Args:
         job: The job.
@@ -51,6 +52,25 @@ def recipe_of(
         smoothing: The smoothing of the arm "label smoothing".
         development: The development data, which an adaptive share of written texts follows; needed to train.
     """
+    recipe = _plain_recipe(job, arm, teacher, task, smoothing, development)
+    rounding = job.student.quantize
+    if rounding is None:
+        return recipe
+    budget = job.budget_of(arm)
+    optimizer = budget.make_optimizer()
+    taught = is_taught(job, arm) and rounding.teacher == "teacher"
+    return quantize_recipe(
+        recipe, task=task, weights=rounding.weights, activations=rounding.activations,
+        per_channel=rounding.per_channel, temperature=rounding.temperature, epochs=rounding.epochs or budget.epochs,
+        teacher=teacher if taught else None, learn=arm != ROUNDED,
+        optimizer=replace(optimizer, lr=rounding.lr or optimizer.lr / 10),
+    )  # fmt: skip
+
+
+def _plain_recipe(
+    job: Job, arm: str, teacher: Teacher, task: str | Task, smoothing: float, development: Dataset | None
+) -> Recipe:
+    """The recipe of an arm in full precision."""
     if arm in (ALONE, TEXTS):
         return make("supervised", task=task)
     if arm == SMOOTHED:

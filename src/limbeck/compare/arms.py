@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Shaped
 from torch import Tensor, nn
 
-from limbeck.atomic_io import write_text
+from limbeck.atomic_io import make_folder, write_text
 from limbeck.checksums import read_lines
 from limbeck.compare.arm_recipes import is_taught, recipe_of
 from limbeck.compare.comparison_data import (
@@ -25,6 +25,7 @@ from limbeck.compare.comparison_data import (
     make_train_config,
 )
 from limbeck.compare.costs import Combined, ShippedCost, measure_combined, structure_of
+from limbeck.compare.estimator_student import fit_student, save_student
 from limbeck.compare.language import is_untrained
 from limbeck.compare.teacher_cache import asks_server, with_cache
 from limbeck.compare.trackers import is_rank_zero, with_trackers
@@ -34,12 +35,14 @@ from limbeck.errors import LimbeckWarning
 from limbeck.job import Job, hide_private_paths, plain_name, train_loader
 from limbeck.job.run_layout import METRICS as METRICS_FILE
 from limbeck.job.run_layout import PREDICTIONS, SAMPLES, STUDENT, arm_folder_name, seed_folder_name
+from limbeck.methods.logits.qad import RoundedCopy
 from limbeck.methods.support import FreshCopy
 from limbeck.metrics import evaluate_metrics, open_metrics, save_tensors
 from limbeck.models import count_parameters, save, set_token_ids
 from limbeck.recipe import Recipe
 from limbeck.tasks import Evaluation, Task
 from limbeck.teachers import AlignedTeacher, Ensemble, ModelTeacher, Teacher
+from limbeck.teachers.estimators import EstimatorModule
 
 
 class ArmRun(NamedTuple):
@@ -92,8 +95,8 @@ class Outcome(NamedTuple):
     reports: int | None = None
 
 
-def start(arm: ArmRun, material: ComparisonData, teacher: Teacher) -> Run:
-    """Open the run of an arm; a run that was interrupted continues."""
+def start(arm: ArmRun, material: ComparisonData, teacher: Teacher, student: nn.Module | None = None) -> Run:
+    """Open the run of an arm, with a new student unless there is one; a run that was interrupted continues."""
     job, budget = arm.job, arm.job.budget_of(arm.arm)
     recipe = recipe_of(
         job, arm.arm, with_cache(job, teacher, material.task), task=material.task, smoothing=arm.smoothing,
@@ -101,7 +104,7 @@ def start(arm: ArmRun, material: ComparisonData, teacher: Teacher) -> Run:
     )  # fmt: skip
     labels = {"ships": "a module that the method has put together"} if _ships_other_structure(recipe) else {}
     return Run(
-        {"student": make_student(job, material, seed=arm.seed, teacher=teacher)},
+        {"student": make_student(job, material, seed=arm.seed, teacher=teacher) if student is None else student},
         recipe,
         train_loader(material.train, budget, seed=arm.seed, cache=job.cache, mixed=is_taught(job, arm.arm)),
         setting=make_train_config(job, budget, material, seed=arm.seed),
@@ -114,10 +117,11 @@ def start(arm: ArmRun, material: ComparisonData, teacher: Teacher) -> Run:
 
 
 def _ships_other_structure(recipe: Recipe) -> bool:
-    """Whether a recipe ships a model that only its run can build again: neither the student nor a fresh copy of it."""
-    if not isinstance(recipe.ship, str):
-        return True
-    return recipe.ship in recipe.makes and not isinstance(recipe.makes[recipe.ship], FreshCopy)
+    """Whether a recipe ships a model that only its run can build again: neither the student nor a copy of it."""
+    maker: Any = recipe.makes.get(recipe.ship) if isinstance(recipe.ship, str) else recipe.ship
+    if isinstance(maker, RoundedCopy):  # the rounding is recorded with the model, and made again
+        return maker.base != "student"
+    return maker is not None and not isinstance(maker, FreshCopy)
 
 
 def metadata_of(job: Job, arm: str, material: ComparisonData) -> dict[str, Any]:
@@ -148,7 +152,10 @@ def run_arm(
     if is_untrained(arm.job, arm.arm):
         outcome = _evaluate(arm, _leave_untrained(arm, material, teacher), material, teacher, answers)
         return outcome._replace(seconds=time.perf_counter() - began, steps=0)
-    run = start(arm, material, teacher)
+    student = make_student(arm.job, material, seed=arm.seed, teacher=teacher)
+    if isinstance(student, EstimatorModule):
+        return _fit_arm(arm, student, material, teacher, answers)
+    run = start(arm, material, teacher, student)
     plain = structure_of(run.models["student"])
     stage_steps: dict[str, int] = {}
     for report in with_trackers(run, arm.job, f"{arm_folder_name(arm.arm)}/{seed_folder_name(arm.seed)}"):
@@ -202,6 +209,22 @@ def _leave_untrained(arm: ArmRun, material: ComparisonData, teacher: Teacher) ->
         if arm.seed == 0:
             write_samples(student, material, arm.out, teacher=teacher if can_write(teacher) else None)
     return student.to(open_fabric(precision=arm.job.precision, devices=1).device).eval()
+
+
+def _fit_arm(
+    arm: ArmRun, student: EstimatorModule, material: ComparisonData, teacher: Teacher, answers: Tensor
+) -> Outcome:
+    """Fit an estimator as the student of an arm, and evaluate it once on the test data."""
+    began = time.perf_counter()
+    fit_student(arm.job, arm.arm, student, material, teacher, seed=arm.seed, smoothing=arm.smoothing)
+    if arm.out is not None and is_rank_zero(arm.job):
+        make_folder(arm.out)
+        place = arm.out / STUDENT if arm.student is None else arm.student
+        save_student(student, place, metadata_of(arm.job, arm.arm, material))
+    outcome = _evaluate(arm, student, material, teacher, answers)
+    seconds = time.perf_counter() - began
+    cost = ShippedCost.measure(student, material) if arm.seed == 0 else None
+    return outcome._replace(seconds=seconds, cost=cost, parameters=None)
 
 
 def _read_reports(arm: ArmRun) -> list[dict[str, Any]]:

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from limbeck.atomic_io import write_text
-from limbeck.compare.arm_recipes import SHUFFLED, SMOOTHED
+from limbeck.compare.arm_recipes import SMOOTHED
 from limbeck.compare.run_storage import without_workers
 from limbeck.engine import read_checkpoint
 from limbeck.errors import LimbeckError
-from limbeck.job import Job, RunLayout, make_job, read_run_job, with_absolute_paths
+from limbeck.job import LIKE_FIRST_METHOD, Job, RunLayout, make_job, read_run_job, with_absolute_paths
 
 _FREE = frozenset({"out", "workers", "track", "search", "seeds", "arms", "also"})
 """The keys that change no run of an arm, such as the number of runs, extra metrics and trackers."""
@@ -139,7 +139,7 @@ def _teacher_settings(job: Job) -> dict[str, Any]:
 def _arm_settings(job: Job, arm: str) -> dict[str, Any]:
     """All settings that the runs of an arm depend on."""
     dumped = job.model_dump(mode="json", exclude=set(_FREE | _OWN | {"teacher", "data"}))
-    learns = job.method_arms.get(arm, job.method if arm == SHUFFLED else None)
+    learns = job.method_arms.get(arm, job.method if arm in LIKE_FIRST_METHOD else None)
     own = job.budgets.get(arm) if arm == SMOOTHED else None
     return {
         **dumped,

@@ -37,6 +37,7 @@ from limbeck.models import (
 from limbeck.models.hf_heads import LANGUAGE_MODELING
 from limbeck.tasks import LanguageModeling, Regression, Segmentation, Task, get_task, task_from_dict
 from limbeck.teachers import Teacher
+from limbeck.teachers.estimators import ESTIMATORS, make_estimator, seed_estimator
 
 
 def load_in_order(job: Job) -> tuple[DataSplits, dict[str, Any] | None]:
@@ -210,6 +211,9 @@ def new_model(
             f"is called so, such as hf:FOLDER, or hf:bert with --set {who}.pretrained=false."
         )
     try:
+        if model.model in ESTIMATORS:
+            made = make_estimator(model.model, regression=isinstance(material.task, Regression), **model.arguments)
+            raise NoModuleError(f"{model.model} is an estimator.", result=seed_estimator(made, seed))
         with seeded(seed):
             network = open_model(
                 model.model, input_shape=material.input_shape, classes=material.classes, **language, **model.arguments
@@ -242,7 +246,16 @@ def make_student(job: Job, material: ComparisonData, *, seed: int, teacher: Teac
     if job.student.starts_from_teacher:
         student = init_student(job.student, teacher, first_inputs(material), seed=seed)
     else:
-        student = new_model(job.student, material, seed=seed, who="student")
+        try:
+            student = new_model(job.student, material, seed=seed, who="student")
+        except NoModuleError as error:
+            if not hasattr(error.result, "fit"):
+                raise
+            # Estimators read the data of a comparison, so their module is above this one.
+            from limbeck.compare.estimator_student import check_student_methods, open_estimator_student
+
+            check_student_methods(job)
+            return open_estimator_student(error.result, job.student.model, material, seed=seed)
     return name_classes(student, material.data.class_names)
 
 

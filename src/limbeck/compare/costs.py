@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -10,39 +11,62 @@ from torch import Tensor, nn
 
 from limbeck.batch import Batch, Inputs
 from limbeck.compare.comparison_data import ComparisonData, eval_batches
+from limbeck.compare.estimator import unknown_sizes
 from limbeck.engine import Run
 from limbeck.metrics import METRICS, CostInFull, answer_latency, cost_in_full, cost_of, evaluate, predict
 from limbeck.metrics.predictions import rows_at_once
 from limbeck.models import count_parameters
+from limbeck.models.quantization import is_fake_quantized, quantized_bytes, remove_fake_quantize
 from limbeck.models.size_and_hash import size_in_bytes
 from limbeck.teachers import CrossTokenizerTeacher, ModelTeacher, Specialists, Teacher, TeacherRef
+from limbeck.teachers.estimators import EstimatorModule
 
 Structure = tuple[tuple[tuple[str, type], ...], tuple[tuple[str, torch.Size, torch.dtype], ...]]
+
+
+_ROUNDED = (
+    "MB of rounded students are those of weights of 8 bits; their times are those of the same network in float32, and "
+    "`limbeck export --to int8` measures the file of integers"
+)
 
 
 class ShippedCost(NamedTuple):
     """The costs of a model, measured on the CPU with one thread.
 
     Attributes:
-        parameters: Number of parameters.
-        megabytes: Size of parameters and buffers.
+        parameters: Number of parameters; None for an estimator.
+        megabytes: Size of parameters and buffers; None if it is not known.
         milliseconds: Time for one example.
         in_full: All other costs, with the names of `limbeck.metrics.CostInFull.as_dict`.
+        note: How sizes and times are to be read, for a model that is not shipped as it was timed.
     """
 
-    parameters: int
-    megabytes: float
+    parameters: int | None
+    megabytes: float | None
     milliseconds: float
-    in_full: dict[str, int | float]
+    in_full: dict[str, Any]
+    note: str | None = None
 
     @staticmethod
     def measure(model: nn.Module, material: ComparisonData) -> ShippedCost:
-        """Time the model on test examples; it is moved to the CPU."""
+        """Time the model on test examples, on the CPU; one with rounded weights is timed without the rounding."""
         sample = cost_inputs(material)
+        if is_fake_quantized(model):
+            return ShippedCost._of_rounded(model.cpu(), sample)
         cost = cost_of(model.cpu(), sample)
+        if isinstance(model, EstimatorModule):
+            sizes = unknown_sizes([model], measure_costs(model, sample).as_dict())
+            return ShippedCost(None, sizes["megabytes"], cost.milliseconds, sizes["cost"], sizes["size_note"])
         return ShippedCost(
             cost.parameters, cost.megabytes, cost.milliseconds, measure_costs(model, sample).as_dict()
         )  # fmt: skip
+
+    @staticmethod
+    def _of_rounded(model: nn.Module, sample: Inputs) -> ShippedCost:
+        full = remove_fake_quantize(copy.deepcopy(model))
+        size, cost = quantized_bytes(model), cost_of(full, sample)
+        in_full = {**measure_costs(full, sample).as_dict(), "disk_bytes": size}
+        return ShippedCost(cost.parameters, size / 1e6, cost.milliseconds, in_full, _ROUNDED)
 
     @staticmethod
     def read(line: Mapping[str, Any] | None) -> ShippedCost | None:
@@ -50,7 +74,11 @@ class ShippedCost(NamedTuple):
         if line is None:
             return None
         return ShippedCost(
-            int(line["parameters"]), float(line["megabytes"]), float(line["milliseconds"]), dict(line["in_full"])
+            None if line["parameters"] is None else int(line["parameters"]),
+            None if line["megabytes"] is None else float(line["megabytes"]),
+            float(line["milliseconds"]),
+            dict(line["in_full"]),
+            line.get("note"),
         )
 
 

@@ -24,6 +24,7 @@ from limbeck.compare.comparison_data import (
     make_train_config,
 )
 from limbeck.compare.estimator import EstimatorModule, is_estimator
+from limbeck.compare.estimator_student import few_rows, fit_student
 from limbeck.compare.language import has_no_answers, is_untrained
 from limbeck.compare.teacher import ask, teachers_recipe, without_weights
 from limbeck.compare.teacher_cache import with_temporary_cache
@@ -56,6 +57,14 @@ def dry_run(job: Job, material: ComparisonData, teacher: Teacher, models: Mappin
     check_student(job, material, teacher)
     _check_metrics(job, material)
     rehearse_arms(job, material, rehearse_teacher(job, material, teacher, models))
+
+
+def describe_steps(job: Job, material: ComparisonData, teacher: Teacher) -> str | None:
+    """A note on how the student learns: an estimator by one fit, a network by too few steps; None for enough steps."""
+    student = make_student(job, material, seed=0, teacher=teacher)
+    if isinstance(student, EstimatorModule):
+        return f"Student: the estimator {job.student.model}, which is fitted to all training data at once."
+    return describe_few_steps(job, material)
 
 
 def describe_few_steps(job: Job, material: ComparisonData) -> str | None:
@@ -121,7 +130,11 @@ def _rehearse_arm(job: Job, arm: str, material: ComparisonData, teacher: Teacher
         _explain_errors(f"The arm {arm!r} cannot take its first steps", "budget"),
         with_temporary_cache(job, teacher, material.task) as cached_teacher,
     ):
-        models = {"student": make_student(job, material, seed=0, teacher=teacher)}
+        student = make_student(job, material, seed=0, teacher=teacher)
+        if isinstance(student, EstimatorModule):
+            fit_student(job, arm, student, few_rows(material), teacher, seed=0, smoothing=0.1)
+            return
+        models = {"student": student}
         recipe = recipe_of(job, arm, cached_teacher, task=material.task, development=material.development)
         mixed = is_taught(job, arm)
         run = _run_first_steps(models, recipe, job, job.budget_of(arm), material, mixed=mixed)

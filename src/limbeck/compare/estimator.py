@@ -22,6 +22,7 @@ from limbeck.errors import LimbeckError
 from limbeck.models import count_parameters, size_in_bytes
 from limbeck.tasks import Classification, Regression
 from limbeck.teachers import SklearnTeacher
+from limbeck.teachers.estimators import EstimatorModule
 from limbeck.teachers.sklearn_teacher import is_fitted, is_regressor
 
 _FEW = 256
@@ -29,19 +30,6 @@ _FEW = 256
 
 
 _OTHER = {"classification": "a classifier, or ", "regression": "a regressor, or "}
-
-
-class EstimatorModule(nn.Module):
-    """A scikit-learn estimator as a module, so that it can be timed and evaluated like a network."""
-
-    def __init__(self, teacher: SklearnTeacher, *, fitted: bool) -> None:
-        super().__init__()
-        self.teacher = teacher
-        self.fitted = fitted
-
-    def forward(self, inputs: Tensor) -> Tensor:
-        """Log-probabilities in nats, or the scaled predictions of a regressor."""
-        return self.teacher.outputs(inputs)
 
 
 def is_estimator(models: Mapping[str, nn.Module]) -> bool:
@@ -102,7 +90,7 @@ def open_estimator(estimator: Any, name: str, material: ComparisonData) -> Estim
         )
     fitted = is_fitted(estimator) if numbers else hasattr(estimator, "classes_")
     if not fitted:
-        _fit(estimator, name, subsample(material.train, _FEW, seed=0), material)
+        fit_rows(estimator, name, *read_rows(subsample(material.train, _FEW, seed=0), material))
     return EstimatorModule(make_estimator_teacher(estimator, material), fitted=fitted)
 
 
@@ -112,7 +100,7 @@ def fit_estimator(module: EstimatorModule, name: str, material: ComparisonData) 
     Raises:
         LimbeckError: If the fit fails.
     """
-    rows = _fit(module.teacher.estimator, name, material.train, material)
+    rows = fit_rows(module.teacher.estimator, name, *read_rows(material.train, material))
     module.teacher.read_classes()
     return rows
 
@@ -161,7 +149,13 @@ def _pickled_bytes(estimator: Any) -> int | None:
     return file.bytes
 
 
-def _fit(estimator: Any, name: str, examples: Dataset, material: ComparisonData) -> int:
+def read_rows(examples: Dataset, material: ComparisonData) -> tuple[Tensor, Tensor, Tensor]:
+    """The rows of examples as an estimator reads them, their labels or targets, and which rows have them.
+
+    Args:
+        examples: The examples.
+        material: The data, with the task.
+    """
     batches = eval_batches(examples)
     inputs = torch.cat([torch.as_tensor(material.data.preprocess(batch)).flatten(1) for batch in batches])
     if isinstance(material.task, Regression):
@@ -171,6 +165,15 @@ def _fit(estimator: Any, name: str, examples: Dataset, material: ComparisonData)
     else:
         answers = torch.cat([batch.labels for batch in batches if batch.labels is not None])
         labeled = answers != IGNORED
+    return inputs, answers, labeled
+
+
+def fit_rows(estimator: Any, name: str, inputs: Tensor, answers: Tensor, labeled: Tensor) -> int:
+    """Fit an estimator to the rows that have a label, or all targets; returns their number.
+
+    Raises:
+        LimbeckError: If the fit fails.
+    """
     try:
         estimator.fit(inputs[labeled].numpy(), answers[labeled].numpy())
     except Exception as error:  # each library has its own

@@ -29,7 +29,7 @@ from limbeck.compare.comparison_data import (
     summary_lines,
     why_no_smoothing,
 )
-from limbeck.compare.dry_run import describe_few_steps, dry_run, find_seen_rows, verify_files
+from limbeck.compare.dry_run import describe_steps, dry_run, find_seen_rows, verify_files
 from limbeck.compare.extra_metrics import check_also, measure_extra
 from limbeck.compare.language import describe_cut_off, describe_tokens, describe_vocabulary
 from limbeck.compare.prompt_texts import answer_prompts
@@ -140,7 +140,7 @@ def _open(job: Job, tell: Callback, out: Path | None) -> _OpenJob:
     dry_run(job, material, teacher, models)
     check_also(MetricContext(job, material, teacher, models), tell)
     verify_files(material, tell)
-    for sentence in filter(None, (describe_tokens(job, material.train), describe_few_steps(job, material))):
+    for sentence in filter(None, (describe_tokens(job, material.train), describe_steps(job, material, teacher))):
         tell(Message(sentence))
     return _OpenJob(job, material, teacher, models, tell, out)
 

@@ -22,7 +22,7 @@ from limbeck.compare.served_teacher import describe_row
 from limbeck.data import preprocess_from_dict
 from limbeck.engine import open_fabric
 from limbeck.export.finished_run import FinishedRun, rebuild_student
-from limbeck.job import Job, MethodSettings, RunLayout, plain_name
+from limbeck.job import ROUNDED, Job, MethodSettings, RunLayout, plain_name
 from limbeck.judging.verdict import Results, compare_results, compare_with_baseline, compare_with_control
 from limbeck.methods import method
 from limbeck.metrics import Cost, cost_of
@@ -104,6 +104,7 @@ def arms_rows(
             "method": _learnt_by(job, arm, smoothing),
             **_row([one.measures for one in runs], [cost], task),
             "cost": cost.in_full,
+            **({"size_note": cost.note} if cost.note else {}),
             "development": over_seeds([one.development for one in runs]),
             "seconds": round(sum(seconds) / len(seconds), 3) if seconds else None,
             "steps": runs[0].steps,
@@ -144,10 +145,17 @@ def _learnt_by(job: Job, arm: str, smoothing: float) -> dict[str, Any] | None:
 def _row(rows: list[dict[str, float]], costs: Sequence[Cost | ShippedCost], task: Task) -> dict[str, Any]:
     return {
         **_summary(rows, task),
-        "parameters": sum(c.parameters for c in costs),
-        "megabytes": round(sum(c.megabytes for c in costs), 6),
+        "parameters": _sum([c.parameters for c in costs]),
+        "megabytes": _sum([c.megabytes for c in costs], digits=6),
         "milliseconds": round(sum(c.milliseconds for c in costs), 6),
     }
+
+
+def _sum(values: Sequence[int | float | None], digits: int | None = None) -> int | float | None:
+    """The sum; None if a value is not known."""
+    known = [value for value in values if value is not None]
+    total = sum(known)
+    return None if len(known) < len(values) else total if digits is None else round(total, digits)
 
 
 def _alone(job: Job, member: nn.Module, answers: Tensor, material: ComparisonData, against: Any) -> dict[str, float]:
@@ -216,7 +224,7 @@ def verdict_of(
             comparisons=count,
             score=score,
         ).as_dict()
-        for control in ((SMOOTHED, TEXTS, SHUFFLED) if taught else (SMOOTHED, TEXTS))
+        for control in ((SMOOTHED, TEXTS, SHUFFLED, ROUNDED) if taught else (SMOOTHED, TEXTS, ROUNDED))
         if control in job.arms
     }
     return {"arm": arm, **verdict, "against": against, "methods": _each(job, outcomes, examples, score)}

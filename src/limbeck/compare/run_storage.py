@@ -15,6 +15,7 @@ from limbeck.checksums import append_line, read_lines
 from limbeck.compare.arms import Outcome, metadata_of
 from limbeck.compare.comparison_data import ComparisonData, make_student
 from limbeck.compare.costs import Combined, ShippedCost
+from limbeck.compare.estimator_student import save_student
 from limbeck.compare.trackers import is_rank_zero
 from limbeck.errors import LimbeckError
 from limbeck.job import (
@@ -31,6 +32,7 @@ from limbeck.job.run_layout import PREDICTIONS
 from limbeck.metrics import load_tensors
 from limbeck.models import save
 from limbeck.teachers import Teacher
+from limbeck.teachers.estimators import EstimatorModule
 
 _MAY_DIFFER = ("out", "workers", "track", "search")
 """The keys that may differ when a job continues, because they do not change its results."""
@@ -253,7 +255,8 @@ def leave_student(job: Job, material: ComparisonData, teacher: Teacher, out: Pat
     """Save an untrained student, so that the folder has a valid student from the start."""
     if not RunLayout(out).student.exists():
         student = make_student(job, material, seed=0, teacher=teacher)
-        save(student, RunLayout(out).student, metadata=metadata_of(job, next(iter(job.method_arms)), material))
+        write = save_student if isinstance(student, EstimatorModule) else save
+        write(student, RunLayout(out).student, metadata=metadata_of(job, next(iter(job.method_arms)), material))
 
 
 def ship(

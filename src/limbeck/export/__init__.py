@@ -11,6 +11,7 @@ from limbeck.export.int8 import QuantizationChoice, choose_int8, to_int8
 from limbeck.export.onnx_file import Parity, to_onnx
 from limbeck.export.onnx_session import predict_onnx
 from limbeck.export.table_graph import include_encoding
+from limbeck.export.trained_scales import to_int8_trained
 from limbeck.export.usage import write_reader
 
 __all__ = [
@@ -29,6 +30,7 @@ __all__ = [
     "to_folder",
     "to_hf",
     "to_int8",
+    "to_int8_trained",
     "to_onnx",
     "write_reader",
 ]

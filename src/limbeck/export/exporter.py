@@ -24,6 +24,7 @@ from limbeck.export.usage import choose_reader, write_script
 from limbeck.job import hide_private_paths, recommend, train_and_development
 from limbeck.metrics.predictions import as_batches
 from limbeck.models.hub import LibraryModel
+from limbeck.models.quantization import is_fake_quantized
 from limbeck.tasks import LanguageModeling, Regression, Task
 from limbeck.tasks.text_samples import text_numbers
 
@@ -90,6 +91,10 @@ def _export(
     data = done.data()
     student = rebuild_student(done, data)
     check_format(to, student, raw=raw, preprocess=data.preprocess, texts=data.tokenizer is not None)
+    if calibration is not None and is_fake_quantized(student):
+        raise ArgumentError(
+            "The scales of this student were trained with it: leave out calibration.", argument="calibration"
+        )
     train, development = train_and_development(done.job, data)
     if to in ("onnx", "int8"):
         data, train, development = replace(data, test=unpack(data.test)), unpack(train), unpack(development)

@@ -16,6 +16,7 @@ from limbeck.data import DataSplits, load_data, preprocess_from_dict, silenced
 from limbeck.engine import TrainConfig, build_shipped, make_models
 from limbeck.errors import DataError, LimbeckError, unknown_name_error
 from limbeck.job import (
+    LIKE_FIRST_METHOD,
     Job,
     MethodSettings,
     ModelSettings,
@@ -32,8 +33,9 @@ from limbeck.metrics import load_tensors
 from limbeck.models import is_student_folder, load, loads_without_code, open_model, read_config, shallow
 from limbeck.models.hf_heads import LANGUAGE_MODELING
 from limbeck.recipe import Recipe, TransformModel
-from limbeck.tasks import LanguageModeling, Task, task_from_dict
-from limbeck.teachers import Ensemble, EstimatorFile, ModelTeacher, Teacher
+from limbeck.tasks import LanguageModeling, Regression, Task, task_from_dict
+from limbeck.teachers import Ensemble, EstimatorFile, ModelTeacher, SklearnTeacher, Teacher
+from limbeck.teachers.estimators import ESTIMATORS, SAVED_ESTIMATOR, EstimatorModule
 
 
 class FinishedRun(NamedTuple):
@@ -178,6 +180,8 @@ def rebuild_student(run: FinishedRun, data: DataSplits) -> nn.Module:
     Raises:
         LimbeckError: If it cannot be built again. The message has the lines to type in Python.
     """
+    if (run.student / SAVED_ESTIMATOR).is_file():
+        return _load_estimator(run)
     if loads_without_code(read_config(run.student)):
         return load(run.student)
     first = data.preprocess(data.test.take(torch.tensor([0])))
@@ -213,9 +217,20 @@ def rebuild_student(run: FinishedRun, data: DataSplits) -> nn.Module:
     return load(run.student, build=lambda: whole)
 
 
+def _load_estimator(run: FinishedRun) -> EstimatorModule:
+    """The estimator of a student's folder. Opening its file can run code, so the user has to agree."""
+    estimator, task = EstimatorFile(run.student / SAVED_ESTIMATOR).open(), run.task
+    if isinstance(task, Regression):
+        own = SklearnTeacher(estimator, mean=task.mean, std=task.std)
+    else:
+        names = run.metadata.get("class_names")
+        own = SklearnTeacher(estimator, classes=run.metadata.get("classes"), class_names=names)
+    return EstimatorModule(own, fitted=True)
+
+
 def _make_recipe(run: FinishedRun, open_settings: Callable[[ModelSettings], nn.Module]) -> Recipe | None:
     """Make the recipe of the run's method; None for an arm without one."""
-    settings = run.job.method if run.metadata.get("arm") == "shuffled teacher" else run.method
+    settings = run.job.method if run.metadata.get("arm") in LIKE_FIRST_METHOD else run.method
     if settings is None:
         return None
     arguments = {"teacher": _teacher(run.job, open_settings)} if method(settings.name).has_teacher else {}
@@ -243,7 +258,9 @@ def _teacher(job: Job, open_settings: Callable[[ModelSettings], nn.Module]) -> T
 
 def _teacher_part(part: ModelSettings, open_settings: Callable[[ModelSettings], nn.Module]) -> Teacher:
     served = isinstance(part, TeacherSettings) and part.url is not None
-    if served or EstimatorFile.parse(part.model) is not None:  # nothing in the student depends on it
+    if (
+        served or part.model in ESTIMATORS or EstimatorFile.parse(part.model) is not None
+    ):  # nothing in the student depends on it
         return ModelTeacher(nn.Identity())
     folder = Path(part.model.rpartition("@")[2])
     settings = read_config(folder)["metadata"].get("preprocess") if is_student_folder(folder) else None

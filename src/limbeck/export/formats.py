@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -15,17 +15,20 @@ from limbeck.batch import Batch, Inputs
 from limbeck.data import Dataset, Identity, NormalizeImages, TableEncoding, subsample
 from limbeck.errors import ArgumentError, LimbeckError, unknown_name_error
 from limbeck.export.folder import check_hf, reopen_hf, to_folder, to_hf
-from limbeck.export.int8 import CALIBRATIONS, choose_int8
+from limbeck.export.int8 import CALIBRATIONS, TRAINED, QuantizationChoice, choose_int8
 from limbeck.export.int8_report import QuantizationReport, benchmark_pair
 from limbeck.export.onnx_file import CHECKED, Parity, file_inputs, max_difference, to_onnx
 from limbeck.export.onnx_session import count_examples, open_session, run, split_chunks
 from limbeck.export.table_graph import include_encoding, raw_columns
+from limbeck.export.trained_scales import to_int8_trained
 from limbeck.metrics.predictions import rows_at_once
 from limbeck.model_call import call, logits_of
 from limbeck.models import load, load_weights, set_token_ids
+from limbeck.models.quantization import is_fake_quantized, remove_fake_quantize
 from limbeck.optional_imports import import_optional
 from limbeck.tap import FrozenParameters
 from limbeck.tasks import Classification, Score, Task
+from limbeck.teachers.estimators import EstimatorModule, save_estimator
 
 _CALIBRATION = 512
 """Number of training examples from which the ranges of activations are measured."""
@@ -171,26 +174,44 @@ def write_onnx(request: ExportRequest, out: Path) -> ExportedFile:
 
 
 def write_int8(request: ExportRequest, out: Path) -> ExportedFile:
-    """Write an ONNX file of 8-bit integers; the float32 file that it is made from is checked and deleted."""
+    """Write an ONNX file of 8-bit integers; the float32 file that it is compared with is checked and deleted."""
     full, file = out / "model.onnx", out / "model_int8.onnx"
-    _plain_onnx(request, full)
-    calibration, development = (
-        subsample(examples, min(count, len(examples)), 0)
-        for examples, count in ((request.train, _CALIBRATION), (request.development, _JUDGED))
-    )
-    choice = choose_int8(
-        full, request.inputs(calibration, _CALIBRATION), request.inputs(development, _JUDGED), file,
-        labels=development.labels if isinstance(request.task, Classification) else None,
-        methods=request.calibrations, task=request.task,
-    )  # fmt: skip
     inputs = request.inputs(request.test, CHECKED)
+    if is_fake_quantized(request.student):
+        in_float = remove_fake_quantize(copy.deepcopy(request.student))
+        _plain_onnx(request._replace(student=in_float), full)
+        preprocess = request.preprocess if request.reads_in_file else None
+        parity = to_int8_trained(request.student, inputs, file, preprocess=preprocess, metadata=request.metadata)
+        choice = QuantizationChoice(TRAINED, (TRAINED,), 0, 0)
+    else:
+        _plain_onnx(request, full)
+        choice = _measure_scales(request, full, file)
+        parity = Parity(_difference(full, file, inputs), count_examples(inputs))
     float32, int8 = open_session(full, threads=1), open_session(file, threads=1)
-    difference = max(max_difference(run(float32, part)[0], run(int8, part)[0]) for part in split_chunks(inputs))
     eight = QuantizationReport(
         full.stat().st_size, choice, benchmark_pair(float32, int8, request.inputs(request.test, _TIMED))
     )
     full.unlink()
-    return _finish_onnx(request, file, Parity(difference, count_examples(inputs)), eight)
+    return _finish_onnx(request, file, parity, eight)
+
+
+def _measure_scales(request: ExportRequest, full: Path, file: Path) -> QuantizationChoice:
+    """Quantize a float32 file after training, in the way that is best on development data."""
+    calibration, development = (
+        subsample(examples, min(count, len(examples)), 0)
+        for examples, count in ((request.train, _CALIBRATION), (request.development, _JUDGED))
+    )
+    return choose_int8(
+        full, request.inputs(calibration, _CALIBRATION), request.inputs(development, _JUDGED), file,
+        labels=development.labels if isinstance(request.task, Classification) else None,
+        methods=request.calibrations, task=request.task,
+    )  # fmt: skip
+
+
+def _difference(full: Path, file: Path, inputs: Inputs) -> float:
+    """The largest difference of a logit between two files."""
+    first, second = open_session(full), open_session(file)
+    return max(max_difference(run(first, part)[0], run(second, part)[0]) for part in split_chunks(inputs))
 
 
 def _plain_onnx(request: ExportRequest, file: Path) -> Parity:
@@ -232,11 +253,21 @@ def _open_raw(encoding: TableEncoding, file: Path) -> Callable[[Inputs], Tensor]
     return predict
 
 
+def write_joblib(request: ExportRequest, out: Path) -> ExportedFile:
+    """Write an estimator as it is, open the file again and compare."""
+    file, student = out / "model.joblib", cast(EstimatorModule, request.student)
+    save_estimator(student, file)
+    own = copy.copy(student.teacher)
+    own.estimator = import_optional("joblib", extra="sklearn", purpose="Opening an estimator").load(file)
+    return _compare_modules(request, EstimatorModule(own, fitted=True), file)
+
+
 FORMATS: dict[str, Callable[[ExportRequest, Path], ExportedFile]] = {
     "folder": write_folder,
     "hf": write_hf,
     "onnx": write_onnx,
     "int8": write_int8,
+    "joblib": write_joblib,
 }
 """The formats by name."""
 
@@ -265,6 +296,20 @@ def check_format(
     Raises:
         LimbeckError: If the student does not fit the format, an extra is missing, or `raw` does not apply.
     """
+    if isinstance(student, EstimatorModule) != (to == "joblib"):
+        kind = "an estimator, which is exported as it is: type --to joblib"
+        kind = (
+            f"a network: choose one of {', '.join(name for name in FORMATS if name != 'joblib')}"
+            if to == "joblib"
+            else kind
+        )
+        raise ArgumentError(f"The student of this run is {kind}.", argument="to")
+    if to in ("onnx", "hf") and is_fake_quantized(student):
+        raise ArgumentError(
+            f"This student was trained with rounded weights and inputs, and {to} is in full precision. Type --to int8, "
+            "which writes its scales, or --to folder.",
+            argument="to",
+        )
     if to == "hf":
         check_hf(student)
     if to in ("onnx", "int8"):

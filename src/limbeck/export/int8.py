@@ -209,7 +209,14 @@ class QuantizationTrial(NamedTuple):
         return values if self.failed is None else {**values, "failed": self.failed}
 
     def __str__(self) -> str:
+        if self.method == _TRAINED:
+            return "trained with the student"
         return f"{self.method}, {'symmetric' if self.symmetric else 'not symmetric'}"
+
+
+_TRAINED = "trained"
+TRAINED = QuantizationTrial(_TRAINED, symmetric=False)
+"""The quantization of a student with scales of its own, which are not measured but trained."""
 
 
 class QuantizationChoice(NamedTuple):

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import torch
 
 from limbeck.batch import Batch, Inputs, input_rows
-from limbeck.export.int8 import QuantizationChoice, QuantizationTrial
+from limbeck.export.int8 import TRAINED, QuantizationChoice, QuantizationTrial
 from limbeck.export.onnx_session import input_feed
 from limbeck.metrics.cost import BATCHES
 from limbeck.tasks import Classification, Score
@@ -109,10 +109,13 @@ class QuantizationReport(NamedTuple):
     def lines(self) -> Iterator[str]:
         """Yield the sentences of the model card."""
         choice = self.choice
-        yield (
-            f"Calibration: {choice.best}, on {choice.calibrated_on:,} training examples; weights per channel. "
-            f"{_why(choice)}"
-        )
+        if choice.best == TRAINED:
+            yield "Scales: those of the student, which was trained with rounded weights and inputs."
+        else:
+            yield (
+                f"Calibration: {choice.best}, on {choice.calibrated_on:,} training examples; weights per channel. "
+                f"{_why(choice)}"
+            )
         if len(choice.tried) > 1:
             yield f"Tried: {'; '.join(_describe_trial(trial, choice.distance_title) for trial in choice.tried)}."
         times = (f"{_ms(one.int8)} for {_batch(size)} ({one.ratio:.2f} times the {_ms(one.float32)} of float32)"

@@ -16,6 +16,7 @@ from limbeck.export.finished_run import FinishedRun
 from limbeck.export.formats import ExportedRun
 from limbeck.export.usage import ReadScript, usage_snippet
 from limbeck.job import (
+    LIKE_FIRST_METHOD,
     SHRINK,
     Job,
     collect_settings,
@@ -32,7 +33,7 @@ from limbeck.optional_imports import install_command, is_installed
 from limbeck.tasks import LanguageModeling, Regression, Segmentation, Task
 
 _MARKS = re.compile(r"([\\`*\[\]<>|&])")
-_LIBRARIES = {"folder": "limbeck", "hf": "transformers", "onnx": "onnx", "int8": "onnx"}
+_LIBRARIES = {"folder": "limbeck", "hf": "transformers", "onnx": "onnx", "int8": "onnx", "joblib": "sklearn"}
 
 
 def make_card(
@@ -374,7 +375,7 @@ def _effort(done: FinishedRun) -> Iterator[str]:
         yield "Settings: from a search whose file is damaged."
         return
     if search is not None:
-        learners = [arm for arm in job.all_arms if arm not in ("teacher", "shuffled teacher")]
+        learners = [arm for arm in job.all_arms if arm not in ("teacher", *LIKE_FIRST_METHOD)]
         changed = search.list_changes(collect_settings(job.model_dump(), rows))
         apart = f" Some were not used: {escape_markdown('; '.join(changed))}." if changed else ""
         yield f"Settings: {escape_markdown(search.describe_effort(learners))}{apart}"

@@ -216,7 +216,7 @@ def to_onnx(
     inputs = file_inputs(model, inputs) if by_name else inputs
     names = tuple(inputs) if isinstance(inputs, Mapping) else ()
     plain = prepare_module(model, preprocess, names=names, double=_are_double(inputs))
-    program = _run_exporter(plain, inputs)
+    program = run_exporter(plain, inputs)
     proto = strip_debug(program.model_proto)
     metadata_values = get_description(unwrap_compiled(model)) if metadata is None else metadata
     entry = proto.metadata_props.add()
@@ -335,7 +335,14 @@ class _PreprocessedLogits(nn.Module):
         return logits_of(call(self.model, self.preprocess(Batch(inputs[0]))))
 
 
-def _run_exporter(plain: nn.Module, inputs: Inputs) -> Any:
+def run_exporter(plain: nn.Module, inputs: Inputs, translations: Mapping[Any, Any] | None = None) -> Any:
+    """Export a module of `prepare_module` with a variable batch size, as PyTorch's ONNX program.
+
+    Operations of PyTorch that its exporter does not know have `translations`: functions that write nodes of ONNX.
+
+    Raises:
+        LimbeckError: If it cannot be exported, with the reason.
+    """
     if count_examples(inputs) < 2:
         raise LimbeckError("At least two real examples are needed, so that the batch size of the file is variable.")
     sample = slice_inputs(inputs, slice(0, 2))
@@ -348,7 +355,7 @@ def _run_exporter(plain: nn.Module, inputs: Inputs) -> Any:
         with silence_logging(), torch.no_grad():
             return torch.onnx.export(
                 plain, arguments, dynamo=True, input_names=names, output_names=["logits"], verbose=False,
-                dynamic_shapes=(tuple(free),),
+                dynamic_shapes=(tuple(free),), custom_translation_table=dict(translations or {}),
             )  # fmt: skip
     except Exception as error:  # user code may raise anything under the exporter
         raise LimbeckError(

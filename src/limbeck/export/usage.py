@@ -36,6 +36,8 @@ def usage_snippet(done: FinishedRun, *, to: str, raw: bool, file: str, tokenizer
     """
     if isinstance(done.task, LanguageModeling):
         return _language(done, tokenizer, to=to, file=file)
+    if to == "joblib":
+        return _joblib(done, file)
     if to == "folder":
         return _limbeck(done)
     kind = str(done.model_config.get("class", "AutoModel")).rpartition(".")[2]
@@ -83,6 +85,18 @@ def _limbeck(done: FinishedRun) -> str:
     else:
         lines += [_LOAD_PREPROCESS, *_channels_first(done), _PREDICT] if kind else ["logits = student(inputs)"]
     return "\n".join(lines)
+
+
+def _joblib(done: FinishedRun, file: str) -> str:
+    """Lines that open an estimator."""
+    lines, rows = ["import joblib", "", f"estimator = joblib.load({file!r})"], "inputs"
+    if done.metadata.get("encoding"):
+        lines[1:1] = ["import limbeck"]
+        lines += ["encoding = limbeck.load_encoding('../../student')  # in the folder of the run"]
+        lines += ["rows, _ = limbeck.read_table('new.csv', encoding=encoding)  # the target may be missing"]
+        rows = "rows.inputs"
+    call = "predict" if isinstance(done.task, Regression) else "predict_proba"
+    return "\n".join([*lines, f"outputs = estimator.{call}({rows})"])
 
 
 def _transformers(kind: str) -> str:
@@ -270,7 +284,7 @@ def choose_reader(to: str, model: Mapping[str, Any], metadata: Mapping[str, Any]
         backend = "onnx"
     elif str(model.get("class")).startswith("transformers."):
         backend = "huggingface"
-    elif "name" in model:
+    elif "name" in model and not model.get("transforms"):  # the script builds the plain network
         backend = "reference"
     return ReadScript(kind, backend) if kind and backend else None
 

@@ -22,7 +22,7 @@ from limbeck.job.result import (
     sort_controls,
     split_rerun,
 )
-from limbeck.job.run_layout import RunLayout, plain_name, shared_path
+from limbeck.job.run_layout import LIKE_FIRST_METHOD, ROUNDED, RunLayout, plain_name, shared_path
 from limbeck.job.schema import ARMS, Job
 from limbeck.job.search import ArmSearch, Search, collect_settings, copy_search, read_search
 from limbeck.job.settings import (
@@ -35,12 +35,14 @@ from limbeck.job.settings import (
     TeacherSettings,
 )
 from limbeck.job.splits import train_and_development, train_loader
-from limbeck.job.student_settings import expand_students, read_shrink_flag
+from limbeck.job.student_settings import QuantizeSettings, StudentSettings, expand_students, read_shrink_flag
 from limbeck.job.validation import EXTRA_METRICS, add_flag_hint
 
 __all__ = [
     "ARMS",
     "EXTRA_METRICS",
+    "LIKE_FIRST_METHOD",
+    "ROUNDED",
     "SEVERAL",
     "SHALLOW",
     "SHRINK",
@@ -51,9 +53,11 @@ __all__ = [
     "Job",
     "MethodSettings",
     "ModelSettings",
+    "QuantizeSettings",
     "Recommendation",
     "RunLayout",
     "Search",
+    "StudentSettings",
     "TeacherSettings",
     "add_flag_hint",
     "collect_settings",

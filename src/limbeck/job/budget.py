@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from limbeck.consent import may_run
 from limbeck.data import BatchMix, Chain, RandomShift, Transform, make_mix, make_transform
 from limbeck.errors import LimbeckError, UnknownNameError, unknown_name_error
+from limbeck.job.run_layout import LIKE_FIRST_METHOD
 from limbeck.job.validation import flag_hint
 from limbeck.models import UserFile
 from limbeck.recipe import Optimizer
@@ -20,7 +21,7 @@ from limbeck.recipe.optimizer import OPTIMIZERS
 def describe_arm_budgets(
     budgets: Mapping[str, Mapping[str, Any]], rows: Mapping[str, Mapping[str, Any]]
 ) -> dict[str, str]:  # fmt: skip
-    """Describe the settings of each arm that differ from the job's budget; a shuffled teacher has the first method's.
+    """Describe the settings of each arm that differ from the job's budget; controls have the first method's.
 
     Args:
         budgets: The job's `budgets`, as a mapping.
@@ -33,7 +34,7 @@ def describe_arm_budgets(
     first = next((name for name, row in rows.items() if row.get("role") == "method"), None)
     described = {}
     for name in rows:
-        own = budgets.get(str(first) if name == "shuffled teacher" else name) or {}
+        own = budgets.get(str(first) if name in LIKE_FIRST_METHOD else name) or {}
         settings = [f"{key} {own[key]:.4g}" for key in ("epochs", "lr", "smoothing") if own.get(key) is not None]
         if settings:
             described[name] = ", ".join(settings)

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from limbeck.checksums import read_json
 from limbeck.errors import DataError, LimbeckError
-from limbeck.job.run_layout import RunLayout
+from limbeck.job.run_layout import ROUNDED, RunLayout
 from limbeck.tasks import Score, Task, task_from_dict
 from limbeck.teachers.chance import compute_chance
 
@@ -82,7 +82,8 @@ def read_size_notes(result: Mapping[str, Any]) -> list[str]:
         result: The result of a job.
     """
     rows = {name: _mapping(row).get("size_note") for name, row in _mapping(result.get("arms")).items()}
-    return [f"{name}: {note}" for name, note in rows.items() if isinstance(note, str)]
+    notes = dict.fromkeys(note for note in rows.values() if isinstance(note, str))
+    return [f"{', '.join(name for name, one in rows.items() if one == note)}: {note}" for note in notes]
 
 
 def is_run(folder: Path) -> bool:
@@ -246,7 +247,10 @@ def _preferred(result: Mapping[str, Any]) -> Recommendation:
         beaten = interval is not None and interval[1] < 0 and _ALONE in arms
         rest = (*better[1:], *([_ALONE] if beaten else []))
         needs = "the texts of the teacher alone" if _TEXTS in (better[0], *rest) else "no teacher"
-        why = f"Both are better than {arm} and need {needs}." if rest else f"It is better than {arm} and needs {needs}."
+        who, verb = ("Both are", "need") if rest else ("It is", "needs")
+        # What is only rounded was taught by the teacher too.
+        free = "" if ROUNDED in (better[0], *rest) else f" and {verb} {needs}"
+        why = f"{who} better than {arm}{free}."
         return Recommendation(better[0], True, why, rest)
     if _ALONE not in arms or not isinstance(verdict.get("difference"), (int, float)):
         why = "It was not compared with the student alone." if _ALONE in arms else _NO_ALONE

@@ -7,7 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import final
 
-ARMS = ("teacher", "student alone", "label smoothing", "teacher texts", "shuffled teacher", "distilled")
+ROUNDED = "post-training quantization"
+"""The control of a rounded student: that of the first method, rounded after its training, which then ends."""
+LIKE_FIRST_METHOD = ("shuffled teacher", ROUNDED)
+"""The controls that are trained with the settings of the first method."""
+ARMS = ("teacher", "student alone", "label smoothing", "teacher texts", "shuffled teacher", ROUNDED, "distilled")
 """The arms that a comparison can have, in the order of its table; "distilled" stands for every method, and
 "teacher texts" is for prompts without answers."""
 

@@ -12,7 +12,7 @@ from pydantic import Field, field_validator, model_validator
 from limbeck.data.options import DataOptions, parse_data_name, parse_data_options
 from limbeck.errors import LimbeckError, unknown_name_error
 from limbeck.job.budget import ArmBudget, Budget, Strict, check_views
-from limbeck.job.run_layout import ARMS, method_arms
+from limbeck.job.run_layout import ARMS, LIKE_FIRST_METHOD, ROUNDED, method_arms
 from limbeck.job.settings import (
     CacheSettings,
     MemberSettings,
@@ -22,7 +22,13 @@ from limbeck.job.settings import (
     TeacherSettings,
     join_teachers,
 )
-from limbeck.job.student_settings import check_student_settings, name_student
+from limbeck.job.student_settings import (
+    QuantizeSettings,
+    StudentSettings,
+    check_student_settings,
+    name_student,
+    with_rounded_arm,
+)
 from limbeck.job.validation import add_flag_hint, as_list, check_extra_metrics, flag_hint
 from limbeck.methods import check_task as check_method_task
 from limbeck.methods import method
@@ -43,7 +49,7 @@ class Job(Strict):
         teacher: The teacher's name (``teacher.model``) and its arguments; or ``{ensemble: [...]}``. With the key
             ``teachers``, several of them: ``{big: {model: ..., weight: 2}, small: ...}``.
         student: The student's name (``student.model``) and its arguments; ``{from: teacher, size: 0.25}`` makes it of
-            the teacher.
+            the teacher, and ``quantize`` rounds it to 8 or fewer bits.
         method: The method's name (``method.name``) and its settings; `limbeck methods` lists them.
         methods: Several methods to compare: each is an arm with the method's name. `method` is then the first one.
         budget: Training length, batches and optimizer of all arms, unless `budgets` differs.
@@ -72,7 +78,7 @@ class Job(Strict):
     data: str | dict[str, Any]
     task: TaskSettings | None = None
     teacher: TeacherSettings
-    student: ModelSettings
+    student: StudentSettings
     method: MethodSettings = MethodSettings()
     methods: tuple[MethodSettings, ...] = ()
     budget: Budget = Budget()
@@ -128,7 +134,7 @@ class Job(Strict):
     @model_validator(mode="before")
     @classmethod
     def _joined_teachers(cls, values: Any) -> Any:
-        return join_teachers(values)
+        return join_teachers(with_rounded_arm(values, DEFAULT_ARMS))
 
     @model_validator(mode="before")
     @classmethod
@@ -171,8 +177,8 @@ class Job(Strict):
         return tuple(name for arm in self.arms for name in (self.method_arms if arm == "distilled" else (arm,)))
 
     def budget_of(self, arm: str) -> Budget:
-        """The budget of an arm; the arm "shuffled teacher" has that of the first method."""
-        own = self.budgets.get(next(iter(self.method_arms)) if arm == "shuffled teacher" else arm)
+        """The budget of an arm; "shuffled teacher" and "post-training quantization" have that of the first method."""
+        own = self.budgets.get(next(iter(self.method_arms)) if arm in LIKE_FIRST_METHOD else arm)
         return self.budget if own is None else own.apply_to(self.budget)
 
     @field_validator("cache", mode="before")
@@ -203,6 +209,8 @@ class Job(Strict):
                 raise unknown_name_error("arm", arm, ARMS, then=then)
             if self.arms.count(arm) > 1:
                 raise LimbeckError(f"The arm {arm!r} is listed twice in the job; list each arm once.")
+        if ROUNDED in self.arms and self.student.quantize is None:
+            raise LimbeckError(f"The arm {ROUNDED!r} is for a rounded student: set student.quantize=int8.")
         if "distilled" not in self.arms:
             raise LimbeckError("The arms of a job must include 'distilled'.")
         if self.workers > 1 and str(self.devices) not in ("auto", "1"):
@@ -271,7 +279,7 @@ class Job(Strict):
 
     def _check_budgets(self) -> None:
         """Refuse a budget of an arm that is not in the job, and label smoothing of another arm."""
-        trained_arms = [arm for arm in self.all_arms if arm not in ("teacher", "shuffled teacher")]
+        trained_arms = [arm for arm in self.all_arms if arm not in ("teacher", *LIKE_FIRST_METHOD)]
         for arm, own in self.budgets.items():
             if arm not in trained_arms:
                 raise unknown_name_error("arm in budgets", arm, trained_arms)
@@ -289,7 +297,8 @@ def _called(method: Any) -> Any:
 _PARTS: tuple[tuple[str, type], ...] = (
     ("", Job), ("task.", TaskSettings), ("data.", DataOptions),
     ("teacher.", ModelSettings), ("teacher.", TeacherSettings), ("teachers.NAME.", MemberSettings),
-    ("student.", ModelSettings), ("method.", MethodSettings), ("budget.", Budget),
+    ("student.", ModelSettings), ("student.", StudentSettings), ("student.quantize.", QuantizeSettings),
+    ("method.", MethodSettings), ("budget.", Budget),
     ("budgets.ARM.", ArmBudget), ("cache.", CacheSettings),
 )  # fmt: skip
 _HOLD_KEYS = ("task", "teacher", "student", "ensemble", "method", "budget", "budgets", "cache", "train")

@@ -21,6 +21,7 @@ from limbeck.models import UserFile, is_student_folder
 from limbeck.models.hub import LibraryModel
 from limbeck.tasks import Task, get_task
 from limbeck.teachers import EstimatorFile
+from limbeck.teachers.estimators import name_estimator
 from limbeck.teachers.served.client import check_url
 
 SHALLOW = "shallow"
@@ -38,9 +39,10 @@ class ModelSettings(BaseModel):
 
     Attributes:
         model: ``mlp``, ``cnn``, ``resnet20``, ...; ``my.py:build``; ``my.py:build@weights.safetensors``; a student
-            folder; ``timm:NAME``; ``hf:NAME``; of a teacher also ``sklearn:forest.joblib``. A student may be
-            ``shallow`` with ``layers``: a subset of the teacher's. ``from: teacher`` with ``size`` (0.25, 4x),
-            ``latency`` (2ms) or ``bytes`` (500kB), and ``by``, makes a smaller one of it (`limbeck.models.shrink`).
+            folder; ``timm:NAME``; ``hf:NAME``; of a teacher also ``sklearn:forest.joblib``; ``random_forest`` and other
+            estimators, also as ``estimator:``. A student may be ``shallow`` with ``layers``: a subset of the
+            teacher's. ``from: teacher`` with ``size`` (0.25, 4x), ``latency`` (2ms) or ``bytes`` (500kB), and ``by``,
+            makes a smaller one of it (`limbeck.models.shrink`).
     """
 
     model_config = ConfigDict(extra="allow", frozen=True)
@@ -106,7 +108,7 @@ def _with_served_name(values: Any) -> Any:
     """The settings of a teacher, with the name of one that is behind a server."""
     if not isinstance(values, Mapping):
         return values
-    values = dict(values)
+    values = name_estimator(values)
     if values.get("url") is None and is_url(values.get("model")):
         values["url"] = values.pop("model")
     if values.get("url") is not None:

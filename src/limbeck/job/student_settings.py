@@ -1,17 +1,22 @@
-"""Students that are made of their teacher: what a job or ``--shrink`` says about them, and several at a time."""
+"""Settings of students: those that are made of their teacher, those that are rounded, and several at a time."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
+
+from pydantic import Field, field_validator
 
 from limbeck.errors import ArgumentError, LimbeckError, unknown_name_error
+from limbeck.job.budget import Strict
+from limbeck.job.run_layout import ROUNDED
 from limbeck.job.settings import SHALLOW, SHRINK, ModelSettings, TeacherSettings
 from limbeck.job.validation import add_flag_hint, flag_hint
 from limbeck.models import check_shrink, parse_size, shallow
 from limbeck.models.networks import check_arguments
 from limbeck.models.shrinking import parse_bytes, parse_latency
+from limbeck.teachers.estimators import name_estimator
 
 _SHRINK_KEYS = ("size", "latency", "bytes", "by")
 
@@ -31,7 +36,7 @@ def name_student(value: Any) -> Any:
     if isinstance(value, (list, tuple)) or (isinstance(value, Mapping) and "sizes" in value):
         raise LimbeckError("A run has one student. Several are for `limbeck compare`, which makes a run for each.")
     if not isinstance(value, Mapping) or "from" not in value:
-        return value
+        return name_estimator(value) if isinstance(value, Mapping) else value
     rest = {key: one for key, one in value.items() if key != "from"}
     if value["from"] != "teacher" or rest.get("model") not in (None, SHRINK):
         raise LimbeckError(
@@ -184,3 +189,50 @@ def _student_name(student: Mapping[str, Any]) -> str:
         if student.get(key) is not None:
             return re.sub(r"[^\w.-]+", "-", f"{key}-{student[key]}")
     return re.sub(r"[^\w.-]+", "-", str(student.get("model", "student")).rpartition(":")[2]) or "student"
+
+
+class QuantizeSettings(Strict):
+    """How a student is rounded to 8 or fewer bits after it was trained in full precision, and trained again.
+
+    Attributes:
+        weights: ``int8``, ``int4`` (15 levels) or ``ternary`` (three).
+        activations: ``int8``, or ``float``: the inputs of layers are not rounded.
+        per_channel: Whether each output channel of a layer has its own scale of weights.
+        teacher: Who teaches the rounded student: the ``student`` in full precision, or the job's ``teacher``.
+        temperature: The temperature of its loss.
+        epochs: Passes over the training data of the rounded student; by default those of the arm's budget.
+        lr: Its peak learning rate; by default a tenth of that of the arm's budget.
+    """
+
+    weights: Literal["int8", "int4", "ternary"] = "int8"
+    activations: Literal["int8", "float"] = "int8"
+    per_channel: bool = True
+    teacher: Literal["student", "teacher"] = "student"
+    temperature: float = Field(default=1.0, gt=0)
+    epochs: int | None = Field(default=None, ge=1)
+    lr: float | None = Field(default=None, gt=0)
+
+
+class StudentSettings(ModelSettings):
+    """A student by name, with its arguments.
+
+    Attributes:
+        quantize: ``int8``, ``int4``, ``ternary``, or a mapping with ``weights`` and other settings: every arm's student
+            is rounded after its training, and learns for a second time as such (quantization-aware distillation). The
+            arm "post-training quantization" only rounds it. ``limbeck export --to int8`` writes the trained scales.
+    """
+
+    quantize: QuantizeSettings | None = None
+
+    @field_validator("quantize", mode="before")
+    @classmethod
+    def _named_weights(cls, value: Any) -> Any:
+        return {"weights": value} if isinstance(value, str) else value
+
+
+def with_rounded_arm(values: Any, arms: tuple[str, ...]) -> Any:
+    """The values of a job with the arm "post-training quantization", if its student is rounded and it lists no arms."""
+    student = values.get("student") if isinstance(values, dict) else None
+    if not isinstance(student, dict) or not student.get("quantize") or "arms" in values:
+        return values
+    return {**values, "arms": (*arms[:-1], ROUNDED, arms[-1])}

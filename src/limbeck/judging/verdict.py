@@ -20,6 +20,7 @@ _CALLED = {
     "label smoothing": "label smoothing, which needs no teacher",
     "teacher texts": "sequence-level distillation, which learns the teacher's texts alone",
     "shuffled teacher": "a shuffled teacher, whose answers are about other {examples}",
+    "post-training quantization": "post-training quantization, the same student rounded without training",
 }
 
 

@@ -26,6 +26,7 @@ from limbeck.models.networks import Cnn, Mlp, ModelSpec, ResNet
 from limbeck.models.open_model import find_tokenizer, open_model
 from limbeck.models.pickle_conversion import convert_pickle
 from limbeck.models.projected_embedding import ProjectedEmbedding, add_projection
+from limbeck.models.quantization import fake_quantize, is_fake_quantized, observe_ranges, remove_fake_quantize
 from limbeck.models.reference import (
     build,
     check_fresh,
@@ -80,6 +81,7 @@ __all__ = [
     "count_parameters",
     "describe_model",
     "describe_structure",
+    "fake_quantize",
     "find_boundary_tokens",
     "find_first_moved",
     "find_tokenizer",
@@ -91,6 +93,7 @@ __all__ = [
     "get_model_spec",
     "get_shrink_report",
     "group_tokens",
+    "is_fake_quantized",
     "is_hf_folder",
     "is_student_folder",
     "is_transformers",
@@ -101,6 +104,7 @@ __all__ = [
     "make_projector",
     "match_order",
     "name_classes",
+    "observe_ranges",
     "open_hf",
     "open_model",
     "open_timm",
@@ -110,6 +114,7 @@ __all__ = [
     "read_context_length",
     "reference_names",
     "reinitialize",
+    "remove_fake_quantize",
     "reuse_classifier",
     "save",
     "seeded",

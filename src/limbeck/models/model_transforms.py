@@ -16,6 +16,7 @@ from limbeck.models.channel_pruning import prune_channels
 from limbeck.models.gaussian_head import add_variance
 from limbeck.models.low_rank import factorize_layers
 from limbeck.models.projected_embedding import add_projection
+from limbeck.models.quantization import fake_quantize
 from limbeck.models.reused_classifier import reuse_classifier
 from limbeck.models.subclass_head import add_subclasses
 from limbeck.models.user_file import plain_name
@@ -154,6 +155,7 @@ MODEL_TRANSFORMS: Mapping[str, ModelTransform] = {
         add_subclasses,
         add_variance,
         factorize_layers,
+        fake_quantize,
         keep_layers,
         lora,
         prune,
@@ -298,6 +300,8 @@ def explain_build(path: str, recipe: Mapping[str, Any]) -> str:
         "limbeck.load('s', build=build), where build() makes that module."
     """
     kind, line = str(recipe.get("class")), f"Type: limbeck.load({path!r}, build=build), where build()"
+    if kind.endswith(".EstimatorModule"):
+        return f"{path} holds an estimator, which is no module: type joblib.load({path + '/estimator.joblib'!r})."
     if kind.startswith("limbeck."):
         call = _FACTORIES.get(kind.rpartition(".")[2], f"{kind}(...)")
         return f"{path} holds a {kind}, a class of limbeck around a model of yours. {line} returns {call}."

@@ -11,8 +11,8 @@ from limbeck.metrics.statistics import t_ppf
 from limbeck.report.axes import Interval, Number, padded_limits
 from limbeck.tasks import Task
 
-CONTROLS = ("student alone", "label smoothing", "teacher texts", "shuffled teacher")
-"""Control arms: without a teacher, with its texts alone, or with its outputs for other examples."""
+CONTROLS = ("student alone", "label smoothing", "teacher texts", "shuffled teacher", "post-training quantization")
+"""Control arms: without a teacher, with its texts alone, with its outputs for other examples, or rounded alone."""
 
 MEMBER = "one member"
 """The row of the members of a teacher ensemble: one value per member instead of one per seed."""
@@ -193,7 +193,13 @@ def read_arms(
     return arms
 
 
-_CONTROL_STYLES = {"student alone": 2, "label smoothing": 3, "teacher texts": 3, "shuffled teacher": 4}
+_CONTROL_STYLES = {
+    "student alone": 2,
+    "label smoothing": 3,
+    "teacher texts": 3,
+    "shuffled teacher": 4,
+    "post-training quantization": 11,
+}
 _METHOD_STYLES = (5, 6, 7, 8, 9, 10, 11)
 _JUDGED = 0
 

@@ -222,6 +222,7 @@ _WHAT = {
     "label smoothing": "{data} only, smoothed",
     "teacher texts": "the same student, trained on the teacher's texts alone (sequence-level distillation)",
     "shuffled teacher": "trained on the teacher's outputs for other {examples}",
+    "post-training quantization": "the same student as the first method's, rounded after its training",
     "one member": "one of the teacher's networks",
     "combined teacher": "the teacher combined with its specialists",
 }

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from limbeck.job import ArmSearch, RunLayout, Search, collect_settings
+from limbeck.job import LIKE_FIRST_METHOD, ArmSearch, RunLayout, Search, collect_settings
 from limbeck.report import axes
 from limbeck.report.arms import ScoreFormat
 from limbeck.report.axes import Axes
@@ -228,7 +228,7 @@ def describe_search(run: RunData) -> str:
     if run.search is None:
         return "those of the job file; not tuned with `limbeck tune`"
     trained_arms = [name for name, arm in run.arms.items() if arm.role in ("control", "method")]
-    return run.search.describe_effort([name for name in trained_arms if name != "shuffled teacher"])
+    return run.search.describe_effort([name for name in trained_arms if name not in LIKE_FIRST_METHOD])
 
 
 def _table(search: Search, score: ScoreFormat) -> Markup:

@@ -13,6 +13,7 @@ from limbeck.checksums import write_json
 from limbeck.compare.arm_recipes import matched_smoothing
 from limbeck.compare.comparison_data import ComparisonData, arms_of_task, load_comparison_data
 from limbeck.compare.dry_run import dry_run, verify_files
+from limbeck.compare.estimator_student import check_is_network
 from limbeck.compare.prompt_texts import answer_prompts
 from limbeck.compare.run_storage import lock_folder, remove_partial_files, to_json_safe
 from limbeck.compare.teacher import ask, open_teacher, train_teacher
@@ -79,6 +80,7 @@ def tune(
     teacher, models = open_teacher(job, material)
     job = arms_of_task(job, material.task)
     check_ends(job, search_ranges, teacher, material.task)
+    check_is_network(job, material, teacher)
     dry_run(job, material, teacher, models)
     verify_files(material, callback)
     make_folder(out)

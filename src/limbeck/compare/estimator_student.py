@@ -1,0 +1,208 @@
+"""An estimator of scikit-learn or its kind as the student of a job: boosted trees, forests."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from limbeck.compare.arm_recipes import ALONE, SHUFFLED, SMOOTHED, is_taught
+from limbeck.compare.comparison_data import ComparisonData, make_student
+from limbeck.compare.estimator import fit_rows, make_estimator_teacher, read_rows
+from limbeck.compare.teacher import ask
+from limbeck.data import counter_order, subsample
+from limbeck.errors import LimbeckError, UnknownNameError, unknown_name_error
+from limbeck.job import Job, MethodSettings
+from limbeck.models import save
+from limbeck.tasks import Classification, Regression
+from limbeck.teachers import Teacher
+from limbeck.teachers.estimators import (
+    SAVED_ESTIMATOR,
+    EstimatorModule,
+    check_takes_soft_labels,
+    fit_probabilities,
+    save_estimator,
+    seed_estimator,
+)
+from limbeck.teachers.sklearn_teacher import is_regressor
+
+_FEW = 64
+"""Rows of a first, quick fit, before which a student has no outputs."""
+_METHODS = {"supervised": (), "hinton": ("weight", "labels", "temperature"), "label_smoothing": ("smoothing",)}
+"""The methods that an estimator can learn by, with their settings."""
+
+
+def open_estimator_student(estimator: Any, name: str, material: ComparisonData, *, seed: int) -> EstimatorModule:
+    """Make a student of an estimator, fitted to a few rows only.
+
+    Args:
+        estimator: The estimator; it is fitted anew.
+        name: Its name in the job, for messages.
+        material: The data.
+        seed: Its random state, where it has none of its own.
+
+    Raises:
+        LimbeckError: If the task is another one, or the estimator cannot learn soft labels.
+    """
+    who, kind = f"student: {name} is", type(estimator).__name__
+    numbers = is_regressor(estimator)
+    if not isinstance(material.task, (Classification, Regression)) or numbers != isinstance(material.task, Regression):
+        raise LimbeckError(
+            f"{who} a {kind}, which learns {'numbers' if numbers else 'classes'} only, and this is a job of "
+            f"{material.task.name}. Take {'a classifier' if numbers else 'a regressor'}, or a network, such as mlp."
+        )
+    if not numbers:
+        check_takes_soft_labels(estimator, who)
+    seed_estimator(estimator, seed)
+    fit_rows(estimator, name, *read_rows(subsample(material.train, min(_FEW, len(material.train)), seed=0), material))
+    return EstimatorModule(make_estimator_teacher(estimator, material), fitted=False)
+
+
+def check_student_methods(job: Job) -> None:
+    """Check that an estimator can learn by all methods of a job.
+
+    Raises:
+        LimbeckError: If it cannot.
+    """
+    for settings in (*job.methods, job.method):
+        _check_method(settings, job.key_of(settings))
+    if job.student.quantize is not None:
+        raise LimbeckError("student.quantize rounds the weights of a network, and an estimator has none: leave it out.")
+
+
+def _check_method(settings: MethodSettings, place: str) -> None:
+    if settings.name not in _METHODS:
+        raise unknown_name_error(
+            "method for an estimator", settings.name, _METHODS,
+            then="An estimator has no gradients: it learns labels and probabilities.",
+        )  # fmt: skip
+    for key, value in settings.hyper.items():
+        if key not in _METHODS[settings.name]:
+            raise UnknownNameError(f"{place}.{key}: an estimator has {', '.join(_METHODS[settings.name])} only.")
+        if key == "temperature" and value != 1:
+            raise LimbeckError(
+                f"{place}.temperature={value}: an estimator predicts probabilities, which are those of temperature 1. "
+                "Leave it out."
+            )
+
+
+def fit_student(
+    job: Job,
+    arm: str,
+    student: EstimatorModule,
+    material: ComparisonData,
+    teacher: Teacher,
+    *,
+    seed: int,
+    smoothing: float,
+) -> None:
+    """Fit an estimator as the student of an arm, to labels, smoothed labels, or a mixture with the teacher's outputs.
+
+    With a teacher, the soft label of a row is ``(1 - w)`` times its label and w times the teacher's probabilities, so
+    the cross-entropy to it is the loss of `limbeck.methods.logits.hinton` at temperature 1. A row without a label has
+    the teacher's. For numbers it is the same mixture of targets, because a squared error to both is, up to a constant,
+    one to their mixture.
+
+    Raises:
+        LimbeckError: If the fit fails.
+    """
+    estimator = student.teacher.estimator
+    rows, answers, labeled = read_rows(material.train, material)
+    settings = job.method_arms.get(arm, job.method)
+    weight = _teachers_weight(settings) if is_taught(job, arm) else 0.0
+    smooth = smoothing if arm == SMOOTHED else float(settings.hyper.get("smoothing", 0.1))
+    smooth = smooth if arm == SMOOTHED or (is_taught(job, arm) and settings.name == "label_smoothing") else 0.0
+    if arm == ALONE or not (weight or smooth):
+        fit_rows(estimator, job.student.model, rows, answers, labeled)
+    else:
+        theirs = _teachers_answers(arm, material, teacher, seed=seed) if weight else None
+        if isinstance(material.task, Regression):
+            _fit_numbers(estimator, job, rows, answers, labeled, theirs, weight)
+        else:
+            _fit_classes(estimator, job, rows, answers, labeled, theirs, weight, smooth, material.classes)
+    student.teacher.read_classes()
+    student.fitted = True
+
+
+def _teachers_weight(settings: MethodSettings) -> float:
+    if settings.name != "hinton":
+        return 0.0
+    return 1.0 if settings.hyper.get("labels", True) is False else float(settings.hyper.get("weight", 0.9))
+
+
+def _teachers_answers(arm: str, material: ComparisonData, teacher: Teacher, *, seed: int) -> Tensor:
+    """The teacher's outputs for the training data; those of other rows for the control."""
+    answers = ask(teacher, material.train, material)
+    if arm != SHUFFLED:
+        return answers
+    return answers[counter_order(len(answers), seed=seed, epoch=0, stream="shuffled teacher")]
+
+
+def _fit_classes(
+    estimator: Any,
+    job: Job,
+    rows: Tensor,
+    labels: Tensor,
+    labeled: Tensor,
+    logits: Float[Tensor, "rows classes"] | None,
+    weight: float,
+    smoothing: float,
+    classes: int,
+) -> None:
+    hard = torch.nn.functional.one_hot(labels.clamp_min(0), classes).double()
+    soft = (1 - smoothing) * hard + smoothing / classes
+    if logits is not None:
+        theirs = logits.double().softmax(-1)
+        soft = torch.where(labeled.unsqueeze(1), (1 - weight) * soft + weight * theirs, theirs)
+        labeled = torch.ones_like(labeled)
+    _try_fit(job, lambda: fit_probabilities(estimator, rows[labeled].numpy(), soft[labeled].numpy()))
+
+
+def _fit_numbers(
+    estimator: Any, job: Job, rows: Tensor, targets: Tensor, labeled: Tensor, theirs: Tensor | None, weight: float
+) -> None:
+    own = targets if targets.ndim == 2 else targets.unsqueeze(1)
+    if theirs is not None:
+        mixed = (1 - weight) * own + weight * theirs
+        own = torch.where(labeled.unsqueeze(1), mixed, theirs)
+        labeled = torch.ones_like(labeled)
+    answers = own[:, 0] if own.shape[1] == 1 else own
+    fit_rows(estimator, job.student.model, rows, answers, labeled)
+
+
+def _try_fit(job: Job, fit: Any) -> None:
+    try:
+        fit()
+    except LimbeckError:
+        raise
+    except Exception as error:  # each library has its own
+        raise LimbeckError(
+            f"The student {job.student.model} cannot be fitted to soft labels: {type(error).__name__}: {error}"
+        ) from error
+
+
+def save_student(student: EstimatorModule, folder: Path, metadata: dict[str, Any]) -> None:
+    """Write a student's folder: its description, and the estimator as a file of joblib."""
+    save(student, folder, metadata=metadata)
+    save_estimator(student, folder / SAVED_ESTIMATOR)
+
+
+def few_rows(material: ComparisonData) -> ComparisonData:
+    """The data with few training rows, to try a fit."""
+    return material._replace(train=subsample(material.train, min(_FEW, len(material.train)), seed=0))
+
+
+def check_is_network(job: Job, material: ComparisonData, teacher: Teacher) -> None:
+    """Check that the student is a network, for what needs gradient steps.
+
+    Raises:
+        LimbeckError: If it is an estimator.
+    """
+    if isinstance(make_student(job, material, seed=0, teacher=teacher), EstimatorModule):
+        raise LimbeckError(
+            f"limbeck tune searches learning rates and epochs, and the student {job.student.model} is an estimator: "
+            "search its arguments with scikit-learn (GridSearchCV)."
+        )

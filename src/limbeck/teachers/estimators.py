@@ -1,0 +1,213 @@
+"""Estimators of scikit-learn and its kind: made by name, fitted to soft labels, called like a network, and saved."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from limbeck.atomic_io import atomic_write
+from limbeck.errors import ArgumentError, LimbeckError, nearest, unknown_name_error
+from limbeck.optional_imports import import_optional
+from limbeck.teachers.sklearn_teacher import SklearnTeacher
+
+ESTIMATORS: Mapping[str, tuple[str, str]] = {
+    "hist_gradient_boosting": ("sklearn.ensemble", "HistGradientBoosting"),
+    "gradient_boosting": ("sklearn.ensemble", "GradientBoosting"),
+    "random_forest": ("sklearn.ensemble", "RandomForest"),
+    "extra_trees": ("sklearn.ensemble", "ExtraTrees"),
+    "decision_tree": ("sklearn.tree", "DecisionTree"),
+    "xgboost": ("xgboost", "XGB"),
+    "lightgbm": ("lightgbm", "LGBM"),
+    "catboost": ("catboost", "CatBoost"),
+}
+"""Estimators by name: the module, and the class without ``Classifier`` or ``Regressor``."""
+SAVED_ESTIMATOR = "estimator.joblib"
+"""The file of an estimator in the folder of a student."""
+_LEAST = 1e-3
+"""Classes with a smaller probability get no copy of a row."""
+_ROW_COUNTS = ("min_samples_leaf", "min_samples_split", "min_child_samples")
+"""Arguments that count rows. Copies of a row are counted as well, so these numbers grow with the copies."""
+
+
+class EstimatorModule(nn.Module):
+    """An estimator as a module, so that it can be timed and evaluated like a network.
+
+    Args:
+        teacher: The estimator, with the classes of the data or the scale of the targets.
+        fitted: Whether it is fitted to all of its data.
+    """
+
+    def __init__(self, teacher: SklearnTeacher, *, fitted: bool) -> None:
+        super().__init__()
+        self.teacher = teacher
+        self.fitted = fitted
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Log-probabilities in nats, or the scaled predictions of a regressor."""
+        return self.teacher.outputs(inputs)
+
+
+def name_estimator(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of a model in a job, with ``model`` in place of ``estimator``.
+
+    Raises:
+        LimbeckError: If the estimator is unknown, or there is a model too.
+
+    Example:
+        >>> name_estimator({"estimator": "random_forest", "n_estimators": 3})
+        {'n_estimators': 3, 'model': 'random_forest'}
+    """
+    rest = {str(key): value for key, value in settings.items() if key != "estimator"}
+    if "estimator" not in settings:
+        return rest
+    if rest.get("model"):
+        raise LimbeckError(f"estimator={settings['estimator']} and model={rest['model']} are two models; give one.")
+    if settings["estimator"] not in ESTIMATORS:
+        raise unknown_name_error("estimator", str(settings["estimator"]), ESTIMATORS)
+    return {**rest, "model": settings["estimator"]}
+
+
+def make_estimator(name: str, *, regression: bool = False, **arguments: Any) -> Any:
+    """Make an estimator that is not fitted yet.
+
+    The boosted trees of scikit-learn stop early by themselves from 10,000 rows on. With soft labels that would judge
+    them on copies of the rows that they learn from, so ``hist_gradient_boosting`` stops early only if it is asked to.
+
+    Args:
+        name: One of `ESTIMATORS`.
+        regression: Whether it is a regressor.
+        **arguments: Its arguments.
+
+    Raises:
+        UnknownNameError: If the name or an argument is unknown; the nearest is given.
+        LimbeckError: If its library is not installed.
+
+    Example:
+        >>> make_estimator("random_forest", n_estimators=3)
+        RandomForestClassifier(n_estimators=3)
+    """
+    if name not in ESTIMATORS:
+        raise unknown_name_error("estimator", name, ESTIMATORS, argument="estimator")
+    module, stem = ESTIMATORS[name]
+    if module.startswith("sklearn"):
+        library = import_optional(module, extra="sklearn", purpose=f"The estimator {name}")
+    else:
+        library = _import_trees(module)
+    kind = getattr(library, f"{stem}{'Regressor' if regression else 'Classifier'}")
+    if name == "hist_gradient_boosting":
+        arguments = {"early_stopping": False, **arguments}
+    try:
+        return kind(**arguments)
+    except TypeError as error:
+        known = [one for one in inspect.signature(kind).parameters if one not in ("args", "kwargs")]
+        wrong = next((one for one in arguments if one not in known), "")
+        near = nearest(wrong, known) if wrong else None
+        hint = f" Did you mean {near}?" if near else ""
+        raise ArgumentError(
+            f"{kind.__name__} does not take {wrong or arguments}: {error}.{hint}", argument=wrong
+        ) from error
+
+
+def _import_trees(module: str) -> Any:
+    """A library of boosted trees, which is in no extra of limbeck.
+
+    Raises:
+        LimbeckError: If it is not installed.
+    """
+    try:
+        return __import__(module)
+    except ImportError as error:
+        raise LimbeckError(f"The estimator {module} needs the package {module}: pip install {module}") from error
+
+
+def seed_estimator(estimator: Any, seed: int) -> Any:
+    """Set each random state of an estimator that is None, also of its parts."""
+    parameters = estimator.get_params(deep=True)
+    for key in sorted(parameters):
+        if parameters[key] is None and (key == "random_state" or key.endswith("__random_state")):
+            estimator.set_params(**{key: seed})
+    return estimator
+
+
+def check_takes_soft_labels(estimator: Any, who: str) -> None:
+    """Check that a classifier can learn from soft labels: it takes weights of rows, and predicts probabilities.
+
+    Args:
+        estimator: The classifier.
+        who: The begin of the message.
+
+    Raises:
+        LimbeckError: If it cannot.
+    """
+    name = type(estimator).__name__
+    if not hasattr(estimator, "predict_proba"):
+        raise LimbeckError(
+            f"{who} a {name}, which has no predict_proba: it cannot learn soft labels. Take a classifier with "
+            f"probabilities, such as one of {', '.join(ESTIMATORS)}."
+        )
+    if "sample_weight" not in inspect.signature(estimator.fit).parameters:
+        raise LimbeckError(
+            f"{who} a {name}, whose fit() takes no sample_weight: it cannot learn soft labels, in which a row stands "
+            f"once for each class, with the probability as its weight. Take one of {', '.join(ESTIMATORS)}."
+        )
+    if estimator.get_params().get("early_stopping") is True:
+        raise LimbeckError(
+            f"{who} a {name} with early_stopping=true: with soft labels it would be judged on copies of the rows "
+            "that it learns from. Set early_stopping=false."
+        )
+
+
+def fit_probabilities(
+    estimator: Any, rows: Float[np.ndarray, "rows features"], probabilities: Float[np.ndarray, "rows classes"]
+) -> Any:
+    r"""Fit a classifier to a distribution over classes for each row.
+
+    Each row stands once for each class, with its probability :math:`p_{ic}` as the weight of that copy. For a
+    classifier that minimizes a weighted sum of losses this is the cross-entropy to the soft labels,
+    :math:`\sum_i \sum_c p_{ic} (-\log q_c(x_i))`, and a tree counts the expected number of rows of each class. Copies
+    with a probability below 0.001 are left out, and the others of the row share their weight. Arguments that count rows
+    (``min_samples_leaf``) are multiplied by the mean number of copies for the fit, because copies of a row fall into
+    the same leaf.
+
+    Args:
+        estimator: The classifier, whose ``fit`` takes ``sample_weight``.
+        rows: The rows.
+        probabilities: A distribution for each row.
+
+    Returns:
+        The estimator, fitted, with the classes 0, 1, 2, ...
+
+    Example:
+        >>> import numpy as np
+        >>> tree = make_estimator("decision_tree", criterion="log_loss")
+        >>> fit_probabilities(tree, np.zeros((2, 1)), np.array([[0.9, 0.1], [0.5, 0.5]])).predict_proba([[0.0]])
+        array([[0.7, 0.3]])
+
+    Source: Che et al., 2015, arXiv:1512.03542, for boosted trees that learn a network's soft predictions.
+    """
+    kept = np.where(probabilities >= _LEAST, probabilities, 0.0).astype(np.float64)
+    kept[np.arange(len(kept)), probabilities.argmax(1)] = probabilities.max(1)
+    kept /= kept.sum(1, keepdims=True)
+    row, label = np.nonzero(kept)
+    own = {name: value for name, value in estimator.get_params().items() if name in _ROW_COUNTS}
+    copies = len(row) / max(len(rows), 1)
+    counts = {name: round(value * copies) for name, value in own.items() if isinstance(value, int)}
+    estimator.set_params(**counts)
+    try:
+        estimator.fit(rows[row], label, sample_weight=kept[row, label])
+    finally:
+        estimator.set_params(**{name: own[name] for name in counts})
+    return estimator
+
+
+def save_estimator(module: EstimatorModule, path: Path) -> None:
+    """Write the estimator of a module to a file, with joblib."""
+    joblib = import_optional("joblib", extra="sklearn", purpose="Saving an estimator")
+    with atomic_write(path) as partial:
+        joblib.dump(module.teacher.estimator, partial)
