@@ -198,7 +198,7 @@ def test_other_arguments_of_a_transform_are_not_resumed(tmp_path):
 
 
 def test_fewer_layers():
-    recipe = TransformModel("student", "keep_layers", at="", layers=[0])
+    recipe = TransformModel("student", "keep_layers", at="0", layers=[0])
     run = distill(nn.Sequential(nn.Linear(5, 3)), recipe >> stage(), make_loader())
     with pytest.raises(UnknownNameError):
         run.finish()

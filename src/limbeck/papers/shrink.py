@@ -42,9 +42,9 @@ _MARGIN = -1.0
 
 # --- images ---------------------------------------------------------------------------------------------------------
 
-IMAGES = replace(CIFAR_RESNET, train=16_000, test=5000, student_images=0, epochs=40, teacher_epochs=40)
+IMAGES = replace(CIFAR_RESNET, train=16_000, test=5000, student_images=0)
 IMAGE_TEACHER = "teacher/cifar100"
-_IMAGES = {"quick": (10, 8, 10, 3), "full": (100, 16, 40, 40)}
+_IMAGES = {"quick": (10, 8, 10, 3), "full": (100, 16, 20, 10)}
 """Classes of CIFAR-100, channels of the teacher's first stage, epochs of the teacher and of the students."""
 IMAGE_ARMS = {
     "shrink": "the strongest channels of the teacher, `shrink(teacher, size=0.25)`",
@@ -114,7 +114,7 @@ def train_image_arm(folder: TaskFolder, *, arm: str, seed: int, quick: bool) -> 
 
 
 def _image_teacher(scale: ExperimentScale) -> list[WorkItem]:
-    seconds = 22.0 if scale.quick else 3600.0
+    seconds = 22.0 if scale.quick else 700.0
     return [WorkItem(IMAGE_TEACHER, partial(train_image_teacher, quick=scale.quick), (), seconds)]
 
 
@@ -223,13 +223,13 @@ def _claims(arms: tuple[str, ...]) -> list[Claim]:
 
 IMAGE_STUDY = ClaimStudy(
     "images", "Is a four times smaller ResNet-20 as good as students of equal size that were designed by hand?",
-    IMAGE_ARMS, train_image_arm, FIGURES, _claims(("narrow", "shallow")), {"quick": 6.0, "full": 1500.0},
+    IMAGE_ARMS, train_image_arm, FIGURES, _claims(("narrow", "shallow")), {"quick": 6.0, "full": 290.0},
     shared=_image_teacher, requires=lambda _: (IMAGE_TEACHER,), rows=partial(_teacher_row, IMAGE_TEACHER),
     skip=IMAGES.why_skipped,
 )  # fmt: skip
 TEXT_STUDY = ClaimStudy(
     "texts", "Is a four times smaller transformer of six layers as good as one of equal size designed by hand?",
-    TEXT_ARMS, train_text_arm, FIGURES, _claims(("hand-designed",)), {"quick": 6.0, "full": 70.0},
+    TEXT_ARMS, train_text_arm, FIGURES, _claims(("hand-designed",)), {"quick": 7.0, "full": 95.0},
     shared=_text_teacher, requires=lambda _: (TEACHER,), rows=partial(_teacher_row, TEACHER), skip=_why_no_texts,
 )  # fmt: skip
 TITLE = "Students made from their teacher, against students designed by hand: an experiment of limbeck"
