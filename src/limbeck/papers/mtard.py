@@ -15,23 +15,16 @@ from limbeck.data.adversarial_loader import AdversarialLoader
 from limbeck.methods import make
 from limbeck.papers.claim import Claim, Column, Figure
 from limbeck.papers.claim_study import ClaimStudy
-<<<<<<< HEAD
 from limbeck.papers.experiment import ExperimentScale, Figures, TaskFolder, load_weights, save_weights
-from limbeck.papers.small_images import FASHION_MLP, SECONDS, ImageSetting, images_of, make_network, train_network
-=======
-from limbeck.papers.experiment import ExperimentScale, Figures, TaskFolder
 from limbeck.papers.small_images import (
     FASHION_MLP,
     SECONDS,
     ImageSetting,
     images_of,
-    load_weights,
     make_network,
-    save_weights,
     student_images,
     train_network,
 )
->>>>>>> b3d43faa (papers: MTARD on Fashion-MNIST, where a clean and a robust teacher differ more than on MNIST)
 from limbeck.recipe import Recipe
 from limbeck.task_runner import WorkItem
 
