@@ -162,6 +162,16 @@ def test_the_untrained_student_is_the_start_of_all_arms():
     assert set(saved) == {"test", "development"}
 
 
+def test_an_export_is_judged_by_the_teachers_texts_without_the_teacher(tmp_path):
+    out, result, _ = finished()
+    exported = lb.export.export_run(out, to="folder", out=tmp_path / "folder", arm="distilled")
+    nll = result["arms"]["distilled"]["measures"]["nll"]["values"][0]
+    assert exported.score_before == pytest.approx(nll, abs=1e-5)
+    assert exported.metric.name == "nll"
+    card = (tmp_path / "folder" / "README.md").read_text()
+    assert "whether the teacher is right is not measured" in card
+
+
 def test_sequence_level_distillation_is_a_method_of_its_own(tmp_path):
     job = job_of(out=str(tmp_path / "run"), method="supervised", seeds=1, data={
         "name": str(place() / "prompts.jsonl"), "max_new_tokens": 3, "max_length": 24,

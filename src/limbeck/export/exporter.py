@@ -99,7 +99,9 @@ def _export(
     if to in ("onnx", "int8"):
         data, train, development = replace(data, test=unpack(data.test)), unpack(train), unpack(development)
     metadata = {name: value for name, value in done.metadata.items() if value is not None}
-    task, model = done.task, student
+    # A student is exported without its teacher, so nothing can be compared with it.
+    task: Task = done.task.without_teacher() if isinstance(done.task, LanguageModeling) else done.task
+    model = student
     before = task.evaluate(student, data.test, preprocess=data.preprocess).measures[task.primary.name]
     if isinstance(task, Regression) and to in ("onnx", "int8"):  # the file has no other place for the scale
         model, task = task.with_scale(student), task.without_scale()
@@ -112,7 +114,8 @@ def _export(
     work = new_partial_folder(target)
     try:
         written = FORMATS[to](request, work)
-        exported = _evaluate(written, data, task, before)._replace(mean=_mean_over_seeds(done))
+        mean = _mean_over_seeds(done) if task.primary == done.task.primary else None
+        exported = _evaluate(written, data, task, before)._replace(mean=mean)
         reader = choose_reader(to, done.model_config, done.metadata, texts=data.tokenizer is not None)
         if reader is not None:
             write_script(reader, work, done.metadata)

@@ -91,7 +91,7 @@ def _metadata(done: FinishedRun, data: DataSplits, exported: ExportedRun, to: st
 
     task, dataset = find_task(done), IMAGE_DATASETS.get(data.name)
     hub_name = None if dataset is None else dataset.hub[0]
-    named, score = _one_line(plain_name(data.name)), done.task.primary
+    named, score = _one_line(plain_name(data.name)), exported.metric
     result = EvalResult(
         task_type=task or "other", dataset_type=hub_name or named, dataset_name=named, dataset_split="test",
         metric_type=score.name, metric_name=f"{score.title[:1].upper()}{score.title[1:]}",
@@ -297,7 +297,7 @@ def _join(values: list[float]) -> str:
 
 
 def _describe_export(exported: ExportedRun, to: str, task: Task) -> Iterator[str]:
-    parity, score = exported.parity, task.primary
+    parity, score = exported.parity, exported.metric
     # While it is written, the folder has a temporary name.
     file = "This folder" if exported.path.is_dir() else f"`{exported.path.name}`"
     yield f"{file}, {exported.bytes:,} bytes."
