@@ -93,6 +93,7 @@ def test_the_verdict_compares_with_the_student_before_training_and_with_sequence
     assert "whether the teacher is right is not measured" in verdict["sentence"]
     assert list(verdict["against"]) == ["teacher texts"]
     assert any("are judged by their KL divergence" in line for line in told)
+    assert any("on its own texts for the development prompts" in line for line in told)
 
 
 def test_the_divergence_is_that_of_a_plain_loop():

@@ -14,7 +14,7 @@ from limbeck.errors import LimbeckError
 from limbeck.metrics import Predictions, accuracy
 from limbeck.metrics.classes import is_misordered, misorder_message, renamed_accuracy
 from limbeck.metrics.memoize import predicted_class
-from limbeck.tasks import Classification
+from limbeck.tasks import Classification, LanguageModeling
 from limbeck.teachers.chance import compute_chance, most_frequent_share
 
 
@@ -28,6 +28,9 @@ def judge_teacher(outputs: Tensor, material: ComparisonData, *, loaded: bool) ->
     if isinstance(task, Classification):
         value = check_teacher(outputs, examples, classes=material.classes, loaded=loaded)
         return value, describe_accuracy(value, examples.labels)
+    written = isinstance(task, LanguageModeling) and task.written_by_teacher
+    if isinstance(task, LanguageModeling):  # the divergence of a teacher from itself says nothing
+        task = task.without_teacher()
     score, count = task.primary, task.check(examples, "development")
     if not count:
         return math.nan, "Teacher: not checked, as no development example has a target."
@@ -48,6 +51,8 @@ def judge_teacher(outputs: Tensor, material: ComparisonData, *, loaded: bool) ->
             f"{score.format(value)}, and {simplest} gives {score.format(chance)}. {why} To continue anyway, type "
             "--set teacher.check=false."
         )
+    if written:
+        return 0.0, f"Teacher: {score.title} {score.format(value)} on its own texts for the development prompts."
     return value, f"Teacher: {score.title} {score.format(value)} on development data."
 
 
