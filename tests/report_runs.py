@@ -202,6 +202,9 @@ def besides(*, classes: int = 10, seeds: int = 3, student: int = 3, teacher: int
                         "arms": {arm: decline(arm) for arm in ("teacher", *two)}},
         "groups": {"by": "region", "examples": {f"class {i}": 60 for i in range(classes)},
                    "sentence": "Groups: as planted.", "arms": {arm: grouped(arm) for arm in ("teacher", *two)}},
+        "attacks": {"examples": 200, "epsilons": ["2/255", "8/255"], "sentence": "Attacks: as planted.",
+                    "arms": {arm: {"clean": spread([0.9] * seeds), "robust": [spread([0.5] * seeds)] * 2}
+                             for arm in two}},
         "sharpness": {"examples": 500, "sentence": "Sharpness: as planted.",
                       "arms": {arm: {"top_eigenvalue": spread([3.0] * seeds), "trace": spread([40.0] * seeds)}
                                for arm in two}},

@@ -31,7 +31,8 @@ TWO = ["teacher", "student alone", "distilled"]
 def run(folder, data, **changes):
     """A job of a second with all that can be measured besides: what came of it, what was said, and its folder."""
     said = []
-    asked_for = small_job(data, **{"arms": TWO, "also": ["cka", "corruptions", "groups", "sharpness"], **changes})
+    every = ["attacks", "cka", "corruptions", "groups", "sharpness"]
+    asked_for = small_job(data, **{"arms": TWO, "also": every, **changes})
     job = make_job({**asked_for, "out": str(folder)})
     result = run_job(job, callback=collect_messages(said))
     return result, said, folder
@@ -73,6 +74,16 @@ def test_layers_are_those_of_the_students_that_lie_on_disk(done):
         assert torch.allclose(torch.tensor(row["values"]).double(), (ours[0].values + ours[1].values) / 2, atol=1e-6)
         assert row["closest"]["values"] == pytest.approx([float(one.values.amax(1).mean()) for one in ours])
     assert found["sentence"].startswith("Layers: ")
+
+
+def test_an_attack_never_raises_the_accuracy_and_no_attack_leaves_that_of_the_arm(done):
+    result, _, _ = done
+    found = result["attacks"]
+    assert list(found["arms"]) == ["teacher", "student alone", "distilled"]
+    for arm, row in found["arms"].items():
+        assert row["clean"]["values"] == result["arms"][arm]["accuracy"]["values"]
+        for weak, strong in zip((row["clean"], *row["robust"]), row["robust"], strict=False):
+            assert all(a >= b for a, b in zip(weak["values"], strong["values"], strict=True))
 
 
 def test_sharpness_has_a_value_for_each_student(done):

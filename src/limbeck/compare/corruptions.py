@@ -1,4 +1,4 @@
-"""Accuracy of teacher and students on corrupted images."""
+"""Accuracy of teacher and students on corrupted images, and on images that were changed to make them wrong."""
 
 from __future__ import annotations
 
@@ -21,10 +21,11 @@ from limbeck.compare.result import (
     own_preprocess,
 )
 from limbeck.data import Identity, NormalizeImages, ShuffledLoader, subsample
+from limbeck.data.adversarial_loader import Attack
 from limbeck.data.transforms.common import check_pixels
 from limbeck.errors import LimbeckError
 from limbeck.job import plain_name
-from limbeck.metrics import CORRUPTIONS, Robustness, paired_difference, predict
+from limbeck.metrics import CORRUPTIONS, Robustness, paired_difference, predict, robust_accuracy
 from limbeck.metrics.corruptions import SEVERITIES, CorruptedPredictor, robustness_of
 from limbeck.teachers.teacher import Preprocess
 
@@ -208,3 +209,52 @@ def _describe_difference(rows: dict[str, Any], judged_arm: str, examples: int) -
 
 def _duration(seconds: float) -> str:
     return f"{max(seconds, 1):.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"
+
+
+EPSILONS = (2, 8)
+"""The largest changes of a pixel by an attack, in units of 1/255."""
+_ATTACKED, _STEPS = 200, 20
+
+
+def check_attacks(context: MetricContext, student: nn.Module) -> str:
+    """Attack an untrained student on a few images, and describe the measurement.
+
+    Raises:
+        LimbeckError: If the data are not pictures, or have no labels.
+    """
+    pictures = select_pictures(context, _ATTACKED)
+    few = pictures.batches[0].rows(torch.arange(min(4, pictures.batches[0].size)))
+    _ = robust_accuracy(student, few, _attack(EPSILONS[0], steps=1), preprocess=pictures.preprocess)
+    return f"attacks on {pictures.examples:,} test examples ({_STEPS} steps)"
+
+
+def measure_attacks(context: MetricContext) -> dict[str, Any]:
+    """The accuracy of teacher and students on images that projected gradient ascent changed, from the same starts."""
+    job, pictures = context.job, select_pictures(context, _ATTACKED)
+    models = list(context.models.values())
+    rows: dict[str, Any] = {}
+    if _TEACHER in job.arms and len(models) == 1:  # of an ensemble no gradient is known
+        rows[_TEACHER] = _attacked([models[0].to(first_device(job))], pictures.batches, pictures.teacher)
+    for arm in arms_to_measure(job, context.arm):
+        students = [load_student(job, context.material, arm, seed) for seed in range(job.seeds)]
+        rows[arm] = _attacked(students, pictures.batches, pictures.preprocess)
+    largest = ", ".join(f"{arm} {100 * row['robust'][-1]['mean']:.1f} %" for arm, row in rows.items())
+    sentence = (
+        f"Attacks (projected gradient ascent of {_STEPS} steps, {pictures.examples:,} test examples): accuracy with "
+        f"changes of up to {EPSILONS[-1]}/255 {largest}."
+    )
+    names = [f"{epsilon}/255" for epsilon in EPSILONS]
+    return {"examples": pictures.examples, "epsilons": names, "arms": rows, "sentence": sentence}
+
+
+def _attack(epsilon: int, *, steps: int = _STEPS) -> Attack:
+    return Attack(epsilon=epsilon / 255, steps=steps)
+
+
+def _attacked(models: Sequence[nn.Module], batches: list[Batch], preprocess: Preprocess) -> dict[str, Any]:
+    results = [
+        [robust_accuracy(model, batches, _attack(epsilon), preprocess=preprocess) for model in models]
+        for epsilon in EPSILONS
+    ]
+    clean = over_seeds([one.clean.value for one in results[0]])
+    return {"clean": clean, "robust": [over_seeds([one.robust.value for one in own]) for own in results]}

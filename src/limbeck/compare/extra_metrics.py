@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from limbeck.batch import Batch
 from limbeck.compare.arms import can_write
 from limbeck.compare.comparison_data import ComparisonData, eval_batches, is_judged_by_teacher, make_student
-from limbeck.compare.corruptions import check_corruptions, measure_corruptions
+from limbeck.compare.corruptions import check_attacks, check_corruptions, measure_attacks, measure_corruptions
 from limbeck.compare.own_texts import check_own_texts, measure_own_texts
 from limbeck.compare.result import (
     MetricContext,
@@ -255,6 +255,7 @@ def measure_sharpness(context: MetricContext) -> dict[str, Any]:
 
 _log = logging.getLogger(__name__)
 _METRICS: Mapping[str, Callable[[MetricContext], dict[str, Any]]] = {
+    "attacks": measure_attacks,
     "cka": measure_cka,
     "corruptions": measure_corruptions,
     "groups": measure_groups,
@@ -262,7 +263,7 @@ _METRICS: Mapping[str, Callable[[MetricContext], dict[str, Any]]] = {
     "own_texts": measure_own_texts,
 }
 """The extra metrics by their name in ``also``, which is also the key in the result."""
-_OF_CLASSES = ("corruptions", "groups", "sharpness")
+_OF_CLASSES = ("attacks", "corruptions", "groups", "sharpness")
 
 
 def check_also(context: MetricContext, callback: Callback) -> None:
@@ -328,5 +329,7 @@ def _check(name: str, context: MetricContext) -> str:
     if name == "groups":
         return check_groups(context)
     student = make_student(context.job, context.material, seed=0, teacher=context.teacher)
-    checks = {"cka": check_cka, "corruptions": check_corruptions, "sharpness": check_sharpness}
+    checks = {
+        "attacks": check_attacks, "cka": check_cka, "corruptions": check_corruptions, "sharpness": check_sharpness
+    }  # fmt: skip
     return checks[name](context, student)

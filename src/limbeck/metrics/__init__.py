@@ -82,6 +82,7 @@ from limbeck.metrics.predictions import (
     save_tensors,
 )
 from limbeck.metrics.regression import REGRESSION_METRICS, Estimates
+from limbeck.metrics.robust_accuracy import RobustAccuracy, robust_accuracy
 from limbeck.metrics.segmentation import SEGMENTATION_METRICS, PixelCounts, count_pixels
 from limbeck.metrics.sharpness import Sharpness, sharpness
 from limbeck.metrics.statistics import Difference, compare_accuracies, compare_scores, interval_parts, paired_difference
@@ -116,6 +117,7 @@ __all__ = [
     "PixelCounts",
     "Predictions",
     "Reliability",
+    "RobustAccuracy",
     "Robustness",
     "Sharpness",
     "SpeculativeSampling",
@@ -186,6 +188,7 @@ __all__ = [
     "relative_calibration",
     "reliability",
     "reverse_kl_to_teacher",
+    "robust_accuracy",
     "robustness",
     "sample_speculatively",
     "save_tensors",

@@ -1,4 +1,4 @@
-"""Extra metrics of a job: layer similarity (CKA), accuracy on corrupted images, groups, and sharpness."""
+"""Extra metrics of a job: layer similarity (CKA), attacks, corrupted images, groups, sharpness."""
 
 from __future__ import annotations
 
@@ -151,7 +151,13 @@ def _part(name: str, result: Any, run: RunData) -> Markup:
     """Return one metric, or only a sentence if it was not measured or cannot be shown."""
     if isinstance(result, Mapping) and list(result) == ["sentence"] and isinstance(result["sentence"], str):
         return note(result["sentence"])  # the measurement failed
-    draw = {"cka": _layers, "corruptions": _corruptions, "groups": _groups, "sharpness": _sharpness}[name]
+    draw = {
+        "attacks": _attacks,
+        "cka": _layers,
+        "corruptions": _corruptions,
+        "groups": _groups,
+        "sharpness": _sharpness,
+    }[name]
     try:
         return draw(result, run)
     except Exception as error:  # a damaged result or a bug; neither may lose the page
@@ -278,6 +284,23 @@ def _worst(arms: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:
     for arm, row in arms.items():
         worst = row["worst"]
         yield arm, str(worst["name"]), _percent(read_stat(worst)), f"{worst['examples']:,}"
+
+
+# --- attacks --------------------------------------------------------------------------------------------------------
+
+
+def _attacks(result: Mapping[str, Any], run: RunData) -> Markup:
+    rows = [
+        (arm, *(_percent(read_stat(stat)) for stat in (row["clean"], *row["robust"])))
+        for arm, row in result["arms"].items()
+    ]
+    title = f"Accuracy under attack, %, {result['examples']:,} test examples"
+    columns = ("arm", "no attack", *(f"up to {epsilon}" for epsilon in result["epsilons"]))
+    numbers = table(title, columns, rows, strong=[i for i, row in enumerate(rows) if row[0] == run.method_arm])
+    remark = (
+        "Every pixel may change by so much of its range. A stronger attack may find more, so these are upper bounds."
+    )
+    return join(tag("p", f"{result['sentence']} {remark}"), numbers)
 
 
 # --- sharpness ------------------------------------------------------------------------------------------------------
