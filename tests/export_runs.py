@@ -8,7 +8,7 @@ from typing import Any
 import yaml
 
 import limbeck as lb
-from small_jobs import blobs, small_job
+from small_jobs import Typed, blobs, forked, small_job
 
 OWN = '''
 import copy
@@ -89,3 +89,21 @@ def front(found: Any) -> tuple[dict[str, Any], str]:
     text = (folder / "README.md").read_text()
     assert text.startswith("---\n")
     return yaml.safe_load(text.split("---\n")[1]), text
+
+
+_ALONE = """
+import runpy, sys
+for name in [*sys.modules]:
+    if name.partition(".")[0] == "limbeck":
+        sys.modules[name] = None
+sys.modules["limbeck"] = None
+del sys.argv[0]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+def read_alone(folder: Path, *words: Any, fresh: bool = False) -> Typed:
+    """How an export's read.py ends in a process that cannot import limbeck; `fresh` as for `forked`."""
+    done = forked("-c", _ALONE, folder / "read.py", *words, cwd=folder, fresh=fresh)
+    assert done.code == 0, done.err
+    return done

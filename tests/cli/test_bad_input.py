@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from small_jobs import blobs, contents, job_file, refused, small_job, typed, typed_here
+from small_jobs import blobs, contents, forked, job_file, refused, small_job, typed_here
 
 
 @pytest.mark.parametrize(
@@ -118,7 +118,7 @@ def test_debug_shows_where_it_came_from(tmp_path):
     assert plain.code == 1
     assert "Traceback" not in plain.err
     assert plain.err.splitlines()[-1].startswith("Error: student: Unknown model 'mpl'. Did you mean 'mlp'?")
-    debug = typed("distill", "job.yaml", "--student", "mpl", "--debug", cwd=tmp_path)
+    debug = forked("-m", "limbeck", "distill", "job.yaml", "--student", "mpl", "--debug", cwd=tmp_path)
     assert debug.code != 0
     assert "Traceback" in debug.err
     assert "Unknown model 'mpl'" in debug.err

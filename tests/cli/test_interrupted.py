@@ -13,7 +13,7 @@ from limbeck.atomic_io import folder_lock
 from limbeck.compare import run_job
 from limbeck.errors import LimbeckError
 from limbeck.job import make_job, read_job
-from small_jobs import accuracies, blobs, contents, job_file, refused, small_job, stopped, typed, typed_here, weights
+from small_jobs import accuracies, blobs, contents, forked, job_file, refused, small_job, stopped, typed_here, weights
 
 # A checkpoint at every step, so that a kill finds runs half done; in a job it is every half minute.
 SCRIPT = """
@@ -35,7 +35,7 @@ def whole(tmp_path_factory):
         blobs(folder / "blobs.npz", train=300),
         teacher={"model": "mlp", "hidden": [32], "dropout": 0.2, "members": 2},
         student={"model": "cnn", "widths": [2], "dropout": 0.2},
-        budget={"epochs": 6, "lr": 0.01, "batch_size": 16, "shift": 1},
+        budget={"epochs": 4, "lr": 0.01, "batch_size": 16, "shift": 1},
         arms=["teacher", "student alone", "distilled"],
     )
     job_file(folder / "job.yaml", job)
@@ -50,7 +50,7 @@ def moments(out):
     arms = out / "arms"
 
     def half_done(run):
-        return (run / "metrics.jsonl").exists() and 3 <= len((run / "metrics.jsonl").read_text().splitlines()) < 15
+        return (run / "metrics.jsonl").exists() and 3 <= len((run / "metrics.jsonl").read_text().splitlines()) < 10
 
     return {
         "at once": lambda: (out / "job.yaml").exists(),
@@ -172,7 +172,7 @@ def test_two_do_not_resume_one_folder(tmp_path):
     assert stopped(began, cwd=tmp_path, when=lambda: (out / "teacher").exists(), by=signal.SIGKILL) is not None
     before = contents(out)
     with folder_lock(out):
-        refused(typed("resume", "out", cwd=tmp_path), "out is being run already, by another process")
+        refused(forked("-m", "limbeck", "resume", "out", cwd=tmp_path), "out is being run already, by another process")
         with pytest.raises(LimbeckError, match="another run of this process"):
             run_job(make_job({**read_job(out / "job.yaml"), "out": str(out)}), resume=True)
         during = contents(out)

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import html
 import re
-import subprocess
-import sys
 
 import pytest
 
 from limbeck.job import opening_code, wrap_statements
-from small_jobs import blobs, environment, job_file, small_job
+from small_jobs import blobs, forked, job_file, small_job
 
 OWN = """
 from torch import nn
@@ -29,13 +27,10 @@ def student(input_shape, classes, *, width):
 ENDS = "\nimport torch; assert student(torch.zeros(2, 1, 6, 6)).shape == (2, 5); assert not student.training"
 
 
-def runs(code, folder, *, beside=()):
-    more = {"PYTHONPATH": ":".join([environment().get("PYTHONPATH", ""), *map(str, beside)])}
-    done = subprocess.run(
-        [sys.executable, "-c", code + ENDS], cwd=folder, env=environment() | more, capture_output=True, text=True,
-        check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, (code, done.stderr)
+def runs(code, folder, *, beside=(), fresh=False):
+    paths = "".join(f"import sys; sys.path.insert(1, {str(one)!r})\n" for one in beside)
+    done = forked("-c", paths + code + ENDS, cwd=folder, fresh=fresh)
+    assert done.code == 0, (code, done.err)
 
 
 @pytest.mark.parametrize("file", ["my_models.py", pytest.param("zoo/my-models.py", marks=pytest.mark.soak)])
@@ -49,7 +44,7 @@ def test_a_student_of_the_user(limbeck, here, file):
     assert ended.code == 0, ended.err
     lines = ended.out.split("Load the student in Python:\n")[1].splitlines()
     assert all(len(line) <= 80 for line in lines) or "-" in file
-    runs("\n".join(lines), here)
+    runs("\n".join(lines), here, fresh=True)
     page = html.unescape((here / "runs" / "mine" / "report.html").read_text())
     line = re.search(r"open it in Python</dt><dd><code>(.*?)</code>", page)[1]
     assert str(here) not in line

@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import pty
 import re
+import select
 import shlex
-import subprocess
-import sys
+from pathlib import Path
 
 import pytest
 
+from fork_server import fork_command, poll_command
 from small_jobs import blobs, environment, job_file, small_job
 
 ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|\x1b\][^\x07]*\x07")
@@ -26,20 +27,16 @@ def in_terminal(words, cwd, columns):
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 40, columns, 0, 0))
     env = {**environment(), "TERM": "xterm-256color"}
     del env["NO_COLOR"]
-    command = [sys.executable, "-m", "limbeck", *words]
-    child = subprocess.Popen(command, cwd=cwd, env=env, stdin=theirs, stdout=theirs, stderr=theirs)
-    os.close(theirs)
-    seen = b""
-    while True:
-        try:
-            piece = os.read(ours, 65536)
-        except OSError:  # the other end is closed
-            break
-        if not piece:
-            break
-        seen += piece
+    terminal = Path(os.ttyname(theirs))
+    child = fork_command(["-m", "limbeck", *words], cwd=cwd, env=env, out=terminal, err=terminal)
+    seen, code = b"", None
+    while code is None:
+        code = poll_command(child)  # before the last look at what it wrote
+        while select.select([ours], [], [], 0.02)[0]:
+            seen += os.read(ours, 65536)
     os.close(ours)
-    return seen.decode(), child.wait()
+    os.close(theirs)
+    return seen.decode(), code
 
 
 @pytest.mark.slow

@@ -7,15 +7,13 @@ import io
 import json
 import random
 import re
-import subprocess
-import sys
 
 import pytest
 import torch
 from torch import nn
 
 import limbeck as lb
-from export_runs import front
+from export_runs import front, read_alone
 from limbeck.data import TokenDataset, TokenPairDataset, train_tokenizer
 from limbeck.errors import LimbeckError, MissingOutputError
 from limbeck.export import export_run, predict_onnx, to_onnx
@@ -25,7 +23,6 @@ from limbeck.export.usage import choose_reader
 from limbeck.model_call import call, logits_of
 from limbeck.models import open_model, seeded
 from limbeck.tasks import LanguageModeling
-from small_jobs import environment
 
 transformers = pytest.importorskip("transformers", reason="transformers is not installed (extra hf)")
 pytest.importorskip("onnxscript", reason="onnxscript is not installed (extra export)")
@@ -82,17 +79,12 @@ def gpt2(tmp_path_factory):
     )  # fmt: skip
 
 
-def read(folder, prompts, count=4):
-    """The answers of read.py, without limbeck."""
+def read(folder, prompts, count=4, **how):
+    """The answers of read.py, without limbeck, and its remarks about prompts."""
     (folder.parent / "prompts.txt").write_text("\n".join(prompts))
-    without = "import sys, runpy; sys.modules['limbeck'] = None; "
-    script = f"{without}runpy.run_path({str(folder / 'read.py')!r}, run_name='__main__')"
-    done = subprocess.run(
-        [sys.executable, "-c", script, str(folder.parent / "prompts.txt"), "--max-new-tokens", str(count)],
-        capture_output=True, text=True, check=True, env=environment(),
-    )  # fmt: skip
-    read.notes = [line for line in done.stderr.splitlines() if "prompt" in line.lower()]
-    return [row["answer"] for row in csv.DictReader(io.StringIO(done.stdout))]
+    done = read_alone(folder, folder.parent / "prompts.txt", "--max-new-tokens", count, **how)
+    notes = [line for line in done.err.splitlines() if "prompt" in line.lower()]
+    return [row["answer"] for row in csv.DictReader(io.StringIO(done.out))], notes
 
 
 def on_the_card(text):
@@ -123,13 +115,13 @@ def test_an_export_writes_text(gpt2, to, monkeypatch):
         written = student.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=4, do_sample=False)
         expected.append(reader.decode(written[0, ids.shape[1] :], skip_special_tokens=True))
     if to != "int8":
-        assert read(folder, PROMPTS) == expected
-        assert read.notes == []
         long = " ".join(WORDS * 20)
-        assert len(read(folder, [long, "", "one two"])) == 3
-        assert len(read.notes) == 2, "one sentence for the long prompt, one for the empty one"
-        assert str(len(reader(long, verbose=False)["input_ids"])) in read.notes[0]
-        assert "Prompt 2" in read.notes[1]
+        answers, notes = read(folder, [*PROMPTS, long, "", "one two"], fresh=to == "hf")
+        assert answers[:3] == expected
+        assert len(answers) == 6
+        assert len(notes) == 2, "one sentence for the long prompt, one for the empty one"
+        assert str(len(reader(long, verbose=False)["input_ids"])) in notes[0]
+        assert "Prompt 5" in notes[1]
     head, card = front(exported)
     assert ("no cache of keys and values" in card) == (to in ("onnx", "int8"))
     assert head["pipeline_tag"] == "text-generation"

@@ -6,7 +6,6 @@ import contextlib
 import csv
 import io
 import runpy
-import subprocess
 import sys
 
 import numpy as np
@@ -14,19 +13,14 @@ import pytest
 import torch
 
 import limbeck as lb
+from export_runs import read_alone
 from integrations.tiny import bert, texts
 from limbeck.errors import LimbeckError
 from limbeck.export import export_run, include_encoding, predict_onnx, to_folder, to_onnx, write_reader
 from limbeck.functional import cross_entropy
-from small_jobs import environment, small_job
+from small_jobs import small_job
 
 SOAK = pytest.mark.soak
-BLOCKED = """
-import runpy, sys
-sys.modules["limbeck"] = None
-del sys.argv[0]
-runpy.run_path(sys.argv[0], run_name="__main__")
-"""
 NEW = (
     "label,work,age,year,flag,size,unused\n"
     ", Private,39,20210105,true,1.5,x\n"
@@ -62,11 +56,7 @@ def answers_here(folder, *typed):
 
 def answers(folder, *files, how="--logits"):
     """What read.py prints in a process of its own: the classes' names, the answers, the numbers."""
-    typed = [sys.executable, "-c", BLOCKED, str(folder / "read.py"), *map(str, files), how]
-    kept = {name: value for name, value in environment().items() if name != "PYTHONPATH"}
-    done = subprocess.run(typed, env=kept, cwd=folder, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    head, *rows = csv.reader(io.StringIO(done.stdout))
+    head, *rows = csv.reader(io.StringIO(read_alone(folder, *files, how).out))
     return head[1:], [row[0] for row in rows], np.array([[float(cell) for cell in row[1:]] for row in rows])
 
 

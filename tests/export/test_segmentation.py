@@ -5,18 +5,15 @@ from __future__ import annotations
 import csv
 import io
 import re
-import subprocess
-import sys
 
 import numpy as np
 import pytest
 import torch
 
 import limbeck as lb
-from export_runs import front
+from export_runs import front, read_alone
 from limbeck.export import export_run
 from limbeck.metrics import predict
-from small_jobs import environment
 
 
 @pytest.fixture(scope="module")
@@ -65,14 +62,10 @@ def test_images_with_channels_first_or_last(done, to, tmp_path, monkeypatch):
         np.testing.assert_allclose(np.moveaxis(logits, 1, -1), expected, rtol=1e-4, atol=1e-4)
 
         np.save(tmp_path / "some.npy", given)
-        blocked = "import sys, runpy; sys.modules['limbeck'] = None; runpy.run_path('read.py', run_name='__main__')"
-        read = subprocess.run(
-            [sys.executable, "-c", blocked, str(tmp_path / "some.npy"), "--masks", str(tmp_path / "masks.npy")],
-            capture_output=True, text=True, check=True, env=environment(), cwd=folder,
-        )  # fmt: skip
+        read = read_alone(folder, tmp_path / "some.npy", "--masks", tmp_path / "masks.npy")
         masks = np.load(tmp_path / "masks.npy")
         assert np.array_equal(masks, expected.argmax(-1))
-        names, *rows = csv.reader(io.StringIO(read.stdout))
+        names, *rows = csv.reader(io.StringIO(read.out))
         assert names == ["ground", "red", "green"]
         shares = [[(mask == number).mean() for number in range(3)] for mask in masks]
         np.testing.assert_allclose(np.array(rows, dtype=float), shares)

@@ -7,20 +7,22 @@ import json
 import os
 import random
 import signal
-import subprocess
-import sys
 import time
+from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
 import limbeck as lb
+from fork_server import fork_command, poll_command
 from fuzzing import read_as_good
 from limbeck import atomic_io
 from limbeck.errors import DataError, LimbeckError
 from limbeck.models import build, fingerprint, load, read_config, save
 from limbeck.models import folder as folder_module
+from small_jobs import environment, forked
+from waiting import within
 
 
 class Tied(nn.Module):
@@ -179,19 +181,17 @@ def test_the_folder_is_valid_after_a_real_kill(tmp_path):
     )
     known = [fingerprint(build("mlp", inputs=500, classes=3, hidden=[400], seed=s)) for s in (0, 1)]
     rolls = random.Random(0)
+    folder = tmp_path / "student"
     for round_ in range(3):
-        folder = tmp_path / "student"
-        process = subprocess.Popen([sys.executable, "-c", program, str(folder)], stdout=subprocess.PIPE)
+        said = tmp_path / f"said{round_}"
+        words = ["-c", program, str(folder)]
+        child = fork_command(words, cwd=tmp_path, env=environment(), out=said, err=Path(os.devnull))
         try:
-            process.stdout.readline()
-            deadline = time.monotonic() + 30
-            while not folder.exists() and time.monotonic() < deadline:
-                time.sleep(0.005)
+            assert within(30, lambda said=said: said.read_text() == "ready\n" and folder.exists())
             time.sleep(rolls.uniform(0.0, 0.1))
         finally:
-            os.kill(process.pid, signal.SIGKILL)
-            process.wait()
-            process.stdout.close()
+            os.kill(child, signal.SIGKILL)
+            poll_command(child, wait=True)
         assert fingerprint(load(folder)) == known[read_config(folder)["metadata"]["epoch"]], round_
 
 
@@ -210,8 +210,9 @@ def test_wrong_types_in_an_untrusted_configuration_are_refused_without_shape_che
         "    except DataError as error: print(error)\n"
         "    else: print('accepted', wrong)\n"
     )
-    done = subprocess.run([sys.executable, "-c", program, str(folder)], capture_output=True, text=True, check=True)
-    lines = done.stdout.splitlines()
+    done = forked("-c", program, folder, cwd=tmp_path)
+    assert done.code == 0, done.err
+    lines = done.out.splitlines()
     assert len(lines) == 6
     assert all("config.json is damaged: mlp needs" in line for line in lines)
 

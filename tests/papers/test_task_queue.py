@@ -5,17 +5,17 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
-import sys
 from functools import partial
 from pathlib import Path
 
 import pytest
 
+from fork_server import fork_command, poll_command
 from limbeck.errors import LimbeckError
 from limbeck.papers.task_queue import TaskFinished, TaskQueue, TaskStarted, TimeEstimated
 from limbeck.task_runner import WorkItem, hash_tasks, sort_tasks
 from papers.queue_tasks import count, die, nap, refuse, stumble
+from small_jobs import environment
 from waiting import within
 
 TOTAL = WorkItem("sum", partial(count, number=1, after=("a", "b/c")), requires=("a", "b/c"), seconds=2)
@@ -59,14 +59,6 @@ def test_a_task_with_other_settings_is_another_and_so_are_those_that_need_it(tmp
     assert (tmp_path / "b" / "c" / "calls").read_text() == "called\n"
 
 
-def test_a_task_that_was_killed_goes_on_in_its_folder(tmp_path):
-    for _ in range(2):
-        with pytest.raises(LimbeckError, match="killed"):
-            TaskQueue(tmp_path, workers=2).run([KILLED, SLOW])
-        (tmp_path / "gone" / "kept").touch()
-    assert (tmp_path / "gone" / "kept").exists()
-
-
 def test_two_run_side_by_side(tmp_path):
     tasks = sort_tasks([WorkItem(name, partial(nap, seconds=1.5)) for name in "ab"])
     found = TaskQueue(tmp_path, workers=2).run(tasks)
@@ -87,13 +79,7 @@ def test_a_task_that_cannot_be_done_explains_why_and_keeps_what_others_did(tmp_p
     assert not (tmp_path / "broken" / "result.json").exists()
 
 
-def test_a_process_that_is_killed_is_reported_of_in_a_sentence(tmp_path):
-    with pytest.raises(LimbeckError, match=r"killed.*same command"):
-        TaskQueue(tmp_path, workers=2).run([KILLED, SLOW])
-
-
 _STAY = """
-import sys
 from functools import partial
 from pathlib import Path
 from limbeck.papers.task_queue import TaskQueue
@@ -106,20 +92,20 @@ TaskQueue(Path(sys.argv[1]), workers=2).run(tasks)
 
 
 def test_a_queue_is_alone_in_its_folder_and_its_processes_end_with_it(tmp_path):
-    path = os.pathsep.join([str(Path(__file__).parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])])
-    queue = subprocess.Popen([sys.executable, "-c", _STAY, str(tmp_path)], env={**os.environ, "PYTHONPATH": path})
+    words, nowhere = ["-c", _STAY, str(tmp_path)], Path(os.devnull)
+    queue = fork_command(words, cwd=tmp_path, env=environment(), out=nowhere, err=nowhere)
     worker = None
     try:
         assert within(60, (tmp_path / "stays" / "pid").is_file)
         worker = int((tmp_path / "stays" / "pid").read_text())
-        with pytest.raises(LimbeckError, match=f"being run already, by another process.*{queue.pid}"):
+        with pytest.raises(LimbeckError, match=f"being run already, by another process.*{queue}"):
             TaskQueue(tmp_path, workers=1).run([A])
-        queue.send_signal(signal.SIGKILL)
-        queue.wait()
+        os.kill(queue, signal.SIGKILL)
         assert within(20, lambda: not _lives(worker))
         worker = None
     finally:
-        queue.kill()
+        os.kill(queue, signal.SIGKILL)
+        poll_command(queue, wait=True)
         if worker is not None and _lives(worker):
             os.kill(worker, signal.SIGKILL)
 
@@ -159,3 +145,12 @@ def test_a_bug_whose_error_cannot_be_sent_is_not_taken_for_a_killed_process(tmp_
         TaskQueue(tmp_path, workers=2).run([WorkItem("bug", partial(stumble, strange=True)), SLOW])
     assert not isinstance(caught.value, LimbeckError)
     assert "StrangeError" in str(caught.value.__cause__)
+
+
+def test_a_task_whose_process_was_killed_goes_on_in_its_folder(tmp_path, monkeypatch):
+    with pytest.raises(LimbeckError, match=r"killed.*same command"):
+        TaskQueue(tmp_path, workers=2).run([KILLED, SLOW])
+    (tmp_path / "gone" / "kept").touch()
+    monkeypatch.setattr(os, "kill", lambda process, how: None)
+    assert TaskQueue(tmp_path, workers=1).run([KILLED]) == {"gone": {}}
+    assert (tmp_path / "gone" / "kept").exists()

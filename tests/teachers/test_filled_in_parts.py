@@ -5,20 +5,21 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from fork_server import fork_command, poll_command
 from killing import states_at_kills
 from limbeck import RandomShift, ShuffledLoader
 from limbeck.cache import CachePart, CacheReader, Location, has_parts, join_parts
 from limbeck.errors import ArgumentError, LimbeckError, LimbeckWarning
 from limbeck.teachers import CachedTeacher, TeacherContext, fill_cache
+from small_jobs import environment
 from teachers.asked import Counting, examples, make_loader
+from waiting import within
 
 COUNT = 26  # examples, in batches of 4: the last one has two
 
@@ -185,23 +186,24 @@ for done in fill_cache(teacher, make_loader(26, batch_size=4, shuffle=False), pa
 
 
 def work(folder, part, pause):
-    tests = str(Path(__file__).parent.parent)
-    return subprocess.Popen(
-        [sys.executable, "-c", WORKER, str(folder), tests, part, str(pause)], stdout=subprocess.PIPE, env={**os.environ}
-    )
+    """A process that fills a part: its number, and the file with what it says."""
+    tests, said = str(Path(__file__).parent.parent), folder.parent / f"said-{part[0]}-{pause}"
+    words = ["-c", WORKER, str(folder), tests, part, str(pause)]
+    return fork_command(words, cwd=folder.parent, env=environment(), out=said, err=Path(os.devnull)), said
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(os.name != "posix", reason="SIGKILL is POSIX's")
 def test_two_processes_of_which_one_is_killed_and_started_again(tmp_path):
     fill(tmp_path / "one")
-    with work(tmp_path / "s", "1/2", 0) as first, work(tmp_path / "s", "2/2", 60) as second:
-        second.stdout.readline()
-        second.send_signal(signal.SIGKILL)
-        first.communicate()
+    first, _ = work(tmp_path / "s", "1/2", 0)
+    second, said = work(tmp_path / "s", "2/2", 60)
+    assert within(60, said.read_text)
+    os.kill(second, signal.SIGKILL)
+    poll_command(second, wait=True)
+    assert poll_command(first, wait=True) == 0
     assert has_parts(Location(tmp_path / "s"))
-    with work(tmp_path / "s", "2/2", 0) as again:
-        again.communicate()
-    assert again.returncode == 0
+    again, _ = work(tmp_path / "s", "2/2", 0)
+    assert poll_command(again, wait=True) == 0
     assert not has_parts(Location(tmp_path / "s"))
     assert records(tmp_path / "s") == records(tmp_path / "one")

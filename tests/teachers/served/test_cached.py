@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
+import os
+import signal
 import threading
 import time
 import warnings
+from pathlib import Path
 
 import pytest
 import torch
 
 pytest.importorskip("transformers")
 
+from fork_server import fork_command, poll_command
 from limbeck.batch import LOGITS
 from limbeck.cache import CacheReader
 from limbeck.data import ShuffledLoader, TokenDataset
@@ -25,6 +27,7 @@ from limbeck.teachers import CachedTeacher, ServedTeacher, TeacherContext, fill_
 from limbeck.teachers.served import client
 from limbeck.testing import Answer, serve_model
 from served_models import BROKEN, TEXTS, faults, model, tokenizer
+from small_jobs import environment
 
 PATH = "/v1/completions"
 
@@ -190,11 +193,11 @@ def test_a_killed_process_loses_only_what_it_held_in_memory(tmp_path):
         return make()
 
     with serve(intercept=count) as server:
-        command = [sys.executable, "-c", FILL, server.url, str(tmp_path / "cache"), str(tmp_path / "words")]
-        child = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+        words, nowhere = ["-c", FILL, server.url, str(tmp_path / "cache"), str(tmp_path / "words")], Path(os.devnull)
+        child = fork_command(words, cwd=tmp_path, env=environment(), out=nowhere, err=nowhere)
         assert halfway.wait(60)
-        child.kill()
-        child.wait()
+        os.kill(child, signal.SIGKILL)
+        poll_command(child, wait=True)
         paid = scored(server)[7:]
         server.requests.clear()
         teacher = CachedTeacher(ServedTeacher(server.url, "teacher", top_k=5), tmp_path / "cache")
