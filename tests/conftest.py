@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import importlib.metadata
+import logging
 import os
 import re
 from collections.abc import Iterator
@@ -26,6 +27,11 @@ importlib.metadata.version = functools.cache(importlib.metadata.version)
 import pytest  # noqa: E402
 import torch  # noqa: E402
 
+# pytest adds its handlers to every logger that does not propagate, three times a test, and PyTorch has fifty of them.
+for logger in logging.root.manager.loggerDict.values():
+    if isinstance(logger, logging.Logger):
+        logger.propagate = True
+
 REPOSITORY = Path(__file__).resolve().parents[1]
 
 _INTEGRATION = re.compile(
@@ -34,18 +40,27 @@ _INTEGRATION = re.compile(
     r"|importorskip\(\"(?:transformers|lightning|peft)\"",  # several seconds to import
     re.MULTILINE,
 )
-_TRAINING = re.compile(r"\b(?:distill|run_job|check_method|exec)\(|limbeck\.integrations import")
+_TRAINING = re.compile(
+    r"\b(?:distill|run_job|check_method|exec)\(|limbeck\.integrations import"
+    r"|from methods\.(?:planted|bigrams)"
+    r"|def test_\w+\([^)]*\bdone\b"  # the finished job of a fixture
+)
 _WHOLE_RUN = re.compile(r"\btmp_path\b|torch\.compile\(")
 
 
+@functools.cache
+def _read(file: Path) -> str:
+    return file.read_text(encoding="utf-8")
+
+
+@functools.cache
 def _is_integration(file: Path) -> bool:
     """Whether a test file runs jobs, commands or processes, or trains; its text tells.
 
     The tests of the engine all train, most of them for a few steps. Only runs with a folder, or compiled, count there.
     """
-    text = file.read_text(encoding="utf-8")
     training = _WHOLE_RUN if file.parent.name == "engine" else _TRAINING
-    return bool(_INTEGRATION.search(text) or training.search(text))
+    return bool(_INTEGRATION.search(_read(file)) or training.search(_read(file)))
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
@@ -63,24 +78,35 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.integration)
 
 
-_FIGURES = re.compile(r"report\.html|svg|figure")
-_JOBS = ("cli", "compare", "doctor", "export", "integrations", "job")
+_JOBS = re.compile(r"\brun_job\b|\bimport .*\b(?:small_job|finished|tune)\b")
+_FOLDERS = ("cli", "compare", "doctor", "export", "integrations", "job")
+_FIGURES = re.compile(r"report\.html|svg|(?<!con)figure")
+
+
+@functools.cache
+def _is_without_figures(file: Path) -> bool:
+    """Whether a test file runs jobs, and does not look at the figures of their pages; its text tells."""
+    jobs = file.parent.name in _FOLDERS or bool(_JOBS.search(_read(file)))
+    return jobs and not _FIGURES.search(_read(file))
 
 
 @pytest.fixture(autouse=True)
-def _without_figures(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Figures are a third of a small job's time: tests of jobs that do not look at them run as without matplotlib."""
-    if request.path.parent.name in _JOBS and not _FIGURES.search(request.path.read_text(encoding="utf-8")):
-        for module in ("limbeck.report.svg", "limbeck.report.page"):
-            monkeypatch.setattr(f"{module}.has_figures", lambda: False)
-        monkeypatch.setattr("limbeck.compare.experiment.result_svg", lambda result: "")
+def _each_test(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Fixed seeds, one thread, and no figures where nobody looks at them.
 
-
-@pytest.fixture(autouse=True)
-def _deterministic():
+    Figures are a third of a small job's time: tests of jobs that do not look at them run as without matplotlib.
+    """
     begin_test()
-    torch.manual_seed(0)
+    torch.default_generator.manual_seed(0)  # torch.manual_seed walks the stack, for GPUs that do not exist yet
     torch.set_num_threads(1)
+    if not _is_without_figures(request.path):
+        yield
+        return
+    with pytest.MonkeyPatch.context() as patch:
+        for module in ("limbeck.report.svg", "limbeck.report.page"):
+            patch.setattr(f"{module}.has_figures", lambda: False)
+        patch.setattr("limbeck.compare.experiment.result_svg", lambda result: "")
+        yield
 
 
 @pytest.fixture

@@ -61,10 +61,18 @@ def set_rng_state(state: Mapping[str, Any]) -> None:
 def make_rng_state(seed: int) -> dict[str, Any]:
     """Return the state that all random generators have after they are seeded; the present state does not change."""
     with fork_rng():
-        torch.manual_seed(seed)
+        _seed_torch(seed)
         random.seed(seed)
         np.random.seed(seed % 2**32)
         return get_rng_state()
+
+
+def _seed_torch(seed: int) -> None:
+    """As `torch.manual_seed`, which formats the stack for each kind of GPU that is not there: milliseconds a call."""
+    if torch.accelerator.is_available():
+        torch.manual_seed(seed)
+    else:
+        torch.default_generator.manual_seed(seed)
 
 
 @contextmanager

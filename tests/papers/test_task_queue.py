@@ -80,6 +80,7 @@ def test_a_task_that_cannot_be_done_explains_why_and_keeps_what_others_did(tmp_p
 
 
 _STAY = """
+import sys
 from functools import partial
 from pathlib import Path
 from limbeck.papers.task_queue import TaskQueue
