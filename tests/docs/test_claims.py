@@ -10,6 +10,7 @@ from pathlib import Path
 from limbeck.methods import names
 from limbeck.papers import paper_names
 from limbeck.papers.claim import choose_word
+from tools.method_pages import LAST
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 
@@ -56,3 +57,11 @@ def test_words_of_results_follow_from_their_intervals():
         for claim in result["claims"]:
             low, high = (math.inf if end is None else end for end in claim["bounds"])
             assert claim["word"] == choose_word(claim["low"], claim["high"], (low, high)), claim["claim"]
+
+
+def test_every_measured_paper_has_a_page_on_which_somebody_says_what_it_means():
+    for file in (DOCS / "results").glob("*.json"):
+        name = json.loads(file.read_text(encoding="utf-8"))["paper"]
+        page = (DOCS / "results" / f"{name}.md").read_text(encoding="utf-8")
+        words = page.rpartition(LAST)[2] if LAST in page else page
+        assert len(words.split()) > 30, name
