@@ -39,7 +39,8 @@ CARD = MethodCard(
     "held-out examples what weights are worth.",
     when="When several kinds of knowledge of one teacher could be combined and nobody knows which of them helps. It "
     "costs one more training of the student for each episode of practice, so compare it at equal cost. A search with "
-    "limbeck tune over fixed weights is the simpler way, and the control.",
+    "limbeck tune over fixed weights is the simpler way. In the planted case of the claim the actor did not find the "
+    "useless kind.",
     bibtex="""@inproceedings{wang2022improved,
   title = {Improved Knowledge Distillation for Pre-trained Language Models via Knowledge Selection},
   author = {Wang, Chenglong and Lu, Yi and Mu, Yongyu and Hu, Yimin and Xiao, Tong and Zhu, Jingbo},
