@@ -11,9 +11,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from limbeck.errors import ArgumentError
-from limbeck.functional.closed_form import HIGHEST, Divergence, Form, Pair, SeriesTerms, divergence
+from limbeck.functional.closed_form import Divergence, Form, Pair, divergence
 from limbeck.functional.divergence import KULLBACK_LEIBLER
 from limbeck.functional.kernel import kernel, validates_pair
+from limbeck.functional.series import HIGHEST, SeriesTerms
 
 _FEW = 0.05
 """An exponent below which the difference of two powers loses too much precision."""

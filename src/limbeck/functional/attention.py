@@ -9,8 +9,10 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from limbeck.errors import LimbeckError
+from limbeck.functional.directions import compare_directions, find_directions
 from limbeck.functional.divergence import kl_divergence
 from limbeck.functional.kernel import kernel, validates_pair
+from limbeck.functional.row_blocks import compute_by_examples
 
 SMALLEST_ATTENTION = 1e-8
 """Attention below this counts as this: a softmax in half precision rounds it to 0, whose logarithm is infinite."""
@@ -57,6 +59,9 @@ def unit_rows(rows: Float[Tensor, "*batch features"]) -> Float[Tensor, "*batch f
         tensor([[0.6000, 0.8000],
                 [0.0000, 0.0000]])
     """
+    directions = find_directions(rows)
+    if directions is not None:
+        return directions
     largest = rows.detach().abs().amax(-1, keepdim=True)
     scaled = rows / largest.where(largest > 0, 1.0)  # the direction does not depend on the scale
     squares = scaled.square().sum(-1, keepdim=True)
@@ -97,8 +102,13 @@ def attention_kl(
         )
     if student.shape[1] != teacher.shape[1]:
         student, teacher = student.mean(1, keepdim=True), teacher.mean(1, keepdim=True)
-    ours, theirs = (maps.clamp_min(SMALLEST_ATTENTION).log() for maps in (student, teacher))
-    return _divergence_of_rows(ours, theirs, mask)
+    counts = _check_tokens(student, teacher, mask)
+
+    def compute(student: Tensor, teacher: Tensor, *counts: Tensor) -> Tensor:
+        ours, theirs = (maps.clamp_min(SMALLEST_ATTENTION).log() for maps in (student, teacher))
+        return _divergence_of_rows(ours, theirs, *counts)
+
+    return compute_by_examples(compute, student, teacher, *(() if mask is None else (counts,)))
 
 
 @kernel(per="example")
@@ -207,6 +217,9 @@ def class_token_distance(
 
 @validates_pair
 def _distance_of_directions(student: Tensor, teacher: Tensor) -> Tensor:
+    value = compare_directions(student, teacher)
+    if value is not None:
+        return value
     # A teacher may say NaN of padding alone. Such a row is NaN, but a mask makes the student's gradient there 0.
     finite = teacher.isfinite().all(-1)
     difference = unit_rows(student) - unit_rows(teacher.where(finite.unsqueeze(-1), 0.0))
@@ -240,9 +253,11 @@ def _check_tokens(student: Tensor, teacher: Tensor, mask: Tensor | None) -> Bool
     return find_token_mask(mask, len(student), student.shape[2], student.device)
 
 
-def _divergence_of_rows(student: Tensor, teacher: Tensor, mask: Tensor | None) -> Float[Tensor, " batch"]:
+def _divergence_of_rows(student: Tensor, teacher: Tensor, mask: Tensor | None = None) -> Float[Tensor, " batch"]:
     """The mean KL divergence of the rows that count; a column that does not is -inf in both, which is no column."""
     counts = _check_tokens(student, teacher, mask)
+    if mask is None:
+        return kl_divergence(student, teacher).flatten(1).mean(1)
     if student.shape[3] == student.shape[2]:
         away = ~counts[:, None, None, :]
         student, teacher = student.masked_fill(away, -torch.inf), teacher.masked_fill(away, -torch.inf)

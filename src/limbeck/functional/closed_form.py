@@ -4,22 +4,21 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
 from typing import Any, ClassVar, NamedTuple
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor
 
 from limbeck.functional.blockwise import Quick, in_blocks, inside_transform, keeps_graph
+from limbeck.functional.series import SeriesTerms, sum_of_terms
 
 _REGISTER = 16  # float32 values
 _SANE = 1e18  # its square, and differences of tempered logits, fit into float32
 _FEW = 1 << 15  # values, below which the overhead of a call dominates
+_GENERAL = 1 << 16  # values of a block of the general formulas
 _APART = 0.8  # the root mean square of log-ratios from which no row is expected to be near equality
 _LARGE = 1e4  # nats; larger values and NaN come from logits that need the guarded formula
-_SHIFT = 1e4  # a mean log-ratio above it is known to no better than 1e-3 in float32
-HIGHEST = 60.0  # nats; larger log-ratios of a class times its probability are imprecise in float32
 
 
 class Pair(NamedTuple):
@@ -177,13 +176,15 @@ def guarded_log_softmax(logits: Tensor, temperature: float) -> Tensor:
     return log_softmax(nonzero_mask(logits, temperature)).clamp_min(clamp_neg_inf(logits.dtype))
 
 
-def _divergence_and_slopes(
+def find_divergence(
     student: Tensor, teacher: Tensor, temperature: float, form: Form, needed: tuple[bool, bool]
 ) -> Divergence:
-    """Compute T^2 D(p, q) and the needed gradients; on a CPU in blocks of rows if no row is extreme."""
+    """Compute T^2 D(p, q) and the needed gradients, divided by T; on a CPU in blocks of rows."""
     off_cpu = student.device.type != "cpu" or torch.compiler.is_compiling()
-    if off_cpu or not isinstance(form, Quick) or not student.numel():
+    if off_cpu or not student.numel():
         return _in_general(student, teacher, temperature, form, needed)
+    if not isinstance(form, Quick):
+        return _general_in_blocks(student, teacher, temperature, form, needed)
     if form.few is not None and student.numel() < _FEW:
         few = _of_few(student, teacher, temperature, form, needed, form.few)
         if few is not None:
@@ -225,6 +226,28 @@ def _in_general(
     if not pair.tame:
         value = value.masked_fill(rows_with_infinite_kl(student, teacher), torch.inf)
     return Divergence(value, *slopes)
+
+
+def _general_in_blocks(
+    student: Tensor, teacher: Tensor, temperature: float, form: Form, needed: tuple[bool, bool]
+) -> Divergence:
+    """Compute the same for some rows at a time, because the formulas hold ten tensors of the size of the logits."""
+    classes = student.shape[-1]
+    rows = max(1, _GENERAL // classes)
+    if student.numel() <= rows * classes:
+        return _in_general(student, teacher, temperature, form, needed)
+    ours, theirs = student.reshape(-1, classes), teacher.reshape(-1, classes)
+    slopes = [torch.empty_like(side) if want else None for side, want in zip((ours, theirs), needed, strict=True)]
+    values = []
+    for start in range(0, len(ours), rows):
+        part = slice(start, start + rows)
+        value, *found = _in_general(ours[part], theirs[part], temperature, form, needed)
+        values.append(value)
+        for slope, own in zip(slopes, found, strict=True):
+            if slope is not None and own is not None:
+                slope[part] = own
+    shaped = (None if slope is None else slope.view(student.shape) for slope in slopes)
+    return Divergence(torch.cat(values).view(student.shape[:-1]), *shaped)
 
 
 def _never_negative(value: Tensor, student: Tensor, teacher: Tensor, temperature: float, form: SeriesTerms) -> Tensor:
@@ -294,7 +317,7 @@ class _Direct(torch.autograd.Function):
     def forward(ctx: Any, *inputs: Any) -> Tensor:
         student, teacher, ctx.temperature, ctx.form = inputs
         needed = (student.requires_grad, teacher.requires_grad)
-        value, *slopes = _divergence_and_slopes(student, teacher, ctx.temperature, ctx.form, needed)
+        value, *slopes = find_divergence(student, teacher, ctx.temperature, ctx.form, needed)
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(student, teacher, *slopes)
         return value
@@ -326,75 +349,3 @@ def _times(
     sides = zip(slopes, ctx.needs_input_grad[:2], strict=True)
     by_student, by_teacher = (scaled(s, scale, into=s if last else None) if needed else None for s, needed in sides)
     return by_student, by_teacher, None, None
-
-
-class SeriesTerms(ABC):
-    """A divergence ``sum_c p_c^power f(d_c)`` with ``d = log(q / p)``, ``f >= 0``, ``f(0) = f'(0) = 0``.
-
-    Every term is 0 or more, so the rounded sum is too. A formula with logarithms has terms of both signs that cancel.
-    """
-
-    series: tuple[float, ...]
-    """The factors of ``d^2, d^3, ..., d^7`` in f."""
-    power: float = 1.0
-    small: float = 0.1  # the value below which terms of both signs cancel too much
-    highest: float = HIGHEST  # the largest d for which f is precise
-
-    @abstractmethod
-    def term(self, d: Float[Tensor, "*batch classes"]) -> Float[Tensor, "*batch classes"]:
-        """``f(d)`` where d is not small."""
-
-
-def near(dtype: torch.dtype) -> float:
-    """Return the log-ratio up to which a series of six terms is more precise than the formula."""
-    return 0.25 if dtype == torch.float32 else 0.004
-
-
-def sum_of_terms(
-    student: Tensor, teacher: Tensor, temperature: float, of: SeriesTerms
-) -> tuple[Float[Tensor, "*batch"], Bool[Tensor, "*batch"]]:
-    """Compute the divergence of each row (without T^2), and the mask of rows where this is valid.
-
-    It is not valid if only one side is -inf in a column, for NaN, and for logits whose ratio overflows.
-    """
-    masked = (student == -torch.inf) & (teacher == -torch.inf)
-    ratio = ((student - teacher) / temperature).masked_fill(masked, 0.0)
-    live = (teacher / temperature).masked_fill(masked, torch.finfo(teacher.dtype).min / 4)
-    p = torch.softmax(live, -1).masked_fill(masked, 0.0)
-    mean = (p * ratio).sum(-1, keepdim=True) / p.sum(-1, keepdim=True)
-    ratio = (ratio - mean).masked_fill(masked, 0.0)
-    valid = (ratio.isfinite().all(-1)) & (ratio.amax(-1) < of.highest) & (mean.squeeze(-1).abs() < _SHIFT)
-    ratio = torch.where(valid.unsqueeze(-1), ratio, torch.zeros_like(ratio))
-    p = torch.where(valid.unsqueeze(-1), p, torch.zeros_like(p))
-    rise = torch.where(ratio.abs() < near(ratio.dtype), powers(ratio, EXPONENTIAL), torch.expm1(ratio) - ratio)
-    # The mean of the ratio is 0 now, so the normalizer is 1 + rise; the rounding error is of second order.
-    d = ratio - torch.log1p((p * rise).sum(-1, keepdim=True))
-    term = torch.where(d.abs() < near(d.dtype), powers(d, of.series), of.term(d))
-    weight = p if of.power == 1 else torch.where(masked, 0.0, (of.power * torch.log_softmax(live, -1)).exp())
-    return (weight * term.clamp_min(0.0)).sum(-1), valid
-
-
-def powers(d: Float[Tensor, "*shape"], series: Sequence[float]) -> Float[Tensor, "*shape"]:
-    """Compute ``series[0] d^2 + series[1] d^3 + ...``."""
-    total = torch.full_like(d, series[-1])
-    for factor in series[-2::-1]:
-        total = total * d + factor
-    return total * d * d
-
-
-def powers_into(d: Tensor, series: Sequence[float], out: Tensor) -> Tensor:
-    """Compute `powers` in place."""
-    torch.mul(d, series[-1], out=out)
-    for factor in series[-2:0:-1]:
-        out.add_(factor).mul_(d)
-    return out.add_(series[0]).mul_(d).mul_(d)
-
-
-def cumulants(share: float) -> tuple[float, ...]:
-    """Return derivatives 2 to 7 of ``log(1 - share + share exp(d))`` at 0, divided by ``share (1 - share)``."""
-    s, c = share * (1 - share), 1 - 2 * share
-    return 1.0, c, 1 - 6 * s, c * (1 - 12 * s), 1 - 30 * s + 120 * s * s, c * (1 - 60 * s + 360 * s * s)
-
-
-EXPONENTIAL = tuple(1 / math.factorial(k) for k in range(2, 8))
-"""The series of ``exp(d) - 1 - d``."""

@@ -10,20 +10,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from limbeck.functional.blockwise import Buffers, Quick, Rows, softmax_into, through_softmax_into
-from limbeck.functional.closed_form import (
-    EXPONENTIAL,
-    HIGHEST,
-    Divergence,
-    Form,
-    Pair,
-    SeriesTerms,
-    divergence,
-    guarded_log_softmax,
-    near,
-    powers_into,
-    through_softmax,
-)
+from limbeck.functional.closed_form import Divergence, Form, Pair, divergence, guarded_log_softmax, through_softmax
 from limbeck.functional.kernel import check_hyper, in_float32, kernel, validates_pair
+from limbeck.functional.series import EXPONENTIAL, HIGHEST, SeriesTerms, near, powers_into
 from limbeck.functional.sparse import sampled_kl_divergence
 
 

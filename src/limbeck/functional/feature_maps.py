@@ -8,6 +8,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from limbeck.errors import LimbeckError
+from limbeck.functional.directions import find_directions
 from limbeck.functional.kernel import kernel
 
 
@@ -149,6 +150,9 @@ def safe_normalize(rows: Float[Tensor, "*batch d"]) -> Float[Tensor, "*batch d"]
         tensor([[0.6000, 0.8000],
                 [0.0000, 0.0000]])
     """
+    directions = find_directions(rows)
+    if directions is not None:
+        return directions
     squared = rows.square().sum(-1, keepdim=True)
     # The slope of a root is infinite at 0.
     norm = squared.where(squared > 0, 1.0).sqrt()

@@ -15,16 +15,12 @@ from limbeck.functional.closed_form import (
     Divergence,
     Form,
     Pair,
-    SeriesTerms,
-    cumulants,
     divergence,
-    near,
-    powers,
-    powers_into,
     through_softmax,
 )
 from limbeck.functional.divergence import KULLBACK_LEIBLER
 from limbeck.functional.kernel import kernel, validates_pair
+from limbeck.functional.series import SeriesTerms, cumulants, near, powers, powers_into
 
 _NEAR = 0.05
 

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
 from limbeck.errors import LimbeckError
+from limbeck.functional.blockwise import inside_transform
+from limbeck.functional.directions import find_directions, inner_products
 
 
 def flatten_examples(
-    features: Float[Tensor, "batch ..."], mask: Bool[Tensor, "batch ..."] | None = None
+    features: Float[Tensor, "batch ..."], mask: Bool[Tensor, "batch ..."] | None = None, *, scale: bool = True
 ) -> Float[Tensor, "batch features"]:
     """Make one row of each example, divided by the largest absolute value of the batch.
 
@@ -21,6 +25,7 @@ def flatten_examples(
         features: Features, maps or sequences.
         mask: True where a position counts; the others become 0. A mask of other positions than the features have, such
             as that of pixels beside a smaller map, is not used.
+        scale: Whether to divide.
 
     Example:
         >>> mask = torch.tensor([[True, True], [True, False]])
@@ -32,7 +37,7 @@ def flatten_examples(
         counts = mask.bool().reshape(mask.shape + (1,) * (features.ndim - mask.ndim))
         features = features.masked_fill(~counts, 0.0)
     rows = features.flatten(1) if features.ndim > 1 else features.unsqueeze(1)
-    if rows.numel() == 0:
+    if not scale or rows.numel() == 0:
         return rows
     largest = rows.detach().abs().amax()
     return rows / largest.where(largest > 0, 1.0)
@@ -82,6 +87,9 @@ def normalize_rows(rows: Float[Tensor, "*batch features"]) -> Float[Tensor, "*ba
     """
     if rows.shape[-1] == 0:
         return rows
+    directions = find_directions(rows)
+    if directions is not None:
+        return directions
     # The length does not change the direction, so the first division needs no gradient. It keeps squares finite.
     largest = rows.detach().abs().amax(-1, keepdim=True)
     exists = largest > 0
@@ -138,10 +146,7 @@ def compute_gram(rows: Float[Tensor, "batch features"]) -> Float[Tensor, "batch 
         tensor([[ 1., -1.],
                 [-1.,  1.]], dtype=torch.float64)
     """
-    wide = rows.double()
-    if len(wide):
-        wide = wide - wide.mean(0, keepdim=True)
-    return wide @ wide.T
+    return inner_products(_center(rows))
 
 
 def distances_from_gram(gram: Float[Tensor, "batch batch"]) -> Float[Tensor, "batch batch"]:
@@ -158,6 +163,59 @@ def distances_from_gram(gram: Float[Tensor, "batch batch"]) -> Float[Tensor, "ba
     differs = (squared > _ROUNDING * sums) & off_diagonal(len(gram), gram.device)
     # The slope of a root is infinite at 0.
     return squared.where(differs, 1.0).sqrt().where(differs, 0.0)
+
+
+def compute_distances(rows: Float[Tensor, "batch features"]) -> Float[Tensor, "batch batch"]:
+    """Compute the Euclidean distances between rows: `distances_from_gram` in the type of the rows, in less time.
+
+    Their squares must be in the range of that type.
+
+    Example:
+        >>> compute_distances(torch.tensor([[0.0, 0.0], [3.0, 4.0]]))
+        tensor([[0., 5.],
+                [5., 0.]])
+    """
+    if rows.device.type == "cpu" and not torch.compiler.is_compiling():
+        try:
+            distances: Tensor = _Distances.apply(rows)
+            return distances
+        except RuntimeError:  # inside vmap, grad, jacrev, ... of torch.func
+            if not inside_transform(rows):
+                raise
+    return distances_from_gram(compute_gram(rows)).to(rows.dtype)
+
+
+class _Distances(torch.autograd.Function):
+    """In float64 up to the square, where nearly equal numbers are subtracted, and in the type of the rows after it."""
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor) -> Tensor:
+        wide = _center(rows)
+        squared = inner_products(wide)
+        squares = squared.diagonal().clone()
+        squared.mul_(-2).add_(squares).add_(squares.unsqueeze(1))
+        least = (squares + squares.unsqueeze(1)).mul_(_ROUNDING)
+        distances = squared.masked_fill_(squared <= least, 0.0).to(rows.dtype).sqrt_().fill_diagonal_(0.0)
+        ctx.save_for_backward(rows, wide, distances)
+        return distances
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        rows, wide, distances = ctx.saved_tensors
+        if torch.is_grad_enabled():
+            with torch.enable_grad():
+                again = distances_from_gram(compute_gram(rows)).to(rows.dtype)
+            return torch.autograd.grad(again, rows, grad, create_graph=True)[0]
+        # The slope in row i is the sum over j of g_ij (x_i - x_j) / d_ij, and pairs count in both orders.
+        weights = (grad / distances).masked_fill_(distances == 0, 0.0)
+        weights = (weights + weights.T).to(wide.dtype)
+        return (weights.sum(1, keepdim=True) * wide).sub_(weights @ wide).to(rows.dtype)
+
+
+def _center(rows: Tensor) -> Float[Tensor, "batch features"]:
+    """The rows minus their mean, in float64."""
+    wide = rows.double()
+    return wide - wide.mean(0, keepdim=True) if len(wide) else wide
 
 
 _ROUNDING = 1e-14  # of sums of squares in float64; rows of float32 that differ are further apart

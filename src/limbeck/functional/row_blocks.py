@@ -1,26 +1,40 @@
-"""Functions of single rows, computed in blocks, and once more in the backward pass, so that memory stays small."""
+"""Functions whose slopes are found together with their values, block by block, so that time and memory stay small."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from limbeck.functional.blockwise import inside_transform
+from limbeck.functional.blockwise import inside_transform, keeps_graph
+from limbeck.functional.closed_form import scaled
 
 _BLOCK = 1 << 16  # values of a block on a CPU; smaller inputs are computed at once
 _LARGE_BLOCK = 1 << 24  # on an accelerator, where the calls for many small blocks would take longer than the blocks
 
+Needed = tuple[bool, ...]
+Slopes = Sequence[Tensor | None]
+FindSlopes = Callable[..., tuple[Tensor, Slopes] | None]
+"""Function of which of the first two tensors need a slope, and of the tensors: the values, and for each of the two the
+derivative of its row's value, or None if it is not needed. None instead of both if a row is out of the ordinary."""
+
 
 def compute_by_rows(
-    function: Callable[..., Tensor], student: Tensor, teacher: Tensor, *columns: Tensor, block: int | None = None
+    function: Callable[..., Tensor],
+    student: Tensor,
+    teacher: Tensor,
+    *columns: Tensor,
+    find: FindSlopes | None = None,
+    block: int | None = None,
 ) -> Tensor:
-    """Compute a function of rows of logits, without keeping what its gradient needs: that is computed again.
+    """Compute a function of rows of logits in blocks, of which only the values and the slopes are kept.
 
     Kernels that are written with many operations keep ten or more tensors of the size of the logits for the backward
-    pass. Here only the inputs are kept, and the temporary tensors of one block of rows. It takes one more forward pass.
+    pass. Here the slopes of a block are computed with its values, and the backward pass only scales them: a value
+    depends on its own row alone.
 
     Args:
         function: A function of ``[rows, classes]`` twice, and of the columns ``[rows]``; one value for each row, which
@@ -28,6 +42,8 @@ def compute_by_rows(
         student: ``[*batch, classes]``.
         teacher: ``[*batch, classes]``.
         *columns: ``[*batch]``, without gradients, such as labels.
+        find: The same with the slopes in closed form, for ordinary rows on a CPU. By default the slopes of a block come
+            from automatic differentiation.
         block: The number of values of a block, about; by default chosen for the device.
 
     Example:
@@ -36,53 +52,155 @@ def compute_by_rows(
         tensor([3., 8.])
     """
     leading, classes = student.shape[:-1], student.shape[-1]
-    if block is None:
-        block = _BLOCK if student.device.type == "cpu" else _LARGE_BLOCK
-    if student.numel() <= block or torch.compiler.is_compiling():
+    if not student.numel() or torch.compiler.is_compiling():
         return function(student, teacher, *columns)
     rows = [student.reshape(-1, classes), teacher.reshape(-1, classes), *(one.reshape(-1) for one in columns)]
+    return compute_by_examples(function, *rows, find=find, block=block).reshape(leading)
+
+
+def compute_by_examples(
+    function: Callable[..., Tensor], *tensors: Tensor, find: FindSlopes | None = None, block: int | None = None
+) -> Tensor:
+    """Compute a function of examples in blocks, as `compute_by_rows` does it for rows.
+
+    Args:
+        function: A function of the tensors; one value for each example, which depends on that example alone.
+        *tensors: ``[batch, ...]``; only the first two may need gradients.
+        find: The same with the slopes in closed form.
+        block: The number of values of the first tensor in a block, about.
+
+    Example:
+        >>> compute_by_examples(lambda x: x.sum((1, 2)), torch.ones(4, 3, 2), block=6)
+        tensor([6., 6., 6., 6.])
+    """
+    first = tensors[0]
+    if block is None:
+        block = _BLOCK if first.device.type == "cpu" else _LARGE_BLOCK
+    find = find if first.device.type == "cpu" else None
+    if not first.numel() or (find is None and first.numel() <= block):
+        return function(*tensors)
+    size = max(block * len(first) // first.numel(), 1)
+    value = apply_slopes(function, functools.partial(_find_in_blocks, function, find, size), *tensors)
+    return function(*tensors) if value is None else value
+
+
+def apply_slopes(function: Callable[..., Tensor], find: FindSlopes, *tensors: Tensor) -> Tensor | None:
+    """Compute values and slopes with `find`; second derivatives are those of `function`, of the same values.
+
+    None if `find` gives none, and inside torch.compile and the transforms of torch.func.
+
+    Args:
+        function: A function of the tensors, of which the values may have any shape.
+        find: The values with the slopes. The dimensions of the values are the first of a slope.
+        *tensors: The arguments; only the first two may need gradients.
+
+    Example:
+        >>> x = torch.tensor([1.0, 3.0], requires_grad=True)
+        >>> value = apply_slopes(torch.square, lambda needed, x: (x * x, (2 * x,)), x)
+        >>> torch.autograd.grad(value.sum(), x)
+        (tensor([2., 6.]),)
+    """
+    if torch.compiler.is_compiling():
+        return None
     try:
-        value: Tensor = _RowBlocks.apply(function, max(block // classes, 1), *rows)
+        value: Tensor | None = _KeptSlopes.apply(function, find, torch.is_grad_enabled(), *tensors)
+        return value
     except RuntimeError:  # inside vmap, grad, jacrev, ... of torch.func
-        if not inside_transform(student, teacher):
+        if not inside_transform(*tensors):
             raise
-        return function(student, teacher, *columns)
-    return value.reshape(leading)
+        return None
 
 
-class _RowBlocks(torch.autograd.Function):
-    """The values block by block; the backward pass computes each block again, with a graph."""
-
-    @staticmethod
-    def forward(ctx: Any, function: Callable[..., Tensor], rows: int, *tensors: Tensor) -> Tensor:
-        ctx.function, ctx.rows = function, rows
-        ctx.save_for_backward(*tensors)
-        return torch.cat([function(*parts) for parts in zip(*(one.split(rows) for one in tensors), strict=True)])
+class _KeptSlopes(torch.autograd.Function):
+    """The values; their slopes are kept, and scaled in the backward pass."""
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
-        tensors, needed = ctx.saved_tensors, ctx.needs_input_grad[2:4]
-        nothing = (None,) * (len(tensors) - 2)
-        if torch.is_grad_enabled():  # for second derivatives the gradient must be a function of the logits
-            return None, None, *_find_slopes(ctx.function, tensors, needed, grad, create_graph=True), *nothing
-        slopes = [torch.empty_like(one) if wanted else None for one, wanted in zip(tensors, needed, strict=False)]
-        for start in range(0, len(grad), ctx.rows):
-            part = slice(start, start + ctx.rows)
-            parts = [one[part].detach() for one in tensors]
-            for one, wanted in zip(parts, needed, strict=False):
-                one.requires_grad_(wanted)
-            for slope, found in zip(slopes, _find_slopes(ctx.function, parts, needed, grad[part]), strict=True):
-                if slope is not None and found is not None:
-                    slope[part] = found
-        return None, None, *slopes, *nothing
+    def forward(
+        ctx: Any, function: Callable[..., Tensor], find: FindSlopes, differentiate: bool, *tensors: Tensor
+    ) -> Tensor | None:
+        ctx.set_materialize_grads(False)
+        found = find(tuple(differentiate and one.requires_grad for one in tensors[:2]), *tensors)
+        if found is None:
+            return None
+        value, slopes = found
+        ctx.function, ctx.count = function, len(tensors)
+        ctx.save_for_backward(*tensors, *slopes)
+        return value
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor | None) -> tuple[Any, ...]:
+        count, saved = ctx.count, ctx.saved_tensors
+        nothing = (None,) * count
+        if grad is None:
+            return None, None, None, *nothing
+        needed, found = ctx.needs_input_grad[3:5], []
+        last = not keeps_graph(grad)
+        for want, slope in zip(needed, saved[count:], strict=True):
+            if want and (slope is None or torch.is_grad_enabled()):
+                # For second derivatives the slopes must be functions of the tensors.
+                found = _differentiate(ctx.function, saved[:count], needed, grad)
+                break
+            found.append(_times(slope, grad, last) if want else None)
+        return None, None, None, *found, *nothing[len(found) :]
 
 
-def _find_slopes(
-    function: Callable[..., Tensor], tensors: Any, needed: Any, grad: Tensor, *, create_graph: bool = False
-) -> list[Tensor | None]:
-    """The gradients of the first two tensors; None where one is not needed."""
+def _times(slope: Tensor, grad: Tensor, last: bool) -> Tensor:
+    scale = grad.reshape(grad.shape + (1,) * (slope.ndim - grad.ndim))
+    return scaled(slope, scale, into=slope if last else None)
+
+
+def _differentiate(function: Callable[..., Tensor], tensors: Any, needed: Any, grad: Tensor) -> list[Tensor | None]:
+    """The gradients of the first two tensors, with a graph if one is asked for; None where one is not needed."""
+    wanted = [one for one, want in zip(tensors, needed, strict=False) if want]
+    with_graph = torch.is_grad_enabled()
     with torch.enable_grad():
         value = function(*tensors)
-        wanted = [one for one, want in zip(tensors, needed, strict=False) if want]
-        found = iter(torch.autograd.grad(value, wanted, grad, create_graph=create_graph))
+        found = iter(torch.autograd.grad(value, wanted, grad, create_graph=with_graph, materialize_grads=True))
     return [next(found) if want else None for want in needed]
+
+
+def find_by_autograd(function: Callable[..., Tensor], needed: Needed, *tensors: Tensor) -> tuple[Tensor, Slopes]:
+    """The values of a function, and the slopes of their sum by automatic differentiation.
+
+    Example:
+        >>> find_by_autograd(torch.square, (True,), torch.tensor([3.0]))
+        (tensor([9.]), [tensor([6.])])
+    """
+    if not any(needed):
+        return function(*tensors), [None] * len(needed)
+    parts = [one.detach() for one in tensors]
+    for part, want in zip(parts, needed, strict=False):
+        part.requires_grad_(want)
+    wanted = [part for part, want in zip(parts, needed, strict=False) if want]
+    with torch.enable_grad():
+        value = function(*parts)
+        total = value.sum()
+        if not total.requires_grad:  # constant, such as the values of rows without a label
+            return value, [torch.zeros_like(part) if want else None for part, want in zip(parts, needed, strict=False)]
+        found = iter(torch.autograd.grad(total, wanted, materialize_grads=True))
+    return value.detach(), [next(found) if want else None for want in needed]
+
+
+def _find_in_blocks(
+    function: Callable[..., Tensor], find: FindSlopes | None, size: int, needed: Needed, *tensors: Tensor
+) -> tuple[Tensor, Slopes]:
+    """The values and slopes of all examples, `size` of them at a time."""
+    if len(tensors[0]) <= size:
+        return _find_one_block(function, find, needed, *tensors)
+    values: list[Tensor] = []
+    slopes = [torch.empty_like(one) if want else None for one, want in zip(tensors, needed, strict=False)]
+    for start in range(0, len(tensors[0]), size):
+        part = slice(start, start + size)
+        value, found = _find_one_block(function, find, needed, *(one[part] for one in tensors))
+        values.append(value)
+        for slope, own in zip(slopes, found, strict=True):
+            if slope is not None and own is not None:
+                slope[part] = own
+    return torch.cat(values), slopes
+
+
+def _find_one_block(
+    function: Callable[..., Tensor], find: FindSlopes | None, needed: Needed, *tensors: Tensor
+) -> tuple[Tensor, Slopes]:
+    found = None if find is None else find(needed, *tensors)
+    return find_by_autograd(function, needed, *tensors) if found is None else found

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from limbeck.data import SelectColumn
 from limbeck.errors import ArgumentError, LimbeckError
 from limbeck.functional import KernelClaim, Projector, kernel
+from limbeck.functional.directions import compare_directions
 from limbeck.functional.kernel import in_float32
 from limbeck.losses import Loss
 from limbeck.methods.card import MethodCard, SearchRange
@@ -42,7 +43,11 @@ def direction_error(
         >>> direction_error(torch.tensor([[2.0, 0.0], [0.0, 3.0]]), torch.tensor([[1.0, 0.0], [0.0, -1.0]]))
         tensor([0., 4.])
     """
-    return (F.normalize(student.flatten(1), dim=1) - F.normalize(teacher.flatten(1), dim=1)).square().sum(1)
+    student, teacher = student.flatten(1), teacher.flatten(1)
+    half = compare_directions(student, teacher)
+    if half is not None:
+        return 2 * half
+    return (F.normalize(student, dim=1) - F.normalize(teacher, dim=1)).square().sum(1)
 
 
 CARD = MethodCard(

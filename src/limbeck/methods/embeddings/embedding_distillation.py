@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from limbeck.batch import LOGITS
 from limbeck.errors import ArgumentError, LimbeckError, unknown_name_error
 from limbeck.functional import KernelClaim, kernel, squared_error
+from limbeck.functional.directions import compare_directions
 from limbeck.functional.kernel import validates_pair
 from limbeck.losses import Loss
 from limbeck.methods.card import MethodCard
@@ -53,6 +54,9 @@ def cosine_distance(
 
     Source: Reimers and Gurevych, Making Monolingual Sentence Embeddings Multilingual, 2020, arXiv:2004.09813.
     """
+    value = compare_directions(student.flatten(1), teacher.flatten(1))
+    if value is not None:
+        return value
     (ours, no_student), (theirs, no_teacher) = _unit(student), _unit(teacher)
     # Half the squared distance of the directions: exactly 0 where they are equal, and never negative.
     half = (ours - theirs).square().sum(-1) / 2

@@ -10,7 +10,9 @@ from torch import Tensor
 
 from limbeck.batch import IGNORED
 from limbeck.functional import KernelClaim, kernel
+from limbeck.functional.closed_form import is_well_scaled
 from limbeck.functional.kernel import validates_pair
+from limbeck.functional.row_blocks import Needed, Slopes, compute_by_rows
 from limbeck.losses import Loss
 from limbeck.methods.card import MethodCard
 from limbeck.recipe import Recipe, Stage
@@ -45,6 +47,10 @@ def margin_squared_error(
 
     Source: Hofstätter, Althammer, Schröder, Sertkan and Hanbury, 2020, arXiv:2010.02666, equation 5.
     """
+    return compute_by_rows(_compute_margins, student, teacher, labels, find=_find_margins)
+
+
+def _compute_margins(student: Tensor, teacher: Tensor, labels: Tensor) -> Tensor:
     known = labels != IGNORED
     right = labels.masked_fill(~known, 0).long().unsqueeze(-1)
     absent = (student == -torch.inf) | (teacher == -torch.inf)
@@ -55,6 +61,20 @@ def margin_squared_error(
     counts = counts.scatter(-1, right, False)
     total = apart.masked_fill(~counts, 0.0).square().sum(-1)
     return total / counts.sum(-1).clamp_min(1)
+
+
+def _find_margins(needed: Needed, student: Tensor, teacher: Tensor, labels: Tensor) -> tuple[Tensor, Slopes] | None:
+    """The values with the slopes; None if a score is infinite or huge, or a query has no label."""
+    others = student.shape[-1] - 1
+    if others < 1 or not is_well_scaled(student, teacher) or not bool((labels >= 0).all()):
+        return None
+    right = labels.long().unsqueeze(-1)
+    apart, theirs = (scores - scores.gather(-1, right) for scores in (student, teacher))
+    apart.sub_(theirs)
+    value = torch.linalg.vector_norm(apart, dim=-1).square_().div_(others)
+    slope = apart.mul_(2 / others)
+    slope.scatter_(-1, right, -slope.sum(-1, keepdim=True))
+    return value, (slope if needed[0] else None, -slope if needed[1] else None)
 
 
 CARD = MethodCard(

@@ -13,6 +13,7 @@ from limbeck.errors import ArgumentError, unknown_name_error
 from limbeck.functional import KernelClaim, kernel
 from limbeck.functional.closed_form import clamp_neg_inf
 from limbeck.functional.kernel import validates_pair
+from limbeck.functional.row_blocks import compute_by_rows
 from limbeck.losses import Loss
 from limbeck.methods.card import MethodCard
 from limbeck.methods.support import check_weight
@@ -113,6 +114,10 @@ def list_likelihood(
 
     Source: Xia, Liu, Wang, Zhang and Li, Listwise Approach to Learning to Rank, ICML 2008.
     """
+    return compute_by_rows(_compute_likelihood, student, teacher)
+
+
+def _compute_likelihood(student: Tensor, teacher: Tensor) -> Tensor:
     present = (student != -torch.inf) & (teacher != -torch.inf)
     order = teacher.masked_fill(~present, -torch.inf).argsort(dim=-1, descending=True, stable=True)
     ranked, present = student.gather(-1, order), present.gather(-1, order)

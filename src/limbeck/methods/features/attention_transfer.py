@@ -9,6 +9,7 @@ from torch import Tensor
 
 from limbeck.errors import ArgumentError, LimbeckError
 from limbeck.functional import KernelClaim, kernel
+from limbeck.functional.directions import compare_directions, sum_of_squares
 from limbeck.functional.feature_maps import match_positions, position_mask, safe_normalize, safe_root, unit_scale
 from limbeck.losses import Loss
 from limbeck.methods.card import MethodCard, SearchRange
@@ -61,14 +62,22 @@ def attention_distance(
             "An attention map has one value for each position, and these features have only one position: the loss "
             "would always be 0. Name a layer with maps [batch, channels, height, width] or tokens."
         )
-    maps = [_attention_map(features, where, power) for features in (student, teacher)]
-    distance = (maps[0] - maps[1]).square().sum(-1)
+    if where is not None:
+        student, teacher = student.masked_fill(~where, 0.0), teacher.masked_fill(~where, 0.0)
+    half = compare_directions(sum_of_squares(student), sum_of_squares(teacher)) if power == 2 else None
+    distance = _distance(student, teacher, power) if half is None else 2 * half
     counted = positions if where is None else where.sum((1, 2)).clamp_min(1)
     return (distance if squared else safe_root(distance)) / counted
 
 
-def _attention_map(features: Tensor, where: Tensor | None, power: float) -> Tensor:
-    scaled = unit_scale(features if where is None else features.masked_fill(~where, 0.0))
+def _distance(student: Tensor, teacher: Tensor, power: float) -> Tensor:
+    """The squared distance of the maps, for features of any size."""
+    ours, theirs = (_attention_map(features, power) for features in (student, teacher))
+    return (ours - theirs).square().sum(-1)
+
+
+def _attention_map(features: Tensor, power: float) -> Tensor:
+    scaled = unit_scale(features)
     # For p = 2 the power of a square is exact, and its slope at 0 is finite.
     energy = scaled.square() if power == 2 else _power(scaled.abs(), power)
     return safe_normalize(energy.sum(-1))

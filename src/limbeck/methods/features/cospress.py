@@ -13,6 +13,7 @@ from limbeck.batch import Batch, Outputs, Progress, Requirements, Term
 from limbeck.errors import ArgumentError, LimbeckError, unknown_name_error
 from limbeck.functional import KernelClaim, kernel, kl_divergence
 from limbeck.functional.attention import find_token_mask, mean_over_tokens, unit_rows
+from limbeck.functional.directions import compare_directions, inner_products
 from limbeck.losses import LossContext, LossTerm, all_gather
 from limbeck.methods.card import MethodCard, SearchRange
 from limbeck.methods.support import check_weight
@@ -60,7 +61,7 @@ def neighbor_divergence(
             "the same tokens."
         )
     counts = find_token_mask(mask, student.shape[0], student.shape[1], student.device)
-    ours, theirs = (x @ x.transpose(1, 2) for x in map(unit_rows, (student, teacher)))
+    ours, theirs = (inner_products(unit_rows(x)) for x in (student, teacher))
     itself = torch.eye(counts.shape[1], dtype=torch.bool, device=counts.device)
     pairs = counts.unsqueeze(1) & counts.unsqueeze(2) & ~itself
     total = student.new_zeros(len(student))
@@ -103,7 +104,8 @@ def token_cosine_distance(
     """
     if student.shape != teacher.shape:
         raise LimbeckError(f"The student has the shape {tuple(student.shape)} and the teacher {tuple(teacher.shape)}.")
-    values = (unit_rows(student) - unit_rows(teacher)).square().sum(-1) / 2
+    found = compare_directions(student, teacher)
+    values = (unit_rows(student) - unit_rows(teacher)).square().sum(-1) / 2 if found is None else found
     if values.ndim == 1:
         return values
     return mean_over_tokens(values, find_token_mask(mask, len(values), values.shape[1], values.device))

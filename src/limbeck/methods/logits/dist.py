@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import torch
@@ -9,8 +10,11 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from limbeck.functional import KernelClaim, check_hyper, kernel, probabilities
+from limbeck.functional.blockwise import through_softmax_into
+from limbeck.functional.closed_form import is_well_scaled
+from limbeck.functional.directions import slopes_of_directions
 from limbeck.functional.kernel import validates_pair
-from limbeck.functional.row_blocks import compute_by_rows
+from limbeck.functional.row_blocks import Needed, Slopes, apply_slopes, compute_by_rows
 from limbeck.losses import Loss
 from limbeck.methods.card import MethodCard, SearchRange
 from limbeck.methods.support import add_label_loss, check_weight
@@ -18,6 +22,7 @@ from limbeck.recipe import Recipe, Stage
 from limbeck.tasks import Task
 
 _SMALLEST = 1e-30  # a class whose probabilities differ by less counts as constant
+_FLAT = 1e-4  # standard deviation over mean, below which rounding is looked at more closely
 
 
 def pearson_distance(
@@ -91,7 +96,8 @@ def inter_class_distance(
         q, p = (probabilities(rows, temperature=temperature) for rows in (ours, theirs))
         return temperature**2 * pearson_distance(q, p, live)
 
-    return compute_by_rows(compute, student, teacher)
+    find = functools.partial(_find_correlations, temperature, -1)
+    return compute_by_rows(compute, student, teacher, find=find)
 
 
 @kernel(per="batch")
@@ -124,14 +130,46 @@ def intra_class_distance(
 
     Source: Huang, You, Wang, Qian and Xu, 2022, arXiv:2205.10536, equation 9.
     """
-    live = ~((student == -torch.inf) & (teacher == -torch.inf))
-    if mask is not None:
-        live = live & mask.bool().reshape(mask.shape + (1,) * (live.ndim - mask.ndim))
-    q, p = (probabilities(rows, temperature=temperature) for rows in (student, teacher))
-    ours, theirs, live = (values.reshape(-1, values.shape[-1]).T for values in (q, p, live))
-    exists = live.any(-1)
-    distances = pearson_distance(ours, theirs, live).masked_fill(~exists, 0.0)
-    return temperature**2 * distances.sum() / exists.sum().clamp_min(1)
+
+    def compute(student: Tensor, teacher: Tensor) -> Tensor:
+        live = ~((student == -torch.inf) & (teacher == -torch.inf))
+        if mask is not None:
+            live = live & mask.bool().reshape(mask.shape + (1,) * (live.ndim - mask.ndim))
+        q, p = (probabilities(rows, temperature=temperature) for rows in (student, teacher))
+        ours, theirs, live = (values.reshape(-1, values.shape[-1]).T for values in (q, p, live))
+        exists = live.any(-1)
+        distances = pearson_distance(ours, theirs, live).masked_fill(~exists, 0.0)
+        return temperature**2 * distances.sum() / exists.sum().clamp_min(1)
+
+    if mask is None and student.ndim == 2:
+        value = apply_slopes(compute, functools.partial(_find_correlations, temperature, 0), student, teacher)
+        if value is not None:
+            return value
+    return compute(student, teacher)
+
+
+def _find_correlations(
+    temperature: float, dim: int, needed: Needed, student: Tensor, teacher: Tensor
+) -> tuple[Tensor, Slopes] | None:
+    r"""The values :math:`T^2 (1 - \rho)` along the classes, or their mean along the rows, with slopes in the logits.
+
+    None if a logit is infinite or huge, or a row of probabilities is nearly constant.
+    """
+    if min(student.shape) < 2 or not is_well_scaled(student, teacher, temperature=temperature):
+        return None
+    q, p = (torch.softmax(rows if temperature == 1 else rows / temperature, -1) for rows in (student, teacher))
+    means = [side.mean(dim, keepdim=True) for side in (q, p)]
+    x, y = (side - mean for side, mean in zip((q, p), means, strict=True))
+    lengths = [torch.linalg.vector_norm(side, dim=dim, keepdim=True) for side in (x, y)]
+    for mean, length in zip(means, lengths, strict=True):
+        if not (float((length / mean).amin()) > _FLAT * q.shape[dim] ** 0.5 and float(length.amin()) > _SMALLEST**0.5):
+            return None
+    half, slopes = slopes_of_directions(needed, x.div_(lengths[0]), y.div_(lengths[1]), *lengths, dim=dim)
+    # T^2 from the definition, 1/T from the softmax.
+    scale = temperature if dim == -1 else temperature / q.shape[-1]
+    sides = zip((q, p), slopes, strict=True)
+    found = [None if slope is None else through_softmax_into(side, slope, slope).mul_(scale) for side, slope in sides]
+    return temperature**2 * (half if dim == -1 else half.mean()), found
 
 
 CARD = MethodCard(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import torch
@@ -9,8 +10,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from limbeck.functional import KernelClaim, check_hyper, kernel, kl_divergence
+from limbeck.functional.closed_form import find_divergence, is_well_scaled
+from limbeck.functional.divergence import KULLBACK_LEIBLER
 from limbeck.functional.kernel import validates_pair
-from limbeck.functional.row_blocks import compute_by_rows
+from limbeck.functional.row_blocks import Needed, Slopes, compute_by_rows
 from limbeck.losses import Loss
 from limbeck.methods.card import MethodCard, SearchRange
 from limbeck.methods.support import add_label_loss, check_weight
@@ -18,6 +21,7 @@ from limbeck.recipe import Recipe, Stage
 from limbeck.tasks import Task
 
 _FLAT = 8  # units of rounding: a smaller relative spread of the logits is noise
+_SPREAD, _SMALLEST = 1e-3, 1e-12  # a smaller spread, over the mean and in itself, is looked at more closely
 
 
 def standardize_logits(logits: Float[Tensor, "*batch classes"]) -> Float[Tensor, "*batch classes"]:
@@ -81,7 +85,32 @@ def standardized_kl(
     def compute(ours: Tensor, theirs: Tensor) -> Tensor:
         return kl_divergence(standardize_logits(ours), standardize_logits(theirs), temperature=temperature)
 
-    return compute_by_rows(compute, student, teacher)
+    return compute_by_rows(compute, student, teacher, find=functools.partial(_find_slopes, temperature))
+
+
+def _find_slopes(temperature: float, needed: Needed, student: Tensor, teacher: Tensor) -> tuple[Tensor, Slopes] | None:
+    """The values with the slopes; None if a logit is infinite or huge, or a row nearly constant."""
+    if student.shape[-1] < 3 or not is_well_scaled(student, teacher):
+        return None
+    scores, deviations = [], []
+    for logits in (student, teacher):
+        mean = logits.mean(-1, keepdim=True)
+        apart = logits - mean
+        deviation = torch.linalg.vector_norm(apart, dim=-1, keepdim=True).div_(apart.shape[-1] ** 0.5)
+        if not (float((deviation - _SPREAD * mean.abs_()).amin()) > 0 and float(deviation.amin()) > _SMALLEST):
+            return None
+        scores.append(apart.div_(deviation))
+        deviations.append(deviation)
+    found = find_divergence(*scores, temperature, KULLBACK_LEIBLER, needed)
+    slopes: list[Tensor | None] = []
+    for score, deviation, slope in zip(scores, deviations, (found.by_student, found.by_teacher), strict=True):
+        if slope is None:
+            slopes.append(None)
+            continue
+        # The slope in the scores has the sum 0, so the mean of the logits adds nothing.
+        along = (slope * score).mean(-1, keepdim=True)
+        slopes.append(slope.addcmul_(score, along, value=-1).mul_(temperature / deviation))
+    return found.value, slopes
 
 
 CARD = MethodCard(

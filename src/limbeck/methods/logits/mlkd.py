@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -11,8 +12,9 @@ from torch import Tensor
 
 from limbeck.errors import ArgumentError
 from limbeck.functional import KernelClaim, kernel, kl_divergence, probabilities
+from limbeck.functional.directions import inner_products
 from limbeck.functional.kernel import validates_pair
-from limbeck.functional.row_blocks import compute_by_rows
+from limbeck.functional.row_blocks import Needed, Slopes, apply_slopes, compute_by_rows, find_by_autograd
 from limbeck.losses import Loss
 from limbeck.methods.card import MethodCard, SearchRange
 from limbeck.methods.support import add_label_loss, check_temperature, check_weight
@@ -64,13 +66,44 @@ def _count_rows(rows: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
     return flat, whole.reshape(-1, 1).to(flat.dtype)
 
 
+def _count_probabilities(student: Tensor, teacher: Tensor, mask: Tensor | None, temperature: float) -> list[Tensor]:
+    """The rows of probabilities of the teacher and of the student, 0 in rows that do not count."""
+    sides = []
+    for logits in (teacher, student):
+        rows, counts = _count_rows(probabilities(logits, temperature=temperature), mask)
+        sides.append(rows if mask is None else rows.masked_fill(counts == 0, 0.0))  # also where the teacher says NaN
+    return sides
+
+
+def _sum_over(
+    temperatures: Sequence[float], compute: Callable[..., Tensor], student: Tensor, teacher: Tensor
+) -> Tensor:
+    """The sum over the temperatures. The slopes of each are found before the next, so only one graph is in memory."""
+
+    def function(ours: Tensor, theirs: Tensor) -> Tensor:
+        return sum((compute(ours, theirs, temperature=one) for one in temperatures), start=ours.new_zeros(()))
+
+    def find(needed: Needed, ours: Tensor, theirs: Tensor) -> tuple[Tensor, Slopes]:
+        total, slopes = ours.new_zeros(()), [torch.zeros_like(ours) if want else None for want in needed]
+        for one in temperatures:
+            value, found = find_by_autograd(functools.partial(compute, temperature=one), needed, ours, theirs)
+            total = total + value
+            for slope, more in zip(slopes, found, strict=True):
+                if slope is not None and more is not None:
+                    slope.add_(more)
+        return total, slopes
+
+    value = apply_slopes(function, find, student, teacher)
+    return function(student, teacher) if value is None else value
+
+
 def _gram_difference(p: Tensor, q: Tensor) -> Tensor:
     """The squared Frobenius norm of ``p @ p.T - q @ q.T``, with the smaller of its two kinds of products.
 
     With d = p - q and s = p + q the difference is ``(d s' + s d') / 2``, which is exactly 0 where p = q.
     """
     if p.shape[0] <= p.shape[1]:
-        return (p @ p.T - q @ q.T).square().sum()
+        return (inner_products(p) - inner_products(q)).square().sum()
     apart, total = p - q, p + q
     cross = total.T @ apart
     return ((apart.T @ apart * (total.T @ total)).sum() + (cross * cross.T).sum()) / 2
@@ -107,11 +140,11 @@ def batch_gram_distance(
     Source: Jin, Wang and Lin, 2023, CVPR, section 3.3 (batch-level alignment).
     """
     _, counts = _count_rows(student, mask)
-    total = student.new_zeros(())
-    for one in temperatures:
-        q, p = (_count_rows(probabilities(rows, temperature=one), mask)[0] * counts for rows in (student, teacher))
-        total = total + _gram_difference(p, q)
-    return total / counts.sum().clamp_min(1)
+
+    def compute(student: Tensor, teacher: Tensor, *, temperature: float) -> Tensor:
+        return _gram_difference(*_count_probabilities(student, teacher, mask, temperature))
+
+    return _sum_over(temperatures, compute, student, teacher) / counts.sum().clamp_min(1)
 
 
 @kernel(per="batch")
@@ -144,13 +177,14 @@ def class_gram_distance(
 
     Source: Jin, Wang and Lin, 2023, CVPR, section 3.4 (class-level alignment).
     """
-    flat, counts = _count_rows((student != -torch.inf) | (teacher != -torch.inf), mask)
+    flat, _ = _count_rows((student != -torch.inf) | (teacher != -torch.inf), mask)
     classes = flat.any(0).sum().clamp_min(1)
-    total = student.new_zeros(())
-    for one in temperatures:
-        q, p = (_count_rows(probabilities(rows, temperature=one), mask)[0] * counts for rows in (student, teacher))
-        total = total + _gram_difference(p.T, q.T)
-    return total / classes
+
+    def compute(student: Tensor, teacher: Tensor, *, temperature: float) -> Tensor:
+        p, q = _count_probabilities(student, teacher, mask, temperature)
+        return _gram_difference(p.T, q.T)
+
+    return _sum_over(temperatures, compute, student, teacher) / classes
 
 
 CARD = MethodCard(

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from limbeck.errors import ArgumentError
 from limbeck.functional import KernelClaim, kernel
+from limbeck.functional.directions import inner_products
 from limbeck.functional.relations import flatten_examples, normalize_rows, place_pairs, select_examples
 from limbeck.losses import Loss
 from limbeck.methods.card import MethodCard, SearchRange
@@ -74,8 +75,8 @@ def check_series(gamma: float, order: int) -> None:
 
 
 def _correlate(features: Tensor, mask: Tensor | None, gamma: float, order: int) -> Float[Tensor, "batch batch"]:
-    rows = normalize_rows(flatten_examples(features, mask))
-    cosines = rows @ rows.T
+    rows = normalize_rows(flatten_examples(features, mask, scale=False))
+    cosines = inner_products(rows)
     # Horner's scheme: 1 + 2g c (1 + 2g c / 2 (1 + ...)).
     series = torch.ones_like(cosines)
     for power in range(order, 0, -1):

@@ -11,7 +11,9 @@ from torch.nn import functional as F
 from limbeck.errors import ArgumentError, LimbeckError
 from limbeck.functional import KernelClaim, kernel
 from limbeck.functional.connectors import Connector
+from limbeck.functional.directions import inner_products
 from limbeck.functional.relations import flatten_channels, normalize_rows
+from limbeck.functional.row_blocks import compute_by_examples
 from limbeck.losses import Loss, Objective
 from limbeck.methods.card import MethodCard, SearchRange
 from limbeck.methods.features.layers import Layers, pair_layers
@@ -97,13 +99,18 @@ def channel_relation_squared_error(
 
     Source: Li et al., 2025, arXiv:2506.20688.
     """
-    ours, theirs = flatten_channels(student, mask), flatten_channels(teacher, mask)
-    if ours.shape[1] != theirs.shape[1]:
+    ours, theirs = (flatten_channels(features[:0]).shape[1] for features in (student, teacher))
+    if ours != theirs:
         raise LimbeckError(
-            f"Channels are compared with channels: {ours.shape[1]} of the student and {theirs.shape[1]} of the "
-            "teacher. Use a head: Loss(..., head=Connector())."
+            f"Channels are compared with channels: {ours} of the student and {theirs} of the teacher. Use a head: "
+            "Loss(..., head=Connector())."
         )
-    return (_cosines(ours) - _cosines(theirs)).square().flatten(1).mean(1)
+
+    def compute(student: Tensor, teacher: Tensor, *mask: Tensor) -> Tensor:
+        relations = (_cosines(flatten_channels(features, *mask)) for features in (student, teacher))
+        return (next(relations) - next(relations)).square().flatten(1).mean(1)
+
+    return compute_by_examples(compute, student, teacher, *(() if mask is None else (mask,)))
 
 
 def _shrink(maps: Tensor, target: tuple[int, int]) -> Tensor:
@@ -112,8 +119,7 @@ def _shrink(maps: Tensor, target: tuple[int, int]) -> Tensor:
 
 
 def _cosines(rows: Float[Tensor, "batch rows features"]) -> Float[Tensor, "batch rows rows"]:
-    units = normalize_rows(rows)
-    return units @ units.transpose(1, 2)
+    return inner_products(normalize_rows(rows))
 
 
 _MAPS: dict[str, Any] = {"logits": False, "zero_at_equality": True, "channels": 1, "shape": (4, 3, 3)}

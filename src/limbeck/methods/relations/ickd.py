@@ -10,6 +10,7 @@ from torch import Tensor
 from limbeck.errors import ArgumentError, LimbeckError
 from limbeck.functional import KernelClaim, kernel
 from limbeck.functional.connectors import Connector
+from limbeck.functional.directions import inner_products
 from limbeck.functional.relations import flatten_channels, normalize_rows
 from limbeck.losses import Loss
 from limbeck.methods.card import MethodCard, SearchRange
@@ -70,7 +71,7 @@ def _correlate(
 ) -> Float[Tensor, "batch cells channels channels"]:
     cells = _cut(features, grid)
     channels = flatten_channels(cells, mask if grid == 1 else None, scale=normalize)
-    products = channels @ channels.transpose(1, 2)
+    products = inner_products(channels)
     products = products.unflatten(0, (-1, grid * grid)) if len(products) else products.unsqueeze(1)
     return normalize_rows(products) if normalize else products
 

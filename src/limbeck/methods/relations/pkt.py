@@ -8,6 +8,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from limbeck.functional import KernelClaim, kernel
+from limbeck.functional.directions import inner_products
 from limbeck.functional.relations import flatten_examples, normalize_rows, off_diagonal, select_examples
 from limbeck.losses import Loss
 from limbeck.methods.card import MethodCard, SearchRange
@@ -58,9 +59,9 @@ def neighbor_kl(
 
 def _neighbors(features: Tensor, mask: Tensor | None) -> Float[Tensor, "batch batch"]:
     """The probability of each neighbor; 1 for the example itself, which is to be left out."""
-    rows = normalize_rows(flatten_examples(features, mask))
+    rows = normalize_rows(flatten_examples(features, mask, scale=False))
     others = off_diagonal(len(rows), rows.device)
-    similarities = ((rows @ rows.T + 1) / 2).clamp_min(_SMALLEST).where(others, 0.0)
+    similarities = ((inner_products(rows) + 1) / 2).clamp_min(_SMALLEST).where(others, 0.0)
     sums = similarities.sum(1, keepdim=True)
     return (similarities / sums.where(sums > 0, 1.0)).where(others, 1.0)
 

@@ -10,7 +10,9 @@ from torch.nn import functional as F
 
 from limbeck.errors import ArgumentError
 from limbeck.functional import KernelClaim, kernel
+from limbeck.functional.directions import is_moderate
 from limbeck.functional.relations import (
+    compute_distances,
     compute_gram,
     distances_from_gram,
     flatten_examples,
@@ -59,8 +61,14 @@ def rkd_distance(
     return place_pairs(F.smooth_l1_loss(*pair, reduction="none").to(student.dtype), mask)
 
 
+def _rows(features: Tensor, mask: Tensor | None) -> Tensor:
+    """The examples as rows, with a scale at which squares do not overflow."""
+    rows = flatten_examples(features, mask, scale=False)
+    return rows if is_moderate(rows) else flatten_examples(rows)
+
+
 def _relative_distances(features: Tensor, mask: Tensor | None) -> Tensor:
-    distances = distances_from_gram(compute_gram(flatten_examples(features, mask)))
+    distances = compute_distances(_rows(features, mask))
     mean = distances.sum() / max(len(distances) * (len(distances) - 1), 1)
     return distances / mean.where(mean > 0, 1.0)
 
@@ -101,7 +109,7 @@ def rkd_angle(
 
 def _cosines(features: Tensor, mask: Tensor | None) -> Float[Tensor, "vertex batch batch"]:
     """The cosine at each vertex j between the directions to i and to k; 0 where a direction does not exist."""
-    gram = compute_gram(flatten_examples(features, mask))
+    gram = compute_gram(_rows(features, mask))
     distances = distances_from_gram(gram)
     exists = distances > 0
     inverse = distances.where(exists, 1.0).reciprocal().where(exists, 0.0)

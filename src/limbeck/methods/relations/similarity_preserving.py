@@ -8,6 +8,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from limbeck.functional import KernelClaim, kernel
+from limbeck.functional.directions import inner_products, is_moderate
 from limbeck.functional.relations import flatten_examples, normalize_rows, place_pairs, select_examples
 from limbeck.losses import Loss
 from limbeck.methods.card import MethodCard, SearchRange
@@ -51,8 +52,9 @@ def similarity_squared_error(
 
 
 def _similarities(features: Tensor, mask: Tensor | None) -> Tensor:
-    rows = flatten_examples(features, mask)
-    return normalize_rows(rows @ rows.T)
+    rows = flatten_examples(features, mask, scale=False)
+    # The lengths of rows of products do not depend on the scale, which must only not be extreme.
+    return normalize_rows(inner_products(rows if is_moderate(rows) else flatten_examples(rows)))
 
 
 CARD = MethodCard(

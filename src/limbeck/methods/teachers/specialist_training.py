@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,8 +16,9 @@ from limbeck.batch import IGNORED, LOGITS
 from limbeck.data import Dataset, Loader, ShuffledLoader, SpecialistLoader
 from limbeck.errors import LimbeckError
 from limbeck.functional import cross_entropy, kernel, kl_divergence
-from limbeck.functional.closed_form import log_softmax, nonzero_mask
+from limbeck.functional.closed_form import is_well_scaled, log_softmax, nonzero_mask
 from limbeck.functional.kernel import validates_pair, validates_student
+from limbeck.functional.row_blocks import Needed, Slopes, compute_by_examples
 from limbeck.losses import Loss, Objective
 from limbeck.methods.support import check_weight
 from limbeck.model_call import Adaptor
@@ -34,6 +36,8 @@ from limbeck.teachers import (
     as_teacher,
     check_groups,
 )
+
+_RARE = 1e-30  # a probability whose logarithm is precise in float32
 
 
 @kernel(per="position")
@@ -62,9 +66,38 @@ def dustbin_cross_entropy(
     Source: Hinton, Vinyals and Dean, 2015, arXiv:1503.02531, section 5.3.
     """
     own = _mask(student, special)
-    outside = (labels >= 0) & (labels < len(own)) & ~own[labels.clamp(0, len(own) - 1)]
-    dustbin = log_softmax(nonzero_mask(student)).masked_fill(own, -torch.inf).logsumexp(-1)
-    return torch.where(outside, -dustbin, cross_entropy(student, labels=labels.masked_fill(outside, IGNORED)))
+
+    def compute(logits: Tensor, labels: Tensor) -> Tensor:
+        outside = (labels >= 0) & (labels < len(own)) & ~own[labels.clamp(0, len(own) - 1)]
+        dustbin = log_softmax(nonzero_mask(logits)).masked_fill(own, -torch.inf).logsumexp(-1)
+        return torch.where(outside, -dustbin, cross_entropy(logits, labels=labels.masked_fill(outside, IGNORED)))
+
+    if student.ndim < 2 or not student.numel() or labels.shape != student.shape[:-1]:
+        return compute(student, labels)
+    rows, find = student.flatten(0, -2), functools.partial(_find_dustbin, own)
+    return compute_by_examples(compute, rows, labels.flatten(), find=find).view(labels.shape)
+
+
+def _find_dustbin(own: Tensor, needed: Needed, logits: Tensor, labels: Tensor) -> tuple[Tensor, Slopes] | None:
+    """The values with the slopes; None if a logit is infinite or huge, or a label no class."""
+    known = labels != IGNORED
+    at = labels.masked_fill(~known, 0).long()
+    if not is_well_scaled(logits) or not bool(((at >= 0) & (at < len(own))).all()):
+        return None
+    q = torch.softmax(logits, -1)
+    outside = known & ~own[at]
+    share = torch.where(outside, q @ (~own).to(q.dtype), q.gather(-1, at.unsqueeze(-1)).squeeze(-1))
+    share = share.masked_fill(~known, 1.0).clamp_max(1.0)
+    if not float(share.amin()) > _RARE:
+        return None
+    value = -share.log()
+    if not needed[0]:
+        return value, (None,) * len(needed)
+    # q minus the target: the label, or q within the dustbin, with the sum 1.
+    weight = outside / share
+    q.addcmul_(q * weight.unsqueeze(-1), (~own).to(q.dtype), value=-1)
+    q.scatter_add_(-1, at.unsqueeze(-1), -(known & ~outside).to(q.dtype).unsqueeze(-1))
+    return value, (q.masked_fill_(~known.unsqueeze(-1), 0.0), *(None,) * (len(needed) - 1))
 
 
 @kernel(per="position")

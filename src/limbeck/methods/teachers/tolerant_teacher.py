@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import replace
 
 import torch
@@ -10,6 +11,8 @@ from torch import Tensor
 
 from limbeck.errors import ArgumentError
 from limbeck.functional import KernelClaim, check_hyper, kernel, probabilities
+from limbeck.functional.closed_form import is_well_scaled
+from limbeck.functional.row_blocks import Needed, Slopes, compute_by_examples
 from limbeck.losses import Loss, Objective
 from limbeck.methods.card import MethodCard, SearchRange
 from limbeck.methods.logits.hinton import hinton
@@ -41,11 +44,32 @@ def top_score_difference(student: Float[Tensor, "*batch classes"], *, top: int =
     """
     _check_top(top)
     count = min(top, student.shape[-1])
-    scores = probabilities(student).topk(count, dim=-1).values
-    classes = (student != -torch.inf).sum(-1).clamp(max=top)
-    # Absent classes have a probability of 0, so they add nothing to the sum.
-    mean = scores[..., 1:].sum(-1) / (classes - 1).clamp_min(1)
-    return (scores[..., 0] - mean).masked_fill(classes < 2, 0.0)
+
+    def compute(logits: Tensor) -> Tensor:
+        scores = probabilities(logits).topk(count, dim=-1).values
+        classes = (logits != -torch.inf).sum(-1).clamp(max=top)
+        # Absent classes have a probability of 0, so they add nothing to the sum.
+        mean = scores[..., 1:].sum(-1) / (classes - 1).clamp_min(1)
+        return (scores[..., 0] - mean).masked_fill(classes < 2, 0.0)
+
+    if student.ndim < 2 or not student.numel():
+        return compute(student)
+    rows = student.flatten(0, -2)
+    return compute_by_examples(compute, rows, find=functools.partial(_find_difference, count)).view(student.shape[:-1])
+
+
+def _find_difference(count: int, needed: Needed, logits: Tensor) -> tuple[Tensor, Slopes] | None:
+    """The values with the slopes; None if a logit is infinite or huge."""
+    if count < 2 or not is_well_scaled(logits):
+        return None
+    q = torch.softmax(logits, -1)
+    scores, places = q.topk(count, dim=-1)
+    weights = scores.new_full((count,), -1 / (count - 1))
+    weights[0] = 1.0
+    scores.mul_(weights)
+    value = scores.sum(-1)
+    # Through the softmax: q (w - sum q w), and the sum is the value.
+    return value, (q.mul_(-value.unsqueeze(-1)).scatter_add_(-1, places, scores) if needed[0] else None,)
 
 
 def _check_top(top: int) -> None:
