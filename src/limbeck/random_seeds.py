@@ -87,6 +87,19 @@ def fork_rng(state: Mapping[str, Any] | None = None) -> Iterator[None]:
         set_rng_state(before)
 
 
+def draw_seed() -> Int[Tensor, ""]:
+    """Draw a seed from PyTorch's generator, for the `counter_uniform` of a loss.
+
+    Call it in `LossTerm.setup` and keep it as a buffer: it then depends on the run's seed, is equal on all ranks, and a
+    resumed run has it again.
+
+    Example:
+        >>> draw_seed().shape
+        torch.Size([])
+    """
+    return torch.randint(2**31, ())
+
+
 def _signed(value: int) -> int:
     """Convert an unsigned 64-bit value to the int64 with the same bits."""
     value &= (1 << 64) - 1

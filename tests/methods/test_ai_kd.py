@@ -58,7 +58,7 @@ def test_the_critic_is_trained_by_the_wasserstein_loss_with_a_penalty():
     torch.manual_seed(0)
     critic = Critic(weight=0.5, penalty=10.0, hidden=4).setup(context())
     values = critic.critic_values(Z, V, IDS, step=3)
-    share = counter_uniform(IDS, torch.full_like(IDS, 3), seed=0, draws=1, stream="critic").double()
+    share = counter_uniform(IDS, torch.full_like(IDS, 3), seed=int(critic.seed), draws=1, stream="critic").double()
     for i in range(4):
         point = (share[i] * Z[i] + (1 - share[i]) * V[i]).requires_grad_()
         slope = torch.autograd.functional.jacobian(critic.network, point)

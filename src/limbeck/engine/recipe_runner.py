@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -14,6 +15,7 @@ from limbeck.engine.model_checks import check_shared, find_networks
 from limbeck.engine.probe import objective_check
 from limbeck.engine.train_config import TrainConfig, check_lengths
 from limbeck.errors import ArgumentError, LimbeckError, unknown_name_error
+from limbeck.losses import copy_objective
 from limbeck.model_call import Adaptor
 from limbeck.models.size_and_hash import unwrap_compiled
 from limbeck.random_seeds import derive_seed, fork_rng, make_rng_state
@@ -27,6 +29,7 @@ from limbeck.recipe import (
     RunContext,
     Stage,
     TransformModel,
+    change_stages,
 )
 from limbeck.recipe.change import Round
 from limbeck.recipe.optimizer import short_name
@@ -178,7 +181,9 @@ class RecipeRunner:
     """
 
     def __init__(self, recipe: Recipe, models: RunModels, *, seed: int) -> None:
-        self._recipe = recipe
+        # A run trains copies of the heads, so that the recipe can be run again, with another seed, from its beginning.
+        self._copies: dict[int, Any] = {}
+        self._recipe = recipe = self._copy_heads(recipe)
         self._models = models
         self._seed = seed
         self._brought: dict[str, Recipe] = {}
@@ -235,6 +240,15 @@ class RecipeRunner:
             elif ask or key in self.call_states:
                 yield from self._walk(self._answer(key, part).parts, f"{key}.", ask=ask)
 
+    def _copy_heads(self, recipe: Recipe) -> Recipe:
+        """The recipe with heads of the run's own; those that stages share stay shared."""
+
+        def change(stage: Stage) -> Stage:
+            return replace(stage, objective=copy_objective(stage.objective, self._copies))
+
+        parts = [change_stages(Recipe(part), change) if isinstance(part, Part) else part for part in recipe.parts]
+        return Recipe(*parts, makes=recipe.makes, ship=recipe.ship)
+
     def _begin_round(self, key: str) -> None:
         """Drop the models' states of earlier rounds: a resumed run repeats those calls only for the structure."""
         place = key.rpartition(".")[0]
@@ -265,7 +279,7 @@ class RecipeRunner:
             if not isinstance(part, Part):
                 name = short_name(function)
                 raise LimbeckError(f"{name}(models) is part of a recipe and must return a stage; it returned {part!r}.")
-            self._brought[key] = self._checked(Recipe(part), function)
+            self._brought[key] = self._copy_heads(self._checked(Recipe(part), function))
             self._models.add_factories(self._brought[key].makes)
         return self._brought[key]
 

@@ -3,7 +3,7 @@
 from limbeck.losses.distributed import all_gather, all_reduce_sum, all_reduce_tensor, rank_device, world_size
 from limbeck.losses.hyper_gradient import hyper_gradient
 from limbeck.losses.loss import Loss
-from limbeck.losses.memory import FeatureQueue, RowIndex, RunningMean, preserved_state
+from limbeck.losses.memory import FeatureQueue, RowIndex, RunningMean, copy_objective, preserved_state
 from limbeck.losses.objective import (
     LossContext,
     LossTerm,
@@ -31,6 +31,7 @@ __all__ = [
     "all_gather",
     "all_reduce_sum",
     "all_reduce_tensor",
+    "copy_objective",
     "hyper_gradient",
     "preserved_state",
     "rank_device",

@@ -19,7 +19,7 @@ from limbeck.methods.card import MethodCard, SearchRange
 from limbeck.methods.features.feature_term import FeatureTerm
 from limbeck.methods.features.layers import Layers, pair_layers
 from limbeck.methods.support import check_weight
-from limbeck.random_seeds import counter_uniform
+from limbeck.random_seeds import counter_uniform, draw_seed
 from limbeck.recipe import Recipe, Stage
 from limbeck.tasks import Task
 
@@ -54,11 +54,13 @@ CARD = MethodCard(
 class MaskedGeneration(FeatureTerm):
     """The squared error of the teacher's maps that are generated from masked ones of the student, summed over values.
 
-    The masks are a function of the id of the example and the step, so that they depend neither on how a batch is split
-    nor on the process. Examples without ids get masks of the global random generator.
+    The masks are a function of a seed, the id of the example and the step, so that they depend neither on how a batch
+    is split nor on the process. The seed is drawn when the stage begins, so it is another one in a run with another
+    seed. Examples without ids get masks of the global random generator.
     """
 
     name = "masked_generation"
+    seed: Tensor
 
     def __init__(self, pairs: Sequence[tuple[str, str]], *, mask_ratio: float, mask_channels: bool) -> None:
         super().__init__(pairs)
@@ -74,6 +76,8 @@ class MaskedGeneration(FeatureTerm):
             self.generators.append(
                 nn.Sequential(nn.Conv2d(width, width, 3, padding=1), nn.ReLU(), nn.Conv2d(width, width, 3, padding=1))
             )
+        # After the layers: their weights are those of earlier versions.
+        self.register_buffer("seed", draw_seed())
 
     def compare(
         self, ours: list[Tensor], theirs: list[Tensor], batch: Batch, progress: Progress
@@ -98,7 +102,7 @@ class MaskedGeneration(FeatureTerm):
             uniform = torch.rand(len(maps), draws, device=maps.device)
         else:
             step = torch.full_like(batch.id, progress.step)
-            uniform = counter_uniform(batch.id, step, seed=0, draws=draws, stream=f"mgd {number}")
+            uniform = counter_uniform(batch.id, step, seed=int(self.seed), draws=draws, stream=f"mgd {number}")
         return (uniform >= self.mask_ratio).to(maps).reshape(len(maps), *shape)
 
     def __repr__(self) -> str:

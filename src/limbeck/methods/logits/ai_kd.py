@@ -18,7 +18,7 @@ from limbeck.losses import Loss, LossContext, LossTerm, Objective, RowIndex, all
 from limbeck.losses.logit_rows import count_logit_rows, find_counted
 from limbeck.methods.card import MethodCard, SearchRange
 from limbeck.methods.support import check_count, check_share, check_weight
-from limbeck.random_seeds import counter_uniform
+from limbeck.random_seeds import counter_uniform, draw_seed
 from limbeck.recipe import Recipe, Stage
 
 CARD = MethodCard(
@@ -155,6 +155,7 @@ class Critic(LossTerm):
 
     name, per = "critic", "example"
     network: nn.Sequential
+    seed: Tensor
 
     def __init__(self, *, weight: float, penalty: float, hidden: int) -> None:
         super().__init__()
@@ -174,6 +175,7 @@ class Critic(LossTerm):
             nn.Linear(logits.shape[-1], self.hidden, **kind), nn.LeakyReLU(0.2),
             nn.Linear(self.hidden, self.hidden, **kind), nn.LeakyReLU(0.2), nn.Linear(self.hidden, 1, **kind),
         )  # fmt: skip
+        fitted.register_buffer("seed", draw_seed().to(logits.device))
         return fitted
 
     def term(self, student: Outputs, teacher: Outputs, batch: Batch, progress: Progress) -> Term:
@@ -199,7 +201,8 @@ class Critic(LossTerm):
         step: int = 0,
     ) -> Float[Tensor, " rows"]:
         """The critic's part of the loss, one value for each example."""
-        share = counter_uniform(ids, torch.full_like(ids, step), seed=0, draws=1, stream="critic").to(student)
+        steps = torch.full_like(ids, step)
+        share = counter_uniform(ids, steps, seed=int(self.seed), draws=1, stream="critic").to(student)
         between = (share * student + (1 - share) * teacher).detach().requires_grad_()
         with torch.enable_grad():
             judged = self.network(between).sum()

@@ -15,7 +15,7 @@ from limbeck.batch import IGNORED, Batch, Outputs, Progress, Requirements, Term
 from limbeck.functional import check_hyper, kernel
 from limbeck.functional.relations import flatten_channels, normalize_rows, off_diagonal
 from limbeck.losses import LossContext, LossTerm, RowIndex, all_gather, all_reduce_sum
-from limbeck.random_seeds import counter_uniform
+from limbeck.random_seeds import counter_uniform, draw_seed
 
 
 def contrast(
@@ -210,6 +210,7 @@ class ContrastiveMemory(Contrast):
 
     name, per = "contrastive_memory", "example"
     rows: RowIndex
+    seed: Tensor
     student_memory: Tensor
     teacher_memory: Tensor
     classes_of_rows: Tensor
@@ -233,7 +234,8 @@ class ContrastiveMemory(Contrast):
         fitted = super().setup(context)
         assert isinstance(fitted, ContrastiveMemory)  # for the type checker: setup() copies self
         fitted.rows = rows.to(fitted.student_projection.weight.device)
-        draw = torch.Generator().manual_seed(0)
+        fitted.register_buffer("seed", draw_seed().to(fitted.student_projection.weight.device))
+        draw = torch.Generator().manual_seed(int(fitted.seed))
         for name in ("student_memory", "teacher_memory"):
             start = normalize_rows(
                 torch.randn(len(rows), self.size, generator=draw, dtype=fitted.student_projection.weight.dtype)
@@ -281,5 +283,5 @@ class ContrastiveMemory(Contrast):
         if self.negatives >= size:
             return torch.arange(size, device=device)
         zero = torch.zeros(1, dtype=torch.int64)
-        shares = counter_uniform(zero, zero + step, seed=0, draws=self.negatives, stream="crd")[0]
+        shares = counter_uniform(zero, zero + step, seed=int(self.seed), draws=self.negatives, stream="crd")[0]
         return (shares.double() * size).long().to(device)
