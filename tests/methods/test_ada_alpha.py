@@ -28,6 +28,8 @@ Y = torch.tensor([0, 1, 1, 3, 4, -100])
 
 
 def brute_force_class_weighted_kl(student, teacher, *, labels, class_weights, temperature=1.0):
+    if isinstance(class_weights, float):
+        class_weights = [class_weights] * student.shape[-1]
     values = []
     for z, v, y in zip(to_rows(student), to_rows(teacher), labels.flatten().tolist(), strict=True):
         if y == -100:
@@ -106,3 +108,9 @@ def test_too_few_weights_are_refused_before_training():
 def test_class_weights_of_another_kind_are_refused(wrong):
     with pytest.raises(LimbeckError, match="class_weights"):
         inspect.unwrap(ada_alpha)(torch.nn.Linear(2, 3), class_weights=wrong)
+
+
+@pytest.mark.parametrize("count", [4, 6])
+def test_another_number_of_weights_than_classes_is_refused(count):
+    with pytest.raises(LimbeckError, match="5 classes"):
+        class_weighted_kl(Z, V, labels=Y, class_weights=(0.5,) * count)

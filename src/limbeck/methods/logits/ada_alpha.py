@@ -71,7 +71,7 @@ def class_weighted_kl(
     teacher: Float[Tensor, "*batch classes"],
     *,
     labels: Integer[Tensor, "*batch"],
-    class_weights: Sequence[float] | Float[Tensor, " classes"] = (),
+    class_weights: float | Sequence[float] | Float[Tensor, " classes"] = 0.0,
     temperature: float = 1.0,
 ) -> Float[Tensor, "*batch"]:
     r"""Compute :math:`(1 - \alpha_y) (-\log q_y) + \alpha_y T^2 KL(p \| q)`, with a weight for each class, in nats.
@@ -82,7 +82,7 @@ def class_weighted_kl(
         student: Logits of the student.
         teacher: Logits of the teacher.
         labels: Class indices from 0 to classes - 1, or -100.
-        class_weights: alpha, from 0 to 1, one for each class.
+        class_weights: alpha, from 0 to 1: one for each class, or a number for all of them.
         temperature: T, above 0.
 
     Raises:
@@ -97,9 +97,12 @@ def class_weighted_kl(
     """
     known = labels != IGNORED
     weights = torch.as_tensor(class_weights, dtype=student.dtype, device=student.device)
-    if len(weights) < student.shape[-1]:
+    if weights.ndim == 0:
+        weights = weights.expand(student.shape[-1])
+    if len(weights) != student.shape[-1]:
         raise LimbeckError(
-            f"There are {len(weights)} class weights for {student.shape[-1]} classes; give one for each class."
+            f"There are {len(weights)} class weights for {student.shape[-1]} classes; give one for each class, in the "
+            "order of the student's outputs."
         )
     alpha = weights[labels.masked_fill(~known, 0).long()]
     soft = kl_divergence(student, teacher, temperature=temperature)
@@ -127,7 +130,7 @@ CARD = MethodCard(
 }""",
     labels="required",
     ranges={"temperature": SearchRange(1.0, 20.0, log=True)},
-    kernels=(KernelClaim(class_weighted_kl, hyper={"class_weights": (0.3,) * 9, "temperature": 2.0},
+    kernels=(KernelClaim(class_weighted_kl, hyper={"class_weights": 0.3, "temperature": 2.0},
                          invariances=("student_shift", "teacher_shift")),),
     tasks=("classification", "segmentation", "language_modeling"),
     task_reason="its weights belong to the class of the label, and such targets have no single class",
