@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch import nn
 
+from limbeck.batch import Batch, Outputs, Progress
 from limbeck.engine import distill
 from limbeck.errors import ArgumentError, LimbeckError
+from limbeck.functional.connectors import Connector
+from limbeck.losses import Loss, LossContext
 from limbeck.methods import make
 from limbeck.methods.features.ab import activation_boundary_loss
 from limbeck.recipe import Recipe
@@ -76,3 +80,29 @@ def test_a_batchnorm_beside_the_student_is_no_batch_in_parts():
         distill(
             planted.student(), make("ab", teacher=planted.truth, **LAYER), planted.x, accumulate=2, epochs=1
         ).finish()
+
+
+@pytest.mark.parametrize("padding", [0.0, 50.0])
+def test_padding_is_no_part_of_the_statistics_of_the_connector(padding):
+    draw = torch.Generator().manual_seed(0)
+    student, teacher = torch.randn(4, 6, 3, generator=draw), torch.randn(4, 6, 5, generator=draw)
+    mask = torch.arange(6) < torch.tensor([[6], [4], [3], [2]])
+    student[~mask] = padding
+    torch.manual_seed(1)
+    loss = Loss(activation_boundary_loss, student="a", teacher="b", head=Connector(norm=True))
+    outputs, batch = (Outputs(a=student), Outputs(b=teacher)), Batch(torch.zeros(4), mask=mask)
+    term = loss.setup(LossContext(*outputs, batch)).term(*outputs, batch, Progress())
+    rows = loss.head.map.layers[0](student[mask])
+    normalized = nn.functional.batch_norm(rows, None, None, training=True)
+    wrong = (1 - torch.where(teacher[mask] > 0, normalized, -normalized)).clamp_min(0).square().mean(1)
+    texts = mask.nonzero()[:, 0]
+    expected = torch.stack([wrong[texts == n].mean() for n in range(4)]).mean()
+    torch.testing.assert_close(term.mean, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_examples_that_are_masked_are_no_part_of_it_either():
+    rows, mask = torch.randn(6, 3, generator=torch.Generator().manual_seed(0)), torch.arange(6) < 4
+    head = Connector(norm=True)
+    head.shape(rows, torch.zeros(6, 5))
+    mapped = head(torch.where(mask[:, None], rows, 100.0), mask)
+    torch.testing.assert_close(mapped[mask], head(rows[mask]))

@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from limbeck.errors import LimbeckError
-from limbeck.functional.feature_maps import to_positions
+from limbeck.functional.feature_maps import position_mask, to_positions
 from limbeck.functional.projector import Head
 
 
@@ -85,6 +85,8 @@ class Connector(Head):
         torch.Size([2, 64, 8, 8])
     """
 
+    takes_mask = True
+
     def __init__(self, *, norm: bool = False, activation: bool = False) -> None:
         super().__init__()
         self.norm, self.activation = norm, activation
@@ -109,8 +111,14 @@ class Connector(Head):
                 f"{widths[0]} to {widths[1]}. Make a new one."
             )
 
-    def forward(self, student: Float[Tensor, "*student"]) -> Float[Tensor, "*connected"]:
+    def forward(
+        self, student: Float[Tensor, "*student"], mask: Bool[Tensor, "batch ..."] | None = None
+    ) -> Float[Tensor, "*connected"]:
         """Map the student's channels.
+
+        Args:
+            student: Maps, tokens or rows.
+            mask: The tokens, or the examples, that count. The others are no part of the statistics of a BatchNorm.
 
         Raises:
             LimbeckError: If `shape` was not called yet.
@@ -120,7 +128,20 @@ class Connector(Head):
                 "This Connector has no parameters yet. Call shape(student_features, teacher_features) first, then "
                 "pass its parameters to the optimizer."
             )
-        return self.map(student)
+        return self.map(student, find_counted(mask, student) if self.norm else None)
+
+
+def find_counted(mask: Bool[Tensor, "batch ..."] | None, features: Tensor) -> Bool[Tensor, "batch positions 1"] | None:
+    """The positions that a mask of tokens or of examples counts; None if all do, or it is the mask of others.
+
+    Example:
+        >>> find_counted(torch.tensor([True, False]), torch.zeros(2, 3)).flatten().tolist()
+        [True, False]
+    """
+    if mask is not None and mask.shape == features.shape[:1]:
+        positions = 1 if features.ndim == 2 else to_positions(features[:0]).shape[1]
+        return mask.bool()[:, None, None].expand(-1, positions, 1)
+    return position_mask(mask, features)
 
 
 def channels(features: Float[Tensor, "batch ..."]) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import final
+from typing import ClassVar, final
 
 import torch
 from jaxtyping import Float
@@ -17,7 +17,13 @@ class Head(nn.Module, ABC):
 
     It is trained with the student and then dropped. Its parameters are created
     by `shape`.
+
+    Attributes:
+        takes_mask: Whether `forward` has a second argument, the mask of the positions that count, or None: for heads
+            that compute statistics over a batch.
     """
+
+    takes_mask: ClassVar[bool] = False
 
     @abstractmethod
     def shape(self, student: Tensor, teacher: Tensor) -> None:

@@ -256,19 +256,19 @@ class Loss(LossTerm):
         return float(examples**2 if self.per == "pair" else min(examples, 1))
 
     def _tensors(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Any]:
-        tensors: dict[str, Any] = {}
-        for name, address in self.student.items():
-            head = self._head(name)
-            tensors[name] = self._moved(student[address] if head is None else head(student[address]))
-        for name, address in self.teacher.items():
-            tensors[name] = self._teacher_tensor(teacher, address)
+        through = self._through_head
+        tensors: dict[str, Any] = {name: through(name, student[at], batch) for name, at in self.student.items()}
+        mask = batch.find_mask(self.where)
+        for name, at in self.teacher.items():
+            value = tensors[name] = self._teacher_tensor(teacher, at)
+            if mask is not None and isinstance(value, Tensor):  # NaN of padding would reach what counts
+                tensors[name] = zero_where_masked(value, mask.bool())
         for name in self.kernel.inputs & FROM_BATCH:
             value = self._column(name, batch)
-            if value is None and name == "mask":
-                continue
-            if value is None:
+            if value is not None:
+                tensors[name] = value
+            elif name != "mask":
                 raise LimbeckError(f"{self.name} needs {name}, and {_lack(name, batch)}")
-            tensors[name] = value
         if not self._compares:
             return tensors
         keep = self._row_mask(batch)
@@ -284,6 +284,11 @@ class Loss(LossTerm):
         if isinstance(self.head, nn.ModuleDict):
             return dict(self.head.items()).get(name)
         return self.head
+
+    def _through_head(self, name: str, features: Tensor, batch: Batch) -> Tensor:
+        head: Any = self._head(name)
+        mask = (batch.find_mask(self.where),) if isinstance(head, Head) and head.takes_mask else ()
+        return self._moved(features if head is None else head(features, *mask))
 
     def _teacher_tensor(self, teacher: Outputs, address: str) -> Tensor | PartialLogits:
         """The teacher's output, or its top-k part (with classes last already) if the kernel accepts it."""
@@ -364,9 +369,7 @@ class Loss(LossTerm):
             )
 
     def __repr__(self) -> str:
-        sides = [
-            _shorten(side, addresses) for side, addresses in (("student", self.student), ("teacher", self.teacher))
-        ]
+        sides = [_shorten(side, places) for side, places in (("student", self.student), ("teacher", self.teacher))]
         places = "" if all(side in ({}, LOGITS) for side in sides) else f", student={sides[0]!r}, teacher={sides[1]!r}"
         # A run compares these texts when it is resumed, so every setting must be in it.
         dimension = "" if self.classes == -1 else f", classes={self.classes}"

@@ -23,6 +23,7 @@ from limbeck.testing.kernel_inputs import (
     check_half,
     check_mask,
     check_masked_columns,
+    check_masked_teacher,
     check_one_sided,
     format_values,
     mask_sample,
@@ -50,6 +51,7 @@ def check_kernel(kernel: Callable[..., Tensor] | KernelClaim, **claim: Any) -> N
     * Inputs in float16 and bfloat16 give the value and gradient of float64, up to the rounding of the inputs.
     * A class that is -inf in the student or the teacher alone gives no NaN.
     * A masked column is equivalent to no column, and a `mask` to leaving out what it masks.
+    * In a `Loss`, what the teacher says where the mask of a batch is False may be NaN.
     * The gradient is the derivative of the value, except with `stop_gradient`.
     * Each of `invariances` changes nothing.
     * With `zero_at_equality`, it is 0 where student and teacher are equal, and positive where they differ.
@@ -220,6 +222,7 @@ LAWS: tuple[Callable[[KernelClaim], None], ...] = (
     check_masked_columns,
     check_one_sided,
     check_mask,
+    check_masked_teacher,
     check_gradient,
     check_equality,
     check_invariances,

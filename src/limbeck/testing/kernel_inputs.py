@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 import torch
 from torch import Tensor
 
+from limbeck.batch import Batch, Outputs, Progress
 from limbeck.functional import KernelClaim
+from limbeck.losses import Loss, LossContext
 from limbeck.testing.law import require
 
 OF = "kernels"
@@ -120,6 +123,34 @@ def check_mask(claim: KernelClaim) -> None:
         alone = claim(_keep_positions(claim, one, kept))
         own = value[row : row + 1]
         require_close(own if claim.per == "example" else own[:, _line(kept)], alone, broken)
+
+
+def check_masked_teacher(claim: KernelClaim) -> None:
+    """In a `Loss`, NaN of the teacher where nothing counts, as attention over padding alone gives, changes nothing."""
+    sample = claim.sample(4, dtype=torch.float64)
+    own, its = ([name for name in names if name in sample] for names in (claim.student, claim.teacher))
+    rows = (4, *sample[own[0]].shape[1 : 1 + claim.positions])
+    mask = torch.arange(math.prod(rows)).reshape(rows) % 3 != 1
+    mask[-1] = False
+    spoilable = [name for name in its if sample[name].shape[: mask.ndim] == mask.shape]
+    if not spoilable:
+        return
+    hyper = {**claim.hyper, **{name: sample[name] for name in claim.constants}}
+    loss = Loss(claim.kernel, student={name: name for name in own}, teacher={name: name for name in its}, **hyper)
+    extra = {"targets": sample["targets"]} if "targets" in sample else {}
+    batch = Batch(torch.zeros(4, 1), sample.get("id"), labels=sample.get("labels"), mask=mask, extra=extra)
+    found = []
+    for masked in (0.0, torch.nan):
+        teacher = Outputs({name: sample[name].clone() for name in its})
+        for name in spoilable:
+            teacher[name][~mask] = masked
+        student = Outputs({name: sample[name].clone().requires_grad_() for name in own})
+        term = loss.setup(LossContext(student, teacher, batch)).term(student, teacher, batch, Progress())
+        found.append((term.total, torch.autograd.grad(term.total, list(student.values()), materialize_grads=True)))
+    (value, slopes), (other, others) = found
+    require_close(other, value, "a teacher's NaN where the mask is false changes its value in a Loss")
+    for one, expected in zip(others, slopes, strict=True):
+        require_close(one, expected, "a teacher's NaN where the mask is false changes its gradient in a Loss")
 
 
 def _line(kept: Tensor) -> Tensor:

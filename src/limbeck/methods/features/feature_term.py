@@ -74,7 +74,9 @@ class FeatureTerm(LossTerm, ABC):
 
     def _read(self, student: Outputs, teacher: Outputs, batch: Batch) -> tuple[list[Tensor], list[Tensor]]:
         ours = [_widen(student[address]) for address, _ in self.pairs]
-        theirs = [zero_where_masked(_widen(teacher[address]), batch.valid) for _, address in self.pairs]
+        theirs = [_widen(teacher[address]) for _, address in self.pairs]
+        for mask in (batch.valid, *([] if batch.mask is None else [batch.mask.bool()])):  # examples, and their tokens
+            theirs = [zero_where_masked(features, mask) for features in theirs]
         return ours, theirs
 
 

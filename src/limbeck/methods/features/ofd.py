@@ -13,7 +13,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from limbeck.batch import Batch, Progress
 from limbeck.functional import KernelClaim, kernel
-from limbeck.functional.connectors import Pointwise, channels
+from limbeck.functional.connectors import Pointwise, channels, find_counted
 from limbeck.functional.feature_maps import match_positions, position_mask, to_positions
 from limbeck.losses import LossContext
 from limbeck.methods.card import MethodCard, SearchRange
@@ -161,7 +161,7 @@ class MarginDistance(FeatureTerm):
         """The sum over the pairs of layers."""
         values = [
             partial_l2(
-                connector(mine, position_mask(batch.mask, mine)),
+                connector(mine, find_counted(batch.mask, mine)),
                 its,
                 batch.mask,
                 margin=self.get_buffer(f"margin{number}"),

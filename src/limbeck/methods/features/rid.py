@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from limbeck.batch import IGNORED, Batch, Progress, Requirements
 from limbeck.errors import LimbeckError
 from limbeck.functional import KernelClaim, kernel
-from limbeck.functional.connectors import Pointwise, channels
+from limbeck.functional.connectors import Pointwise, channels, find_counted
 from limbeck.functional.feature_maps import match_positions, mean_over_positions, position_mask, to_positions
 from limbeck.functional.labels import cross_entropy
 from limbeck.losses import LossContext
@@ -164,13 +164,13 @@ class FilterLearning(FeatureTerm):
         labels = batch.labels if batch.labels is not None else torch.full((batch.size,), IGNORED)
         values = []
         for number, (mine, its) in enumerate(zip(ours, theirs, strict=True)):
-            where = position_mask(batch.mask, its)
+            where = find_counted(batch.mask, its)
             filtered = _filtered(self.filters.teacher[number], its, where)
             rows = _mean_of_positions(filtered, where)
             values.append(cross_entropy(self.filters.classifiers[number](rows), labels=labels))
             if progress.fraction >= self.alone:
                 with torch.no_grad():
-                    fixed = _filtered(self.filters.student[number], mine, position_mask(batch.mask, mine))
+                    fixed = _filtered(self.filters.student[number], mine, find_counted(batch.mask, mine))
                 places = match_positions(fixed, filtered)
                 values.append(
                     scaled_distance(
@@ -202,9 +202,9 @@ class RedundantInformation(FeatureTerm):
         """The sum over the pairs of layers."""
         values = []
         for number, (mine, its) in enumerate(zip(ours, theirs, strict=True)):
-            where = position_mask(batch.mask, mine)
+            where = find_counted(batch.mask, mine)
             with torch.no_grad():
-                fixed = _filtered(self.filters.teacher[number], its, position_mask(batch.mask, its))
+                fixed = _filtered(self.filters.teacher[number], its, find_counted(batch.mask, its))
             places = match_positions(_filtered(self.filters.student[number], mine, where), fixed)
             values.append(
                 scaled_distance(*places, batch.mask if where is not None else None, alpha=self.filters.alphas[number])

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from limbeck.batch import LOGITS_INPUT, Batch, Progress
 from limbeck.errors import LimbeckError
 from limbeck.functional import KernelClaim
-from limbeck.functional.connectors import Pointwise, channels
+from limbeck.functional.connectors import Pointwise, channels, find_counted
 from limbeck.functional.feature_maps import mean_squared_distance
 from limbeck.losses import LossContext
 from limbeck.methods.card import MethodCard, SearchRange
@@ -82,9 +82,9 @@ class SoftmaxRegression(FeatureTerm):
         self, ours: list[Tensor], theirs: list[Tensor], batch: Batch, progress: Progress
     ) -> Float[Tensor, " batch"]:
         """Both squared differences with their weights."""
-        connected = cast(nn.Module, self.connector)(ours[0])
-        matching = mean_squared_distance(connected, theirs[0])
-        regression = mean_squared_distance(self._classify(connected), self._classify(theirs[0]))
+        connected = cast(nn.Module, self.connector)(ours[0], find_counted(batch.mask, ours[0]))
+        matching = mean_squared_distance(connected, theirs[0], batch.mask)
+        regression = mean_squared_distance(self._classify(connected), self._classify(theirs[0]), batch.mask)
         return self.weights[0] * matching + self.weights[1] * regression
 
     def _classify(self, features: Tensor) -> Tensor:
