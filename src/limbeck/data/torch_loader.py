@@ -39,9 +39,11 @@ def batch_from(item: Any) -> Batch:
         if (labels := _integers(item[1])) is not None:
             return Batch(inputs, labels=labels)
         _check_soft(item[1], inputs.shape if isinstance(inputs, Tensor) else None)
+    three = isinstance(item, (tuple, list)) and len(item) == 3  # the third may be ids, or anything else
+    columns = "inputs=item[0], labels=item[1], id=item[2]" if three else "inputs=..., labels=..."
     raise DataError(
         f"A batch is {describe(item)}; supported are a tensor, (inputs, integer labels), a mapping or a Batch. "
-        "Pass to_batch=, a function that converts such an item to limbeck.Batch(inputs=..., labels=...)."
+        f"Pass to_batch=, a function that converts such an item: to_batch=lambda item: limbeck.Batch({columns})."
     )
 
 
@@ -135,10 +137,10 @@ class TorchLoader(Loader):
 
     An item may be a `Batch`; a tensor; ``(inputs,)`` or ``(inputs, labels)``; or a mapping, in which ``labels`` (or
     ``label``) are labels, ``id`` are ids, columns that are not tensors are ``extra``, and the other columns are the
-    model inputs. `to_batch` converts anything else to a `Batch`. An ``attention_mask`` in a mapping is also
-    ``Batch.mask``, so that padding does not count. The ``labels`` of a causal language model are expected in the format
-    of Hugging Face models, at their own token, and are shifted to the model output that predicts them. The labels of an
-    encoder-decoder are also what its decoder reads, behind its start token.
+    model inputs. `to_batch` converts anything else to a `Batch`, such as ``(inputs, labels, ids)``. A mapping's
+    ``attention_mask`` is also ``Batch.mask``, so that padding does not count. The ``labels`` of a causal language model
+    are expected in the format of Hugging Face models, at their own token, and are shifted to the model output that
+    predicts them. The labels of an encoder-decoder are also what its decoder reads, behind its start token.
 
     The DataLoader's own shuffling is used. An epoch cannot be entered in the middle, so training can be resumed there
     only if the DataLoader has ``state_dict`` and ``load_state_dict``. If an iterator is left early, the next one

@@ -21,6 +21,8 @@ from limbeck.recipe.change import WrappedFunction
 from limbeck.teachers.fingerprints import code_fingerprint
 from limbeck.teachers.teacher import get_function_name
 
+_RESUMABLE = "Use ShuffledLoader(ArrayDataset(inputs, labels), batch_size=...), or a loader with state_dict()."
+
 
 def describe_run(recipe: Recipe, setting: TrainConfig, loader: Loader) -> dict[str, Any]:
     """The description of a run in its folder; only a run with the same recipe, settings and data can resume it."""
@@ -162,9 +164,14 @@ def load_state_dict(
     return {head: state["heads"][name] for name, head in course.heads().items() if state["heads"].get(name)}
 
 
+def not_resumable_warning(where: Any, loader: Loader) -> str:
+    """What to say before the first step of a run whose loader has no position."""
+    return (
+        f"A {loader.type_name} has no position to continue from, so this run cannot be resumed if it is killed: "
+        f"{where} will hold its student, not a checkpoint. {_RESUMABLE}"
+    )
+
+
 def not_resumable_error(where: Any, what: str) -> LimbeckError:
     """The error for a run that cannot be resumed because `what` has no position."""
-    return LimbeckError(
-        f"{where} cannot be resumed: {what} has no position to continue from. "
-        "Use ShuffledLoader(ArrayDataset(inputs, labels), batch_size=...), or a loader with state_dict()."
-    )
+    return LimbeckError(f"{where} cannot be resumed: {what} has no position to continue from. {_RESUMABLE}")

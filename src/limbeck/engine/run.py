@@ -21,12 +21,18 @@ from limbeck.engine.distributed import gather_states, lost_rank_explained, rando
 from limbeck.engine.interrupts import StepEndInterrupt, StepEndInterrupts
 from limbeck.engine.parallel_branches import ParallelBranches
 from limbeck.engine.recipe_runner import RecipeRunner, RunModels, preflight_check
-from limbeck.engine.resume import describe_run, load_state_dict, not_resumable_error, state_dict
+from limbeck.engine.resume import (
+    describe_run,
+    load_state_dict,
+    not_resumable_error,
+    not_resumable_warning,
+    state_dict,
+)
 from limbeck.engine.run_folder import RunFolder
 from limbeck.engine.stage_loop import StageLoop, reset_to_epoch_start, start_stage
 from limbeck.engine.step_report import Metrics, StepReport, check_finite, check_weights, environment, run_summary
 from limbeck.engine.train_config import Fabric, TrainConfig
-from limbeck.errors import DivergedError, LimbeckError
+from limbeck.errors import DivergedError, LimbeckError, LimbeckWarning
 from limbeck.models import describe_model, set_token_ids
 from limbeck.random_seeds import get_rng_state, make_rng_state, set_rng_state
 from limbeck.recipe import Recipe, RunContext, Stage
@@ -105,10 +111,18 @@ class Run:
             self._begin()
 
     def _begin(self) -> None:
+        self._warn_if_not_resumable()
         self._metrics.rewind(0)
         self._save_student()
         if self._folder.writes:
             self._folder.describe({**self._description(), "environment": environment()})
+
+    def _warn_if_not_resumable(self) -> None:
+        """Say before the first step that a kill will lose the run."""
+        loaders = {id(one): one for one in (self._loader, *(s.find_loader(self._loader) for s in self.stages))}
+        lost = next((one for one in loaders.values() if not one.resumable), None)
+        if self._folder.checkpoint is not None and self._folder.writes and lost is not None:
+            warnings.warn(not_resumable_warning(self._folder.path, lost), LimbeckWarning, stacklevel=2)
 
     def _description(self) -> dict[str, Any]:
         return describe_run(self.recipe, self._setting, self._loader)
