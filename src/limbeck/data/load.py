@@ -35,7 +35,14 @@ from limbeck.data.part_warnings import check_shapes, class_warnings, find_overla
 from limbeck.data.preprocess import NormalizeImages, fit_normalization
 from limbeck.data.splits import DataSplits, DataSummary, hold_out, summarize
 from limbeck.data.table import load_table_splits
-from limbeck.data.targets import VECTORS, InferredTask, as_vectors, infer_from_array, infer_from_dataset
+from limbeck.data.targets import (
+    VECTORS,
+    InferredTask,
+    as_vectors,
+    infer_from_array,
+    infer_from_dataset,
+    note_whole_floats,
+)
 from limbeck.data.text_files import TEXT_DATASETS, load_texts
 from limbeck.data.torch_loader import describe
 from limbeck.errors import DataError, LimbeckError, LimbeckWarning, unknown_name_error
@@ -339,6 +346,9 @@ def _load_user_data(name: str, own: UserFile, options: Mapping[str, Any], task: 
     names = result.get("class_names")
     class_names = train_part.class_names if names is None else tuple(str(one) for one in names)
     train, test, note = hold_out(train_part, test_part)
+    pair = result.get("train")
+    if task is None and chosen.name == "classification" and isinstance(pair, tuple) and len(pair) == 2:
+        note = ". ".join(filter(None, (note, *(one.rstrip(".") for one in note_whole_floats(pair[1])))))
     preprocess = result.get("preprocess") or fit_normalization(train, scale=1 / 255)
     vectors = chosen.name in VECTORS
     return DataSplits(

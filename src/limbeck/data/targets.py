@@ -198,7 +198,7 @@ def read_target_arrays(
     first = next(iter(labels.values()))
     inputs = arrays.get("x_train", arrays.get("x"))
     chosen = InferredTask(task) if task is not None else infer_from_array(first, inputs)
-    converted, notes = dict(arrays), list[str]()
+    converted, notes = dict(arrays), ([] if task is not None else note_whole_floats(first))
     for name, array in labels.items():
         if chosen.name in VECTORS:
             converted[name] = _vectors(path, name, array, chosen.name)
@@ -216,6 +216,23 @@ def as_vectors(array: np.ndarray, task: str) -> np.ndarray:
     if whole.dtype.kind == "f":
         whole = np.where(np.isnan(whole), IGNORED, whole)
     return whole.astype(np.int64) if np.array_equal(whole, np.round(whole)) else whole.astype(np.float32)
+
+
+def note_whole_floats(labels: Any) -> list[str]:
+    """A note about floats that are read as classes because all are whole numbers; empty for other labels.
+
+    Example:
+        >>> len(note_whole_floats(np.array([0.0, 2.0]))), len(note_whole_floats(np.array([0, 2])))
+        (1, 0)
+    """
+    array = np.asarray(labels)
+    column = array.ndim == 1 or (array.ndim == 2 and array.shape[1] == 1)
+    if array.dtype.kind != "f" or not column or infer_from_numbers(array.reshape(-1)).name != "classification":
+        return []
+    return [
+        f"The labels are whole numbers of the type {array.dtype}, and are read as classes; for numbers to predict, "
+        "type --task regression."
+    ]
 
 
 def infer_from_dataset(train: Dataset) -> InferredTask:
