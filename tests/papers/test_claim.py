@@ -179,3 +179,18 @@ def test_the_words_are_explained_and_so_are_few_seeds():
     assert all(word in claims_note(many) for word in ("shown", "not shown", "opposite"))
     assert "--seeds" in claims_note(few)
     assert "--seeds" not in claims_note(many)
+
+
+def test_the_step_of_an_accuracy_is_that_of_the_test_examples_it_was_measured_on():
+    figure = ACCURACY._replace(resolution=0.05, examples="n")
+    claim = Claim.of_difference("kd", "alone", figure)
+    words = {}
+    for count in (2000, 100):
+        numbers = {
+            "accuracy": {"kd": [90.0] * 5, "alone": [88.0] * 5},
+            "n": dict.fromkeys(("kd", "alone"), [count] * 5),
+        }
+        (words[count],) = judge_claims([claim], lambda arm, key, numbers=numbers: numbers[key][arm])
+    assert words[100].high - words[100].low > 10 * (words[2000].high - words[2000].low)
+    (without,) = judge_claims([claim], lambda arm, key: {"accuracy": {"kd": [90.0] * 5, "alone": [88.0] * 5}}[key][arm])
+    assert without.low == words[2000].low

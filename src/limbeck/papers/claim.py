@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from statistics import fmean
 from typing import Any, Literal, NamedTuple
 
@@ -29,6 +30,7 @@ class Figure(NamedTuple):
         unit: ``%``, ``nats``, ``s``, ...
         lower_is_better: Whether smaller numbers are better.
         resolution: The step of its values, such as 100/N for a percentage of N examples; 0 for continuous values.
+        examples: The key of N in the results of a task; it replaces `resolution` where a task has it.
     """
 
     key: str
@@ -36,6 +38,21 @@ class Figure(NamedTuple):
     unit: str
     lower_is_better: bool = False
     resolution: float = 0.0
+    examples: str = ""
+
+    def find_resolution(self, arms: Sequence[str], column: Column) -> float:
+        """The coarsest step of the values of some arms.
+
+        Example:
+            >>> figure = Figure("accuracy", "accuracy", "%", resolution=0.05, examples="n")
+            >>> figure.find_resolution(["kd"], lambda arm, key: {"n": [1000.0]}[key])
+            0.1
+        """
+        try:
+            counts = [one for arm in arms for one in column(arm, self.examples)] if self.examples else []
+        except KeyError:  # results of a function that does not count its examples
+            counts = []
+        return 100 / min(counts) if counts else self.resolution
 
 
 @dataclass(frozen=True)
@@ -49,7 +66,7 @@ class Claim:
         values: Maps a `Column` to one number for each seed.
         unit: The unit of these numbers.
         bounds: The claimed values of the mean: above the first, and below the second.
-        resolution: As for `Figure`.
+        resolution: As for `Figure`, or a function of the `Column` that finds it.
         paper: The number of the paper; None if its data differ too much.
         largest: The largest possible number of a seed, which limits the interval: 100 for points, 1 for correlations.
         lower_is_better: Whether the numbers are differences whose sign was turned, so that positive is better.
@@ -59,7 +76,7 @@ class Claim:
     values: Callable[[Column], Sequence[float]]
     unit: str = "points"
     bounds: tuple[float, float] = (0.0, math.inf)
-    resolution: float = 0.0
+    resolution: float | Callable[[Column], float] = 0.0
     paper: float | None = None
     largest: float = math.inf
     lower_is_better: bool = False
@@ -90,7 +107,8 @@ class Claim:
 
         words = sentence or f"{arm} over {over}: {figure.title}"
         bounds, unit = (margin, math.inf), _unit_of_difference(figure)
-        return cls(words, values, unit, bounds, figure.resolution, paper, _largest(figure), figure.lower_is_better)
+        resolution = partial(figure.find_resolution, (arm, over))
+        return cls(words, values, unit, bounds, resolution, paper, _largest(figure), figure.lower_is_better)
 
     @classmethod
     def of_equality(cls, arm: str, other: str, figure: Figure, *, margin: float, sentence: str = "") -> Claim:
@@ -101,7 +119,8 @@ class Claim:
 
         words = sentence or f"{arm} like {other}, within {margin:g}: {figure.title}"
         bounds, unit = (-margin, margin), _unit_of_difference(figure)
-        return cls(words, values, unit, bounds, figure.resolution, largest=_largest(figure))
+        resolution = partial(figure.find_resolution, (arm, other))
+        return cls(words, values, unit, bounds, resolution, largest=_largest(figure))
 
     @classmethod
     def of_trend(cls, arms: Sequence[str], figure: Figure, *, increases: bool = True, sentence: str = "") -> Claim:
@@ -202,6 +221,9 @@ def judge_claims(claims: Sequence[Claim], column: Column) -> list[ClaimResult]:
 
     Source: Holm, A simple sequentially rejective multiple test procedure, Scandinavian Journal of Statistics 6, 1979.
     """
+    claims = [
+        replace(claim, resolution=claim.resolution(column)) if callable(claim.resolution) else claim for claim in claims
+    ]
     numbers = [_checked(claim, claim.values(column)) for claim in claims]
     p_values = [_p_value(claim, own) for claim, own in zip(claims, numbers, strict=True)]
     comparisons = _holm_comparisons(p_values)
@@ -297,8 +319,13 @@ def _p_value(claim: Claim, values: Sequence[float]) -> float:
         return 1.0
     ends = [bound for bound in claim.bounds if math.isfinite(bound)]
     nearest = min(ends, key=lambda bound: abs(fmean(values) - bound))
-    found = paired_difference(values, [nearest] * len(values), resolution=claim.resolution)
+    found = paired_difference(values, [nearest] * len(values), resolution=_step_of(claim))
     return 1.0 if found.p is None else found.p
+
+
+def _step_of(claim: Claim) -> float:
+    """The resolution, which `judge_claims` has found before."""
+    return 0.0 if callable(claim.resolution) else claim.resolution
 
 
 def _holm_comparisons(p_values: Sequence[float]) -> list[int]:
@@ -319,7 +346,7 @@ def _judge(claim: Claim, values: Sequence[float], comparisons: int) -> ClaimResu
         values,
         [0.0] * len(values),
         confidence=1 - _LEVEL,
-        resolution=claim.resolution,
+        resolution=_step_of(claim),
         largest=claim.largest,
         comparisons=comparisons,
     )

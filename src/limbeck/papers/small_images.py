@@ -46,10 +46,12 @@ from limbeck.papers.experiment import (
 from limbeck.recipe import Optimizer, Part
 from limbeck.task_runner import WorkItem
 
-ACCURACY = Figure("accuracy", "accuracy", "%", resolution=0.05)
+EXAMPLES = "test_examples"
+"""The key of the number of test images, which says how fine a percentage of them is."""
+ACCURACY = Figure("accuracy", "accuracy", "%", resolution=0.05, examples=EXAMPLES)
 NLL = Figure("nll", "NLL", "nats", lower_is_better=True)
 ECE = Figure("ece", "ECE", "%", lower_is_better=True)
-AGREEMENT = Figure("agreement", "agreement", "%", resolution=0.05)
+AGREEMENT = Figure("agreement", "agreement", "%", resolution=0.05, examples=EXAMPLES)
 KL = Figure("kl", "KL to teacher", "nats", lower_is_better=True)
 SECONDS = Figure("seconds", "CPU time", "s", lower_is_better=True)
 FIGURES = (ACCURACY, NLL, ECE, AGREEMENT, KL, SECONDS)
@@ -254,6 +256,7 @@ def measure_network(student: nn.Module, setting: ImageSetting, teacher: nn.Modul
     loader = ShuffledLoader(splits.test, batch_size=500, shuffle=False)
     found = predict(student, loader, preprocess=splits.preprocess)
     figures = {"accuracy": 100 * accuracy(found).value, "nll": nll(found).value, "ece": 100 * ece(found).value}
+    figures[EXAMPLES] = float(len(splits.test))
     if teacher is None:
         return figures
     both = found._replace(teacher=predict(teacher, loader, preprocess=splits.preprocess).student)

@@ -28,7 +28,8 @@ from limbeck.testing.tiny_transformer import TinyBert
 
 KEYS, VALUES, PAIRS = 5, 4, 3
 LENGTH = 1 + 2 * PAIRS
-ACCURACY = Figure("accuracy", "accuracy", "%", resolution=0.05)
+EXAMPLES = "test_examples"
+ACCURACY = Figure("accuracy", "accuracy", "%", resolution=0.05, examples=EXAMPLES)
 ATTENTION = Figure("attention", "KL of attention maps", "nats", lower_is_better=True)
 
 
@@ -107,6 +108,7 @@ def measure_transformer(
     """
     student.eval()
     figures = {"accuracy": 100 * accuracy(predict(student, ShuffledLoader(test, batch_size=500, shuffle=False))).value}
+    figures[EXAMPLES] = float(len(test))
     if teacher is None or pairs is None:
         return figures
     at = "bert.encoder.layer.{}.attention.self:1"
