@@ -218,11 +218,19 @@ def _teacher(call: MethodCall) -> str:
 
 
 def _models(call: MethodCall) -> str:
-    if "language_modeling" in call.card.tasks[:1]:
+    """Models and data of the kind that the method is for, from its family, its tasks and the networks of its tests."""
+    card = call.card
+    if card.across_tokenizers:
+        return "--teacher hf:gpt2-medium --student hf:OTHER_TOKENIZER --data corpus.jsonl"
+    if family_of(call) == "language" or "language_modeling" in card.tasks[:1]:
         return "--teacher hf:gpt2-medium --student hf:gpt2 --data corpus.jsonl"
     if (call.has_teacher and "teachers or more" in call.card.needs) or "robust teacher" in call.card.needs:
         several = " ".join(f"--set teachers.{name}=resnet20" for name in ("first", "second", "third"))
         return f"{several} --student resnet8 --data cifar10"
+    if "transformer" in card.trials:
+        return "--teacher hf:bert-base-uncased --student hf:google/bert_uncased_L-4_H-256_A-4 --data reviews.csv"
+    if card.tasks[:1] == ("regression",):
+        return "--teacher mlp --student mlp --set student.hidden=[16] --data rent.csv --set data.target=rent"
     return "--teacher resnet20 --student resnet8 --data cifar10"
 
 
