@@ -22,6 +22,7 @@ from limbeck.methods.relations.sskd import (
 from limbeck.models import build
 from limbeck.recipe import Optimizer
 from limbeck.testing.law import weights
+from methods.planted_maps import PLANTED
 
 
 def brute_force_rotated_kl(student, teacher, labels, *, temperature=4.0, keep=1.0):
@@ -169,3 +170,8 @@ def test_each_loss_is_learned(name, argument):
     run = learn(make("sskd", teacher=teacher, **settings), data, epochs=8)
     losses = [report.terms[name] for report in run.history if report.stage == "1 sskd"]
     assert sum(losses[-3:]) < 0.85 * sum(losses[:3])
+
+
+def test_it_helps_beside_the_student_alone():
+    recipe = make("sskd", teacher=PLANTED.truth, at="features", student_at="features", pretext_epochs=5)
+    assert PLANTED.accuracy(PLANTED.learn(recipe).student) > PLANTED.accuracy_alone + 0.03
