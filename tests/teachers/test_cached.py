@@ -47,6 +47,18 @@ def test_branches_of_a_stage_share_a_new_cache(tmp_path):
     assert torch.equal(student_after(CachedTeacher(None, tmp_path / "s")), live)
 
 
+def test_a_branch_that_skips_batches_leaves_no_gaps_in_a_new_cache(tmp_path):
+    net = Counting()
+    teacher = CachedTeacher(net, tmp_path / "s")
+    some, every = (Stage(Loss(kl_divergence), teacher=teacher, epochs=3, every=k) for k in (3, 1))
+    student = nn.Sequential(nn.Flatten(), nn.Linear(16, 4))
+    distill(student, some & every, make_loader(), seed=1).finish()
+    assert len(CacheReader(tmp_path / "s")) == 24
+    assert sum(net.asked) <= 24 + 8, "each view once, and the batch of the probe"
+    rest = CachedTeacher(None, tmp_path / "s")
+    distill(student, Stage(Loss(kl_divergence), teacher=rest, epochs=1), make_loader(seed=2)).finish()
+
+
 def test_the_teacher_is_called_once_about_each_view(tmp_path):
     net = Counting()
     for student in range(3):  # students in other orders, with other batches

@@ -55,6 +55,8 @@ class CacheReader:
         before: Manifest | None = self.__dict__.get("manifest")
         if before is not None and before.origin != manifest.origin:
             raise DataError(f"The cache at {self.location.name} was replaced by another one while it was read.")
+        if before == manifest:
+            return
         with self._guard:
             self.manifest: Manifest = manifest
             self._shards = [self._mapped.setdefault(s, MappedShard(self.location, s)) for s in manifest.shards]

@@ -116,11 +116,15 @@ class CacheWriter:
     """Adds outputs to a cache: they are collected in memory and written as a shard when there are enough.
 
     Made by `open_writer`.
+
+    Attributes:
+        shared: Whether several sessions write with it, so that each has to look for what another one wrote.
     """
 
     def __init__(self, location: Location, manifest: Manifest, shard_bytes: int, patience: float) -> None:
         self._location = location
         self._manifest = manifest
+        self.shared = False
         self._limit, self._patience = shard_bytes, patience
         self._reset()
 

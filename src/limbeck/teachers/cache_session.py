@@ -64,23 +64,28 @@ class CacheSession(TeacherSession):
         location: The location of the cache.
         request: What the stage needs.
         context: What the stage opened the cached teacher for.
-        writing: The locations to which sessions of this cached teacher write; one session a location.
+        writing: The writers of the sessions of this cached teacher, by location; one for all sessions of a location.
     """
 
     def __init__(
         self, teacher: Teacher | None, location: Location, request: CacheRequest, context: TeacherContext,
-        writing: set[str],
+        writing: dict[str, CacheWriter],
     ) -> None:  # fmt: skip
         self._teacher, self._location, self._request, self._writing = teacher, location, request, writing
         self._context, self._device, self._stack = context, context.device, ExitStack()
         self._teacher_fn: TeacherFn | None = None
-        self._writer: CacheWriter | None = None
+        self._opened_writer = False
         self._checked = self._warned = False
         self._layer: OutputLayer | None = None
         self._tables: dict[str, DecodedTable] | None = None
         self._store = CacheReader(location) if find_manifest(location) is not None else None
         if self._store is not None:
             self._check_contents(self._store)
+
+    @property
+    def _writer(self) -> CacheWriter | None:
+        """The open writer, which the sessions of the branches of a stage (`a & b`) share."""
+        return self._writing.get(self._location.name)
 
     def __enter__(self) -> CacheSession:
         self._stack.__enter__()
@@ -106,13 +111,12 @@ class CacheSession(TeacherSession):
         if batch.view is None and not checks and (cached := self._look_up(self._store, batch.id)) is not None:
             return self._to_outputs(cached)
         rows = self._store.rows(batch.id.cpu().numpy(), view_numbers(batch))
-        if self._writer is None and len(rows) and rows.min() < 0:  # another process may have added them meanwhile
+        alone = self._opened_writer and not (self._writer and self._writer.shared)
+        if not alone and len(rows) and rows.min() < 0:  # others may have added them meanwhile
             rows = self._refresh().rows(batch.id.cpu().numpy(), view_numbers(batch))
         if checks and (changed := self._changed_inputs(self._store, rows, batch)).any():
             return self._compute_unstored(batch, batch.id.cpu().numpy()[changed])
         return self._compute(batch, rows) if len(rows) and rows.min() < 0 else self._read(self._store, rows, batch)
-
-    # --- stored outputs ---------------------------------------------------------------------------------------------
 
     def _look_up(self, store: CacheReader, id: Tensor) -> dict[str, Tensor] | None:
         """The outputs for these examples; None unless all of them are decoded in memory."""
@@ -192,25 +196,22 @@ class CacheSession(TeacherSession):
 
     def _compute(self, batch: Batch, rows: Rows | None) -> Outputs:
         """Run the teacher, store what is missing, and return the outputs as the cache will return them later."""
-        counted = stored_positions(batch, self._masks)
-        keys = batch_keys(batch, counted)
-        if self._request.checks_inputs:
-            keys = keys._replace(marks=input_marks(batch))
+        if self._writer is not None and not self._opened_writer:
+            self._writer.shared = True
+        _, keys = self._find_keys(batch)
         new = np.ones(len(keys.id), bool) if rows is None else rows < 0
         if self._writer is not None and not (new := new & ~self._writer.holds(keys.id, keys.view)).any():
             # All outputs were computed, and some of them are not in a file yet: a new epoch has begun.
             self._writer.seal()
+            self._store = CacheReader(self._location) if self._store is None else self._store
             self._refresh()
             return self(batch)
         if rows is not None and (rows >= 0).any() and self._request.head is None:
             return self._complete(batch, rows)
         teacher_fn = self._open_teacher(batch)
         try:
-            with (
-                explain_first_batch_error(self._teacher, batch)
-                if self._writer is None and self._teacher
-                else nullcontext()
-            ):
+            first = self._writer is None and self._teacher is not None
+            with explain_first_batch_error(self._teacher, batch) if first else nullcontext():  # type: ignore[arg-type]
                 outputs = predict_padded(teacher_fn, batch, self._request.batch_size)
         except UnfinishedBatchError as error:
             done = error.rows[error.rows < batch.size]
@@ -219,6 +220,11 @@ class CacheSession(TeacherSession):
                 self._store_outputs(batch.rows(done), Outputs.of({a: output[done] for a, output in every.items()}))
             raise
         return self._store_outputs(batch, outputs)
+
+    def _find_keys(self, batch: Batch) -> tuple[Tensor | None, Keys]:
+        counted = stored_positions(batch, self._masks)
+        keys = batch_keys(batch, counted)
+        return counted, keys._replace(marks=input_marks(batch)) if self._request.checks_inputs else keys
 
     def _complete(self, batch: Batch, rows: Rows) -> Outputs:
         """The outputs for a batch of which some are stored: the teacher is asked for the others alone."""
@@ -234,17 +240,13 @@ class CacheSession(TeacherSession):
 
     def _store_outputs(self, batch: Batch, outputs: Outputs) -> Outputs:
         """Store what is missing, and return the outputs as the cache will return them later."""
-        counted = stored_positions(batch, self._masks)
-        keys = batch_keys(batch, counted)
-        if self._request.checks_inputs:
-            keys = keys._replace(marks=input_marks(batch))
+        counted, keys = self._find_keys(batch)
         if batch.mask is not None:  # NaN cannot be stored, and masked positions are never read
             mask = batch.mask.bool()
             finite = {address: zero_where_masked(tensor, mask) for address, tensor in outputs.items()}
             outputs = Outputs.of({**outputs.partial, **finite})
-        if self._writer is None and self._location.name not in self._writing:
+        if self._writer is None:
             self._open_writer(outputs, counted)
-        # The branches of a stage (`a & b`) have a session each. One of them writes, and the others compute.
         self._store = CacheReader(self._location) if self._store is None else self._store
         columns = self._store.columns
         ids, views = torch.from_numpy(keys.id), torch.from_numpy(keys.view)
@@ -338,16 +340,15 @@ class CacheSession(TeacherSession):
         if self._request.keeps_inputs:
             files |= input_files(self._context.loader)
         context = open_writer(self._location, origin, about=about, files=files, shard_bytes=self._request.shard_bytes)
-        self._writer = self._stack.enter_context(context)
-        self._writing.add(self._location.name)
-        self._stack.callback(self._writing.discard, self._location.name)
+        self._writing[self._location.name] = self._stack.enter_context(context)
+        self._stack.callback(self._writing.pop, self._location.name)
+        self._opened_writer = True
         self._store, self._tables = CacheReader(self._location), None
         if self._masks != masks:  # another process may have begun it with other ones
             raise self._mismatch(self._store, "set of positions (masks)", ", ".join(self._masks), ", ".join(masks))
         if not {*self._store.columns} <= {*outputs, *outputs.partial}:  # likewise
-            raise self._mismatch(
-                self._store, "outputs", ", ".join(sorted(self._store.columns)), ", ".join(sorted(outputs))
-            )
+            there, here = (", ".join(sorted(names)) for names in (self._store.columns, outputs))
+            raise self._mismatch(self._store, "outputs", there, here)
 
     @property
     def _masks(self) -> tuple[str, ...]:

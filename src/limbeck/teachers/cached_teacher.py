@@ -15,6 +15,7 @@ from typing import Any, final
 from limbeck.batch import Outputs
 from limbeck.cache import (
     SHARD_BYTES,
+    CacheWriter,
     Location,
     TeacherProvenance,
     encoding_type,
@@ -126,7 +127,7 @@ class CachedTeacher(TeacherWrapper):
         self._addresses = frozenset(addresses)
         self._masks = frozenset(masks)
         self._temperatures = frozenset(float(temperature) for temperature in temperatures)
-        self._writing: set[str] = set()
+        self._writing: dict[str, CacheWriter] = {}
 
     @property
     def inner(self) -> Teacher | None:
