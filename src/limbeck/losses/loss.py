@@ -98,8 +98,7 @@ class Loss(LossTerm):
         self.name = name or self.kernel.name + places
         self.own_temperatures = self.kernel.temperatures if LOGITS in self.teacher.values() else frozenset()
         self._positions = self._outputs = self._rank = 1
-        self._whole = self.per == "example"
-        self._by_rows = False
+        self._whole, self._by_rows = self.per == "example", False
 
     @property
     def compares_logits(self) -> bool:

@@ -11,6 +11,7 @@ from limbeck.errors import ArgumentError
 from limbeck.functional import KernelClaim, kernel
 from limbeck.functional.connectors import Connector
 from limbeck.functional.feature_maps import match_positions, mean_over_positions, position_mask
+from limbeck.functional.row_blocks import compute_by_examples
 from limbeck.losses import Loss
 from limbeck.methods.card import MethodCard, SearchRange
 from limbeck.methods.features.layers import Layers, add_losses, pair_layers
@@ -50,9 +51,13 @@ def activation_boundary_loss(
     """
     _check_margin(margin)
     where = position_mask(mask, student)
-    student, teacher = match_positions(student, teacher)
-    wrong = (margin - student.where(teacher > 0, -student)).clamp_min(0.0).square()
-    return mean_over_positions(wrong, where)
+
+    def compute(student: Tensor, teacher: Tensor, *where: Tensor) -> Tensor:
+        wrong = (margin - student.where(teacher > 0, -student)).clamp_min(0.0).square()
+        return mean_over_positions(wrong, where[0] if where else None)
+
+    sides = match_positions(student, teacher)
+    return compute_by_examples(compute, *sides, *(() if where is None else (where,)))
 
 
 def _check_margin(margin: float) -> None:

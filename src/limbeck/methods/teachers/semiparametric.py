@@ -17,6 +17,7 @@ from limbeck.errors import LimbeckError, unknown_name_error
 from limbeck.functional import KernelClaim, check_hyper, cross_entropy, kernel, kl_divergence, logit_squared_error
 from limbeck.functional.closed_form import guarded_log_softmax
 from limbeck.functional.kernel import validates_pair
+from limbeck.functional.row_blocks import compute_by_rows
 from limbeck.losses import Loss, Objective
 from limbeck.methods.card import MethodCard, SearchRange
 from limbeck.methods.support import check_count, check_share, check_weight
@@ -67,13 +68,16 @@ def corrected_kl(
     """
     check_hyper(temperature=temperature)
     check_weight(bound=bound)
-    known = labels != IGNORED
-    log_q, w = guarded_log_softmax(student, temperature), guarded_log_softmax(teacher, temperature).exp()
-    # At T = 1, w is p, and nothing is divided by a small probability.
-    u = _error(teacher, labels, bound) * (1.0 if temperature == 1 else w / _denominator(teacher))
-    moved = (u - w * u.sum(-1, keepdim=True)).masked_fill(student == -torch.inf, 0.0)
-    value = kl_divergence(student, teacher, temperature=temperature) - temperature * (moved * log_q).sum(-1)
-    return value.masked_fill(~known, 0.0)
+
+    def compute(student: Tensor, teacher: Tensor, labels: Tensor) -> Tensor:
+        log_q, w = guarded_log_softmax(student, temperature), guarded_log_softmax(teacher, temperature).exp()
+        # At T = 1, w is p, and nothing is divided by a small probability.
+        u = _error(teacher, labels, bound) * (1.0 if temperature == 1 else w / _denominator(teacher))
+        moved = (u - w * u.sum(-1, keepdim=True)).masked_fill(student == -torch.inf, 0.0)
+        value = kl_divergence(student, teacher, temperature=temperature) - temperature * (moved * log_q).sum(-1)
+        return value.masked_fill(labels == IGNORED, 0.0)
+
+    return compute_by_rows(compute, student, teacher, labels)
 
 
 @kernel(per="position")
@@ -108,8 +112,12 @@ def corrected_squared_error(
     Source: Dao, Kamath, Syrgkanis and Mackey, 2021, arXiv:2104.09732, section 4.
     """
     check_weight(bound=bound)
-    target = correct_logits(teacher, labels=labels, bound=bound)
-    return logit_squared_error(student, target).masked_fill(labels == IGNORED, 0.0)
+
+    def compute(student: Tensor, teacher: Tensor, labels: Tensor) -> Tensor:
+        target = correct_logits(teacher, labels=labels, bound=bound)
+        return logit_squared_error(student, target).masked_fill(labels == IGNORED, 0.0)
+
+    return compute_by_rows(compute, student, teacher, labels)
 
 
 def correct_logits(
