@@ -131,3 +131,11 @@ def test_names_that_could_mean_two_things_stay_refused(tmp_path):
 def test_a_number_for_each_class_is_refused_with_what_to_type(tmp_path, kind):
     with pytest.raises(DataError, match="argmax"):
         load_data(_write(tmp_path / "d.npz", x=X, y=np.eye(3, dtype=kind)[Y]))
+
+
+def test_floats_that_are_whole_numbers_are_classes_and_the_summary_says_so(tmp_path):
+    data = load_data(_write(tmp_path / "d.npz", x=X, y=Y.astype(np.float64)))
+    assert data.task == "classification"
+    assert "--task regression" in data.note
+    assert "--task" not in load_data(_write(tmp_path / "e.npz", x=X, y=Y)).note
+    assert load_data(_write(tmp_path / "d.npz", x=X, y=Y.astype(np.float64)), task="regression").task == "regression"

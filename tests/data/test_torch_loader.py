@@ -199,3 +199,11 @@ def test_a_length_is_needed():
 def test_the_fingerprint_is_what_was_given_or_a_description():
     assert TorchLoader([X], fingerprint="mine").fingerprint == "mine"
     assert TorchLoader([X]).fingerprint != TorchLoader([X, X]).fingerprint
+
+
+def test_an_item_of_three_columns_says_how_ids_are_passed():
+    item = (torch.zeros(2, 3), torch.tensor([0, 1]), torch.tensor([7, 8]))
+    with pytest.raises(DataError, match=r"id=item\[2\]"):
+        TorchLoader([item]).peek()
+    batch = TorchLoader([item], to_batch=lambda item: Batch(inputs=item[0], labels=item[1], id=item[2])).peek()
+    assert batch.id.tolist() == [7, 8]

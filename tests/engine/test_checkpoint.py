@@ -15,7 +15,7 @@ from engine.stories import SGD, everything, make_loader, network, weights
 from limbeck.data import TorchLoader
 from limbeck.engine import distill
 from limbeck.engine.checkpoint import read_checkpoint, write_checkpoint
-from limbeck.errors import LimbeckError
+from limbeck.errors import LimbeckError, LimbeckWarning
 from limbeck.functional import cross_entropy
 from limbeck.losses import Loss
 from limbeck.models import load
@@ -194,7 +194,9 @@ def test_a_loader_without_a_state_is_refused_by_name(tmp_path):
     def make_loader() -> DataLoader:
         return DataLoader(TensorDataset(torch.randn(30, 5), torch.arange(30) % 3), batch_size=8)
 
-    for _ in distill(network(), Stage(CE, epochs=2), make_loader(), out=tmp_path / "run", log_every=1):
+    with pytest.warns(LimbeckWarning, match="DataLoader"):  # before the first step
+        run = distill(network(), Stage(CE, epochs=2), make_loader(), out=tmp_path / "run", log_every=1)
+    for _ in run:
         break
     with pytest.raises(LimbeckError, match=r"cannot be resumed.*DataLoader"):
         distill(network(), Stage(CE, epochs=2), make_loader(), out=tmp_path / "run", resume=True)
@@ -206,7 +208,9 @@ def test_a_stage_on_a_loader_without_a_state_is_refused_too(tmp_path):
         batches = [(torch.randn(4, 5), torch.tensor([0, 1, 2, 0])) for _ in range(4)]
         return Stage(CE, epochs=2, loader=TorchLoader(batches))
 
-    for _ in distill(network(), stage(), make_loader(), out=tmp_path / "run", log_every=1):
+    with pytest.warns(LimbeckWarning, match="list"):
+        run = distill(network(), stage(), make_loader(), out=tmp_path / "run", log_every=1)
+    for _ in run:
         break
     with pytest.raises(LimbeckError, match=r"cannot be resumed"):
         distill(network(), stage(), make_loader(), out=tmp_path / "run", resume=True)

@@ -249,8 +249,11 @@ def test_a_head_learns_on_in_the_next_stage():
     teacher = network(hidden=6, seed=7)
     first, second = (Stage(loss, teacher=teacher, epochs=1, optimizer=SGD) for _ in range(2))
     kept = []
-    for report in distill(network(), first >> second, make_loader(), log_every=1):
-        kept.append((report.step, weights(head)))
+    run = distill(network(), first >> second, make_loader(), log_every=1)
+    own = {id(stage.objective.head): stage.objective.head for stage in run.stages}
+    assert len(own) == 1, "a copy for the run, which both stages share"
+    for report in run:
+        kept.append((report.step, weights(*own.values())))
     assert len(kept) == 8
     assert len({tuple(w.tolist()) for _, w in kept}) == 8
 

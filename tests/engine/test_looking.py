@@ -139,8 +139,9 @@ def test_a_head_s_plain_module_learns():
     head = nn.Linear(8, 6)
     before = weights(head)
     stage = Stage(Loss(squared_error, student="0", teacher="0", head=head), teacher=network(hidden=6, seed=7), epochs=1)
-    distill(network(), stage, make_loader()).finish()
-    assert not torch.equal(weights(head), before)
+    run = distill(network(), stage, make_loader()).finish()
+    assert not torch.equal(weights(run.stages[0].objective.head), before)
+    assert torch.equal(weights(head), before), "the next run begins with them too"
 
 
 def test_nan_becomes_one_sentence_that_names_the_term():
