@@ -73,7 +73,7 @@ STUDY = ClaimStudy(
         Claim.of_difference("log_sum", "squared error", ACCURACY),
         Claim.of_difference("correlation", "kd", ACCURACY),
     ],
-    {"quick": 2.8, "full": 20.0}, **share_teachers(SETTING), search=Search(SETTINGS, ACCURACY),
+    {"quick": 4.5, "full": 20.0}, **share_teachers(SETTING), search=Search(SETTINGS, ACCURACY),
 )  # fmt: skip
 TITLE = (
     "Miles and Mikolajczyk, Understanding the Role of the Projector in Knowledge Distillation, 2023, arXiv:2303.11098"

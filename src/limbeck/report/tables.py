@@ -260,8 +260,8 @@ def paper_markdown(result: Mapping[str, Any]) -> str:
         plain, wide = _split_columns(experiment["rows"])
         if wide:
             columns, cells = _cross(wide)
-            notes = {row["name"]: f": {row['note']}" for row in wide if row["note"]}
-            cells = [[f"**{first}**{notes.get(first, '')}", *rest] for first, *rest in cells]
+            notes = {row["name"]: f"**{row['name']}**: {row['note']}" for row in wide if row["note"]}
+            cells = [[notes.get(first, first), *rest] for first, *rest in cells]
             lines += [f"| | {' | '.join(columns)} |", "|---|" + "--:|" * len(columns)]
             lines += [f"| {' | '.join(line)} |" for line in cells] + [""]
         if plain:
