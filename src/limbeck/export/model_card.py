@@ -17,7 +17,6 @@ from limbeck.export.formats import ExportedRun
 from limbeck.export.usage import ReadScript, usage_snippet
 from limbeck.job import (
     LIKE_FIRST_METHOD,
-    SHRINK,
     Job,
     collect_settings,
     describe_arm_budgets,
@@ -63,7 +62,7 @@ def make_card(
     Returns:
         The text of ``README.md``, and notes for the user: without huggingface_hub the card has no metadata.
     """
-    student, method = _title(done.job), done.method
+    student, method = done.job.student_title, done.method
     how = f"distilled by {plain_name(method.name)}" if method is not None else "trained"
     snippet = usage_snippet(done, to=to, raw=raw, file=exported.path.name, tokenizer=data.tokenizer)
     parts = [
@@ -106,7 +105,7 @@ def _metadata(done: FinishedRun, data: DataSplits, exported: ExportedRun, to: st
         tags=["knowledge-distillation", "limbeck", *method, *(["int8"] if to == "int8" else [])],
         datasets=None if hub_name is None else [hub_name], metrics=[score.name],
         base_model=library.name if library is not None and on_hub else None,
-        model_name=f"{_one_line(_title(done.job))} on {named}", eval_results=[result],
+        model_name=f"{_one_line(done.job.student_title)} on {named}", eval_results=[result],
     )  # fmt: skip
     return str(values.to_yaml())
 
@@ -329,9 +328,8 @@ def _protocol(done: FinishedRun, data: DataSplits) -> Iterator[str]:
     accuracy = done.result.get("teacher_development_accuracy")
     suffix = f", {done.task.primary.describe(accuracy)} on development data" if isinstance(accuracy, float) else ""
     yield f"Teacher: {_teacher(job)}{suffix}."
-    made = done.result.get("student")
-    start = escape_markdown(str(made.get("sentence"))) if isinstance(made, Mapping) else f"{_model(job.student)}."
-    yield f"Student: {start}"
+    made, plain = done.result.get("student"), f"{_model(job.student)}."
+    yield f"Student: {escape_markdown(str(made.get('sentence'))) if isinstance(made, Mapping) else plain}"
     if (by := done.method) is not None:
         yield f"Method: {escape_markdown(plain_name(by.name))}{_arguments(by.hyper)}."
     yield from _effort(done)
@@ -379,12 +377,6 @@ def _effort(done: FinishedRun) -> Iterator[str]:
         changed = search.list_changes(collect_settings(job.model_dump(), rows))
         apart = f" Some were not used: {escape_markdown('; '.join(changed))}." if changed else ""
         yield f"Settings: {escape_markdown(search.describe_effort(learners))}{apart}"
-
-
-def _title(job: Job) -> str:
-    """The name of the student's network; of one that is made of its teacher, the teacher's."""
-    teacher = plain_name(job.teacher.model)
-    return f"smaller {teacher}" if job.student.model == SHRINK else plain_name(job.student.model)
 
 
 def _model(model: Any) -> str:

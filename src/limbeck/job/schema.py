@@ -12,8 +12,9 @@ from pydantic import Field, field_validator, model_validator
 from limbeck.data.options import DataOptions, parse_data_name, parse_data_options
 from limbeck.errors import LimbeckError, unknown_name_error
 from limbeck.job.budget import ArmBudget, Budget, Strict, check_views
-from limbeck.job.run_layout import ARMS, LIKE_FIRST_METHOD, ROUNDED, method_arms
+from limbeck.job.run_layout import ARMS, LIKE_FIRST_METHOD, ROUNDED, method_arms, plain_name
 from limbeck.job.settings import (
+    SHRINK,
     CacheSettings,
     MemberSettings,
     MethodSettings,
@@ -157,6 +158,12 @@ class Job(Strict):
         if not self.methods:
             return {"distilled": self.method}
         return dict(zip(method_arms(one.name for one in self.methods), self.methods, strict=True))
+
+    @property
+    def student_title(self) -> str:
+        """The name of the student's network; of one that is made smaller from its teacher, the teacher's."""
+        made = self.student.model == SHRINK
+        return f"smaller {plain_name(self.teacher.model)}" if made else plain_name(self.student.model)
 
     def key_of(self, method: MethodSettings) -> str:
         """The key of a method in the job, for ``--set``."""
