@@ -15,7 +15,6 @@ from limbeck.methods import make
 from limbeck.methods.relations.drd import channel_relation_squared_error, spatial_relation_squared_error
 from limbeck.random_seeds import fork_rng, make_rng_state
 from limbeck.recipe import Optimizer
-from methods.planted_maps import PLANTED
 
 
 def brute_force_spatial_relation_squared_error(student, teacher, mask=None, *, size=16):
@@ -140,8 +139,3 @@ def test_a_segmentation_network_learns_both_relations():
         optimizer=Optimizer("adam", lr=2e-2),
     ).finish()  # fmt: skip
     assert run.history[-1].loss < 0.7 * run.history[0].loss
-
-
-def test_it_helps_beside_the_student_alone():
-    recipe = make("drd", teacher=PLANTED.truth, at="layer1", student_at="layer1")
-    assert PLANTED.accuracy(PLANTED.learn(recipe).student) > PLANTED.accuracy_alone + 0.03
