@@ -88,7 +88,7 @@ def test_every_arm_runs_and_has_its_rows(tmp_path, monkeypatch):
     def run(name, function, **settings):
         desk = TaskFolder(tmp_path, name)
         desk.folder.mkdir(parents=True)
-        results[name] = json.loads(json.dumps(function(desk, seed=0, steps=1, test=4, **settings)))
+        results[name] = json.loads(json.dumps(function(desk, seed=0, steps=1, batch_size=32, test=4, **settings)))
         (desk.folder / "result.json").write_text(json.dumps({"figures": results[name]}))
 
     run(fdd._first(0), fdd.begin)

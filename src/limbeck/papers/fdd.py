@@ -153,21 +153,21 @@ def _first_problems(seed: int) -> list[Problem]:
     return [draw_problem(rng.choice((1, 2)), rng) for _ in range(FIRST)]
 
 
-def _train(tokenizer: Any, problems: Sequence[Problem], steps: int, seed: int) -> Any:
+def _train(tokenizer: Any, problems: Sequence[Problem], seed: int, **how: int) -> Any:
     student = make_student(tokenizer, seed=seed, positions=96)
-    train(student, tokenizer, [(one.text, one.program) for one in problems], steps=steps, seed=seed)
+    train(student, tokenizer, [(one.text, one.program) for one in problems], seed=seed, **how)
     return student
 
 
-def begin(desk: TaskFolder, *, seed: int, steps: int, test: int) -> Figures:
+def begin(desk: TaskFolder, *, seed: int, steps: int, batch_size: int, test: int) -> Figures:
     """Train the first student, which all arms share, and find the problems that it solves."""
     del desk
     tokenizer, problems = _tokenizer(), _first_problems(seed)
-    student = _train(tokenizer, problems, steps, seed)
+    student = _train(tokenizer, problems, seed, steps=steps, batch_size=batch_size)
     return {**_score(student, tokenizer, test), "solved": find_solved(student, tokenizer, problems)}
 
 
-def study(desk: TaskFolder, *, arm: str, seed: int, steps: int, rounds: int, test: int) -> Figures:
+def study(desk: TaskFolder, *, arm: str, seed: int, steps: int, batch_size: int, rounds: int, test: int) -> Figures:
     """Run the rounds of an arm, with a new student in each, and ask the last one for new problems."""
     tokenizer, problems = _tokenizer(), _first_problems(seed)
     first = json.loads((desk.of(_first(seed)) / RESULT).read_text(encoding="utf-8"))
@@ -177,7 +177,7 @@ def study(desk: TaskFolder, *, arm: str, seed: int, steps: int, rounds: int, tes
             solved = find_solved(student, tokenizer, problems)
         new = write_new(arm, problems, solved, FIRST, random.Random(f"{seed} {number} {arm}"))
         problems = [*problems, *new]
-        student = _train(tokenizer, problems, steps, seed)
+        student = _train(tokenizer, problems, seed, steps=steps, batch_size=batch_size)
     return {
         **_score(student, tokenizer, test),
         "difficulty": sum(one.difficulty for one in problems[FIRST:]) / len(problems[FIRST:]),
@@ -206,12 +206,13 @@ def _first(seed: int) -> str:
 
 
 def _sizes(scale: ExperimentScale) -> dict[str, Any]:
-    return {"steps": scale.pick(200, 400), "rounds": scale.pick(2, 3), "test": scale.pick(240, 1000)}
+    sizes = {"steps": scale.pick(150, 400), "batch_size": scale.pick(32, 64), "rounds": scale.pick(1, 3)}
+    return {**sizes, "test": scale.pick(120, 1000)}
 
 
 def _first_tasks(scale: ExperimentScale) -> list[WorkItem]:
     sizes = {key: value for key, value in _sizes(scale).items() if key != "rounds"}
-    return [WorkItem(_first(seed), partial(begin, seed=seed, **sizes), (), scale.pick(9, 20)) for seed in scale.seeds]
+    return [WorkItem(_first(seed), partial(begin, seed=seed, **sizes), (), scale.pick(4, 20)) for seed in scale.seeds]
 
 
 RIGHT = Figure("accuracy", "right answers", "%")
@@ -235,7 +236,7 @@ def _rows(scale: ExperimentScale, results: Mapping[str, Figures]) -> list[Row]:
 
 STUDY = ClaimStudy(
     "feedback", "Do problems that follow the student's results teach more than as many others?", ARMS, study, FIGURES,
-    CLAIMS, {"quick": 18, "full": 60}, settings=_sizes, shared=_first_tasks, requires=lambda seed: (_first(seed),),
+    CLAIMS, {"quick": 4, "full": 60}, settings=_sizes, shared=_first_tasks, requires=lambda seed: (_first(seed),),
     rows=_rows,
 )  # fmt: skip
 TITLE = (

@@ -51,22 +51,23 @@ def make_student(tokenizer: Any, *, seed: int, width: int = 64, layers: int = 2,
         return transformers.GPT2LMHeadModel(config)
 
 
-def train(student: Any, tokenizer: Any, pairs: Pairs, *, steps: int, seed: int) -> None:
+def train(student: Any, tokenizer: Any, pairs: Pairs, *, steps: int, seed: int, batch_size: int = BATCH) -> None:
     """Train a student with cross-entropy on the completions: sequence-level distillation, if a teacher wrote them.
 
     Args:
         student: The student.
         tokenizer: The tokenizer.
         pairs: Prompts with completions.
-        steps: The number of steps with batches of `BATCH` texts, rounded up to whole epochs.
+        steps: The number of steps, rounded up to whole epochs.
         seed: The seed of the order.
+        batch_size: The number of texts in a batch.
     """
     data = TokenDataset(
         [{"prompt": prompt, "completion": completion} for prompt, completion in pairs], tokenizer=tokenizer,
         max_length=student.config.n_positions,
     )  # fmt: skip
-    loader = ShuffledLoader(data, batch_size=BATCH, seed=seed)
-    epochs = max(1, -(-steps // -(-len(data) // BATCH)))
+    loader = ShuffledLoader(data, batch_size=batch_size, seed=seed)
+    epochs = max(1, -(-steps // -(-len(data) // batch_size)))
     distill(
         student, make("supervised"), loader, seed=seed, epochs=epochs, accelerator="cpu", log_every=100,
         optimizer=Optimizer(name="adamw", lr=5e-3, warmup=0.1, options={"weight_decay": 0.01}),
