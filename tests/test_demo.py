@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import limbeck as lb
-from limbeck.compare.comparison_data import load_comparison_data, make_student
+from limbeck.compare.comparison_data import load_comparison_data
+from limbeck.compare.student_start import make_student
 from limbeck.compare.teacher import open_teacher
 from limbeck.demo import DESCRIPTION, demo_job
 from limbeck.models import count_parameters, load

@@ -9,8 +9,9 @@ import torch
 
 from limbeck.compare import checkup
 from limbeck.compare.arms import write_samples
-from limbeck.compare.comparison_data import load_comparison_data, make_student
+from limbeck.compare.comparison_data import load_comparison_data
 from limbeck.compare.language import describe_vocabulary
+from limbeck.compare.student_start import make_student
 from limbeck.compare.teacher import open_teacher
 from limbeck.compare.teacher_cache import build, check, make_cache_loader, open_cached_teacher, with_cache
 from limbeck.errors import LimbeckError, LimbeckWarning

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from limbeck.compare.comparison_data import eval_batches, load_comparison_data, make_student, make_train_config
+from limbeck.compare.comparison_data import eval_batches, load_comparison_data, make_train_config
+from limbeck.compare.student_start import make_student
 from limbeck.compare.teacher import ask
 from limbeck.compare.teacher_checks import check_teacher
 from limbeck.data import ArrayDataset, Chain, CutMix, Flip, RandomShift

@@ -8,8 +8,9 @@ import torch
 from torch import nn
 
 import limbeck as lb
-from limbeck.compare.comparison_data import check_student, load_comparison_data, make_student
+from limbeck.compare.comparison_data import load_comparison_data
 from limbeck.compare.dry_run import dry_run
+from limbeck.compare.student_start import check_student, make_student
 from limbeck.compare.teacher import open_teacher
 from limbeck.engine import Run, TrainConfig, open_fabric
 from limbeck.errors import LastBatchError, LimbeckError

@@ -12,7 +12,8 @@ transformers = pytest.importorskip("transformers", reason="transformers is not i
 import limbeck as lb  # noqa: E402
 from job_events import collect_messages  # noqa: E402
 from limbeck.compare.arms import ArmRun, start  # noqa: E402
-from limbeck.compare.comparison_data import load_comparison_data, make_student  # noqa: E402
+from limbeck.compare.comparison_data import load_comparison_data  # noqa: E402
+from limbeck.compare.student_start import make_student  # noqa: E402
 from limbeck.compare.teacher import open_teacher  # noqa: E402
 from limbeck.errors import LimbeckError  # noqa: E402
 from limbeck.export import export_run  # noqa: E402

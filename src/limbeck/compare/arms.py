@@ -17,16 +17,11 @@ from torch import Tensor, nn
 from limbeck.atomic_io import make_folder, write_text
 from limbeck.checksums import read_lines
 from limbeck.compare.arm_recipes import is_taught, recipe_of
-from limbeck.compare.comparison_data import (
-    ComparisonData,
-    eval_batches,
-    is_judged_by_teacher,
-    make_student,
-    make_train_config,
-)
+from limbeck.compare.comparison_data import ComparisonData, eval_batches, is_judged_by_teacher, make_train_config
 from limbeck.compare.costs import Combined, ShippedCost, measure_combined, structure_of
 from limbeck.compare.estimator_student import fit_student, save_student
 from limbeck.compare.language import is_untrained
+from limbeck.compare.student_start import make_student
 from limbeck.compare.teacher_cache import asks_server, with_cache
 from limbeck.compare.trackers import is_rank_zero, with_trackers
 from limbeck.data import Preprocess

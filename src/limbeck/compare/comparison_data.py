@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,20 +13,17 @@ from torch.nn.parameter import is_lazy
 
 from limbeck.batch import Batch
 from limbeck.compare.language import check_positions, compares_texts, read_limit, with_tokenizer
-from limbeck.compare.student_start import first_inputs, init_student
 from limbeck.data import Dataset, DataSplits, ShuffledLoader, load_data, silenced
 from limbeck.engine import TrainConfig
 from limbeck.errors import DataError, LimbeckError, TextTooLongError
 from limbeck.job import Budget, Job, ModelSettings, TeacherSettings, add_flag_hint, train_and_development
 from limbeck.metrics import predict
 from limbeck.metrics.predictions import rows_at_once
-from limbeck.model_call import call, logits_of
 from limbeck.models import (
     NoModuleError,
     get_class_names,
     is_student_folder,
     match_order,
-    name_classes,
     open_model,
     read_class_names,
     read_config,
@@ -36,7 +32,6 @@ from limbeck.models import (
 )
 from limbeck.models.hf_heads import LANGUAGE_MODELING
 from limbeck.tasks import LanguageModeling, Regression, Segmentation, Task, get_task, task_from_dict
-from limbeck.teachers import Teacher
 from limbeck.teachers.estimators import ESTIMATORS, make_estimator, seed_estimator
 
 
@@ -237,28 +232,6 @@ def _draw_lazy(model: nn.Module, material: ComparisonData, *, who: str) -> None:
             raise LimbeckError(f"{who} has lazy layers, and its first call failed: {error}") from error
 
 
-def make_student(job: Job, material: ComparisonData, *, seed: int, teacher: Teacher | None = None) -> nn.Module:
-    """Build the job's student: a new model, or layers of the teacher. It gets the data's class names.
-
-    Raises:
-        LimbeckError: If it cannot be built, or the teacher has no layers to start from.
-    """
-    if job.student.starts_from_teacher:
-        student = init_student(job.student, teacher, first_inputs(material), seed=seed)
-    else:
-        try:
-            student = new_model(job.student, material, seed=seed, who="student")
-        except NoModuleError as error:
-            if not hasattr(error.result, "fit"):
-                raise
-            # Estimators read the data of a comparison, so their module is above this one.
-            from limbeck.compare.estimator_student import check_student_methods, open_estimator_student
-
-            check_student_methods(job)
-            return open_estimator_student(error.result, job.student.model, material, seed=seed)
-    return name_classes(student, material.data.class_names)
-
-
 def make_train_config(
     job: Job, budget: Budget, material: ComparisonData, *, seed: int, workers: int = 1
 ) -> TrainConfig:
@@ -293,28 +266,6 @@ def _check_read(data: DataSplits, part: str, examples: Dataset) -> None:
         ) from error
     if read is None:
         raise LimbeckError(f"The preprocess of {data.name} returned None; it must return what a model is called with.")
-
-
-def check_student(job: Job, material: ComparisonData, teacher: Teacher | None = None) -> None:
-    """Build the student and call it on two training examples, and on one of each evaluation part.
-
-    Raises:
-        LimbeckError: If it cannot be built, fails on them, or has another number of classes.
-    """
-    student = make_student(job, material, seed=0, teacher=teacher).eval()
-    first = material.data.preprocess(material.train.take(torch.tensor([0, min(1, len(material.train) - 1)])))
-    shape = "x".join(map(str, material.input_shape))
-    with torch.no_grad():
-        logits = call_checked(partial(_logits, student, first), f"The student {job.student.model}", shape)
-        for part, examples in judged_parts(material).items():
-            read = material.data.preprocess(examples.take(torch.tensor([0])))
-            ask = partial(_logits, student, read)
-            call_checked(ask, f"The student {job.student.model}", shape_in(part, read))
-    check_classes(logits, f"The student {job.student.model}", material.task)
-
-
-def _logits(model: nn.Module, read: Any) -> Tensor:
-    return logits_of(call(model, read))
 
 
 def judged_parts(material: ComparisonData) -> dict[str, Dataset]:

@@ -16,16 +16,11 @@ from torch import nn
 
 from limbeck.compare.arm_recipes import SHUFFLED, is_taught, recipe_of
 from limbeck.compare.arms import custom_metrics
-from limbeck.compare.comparison_data import (
-    ComparisonData,
-    check_student,
-    eval_batches,
-    make_student,
-    make_train_config,
-)
+from limbeck.compare.comparison_data import ComparisonData, eval_batches, make_train_config
 from limbeck.compare.estimator import EstimatorModule, is_estimator
 from limbeck.compare.estimator_student import few_rows, fit_student
 from limbeck.compare.language import has_no_answers, is_untrained
+from limbeck.compare.student_start import check_student, make_student
 from limbeck.compare.teacher import ask, teachers_recipe, without_weights
 from limbeck.compare.teacher_cache import with_temporary_cache
 from limbeck.data import Dataset, Subset, counter_order, verify

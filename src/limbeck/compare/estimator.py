@@ -1,4 +1,4 @@
-"""A scikit-learn estimator as the teacher of a job."""
+"""Estimators of scikit-learn or its kind in a job: as the teacher, and as a student that is not fitted yet."""
 
 from __future__ import annotations
 
@@ -10,24 +10,22 @@ import torch
 from torch import Tensor, nn
 
 from limbeck.batch import IGNORED
-from limbeck.compare.comparison_data import (
-    ComparisonData,
-    eval_batches,
-)
-from limbeck.data import (
-    Dataset,
-    subsample,
-)
-from limbeck.errors import LimbeckError
+from limbeck.compare.comparison_data import ComparisonData, eval_batches
+from limbeck.data import Dataset, subsample
+from limbeck.errors import LimbeckError, UnknownNameError, unknown_name_error
+from limbeck.job import Job, MethodSettings
 from limbeck.models import count_parameters, size_in_bytes
 from limbeck.tasks import Classification, Regression
 from limbeck.teachers import SklearnTeacher
-from limbeck.teachers.estimators import EstimatorModule
+from limbeck.teachers.estimators import EstimatorModule, check_takes_soft_labels, seed_estimator
 from limbeck.teachers.sklearn_teacher import is_fitted, is_regressor
 
 _FEW = 256
 """Number of rows for a first, quick fit, so that every arm can be checked before the real fit."""
-
+FEW_OF_STUDENT = 64
+"""The same for a student, which has no outputs before."""
+_METHODS = {"supervised": (), "hinton": ("weight", "labels", "temperature"), "label_smoothing": ("smoothing",)}
+"""The methods that an estimator can learn by, with their settings."""
 
 _OTHER = {"classification": "a classifier, or ", "regression": "a regressor, or "}
 
@@ -181,3 +179,58 @@ def fit_rows(estimator: Any, name: str, inputs: Tensor, answers: Tensor, labeled
             f"The estimator of {name} cannot be fitted to the data: {type(error).__name__}: {error}"
         ) from error
     return int(labeled.sum())
+
+
+def open_estimator_student(estimator: Any, name: str, material: ComparisonData, *, seed: int) -> EstimatorModule:
+    """Make a student of an estimator, fitted to a few rows only.
+
+    Args:
+        estimator: The estimator; it is fitted anew.
+        name: Its name in the job, for messages.
+        material: The data.
+        seed: Its random state, where it has none of its own.
+
+    Raises:
+        LimbeckError: If the task is another one, or the estimator cannot learn soft labels.
+    """
+    who, kind = f"student: {name} is", type(estimator).__name__
+    numbers = is_regressor(estimator)
+    if not isinstance(material.task, (Classification, Regression)) or numbers != isinstance(material.task, Regression):
+        raise LimbeckError(
+            f"{who} a {kind}, which learns {'numbers' if numbers else 'classes'} only, and this is a job of "
+            f"{material.task.name}. Take {'a classifier' if numbers else 'a regressor'}, or a network, such as mlp."
+        )
+    if not numbers:
+        check_takes_soft_labels(estimator, who)
+    seed_estimator(estimator, seed)
+    few = subsample(material.train, min(FEW_OF_STUDENT, len(material.train)), seed=0)
+    fit_rows(estimator, name, *read_rows(few, material))
+    return EstimatorModule(make_estimator_teacher(estimator, material), fitted=False)
+
+
+def check_student_methods(job: Job) -> None:
+    """Check that an estimator can learn by all methods of a job.
+
+    Raises:
+        LimbeckError: If it cannot.
+    """
+    for settings in (*job.methods, job.method):
+        _check_method(settings, job.key_of(settings))
+    if job.student.quantize is not None:
+        raise LimbeckError("student.quantize rounds the weights of a network, and an estimator has none: leave it out.")
+
+
+def _check_method(settings: MethodSettings, place: str) -> None:
+    if settings.name not in _METHODS:
+        raise unknown_name_error(
+            "method for an estimator", settings.name, _METHODS,
+            then="An estimator has no gradients: it learns labels and probabilities.",
+        )  # fmt: skip
+    for key, value in settings.hyper.items():
+        if key not in _METHODS[settings.name]:
+            raise UnknownNameError(f"{place}.{key}: an estimator has {', '.join(_METHODS[settings.name])} only.")
+        if key == "temperature" and value != 1:
+            raise LimbeckError(
+                f"{place}.temperature={value}: an estimator predicts probabilities, which are those of temperature 1. "
+                "Leave it out."
+            )

@@ -10,83 +10,22 @@ from jaxtyping import Float
 from torch import Tensor
 
 from limbeck.compare.arm_recipes import ALONE, SHUFFLED, SMOOTHED, is_taught
-from limbeck.compare.comparison_data import ComparisonData, make_student
-from limbeck.compare.estimator import fit_rows, make_estimator_teacher, read_rows
+from limbeck.compare.comparison_data import ComparisonData
+from limbeck.compare.estimator import FEW_OF_STUDENT, fit_rows, read_rows
+from limbeck.compare.student_start import make_student
 from limbeck.compare.teacher import ask
 from limbeck.data import counter_order, subsample
-from limbeck.errors import LimbeckError, UnknownNameError, unknown_name_error
+from limbeck.errors import LimbeckError
 from limbeck.job import Job, MethodSettings
 from limbeck.models import save
-from limbeck.tasks import Classification, Regression
+from limbeck.tasks import Regression
 from limbeck.teachers import Teacher
 from limbeck.teachers.estimators import (
     SAVED_ESTIMATOR,
     EstimatorModule,
-    check_takes_soft_labels,
     fit_probabilities,
     save_estimator,
-    seed_estimator,
 )
-from limbeck.teachers.sklearn_teacher import is_regressor
-
-_FEW = 64
-"""Rows of a first, quick fit, before which a student has no outputs."""
-_METHODS = {"supervised": (), "hinton": ("weight", "labels", "temperature"), "label_smoothing": ("smoothing",)}
-"""The methods that an estimator can learn by, with their settings."""
-
-
-def open_estimator_student(estimator: Any, name: str, material: ComparisonData, *, seed: int) -> EstimatorModule:
-    """Make a student of an estimator, fitted to a few rows only.
-
-    Args:
-        estimator: The estimator; it is fitted anew.
-        name: Its name in the job, for messages.
-        material: The data.
-        seed: Its random state, where it has none of its own.
-
-    Raises:
-        LimbeckError: If the task is another one, or the estimator cannot learn soft labels.
-    """
-    who, kind = f"student: {name} is", type(estimator).__name__
-    numbers = is_regressor(estimator)
-    if not isinstance(material.task, (Classification, Regression)) or numbers != isinstance(material.task, Regression):
-        raise LimbeckError(
-            f"{who} a {kind}, which learns {'numbers' if numbers else 'classes'} only, and this is a job of "
-            f"{material.task.name}. Take {'a classifier' if numbers else 'a regressor'}, or a network, such as mlp."
-        )
-    if not numbers:
-        check_takes_soft_labels(estimator, who)
-    seed_estimator(estimator, seed)
-    fit_rows(estimator, name, *read_rows(subsample(material.train, min(_FEW, len(material.train)), seed=0), material))
-    return EstimatorModule(make_estimator_teacher(estimator, material), fitted=False)
-
-
-def check_student_methods(job: Job) -> None:
-    """Check that an estimator can learn by all methods of a job.
-
-    Raises:
-        LimbeckError: If it cannot.
-    """
-    for settings in (*job.methods, job.method):
-        _check_method(settings, job.key_of(settings))
-    if job.student.quantize is not None:
-        raise LimbeckError("student.quantize rounds the weights of a network, and an estimator has none: leave it out.")
-
-
-def _check_method(settings: MethodSettings, place: str) -> None:
-    if settings.name not in _METHODS:
-        raise unknown_name_error(
-            "method for an estimator", settings.name, _METHODS,
-            then="An estimator has no gradients: it learns labels and probabilities.",
-        )  # fmt: skip
-    for key, value in settings.hyper.items():
-        if key not in _METHODS[settings.name]:
-            raise UnknownNameError(f"{place}.{key}: an estimator has {', '.join(_METHODS[settings.name])} only.")
-        if key == "temperature" and value != 1:
-            raise LimbeckError(
-                f"{place}.temperature={value}: an estimator predicts probabilities, which are those of temperature 1. "
-                "Leave it out."
-            )
 
 
 def fit_student(
@@ -192,7 +131,7 @@ def save_student(student: EstimatorModule, folder: Path, metadata: dict[str, Any
 
 def few_rows(material: ComparisonData) -> ComparisonData:
     """The data with few training rows, to try a fit."""
-    return material._replace(train=subsample(material.train, min(_FEW, len(material.train)), seed=0))
+    return material._replace(train=subsample(material.train, min(FEW_OF_STUDENT, len(material.train)), seed=0))
 
 
 def check_is_network(job: Job, material: ComparisonData, teacher: Teacher) -> None:

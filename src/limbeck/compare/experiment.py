@@ -25,7 +25,6 @@ from limbeck.compare.comparison_data import (
     arms_of_task,
     is_language,
     load_comparison_data,
-    make_student,
     summary_lines,
     why_no_smoothing,
 )
@@ -49,7 +48,7 @@ from limbeck.compare.run_storage import (
     with_scores,
 )
 from limbeck.compare.served_teacher import describe_served, name_served
-from limbeck.compare.student_start import describe_start, resolve_limit
+from limbeck.compare.student_start import describe_start, make_student, resolve_limit
 from limbeck.compare.suggestions import JudgedRun, suggest
 from limbeck.compare.teacher import ask, open_teacher, steps_taken, train_teacher
 from limbeck.compare.teacher_cache import check_store, fill_job_cache, measure_listed_entropy

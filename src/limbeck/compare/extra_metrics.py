@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from limbeck.batch import Batch
 from limbeck.compare.arms import can_write
-from limbeck.compare.comparison_data import ComparisonData, eval_batches, is_judged_by_teacher, make_student
+from limbeck.compare.comparison_data import ComparisonData, eval_batches, is_judged_by_teacher
 from limbeck.compare.corruptions import check_attacks, check_corruptions, measure_attacks, measure_corruptions
 from limbeck.compare.own_texts import check_own_texts, measure_own_texts
 from limbeck.compare.result import (
@@ -25,6 +25,7 @@ from limbeck.compare.result import (
     own_preprocess,
 )
 from limbeck.compare.run_storage import seed_folder
+from limbeck.compare.student_start import make_student
 from limbeck.compare.trackers import is_rank_zero
 from limbeck.data import ShuffledLoader, subsample
 from limbeck.errors import DataError, LimbeckError

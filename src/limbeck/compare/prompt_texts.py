@@ -164,4 +164,3 @@ def _change(job: Job, files: Mapping[str, str], options: Mapping[str, Any]) -> J
     if arms == DEFAULT_ARMS and not learns_texts:
         arms = (*arms[:-1], TEXTS, arms[-1])
     return job.model_copy(update={"data": {**kept, **files}, "task": task, "arms": arms})
-

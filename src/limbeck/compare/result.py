@@ -13,12 +13,13 @@ from torch import Tensor, nn
 
 from limbeck.compare.arm_recipes import ALONE, SHUFFLED, SMOOTHED, TEXTS
 from limbeck.compare.arms import Outcome, custom_metrics, reference
-from limbeck.compare.comparison_data import ComparisonData, eval_batches, make_student
+from limbeck.compare.comparison_data import ComparisonData, eval_batches
 from limbeck.compare.costs import Combined, ShippedCost, cost_inputs, measure_costs
 from limbeck.compare.estimator import unknown_sizes
 from limbeck.compare.language import has_no_answers, is_untrained
 from limbeck.compare.run_storage import seed_folder
 from limbeck.compare.served_teacher import describe_row
+from limbeck.compare.student_start import make_student
 from limbeck.data import preprocess_from_dict
 from limbeck.engine import open_fabric
 from limbeck.export.finished_run import FinishedRun, rebuild_student

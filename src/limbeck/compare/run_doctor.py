@@ -16,9 +16,7 @@ from limbeck.compare.arm_recipes import is_taught, recipe_of
 from limbeck.compare.comparison_data import (
     ComparisonData,
     arms_of_task,
-    check_student,
     load_comparison_data,
-    make_student,
     make_train_config,
     new_model,
 )
@@ -30,6 +28,7 @@ from limbeck.compare.prompt_texts import answer_prompts
 from limbeck.compare.result import MetricContext
 from limbeck.compare.run_storage import check_folder
 from limbeck.compare.served_teacher import describe_served, listed_outside
+from limbeck.compare.student_start import check_student, make_student
 from limbeck.compare.teacher import open_teacher, teachers_recipe, without_weights
 from limbeck.compare.teacher_cache import folder_of, make_cache_loader, open_cached_teacher, views_of
 from limbeck.compare.trackers import check_tracker

@@ -13,9 +13,10 @@ from typing import Any
 from limbeck.atomic_io import folder_lock, remove, replace_folder, write_bytes, write_text
 from limbeck.checksums import append_line, read_lines
 from limbeck.compare.arms import Outcome, metadata_of
-from limbeck.compare.comparison_data import ComparisonData, make_student
+from limbeck.compare.comparison_data import ComparisonData
 from limbeck.compare.costs import Combined, ShippedCost
 from limbeck.compare.estimator_student import save_student
+from limbeck.compare.student_start import make_student
 from limbeck.compare.trackers import is_rank_zero
 from limbeck.errors import LimbeckError
 from limbeck.job import (

@@ -1,24 +1,82 @@
-"""Students that start from their teacher: some of its layers, or a smaller model of it."""
+"""Students of a job: new models, estimators, some layers of the teacher, or a smaller model of it."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from limbeck.batch import Inputs
+from limbeck.compare.comparison_data import (
+    ComparisonData,
+    call_checked,
+    check_classes,
+    judged_parts,
+    new_model,
+    shape_in,
+)
+from limbeck.compare.estimator import check_student_methods, open_estimator_student
 from limbeck.errors import LimbeckError
 from limbeck.events import Callback, Message
 from limbeck.job import SHRINK, Job, ModelSettings, add_flag_hint
-from limbeck.models import chosen_layers, get_shrink_report, layer_list, seeded, shallow, shrink
+from limbeck.model_call import call, logits_of
+from limbeck.models import (
+    NoModuleError,
+    chosen_layers,
+    get_shrink_report,
+    layer_list,
+    name_classes,
+    seeded,
+    shallow,
+    shrink,
+)
 from limbeck.models.hub import LibraryModel
 from limbeck.models.model_transforms import copy_transformed
 from limbeck.teachers import ModelTeacher, Teacher
 
-if TYPE_CHECKING:
-    from limbeck.compare.comparison_data import ComparisonData
+
+def make_student(job: Job, material: ComparisonData, *, seed: int, teacher: Teacher | None = None) -> nn.Module:
+    """Build the job's student: a new model, or layers of the teacher. It gets the data's class names.
+
+    Raises:
+        LimbeckError: If it cannot be built, or the teacher has no layers to start from.
+    """
+    if job.student.starts_from_teacher:
+        student = init_student(job.student, teacher, first_inputs(material), seed=seed)
+    else:
+        try:
+            student = new_model(job.student, material, seed=seed, who="student")
+        except NoModuleError as error:
+            if not hasattr(error.result, "fit"):
+                raise
+            check_student_methods(job)
+            return open_estimator_student(error.result, job.student.model, material, seed=seed)
+    return name_classes(student, material.data.class_names)
+
+
+def check_student(job: Job, material: ComparisonData, teacher: Teacher | None = None) -> None:
+    """Build the student and call it on two training examples, and on one of each evaluation part.
+
+    Raises:
+        LimbeckError: If it cannot be built, fails on them, or has another number of classes.
+    """
+    student = make_student(job, material, seed=0, teacher=teacher).eval()
+    first = material.data.preprocess(material.train.take(torch.tensor([0, min(1, len(material.train) - 1)])))
+    shape = "x".join(map(str, material.input_shape))
+    with torch.no_grad():
+        logits = call_checked(partial(_logits, student, first), f"The student {job.student.model}", shape)
+        for part, examples in judged_parts(material).items():
+            read = material.data.preprocess(examples.take(torch.tensor([0])))
+            ask = partial(_logits, student, read)
+            call_checked(ask, f"The student {job.student.model}", shape_in(part, read))
+    check_classes(logits, f"The student {job.student.model}", material.task)
+
+
+def _logits(model: nn.Module, read: Any) -> Tensor:
+    return logits_of(call(model, read))
 
 
 def init_student(student: ModelSettings, teacher: Teacher | None, example: Inputs, *, seed: int) -> nn.Module:

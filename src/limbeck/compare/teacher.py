@@ -20,7 +20,6 @@ from limbeck.compare.comparison_data import (
     is_judged_by_teacher,
     is_language,
     judged_parts,
-    make_student,
     make_train_config,
     new_model,
     shape_in,
@@ -41,6 +40,7 @@ from limbeck.compare.language import (
 )
 from limbeck.compare.saved_teacher import check_saved_teacher, check_tokenizer, other_inputs_error, own_preprocess
 from limbeck.compare.served_teacher import open_served
+from limbeck.compare.student_start import make_student
 from limbeck.compare.trackers import with_trackers
 from limbeck.data import Dataset, Preprocess, ShuffledLoader
 from limbeck.engine import Run, StepReport, open_fabric
