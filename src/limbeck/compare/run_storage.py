@@ -256,8 +256,11 @@ def leave_student(job: Job, material: ComparisonData, teacher: Teacher, out: Pat
     """Save an untrained student, so that the folder has a valid student from the start."""
     if not RunLayout(out).student.exists():
         student = make_student(job, material, seed=0, teacher=teacher)
-        write = save_student if isinstance(student, EstimatorModule) else save
-        write(student, RunLayout(out).student, metadata=metadata_of(job, next(iter(job.method_arms)), material))
+        metadata = metadata_of(job, next(iter(job.method_arms)), material)
+        if isinstance(student, EstimatorModule):
+            save_student(student, RunLayout(out).student, metadata=metadata)
+        else:
+            save(student, RunLayout(out).student, metadata=metadata)
 
 
 def ship(

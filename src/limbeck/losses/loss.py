@@ -263,9 +263,9 @@ class Loss(LossTerm):
             if mask is not None and isinstance(value, Tensor):  # NaN of padding would reach what counts
                 tensors[name] = zero_where_masked(value, mask.bool())
         for name in self.kernel.inputs & FROM_BATCH:
-            value = self._column(name, batch)
-            if value is not None:
-                tensors[name] = value
+            column = self._column(name, batch)
+            if column is not None:
+                tensors[name] = column
             elif name != "mask":
                 raise LimbeckError(f"{self.name} needs {name}, and {_lack(name, batch)}")
         if not self._compares:
