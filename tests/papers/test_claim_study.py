@@ -13,7 +13,7 @@ from limbeck.data import ArrayDataset, DataSplits, Subset, draw_digits
 from limbeck.data.preprocess import fit_normalization
 from limbeck.errors import LimbeckError
 from limbeck.methods import make
-from limbeck.papers import Claim, ClaimStudy, ExperimentScale, Figure, Search, TaskFolder, small_images
+from limbeck.papers import Claim, ClaimStudy, ExperimentScale, Figure, SettingsSearch, TaskFolder, small_images
 from limbeck.papers.claim import count_words
 from limbeck.papers.experiment import renumbered
 from limbeck.papers.small_images import FASHION_CNN, FASHION_MLP, load_teacher, teacher_tasks, train_student
@@ -80,7 +80,7 @@ SEARCHED = ClaimStudy(
     "toy", "Is it better?", {"alone": "labels", "kd": "distilled"}, fit, [SCORE],
     [Claim.of_difference("kd", "alone", SCORE)], {"quick": 1, "full": 2},
     shared=lambda scale: [WorkItem(f"teacher-{seed}", dict) for seed in scale.seeds],
-    requires=lambda seed: (f"teacher-{seed}",), search=Search(SEARCH, SCORE),
+    requires=lambda seed: (f"teacher-{seed}",), search=SettingsSearch(SEARCH, SCORE),
 )  # fmt: skip
 
 
@@ -105,9 +105,9 @@ def test_each_arm_chooses_on_development_data_with_a_seed_and_a_teacher_of_its_o
 
 def test_a_search_gives_all_arms_of_the_study_equally_many_tries():
     with pytest.raises(LimbeckError, match="'kd': 1"):
-        Search({"alone": [{}, {"lr": 1.0}], "kd": [{}]}, SCORE)
+        SettingsSearch({"alone": [{}, {"lr": 1.0}], "kd": [{}]}, SCORE)
     with pytest.raises(LimbeckError, match="'kd'"):
-        replace(SEARCHED, search=Search({"alone": [{}]}, SCORE))
+        replace(SEARCHED, search=SettingsSearch({"alone": [{}]}, SCORE))
 
 
 def test_development_images_are_training_images_that_no_network_learns_from(monkeypatch):

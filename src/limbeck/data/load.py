@@ -35,14 +35,7 @@ from limbeck.data.part_warnings import check_shapes, class_warnings, find_overla
 from limbeck.data.preprocess import NormalizeImages, fit_normalization
 from limbeck.data.splits import DataSplits, DataSummary, hold_out, summarize
 from limbeck.data.table import load_table_splits
-from limbeck.data.targets import (
-    VECTORS,
-    InferredTask,
-    as_vectors,
-    infer_from_array,
-    infer_from_dataset,
-    note_whole_floats,
-)
+from limbeck.data.targets import VECTORS, InferredTask, as_vectors, infer_from_array, infer_from_dataset, note_floats
 from limbeck.data.text_files import TEXT_DATASETS, load_texts
 from limbeck.data.torch_loader import describe
 from limbeck.errors import DataError, LimbeckError, LimbeckWarning, unknown_name_error
@@ -94,21 +87,18 @@ def load_data(name_or_spec: str | Path | Mapping[str, Any], *, task: str | None 
       `DataSplits`. Other options are its arguments;
     * ``FILE.jsonl``, ``FILE.jsonl.gz``: one JSON object per line, with a text and a label;
     * for language models, ``FILE.txt`` (texts between blank lines, or one per line), ``FILE.jsonl`` with ``text``
-      alone, ``prompt`` and ``completion``, or ``messages``; or a folder with ``train.txt`` or ``train.jsonl``, and
-      optionally ``valid`` and ``test``.
+      alone, ``prompt`` and ``completion``, or ``messages``; or a folder with ``train``, ``valid`` and ``test`` files.
 
-    If there is no test part, 20 % of the examples are held out, stratified, with a fixed seed; of texts for language
-    models, 20 % of the texts.
+    If there is no test part, 20 % of the examples (or texts) are held out, stratified, with a fixed seed.
 
     `DataSplits.summary` describes what was read, and `DataSplits.note` is the same as text:
 
     * Tables: the type of a column is inferred from all of its values. If nearly all values are numbers, the others
       (``?``, ``NA``, ``-``) are missing values. Row numbers, identifiers and columns with a different text in each row
       are left out. Spaces around values and names are removed. Values of a test table are matched to those of the
-      training table (male and Male, 1 and 01 or true) if the match is unique. It is an error if a column of the test
-      table has no value of the training part.
-    * Classes that are numbers are sorted by value, other classes by name; ``class_names`` sets another order. Strings
-      such as ``NA`` are a class if the other classes are names, and no label if they are numbers.
+      training table (male and Male, 1 and 01 or true) if the match is unique; an error if a column has none of them.
+    * Classes that are numbers are sorted by value, others by name; ``class_names`` sets another order. A string such as
+      ``NA`` is a class if the others are names, and no label if they are numbers.
     * Texts are truncated to ``max_length`` tokens, and the number of truncated texts is noted. In a job with a teacher
       that has class names (``hf:``, a student's folder), the data use the teacher's order.
 
@@ -348,7 +338,7 @@ def _load_user_data(name: str, own: UserFile, options: Mapping[str, Any], task: 
     train, test, note = hold_out(train_part, test_part)
     pair = result.get("train")
     if task is None and chosen.name == "classification" and isinstance(pair, tuple) and len(pair) == 2:
-        note = ". ".join(filter(None, (note, *(one.rstrip(".") for one in note_whole_floats(pair[1])))))
+        note = ". ".join(filter(None, (note, *(one.rstrip(".") for one in note_floats(pair[1])))))
     preprocess = result.get("preprocess") or fit_normalization(train, scale=1 / 255)
     vectors = chosen.name in VECTORS
     return DataSplits(

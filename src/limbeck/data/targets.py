@@ -198,7 +198,7 @@ def read_target_arrays(
     first = next(iter(labels.values()))
     inputs = arrays.get("x_train", arrays.get("x"))
     chosen = InferredTask(task) if task is not None else infer_from_array(first, inputs)
-    converted, notes = dict(arrays), ([] if task is not None else note_whole_floats(first))
+    converted, notes = dict(arrays), ([] if task is not None else note_floats(first))
     for name, array in labels.items():
         if chosen.name in VECTORS:
             converted[name] = _vectors(path, name, array, chosen.name)
@@ -218,11 +218,11 @@ def as_vectors(array: np.ndarray, task: str) -> np.ndarray:
     return whole.astype(np.int64) if np.array_equal(whole, np.round(whole)) else whole.astype(np.float32)
 
 
-def note_whole_floats(labels: Any) -> list[str]:
+def note_floats(labels: Any) -> list[str]:
     """A note about floats that are read as classes because all are whole numbers; empty for other labels.
 
     Example:
-        >>> len(note_whole_floats(np.array([0.0, 2.0]))), len(note_whole_floats(np.array([0, 2])))
+        >>> len(note_floats(np.array([0.0, 2.0]))), len(note_floats(np.array([0, 2])))
         (1, 0)
     """
     array = np.asarray(labels)

@@ -1,7 +1,7 @@
 """Reproductions of published experiments, with the numbers of the papers."""
 
 from limbeck.papers.claim import Claim, ClaimResult, Figure, judge_claims
-from limbeck.papers.claim_study import ClaimStudy, Search
+from limbeck.papers.claim_study import ClaimStudy, SettingsSearch
 from limbeck.papers.experiment import Experiment, ExperimentScale, Row, TaskFolder
 from limbeck.papers.reproduction import Paper, Reproduction, paper, paper_names, summarize_claims, summary_text
 from limbeck.papers.task_queue import Event, TaskFinished, TaskStarted, TimeEstimated
@@ -17,7 +17,7 @@ __all__ = [
     "Paper",
     "Reproduction",
     "Row",
-    "Search",
+    "SettingsSearch",
     "TaskFinished",
     "TaskFolder",
     "TaskStarted",

@@ -7,7 +7,7 @@ from typing import Any
 from limbeck.methods import make
 from limbeck.models import count_parameters
 from limbeck.papers.claim import Claim, Figure
-from limbeck.papers.claim_study import ClaimStudy, Search
+from limbeck.papers.claim_study import ClaimStudy, SettingsSearch
 from limbeck.papers.experiment import Figures, TaskFolder
 from limbeck.papers.small_images import (
     ACCURACY,
@@ -80,7 +80,7 @@ STUDY = ClaimStudy(
     ],
     {"quick": 4, "full": 50},
     **share_teachers(SETTING),
-    search=Search({"alone": RATES, "kd": SOFT, "simkd": RATES, "kd, as large": SOFT}, ACCURACY),
+    search=SettingsSearch({"alone": RATES, "kd": SOFT, "simkd": RATES, "kd, as large": SOFT}, ACCURACY),
 )
 TITLE = "Chen et al., Knowledge Distillation with the Reused Teacher Classifier, 2022, arXiv:2203.14001"
 CLAIM = (

@@ -7,7 +7,7 @@ A paper is one module in this folder, found by its ``EXPERIMENTS``. With this ha
    ``train(folder, arm=..., seed=..., quick=...)`` in a process of its own. `limbeck.papers.small_images` has data,
    networks, a teacher as a task that arms share, and a function that trains and measures a student.
 3. ``STUDY = ClaimStudy(...)`` with the figures of the table and the claims, and
-   ``EXPERIMENTS = (STUDY.experiment(),)``. With a `Search` each arm first chooses its settings on development data.
+   ``EXPERIMENTS = (STUDY.experiment(),)``. With a `SettingsSearch` each arm first chooses settings on development data.
 4. ``TITLE``: authors, title, year and arXiv number; ``CLAIM``: what the paper claims, in one sentence.
 
 ``limbeck papers NAME`` runs it, and ``limbeck papers`` lists it. `limbeck.papers.stanton2021` is an example.
@@ -35,7 +35,7 @@ def pass_quick(scale: ExperimentScale) -> dict[str, Any]:
 
 
 @dataclass(frozen=True)
-class Search:
+class SettingsSearch:
     """Settings that the arms try on development data, before the study.
 
     Each arm is trained once with each of its settings and one seed, as ``train(..., development=True, **settings)``,
@@ -121,7 +121,7 @@ class ClaimStudy:
     rows: Callable[[ExperimentScale, Results], Sequence[Row]] = lambda *_: ()
     skip: Callable[[ExperimentScale], str] = lambda _: ""
     describe: Callable[[ExperimentScale], str] = lambda _: ""
-    search: Search | None = None
+    search: SettingsSearch | None = None
 
     def __post_init__(self) -> None:
         if self.search is not None and set(self.search.settings) != set(self.arms):
@@ -157,14 +157,14 @@ class ClaimStudy:
         """The task that chooses the settings of the arms."""
         return f"{self.name}/settings"
 
-    def _tries(self, search: Search) -> dict[str, dict[str, Mapping[str, Any]]]:
+    def _tries(self, search: SettingsSearch) -> dict[str, dict[str, Mapping[str, Any]]]:
         """The tasks of each arm's tries, with their settings."""
         return {
             arm: {self.task_name(f"try {number} {arm}", search.seed): settings for number, settings in enumerate(own)}
             for arm, own in search.settings.items()
         }
 
-    def _search_tasks(self, search: Search, scale: ExperimentScale) -> list[WorkItem]:
+    def _search_tasks(self, search: SettingsSearch, scale: ExperimentScale) -> list[WorkItem]:
         """The tries of a search, and the task that chooses among them."""
         tries, settings = self._tries(search), self.settings(scale)
         tasks = [

@@ -13,7 +13,7 @@ from limbeck.methods import make
 from limbeck.methods.teachers.semiparametric import correct_logits
 from limbeck.optional_imports import import_optional, install_command, is_installed
 from limbeck.papers.claim import Claim, Figure
-from limbeck.papers.claim_study import ClaimStudy, Search
+from limbeck.papers.claim_study import ClaimStudy, SettingsSearch
 from limbeck.papers.experiment import ExperimentScale, Figures, TaskFolder
 from limbeck.papers.small_images import (
     ACCURACY,
@@ -123,7 +123,7 @@ TREES = ClaimStudy(
         Claim.of_difference("corrected", "cross-fitted", AUC, paper=0.1),
     ],
     {"quick": 1.0, "full": 5.0}, skip=why_skipped, describe=describe_forests,
-    search=Search(
+    search=SettingsSearch(
         {
             "alone": LEAVES, "kd": LEAVES, "cross-fitted": LEAVES,
             "corrected": [{"leaf": leaf, "bound": bound} for leaf in (3, 10) for bound in (0.01, 0.1)],
@@ -182,6 +182,6 @@ PERCEPTRONS = ClaimStudy(
         Claim.of_difference("cross-fitted", "kd", NLL),
     ],
     {"quick": 2.5, "full": 25.0}, **share_teachers(SETTING),
-    search=Search({"alone": RATES, "kd": SOFT, "cross-fitted": SOFT, "corrected": CORRECTED}, ACCURACY),
+    search=SettingsSearch({"alone": RATES, "kd": SOFT, "cross-fitted": SOFT, "corrected": CORRECTED}, ACCURACY),
 )  # fmt: skip
 EXPERIMENTS = (TREES.experiment(), PERCEPTRONS.experiment())

@@ -15,7 +15,7 @@ from limbeck.engine import distill
 from limbeck.methods import make
 from limbeck.models import seeded
 from limbeck.papers.claim import Claim, Figure
-from limbeck.papers.claim_study import ClaimStudy, Results, Search
+from limbeck.papers.claim_study import ClaimStudy, Results, SettingsSearch
 from limbeck.papers.experiment import ExperimentScale, Figures, Row, TaskFolder, load_weights, save_weights
 from limbeck.recipe import Optimizer, Recipe
 from limbeck.task_runner import WorkItem
@@ -180,7 +180,7 @@ STUDY = ClaimStudy(
     {"quick": 4, "full": 20},
     shared=lambda scale: [WorkItem("teacher", partial(train_teacher, quick=scale.quick), (), 20.0)],
     requires=lambda _: ("teacher",), rows=_teacher_rows, describe=describe_training,
-    search=Search({"alone": RATES, "kd": SOFT, "drd": RELATIONS, "kd and drd": BOTH}, MIOU),
+    search=SettingsSearch({"alone": RATES, "kd": SOFT, "drd": RELATIONS, "kd and drd": BOTH}, MIOU),
 )  # fmt: skip
 
 EXPERIMENTS = (STUDY.experiment(),)

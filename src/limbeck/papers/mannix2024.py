@@ -14,7 +14,7 @@ from limbeck.functional import Projector, squared_error
 from limbeck.losses import Loss
 from limbeck.methods import make
 from limbeck.papers.claim import Claim, Figure
-from limbeck.papers.claim_study import ClaimStudy, Search
+from limbeck.papers.claim_study import ClaimStudy, SettingsSearch
 from limbeck.papers.experiment import Figures, TaskFolder
 from limbeck.papers.small_images import (
     FASHION_MLP,
@@ -106,7 +106,7 @@ STUDY = ClaimStudy(
         Claim.of_difference("cospress", "alone", SAME),
         Claim.of_difference("cospress", "kd", SAME),
     ],
-    {"quick": 2.5, "full": 20.0}, **share_teachers(SETTING), search=Search(SETTINGS, KNN),
+    {"quick": 2.5, "full": 20.0}, **share_teachers(SETTING), search=SettingsSearch(SETTINGS, KNN),
 )  # fmt: skip
 TITLE = (
     "Mannix, Hodgkinson and Bondell, Preserving Angles Improves Feature Distillation of Foundation Models, 2024, "

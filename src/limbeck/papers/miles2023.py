@@ -10,7 +10,7 @@ from limbeck.losses import Loss
 from limbeck.methods import make
 from limbeck.methods.features.srd import PooledProjector
 from limbeck.papers.claim import Claim
-from limbeck.papers.claim_study import ClaimStudy, Search
+from limbeck.papers.claim_study import ClaimStudy, SettingsSearch
 from limbeck.papers.experiment import Figures, TaskFolder
 from limbeck.papers.small_images import (
     ACCURACY,
@@ -73,7 +73,7 @@ STUDY = ClaimStudy(
         Claim.of_difference("log_sum", "squared error", ACCURACY),
         Claim.of_difference("correlation", "kd", ACCURACY),
     ],
-    {"quick": 4.5, "full": 20.0}, **share_teachers(SETTING), search=Search(SETTINGS, ACCURACY),
+    {"quick": 4.5, "full": 20.0}, **share_teachers(SETTING), search=SettingsSearch(SETTINGS, ACCURACY),
 )  # fmt: skip
 TITLE = (
     "Miles and Mikolajczyk, Understanding the Role of the Projector in Knowledge Distillation, 2023, arXiv:2303.11098"

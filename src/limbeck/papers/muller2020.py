@@ -16,7 +16,7 @@ from limbeck.methods import make
 from limbeck.metrics import accuracy, nll, predict
 from limbeck.models import build
 from limbeck.papers.claim import Claim, Figure
-from limbeck.papers.claim_study import ClaimStudy, Search
+from limbeck.papers.claim_study import ClaimStudy, SettingsSearch
 from limbeck.papers.experiment import ExperimentScale, Figures, TaskFolder
 from limbeck.papers.small_images import ACCURACY, FASHION_MLP, NLL, OF_TEACHER, load_images
 from limbeck.recipe import Optimizer
@@ -137,6 +137,6 @@ STUDY = ClaimStudy(
     seconds={"quick": 5.0, "full": 25.0},
     skip=replace(FASHION_MLP, data="mnist").why_skipped,
     describe=describe_training,
-    search=Search({arm: SOFT if arm != "alone" else [{"lr": lr} for lr in RATES] for arm in ARMS}, ACCURACY),
+    search=SettingsSearch({arm: SOFT if arm != "alone" else [{"lr": lr} for lr in RATES] for arm in ARMS}, ACCURACY),
 )
 EXPERIMENTS = (STUDY.experiment(),)

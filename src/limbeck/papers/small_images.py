@@ -101,7 +101,7 @@ class ImageSetting:
     quick: Mapping[str, Any] = field(default_factory=dict)
 
     def at(self, quick: bool, *, development: bool = False, lr: float | None = None) -> ImageSetting:
-        """The setting at scale ``quick`` or ``full``, with the data of a `Search` or a learning rate that it chose."""
+        """The setting at scale ``quick`` or ``full``, with the data or a rate of a `SettingsSearch`."""
         own = replace(self, **(self.quick if quick else {}), quick={}, development=development)
         return own if lr is None else replace(own, optimizer=replace(own.optimizer, lr=lr))
 

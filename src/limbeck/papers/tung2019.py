@@ -6,7 +6,7 @@ from typing import Any
 
 from limbeck.methods import make
 from limbeck.papers.claim import Claim
-from limbeck.papers.claim_study import ClaimStudy, Search
+from limbeck.papers.claim_study import ClaimStudy, SettingsSearch
 from limbeck.papers.experiment import Figures, TaskFolder
 from limbeck.papers.small_images import (
     ACCURACY,
@@ -56,7 +56,9 @@ STUDY = ClaimStudy(
     ],
     {"quick": 3, "full": 12},
     **share_teachers(FASHION_MLP),
-    search=Search({"alone": [{"lr": lr} for lr in RATES], "kd": SOFT, "sp": SIMILAR, "kd and sp": SIMILAR}, ACCURACY),
+    search=SettingsSearch(
+        {"alone": [{"lr": lr} for lr in RATES], "kd": SOFT, "sp": SIMILAR, "kd and sp": SIMILAR}, ACCURACY
+    ),
 )  # fmt: skip
 
 EXPERIMENTS = (STUDY.experiment(),)

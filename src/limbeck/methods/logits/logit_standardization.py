@@ -101,7 +101,7 @@ def _find_slopes(temperature: float, needed: Needed, student: Tensor, teacher: T
             return None
         scores.append(apart.div_(deviation))
         deviations.append(deviation)
-    found = find_divergence(scores[0], scores[1], temperature, KULLBACK_LEIBLER, needed)
+    found = find_divergence(scores[0], scores[1], temperature, KULLBACK_LEIBLER, (needed[0], needed[1]))
     slopes: list[Tensor | None] = []
     for score, deviation, slope in zip(scores, deviations, (found.by_student, found.by_teacher), strict=True):
         if slope is None:
