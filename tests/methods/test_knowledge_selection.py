@@ -105,3 +105,15 @@ def test_a_phase_ends_with_a_reward_and_new_weights():
 def test_what_makes_no_sense_is_refused(changes, words):
     with pytest.raises(LimbeckError, match=words):
         fitted(**changes)
+
+
+def test_the_first_reward_says_nothing_of_the_weights():
+    torch.manual_seed(0)
+    selector = KnowledgeSelector(["x", "y"], gamma=0.9)
+    selector.shape(3, 3, torch.device("cpu"))
+    action = torch.full((2,), 0.5)
+    selector.remember(action, 0.1, selector.state, action, last=True)
+    selector.learn(0.005)
+    value = selector.judge(selector.state[None], action[None])
+    assert 0.0 < float(value) < 2.0  # gamma times a reward of size 1
+    assert torch.equal(selector.act(selector.state[None])[0], action)

@@ -104,3 +104,12 @@ def test_each_kind_of_input_has_its_teacher_and_the_student_becomes_robust():
 def test_what_makes_no_sense_is_refused(changes, words):
     with pytest.raises(LimbeckError, match=words):
         make("mtard", **{"teacher": TEACHERS, "clean": "accurate", "robust": "robust", **changes})
+
+
+def test_a_step_that_overflows_leaves_the_balance():
+    loss = fitted(weight_lr=0.5)
+    for student in (torch.full_like(Z, torch.nan), Z):
+        loss.after_step(Outputs(logits=student), Outputs(logits=V), BATCH, Progress())
+        loss.end_step([BATCH], Progress())
+    assert float(loss.clean_weight) == 0.5
+    assert bool(loss.first.isfinite().all())

@@ -74,8 +74,7 @@ def test_the_gradient_is_that_of_the_expected_reward_of_a_bandit_with_two_teache
 def test_a_planted_bad_teacher_is_hardly_selected():
     planted = PlantedTeachers()
     recipe = make("rl_kd", teacher=planted.good_and_bad(), policy_lr=0.5)
-    planted.learn(recipe)
-    shares = next(recipe.stages()).objective.policy.shares.by_name
+    shares = planted.learn(recipe).stages[0].objective.policy.shares.by_name
     assert shares["bad"] < 0.2
     assert shares["good"] > 0.5
 
@@ -99,3 +98,16 @@ def test_teachers_of_other_classes_and_missing_ids_are_refused_before_training()
     planted, recipe = PlantedTeachers(train=40), make("rl_kd", teacher={"a": nn.Linear(8, 3), "b": nn.Linear(8, 4)})
     with pytest.raises(LimbeckError, match=r"a \[3\], b \[4\]"):
         planted.learn(recipe)
+
+
+def test_a_loss_that_is_infinite_does_not_end_the_policy():
+    loss = fitted(warmup=0.0)
+    loss.policy.shares.to(torch.float64)
+    logits = Z.clone()
+    logits[0, BATCH.labels[0]] = -torch.inf
+    loss._context = (loss._context[0], lambda batch: Outputs(logits=logits))
+    for step in range(2):
+        loss.after_step(Outputs(logits=Z), TEACHER, BATCH, Progress(step, 2))
+        loss.end_step([BATCH], Progress(step, 2))
+    assert bool(loss.policy.weight.isfinite().all())
+    assert bool(loss.policy.bias.isfinite().all())

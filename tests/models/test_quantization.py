@@ -113,6 +113,24 @@ def test_the_range_follows_batches_in_training_and_is_then_fixed():
     assert torch.equal(unknown(torch.tensor([0.123])), torch.tensor([0.123]))
 
 
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
+def test_a_batch_that_is_not_finite_leaves_the_range(bad):
+    quantizer = FakeQuantizedInput(observe=3).train()
+    quantizer(torch.tensor([1.0, bad]))
+    quantizer(torch.tensor([-1.0, 2.0]))
+    quantizer(torch.tensor([1.0, bad]))
+    assert (float(quantizer.low), float(quantizer.high)) == (-1.0, 2.0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("kind", ["int8", "int4", "ternary"])
+def test_weights_in_half_precision_are_rounded_like_others(dtype, kind):
+    weight = torch.tensor([[0.0, 0.0, 0.0], [1e-3, -4e-4, 2e-4]]).to(dtype)
+    found = FakeQuantizedWeight(kind)(weight)
+    assert found.dtype == dtype
+    torch.testing.assert_close(found, by_loops(weight, kind, per_channel=True).to(dtype), rtol=1e-2, atol=0)
+
+
 def test_ranges_are_measured_in_eval_mode_and_leave_no_trace():
     net, inputs = network().train(), torch.randn(8, 2, 6, 6)
     before = copy.deepcopy(net.state_dict())

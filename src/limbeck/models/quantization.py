@@ -40,7 +40,7 @@ def quantize_weight(
         per_channel: Whether each output channel has its own scale; if not, the layer has one.
 
     Returns:
-        The integers, as floating-point numbers, and the scale of each output channel.
+        The integers, as floating-point numbers, and the scale of each output channel, both in float32 or better.
 
     Example:
         >>> integers, scale = quantize_weight(torch.tensor([[1.0, -3.0, 0.1, 2.0]]), "ternary")
@@ -51,6 +51,7 @@ def quantize_weight(
         arXiv:1605.04711, as in Kim et al., 2022, arXiv:2211.11014.
     """
     plain = weight.detach()
+    plain = plain.to(torch.promote_types(plain.dtype, torch.float32))  # small scales are 0 in half precision
     rows = plain.flatten(1) if per_channel else plain.flatten().unsqueeze(0)
     size = rows.abs()
     if kind == "ternary":
@@ -82,7 +83,7 @@ class FakeQuantizedWeight(nn.Module):
     def forward(self, weight: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
         """The rounded weights."""
         integers, scale = quantize_weight(weight, self.kind, per_channel=self.per_channel)
-        rounded = integers * scale.reshape(-1, *[1] * (weight.ndim - 1))
+        rounded = (integers * scale.reshape(-1, *[1] * (weight.ndim - 1))).to(weight.dtype)
         # The difference is exactly 0, so that the values are exactly those that an export writes.
         return rounded + (weight - weight.detach())
 
@@ -93,7 +94,8 @@ class FakeQuantizedInput(nn.Module):
     With :math:`s = (high - low) / 255` and :math:`z = round(-128 - low / s)` it is
     :math:`s\,(clamp(round(x / s) + z, -128, 127) - z)`. The gradient is 1 within the range and 0 outside. The range
     always has 0, which stays 0. In train mode it follows the batches, as a moving average of their smallest and largest
-    values, for as many forward passes as `observe`; then it is fixed. A range of width 0 rounds nothing.
+    values, for as many forward passes as `observe`; then it is fixed. A batch with NaN or infinite values, as a step of
+    mixed precision that overflows has it, is left out. A range of width 0 rounds nothing.
 
     Args:
         low: The lowest value, at the beginning.
@@ -130,10 +132,13 @@ class FakeQuantizedInput(nn.Module):
     def _observe(self, inputs: Tensor) -> None:
         if not inputs.numel():
             return
-        low, high = inputs.amin().float().clamp_max(0), inputs.amax().float().clamp_min(0)
+        low = inputs.amin().float().clamp_max(0).nan_to_num(-torch.inf, neginf=-torch.inf)
+        high = inputs.amax().float().clamp_min(0).nan_to_num(torch.inf, posinf=torch.inf)
         if torch.distributed.is_available() and torch.distributed.is_initialized():
             torch.distributed.all_reduce(low, torch.distributed.ReduceOp.MIN)
             torch.distributed.all_reduce(high, torch.distributed.ReduceOp.MAX)
+        if not bool((high - low).isfinite()):
+            return
         rate = _RATE if self.high > self.low else 1.0
         self.low.lerp_(low, rate)
         self.high.lerp_(high, rate)

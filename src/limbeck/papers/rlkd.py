@@ -28,6 +28,7 @@ from limbeck.papers.small_images import (
     images_of,
     make_network,
     measure_network,
+    run_recipe,
     student_images,
     train_network,
 )
@@ -123,12 +124,11 @@ def train_arm(folder: TaskFolder, *, arm: str, seed: int, quick: bool) -> Figure
         "rl_kd": lambda: make("rl_kd", policy_lr=0.5, **several),
     }
     recipe = recipes[arm]()
-    student, seconds = train_network(
+    run, seconds = run_recipe(
         make_network(setting.student, setting, seed), recipe, setting, seed=seed, epochs=setting.epochs
     )
-    objective = next(recipe.stages()).objective
-    weights = measure_weights(objective, teachers, setting)  # type: ignore[arg-type]
-    return {**measure_network(student, setting), **weights, "seconds": seconds}
+    weights = measure_weights(run.stages[0].objective, teachers, setting)  # type: ignore[arg-type]
+    return {**measure_network(run.student, setting), **weights, "seconds": seconds}
 
 
 def _tasks(scale: ExperimentScale) -> list[WorkItem]:

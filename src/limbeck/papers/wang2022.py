@@ -20,8 +20,8 @@ from limbeck.papers.small_images import (
     load_teacher,
     make_network,
     measure_network,
+    run_recipe,
     share_teachers,
-    train_network,
 )
 
 SETTING = replace(
@@ -65,12 +65,12 @@ def train_arm(folder: TaskFolder, *, arm: str, seed: int, quick: bool) -> Figure
         "knowledge_selection": lambda: make("knowledge_selection", teacher=teacher, **layers),
     }
     recipe = recipes[arm]()
-    student, seconds = train_network(
+    run, seconds = run_recipe(
         make_network(setting.student, setting, seed), recipe, setting, seed=seed, epochs=setting.epochs
     )
-    objective = next(recipe.stages()).objective
+    objective = run.stages[-1].objective
     own = objective.selector.by_name if isinstance(objective, SelectedKnowledge) else {}
-    return {**measure_network(student, setting), "noise": own.get("features", 0.0), "seconds": seconds}
+    return {**measure_network(run.student, setting), "noise": own.get("features", 0.0), "seconds": seconds}
 
 
 def _below_a_fifth(column: Column) -> list[float]:

@@ -145,8 +145,10 @@ class KnowledgeSelector(nn.Module):
         count = min(int(self.seen), _MEMORY)
         sizes = [len(self.state), len(self.kinds)] * 2 + [1, 1]
         state, action, following, next_action, reward, last = self.memory[:count].split(sizes, -1)
-        # In units of their spread, so that the rates do not depend on the scale of the loss.
-        reward = reward / reward.std(correction=0).clamp_min(1e-6)
+        # In units of their size, so that the rates do not depend on the scale of the loss. One reward alone has a size,
+        # but its standard deviation is 0.
+        size = reward.square().mean().sqrt()
+        reward = reward / size.where(size > 0, 1.0)
         critics = [*self.critic.parameters(), *self.encoders.parameters()]
         self.requires_grad_(True)
         with torch.enable_grad():
@@ -156,6 +158,8 @@ class KnowledgeSelector(nn.Module):
                 ahead = self.judge(following, next_action).detach() * (1 - last.squeeze(-1))
                 aim = self.gamma * reward.squeeze(-1) + ahead
                 _take_step(critic, (self.judge(state, action) - aim).square().mean())
+                if count <= len(self.kinds):  # the critic cannot know yet which kind a reward came from
+                    continue
                 scores = self.actor(self.encode(state).detach())
                 worth = self.judge(state, scores.sigmoid()).mean()
                 _take_step(actor, _LEANING * scores.square().mean() - worth)
@@ -349,7 +353,7 @@ def knowledge_selection(
     :math:`Q(s, \mu(s))`. First new copies of the student practice, one for each episode, then the actor is fixed and
     the student learns.
 
-    The weights of the last phase: ``next(recipe.stages()).objective.selector.by_name``.
+    The weights of the last phase: ``run.stages[-1].objective.selector.by_name``, with the run that `distill` returned.
 
     Args:
         teacher: The teacher: a module, a `Teacher`, or the name of a model in the run. It needs the layers `at`.

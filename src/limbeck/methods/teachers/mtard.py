@@ -195,6 +195,8 @@ class BalancedDivergences(LossTerm):
         if not n or not m:
             return
         losses = torch.tensor([clean / n, robust / m], dtype=torch.float64)
+        if not bool(losses.isfinite().all()):  # a step of mixed precision that overflows; NaN would stay
+            return
         if not bool(self.first.any()):
             self.first.copy_(losses)
         ratios = (losses / self.first.cpu().clamp_min(1e-12)).tolist()

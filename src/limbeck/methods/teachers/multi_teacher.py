@@ -208,7 +208,8 @@ def multi_teacher(
     The weights are at least 0 and sum to 1. With ``learned`` and ``gate`` they have no gradient of the student's loss,
     and maximize the likelihood of the labels under the mixture, :math:`\log \sum_k w_k p_{k,y}`: a mixture of experts.
 
-    The mean weights of the last steps, by teacher: ``next(recipe.stages()).objective.gate.shares.by_name``.
+    The mean weights of the last steps, by teacher: ``run.stages[0].objective.gate.shares.by_name``, with the run that
+    `distill` returned.
 
     Args:
         teacher: An `Ensemble` with names (``teachers:`` in a job), a mapping from names to teachers, or a list.

@@ -228,10 +228,12 @@ class SelectedTeachers(LossTerm):
         return own + _selected_mean(member_divergences(rows, self.temperature), chosen)
 
     def _update(self, seen: Sequence[Any], gains: Sequence[Tensor], *, learns: bool) -> None:
-        number = all_reduce_sum(sum(float(len(gain)) for gain in gains))
+        number = all_reduce_sum(sum(float(gain.isfinite().sum()) for gain in gains))
         if not number:
             return
-        mean = all_reduce_sum(sum(float(gain.sum()) for gain in gains)) / number
+        mean = all_reduce_sum(sum(float(gain[gain.isfinite()].sum()) for gain in gains)) / number
+        # An infinite loss says nothing about the choice, and would end the policy.
+        gains = [gain.where(gain.isfinite(), mean) for gain in gains]
         spread = (all_reduce_sum(sum(float((gain - mean).square().sum()) for gain in gains)) / number) ** 0.5
         totals: list[Tensor] = []
         for (_, features, chosen, probability), gain in zip(seen, gains, strict=True):
@@ -273,7 +275,8 @@ def rl_kd(
     gradient (REINFORCE). Its reward for an example is minus the student's loss; the baseline is the same before the
     step, and rewards are scaled to variance 1 over the batch.
 
-    The probabilities of the last steps, by teacher: ``next(recipe.stages()).objective.policy.shares.by_name``.
+    The probabilities of the last steps, by teacher: ``run.stages[0].objective.policy.shares.by_name``, with the run
+    that `distill` returned.
 
     Args:
         teacher: An `Ensemble` with names (``teachers:`` in a job), a mapping from names to teachers, or a list.
