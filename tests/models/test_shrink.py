@@ -313,7 +313,7 @@ def test_narrow_models_are_of_the_same_kind():
         shrink(Encoder(), size=0.5, by="narrow")
 
 
-@pytest.mark.parametrize("size", [0, -0.5, 1.5, "0x", "0.5x", "many", True, float("nan")])
+@pytest.mark.parametrize("size", [0, -0.5, 1.5, "0x", "0.5x", "4%x", "25xx", "many", True, float("nan")])
 def test_wrong_sizes_are_refused(size):
     with pytest.raises(ArgumentError, match="size"):
         shrink(Encoder(), size=size)
@@ -380,3 +380,63 @@ def test_a_limit_of_time_is_kept_and_the_best_is_named(monkeypatch):
         shrink(teacher, latency="0.1ms", by="channels", example=x)
     least = count_parameters(narrow_resnet(teacher, 1)) / 1e3
     assert f"{least:.3g}" in str(error.value)
+
+
+class Shared(nn.Module):
+    """Blocks that are one module, called several times."""
+
+    def __init__(self, own=0):
+        super().__init__()
+        block = nn.Sequential(nn.Linear(6, 6), nn.ReLU())
+        others = [nn.Sequential(nn.Linear(6, 6), nn.ReLU()) for _ in range(own)]
+        self.blocks = nn.ModuleList([block] * 4 + others)
+
+    def forward(self, x):
+        for block in self.blocks:
+            x = block(x)
+        return x
+
+
+def test_parameters_of_shared_blocks_are_counted_once():
+    with pytest.raises(LimbeckError, match="share"):
+        shrink(Shared(), size=0.5, by="layers")
+    student = shrink(Shared(own=2), size=0.7, by="layers")
+    assert get_shrink_report(student).parameters == count_parameters(student) == 84
+    assert len(student.blocks) < 6
+
+
+def test_no_model_is_left_without_parameters():
+    student = shrink(nn.Sequential(nn.Flatten(), *(nn.Linear(8, 8) for _ in range(3))), size=0.4, by="layers")
+    assert count_parameters(student) == 72
+
+
+def test_weights_without_an_order_and_modules_that_cannot_be_copied_are_refused():
+    x = torch.randn(2, 6)
+    broken = Shared(own=2)
+    with torch.no_grad():
+        broken.blocks[4][0].weight[0, 0] = math.nan
+    for by in ("layers", "channels", "low_rank", "auto"):
+        with pytest.raises(LimbeckError, match=r"blocks\.4\.0\.weight"):
+            shrink(broken, size=0.5, by=by, example=x)
+    with pytest.warns(FutureWarning):
+        hooked = nn.Sequential(torch.nn.utils.weight_norm(nn.Linear(6, 40)), nn.ReLU(), nn.Linear(40, 3))
+    with pytest.raises(LimbeckError, match="parametrizations"):
+        shrink(hooked, size=0.5, example=x)
+
+
+def test_low_rank_leaves_out_weights_that_are_computed_and_norms_that_are_bounded():
+    hooked = nn.Sequential(
+        torch.nn.utils.spectral_norm(nn.Linear(6, 40)), nn.ReLU(), nn.Linear(40, 40), nn.Linear(40, 3)
+    )
+    student = shrink(hooked, size=0.5, by="low_rank", example=torch.randn(2, 6))
+    assert list(transforms_of(student)[1][0]["arguments"]["ranks"]) == ["2"]
+    bounded = nn.Sequential(nn.Embedding(50, 12, max_norm=1.0), nn.Flatten(), nn.Linear(24, 40), nn.Linear(40, 3))
+    student = shrink(bounded, size=0.8, by="low_rank", example=torch.zeros(2, 2, dtype=torch.int64))
+    assert list(transforms_of(student)[1][0]["arguments"]["ranks"]) == ["2"]
+
+
+def test_a_missing_example_is_named_for_limits_too(residual):
+    for limit in ({"bytes": "1kB"}, {"size": 0.3}):
+        with pytest.raises(ArgumentError) as error:
+            shrink(residual[0], by="channels", **limit)
+        assert error.value.argument == "example"

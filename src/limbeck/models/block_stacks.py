@@ -19,13 +19,11 @@ class BlockStack(NamedTuple):
         path: The name of the `torch.nn.ModuleList` or `torch.nn.Sequential`; empty for the model itself.
         blocks: The numbers of the blocks in it.
         fewest: How many of them must stay: one, or none if the list has other blocks too.
-        parameters: The parameters of one block.
     """
 
     path: str
     blocks: tuple[int, ...]
     fewest: int
-    parameters: int
 
 
 def find_block_stacks(model: nn.Module) -> list[BlockStack]:
@@ -57,26 +55,22 @@ def _prefixes(stack: BlockStack) -> list[str]:
 
 
 def _whole(path: str, layers: Any) -> list[BlockStack]:
-    return [BlockStack(path, tuple(range(len(layers))), 1, _count(layers[0]))] if len(layers) > 1 else []
+    return [BlockStack(path, tuple(range(len(layers))), 1)] if len(layers) > 1 else []
 
 
 def _stacks_of(path: str, blocks: Sequence[nn.Module]) -> list[BlockStack]:
     """The runs of at least two like blocks in a list, without the first if it differs from the others in its shapes."""
     runs = [list(run) for _, run in groupby(range(len(blocks)), key=lambda number: _kind(blocks[number]))]
     return [
-        BlockStack(path, tuple(run), 1 if len(run) == len(blocks) else 0, _count(blocks[run[0]]))
+        BlockStack(path, tuple(run), 1 if len(run) == len(blocks) else 0)
         for run in runs
-        if len(run) > 1 and _count(blocks[run[0]])
+        if len(run) > 1 and any(True for _ in blocks[run[0]].parameters())
     ]
 
 
 def _kind(block: nn.Module) -> tuple[type, str, tuple[object, ...]]:
     # The text has settings that shapes do not show, such as strides.
     return type(block), repr(block), tuple(value.shape for value in block.state_dict().values())
-
-
-def _count(block: nn.Module) -> int:
-    return sum(parameter.numel() for parameter in block.parameters())
 
 
 def take_evenly(blocks: Sequence[int], count: int) -> list[int]:
@@ -93,7 +87,7 @@ def choose_depths(stacks: Sequence[BlockStack], share: float) -> list[int]:
     """The number of blocks of each stack at a share of its depth, rounded, and at least `BlockStack.fewest`.
 
     Example:
-        >>> choose_depths([BlockStack("layer1", (0, 1, 2), 1, 10), BlockStack("layer2", (1, 2), 0, 40)], 0.4)
+        >>> choose_depths([BlockStack("layer1", (0, 1, 2), 1), BlockStack("layer2", (1, 2), 0)], 0.4)
         [1, 1]
     """
     return [max(stack.fewest, int(share * len(stack.blocks) + 0.5)) for stack in stacks]

@@ -53,7 +53,8 @@ def _factorize(layer: Any, rank: int) -> nn.Sequential:
     u, sigma, v = torch.linalg.svd(weight.double(), full_matrices=False)
     left, right = u[:, :rank] * sigma[:rank].sqrt(), sigma[:rank].sqrt()[:, None] * v[:rank]
     if isinstance(layer, nn.Embedding):
-        inner: nn.Module = nn.Embedding(layer.num_embeddings, rank, padding_idx=layer.padding_idx, **place)
+        own = {name: vars(layer)[name] for name in ("padding_idx", "scale_grad_by_freq", "sparse")}
+        inner: nn.Module = nn.Embedding(layer.num_embeddings, rank, **own, **place)
         outer = nn.Linear(rank, layer.embedding_dim, bias=False, **place)
         pair = ((inner, left), (outer, right.T))
     else:
@@ -74,8 +75,9 @@ def _factorize(layer: Any, rank: int) -> nn.Sequential:
 def find_factorizable(model: nn.Module, example: Any, classes: int) -> dict[str, tuple[int, int]]:
     """The linear layers and embeddings that can be replaced, with their shapes.
 
-    Left out are the layers of the logits, tied weights, and layers whose weight is read without a call, as attention
-    reads its last layer, and `torch.nn.TransformerEncoderLayer` all of its own in eval mode.
+    Left out are the layers of the logits, tied weights, weights that are computed from others (weight or spectral
+    norm), embeddings with a ``max_norm``, which two factors do not keep, and layers whose weight is read without a
+    call, as attention reads its last layer, and `torch.nn.TransformerEncoderLayer` all of its own in eval mode.
 
     Args:
         model: The model.
@@ -108,7 +110,8 @@ def find_factorizable(model: nn.Module, example: Any, classes: int) -> dict[str,
     for name, part in candidates.items():
         weight: Any = part.weight
         is_output = isinstance(part, nn.Linear) and part.out_features == classes
-        if part in called and not is_output and uses[id(weight)] == 1:
+        bounded = isinstance(part, nn.Embedding) and part.max_norm is not None
+        if part in called and not is_output and not bounded and uses.get(id(weight)) == 1:
             shapes[name] = (weight.shape[0], weight.shape[1])
     return shapes
 

@@ -54,12 +54,27 @@ class Layers:
                 "longer describes its layers. Take layers of the original model, and shrink that."
             )
         total = count_parameters(teacher)
-        options = [(total - self._saved(depths), depths) for depths in list_depths(self.stacks)]
-        self.options = [(count, depths) for count, depths in options if count < total]
+        owners: dict[int, tuple[int, list[str]]] = {}
+        for name, parameter in teacher.named_parameters(remove_duplicate=False):
+            owners.setdefault(id(parameter), (parameter.numel(), []))[1].append(name)
+        self._owners = list(owners.values())
+        options = [(self._count(depths), depths) for depths in list_depths(self.stacks)]
+        self.options = [(count, depths) for count, depths in options if 0 < count < total]
+        if not self.options:
+            raise LimbeckError(
+                f"The blocks of {type(teacher).__name__} share their parameters, or there are no others, so fewer of "
+                "them make no smaller model. Take channels (by: channels) or low-rank layers (by: low_rank)."
+            )
 
-    def _saved(self, depths: Sequence[int]) -> int:
-        pairs = zip(self.stacks, depths, strict=True)
-        return sum((len(stack.blocks) - depth) * stack.parameters for stack, depth in pairs)
+    def _count(self, depths: Sequence[int]) -> int:
+        """The parameters that are left: those that some part other than the removed blocks has too."""
+        chosen = chosen_blocks(self.teacher, self.stacks, depths)
+        gone = tuple(
+            f"{stack.path}.{number}.".lstrip(".")
+            for stack in self.stacks
+            for number in set(stack.blocks).difference(chosen[stack.path])
+        )
+        return sum(count for count, names in self._owners if not all(name.startswith(gone) for name in names))
 
     def reach(self, parameters: int) -> int:
         """The nearest number of parameters that can be made."""

@@ -171,7 +171,7 @@ def parse_size(size: float | int | str) -> float:
     text = str(size).strip().lower()
     times, percent = text.endswith("x"), text.endswith("%")
     try:
-        number = float(text.rstrip("x%"))
+        number = float(text[:-1] if times or percent else text)
         share = 1 / number if times else number / 100 if percent else number
     except (ValueError, ZeroDivisionError):
         share = math.nan
@@ -241,6 +241,8 @@ class _Maker:
     """Makes smaller models of a teacher, of any size, in one way or in the first that reaches the size."""
 
     def __init__(self, teacher: nn.Module, by: str, example: Any) -> None:
+        if by != "narrow":
+            _check_teacher(teacher)
         self.teacher, self.example, self.by = teacher, example, by
         self.total = count_parameters(teacher)
         self._ways: dict[str, ShrinkWay] = {}
@@ -252,25 +254,21 @@ class _Maker:
         asked = max(1, round(share * self.total))
         why, order = ("", [self.by]) if self.by != "auto" else self._order()
         reached: dict[str, int] = {}
-        problems: list[LimbeckError] = []
+        problems: dict[str, LimbeckError] = {}
         for by in order:
             try:
                 reached[by] = self._way(by).reach(asked)
             except LimbeckError as error:
                 if isinstance(error, MissingPackageError) and by == order[0]:
                     raise
-                problems.append(error)
+                problems[by] = error
                 continue
             if abs(math.log(reached[by] / asked)) < _NEAR:
                 break
         if not reached:
-            raise problems[0]
+            raise self._none_suits(problems)
         by = min(reached, key=lambda one: abs(math.log(reached[one] / asked)))
-        if (
-            reached[by] > asked
-            and abs(math.log(reached[by] / asked)) >= _NEAR
-            and self._way(by).reach(1) >= reached[by]
-        ):
+        if math.log(reached[by] / asked) >= _NEAR and self._way(by).reach(1) >= reached[by]:
             raise self._unreachable(by, share, reached[by])
         if by != order[0]:
             why += f" The way {order[0]} alone does not reach the size, so {by}."
@@ -288,12 +286,19 @@ class _Maker:
     def _order(self) -> tuple[str, list[str]]:
         """Why, and the ways to try, the best first."""
         stacks = find_block_stacks(self.teacher)
-        if stacks and (is_transformers(self.teacher) or _has_attention(self.teacher)):
+        has_attention = any("attention" in type(part).__name__.lower() for part in self.teacher.modules())
+        if stacks and (is_transformers(self.teacher) or has_attention):
             depth = sum(len(stack.blocks) for stack in stacks)
             why = f"Because this is a stack of {depth} like transformer layers: each is removed with its whole cost."
             return why, ["layers", "layers and low_rank", "channels", "low_rank"]
         why = "Because this is no transformer: fewer channels make each layer smaller and faster."
         return why, ["channels", *(["layers"] if stacks else []), "low_rank"]
+
+    def _none_suits(self, problems: dict[str, LimbeckError]) -> LimbeckError:
+        if len(problems) == 1:
+            return next(iter(problems.values()))
+        listed = "; ".join(f"{by}: {str(error).partition('. ')[0]}" for by, error in problems.items())
+        return LimbeckError(f"No way of auto makes this model smaller ({listed}). Name another student.")
 
     def _unreachable(self, by: str, share: float, reached: int) -> LimbeckError:
         least = {
@@ -354,10 +359,10 @@ def _shrink_to_limit(maker: _Maker, limit: str, value: Any) -> nn.Module:
         middle = (low + high) / 2
         try:
             made = maker.make(math.exp(middle))
-        except MissingPackageError:
-            raise
-        except ArgumentError:  # smaller than the smallest
-            low = middle
+        except ArgumentError as error:
+            if error.argument != "size":
+                raise
+            low = middle  # smaller than the smallest
             continue
         cost = measure(made[0])
         least = min(least, (cost, math.exp(middle)))
@@ -377,5 +382,18 @@ def _shrink_to_limit(maker: _Maker, limit: str, value: Any) -> nn.Module:
     return _with_report(maker.teacher, student, by, why, what, asked=asked, share=share)
 
 
-def _has_attention(model: nn.Module) -> bool:
-    return any("attention" in type(part).__name__.lower() for part in model.modules())
+def _check_teacher(teacher: nn.Module) -> None:
+    """Refuse weights without an order, and a module that cannot be copied."""
+    for name, parameter in teacher.named_parameters():
+        if not parameter.is_meta and not bool(torch.isfinite(parameter).all()):
+            raise LimbeckError(
+                f"{name} of the teacher has values that are not finite: its training has diverged. Try a smaller "
+                "learning rate."
+            )
+    for name, part in teacher.named_modules():
+        for key, value in vars(part).items():
+            if isinstance(value, torch.Tensor) and not value.is_leaf:
+                raise LimbeckError(
+                    f"{f'{name}.{key}'.lstrip('.')} of the teacher is computed by a hook, such as torch.nn.utils."
+                    "weight_norm, and PyTorch cannot copy it. Use torch.nn.utils.parametrizations.weight_norm."
+                )

@@ -14,7 +14,7 @@ from limbeck.data import ArrayDataset, ShuffledLoader
 from limbeck.engine import distill
 from limbeck.methods import make
 from limbeck.models import build
-from limbeck.optional_imports import import_optional, is_installed
+from limbeck.optional_imports import import_optional, install_command, is_installed
 from limbeck.papers.claim import Claim, Figure
 from limbeck.papers.claim_study import ClaimStudy
 from limbeck.papers.experiment import ExperimentScale, Figures, Row, TaskFolder, load_weights, save_weights
@@ -193,7 +193,7 @@ def _rows(scale: ExperimentScale, results: Any) -> list[Row]:
 
 def _why_skipped(scale: ExperimentScale) -> str:
     del scale
-    return "" if is_installed("sklearn") else "pip install 'limbeck[sklearn]'"
+    return "" if is_installed("sklearn") else install_command("sklearn")
 
 
 STUDY = ClaimStudy(
