@@ -88,6 +88,8 @@ def test_the_teacher_is_no_part_of_it_and_heads_are():
     before = copy.deepcopy(teacher.state_dict())
     begun = {name: tensor.clone() for name, tensor in module.state_dict().items()}
     assert {name.split(".")[0] for name in begun} == {"student", "objective"}
+    heads = {id(parameter) for parameter in module.distillation.objective.parameters()}
+    assert heads == {id(parameter) for parameter in module.objective.parameters()}
     trainer = fit(module, examples(), 8, limit_val_batches=1.0)
     assert all(torch.equal(tensor, teacher.state_dict()[name]) for name, tensor in before.items())
     assert all(not torch.equal(tensor, begun[name]) for name, tensor in module.state_dict().items())

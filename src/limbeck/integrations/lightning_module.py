@@ -66,7 +66,6 @@ class DistillModule(LightningModule):
             raise LimbeckError(f"accumulate must be a whole number of at least 1; got {accumulate!r}.")
         self.automatic_optimization = False
         self.student = student
-        self.objective = objective
         self.optimizer = optimizer or Optimizer()
         self.accumulate = accumulate
         self._label_format = find_label_format(student)
@@ -75,6 +74,7 @@ class DistillModule(LightningModule):
             adaptor=adaptor,
             accumulate=accumulate,
         )  # fmt: skip
+        self.objective = self.distillation.objective  # a copy of the argument with the heads that are trained
         self._window: list[Batch] = []
         self._peaks: list[float] | None = None
 
