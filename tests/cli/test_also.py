@@ -45,7 +45,7 @@ def test_one_object_has_a_key_for_each(limbeck, grouped):
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["--set", "also=[ckaa]"], "Did you mean 'cka'? Known: cka, corruptions, groups."),
+        (["--set", "also=[ckaa]"], "Did you mean 'cka'? Known: attacks, cka, corruptions"),
         (["--set", "also=3"], "also: input should be"),
         (["--set", "data.groups=regoin"], "Did you mean 'region'?"),
         (["--set", "data.gruops=region"], "Did you mean 'groups'?"),

@@ -44,6 +44,8 @@ def comparison(path: str | None, flags: Mapping[str, Any], settings: Sequence[st
 
 
 def _comparison(request: dict[str, Any]) -> Job:
+    from limbeck.compare.arm_recipes import TEXTS
+    from limbeck.compare.prompt_texts import compares_written_texts
     from limbeck.consent import may_run
     from limbeck.job import ARMS, ROUNDED, make_job
     from limbeck.methods import method
@@ -60,6 +62,7 @@ def _comparison(request: dict[str, Any]) -> Job:
     shuffled = is_unknown or (method(job.method.name).has_teacher and not job.method.written_share)
     left_out = {"shuffled teacher"} if not shuffled else set()
     left_out |= {ROUNDED} if job.student.quantize is None else set()
+    left_out |= set() if compares_written_texts(job) else {TEXTS}
     return make_job({**request, "arms": [arm for arm in ARMS if arm not in left_out]})
 
 

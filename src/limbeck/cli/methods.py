@@ -53,7 +53,7 @@ def _list_methods(chosen: Sequence[str], *, as_json: bool) -> str:
         print(f"{family}: {FAMILY_TITLES.get(family, '')}".rstrip(": "))
         for name in members:
             card = calls[name].card
-            print(f"  {name:<26}{textwrap.shorten(card.citation, _WIDTH - 28, placeholder=' ...')}")
+            print(f"  {name:<30}{textwrap.shorten(card.citation, _WIDTH - 32, placeholder=' ...')}")
             print(textwrap.fill(_first_sentence(card.claim), _WIDTH, initial_indent=_INDENT, subsequent_indent=_INDENT))
         print()
     return f"{len(calls)} method{'s' if len(calls) != 1 else ''}"

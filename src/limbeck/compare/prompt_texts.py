@@ -61,8 +61,8 @@ def answer_prompts(job: Job, callback: Callback, *, folder: Path | None = None, 
     Raises:
         LimbeckError: If the teacher cannot write, or cannot be compared with token by token.
     """
-    options = dict(job.data) if isinstance(job.data, dict) else {"name": job.data}
-    files = find_prompt_files(options, task=None if job.task is None else job.task.name)
+    options = _data_options(job)
+    files = _find_files(job)
     if files is None:
         return job
     _check(job)
@@ -160,7 +160,23 @@ def _change(job: Job, files: Mapping[str, str], options: Mapping[str, Any]) -> J
     settings = {} if job.task is None else job.task.settings
     task = TaskSettings(name="language_modeling", **{**settings, "written_by_teacher": True})
     arms = job.arms
-    learns_texts = any(one.name == "supervised" and not one.hyper for one in job.method_arms.values())
-    if arms == DEFAULT_ARMS and not learns_texts:
+    if arms == DEFAULT_ARMS and not _learns_texts(job):
         arms = (*arms[:-1], TEXTS, arms[-1])
     return job.model_copy(update={"data": {**kept, **files}, "task": task, "arms": arms})
+
+
+def compares_written_texts(job: Job) -> bool:
+    """Whether a comparison has the arm of the teacher's texts by default: for prompts alone, if no method is that."""
+    return _find_files(job) is not None and not _learns_texts(job)
+
+
+def _find_files(job: Job) -> dict[str, str] | None:
+    return find_prompt_files(_data_options(job), task=None if job.task is None else job.task.name)
+
+
+def _data_options(job: Job) -> dict[str, Any]:
+    return dict(job.data) if isinstance(job.data, dict) else {"name": job.data}
+
+
+def _learns_texts(job: Job) -> bool:
+    return any(one.name == "supervised" and not one.hyper for one in job.method_arms.values())

@@ -21,7 +21,7 @@ from limbeck.compare.comparison_data import (
 from limbeck.compare.estimator import check_student_methods, open_estimator_student
 from limbeck.errors import LimbeckError
 from limbeck.events import Callback, Message
-from limbeck.job import SHRINK, Job, ModelSettings, add_flag_hint
+from limbeck.job import SHRINK, Job, ModelSettings, StudentSettings, add_flag_hint
 from limbeck.model_call import call, logits_of
 from limbeck.models import (
     NoModuleError,
@@ -133,7 +133,7 @@ def resolve_limit(job: Job, teacher: Teacher, material: ComparisonData, tell: Ca
     if report is None:
         return job
     tell(Message(f"Student: {limits[0]} of at most {arguments[limits[0]]} is reached by {report.sentence}"))
-    size = ModelSettings(**{**job.student.model_dump(), "size": report.share})
+    size = StudentSettings(**{**job.student.model_dump(), "size": report.share})
     return job.model_copy(update={"student": size})
 
 

@@ -11,6 +11,7 @@ from limbeck.errors import LimbeckError
 from limbeck.job.config_io import make_job, read_job
 from limbeck.job.run_layout import RunLayout, shared_path
 from limbeck.job.settings import SHALLOW, SHRINK, TeacherSettings
+from limbeck.job.student_settings import StudentSettings
 from limbeck.models import UserFile, loads_without_code, read_config
 
 _WIDTH = 80
@@ -61,7 +62,7 @@ def model_to_build(job: Mapping[str, Any]) -> dict[str, Any]:
     student = job.get("student")
     model = {"model": student} if isinstance(student, str) else dict(student or {})
     if model.get("model") not in (SHALLOW, SHRINK) and "from" not in model:
-        return model
+        return {key: value for key, value in model.items() if key == "model" or key not in StudentSettings.model_fields}
     teacher = job.get("teacher")
     settings = TeacherSettings.model_fields.keys() - {"model"}
     entries = {"model": teacher} if isinstance(teacher, str) else dict(teacher or {})
