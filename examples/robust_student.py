@@ -9,7 +9,8 @@ from limbeck.data import AdversarialLoader, Attack
 
 data = lb.load_data("digits")
 shape = {"inputs": 64, "classes": 10}
-attack = Attack(epsilon=0.1, steps=5, keep_clean=False)
+highest = 16  # the pixels of digits go from 0 to 16, and epsilon is a fraction of that
+attack = Attack(epsilon=0.1, steps=5, keep_clean=False, high=highest)
 supervised = next(lb.methods.make("supervised").stages())
 common = {"epochs": 10, "preprocess": data.preprocess, "optimizer": lb.Optimizer("adamw", lr=3e-3)}
 
@@ -17,7 +18,7 @@ common = {"epochs": 10, "preprocess": data.preprocess, "optimizer": lb.Optimizer
 def measure(model, name):
     """Print the accuracy on test images, as they are and after 20 steps of an attack."""
     loader = AdversarialLoader(
-        lb.ShuffledLoader(data.test, batch_size=500, shuffle=False), Attack(epsilon=0.1, steps=20)
+        lb.ShuffledLoader(data.test, batch_size=500, shuffle=False), Attack(epsilon=0.1, steps=20, high=highest)
     )
     loader.set_preprocess(data.preprocess)
     loader.bind({"student": model.eval()})
@@ -32,7 +33,9 @@ clean = lb.distill(lb.build("mlp", hidden=[128], seed=1, **shape), supervised, d
 against = replace(supervised, loader=attack)
 robust = lb.distill(lb.build("mlp", hidden=[128], seed=2, **shape), against, data.train, **common).finish().student
 teachers = {"clean": clean, "robust": robust}
-recipe = lb.methods.make("mtard", teacher=teachers, clean="clean", robust="robust", epsilon=0.1, attack_steps=5)
+recipe = lb.methods.make(
+    "mtard", teacher=teachers, clean="clean", robust="robust", epsilon=0.1, attack_steps=5, high=highest
+)
 student = lb.distill(lb.build("mlp", hidden=[24], seed=3, **shape), recipe, data.train, **common).finish().student
 for name, model in {**teachers, "student": student}.items():
     measure(model, name)

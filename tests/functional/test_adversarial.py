@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import pytest
 import torch
 from torch import nn
@@ -9,7 +11,7 @@ from torch import nn
 from limbeck.batch import Batch
 from limbeck.data import AdversarialLoader, ArrayDataset, Attack, NormalizeImages, ShuffledLoader
 from limbeck.engine import distill
-from limbeck.errors import LimbeckError, UnknownNameError
+from limbeck.errors import LimbeckError, LimbeckWarning, UnknownNameError
 from limbeck.functional import cross_entropy
 from limbeck.functional.adversarial import projected_gradient
 from limbeck.methods import make
@@ -130,3 +132,16 @@ def test_an_example_without_a_label_stays_at_its_start():
     batch = made.complete(Batch(X, id=torch.arange(8), labels=Y))
     assert torch.equal(batch.inputs[-1], X[-1])
     assert not torch.equal(batch.inputs[8], X[0])
+
+
+def test_an_attack_as_large_as_the_range_of_the_data_is_noted():
+    def complete(attack):
+        made = loader(attack, (16 * X).to(torch.uint8))
+        made.set_preprocess(lambda batch: batch.inputs.float())
+        return made.complete(next(iter(made)))
+
+    with pytest.warns(LimbeckWarning, match="high="):
+        complete(Attack(0.1, steps=1))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        complete(Attack(0.1, steps=1, high=16.0))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, final
@@ -13,7 +14,7 @@ from limbeck.batch import Batch, Inputs
 from limbeck.data.dataset import hash_columns
 from limbeck.data.loader import Loader
 from limbeck.data.loader_wrapper import LoaderWrapper
-from limbeck.errors import ArgumentError, LimbeckError, unknown_name_error
+from limbeck.errors import ArgumentError, LimbeckError, LimbeckWarning, unknown_name_error
 from limbeck.functional import cross_entropy
 from limbeck.functional.adversarial import check_attack, projected_gradient, random_start
 from limbeck.model_call import call, logits_of
@@ -102,6 +103,14 @@ class Attack:
                 f"Adversarial inputs stay within {low:g} and {high:g}, and these go from {float(clean.min()):g} to "
                 f"{float(clean.max()):g}. Give the range of your data, Attack(low=..., high=...), or let preprocess= "
                 "normalize images, so that the batch holds pixels."
+            )
+        if batch.size and self.epsilon * unit >= float(clean.max() - clean.min()) > 0:
+            warnings.warn(
+                f"An attack of epsilon={self.epsilon:g} changes inputs by up to {self.epsilon * unit:g}, and all those "
+                f"of a batch are within {float(clean.min()):g} and {float(clean.max()):g}, so nothing may be left of "
+                "them. Epsilon is a fraction of the range: give that of your data, low= and high=.",
+                LimbeckWarning,
+                stacklevel=2,
             )
         if self.start == "uniform":
             start = random_start(clean, uniform, self.epsilon * unit)

@@ -43,9 +43,9 @@ def quantize_weight(
         The integers, as floating-point numbers, and the scale of each output channel, both in float32 or better.
 
     Example:
-        >>> integers, scale = quantize_weight(torch.tensor([[1.0, -3.0, 0.1, 2.0]]), "ternary")
+        >>> integers, scale = quantize_weight(torch.tensor([[1.0, -2.0, 0.1, 1.5]]), "ternary")
         >>> integers.tolist(), scale.tolist()
-        ([[1.0, -1.0, 0.0, 1.0]], [2.0])
+        ([[1.0, -1.0, 0.0, 1.0]], [1.5])
 
     Source: Jacob et al., 2017, arXiv:1712.05877; ternary: Li, Zhang and Liu, Ternary Weight Networks, 2016,
         arXiv:1605.04711, as in Kim et al., 2022, arXiv:2211.11014.
@@ -72,8 +72,8 @@ class FakeQuantizedWeight(nn.Module):
         per_channel: Whether each output channel has its own scale.
 
     Example:
-        >>> FakeQuantizedWeight("ternary")(torch.tensor([[1.0, -3.0, 0.1, 2.0]]))
-        tensor([[ 2., -2.,  0.,  2.]])
+        >>> FakeQuantizedWeight("ternary")(torch.tensor([[1.0, -2.0, 0.1, 1.5]]))
+        tensor([[ 1.5000, -1.5000,  0.0000,  1.5000]])
     """
 
     def __init__(self, kind: str, *, per_channel: bool = True) -> None:

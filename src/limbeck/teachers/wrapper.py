@@ -190,7 +190,7 @@ class ShuffledTeacher(TeacherWrapper):
         teacher: Anything that `as_teacher` accepts: a module, a teacher, an estimator, ...
 
     Raises:
-        LimbeckError: When it is opened, if batches have one example each, or their texts are written by a model.
+        LimbeckError: When it is opened, if batches have one example each, or a model makes the examples.
 
     Example:
         >>> with ShuffledTeacher(nn.Identity()).open(TeacherContext()) as session:
@@ -215,9 +215,10 @@ class ShuffledTeacher(TeacherWrapper):
         """Open the teacher."""
         if context.loader is not None and context.loader.depends_on_model:
             raise LimbeckError(
-                "A ShuffledTeacher gives a text the outputs for another one, and the texts of a "
-                f"{type(context.loader).__name__} are written anew by a model, which would follow outputs without "
-                "meaning. Leave this control out of on-policy methods (arms, or share=0)."
+                "A ShuffledTeacher gives an example the outputs for another one, and the examples of a "
+                f"{type(context.loader).__name__} are made anew by the model that learns (texts that it writes, "
+                "adversarial inputs), which would follow outputs without meaning. Leave this control out: "
+                "--set 'arms=[...]' without \"shuffled teacher\"; for texts, share=0 is another way."
             )
         # A loader of one's own may have batches of any size.
         if context.loader is not None and context.loader.batch_size == 1:
