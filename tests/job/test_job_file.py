@@ -116,6 +116,7 @@ def test_the_last_setting_counts():
         ({"arms": ["distilled", 3]}, r"^arms\.1: .*got 3"),
         ({"budget": {"options": 3}}, r"^budget\.options: .*got 3"),
         ({"budget": {"learning_rate": 3}}, r"Did you mean 'lr'\?.* --set budget\.lr="),
+        ({"student": {"model": "mlp", "quantize": {"weigths": "int4"}}}, r"Did you mean 'weights'\?"),
         ({"budget": {"strength": 3}}, r"^Unknown key 'budget\.strength' in the job\. .*Known: accumulate, "),
     ],
 )

@@ -13,7 +13,7 @@ from limbeck.errors import LimbeckError
 from limbeck.functional import kl_divergence
 from limbeck.losses import LossContext
 from limbeck.methods import make
-from limbeck.methods.teachers.representation_consolidation import balance_teachers
+from limbeck.methods.teachers.representation_consolidation import MemberHeads, balance_teachers
 from limbeck.recipe import Optimizer
 
 DRAW = torch.Generator().manual_seed(0)
@@ -35,7 +35,7 @@ def fitted(**options):
 
 def test_each_head_has_its_own_size_and_the_loss_is_the_weighted_sum():
     loss = fitted(temperature=3.0)
-    layers = loss.heads_by_name.layers
+    layers = {name.removeprefix("head_"): layer for name, layer in loss.heads_by_name.layers.items()}
     assert {name: layer.out_features for name, layer in layers.items()} == {"all": 3, "cars": 2, "deep": 4}
     assert loss.weights == {"all": 0.5, "cars": 0.25, "deep": 0.25}
     loss.after_step(Outputs(features=BODY), TEACHER, BATCH, Progress())
@@ -123,3 +123,9 @@ def test_a_generalist_keeps_what_specialists_alone_lose():
 def test_what_makes_no_sense_is_refused(changes, words):
     with pytest.raises(LimbeckError, match=words):
         make("representation_consolidation", **{"teacher": TEACHERS, "student_at": "1", **changes})
+
+
+def test_a_teacher_may_have_the_name_of_a_method_of_dictionaries():
+    heads = MemberHeads()
+    heads.add("keys", BODY, TEACHER["cars.logits"])
+    assert len(heads.layers) == 1

@@ -114,6 +114,8 @@ def test_a_value_without_a_teacher_is_found_before_training_wherever_it_stands()
             "a and b have the same route",
         ),
         (({"a": nn.Identity(), "b": nn.Identity()}, "domain", {"a": "x"}), "b has no route"),
+        (({"a": nn.Identity(), "b": nn.Identity()}, "domain", {"a": [["x"]], "b": "y"}), r"teacher a is .*\['x'\]"),
+        (({"a": nn.Identity(), "b": nn.Identity()}, "domain", {"a": None, "b": "y"}), "teacher a is .*None"),
         (({"a": nn.Identity()}, len, {"a": "x"}), "values"),
     ],
 )

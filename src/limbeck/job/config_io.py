@@ -23,6 +23,7 @@ from limbeck.job.paths import (
 from limbeck.job.run_layout import RunLayout, method_arms
 from limbeck.job.schema import Job, job_keys
 from limbeck.job.settings import CacheSettings, TeacherSettings, join_teachers
+from limbeck.job.student_settings import QuantizeSettings
 from limbeck.job.validation import MAX_BYTES, check_bounds
 from limbeck.methods import method
 from limbeck.methods import names as method_names
@@ -308,6 +309,8 @@ def _fields(place: list[str]) -> list[str]:
         return list(Budget.model_fields)
     if place[0] == "budgets" and len(place) > 2:
         return list(ArmBudget.model_fields)
+    if place[-2:-1] == ["quantize"]:
+        return list(QuantizeSettings.model_fields)
     if place[0] == "cache" and len(place) > 1:
         return list(CacheSettings.model_fields)
     return list(TeacherSettings.model_fields if place[0] == "teacher" else Job.model_fields)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from concurrent.futures import Future
 from typing import Any, Protocol, final, runtime_checkable
 
@@ -94,6 +94,10 @@ class RoutedTeacher(TeacherWrapper):
         for number, name in enumerate(self.member_names):
             own = name if values is None and name != self.default else (values or {}).get(name, [])
             for value in own if isinstance(own, (list, tuple, set, range)) else [own]:
+                if value is None or not isinstance(value, Hashable):
+                    raise LimbeckError(
+                        f"The route of the teacher {name} is a text, a number or a list of these; got {value!r}."
+                    )
                 if value in numbers:
                     first = self.member_names[numbers[value]]
                     raise LimbeckError(f"The teachers {first} and {name} have the same route, {value!r}; choose one.")

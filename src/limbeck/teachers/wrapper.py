@@ -215,7 +215,7 @@ class ShuffledTeacher(TeacherWrapper):
         """Open the teacher."""
         if context.loader is not None and context.loader.depends_on_model:
             raise LimbeckError(
-                "A ShuffledTeacher gives an example the outputs for another one, and the examples of a "
+                "A ShuffledTeacher gives an example the outputs for another one, and those of this "
                 f"{type(context.loader).__name__} are made anew by the model that learns (texts that it writes, "
                 "adversarial inputs), which would follow outputs without meaning. Leave this control out: "
                 "--set 'arms=[...]' without \"shuffled teacher\"; for texts, share=0 is another way."

@@ -68,7 +68,7 @@ class MemberHeads(nn.Module):
     def add(self, name: str, features: Float[Tensor, "batch width"], target: Float[Tensor, "batch target"]) -> None:
         """Add a head from the student's features to a target."""
         dtype = torch.float64 if features.dtype == torch.float64 else torch.float32
-        self.layers[name] = nn.Linear(features.shape[1], target.shape[1], device=features.device, dtype=dtype)
+        self.layers[f"head_{name}"] = nn.Linear(features.shape[1], target.shape[1], device=features.device, dtype=dtype)
 
     def add_statistics(self, name: str, target: Float[Tensor, "batch target"]) -> None:
         """Begin the statistics of a teacher's features, without an example."""
@@ -141,7 +141,7 @@ class ConsolidatedTeachers(LossTerm):
     def compare(self, name: str, ours: Float[Tensor, "batch width"], teacher: Outputs, batch: Batch) -> Tensor:
         """The loss of one head, one value for each example, in nats or, of features, in variances."""
         target = zero_where_masked(_rows(teacher[self._address(name)]), batch.valid)
-        answer = self.heads_by_name.layers[name](ours)
+        answer = self.heads_by_name.layers[f"head_{name}"](ours)
         if name not in self.features:
             return kl_divergence(answer, target, temperature=self.temperature)
         known = bool(self.heads_by_name.get_buffer(f"sums_{name}")[0, 0] > 0)
