@@ -106,7 +106,7 @@ def test_a_teacher_of_probabilities_is_refused(function):
 
 
 def test_a_member_of_probabilities_is_refused():
-    with pytest.raises(LimbeckError, match=r"Member 1 .*probabilities.*adaptor="):
+    with pytest.raises(LimbeckError, match=r"'member-1' .*probabilities.*adaptor="):
         learn(plain(), Ensemble(plain(), nn.Sequential(plain(), PROBABLE)))
 
 

@@ -207,8 +207,8 @@ def class_token_distance(
         LimbeckError: If the widths differ.
 
     Example:
-        >>> class_token_distance(torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, 5.0]]))
-        tensor([1.])
+        >>> class_token_distance(torch.tensor([[3.0, 4.0]]), torch.tensor([[5.0, 0.0]]))
+        tensor([0.4000])
 
     Source: Aguilar et al., 2019, arXiv:1910.03723, equation 3.
     """

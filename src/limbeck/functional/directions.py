@@ -66,8 +66,8 @@ def compare_directions(
     (`find_ordinary_lengths`), and inside the transforms of torch.func.
 
     Example:
-        >>> compare_directions(torch.tensor([[1.0, 0.0], [2.0, 2.0]]), torch.tensor([[0.0, 3.0], [1.0, 1.0]]))
-        tensor([1., 0.])
+        >>> compare_directions(torch.tensor([[3.0, 4.0], [2.0, 2.0]]), torch.tensor([[2.0, 0.0], [1.0, 1.0]]))
+        tensor([0.4000, 0.0000])
         >>> compare_directions(torch.zeros(1, 2), torch.ones(1, 2)) is None
         True
     """
@@ -95,9 +95,9 @@ def slopes_of_directions(
     `v` is overwritten.
 
     Example:
-        >>> one, u, v = torch.ones(1, 1), torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, 1.0]])
+        >>> one, u, v = torch.ones(1, 1), torch.tensor([[0.6, 0.8]]), torch.tensor([[1.0, 0.0]])
         >>> slopes_of_directions((True, False), u, v, one, one)
-        (tensor([1.]), (tensor([[ 0., -1.]]), None))
+        (tensor([0.4000]), (tensor([[-0.6400,  0.4800]]), None))
     """
     apart = torch.sub(u, v, out=v)
     half = torch.linalg.vector_norm(apart, dim=dim, keepdim=True).square_().mul_(0.5)

@@ -175,7 +175,7 @@ def _check_members(names: Sequence[str], outputs: Sequence[Outputs]) -> None:
     for name, member in zip(names, outputs, strict=True):
         if LOGITS in member and are_probabilities(member[LOGITS]):
             raise LimbeckError(
-                f"The member {name} of the ensemble returns probabilities (none is below 0, and each row sums to 1) "
+                f"The member {name!r} of the ensemble returns probabilities (none is below 0, and each row sums to 1) "
                 "instead of logits. Pass ModelTeacher(model, adaptor=lambda output: output.clamp_min(1e-12).log())."
             )
 

@@ -49,8 +49,8 @@ def cosine_distance(
 
     Example:
         >>> import torch
-        >>> cosine_distance(torch.tensor([[1.0, 0.0], [2.0, 2.0]]), torch.tensor([[0.0, 3.0], [1.0, 1.0]]))
-        tensor([1., 0.])
+        >>> cosine_distance(torch.tensor([[3.0, 4.0], [2.0, 2.0]]), torch.tensor([[2.0, 0.0], [1.0, 1.0]]))
+        tensor([0.4000, 0.0000])
 
     Source: Reimers and Gurevych, Making Monolingual Sentence Embeddings Multilingual, 2020, arXiv:2004.09813.
     """

@@ -97,8 +97,8 @@ def token_cosine_distance(
         LimbeckError: If the shapes differ.
 
     Example:
-        >>> token_cosine_distance(torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, 2.0]]))
-        tensor([1.])
+        >>> token_cosine_distance(torch.tensor([[3.0, 4.0]]), torch.tensor([[2.0, 0.0]]))
+        tensor([0.4000])
 
     Source: Mannix, Hodgkinson and Bondell, 2024, arXiv:2411.15239, equation 5.
     """
