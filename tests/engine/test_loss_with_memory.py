@@ -132,9 +132,10 @@ class Own(LossTerm):
 def test_a_leaf_with_a_running_mean():
     own, student = Own(), network()
     first = student(arrays(40).take(torch.arange(40)).inputs).detach()
-    distill(student, Stage(own, steps=1), (arrays(40).inputs, arrays(40).labels), batch_size=40).finish()
-    assert own.calls == 1
-    torch.testing.assert_close(own.mean, 0.1 * first.mean(0))
+    run = distill(student, Stage(own, steps=1), (arrays(40).inputs, arrays(40).labels), batch_size=40).finish()
+    learned = run.stages[0].objective  # the run's own
+    assert (own.calls, learned.calls) == (0, 1)
+    torch.testing.assert_close(learned.mean, 0.1 * first.mean(0))
 
 
 class Built(nn.Module):
@@ -154,6 +155,10 @@ def test_a_head_that_builds_itself_stays_built():
     head = Built()
     run = distill(network(), Stage(Loss(kl_divergence, head=head), teacher=network(seed=1), steps=1), make_loader())
     run.finish()
-    kept = head.layer.weight.clone()
-    distill(network(), Stage(Loss(kl_divergence, head=head), teacher=network(seed=1), steps=3), make_loader()).finish()
-    assert not torch.equal(kept, head.layer.weight)
+    built = run.stages[0].objective.head
+    before = built.layer.weight.clone()
+    assert not head.ready  # a run trains heads of its own
+    again = Stage(Loss(kl_divergence, head=built), teacher=network(seed=1), steps=3)
+    learned = distill(network(), again, make_loader()).finish().stages[0].objective.head
+    assert learned.ready
+    assert not torch.equal(before, learned.layer.weight)

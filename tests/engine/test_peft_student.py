@@ -14,7 +14,7 @@ with warnings.catch_warnings():
 
 import limbeck as lb  # noqa: E402
 from limbeck.data import TextDataset, train_tokenizer  # noqa: E402
-from limbeck.errors import LimbeckError  # noqa: E402
+from limbeck.errors import LimbeckError, LimbeckWarning  # noqa: E402
 from limbeck.functional import cross_entropy, kl_divergence, state_squared_error  # noqa: E402
 from limbeck.models import fingerprint, load, seeded  # noqa: E402
 
@@ -91,5 +91,8 @@ def test_a_learned_prompt_is_refused_before_the_first_step(tmp_path):
         transformers.GPT2LMHeadModel(config), peft.PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=2)
     )
     data = [{"input_ids": torch.ones(2, 3, dtype=torch.long), "labels": torch.ones(2, 3, dtype=torch.long)}]
-    with pytest.raises(LimbeckError, match="cannot be merged"):
+    with (
+        pytest.warns(LimbeckWarning, match="cannot be resumed"),
+        pytest.raises(LimbeckError, match="cannot be merged"),
+    ):
         lb.distill(prompt, lb.Stage(lb.Loss(cross_entropy)), data, epochs=1, out=tmp_path / "run")

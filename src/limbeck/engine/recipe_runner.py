@@ -15,7 +15,7 @@ from limbeck.engine.model_checks import check_shared, find_networks
 from limbeck.engine.probe import objective_check
 from limbeck.engine.train_config import TrainConfig, check_lengths
 from limbeck.errors import ArgumentError, LimbeckError, unknown_name_error
-from limbeck.losses import copy_objective
+from limbeck.losses import copy_objective, shared_parts
 from limbeck.model_call import Adaptor
 from limbeck.models.size_and_hash import unwrap_compiled
 from limbeck.random_seeds import derive_seed, fork_rng, make_rng_state
@@ -182,9 +182,9 @@ class RecipeRunner:
 
     def __init__(self, recipe: Recipe, models: RunModels, *, seed: int) -> None:
         # A run trains copies of the heads, so that the recipe can be run again, with another seed, from its beginning.
+        self._models = models
         self._copies: dict[int, Any] = {}
         self._recipe = recipe = self._copy_heads(recipe)
-        self._models = models
         self._seed = seed
         self._brought: dict[str, Recipe] = {}
         self._transformed: set[str] = set()
@@ -244,6 +244,7 @@ class RecipeRunner:
         """The recipe with heads of the run's own; those that stages share stay shared."""
 
         def change(stage: Stage) -> Stage:
+            self._copies |= shared_parts(*self._models.existing.values(), *find_networks(stage.teacher))
             return replace(stage, objective=copy_objective(stage.objective, self._copies))
 
         parts = [change_stages(Recipe(part), change) if isinstance(part, Part) else part for part in recipe.parts]

@@ -27,7 +27,7 @@ from limbeck.engine import (
 )
 from limbeck.errors import LimbeckError
 from limbeck.integrations.id_dataset import to_batch
-from limbeck.losses import Objective, all_reduce_sum, copy_objective, rank_device, world_size
+from limbeck.losses import Objective, all_reduce_sum, copy_objective, rank_device, shared_parts, world_size
 from limbeck.model_call import Adaptor
 from limbeck.random_seeds import fork_rng
 from limbeck.recipe import Stage
@@ -128,7 +128,8 @@ class DistillationLoss(AbstractContextManager["DistillationLoss"]):
                 f"{updated[0].name} is updated after each optimizer step, and here limbeck takes none, so it would "
                 "never change: use distill(), or a loss without a memory."
             )
-        self.stage = Stage(copy_objective(objective, {}), teacher=teacher)
+        networks = [one for one in (student, *find_networks(teacher)) if isinstance(one, nn.Module)]
+        self.stage = Stage(copy_objective(objective, shared_parts(*networks)), teacher=teacher)
         self.student = student
         self.loader: Any = loader
         self.preprocess = preprocess

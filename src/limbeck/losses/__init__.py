@@ -3,7 +3,7 @@
 from limbeck.losses.distributed import all_gather, all_reduce_sum, all_reduce_tensor, rank_device, world_size
 from limbeck.losses.hyper_gradient import hyper_gradient
 from limbeck.losses.loss import Loss
-from limbeck.losses.memory import FeatureQueue, RowIndex, RunningMean, copy_objective, preserved_state
+from limbeck.losses.memory import FeatureQueue, RowIndex, RunningMean, copy_objective, preserved_state, shared_parts
 from limbeck.losses.objective import (
     LossContext,
     LossTerm,
@@ -36,6 +36,7 @@ __all__ = [
     "preserved_state",
     "rank_device",
     "setup_objective",
+    "shared_parts",
     "weighted_loss",
     "world_size",
 ]

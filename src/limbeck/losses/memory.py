@@ -166,7 +166,8 @@ class RunningMean(nn.Module):
 def copy_objective(objective: Objective, memo: dict[int, Any]) -> Objective:
     """Copy an objective with its heads, for one run: what a run trains is not what the user wrote.
 
-    Parameters, buffers and modules are copied; kernels and other attributes are shared.
+    Parameters, buffers and modules are copied; kernels and other attributes are shared. So is a module that a kernel
+    refers to, by its closure or as a method of it: the kernel would go on with the original.
 
     Args:
         objective: The objective.
@@ -190,10 +191,29 @@ def copy_objective(objective: Objective, memo: dict[int, Any]) -> Objective:
     if id(objective) not in memo:
         copied = memo[id(objective)] = copy.copy(objective)
         memo.setdefault(id(memo), []).append(objective)  # alive, so that no other object gets its id
+        for module in _modules_of_kernel(objective):
+            memo.setdefault(id(module), module)
         for kind in ("_parameters", "_buffers", "_modules"):
             own = vars(objective)[kind]
             vars(copied)[kind] = {name: _copy_part(part, memo) for name, part in own.items()}
     return cast(Objective, memo[id(objective)])
+
+
+def shared_parts(*networks: nn.Module) -> dict[int, Any]:
+    """A memo for `copy_objective`: these networks' modules, parameters and buffers are not copied, also as heads.
+
+    A head that is a layer of a network would lose its tie to it in a copy.
+    """
+    parts = (part for network in networks for part in (*network.modules(), *network.parameters(), *network.buffers()))
+    return {id(part): part for part in parts}
+
+
+def _modules_of_kernel(objective: nn.Module) -> list[nn.Module]:
+    memory = _Memory()
+    for name, value in vars(objective).items():
+        if name not in _OF_TORCH:
+            memory.add(value)
+    return [one for one in memory.visited if isinstance(one, nn.Module)]
 
 
 def _copy_part(part: Any, memo: dict[int, Any]) -> Any:
@@ -241,6 +261,11 @@ class _Memory:
     def __init__(self) -> None:
         self.restores: list[Callable[[], Any]] = []
         self._met: dict[int, Any] = {}  # keeps visited objects alive, so that no other object gets their id
+
+    @property
+    def visited(self) -> list[Any]:
+        """All objects that were visited."""
+        return list(self._met.values())
 
     def add(self, value: Any) -> None:
         if value is None or isinstance(value, (bool, int, float, str, type, ModuleType)) or id(value) in self._met:
