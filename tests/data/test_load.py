@@ -293,8 +293,22 @@ def test_a_column_of_a_table_says_so_and_stays_a_feature(elsewhere, apart):
     ages = shown.extra["raw"][:, 0].int().tolist()
     assert shown.extra[data.groups] == [("north", "south", "(missing)")[age % 3] for age in ages]
     assert torch.equal(shown.inputs, plain.test.take(everything).inputs)
-    # What a store keeps of the training part stays good.
-    assert data.train.fingerprint == plain.train.fingerprint
+    # The training part has the column too, for routes to teachers. Answers depend on it, and so the hash does.
+    train = data.train.take(torch.arange(len(data.train)))
+    ages = train.extra["raw"][:, 0].int().tolist()
+    assert train.extra["groups"] == [("north", "south", "(missing)")[age % 3] for age in ages]
+    assert data.train.fingerprint != plain.train.fingerprint
+
+
+def test_a_column_of_groups_may_be_in_the_test_table_alone(elsewhere):
+    (elsewhere / "own.csv").write_text("\n".join(["age,kind", *(f"{i},{'ab'[i % 2]}" for i in range(30))]))
+    rows = (f"{i},{'ab'[i % 2]},{('north', 'south')[i % 3 > 0]}" for i in range(30))
+    (elsewhere / "test.csv").write_text("\n".join(["age,kind,region", *rows]))
+    data = load_data("own.csv", target="kind", groups="region", test="test.csv")
+    assert data.test.take(torch.arange(3)).extra["groups"] == ["north", "south", "south"]
+    assert "groups" not in data.train.take(torch.arange(3)).extra
+    with pytest.raises(DataError, match="region"):
+        load_data("test.csv", target="kind", groups="region", test="own.csv", ignore=["region"])
 
 
 def test_groups_that_are_not_there_are_said(elsewhere):

@@ -19,7 +19,7 @@ def test_not_hugging_face(done):
 def test_an_unknown_format(done):
     with pytest.raises(LimbeckError, match="Did you mean 'onnx'"):
         export_run(done, to="onxx")
-    assert set(FORMATS) == {"folder", "hf", "onnx", "int8"}
+    assert set(FORMATS) == {"folder", "hf", "onnx", "int8", "joblib"}
 
 
 def test_a_place_that_is_taken(done, tmp_path):

@@ -175,10 +175,16 @@ def _read_parts(
     encoding = table.encoding(rows["train"], report)
     if "test" in rows:
         table.count_unknown(rows["test"], encoding, report)
-    parts = {name: table.examples(index, encoding, groups) for name, index in rows.items()}
+    parts = {name: table.examples(index, encoding, _find_groups(raw, groups, name)) for name, index in rows.items()}
     for name, file in (others or {}).items():
-        parts[name] = _encode_other_table(form.load(file), form, encoding, groups, report)
+        other = form.load(file)
+        parts[name] = _encode_other_table(other, form, encoding, _find_groups(other, groups, name), report)
     return parts, encoding, report
+
+
+def _find_groups(raw: RawTable, groups: str | None, part: str) -> str | None:
+    """The column with the groups: the test part must have it, and other parts have it for routes to teachers."""
+    return groups if part == "test" or groups in raw.names else None
 
 
 def _encode_other_table(
