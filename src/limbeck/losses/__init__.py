@@ -1,9 +1,10 @@
 """Losses between student and teacher, which add and scale."""
 
+from limbeck.losses.copying import copy_objective, shared_parts
 from limbeck.losses.distributed import all_gather, all_reduce_sum, all_reduce_tensor, rank_device, world_size
 from limbeck.losses.hyper_gradient import hyper_gradient
 from limbeck.losses.loss import Loss
-from limbeck.losses.memory import FeatureQueue, RowIndex, RunningMean, copy_objective, preserved_state, shared_parts
+from limbeck.losses.memory import FeatureQueue, RowIndex, RunningMean, preserved_state
 from limbeck.losses.objective import (
     LossContext,
     LossTerm,
