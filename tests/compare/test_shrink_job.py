@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 
 import pytest
 
@@ -92,8 +93,13 @@ def test_a_limit_is_measured_once_and_is_a_size_in_the_job(tmp_path, monkeypatch
     assert written["bytes"] == "12kB"
     assert 0 < written["size"] < 1
     assert 4 * result["arms"]["distilled"]["parameters"] <= 12_000
-    again = lb.run_job(make_job({**read_job("run/job.yaml"), "out": "run"}), resume=True)
-    assert again["arms"]["distilled"]["parameters"] == result["arms"]["distilled"]["parameters"]
+    # The job of the folder, and the one that was asked for: a comparison of sizes continues with the same command.
+    for same in (make_job({**read_job("run/job.yaml"), "out": "run"}), job):
+        again = lb.run_job(same, resume=True)
+        assert again["arms"]["distilled"]["parameters"] == result["arms"]["distilled"]["parameters"]
+    with pytest.raises(LimbeckError, match="student"):
+        lb.run_job(asked(teacher=teacher, student={"from": "teacher", "bytes": "9kB"}, out="run", arms=["distilled"]),
+                   resume=True)  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -160,6 +166,26 @@ def test_several_sizes_share_a_teacher_and_one_is_to_be_shipped(tmp_path, monkey
     said.clear()
     assert run_students(jobs, "sizes", margin=margin, callback=collect_messages(said))["sentence"] == result["sentence"]
     assert not any("Training" in line for line in said)
+    # Other settings are no continuation, not even of finished runs.
+    with pytest.raises(LimbeckError, match="lr"):
+        run_students({name: job_with_rate(job) for name, job in jobs.items()}, "sizes", margin=margin)
+    # A run that was killed before its job was written begins anew.
+    shutil.rmtree(tmp_path / "sizes" / "size-4x")
+    (tmp_path / "sizes" / "size-4x" / "student").mkdir(parents=True)
+    (tmp_path / "sizes" / "size-4x" / "student" / "model.safetensors").write_text("half")
+    (tmp_path / "sizes" / "size-4x" / ".lock").touch()
+    again = run_students(jobs, "sizes", margin=margin)
+    assert again["students"][1]["test"] == result["students"][1]["test"]
+
+
+def job_with_rate(job):
+    return job.model_copy(update={"budget": job.budget.model_copy(update={"lr": 0.5})})
+
+
+def test_a_score_that_is_no_number_is_none_in_json():
+    diverged = row("a", math.nan, 5).as_dict()
+    assert (diverged["development"], diverged["test"], diverged["parameters"]) == (None, None, 5)
+    json.dumps(diverged, allow_nan=False)
 
 
 def row(name, development, parameters, *, ready=True):
@@ -174,6 +200,8 @@ def test_the_smallest_student_within_the_margin_is_shipped():
     assert choose_student(rows, 0.95, score, margin=0.01)[0] == "b"
     assert choose_student(rows, 0.95, score, margin=0.005)[0] == "a"
     assert choose_student(rows, 0.95, score, margin=0.1)[0] == "c"
+    # Exactly one point is within one point: 0.95 - 0.96 is a little less than -0.01 in binary.
+    assert choose_student(rows, 0.96, score, margin=0.01)[0] == "a"
     ship, sentence = choose_student(rows, 0.99, score, margin=0.01)
     assert ship is None
     assert "a, with 95.00 %" in sentence

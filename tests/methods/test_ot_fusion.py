@@ -16,6 +16,7 @@ from limbeck.methods import make
 from limbeck.methods.teachers.ot_fusion import make_several_teachers
 from limbeck.models import build
 from limbeck.models.fusion import fuse_networks, match_units
+from limbeck.models.model_transforms import prune
 from limbeck.teachers import Ensemble, ShuffledTeacher
 from limbeck.testing.law import same_weights, weights
 
@@ -191,3 +192,24 @@ def test_one_teacher_is_its_own_fusion():
     recipe = make("ot_fusion", teacher=ensemble.members[0].model, finetune=False)
     run = distill(student, recipe, ArrayDataset(data.inputs, data.labels), batch_size=16, epochs=1).finish()
     assert same_weights(weights(run.models["fused"]), weights(ensemble.members[0].model))
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_network_that_has_diverged_is_refused(value):
+    networks = [nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3)) for _ in range(2)]
+    with torch.no_grad():
+        networks[1][2].bias[0] = value
+    with pytest.raises(LimbeckError, match=r"2\.bias.*network 1"):
+        fuse_networks(networks, torch.zeros(2, 4))
+
+
+def prune_half(layer):
+    prune(layer, amount=0.5)
+    return layer
+
+
+@pytest.mark.parametrize("hook", [torch.nn.utils.spectral_norm, prune_half])
+def test_weights_that_are_computed_are_refused(hook):
+    networks = [nn.Sequential(hook(nn.Linear(4, 8)), nn.ReLU(), nn.Linear(8, 3)) for _ in range(2)]
+    with pytest.raises(LimbeckError, match="computed"):
+        fuse_networks(networks, torch.zeros(2, 4))

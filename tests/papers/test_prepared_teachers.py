@@ -12,7 +12,7 @@ from limbeck.task_runner import sort_tasks
 
 SCALE = ExperimentScale("quick", (0, 1))
 PAPERS = {module.STUDY.name: module for module in (cho2019, park2021, pham2022, sftn2021, singh2019, evolution)}
-FEW = {"train": 80, "test": 50, "student_images": 64, "teacher_epochs": 2, "epochs": 2}
+FEW = {"train": 80, "test": 50, "student_images": 64, "teacher_epochs": 2, "epochs": 1}
 
 
 @pytest.mark.parametrize("name", PAPERS)

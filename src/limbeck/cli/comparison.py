@@ -98,7 +98,8 @@ def _show(result: Mapping[str, Any]) -> None:
     for row in result["students"]:
         table.add_row(
             printable(row["name"]), f"{100 * row['size']:.3g} %", f"{row['parameters']:,}",
-            score.format(row["development"]), score.format(row["test"]), f"{row['milliseconds']:.3g}",
+            *("-" if row[part] is None else score.format(row[part]) for part in ("development", "test")),
+            f"{row['milliseconds']:.3g}",
             printable(row["arm"]),
         )  # fmt: skip
     console = make_console()

@@ -244,6 +244,10 @@ def _check_same_job(job: Job, out: Path) -> None:
     current = with_absolute_paths(job).model_dump(mode="json")
     stored["data"], current["data"] = without_workers(stored.get("data")), without_workers(current["data"])
     stored["data"] = _without_added_order(stored["data"], current["data"])
+    student = current["student"]
+    if student.get("size") is None and not {"latency", "bytes"}.isdisjoint(student):
+        # The size that a limit was found to be is written into the job.
+        student["size"] = stored["student"].get("size")
     for key, value in current.items():
         if key not in _MAY_DIFFER and stored.get(key) != value:
             raise LimbeckError(

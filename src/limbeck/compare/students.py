@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from limbeck.atomic_io import write_text
 from limbeck.checksums import write_json
 from limbeck.compare.experiment import run_job
+from limbeck.compare.run_storage import check_folder
 from limbeck.errors import LimbeckError
 from limbeck.events import Callback, Message, ignore_events
 from limbeck.job import Job, RunLayout, run_job_texts
@@ -47,6 +48,10 @@ class StudentRow(NamedTuple):
     milliseconds: float
     ready: bool
 
+    def as_dict(self) -> dict[str, Any]:
+        """The row as JSON values; a score that is no number, of a student that diverged, is None."""
+        return {key: None if one != one else one for key, one in self._asdict().items()}
+
 
 def run_students(
     jobs: Mapping[str, Job], out: str | Path, *, margin: float, callback: Callback = ignore_events
@@ -65,7 +70,7 @@ def run_students(
         ``students``: a row for each; ``ship``: the name of the student to ship, or None; ``sentence``; ``report``.
 
     Raises:
-        LimbeckError: If a job is invalid, or the folder holds something else.
+        LimbeckError: If a job is invalid, or the folder holds something else, or these runs with other settings.
     """
     out = Path(out)
     if out.is_file() or RunLayout(out).job.is_file():
@@ -73,9 +78,11 @@ def run_students(
     results: dict[str, dict[str, Any]] = {}
     for name, job in jobs.items():
         folder = out / name
-        if not RunLayout(folder).result.is_file():
+        own = _with_shared_cache(job, out).model_copy(update={"out": str(folder)})
+        if RunLayout(folder).result.is_file():
+            check_folder(own, resume=True)
+        else:
             callback(Message(f"\n{name} ({len(results) + 1} of {len(jobs)})"))
-            own = _with_shared_cache(job, out).model_copy(update={"out": str(folder)})
             if results and not RunLayout(folder).job.is_file():
                 _take_teacher(own, out / next(iter(results)), folder)
             run_job(own, callback=callback, resume=RunLayout(folder).job.is_file())
@@ -87,7 +94,7 @@ def run_students(
     ship, sentence = choose_student(rows, teacher if isinstance(teacher, float) else None, score, margin=margin)
     headline = Headline("unsure" if ship is None else "yes", f"Ship {ship or 'none of them yet'}", sentence)
     report = write_report([out / name for name in jobs], out / "report.html", advice=headline)
-    whole = {"students": [row._asdict() for row in rows], "ship": ship, "sentence": sentence, "margin": margin}
+    whole = {"students": [row.as_dict() for row in rows], "ship": ship, "sentence": sentence, "margin": margin}
     write_json({**whole, "teacher": teacher}, out / STUDENTS)
     return {**whole, "teacher": teacher, "report": str(report), "run": str(out)}
 
@@ -108,6 +115,8 @@ def _take_teacher(job: Job, first: Path, folder: Path) -> None:
     shutil.copytree(RunLayout(first).teacher, RunLayout(partial).teacher)
     for name, text in run_job_texts(job, folder).items():
         write_text(text, partial / name)
+    check_folder(job, resume=False)
+    shutil.rmtree(folder, ignore_errors=True)  # what a run has left that was killed before its job was written
     partial.rename(folder)
 
 
@@ -156,7 +165,8 @@ def choose_student(
         return None, f"Ship none of them yet: {why}."
     near = score.format_difference(margin).lstrip("+")
     at_most = f"within {near} of the teacher on development data"
-    within = [row for row in ready if score.gain(row.development, teacher) >= -margin]
+    # Differences of shares are rounded: 0.95 is one point below 0.96.
+    within = [row for row in ready if score.gain(row.development, teacher) >= -margin - 1e-9]
     best = max(ready, key=lambda row: score.rank(row.development))
     if not within:
         return None, (

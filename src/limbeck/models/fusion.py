@@ -31,10 +31,10 @@ class _Layer(NamedTuple):
 
 
 def check_same_architecture(networks: Sequence[nn.Module]) -> None:
-    """Check that networks have the same modules and shapes.
+    """Check that networks have the same modules and shapes, and that all values are finite.
 
     Raises:
-        LimbeckError: If there is none, or one differs from the first.
+        LimbeckError: If there is none, one differs from the first, or one has diverged.
     """
     if not networks:
         raise LimbeckError("Fusing needs at least one network.")
@@ -47,6 +47,10 @@ def check_same_architecture(networks: Sequence[nn.Module]) -> None:
                 f"{own.get(other, 'of no tensor')} in network {number} and {shapes[0].get(other, 'of no tensor')} in "
                 "network 0. Average their answers instead: Ensemble(a, b), or teacher: {ensemble: [...]}."
             )
+    for number, network in enumerate(networks):
+        for name, tensor in network.state_dict().items():
+            if not tensor.is_meta and not bool(torch.isfinite(tensor).all()):
+                raise LimbeckError(f"{name!r} of network {number} has values that are not finite: it has diverged.")
 
 
 def fuse_networks(
@@ -154,6 +158,8 @@ def find_chain(network: nn.Module, inputs: Inputs) -> list[_Layer]:
     for module, name in names.items():
         if not isinstance(module, (*_MIXING, *_NORMS)) or (isinstance(module, _MIXING[1:]) and module.groups != 1):
             raise _not_a_chain(f"the {type(module).__name__} {name!r} cannot be matched unit by unit")
+        if isinstance(module, _MIXING) and "weight" not in dict(module.named_parameters()):
+            raise _not_a_chain(f"the weight of {name!r} is computed from others (a mask, weight or spectral norm)")
     handles = [module.register_forward_pre_hook(_append(called, name)) for module, name in names.items()]
     try:
         _run(network, inputs)
