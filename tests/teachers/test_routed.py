@@ -9,7 +9,7 @@ from torch import nn
 from limbeck.batch import Batch
 from limbeck.data import ArrayDataset, ShuffledLoader
 from limbeck.engine import distill
-from limbeck.errors import LimbeckError, UnknownNameError
+from limbeck.errors import LimbeckError, LimbeckWarning, UnknownNameError
 from limbeck.methods import make
 from limbeck.teachers import CachedTeacher, Ensemble, RoutedTeacher, TeacherContext, fill_cache
 from limbeck.testing import check_teacher
@@ -175,3 +175,11 @@ def test_a_member_that_is_not_read_does_not_run():
 def test_names_of_members_that_are_none(names):
     with pytest.raises(LimbeckError, match=r"member_names|called"):
         Ensemble(nn.Identity(), nn.Identity(), member_names=names)
+
+
+def test_a_mistyped_route_is_noted_where_its_examples_go_to_the_default():
+    data = ArrayDataset(torch.randn(8, 3), torch.arange(8) % 3, extra={"domain": ["law", "news"] * 4})
+    teacher = RoutedTeacher(teachers(), "domain", values={"law": "lawn"}, default="news")
+    context = TeacherContext(loader=ShuffledLoader(data, batch_size=4))
+    with pytest.warns(LimbeckWarning, match="Did you mean 'law'"):
+        teacher.open(context)

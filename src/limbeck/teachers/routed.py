@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import warnings
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from concurrent.futures import Future
 from typing import Any, Protocol, final, runtime_checkable
@@ -12,7 +13,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from limbeck.batch import Batch, Outputs
-from limbeck.errors import ArgumentError, LimbeckError, nearest, unknown_name_error
+from limbeck.errors import ArgumentError, LimbeckError, LimbeckWarning, nearest, unknown_name_error
 from limbeck.teachers.fingerprints import code_fingerprint
 from limbeck.teachers.teacher import TeacherContext, TeacherSession, get_function_name
 from limbeck.teachers.wrapper import LazyFuture, TeacherWrapper, WrapperSession
@@ -115,6 +116,7 @@ class RoutedTeacher(TeacherWrapper):
             column = examples.extra_column(self.route)
             if column is not None:
                 self.find_numbers(Batch(column, extra={self.route: column}, labels=_labels_in(self.route, column)))
+                self._note_typing_errors(_to_values(column))
         return _RoutedSession(self, self.open_all(context))
 
     def find_numbers(self, batch: Batch) -> Int[Tensor, " batch"]:
@@ -137,6 +139,19 @@ class RoutedTeacher(TeacherWrapper):
         if -1 in numbers:
             raise self._no_teacher(values[numbers.index(-1)])
         return torch.tensor(numbers, dtype=torch.int64)
+
+    def _note_typing_errors(self, values: Sequence[Any]) -> None:
+        """Warn of a route that no example has, if examples of the default have nearly the same value."""
+        present = {value for value in values if isinstance(value, str)}
+        for value in [value for value in self.values if isinstance(value, str) and value not in present]:
+            near = nearest(value, present - set(self.values))
+            if near:
+                warnings.warn(
+                    f"No example has the route {self.route}={value!r} ({self.member_names[self.values[value]]}), and "
+                    f"examples with {near!r} are taught by {self.default}. Did you mean {near!r}?",
+                    LimbeckWarning,
+                    stacklevel=2,
+                )
 
     def _read_column(self, batch: Batch) -> Any:
         name = str(self.route)
