@@ -53,11 +53,10 @@ class Remembering(nn.Module):
 def test_its_state_is_that_of_the_steps_alone():
     head = Remembering()
     loss = Loss(kernel(per="example")(head.contrast), head=head)
-    queue, seen = head.queue, head.seen
-    distill(network(), Stage(loss, teacher=network(seed=1), steps=STEPS), make_loader()).finish()
+    run = distill(network(), Stage(loss, teacher=network(seed=1), steps=STEPS), make_loader()).finish()
+    assert head.counts() == [0] * 6
+    head = run.stages[0].objective.head
     assert head.counts() == [STEPS] * 6
-    assert head.queue is queue
-    assert head.seen is seen
     drawn = torch.Generator().manual_seed(3)
     assert torch.equal(head.last, [torch.rand(1, generator=drawn) for _ in range(STEPS)][-1])
 

@@ -11,7 +11,7 @@ from torch import nn
 from limbeck.batch import Batch, Outputs
 from limbeck.data import ArrayDataset
 from limbeck.engine import distill
-from limbeck.functional import Projector, cross_entropy, squared_error
+from limbeck.functional import Projector, cross_entropy, kernel, squared_error
 from limbeck.integrations import DistillationLoss
 from limbeck.losses import Loss, LossContext, copy_objective
 from limbeck.methods import make
@@ -105,6 +105,59 @@ def test_copies_share_what_their_originals_share_and_keep_the_kernel():
     assert copies[0].head is copies[1].head is not head
     assert copies[0].kernel is losses[0].kernel
     assert copy_objective(losses[0], memo) is copies[0]
+
+
+class Compares(nn.Module):
+    """A head with a kernel of its own, as a method."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.map, self.scale = nn.Linear(4, 7), nn.Parameter(torch.ones(()))
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        return self.map(features)
+
+    @kernel(per="example")
+    def own_error(self, student, teacher):
+        return (self.scale * student - teacher).square().mean(1)
+
+
+@pytest.mark.parametrize("way", ["method", "declared later", "closure"])
+def test_a_kernel_of_a_head_is_trained_with_it(way):
+    head = Compares()
+    function = {
+        "method": head.own_error,
+        "declared later": kernel(per="example")(head.own_error),
+        "closure": kernel(per="example")(lambda student, teacher: head.own_error(student, teacher)),
+    }[way]
+    hint = Loss(function, student="body", teacher="body", head=head)
+    one, other = (learn(Stage(hint, teacher=TEACHER, steps=3))[0] for _ in range(2))
+    assert head.scale.item() == 1.0 != head_of(one).scale.item() == head_of(other).scale.item()
+    assert hint.kernel.function is function
+
+
+def test_a_head_of_a_kernel_s_object_is_shared():
+    class Error:
+        def __init__(self, head):
+            self.head = head
+
+        def __call__(self, student, teacher):
+            return self.head.own_error(student, teacher)
+
+    error = Error(Compares())
+    error.__name__ = "error"
+    hint = Loss(kernel(per="example")(error), student="body", teacher="body", head=error.head)
+    assert head_of(learn(Stage(hint, teacher=TEACHER, steps=3))[0]) is error.head
+    assert error.head.scale.item() != 1.0
+
+
+def test_a_layer_of_the_student_that_is_a_head_too_stays_one():
+    student = Net(4, seed=1)
+    deep = Loss(squared_error, student="body", teacher="classifier", head=student.classifier)
+    run = distill(student, Stage(deep, teacher=TEACHER, steps=1), ArrayDataset(X, Y), batch_size=8, seed=0).finish()
+    assert head_of(run) is run.student.classifier
+    with DistillationLoss(student, deep, TEACHER, example=(X[:4], Y[:4])) as distillation:
+        assert distillation.objective.head is student.classifier
 
 
 @pytest.mark.parametrize("name", ["mgd", "crd"])

@@ -182,8 +182,8 @@ class RecipeRunner:
 
     def __init__(self, recipe: Recipe, models: RunModels, *, seed: int) -> None:
         # A run trains copies of the heads, so that the recipe can be run again, with another seed, from its beginning.
-        self._models = models
         self._copies: dict[int, Any] = {}
+        self._models = models
         self._recipe = recipe = self._copy_heads(recipe)
         self._seed = seed
         self._brought: dict[str, Recipe] = {}
@@ -241,13 +241,18 @@ class RecipeRunner:
                 yield from self._walk(self._answer(key, part).parts, f"{key}.", ask=ask)
 
     def _copy_heads(self, recipe: Recipe) -> Recipe:
-        """The recipe with heads of the run's own; those that stages share stay shared."""
+        """The recipe with heads of the run's own; those that stages or models share stay shared."""
+        teachers = [stage.teacher for part in recipe.parts if isinstance(part, Part) for stage in Recipe(part).stages()]
+        shared = shared_parts(*self._models.existing.values(), *find_networks(teachers))
+        shared = {key: part for key, part in shared.items() if key not in self._copies}
+        self._copies |= shared
 
         def change(stage: Stage) -> Stage:
-            self._copies |= shared_parts(*self._models.existing.values(), *find_networks(stage.teacher))
             return replace(stage, objective=copy_objective(stage.objective, self._copies))
 
         parts = [change_stages(Recipe(part), change) if isinstance(part, Part) else part for part in recipe.parts]
+        for key in shared:  # a model that is replaced later must not be kept alive
+            del self._copies[key]
         return Recipe(*parts, makes=recipe.makes, ship=recipe.ship)
 
     def _begin_round(self, key: str) -> None:

@@ -128,8 +128,10 @@ class DistillationLoss(AbstractContextManager["DistillationLoss"]):
                 f"{updated[0].name} is updated after each optimizer step, and here limbeck takes none, so it would "
                 "never change: use distill(), or a loss without a memory."
             )
-        networks = [one for one in (student, *find_networks(teacher)) if isinstance(one, nn.Module)]
-        self.stage = Stage(copy_objective(objective, shared_parts(*networks)), teacher=teacher)
+        stage = Stage(objective, teacher=teacher)
+        self._networks = find_networks(stage.teacher)
+        shared = shared_parts(student, *self._networks)
+        self.stage = replace(stage, objective=copy_objective(objective, shared))
         self.student = student
         self.loader: Any = loader
         self.preprocess = preprocess
@@ -141,7 +143,6 @@ class DistillationLoss(AbstractContextManager["DistillationLoss"]):
         self._reached: set[nn.Parameter] | None = None
         self._changes_inputs: bool | None = None
         self._check_teacher()
-        self._networks = find_networks(self.stage.teacher)
         check_shared(self.stage, student, self._networks)
         check_class_order(self.stage, student, self._networks)
         if example is not None:
