@@ -230,7 +230,9 @@ def _models(call: MethodCall) -> str:
     if "transformer" in card.trials:
         return "--teacher hf:bert-base-uncased --student hf:google/bert_uncased_L-4_H-256_A-4 --data reviews.csv"
     if card.tasks[:1] == ("regression",):
-        return "--teacher mlp --student mlp --set student.hidden=[16] --data rent.csv --set data.target=rent"
+        members = " --set teacher.members=5" if "ensemble" in call.card.needs else ""
+        teacher = f"--teacher mlp --set teacher.hidden=[64]{members}"
+        return f"{teacher} --student mlp --set student.hidden=[16] --data rent.csv --set data.target=rent"
     return "--teacher resnet20 --student resnet8 --data cifar10"
 
 

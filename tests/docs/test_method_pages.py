@@ -69,7 +69,7 @@ def test_the_page_s_command_names_the_method_s_own_arguments(name):
     assert words[words.index("--method") + 1] == name
     pairs = [words[i + 1].split("=") for i, word in enumerate(words) if word == "--set"]
     given = {key.removeprefix("method."): yaml.safe_load(value) for key, value in pairs if key.startswith("method.")}
-    assert {key.partition(".")[0] for key, _ in pairs} <= {"method", "budget", "teachers", "data", "student"}
+    assert {key.partition(".")[0] for key, _ in pairs} <= {"method", "budget", "teacher", "teachers", "data", "student"}
     call = method(name)
     # A method across tokenizers refuses a teacher with the student's, and one of several teachers a single one.
     several = any(key.startswith("teachers.") for key, _ in pairs)
