@@ -46,7 +46,7 @@ SCORES = {
 Scores = dict[str, Float64[np.ndarray, " prompts"]]
 
 
-class _Asked(NamedTuple):
+class _Answers(NamedTuple):
     """The prompts, and what the teacher writes for them greedily."""
 
     batches: list[Batch]
@@ -84,8 +84,8 @@ def measure_own_texts(context: MetricContext) -> dict[str, Any]:
         comparisons of the verdict's arm, and a sentence.
     """
     check_own_texts(context)
-    asked = _ask_teacher(context)
-    scores = {arm: _score_arm(context, arm, asked) for arm in context.job.all_arms if arm != "teacher"}
+    answers = _ask_teacher(context)
+    scores = {arm: _score_arm(context, arm, answers) for arm in context.job.all_arms if arm != "teacher"}
     arms = {
         arm: {name: over_seeds([float(one[name].mean()) for one in seeds]) for name in SCORES}
         for arm, seeds in scores.items()
@@ -95,12 +95,12 @@ def measure_own_texts(context: MetricContext) -> dict[str, Any]:
         for other in (ALONE, TEXTS) if other in scores
     }  # fmt: skip
     return {
-        "prompts": sum(batch.size for batch in asked.batches), "max_new_tokens": asked.max_new_tokens,
+        "prompts": sum(batch.size for batch in answers.batches), "max_new_tokens": answers.max_new_tokens,
         "arms": arms, "against": against, "sentence": _describe(against, context.arm),
     }  # fmt: skip
 
 
-def _ask_teacher(context: MetricContext) -> _Asked:
+def _ask_teacher(context: MetricContext) -> _Answers:
     test = context.material.data.test
     data = get_token_data(test, "test")
     batches = eval_batches(test.select(torch.arange(min(MOST, len(test)))))
@@ -111,29 +111,29 @@ def _ask_teacher(context: MetricContext) -> _Asked:
         context.teacher, prompts, max_new_tokens=longest, end=data.tokenizer.eos_token_id, tokens=tokens,
         preprocess=context.material.data.preprocess,
     )  # fmt: skip
-    return _Asked(batches, greedy, tokens, longest)
+    return _Answers(batches, greedy, tokens, longest)
 
 
-def _score_arm(context: MetricContext, arm: str, asked: _Asked) -> list[Scores]:
+def _score_arm(context: MetricContext, arm: str, answers: _Answers) -> list[Scores]:
     """The scores of an arm, for each seed."""
     seeds = range(context.job.seeds)
-    return [_score(context, load_student(context.job, context.material, arm, seed), asked) for seed in seeds]
+    return [_score(context, load_student(context.job, context.material, arm, seed), answers) for seed in seeds]
 
 
-def _score(context: MetricContext, student: nn.Module, asked: _Asked) -> Scores:
-    own = _evaluate_own(context, student, asked)
-    prompts = [prompt for batch in asked.batches for prompt in find_prompts(batch)]
+def _score(context: MetricContext, student: nn.Module, answers: _Answers) -> Scores:
+    own = _evaluate_own(context, student, answers)
+    prompts = [prompt for batch in answers.batches for prompt in find_prompts(batch)]
     greedy = continue_greedily(
-        student, prompts, max_new_tokens=asked.max_new_tokens, end=_end(context), tokens=asked.tokens,
+        student, prompts, max_new_tokens=answers.max_new_tokens, end=_end(context), tokens=answers.tokens,
         preprocess=context.material.data.preprocess,
     )  # fmt: skip
-    shared = [_shared(ours, theirs) for ours, theirs in zip(greedy, asked.greedy, strict=True)]
+    shared = [_shared(ours, theirs) for ours, theirs in zip(greedy, answers.greedy, strict=True)]
     return {**own, "greedy_agreement": np.array(shared)}
 
 
-def _evaluate_own(context: MetricContext, student: nn.Module, asked: _Asked) -> Scores:
+def _evaluate_own(context: MetricContext, student: nn.Module, answers: _Answers) -> Scores:
     """Let a model write at temperature 1, and let the teacher judge every token."""
-    texts = [_write(context, student, batch, asked) for batch in asked.batches]
+    texts = [_write(context, student, batch, answers) for batch in answers.batches]
     task, preprocess = LanguageModeling(), context.material.data.preprocess
     ours = task.evaluate(student, texts, preprocess=preprocess, teacher=context.teacher).outputs
     theirs = task.evaluate(context.teacher, texts, preprocess=preprocess).outputs
@@ -143,11 +143,11 @@ def _evaluate_own(context: MetricContext, student: nn.Module, asked: _Asked) -> 
     }
 
 
-def _write(context: MetricContext, model: nn.Module, batch: Batch, asked: _Asked) -> Batch:
+def _write(context: MetricContext, model: nn.Module, batch: Batch, answers: _Answers) -> Batch:
     """A batch of texts of a model. The draws are a function of the prompt's id alone."""
     prompts, ids = find_prompts(batch), torch.arange(batch.size) if batch.id is None else batch.id.cpu()
-    config = GenerationConfig(max_new_tokens=asked.max_new_tokens, temperature=1.0, eos_token_id=_end(context))
-    written = generate(model, prompts, config, ids=ids, seed=0, tokens=asked.tokens)
+    config = GenerationConfig(max_new_tokens=answers.max_new_tokens, temperature=1.0, eos_token_id=_end(context))
+    written = generate(model, prompts, config, ids=ids, seed=0, tokens=answers.tokens)
     rows = [
         RolloutText(prompt, text, row[: len(text)], ended, id, 0, 0)
         for prompt, text, row, ended, id in zip(

@@ -207,17 +207,17 @@ class _Graph:
         from onnx import numpy_helper
 
         self.constants[name] = values
-        kept = [one for one in self.graph.initializer if one.name != name]
+        remaining = [one for one in self.graph.initializer if one.name != name]
         del self.graph.initializer[:]
-        self.graph.initializer.extend([*kept, numpy_helper.from_array(np.ascontiguousarray(values), name)])
+        self.graph.initializer.extend([*remaining, numpy_helper.from_array(np.ascontiguousarray(values), name)])
         return name
 
     def remove_unused(self) -> None:
         """Remove the constants that no node reads."""
         read = {name for node in self.graph.node for name in node.input} | {one.name for one in self.graph.output}
-        kept = [one for one in self.graph.initializer if one.name in read]
+        remaining = [one for one in self.graph.initializer if one.name in read]
         del self.graph.initializer[:]
-        self.graph.initializer.extend(kept)
+        self.graph.initializer.extend(remaining)
 
 
 def read_attribute(node: Any, name: str, default: Any) -> Any:

@@ -119,10 +119,10 @@ class _KeptSlopes(torch.autograd.Function):
         ctx: Any, function: Callable[..., Tensor], find: FindSlopes, differentiate: bool, *tensors: Tensor
     ) -> Tensor | None:
         ctx.set_materialize_grads(False)
-        found = find(tuple(differentiate and one.requires_grad for one in tensors[:2]), *tensors)
-        if found is None:
+        result = find(tuple(differentiate and one.requires_grad for one in tensors[:2]), *tensors)
+        if result is None:
             return None
-        value, slopes = found
+        value, slopes = result
         ctx.function, ctx.count = function, len(tensors)
         ctx.save_for_backward(*tensors, *slopes)
         return value
@@ -133,15 +133,15 @@ class _KeptSlopes(torch.autograd.Function):
         nothing = (None,) * count
         if grad is None:
             return None, None, None, *nothing
-        needed, found = ctx.needs_input_grad[3:5], []
+        needed, gradients = ctx.needs_input_grad[3:5], []
         last = not keeps_graph(grad)
         for want, slope in zip(needed, saved[count:], strict=True):
             if want and (slope is None or torch.is_grad_enabled()):
                 # For second derivatives the slopes must be functions of the tensors.
-                found = _differentiate(ctx.function, saved[:count], needed, grad)
+                gradients = _differentiate(ctx.function, saved[:count], needed, grad)
                 break
-            found.append(_times(slope, grad, last) if want else None)
-        return None, None, None, *found, *nothing[len(found) :]
+            gradients.append(_times(slope, grad, last) if want else None)
+        return None, None, None, *gradients, *nothing[len(gradients) :]
 
 
 def _times(slope: Tensor, grad: Tensor, last: bool) -> Tensor:
@@ -155,8 +155,8 @@ def _differentiate(function: Callable[..., Tensor], tensors: Any, needed: Any, g
     with_graph = torch.is_grad_enabled()
     with torch.enable_grad():
         value = function(*tensors)
-        found = iter(torch.autograd.grad(value, wanted, grad, create_graph=with_graph, materialize_grads=True))
-    return [next(found) if want else None for want in needed]
+        gradients = iter(torch.autograd.grad(value, wanted, grad, create_graph=with_graph, materialize_grads=True))
+    return [next(gradients) if want else None for want in needed]
 
 
 def find_by_autograd(function: Callable[..., Tensor], needed: Needed, *tensors: Tensor) -> tuple[Tensor, Slopes]:
@@ -177,8 +177,8 @@ def find_by_autograd(function: Callable[..., Tensor], needed: Needed, *tensors: 
         total = value.sum()
         if not total.requires_grad:  # constant, such as the values of rows without a label
             return value, [torch.zeros_like(part) if want else None for part, want in zip(parts, needed, strict=False)]
-        found = iter(torch.autograd.grad(total, wanted, materialize_grads=True))
-    return value.detach(), [next(found) if want else None for want in needed]
+        gradients = iter(torch.autograd.grad(total, wanted, materialize_grads=True))
+    return value.detach(), [next(gradients) if want else None for want in needed]
 
 
 def _find_in_blocks(
@@ -191,9 +191,9 @@ def _find_in_blocks(
     slopes = [torch.empty_like(one) if want else None for one, want in zip(tensors, needed, strict=False)]
     for start in range(0, len(tensors[0]), size):
         part = slice(start, start + size)
-        value, found = _find_one_block(function, find, needed, *(one[part] for one in tensors))
+        value, part_slopes = _find_one_block(function, find, needed, *(one[part] for one in tensors))
         values.append(value)
-        for slope, own in zip(slopes, found, strict=True):
+        for slope, own in zip(slopes, part_slopes, strict=True):
             if slope is not None and own is not None:
                 slope[part] = own
     return torch.cat(values), slopes
@@ -202,5 +202,5 @@ def _find_in_blocks(
 def _find_one_block(
     function: Callable[..., Tensor], find: FindSlopes | None, needed: Needed, *tensors: Tensor
 ) -> tuple[Tensor, Slopes]:
-    found = None if find is None else find(needed, *tensors)
-    return find_by_autograd(function, needed, *tensors) if found is None else found
+    result = None if find is None else find(needed, *tensors)
+    return find_by_autograd(function, needed, *tensors) if result is None else result

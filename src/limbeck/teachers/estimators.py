@@ -191,16 +191,16 @@ def fit_probabilities(
 
     Source: Che et al., 2015, arXiv:1512.03542, for boosted trees that learn a network's soft predictions.
     """
-    kept = np.where(probabilities >= _LEAST, probabilities, 0.0).astype(np.float64)
-    kept[np.arange(len(kept)), probabilities.argmax(1)] = probabilities.max(1)
-    kept /= kept.sum(1, keepdims=True)
-    row, label = np.nonzero(kept)
+    shares = np.where(probabilities >= _LEAST, probabilities, 0.0).astype(np.float64)
+    shares[np.arange(len(shares)), probabilities.argmax(1)] = probabilities.max(1)
+    shares /= shares.sum(1, keepdims=True)
+    row, label = np.nonzero(shares)
     own = {name: value for name, value in estimator.get_params().items() if name in _ROW_COUNTS}
     copies = len(row) / max(len(rows), 1)
     counts = {name: round(value * copies) for name, value in own.items() if isinstance(value, int)}
     estimator.set_params(**counts)
     try:
-        estimator.fit(rows[row], label, sample_weight=kept[row, label])
+        estimator.fit(rows[row], label, sample_weight=shares[row, label])
     finally:
         estimator.set_params(**{name: own[name] for name in counts})
     return estimator

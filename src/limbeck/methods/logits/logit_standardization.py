@@ -101,16 +101,16 @@ def _find_slopes(temperature: float, needed: Needed, student: Tensor, teacher: T
             return None
         scores.append(apart.div_(deviation))
         deviations.append(deviation)
-    found = find_divergence(scores[0], scores[1], temperature, KULLBACK_LEIBLER, (needed[0], needed[1]))
+    result = find_divergence(scores[0], scores[1], temperature, KULLBACK_LEIBLER, (needed[0], needed[1]))
     slopes: list[Tensor | None] = []
-    for score, deviation, slope in zip(scores, deviations, (found.by_student, found.by_teacher), strict=True):
+    for score, deviation, slope in zip(scores, deviations, (result.by_student, result.by_teacher), strict=True):
         if slope is None:
             slopes.append(None)
             continue
         # The slope in the scores has the sum 0, so the mean of the logits adds nothing.
         along = (slope * score).mean(-1, keepdim=True)
         slopes.append(slope.addcmul_(score, along, value=-1).mul_(temperature / deviation))
-    return found.value, slopes
+    return result.value, slopes
 
 
 CARD = MethodCard(

@@ -115,7 +115,7 @@ def make_student_recipe(
             argument="method",
         )
     check_task(name, task)
-    given = dict(settings if settings is not None else (defaults or {}) if name == "hinton" else {})
-    given |= {"task": task} if "task" in call.parameters else {}
-    given |= {"epochs": epochs} if "epochs" in call.parameters and "epochs" not in given else {}
-    return call(teacher=teacher, **given)
+    arguments = dict(settings if settings is not None else (defaults or {}) if name == "hinton" else {})
+    arguments |= {"task": task} if "task" in call.parameters else {}
+    arguments |= {"epochs": epochs} if "epochs" in call.parameters and "epochs" not in arguments else {}
+    return call(teacher=teacher, **arguments)
