@@ -93,10 +93,18 @@ def test_a_limit_is_measured_once_and_is_a_size_in_the_job(tmp_path, monkeypatch
     assert written["bytes"] == "12kB"
     assert 0 < written["size"] < 1
     assert 4 * result["arms"]["distilled"]["parameters"] <= 12_000
+    monkeypatch.setattr("limbeck.models.shrinking.size_in_bytes", lambda model: pytest.fail("measured again"))
     # The job of the folder, and the one that was asked for: a comparison of sizes continues with the same command.
     for same in (make_job({**read_job("run/job.yaml"), "out": "run"}), job):
         again = lb.run_job(same, resume=True)
         assert again["arms"]["distilled"]["parameters"] == result["arms"]["distilled"]["parameters"]
+    monkeypatch.undo()
+    monkeypatch.chdir(tmp_path)
+    # A folder that began with the teacher of another run.
+    (text := tmp_path / "run" / "job.yaml").write_text(job_text(job))
+    (tmp_path / "run" / "result.json").unlink()
+    lb.run_job(job, resume=True)
+    assert read_job(text)["student"]["size"] == written["size"]
     with pytest.raises(LimbeckError, match="student"):
         lb.run_job(asked(teacher=teacher, student={"from": "teacher", "bytes": "9kB"}, out="run", arms=["distilled"]),
                    resume=True)  # fmt: skip

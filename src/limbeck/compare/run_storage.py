@@ -16,10 +16,11 @@ from limbeck.compare.arms import Outcome, metadata_of
 from limbeck.compare.comparison_data import ComparisonData
 from limbeck.compare.costs import Combined, ShippedCost
 from limbeck.compare.estimator_student import save_student
-from limbeck.compare.student_start import make_student
+from limbeck.compare.student_start import find_stored_size, make_student
 from limbeck.compare.trackers import is_rank_zero
 from limbeck.errors import LimbeckError
 from limbeck.job import (
+    SHRINK,
     Job,
     Recommendation,
     RunLayout,
@@ -67,7 +68,7 @@ def check_folder(job: Job, *, resume: bool, changed: bool = False) -> Path | Non
 def initialize_folder(job: Job, out: Path, leave_student: Callable[[], None], *, changed: bool = False) -> None:
     """Write a student and then the resolved job, so that a folder with a job always has a valid student.
 
-    An existing job file is not replaced, unless `changed`.
+    An existing job file is not replaced, unless `changed` or to add the size that a limit was found to be.
 
     Raises:
         LimbeckError: If the folder cannot be written to.
@@ -79,7 +80,9 @@ def initialize_folder(job: Job, out: Path, leave_student: Callable[[], None], *,
         if new:
             _clear(out)
         leave_student()
-        if changed or not RunLayout(out).job.exists():
+        # A folder that began with the teacher of another run has no size yet.
+        found = job.student.model == SHRINK and job.student.arguments.get("size") != find_stored_size(job)
+        if changed or found or not RunLayout(out).job.exists():
             # So that the job can be resumed from any working directory.
             copy_search(job, out)
             for name, text in run_job_texts(job, out).items():
@@ -244,10 +247,10 @@ def _check_same_job(job: Job, out: Path) -> None:
     current = with_absolute_paths(job).model_dump(mode="json")
     stored["data"], current["data"] = without_workers(stored.get("data")), without_workers(current["data"])
     stored["data"] = _without_added_order(stored["data"], current["data"])
-    student = current["student"]
-    if student.get("size") is None and not {"latency", "bytes"}.isdisjoint(student):
+    student, size = current["student"], stored["student"].get("size")
+    if size is not None and student.get("size") is None and not {"latency", "bytes"}.isdisjoint(student):
         # The size that a limit was found to be is written into the job.
-        student["size"] = stored["student"].get("size")
+        student["size"] = size
     for key, value in current.items():
         if key not in _MAY_DIFFER and stored.get(key) != value:
             raise LimbeckError(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -21,7 +22,7 @@ from limbeck.compare.comparison_data import (
 from limbeck.compare.estimator import check_student_methods, open_estimator_student
 from limbeck.errors import LimbeckError
 from limbeck.events import Callback, Message
-from limbeck.job import SHRINK, Job, ModelSettings, StudentSettings, add_flag_hint
+from limbeck.job import SHRINK, Job, ModelSettings, RunLayout, StudentSettings, add_flag_hint, make_job, read_run_job
 from limbeck.model_call import call, logits_of
 from limbeck.models import (
     NoModuleError,
@@ -128,6 +129,8 @@ def resolve_limit(job: Job, teacher: Teacher, material: ComparisonData, tell: Ca
     limits = [key for key in ("latency", "bytes") if arguments.get(key) is not None]
     if job.student.model != SHRINK or not limits or arguments.get("size") is not None:
         return job
+    if (known := find_stored_size(job)) is not None:
+        return job.model_copy(update={"student": StudentSettings(**{**job.student.model_dump(), "size": known})})
     student = init_student(job.student, teacher, first_inputs(material), seed=0)
     report = get_shrink_report(student)
     if report is None:
@@ -135,6 +138,16 @@ def resolve_limit(job: Job, teacher: Teacher, material: ComparisonData, tell: Ca
     tell(Message(f"Student: {limits[0]} of at most {arguments[limits[0]]} is reached by {report.sentence}"))
     size = StudentSettings(**{**job.student.model_dump(), "size": report.share})
     return job.model_copy(update={"student": size})
+
+
+def find_stored_size(job: Job) -> float | None:
+    """The size that the limit of this student was found to be when the job's folder was begun; None if it was not."""
+    if job.out is None or not RunLayout(Path(job.out)).job.is_file():
+        return None
+    stored: dict[str, Any] = make_job(read_run_job(Path(job.out))).student.model_dump()
+    size, own = stored.pop("size", None), {**job.student.model_dump()}
+    own.pop("size", None)
+    return size if stored == own else None
 
 
 def describe_start(
