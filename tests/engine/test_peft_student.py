@@ -82,7 +82,6 @@ def test_the_folder_opens_at_any_moment_and_the_run_resumes_to_the_same_bits(tmp
         assert not torch.allclose(opened(**inputs).logits, bert(0).eval()(**inputs).logits, atol=1e-3)
 
 
-@pytest.mark.filterwarnings("ignore::limbeck.errors.LimbeckWarning")  # a list has no position to continue from
 def test_a_learned_prompt_is_refused_before_the_first_step(tmp_path):
     config = transformers.GPT2Config(
         vocab_size=30, n_embd=8, n_layer=1, n_head=2, n_positions=16, bos_token_id=0, eos_token_id=0
