@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from export_runs import front
+from limbeck.cli.results import _show_int8
 from limbeck.export import export_run, formats, int8_report
 from limbeck.export.int8 import QuantizationChoice, QuantizationTrial
 from limbeck.export.int8_report import LatencyPair, QuantizationReport, benchmark_pair
@@ -92,6 +93,19 @@ def test_from_where_on_it_is_said(full, after, ratio, said):
     found = list(eight.notes(size=1000, before=0.9, after=after, examples=500))
     assert len(found) == len(said)
     assert all(part in note and note.count(". ") == 0 for part, note in zip(said, found, strict=True))
+
+
+@pytest.mark.parametrize("pair", [LatencyPair(0.0, 0.0), LatencyPair(0.0, 10.0), LatencyPair(10.0, 0.0)])
+def test_a_time_of_zero_on_a_coarse_clock_has_no_ratio(pair, capsys):
+    report = QuantizationReport(4000, CHOICE, {1: pair, 64: LatencyPair(2.0, 1.0)})
+    assert pair.ratio is None
+    assert report.to_dict()["milliseconds"]["batch_1"]["ratio"] is None
+    assert list(report.notes(size=1000, before=0.9, after=0.9, examples=500)) == []
+    card = list(report.lines())[-1]
+    assert f"{pair.int8:.3g} ms for one example ({pair.float32:.3g} ms in float32)" in card
+    assert "(0.50 times the 2 ms of float32)" in card
+    _show_int8(report)
+    assert "0.50 times the 2 ms of float32" in capsys.readouterr().out
 
 
 def test_both_files_are_timed_in_turn():

@@ -117,7 +117,7 @@ def _show_int8(report: QuantizationReport) -> None:
     else:
         print(f"  calibrated {best}: {accuracy}{kl}the best of {number} on {examples:,} development examples")
     for size, latency in report.latency.items():
-        print(f"  batch {size:<4} {latency.int8:.3g} ms, {latency.ratio:.2f} times float32 ({latency.float32:.3g} ms)")
+        print(f"  batch {size:<4} {latency.int8:.3g} ms, {latency.describe_difference()}")
 
 
 def _size(count: int) -> str:

@@ -36,13 +36,22 @@ class LatencyPair(NamedTuple):
     int8: float
 
     @property
-    def ratio(self) -> float:
-        """The time of the 8-bit file divided by that of the float32 file: below 1, 8 bits are faster."""
-        return self.int8 / self.float32
+    def ratio(self) -> float | None:
+        """The time of the 8-bit file divided by that of the float32 file: below 1, 8 bits are faster.
 
-    def to_dict(self) -> dict[str, float]:
+        None if a time is 0, because passes are shorter than the tick of the clock.
+        """
+        return self.int8 / self.float32 if self.int8 > 0 and self.float32 > 0 else None
+
+    def to_dict(self) -> dict[str, float | None]:
         """Return plain values, for JSON."""
-        return {"float32": round(self.float32, 6), "int8": round(self.int8, 6), "ratio": round(self.ratio, 4)}
+        ratio = None if self.ratio is None else round(self.ratio, 4)
+        return {"float32": round(self.float32, 6), "int8": round(self.int8, 6), "ratio": ratio}
+
+    def describe_difference(self) -> str:
+        """Return the time of the float32 file in words, with the ratio if there is one."""
+        full = _ms(self.float32)
+        return f"{full} in float32" if self.ratio is None else f"{self.ratio:.2f} times the {full} of float32"
 
 
 def benchmark_pair(
@@ -118,7 +127,7 @@ class QuantizationReport(NamedTuple):
             )
         if len(choice.tried) > 1:
             yield f"Tried: {'; '.join(_describe_trial(trial, choice.distance_title) for trial in choice.tried)}."
-        times = (f"{_ms(one.int8)} for {_batch(size)} ({one.ratio:.2f} times the {_ms(one.float32)} of float32)"
+        times = (f"{_ms(one.int8)} for {_batch(size)} ({one.describe_difference()})"
                  for size, one in self.latency.items())  # fmt: skip
         yield f"Median time on one CPU thread of the machine that exported it: {', '.join(times)}."
 
@@ -147,7 +156,7 @@ class QuantizationReport(NamedTuple):
             )
         slow = [
             f"{one.ratio:.2f} times as long for {_batch(number)} ({_ms(one.int8)}, {_ms(one.float32)} in float32)"
-            for number, one in self.latency.items() if one.ratio > _SLOWER
+            for number, one in self.latency.items() if one.ratio is not None and one.ratio > _SLOWER
         ]  # fmt: skip
         if slow:
             yield f"On this machine 8 bits are slower: {' and '.join(slow)}."
