@@ -12,7 +12,7 @@ from limbeck.functional import cross_entropy, kl_divergence
 from limbeck.losses import LossContext
 from limbeck.methods import make
 from limbeck.methods.online.weighted_mutual import is_held_out
-from limbeck.methods.teachers.knowledge_selection import KnowledgeSelector
+from limbeck.methods.teachers.knowledge_selector import KnowledgeSelector
 
 DRAW = torch.Generator().manual_seed(0)
 STUDENT = Outputs(logits=torch.randn(20, 3, generator=DRAW), one=torch.randn(20, 4, generator=DRAW),
