@@ -223,6 +223,13 @@ def test_what_cannot_be_measured_is_refused_before_anything_is_written(changes, 
     assert not (tmp_path / "run-texts").exists()
 
 
+def test_windows_that_a_model_cannot_read_are_refused_before_the_teacher_writes(tmp_path):
+    data = {"name": str(place() / "prompts.jsonl"), "max_length": 33}
+    with pytest.raises(LimbeckError, match="max_length=32"):
+        run(job_of(data=data, out=str(tmp_path / "run")))
+    assert not (tmp_path / "run-texts").exists()
+
+
 def test_prompts_with_and_without_answers_are_told_apart(tmp_path):
     def write(name, *rows):
         (tmp_path / name).write_text("\n".join(map(json.dumps, rows)))

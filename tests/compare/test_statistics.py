@@ -9,6 +9,7 @@ from scipy import stats
 from limbeck.compare import paired_difference
 from limbeck.compare.result import std_over_seeds
 from limbeck.errors import LimbeckError
+from limbeck.metrics import compare_scores, interval_parts
 
 
 @pytest.mark.parametrize("pairs", [2, 3, 5, 10, 40])
@@ -117,3 +118,13 @@ def test_no_interval_of_fractions_goes_beyond_what_they_can_differ_by():
     found = paired_difference(ours, theirs, largest=1.0)
     assert wide.low < -1 < 1 < wide.high
     assert (found.low, found.high, found.mean, found.p) == (-1.0, 1.0, wide.mean, wide.p)
+
+
+@pytest.mark.parametrize("same", [True, False])
+def test_the_parts_of_the_width_add_up_and_equal_seeds_have_none(same):
+    draw = np.random.default_rng(0)
+    ours, theirs = (draw.random((1 if same else 3, 25)).repeat(3 if same else 1, 0) < share for share in (0.8, 0.7))
+    seeds, examples = interval_parts(ours, theirs)
+    found = compare_scores(ours, theirs)
+    assert np.hypot(seeds, examples) == pytest.approx((found.high - found.low) / 2, rel=1e-12)
+    assert (seeds == 0) is same

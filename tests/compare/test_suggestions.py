@@ -161,6 +161,16 @@ def test_a_wide_interval_is_of_seeds_or_of_examples(tmp_path, by, word):
     assert (found["type"] is not None and found["type"].endswith("--set seeds=6")) is (by == "seeds")
 
 
+def test_more_seeds_are_no_advice_where_all_seeds_are_equal(tmp_path):
+    """Trees that draw no random numbers: few examples that differ, so that rounding is most of the width."""
+    run = judged(tmp_path, interval=[-0.03, 0.03], seeds=2)
+    same = [one._replace(scores=np.arange(40) < (30 + (one.arm == "distilled"))) for one in run.outcomes]
+    found = named(run._replace(outcomes=same), "interval is wide")
+    assert "test data are few" in found["why"]
+    assert found["type"] is None
+    assert "2 seeds make 0" in found["evidence"]
+
+
 def test_one_seed_is_reported_to_be_more(tmp_path):
     assert suggest(judged(tmp_path, interval=None, seeds=1))[0]["type"].endswith("--set seeds=5")
 

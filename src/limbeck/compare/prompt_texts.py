@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from limbeck.compare.arm_recipes import TEXTS
-from limbeck.compare.language import compares_texts, open_own_tokenizer
+from limbeck.compare.language import compares_texts, open_own_tokenizer, read_limit
 from limbeck.compare.trackers import is_rank_zero
 from limbeck.data import find_prompt_files
 from limbeck.engine import open_fabric
@@ -66,6 +66,7 @@ def answer_prompts(job: Job, callback: Callback, *, folder: Path | None = None, 
     if files is None:
         return job
     _check(job)
+    _check_length(job, options.get("max_length"))
     place = _find_folder(job) if folder is None else folder
     if is_rank_zero(job):
         writer = _open_writer(job.teacher, _count_new_tokens(job, options))
@@ -105,6 +106,16 @@ def _check(job: Job) -> None:
             "The prompts of the data have no answers, so students are judged by their divergence from the teacher, "
             "token by token, and uld and alm are for teachers with other tokens. Let the teacher write the texts "
             "first: limbeck generate."
+        )
+
+
+def _check_length(job: Job, length: int | None) -> None:
+    """Refuse windows that a model cannot read before the teacher writes, which may take long or cost money."""
+    most = read_limit(job)
+    if length is not None and most is not None and length > most:
+        raise LimbeckError(
+            f"The teacher or the student reads at most {most:,} tokens at a time, and data.max_length is {length:,}: "
+            f"type --set data.max_length={most}."
         )
 
 

@@ -234,7 +234,12 @@ def _wide(run: JudgedRun) -> Iterator[Suggestion]:
         f"Of ± {width}, the {len(ours)} seeds make {of_seeds.removesuffix(' points')} and the {ours.shape[1]:,} test "
         f"{score.examples} {of_examples.removesuffix(' points')} (they add as squares)."
     )
-    if seeds >= examples:
+    if seeds == 0:
+        yield Suggestion(
+            "The interval is wide because the test data are few: get more. All seeds have the same difference on each "
+            "of them, so more seeds would change nothing.", evidence, None,
+        )  # fmt: skip
+    elif seeds >= examples:
         more = min(max(2 * run.job.seeds, 5), 40)
         typed = _more_seeds(run, more) if more > run.job.seeds else None
         yield Suggestion("The interval is wide, mostly because of the seeds: run more of them.", evidence, typed)

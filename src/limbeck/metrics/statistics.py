@@ -195,7 +195,9 @@ def interval_parts(
 ) -> tuple[float, float]:
     r"""Compute the parts of the half width of `compare_scores` that are from seeds and from test examples.
 
-    Their squares add up: the half width is :math:`\sqrt{h_{seeds}^2 + h_{examples}^2}`.
+    Their squares add up: the half width is :math:`\sqrt{h_{seeds}^2 + h_{examples}^2}`. If the difference of each
+    example is the same in all seeds, as with training that draws no random numbers, the part of the seeds is 0. What is
+    left of it in the width is the rounding of scores on few examples, and counts as a part of the examples.
 
     Args:
         ours: As for `compare_scores`, with at least two seeds and two examples.
@@ -220,6 +222,8 @@ def interval_parts(
     step = float(np.abs(d).max() or np.ptp([first, second]))
     seeds, examples = _parts(d, float(d.mean()), step)
     error = (1 - confidence) / comparisons
+    if (d == d[0]).all():
+        return 0.0, _half_width(error, (seeds, examples))
     return _half_width(error, (seeds,)), _half_width(error, (examples,))
 
 
