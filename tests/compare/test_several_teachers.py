@@ -13,12 +13,15 @@ from sklearn.ensemble import HistGradientBoostingClassifier, RandomForestClassif
 import limbeck as lb
 from limbeck.cache import is_cache
 from limbeck.compare import run_job
+from limbeck.compare.comparison_data import check_classes
 from limbeck.consent import allow_all, allow_only
 from limbeck.errors import DataError, LimbeckError
 from limbeck.export import export_run
 from limbeck.job import SEVERAL, job_text, make_job, read_job
+from limbeck.job.routes import find_route_column, read_routes
 from limbeck.metrics import load_tensors
 from limbeck.report import write_report
+from limbeck.tasks import Classification
 from limbeck.teachers import EstimatorFile
 from small_jobs import job_file, small_job, taught_network
 
@@ -191,6 +194,21 @@ def test_a_job_with_routes_has_a_row_for_each_teacher_and_one_cache(place):
     teachers["forest"]["route"] = {"labels": classes[1:-1]}
     with pytest.raises(LimbeckError, match=rf"labels={classes[-1]}.*default"):
         run_job(teachers_job(place, teachers, seeds=1))
+
+
+def test_a_route_has_the_name_of_the_column_of_a_table():
+    routes = read_routes({"a": {"half": "low"}, "b": "default"}, {"a": 1.0, "b": 1.0}, "teachers")
+    assert find_route_column(routes, {"name": "letters.csv", "groups": "half"}) == "groups"
+    for data in ("letters.csv", {"name": "letters.npz", "groups": "half"}, {"name": "letters.csv", "groups": "x"}):
+        assert find_route_column(routes, data) == "half"
+
+
+def test_an_expert_on_some_classes_gets_the_option_that_names_all():
+    logits, task = torch.zeros(1, 2), Classification(4)
+    with pytest.raises(LimbeckError, match="class_names="):
+        check_classes(logits, "The teacher", task, is_teacher=True)
+    with pytest.raises(LimbeckError, match=r"have 4\.$"):
+        check_classes(logits, "The student", task)
 
 
 def test_a_method_of_several_teachers_gets_them_by_name_with_a_cache_each(place):

@@ -298,6 +298,10 @@ def test_a_column_of_a_table_says_so_and_stays_a_feature(elsewhere, apart):
     ages = train.extra["raw"][:, 0].int().tolist()
     assert train.extra["groups"] == [("north", "south", "(missing)")[age % 3] for age in ages]
     assert data.train.fingerprint != plain.train.fingerprint
+    # It is also a feature, which the summary says.
+    assert any("'data.ignore=[region]'" in note for note in data.summary.notes)
+    without = load_data("own.csv", target="kind", groups="region", ignore=["region"])
+    assert not any("feature too" in note for note in without.summary.notes)
 
 
 def test_a_column_of_groups_may_be_in_the_test_table_alone(elsewhere):

@@ -31,7 +31,7 @@ from limbeck.models import (
     seeded,
 )
 from limbeck.models.hf_heads import LANGUAGE_MODELING
-from limbeck.tasks import LanguageModeling, Regression, Segmentation, Task, get_task, task_from_dict
+from limbeck.tasks import Classification, LanguageModeling, Regression, Segmentation, Task, get_task, task_from_dict
 from limbeck.teachers.estimators import ESTIMATORS, make_estimator, seed_estimator
 
 
@@ -294,7 +294,7 @@ def call_checked(ask: Callable[[], Tensor], who: str, shape: str) -> Tensor:
         raise LimbeckError(f"{who} fails on inputs of shape {shape}: {reason}") from error
 
 
-def check_classes(logits: Tensor, who: str, task: Task) -> None:
+def check_classes(logits: Tensor, who: str, task: Task, *, is_teacher: bool = False) -> None:
     """Check that a model has as many outputs as the task needs, in the right dimension.
 
     Raises:
@@ -308,6 +308,8 @@ def check_classes(logits: Tensor, who: str, task: Task) -> None:
     if is_language(task) and logits.ndim == 3 and logits.shape[-1] > task.outputs:
         return  # models pad their vocabulary
     if logits.shape[task.classes_dim] != task.outputs:
+        fewer = is_teacher and isinstance(task, Classification) and logits.shape[task.classes_dim] < task.outputs
+        way = " To train it on some of the classes, name all of them: --set 'data.class_names=[...]'." if fewer else ""
         raise LimbeckError(
-            f"{who} has {logits.shape[task.classes_dim]} {task.output_title}, but the data have {task.outputs}."
+            f"{who} has {logits.shape[task.classes_dim]} {task.output_title}, but the data have {task.outputs}.{way}"
         )

@@ -22,6 +22,7 @@ from limbeck.data import (
 from limbeck.doctor.other_tokenizer import describe_alignment, measure_alignment
 from limbeck.errors import LimbeckError
 from limbeck.job import Job, ModelSettings, RunLayout, TeacherSettings
+from limbeck.job.routes import find_route_column
 from limbeck.methods import method
 from limbeck.models import TokenizersDifferError, UserFile, align_vocabularies, count_outputs, find_tokenizer
 from limbeck.models.hf_folder import find_hf_config
@@ -253,7 +254,7 @@ def average_teachers(job: Job, teachers: Sequence[Teacher]) -> Teacher:
         if routes is None:
             return Ensemble(*members, mean=job.teacher.mean, weights=job.teacher.weights, member_names=names)
         named = dict(zip(names, members, strict=True))
-        return RoutedTeacher(named, routes.column, values=routes.values, default=routes.default)
+        return RoutedTeacher(named, find_route_column(routes, job.data), values=routes.values, default=routes.default)
 
     if any(isinstance(teacher, CrossTokenizerTeacher) for teacher in teachers):
         raise LimbeckError(

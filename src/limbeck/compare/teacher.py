@@ -206,7 +206,7 @@ def _check_opened(
                 "has the lines. For other inputs, let a function return limbeck.SklearnTeacher(it, preprocess=...)."
             ) from error
         raise other_inputs_error(part, material, error) from error
-    check_classes(logits, who, material.task)
+    check_classes(logits, who, material.task, is_teacher=True)
     if isinstance(teacher, ModelTeacher) and teacher.preprocess is not None:
         _check_own(job, model, teacher.preprocess, material)
     for split, examples in judged_parts(material).items():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 import numpy as np
@@ -138,6 +139,11 @@ def load_table_splits(name: str, options: DataOptions) -> DataSplits:
     others = {part: file for part, file in (("development", options.val), ("test", options.test)) if file is not None}
     fraction = HELD_OUT if options.test is None else None
     parts, encoding, report = _read_parts(name, form, groups=groups, others=others, fraction=fraction)
+    if groups is not None and any(column.name == groups for column in encoding.columns):
+        ignored = quote(f"data.ignore=[{','.join((*form.ignore, groups))}]")
+        report.notes.append(
+            f"The column {groups!r} of the groups is a feature too. If it should not be: --set {ignored}."
+        )
     sources = {"train": Path(name).name, **{part: Path(file).name for part, file in others.items()}}
     if options.test is None:
         sources["test"] = held_out_source(sources["train"], by_class=encoding.targets is None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from limbeck.errors import LimbeckError
@@ -23,6 +24,13 @@ class Routes(NamedTuple):
     column: str
     values: dict[str, Any]
     default: str | None
+
+
+def find_route_column(routes: Routes, data: str | Mapping[str, Any]) -> str:
+    """The column of a batch that routes read: ``groups`` for the column of a table that is named by `data.groups`."""
+    options = {"name": data} if isinstance(data, str) else data
+    is_table = Path(str(options.get("name"))).suffix.lower() in (".csv", ".tsv", ".parquet")
+    return "groups" if is_table and options.get("groups") == routes.column else routes.column
 
 
 def read_routes(routes: Mapping[str, Any], weights: Mapping[str, float], place: str) -> Routes | None:
