@@ -13,7 +13,7 @@ from limbeck.cli.terminal import ProgressCallback, print_message
 from limbeck.consent import TRUST
 from limbeck.errors import LimbeckError, ServerError, printable
 from limbeck.job import RunLayout
-from limbeck.job.settings import is_url
+from limbeck.job.several_teachers import is_url
 from limbeck.optional_imports import install_command, is_installed
 
 if TYPE_CHECKING:

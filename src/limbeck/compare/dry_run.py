@@ -110,8 +110,10 @@ def rehearse_teacher(job: Job, material: ComparisonData, teacher: Teacher, model
     if first is None:
         return teacher
     teacher, models = copy.deepcopy((teacher, dict(models)))
-    budget = job.teacher.train or job.budget
-    place = "budget" if job.teacher.train is None else "teacher.train"
+    budget = job.teacher_budgets[first]
+    own = first in job.teacher.ensemble and job.teacher.ensemble[first].train is not None
+    shared = "budget" if job.teacher.train is None else "teacher.train"
+    place = f"{job.teacher.place}.{first}.train" if own else shared
     with seeded(0), _explain_errors("The teacher cannot take its first steps", place):
         _run_first_steps({first: models[first]}, teachers_recipe((first,), material.task), job, budget, material)
         ask(teacher, material.data.test.select(torch.arange(min(_FEW, len(material.data.test)))), material)

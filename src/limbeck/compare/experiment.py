@@ -283,7 +283,7 @@ def _judge_teacher(
         if not task.check(material.development, "development"):
             return math.nan
         return task.measure(logits, task.stored_targets(material.development))[task.primary.name]
-    value, sentence = judge_teacher(logits, material, loaded=job.teacher.has_weights)
+    value, sentence = judge_teacher(logits, material, loaded=job.teacher.has_weights, places=job.teacher.train_places)
     callback(Message(sentence))
     return value
 

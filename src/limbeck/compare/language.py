@@ -365,7 +365,7 @@ def describe_tokens(job: Job, train: Dataset) -> str | None:
         for every in (True, False)
     )
     stored = job.cache is not None and bool(taught)
-    training = 0 if job.teacher.has_weights else (job.teacher.train or job.budget).epochs * tokens
+    training = tokens * sum(budget.epochs for budget in job.teacher_budgets.values())
     own = f", and its training reads {training:,}" if training else ""
     written = job.seeds * sum(_count_written(job, arm, len(train)) for arm in arms)
     asked = f"one pass, which is stored{f', and up to {written:,}' * bool(written)}" if stored else (

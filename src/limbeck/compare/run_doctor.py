@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -29,7 +29,7 @@ from limbeck.compare.result import MetricContext
 from limbeck.compare.run_storage import check_folder
 from limbeck.compare.served_teacher import describe_served, listed_outside
 from limbeck.compare.student_start import check_student, make_student
-from limbeck.compare.teacher import open_teacher, teachers_recipe, without_weights
+from limbeck.compare.teacher import equally_trained, open_teacher, teachers_recipe, without_weights
 from limbeck.compare.teacher_cache import folder_of, make_cache_loader, open_cached_teacher, views_of
 from limbeck.compare.trackers import check_tracker
 from limbeck.data import Dataset, subsample
@@ -88,7 +88,9 @@ def open_check_context(
     """
     trained = tuple(name for name, one in without_weights(job, networks).items() if not is_estimator({name: one}))
     ready = not trained
-    arms = [] if ready else [_teachers_arm(job, material, less, trained)]
+    groups = [names for _, names in equally_trained(job, trained)]
+    titles = ["teacher"] if len(groups) == 1 else [f"teacher {', '.join(names)}" for names in groups]
+    arms = [_teachers_arm(job, material, less, names, title=title) for names, title in zip(groups, titles, strict=True)]
     arms += _arms(job, material, less, teacher)
     stored = None
     if job.cache is not None and (job.cache.folder is not None or job.out is not None):
@@ -120,9 +122,11 @@ def _students(job: Job, material: ComparisonData, teacher: Teacher) -> dict[str,
     return {"student": make_student(job, material, seed=0, teacher=teacher)}
 
 
-def _teachers_arm(job: Job, material: ComparisonData, less: ComparisonData, members: tuple[str, ...]) -> CheckedArm:
-    """The training of the teacher, for the estimate of its time."""
-    budget = job.teacher.train or job.budget
+def _teachers_arm(
+    job: Job, material: ComparisonData, less: ComparisonData, members: Sequence[str], *, title: str
+) -> CheckedArm:
+    """The training of models of the teacher that have one budget, for the estimate of its time."""
+    budget = job.teacher_budgets[members[0]]
     loader, whole = train_loader(less.train, budget, seed=0), train_loader(material.train, budget, seed=0)
 
     def untrained() -> dict[str, nn.Module]:
@@ -130,7 +134,7 @@ def _teachers_arm(job: Job, material: ComparisonData, less: ComparisonData, memb
         return {name: new_model(parts[name], material, seed=0, who="teacher") for name in members}
 
     return CheckedArm(
-        "teacher", untrained, teachers_recipe(members, material.task), loader,
+        title, untrained, teachers_recipe(members, material.task), loader,
         make_train_config(job, budget, material, seed=0), 1,
         len(whole) / len(loader), check_stages=False, first=True,
     )  # fmt: skip

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -46,8 +46,7 @@ from limbeck.data import Dataset, Preprocess, ShuffledLoader
 from limbeck.engine import Run, StepReport, open_fabric
 from limbeck.errors import LimbeckError
 from limbeck.events import Callback, EnsemblePlanned, Message, StepsTaken
-from limbeck.job import SEVERAL, Job, RunLayout, TeacherSettings, add_flag_hint, train_loader
-from limbeck.job.settings import ENSEMBLE
+from limbeck.job import Budget, Job, RunLayout, TeacherSettings, add_flag_hint, train_loader
 from limbeck.methods import method
 from limbeck.model_call import call, logits_of
 from limbeck.models import NoModuleError
@@ -85,11 +84,10 @@ def open_teacher(job: Job, material: ComparisonData) -> tuple[Teacher, dict[str,
             f"teacher.members={settings.members} of {settings.model} would be the same network {settings.members} "
             "times; members are for a teacher that is trained here."
         )
-    place = "teachers" if settings.model == SEVERAL else f"teacher.{ENSEMBLE}"
     opened = {
         name: _open_part(job, part, material, seed=1000 + number)
         if part.url is None
-        else _open_served(job, part, material, key=f"{place}.{name}")
+        else _open_served(job, part, material, key=f"{settings.place}.{name}")
         for number, (name, part) in enumerate(settings.parts.items())
     }
     models = {name: model for name, (_, model) in opened.items()}
@@ -246,18 +244,52 @@ def without_weights(job: Job, models: Mapping[str, nn.Module]) -> dict[str, nn.M
 def _train_networks(
     models: Mapping[str, nn.Module], job: Job, material: ComparisonData, out: Path | None, callback: Callback
 ) -> None:
-    budget = job.teacher.train or job.budget
+    groups = equally_trained(job, models)
+    folder = RunLayout(out).teacher if out else None
+    for seed, (budget, names) in enumerate(groups):
+        own = "" if len(groups) == 1 else names[0]
+        _train_group(
+            {name: models[name] for name in names}, job, budget, material, own=own, seed=seed,
+            out=folder / own if folder else None, callback=callback,
+        )  # fmt: skip
+
+
+def equally_trained(job: Job, names: Iterable[str]) -> list[tuple[Budget, list[str]]]:
+    """Models of the teacher in groups with the same budget. Each group is trained in one run."""
+    groups: list[tuple[Budget, list[str]]] = []
+    for name in names:
+        budget = job.teacher_budgets[name]
+        same = next((group for other, group in groups if other == budget), None)
+        if same is None:
+            groups.append((budget, [name]))
+        else:
+            same.append(name)
+    return groups
+
+
+def _train_group(
+    models: Mapping[str, nn.Module],
+    job: Job,
+    budget: Budget,
+    material: ComparisonData,
+    *,
+    own: str,
+    seed: int,
+    out: Path | None,
+    callback: Callback,
+) -> None:
+    """Train models with one budget. `own` is the name of the group if there are several."""
     run = Run(
-        models, teachers_recipe(tuple(models), material.task), train_loader(material.train, budget, seed=0),
-        setting=make_train_config(job, budget, material, seed=0, workers=job.workers),
+        models, teachers_recipe(tuple(models), material.task), train_loader(material.train, budget, seed=seed),
+        setting=make_train_config(job, budget, material, seed=seed, workers=job.workers),
         fabric=open_fabric(precision=job.precision, devices=job.devices, strategy=job.strategy),
-        out=RunLayout(out).teacher if out else None, resume=True,
+        out=out, resume=True,
     )  # fmt: skip
     done = "Teacher already trained" if run.finished else "Training the teacher"
     callback(Message(f"{done}: {_count(job, models)}, {budget.epochs} epoch{'s' * (budget.epochs != 1)}."))
     if len(models) > 1:
         callback(EnsemblePlanned(len(models)))
-    for report in with_trackers(run, job, "teacher"):
+    for report in with_trackers(run, job, f"teacher-{own}" if own else "teacher"):
         callback(steps_taken("teacher", report))
 
 

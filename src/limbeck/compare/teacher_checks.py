@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 from torch import Tensor
 
@@ -18,15 +19,23 @@ from limbeck.tasks import Classification, LanguageModeling
 from limbeck.teachers.chance import compute_chance, most_frequent_share
 
 
-def judge_teacher(outputs: Tensor, material: ComparisonData, *, loaded: bool) -> tuple[float, str]:
+def judge_teacher(
+    outputs: Tensor, material: ComparisonData, *, loaded: bool, places: Sequence[str] = ("teacher.train",)
+) -> tuple[float, str]:
     """Check the teacher on development data; returns its primary metric, NaN without targets, and a sentence.
+
+    Args:
+        outputs: The teacher's outputs for development data.
+        material: The data.
+        loaded: Whether all its models came with weights.
+        places: The keys of the budgets of its training, for the message.
 
     Raises:
         LimbeckError: If the teacher is no better than a model that ignores its inputs.
     """
     task, examples = material.task, material.development
     if isinstance(task, Classification):
-        value = check_teacher(outputs, examples, classes=material.classes, loaded=loaded)
+        value = check_teacher(outputs, examples, classes=material.classes, loaded=loaded, places=places)
         return value, describe_accuracy(value, examples.labels)
     written = isinstance(task, LanguageModeling) and task.written_by_teacher
     if isinstance(task, LanguageModeling):  # the divergence of a teacher from itself says nothing
@@ -41,11 +50,7 @@ def judge_teacher(outputs: Tensor, material: ComparisonData, *, loaded: bool) ->
         chance, simplest = unigram_nll(material.train, examples, task.outputs), "counting the tokens, without context,"
         origin = "another tokenizer (data.tokenizer=FOLDER), or on texts of another kind"
     if chance is not None and score.rank(value) <= score.rank(chance):
-        why = (
-            f"Was it trained with {origin}?"
-            if loaded
-            else "Does it need more epochs or another learning rate (teacher.train.epochs, teacher.train.lr)?"
-        )
+        why = f"Was it trained with {origin}?" if loaded else _ask_for_training(places)
         raise LimbeckError(
             f"The teacher's {score.title} on {count} development {'texts' if is_language(task) else 'examples'} is "
             f"{score.format(value)}, and {simplest} gives {score.format(chance)}. {why} To continue anyway, type "
@@ -56,7 +61,14 @@ def judge_teacher(outputs: Tensor, material: ComparisonData, *, loaded: bool) ->
     return value, f"Teacher: {score.title} {score.format(value)} on development data."
 
 
-def check_teacher(teacher_logits: Tensor, examples: Dataset, *, classes: int, loaded: bool) -> float:
+def check_teacher(
+    teacher_logits: Tensor,
+    examples: Dataset,
+    *,
+    classes: int,
+    loaded: bool,
+    places: Sequence[str] = ("teacher.train",),
+) -> float:
     """Compute and check the teacher's accuracy on development data; NaN without labels.
 
     Raises:
@@ -74,16 +86,17 @@ def check_teacher(teacher_logits: Tensor, examples: Dataset, *, classes: int, lo
     if (
         teacher_accuracy <= chance.reach and teacher_accuracy < 1.0
     ):  # a perfect teacher must not fail for too few examples
-        why = (
-            "Was it trained with another input normalization or label order?"
-            if loaded
-            else "Does it need more epochs or another learning rate (teacher.train.epochs, teacher.train.lr)?"
-        )
+        why = "Was it trained with another input normalization or label order?" if loaded else _ask_for_training(places)
         raise LimbeckError(
             f"The teacher's accuracy on {count} development examples is {100 * teacher_accuracy:.1f} %, and "
             f"{chance.sentence}. {why} To continue anyway, type --set teacher.check=false."
         )
     return teacher_accuracy
+
+
+def _ask_for_training(places: Sequence[str]) -> str:
+    keys = ", ".join(f"{place}.{key}" for place in places for key in ("epochs", "lr"))
+    return f"Does it need more epochs or another learning rate ({keys})?"
 
 
 def describe_accuracy(accuracy: float, labels: Tensor | None) -> str:

@@ -218,7 +218,8 @@ def _of_method(name: str) -> Citation:
 
 def _transforms(done: FinishedRun) -> Iterator[str]:
     """The names of all transforms of the arms and the teacher."""
-    for budget in (done.job.budget, done.job.teacher.train):
+    members = (member.train for member in done.job.teacher.ensemble.values())
+    for budget in (done.job.budget, done.job.teacher.train, *members):
         if budget is not None:
             yield from _names(budget.augment)
             yield from _names(budget.mix)

@@ -26,7 +26,6 @@ from limbeck.job.run_layout import LIKE_FIRST_METHOD, ROUNDED, RunLayout, plain_
 from limbeck.job.schema import ARMS, Job
 from limbeck.job.search import ArmSearch, Search, collect_settings, copy_search, read_search
 from limbeck.job.settings import (
-    SEVERAL,
     SHALLOW,
     SHRINK,
     CacheSettings,
@@ -34,6 +33,7 @@ from limbeck.job.settings import (
     ModelSettings,
     TeacherSettings,
 )
+from limbeck.job.several_teachers import SEVERAL
 from limbeck.job.splits import train_and_development, train_loader
 from limbeck.job.student_settings import QuantizeSettings, StudentSettings, expand_students, read_shrink_flag
 from limbeck.job.validation import EXTRA_METRICS, add_flag_hint

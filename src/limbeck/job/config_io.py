@@ -22,7 +22,8 @@ from limbeck.job.paths import (
 )
 from limbeck.job.run_layout import RunLayout, method_arms
 from limbeck.job.schema import Job, job_keys
-from limbeck.job.settings import CacheSettings, TeacherSettings, join_teachers
+from limbeck.job.settings import CacheSettings, TeacherSettings
+from limbeck.job.several_teachers import SEVERAL, join_teachers
 from limbeck.job.student_settings import QuantizeSettings
 from limbeck.job.validation import MAX_BYTES, check_bounds
 from limbeck.methods import method
@@ -131,7 +132,7 @@ def make_job(values: Mapping[str, Any]) -> Job:
     try:
         return Job.model_validate(dict(values))
     except ValidationError as error:
-        raise _sentence(error) from error
+        raise _sentence(error, several=_has_several(values)) from error
     # A validator may fail on a value of a type that it does not expect.
     except (ValueError, TypeError, KeyError, AttributeError, IndexError, OverflowError, RecursionError) as error:
         raise LimbeckError(f"The job has an invalid value: {type(error).__name__}, {error}.") from error
@@ -269,10 +270,17 @@ def _dotted_keys(job: Mapping[str, Any]) -> dict[str, str]:
     return dotted
 
 
-def _sentence(error: Any) -> LimbeckError:
-    """The first pydantic error as one sentence, with the nearest known key."""
+def _has_several(values: Mapping[str, Any]) -> bool:
+    """Whether the key of the teachers in the job is ``teachers``."""
+    return isinstance(values.get("teacher"), Mapping) and values["teacher"].get("model") == SEVERAL
+
+
+def _sentence(error: Any, *, several: bool = False) -> LimbeckError:
+    """The first pydantic error as one sentence, with the nearest known key; `several` if the job has ``teachers``."""
     first = error.errors()[0]
     place = [str(part) for part in first["loc"] if not _KIND.match(str(part))]
+    if several and place[:2] == ["teacher", "ensemble"]:
+        place = ["teachers", *place[2:]]
     where = ".".join(place) or "the job"
     if first["type"] == "extra_forbidden":
         fields = _fields(place)

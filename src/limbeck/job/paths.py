@@ -15,7 +15,6 @@ from limbeck.job.run_layout import shared_path
 from limbeck.job.schema import Job
 from limbeck.job.settings import (
     ENSEMBLE,
-    SEVERAL,
     SHALLOW,
     SHRINK,
     CacheSettings,
@@ -23,6 +22,7 @@ from limbeck.job.settings import (
     MethodSettings,
     TeacherSettings,
 )
+from limbeck.job.several_teachers import SEVERAL
 from limbeck.models import UserFile, reference_names
 from limbeck.models.hub import LibraryModel
 from limbeck.teachers import EstimatorFile
@@ -46,6 +46,7 @@ def with_absolute_paths(job: Job) -> Job:
                             update={
                                 **_served_tokenizer(one),
                                 "model": _name(one.model) if one.url is None else one.model,
+                                "train": None if one.train is None else _budget(one.train),
                             }
                         )
                         for name, one in job.teacher.ensemble.items()

@@ -21,8 +21,8 @@ from limbeck.job.settings import (
     ModelSettings,
     TaskSettings,
     TeacherSettings,
-    join_teachers,
 )
+from limbeck.job.several_teachers import join_teachers
 from limbeck.job.student_settings import (
     QuantizeSettings,
     StudentSettings,
@@ -188,6 +188,12 @@ class Job(Strict):
         own = self.budgets.get(next(iter(self.method_arms)) if arm in LIKE_FIRST_METHOD else arm)
         return self.budget if own is None else own.apply_to(self.budget)
 
+    @property
+    def teacher_budgets(self) -> dict[str, Budget]:
+        """The budget of each model of the teacher that is trained, by name."""
+        parts = self.teacher.parts.items() if self.teacher.url is None else ()
+        return {name: part.train or self.budget for name, part in parts if not part.has_weights}
+
     @field_validator("cache", mode="before")
     @classmethod
     def _named_folder(cls, value: Any) -> Any:
@@ -234,18 +240,23 @@ class Job(Strict):
         check_student_settings(self.student, self.teacher)
         if not self.method.is_user_function:
             self._check_shuffled()
-        for place, budget in (("budget", self.budget), ("teacher.train", self.teacher.train)):
+        members = self.teacher.ensemble.items()
+        trains = {"teacher.train": self.teacher.train} | {
+            f"{self.teacher.place}.{name}.train": member.train for name, member in members
+        }
+        for place, budget in {"budget": self.budget, **trains}.items():
             try:
                 _ = budget.make_optimizer() if budget is not None else None
             except LimbeckError as error:
                 raise add_flag_hint(error, place, Budget.model_fields) from error
             if budget is not None:
                 check_views(budget, place)
-        if self.teacher.train is not None and self.teacher.train.mix is not None:
-            raise LimbeckError(
-                "teacher.train.mix: a teacher learns labels, and no single label is right for a mixture of two "
-                f"examples. {flag_hint('teacher.train', 'mix', 'null')}"
-            )
+        for place, budget in trains.items():
+            if budget is not None and budget.mix is not None:
+                raise LimbeckError(
+                    f"{place}.mix: a teacher learns labels, and no single label is right for a mixture of two "
+                    f"examples. {flag_hint(place, 'mix', 'null')}"
+                )
         return self
 
     def check_task(self, task: Task) -> None:

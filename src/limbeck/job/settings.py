@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,6 +14,7 @@ from limbeck.data.written_share import mean_share
 from limbeck.errors import ArgumentError, LimbeckError, UnknownNameError, nearest, unknown_name_error
 from limbeck.job.budget import Budget, Strict
 from limbeck.job.routes import Routes, read_routes
+from limbeck.job.several_teachers import SEVERAL, is_url, name_models
 from limbeck.job.validation import add_flag_hint, flag_hint
 from limbeck.methods import method
 from limbeck.methods.support import read_share
@@ -30,8 +31,6 @@ SHRINK = "shrink"
 """A student that is made smaller from the teacher (`limbeck.models.shrink`); a job writes ``from: teacher``."""
 ENSEMBLE = "ensemble"
 """The model name of a teacher that is one average of several models."""
-SEVERAL = "teachers"
-"""The model name of several teachers, which are averaged and have a cache each."""
 
 
 class ModelSettings(BaseModel):
@@ -88,11 +87,13 @@ class MemberSettings(ModelSettings):
         weight: Its weight in the average, relative to the others.
         route: The examples that it teaches alone: a column of the data and a value, or a list of values,
             ``{domain: [law, tax]}``; or ``default``, all others. If one teacher has a route, all have.
+        train: The budget for training it, if it has no weights yet; that of all teachers by default.
     """
 
     url: str | None = None
     weight: float = Field(default=1.0, gt=0, allow_inf_nan=False)
     route: dict[str, Any] | str | None = None
+    train: Budget | None = None
 
     @model_validator(mode="before")
     @classmethod
@@ -151,7 +152,7 @@ class TeacherSettings(ModelSettings):
     def _name_members(cls, values: Any) -> Any:
         if not isinstance(values, Mapping) or not values.get("ensemble"):
             return values
-        return {"model": ENSEMBLE, **values, "ensemble": _name_models(values["ensemble"])}
+        return {"model": ENSEMBLE, **values, "ensemble": name_models(values["ensemble"])}
 
     @model_validator(mode="after")
     def _check_ensemble(self) -> TeacherSettings:
@@ -165,34 +166,48 @@ class TeacherSettings(ModelSettings):
         if self.arguments:
             first = next(iter(self.arguments))
             if first in self.ensemble:
-                place = "teachers" if self.model == SEVERAL else "teacher.ensemble"
-                raise LimbeckError(f"teacher.{first}: type --set {place}.{first}.KEY=...")
+                raise LimbeckError(f"teacher.{first}: type --set {self.place}.{first}.KEY=...")
             raise LimbeckError(f"teacher.{first} belongs to one model: teacher.ensemble.NAME.{first}.")
         for name, member in self.ensemble.items():
             if not re.fullmatch(r"[\w-]+", name) or name == "student":
                 raise LimbeckError(f"A teacher cannot be called {name!r}; use letters, digits, '-' and '_'.")
             if member.starts_from_teacher:
                 raise LimbeckError(f"teacher.ensemble.{name}: {member.model} is a student made of its teacher.")
+            if member.train is not None and (member.url is not None or member.has_weights):
+                raise LimbeckError(f"{self.place}.{name}.train: {member.model} has weights; leave out its train.")
         _ = self.routes  # raises for routes that do not fit together
         return self
 
     @property
     def routes(self) -> Routes | None:
         """Which of its models teaches which examples; None if they are averaged."""
-        place = "teachers" if self.model == SEVERAL else "teacher.ensemble"
         routes = {name: member.route for name, member in self.ensemble.items()}
-        return read_routes(routes, {name: member.weight for name, member in self.ensemble.items()}, place)
+        return read_routes(routes, {name: member.weight for name, member in self.ensemble.items()}, self.place)
+
+    @property
+    def place(self) -> str:
+        """The key of its models in the job."""
+        return "teachers" if self.model == SEVERAL else f"teacher.{ENSEMBLE}"
+
+    @property
+    def train_places(self) -> tuple[str, ...]:
+        """The keys of the budgets of the models that are trained."""
+        if not self.ensemble:
+            return ("teacher.train",)
+        return tuple(f"{self.place}.{name}.train" for name, part in self.parts.items() if not part.has_weights)
 
     @property
     def parts(self) -> dict[str, TeacherSettings]:
         """Each of its models by name, as a separate teacher."""
         if not self.ensemble:
             return {f"member-{i}": self for i in range(self.members)}
-        own: dict[str, Any] = {"train": self.train, "check": self.check}
         return {
-            name: TeacherSettings(model=member.model, url=member.url, **own, **member.arguments)
+            name: TeacherSettings(
+                model=member.model, url=member.url, train=member.train or self.train, check=self.check,
+                **member.arguments,
+            )
             for name, member in self.ensemble.items()
-        }
+        }  # fmt: skip
 
     @property
     def served_model(self) -> str | None:
@@ -330,70 +345,3 @@ class CacheSettings(Strict):
         except (ArgumentError, UnknownNameError) as error:
             raise add_flag_hint(error, "cache" if error.argument == "encoding" else "cache.encoding") from error
         return value
-
-
-def join_teachers(values: Any) -> Any:
-    """The values of a job with its key ``teachers`` written as ``teacher``; they change existing teachers.
-
-    Raises:
-        LimbeckError: If there is another teacher too.
-    """
-    if not isinstance(values, Mapping) or values.get("teachers") is None:
-        return values
-    rest = {key: value for key, value in values.items() if key != "teachers"}
-    several, before = _name_models(values["teachers"]), rest.get("teacher")
-    misplaced = [name for name in several if isinstance(before, Mapping) and name in before]
-    if misplaced:
-        raise LimbeckError(
-            f"teacher.{misplaced[0]}: {misplaced[0]!r} is one of several teachers. Type --set "
-            f"teachers.{misplaced[0]}.KEY=..., not --set teacher.{misplaced[0]}.KEY=..."
-        )
-    if before is not None and not (isinstance(before, Mapping) and before.get("model") == SEVERAL):
-        raise LimbeckError("The job has teacher: and teachers:; give one of the two keys.")
-    before = dict(before or {"model": SEVERAL})
-    named = {name: dict(one) for name, one in (before.get("ensemble") or {}).items()}
-    for name, one in several.items():
-        named[name] = {**named.get(name, {}), **one}
-    return {**rest, "teacher": {**before, "ensemble": named}}
-
-
-def _name_models(models: Any) -> dict[str, Any]:
-    """Models by name; those of a list are named by their files or functions."""
-    if isinstance(models, Mapping):
-        return {str(name): _named_model(one) for name, one in models.items()}
-    if not isinstance(models, Sequence) or isinstance(models, str):
-        raise LimbeckError(f"Several teachers are a list of models, or a mapping of names to models; got {models!r}.")
-    named: dict[str, Any] = {}
-    for one in models:
-        settings = _named_model(one)
-        base = name = _short_name(str(settings.get("model") or "served"))
-        number = 1
-        while name in named:
-            number += 1
-            name = f"{base}-{number}"
-        named[name] = settings
-    return named
-
-
-def is_url(value: Any) -> bool:
-    """Whether the name of a model is the address of a server.
-
-    Example:
-        >>> is_url("http://localhost:8000/v1"), is_url("hf:gpt2")
-        (True, False)
-    """
-    return isinstance(value, str) and value.startswith(("http://", "https://"))
-
-
-def _named_model(settings: Any) -> dict[str, Any]:
-    if isinstance(settings, str):
-        return {"url": settings} if is_url(settings) else {"model": settings}
-    if not isinstance(settings, Mapping):
-        raise LimbeckError(f"A teacher is the name of a model, or a mapping with the key model; got {settings!r}.")
-    return dict(settings)
-
-
-def _short_name(model: str) -> str:
-    own = UserFile.parse(model)
-    name = own.function if own is not None else Path(model.rpartition(":")[2]).stem
-    return re.sub(r"[^\w-]+", "-", name) or "model"

@@ -154,7 +154,7 @@ def _judge(job: Job, teacher: Teacher, material: ComparisonData, callback: Callb
     if not job.teacher.check:
         return {"accuracy": None}
     outputs = ask(teacher, material.development, material)
-    value, sentence = judge_teacher(outputs, material, loaded=job.teacher.has_weights)
+    value, sentence = judge_teacher(outputs, material, loaded=job.teacher.has_weights, places=job.teacher.train_places)
     callback(Message(sentence))
     return {"accuracy": value}
 
