@@ -225,7 +225,8 @@ def _models(call: MethodCall) -> str:
     if family_of(call) == "language" or "language_modeling" in card.tasks[:1]:
         return "--teacher hf:gpt2-medium --student hf:gpt2 --data corpus.jsonl"
     if (call.has_teacher and "teachers or more" in call.card.needs) or "robust teacher" in call.card.needs:
-        several = " ".join(f"--set teachers.{name}=resnet20" for name in ("first", "second", "third"))
+        names = ("first", "second") if "robust teacher" in call.card.needs else ("first", "second", "third")
+        several = " ".join(f"--set teachers.{name}=resnet20" for name in names)
         return f"{several} --student resnet8 --data cifar10"
     if "transformer" in card.trials:
         return "--teacher hf:bert-base-uncased --student hf:google/bert_uncased_L-4_H-256_A-4 --data reviews.csv"
