@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 
 import joblib
 import numpy as np
@@ -10,12 +11,14 @@ import pytest
 import torch
 
 from job_events import collect_messages
+from limbeck.cli.jobs import opening_lines
 from limbeck.compare import run_job
 from limbeck.errors import LimbeckError
 from limbeck.export import export_run, open_student
-from limbeck.job import make_job
+from limbeck.job import export_options, job_text, make_job
 from small_jobs import blobs, small_job
 
+opening_code = sys.modules["limbeck.job.opening_code"]
 TREES = {"estimator": "random_forest", "n_estimators": 8, "max_depth": 6}
 ARMS = ["teacher", "student alone", "label smoothing", "shuffled teacher", "distilled"]
 
@@ -72,6 +75,31 @@ def test_the_student_is_saved_and_exported_as_it_is(done, tmp_path):
         export_run(run, to="onnx", out=tmp_path / "onnx", trust=True)
     with pytest.raises(LimbeckError, match="trust"):
         export_run(run, to="joblib", out=tmp_path / "other")
+
+
+def test_the_typed_lines_open_and_export_an_estimator(done):
+    run = done[0]
+    lines = opening_lines(run)
+    names = {}
+    exec("\n".join(lines), names)
+    assert names["student"].predict_proba(np.zeros((2, 36))).shape == (2, done[1]["data"]["classes"])
+    assert export_options(run / "student", run) == "--to joblib --trust"
+    page = (run / "report.html").read_text()
+    assert "--to joblib --trust" in page
+    assert "--to onnx" not in page
+    assert "joblib.load(" in page
+    assert "limbeck.load(" not in page
+
+
+def test_a_student_of_a_python_file_is_exported_with_trust(tmp_path, monkeypatch):
+    (tmp_path / "my.py").write_text("")
+    run = tmp_path / "run"
+    run.mkdir()
+    for model, options in (("my.py:build", "--to onnx --trust"), ("mlp", "--to onnx")):
+        (run / "job.yaml").write_text(job_text(make_job(small_job("digits", student={"model": model}))))
+        monkeypatch.setattr(opening_code, "read_config", lambda folder: {})
+        monkeypatch.setattr(opening_code, "loads_without_code", lambda config: False)
+        assert opening_code.export_options(run / "student", run) == options
 
 
 def test_a_job_that_goes_on_keeps_what_is_done(done):

@@ -88,6 +88,7 @@ def _show(result: Mapping[str, Any]) -> None:
     from rich.table import Table
 
     from limbeck.cli.terminal import make_console
+    from limbeck.job import export_options
     from limbeck.job.result import read_result, read_task
 
     score = read_task(read_result(Path(result["run"]) / result["students"][0]["name"])).primary
@@ -111,4 +112,5 @@ def _show(result: Mapping[str, Any]) -> None:
     print(f"\nOpen the report in a browser:\n    {result['report']}")
     if result["ship"] is not None:
         run = Path(result["run"]) / result["ship"]
-        print(f"The student is in {run / 'student'}. To export it:\n    limbeck export {quote(str(run))} --to onnx")
+        options = export_options(run / "student", run)
+        print(f"The student is in {run / 'student'}. To export it:\n    limbeck export {quote(str(run))} {options}")

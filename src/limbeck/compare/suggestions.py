@@ -15,7 +15,7 @@ from limbeck.compare.arm_recipes import ALONE, SMOOTHED
 from limbeck.compare.arms import Outcome
 from limbeck.compare.dry_run import FEW_STEPS, enough_epochs
 from limbeck.compare.result import results_of
-from limbeck.job import Job, RunLayout, read_interval, sort_controls
+from limbeck.job import Job, RunLayout, export_options, read_interval, sort_controls
 from limbeck.methods import method
 from limbeck.metrics import interval_parts
 from limbeck.report.curves import read_curves, read_losses
@@ -209,7 +209,10 @@ def _regularization(run: JudgedRun) -> Iterator[Suggestion]:
         return
     if SMOOTHED in equal and not run.verdict.get("helps") and gain(smoothed, ours) < 0:
         return
-    typed = f"limbeck export {quote(str(run.out))} --arm {quote(SMOOTHED)} --to onnx" if run.out is not None else None
+    typed = None
+    if run.out is not None:
+        options = export_options(RunLayout(run.out).seed_student(SMOOTHED, 0), run.out)
+        typed = f"limbeck export {quote(str(run.out))} --arm {quote(SMOOTHED)} {options}"
     words = "does better" if SMOOTHED in better else "does as well: what there is of a gain may be regularization"
     yield Suggestion(
         f"Label smoothing, which needs no teacher, {words}.",

@@ -10,7 +10,14 @@ from limbeck.job.config_io import (
     search_job_texts,
     with_settings,
 )
-from limbeck.job.opening_code import join_statements, model_to_build, opening_code, unit_statements, wrap_statements
+from limbeck.job.opening_code import (
+    export_options,
+    join_statements,
+    model_to_build,
+    opening_code,
+    unit_statements,
+    wrap_statements,
+)
 from limbeck.job.paths import hide_private_paths, with_absolute_paths
 from limbeck.job.result import (
     Recommendation,
@@ -64,6 +71,7 @@ __all__ = [
     "copy_search",
     "describe_arm_budgets",
     "expand_students",
+    "export_options",
     "format_steps",
     "hide_private_paths",
     "job_text",

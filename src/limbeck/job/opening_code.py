@@ -13,6 +13,7 @@ from limbeck.job.run_layout import RunLayout, shared_path
 from limbeck.job.settings import SHALLOW, SHRINK, TeacherSettings
 from limbeck.job.student_settings import StudentSettings
 from limbeck.models import UserFile, loads_without_code, read_config
+from limbeck.teachers.estimators import SAVED_ESTIMATOR
 
 _WIDTH = 80
 
@@ -20,7 +21,7 @@ _WIDTH = 80
 def opening_code(
     student: Path, model: Mapping[str, Any], *, path: str, place: Path | None = None, file: Path | None = None
 ) -> list[str]:
-    """Python statements that end in ``student = limbeck.load(...)``.
+    """Python statements that end in ``student = limbeck.load(...)``; of an estimator, in ``joblib.load(...)``.
 
     Args:
         student: The student's folder.
@@ -32,6 +33,8 @@ def opening_code(
     Raises:
         DataError: If the folder is not a student's.
     """
+    if (student / SAVED_ESTIMATOR).is_file():
+        return ["import joblib", f"student = joblib.load({str(Path(path) / SAVED_ESTIMATOR)!r})"]
     config = read_config(student)
     if loads_without_code(config):
         return ["import limbeck", f"student = limbeck.load({path!r})"]
@@ -47,6 +50,22 @@ def opening_code(
     arguments = {key: value for key, value in model.items() if key != "model"}
     imports, build = _builder(str(model.get("model")), arguments, metadata, file)
     return ["import limbeck", *imports, f"student = limbeck.load({path!r}, build={build})"]
+
+
+def export_options(student: Path, run: Path) -> str:
+    """The options of ``limbeck export`` for a student: its format, and ``--trust`` if opening it runs code.
+
+    Args:
+        student: The student's folder.
+        run: The run's folder.
+    """
+    if (student / SAVED_ESTIMATOR).is_file():
+        return "--to joblib --trust"
+    try:
+        runs_code = not loads_without_code(read_config(student)) and _names_files(run)
+    except LimbeckError:
+        runs_code = False
+    return "--to onnx --trust" if runs_code else "--to onnx"
 
 
 def model_to_build(job: Mapping[str, Any]) -> dict[str, Any]:
@@ -84,6 +103,8 @@ def unit_statements(student: Path, *, path: str) -> list[str]:
         student: The student's folder.
         path: The folder as it appears in the code.
     """
+    if (student / SAVED_ESTIMATOR).is_file():
+        return []  # it predicts in the unit of the targets
     task = (read_config(student).get("metadata") or {}).get("task") or {}
     if task.get("name") != "regression" or not task.get("mean"):
         return []

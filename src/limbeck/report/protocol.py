@@ -14,6 +14,7 @@ from limbeck.errors import LimbeckError
 from limbeck.job import (
     RunLayout,
     describe_arm_budgets,
+    export_options,
     format_steps,
     join_statements,
     model_to_build,
@@ -154,7 +155,7 @@ def _commands(run: RunData) -> Iterator[tuple[str, str]]:
         yield "get intervals", f"limbeck {command} {folder}/job.yaml --seeds 5 --out {folder}-5-seeds"
     if arm is not None and (student := student_folder(run, arm)).is_dir():
         whose = "" if arm == run.shipped_arm else f" --arm {quote(arm)}"
-        yield "export the student", f"limbeck export {folder}{whose} --to onnx"
+        yield "export the student", f"limbeck export {folder}{whose} {export_options(student, run.folder)}"
         yield "open it in Python", _loading_code(run, student)
     yield "cite what was used", f"limbeck cite {folder}"
     yield "repeat the run", f"limbeck {command} {folder}/job.yaml --out {folder}-again"
