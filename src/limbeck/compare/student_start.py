@@ -140,8 +140,8 @@ def resolve_limit(job: Job, teacher: Teacher, material: ComparisonData, tell: Ca
     return job.model_copy(update={"student": size})
 
 
-def find_stored_size(job: Job) -> float | None:
-    """The size that the limit of this student was found to be when the job's folder was begun; None if it was not."""
+def find_stored_size(job: Job) -> float | str | None:
+    """The size in the job of the folder, as it was written or found for a limit; None if there is none."""
     if job.out is None or not RunLayout(Path(job.out)).job.is_file():
         return None
     stored: dict[str, Any] = make_job(read_run_job(Path(job.out))).student.model_dump()
