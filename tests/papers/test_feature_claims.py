@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pytest
-import torch
 
 from limbeck.papers import (
     ExperimentScale,
@@ -16,7 +15,6 @@ from limbeck.papers import (
     small_images,
     small_transformers,
 )
-from limbeck.papers.kim2022 import Ternary
 from limbeck.papers.small_transformers import PAIRS, TextSizes, draw_texts
 from papers.test_claim_study import drawn  # noqa: F401 - a fixture
 
@@ -78,14 +76,3 @@ def test_the_class_of_a_text_is_the_value_behind_its_first_token():
         assert pairs[row[0]] == 1 + small_transformers.KEYS + label
         assert not any(row[length:])
     assert lengths.unique().tolist() == [1 + 2 * pairs for pairs in range(1, PAIRS + 1)]
-
-
-def test_ternary_weights_have_three_values_and_the_gradient_of_the_full_ones():
-    weight = torch.randn(5, 8, generator=torch.Generator().manual_seed(0), requires_grad=True)
-    rounded = Ternary()(weight)
-    for row in rounded.detach():
-        sizes = row[row != 0].abs()
-        assert torch.allclose(sizes, sizes[:1])
-    torch.testing.assert_close(Ternary()(rounded.detach()), rounded.detach())
-    (slope,) = torch.autograd.grad((rounded * torch.arange(8.0)).sum(), weight)
-    assert torch.equal(slope, torch.arange(8.0).expand(5, 8))

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import copy
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.utils import parametrize
 
 from limbeck.functional import attention_score_error, kl_divergence, state_squared_error
 from limbeck.losses import Loss, Objective
 from limbeck.methods import make
 from limbeck.methods.features.transformer_layers import get_addresses, pair_addresses
+from limbeck.models.quantization import FakeQuantizedWeight
 from limbeck.papers.claim import Claim
 from limbeck.papers.claim_study import ClaimStudy
 from limbeck.papers.experiment import Figures, TaskFolder
@@ -37,33 +37,12 @@ ARMS = {
 LAYERS = 4
 
 
-class Ternary(nn.Module):
-    """Weights of -a, 0 and a in each row; the gradient passes as if they were not rounded.
-
-    A weight of at most 0.7 times the mean size of its row is 0, and a is the mean size of the others.
-
-    Example:
-        >>> Ternary()(torch.tensor([[1.0, -3.0, 0.1, 2.0]]))
-        tensor([[ 0.0000, -2.5000,  0.0000,  2.5000]])
-    """
-
-    def forward(self, weight: Tensor) -> Tensor:
-        """The rounded weights."""
-        with torch.no_grad():
-            small = weight.abs() <= 0.7 * weight.abs().mean(1, keepdim=True)
-            size = weight.abs().masked_fill(small, 0.0).sum(1, keepdim=True) / (~small).sum(1, keepdim=True).clamp_min(
-                1
-            )
-            rounded = (weight.sign() * size).masked_fill(small, 0.0)
-        return weight + (rounded - weight).detach()
-
-
 def make_ternary(teacher: nn.Module) -> nn.Module:
     """Copy a transformer, with ternary weights in all linear layers of its encoder."""
     student = copy.deepcopy(teacher)
     for name, module in list(student.named_modules()):
         if isinstance(module, nn.Linear) and ".encoder." in name:
-            parametrize.register_parametrization(module, "weight", Ternary())
+            parametrize.register_parametrization(module, "weight", FakeQuantizedWeight("ternary"))
     return student.train()
 
 
