@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import nn
 
+import limbeck as lb
 from limbeck.errors import ArgumentError, LimbeckError, UnknownNameError
 from limbeck.models import Cnn, Mlp, ModelSpec, build, count_parameters, fit_arguments, get_model_spec, reference_names
 from limbeck.models.networks import DEPTHS, Block
@@ -228,3 +229,20 @@ def test_a_network_larger_than_the_memory_is_refused_before_any_is_taken(name, a
 def test_a_network_without_memory_may_be_of_any_size():
     with torch.device("meta"):
         assert build("mlp", inputs=64, classes=10, hidden=[10**9]).classifier.in_features == 10**9
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [
+        ("cnn", {"channels": 3, "classes": 3, "widths": [4, 8], "size": 8}),
+        ("fcn", {"channels": 3, "classes": 3, "widths": [4, 8]}),
+        ("resnet8", {"channels": 3, "classes": 3, "width": 4}),
+    ],
+)
+def test_convolutions_store_channels_last_also_after_loading(tmp_path, name, arguments):
+    """It halves the time of a forward pass on a CPU (docs/benchmarks.md)."""
+    model = lb.build(name, **arguments)
+    for network in (model, lb.load(lb.save(model, tmp_path / "student"))):
+        filters = [p for p in network.parameters() if p.ndim == 4]
+        assert filters
+        assert all(p.is_contiguous(memory_format=torch.channels_last) for p in filters)

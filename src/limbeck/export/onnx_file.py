@@ -259,6 +259,8 @@ def prepare_module(
     float64 stays in float64.
     """
     plain = copy.deepcopy(merge_adapters(unwrap_compiled(model))).cpu().eval()
+    # For weights with the channels last, the exporter writes other nodes, whose names are not those of the program.
+    plain.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]  # missing in the stubs of torch
     other = {torch.float16, torch.bfloat16} | (set() if double else {torch.float64})
     if any(p.dtype in other for p in plain.parameters()):
         plain = plain.float()

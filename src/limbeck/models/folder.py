@@ -11,6 +11,7 @@ from types import FunctionType
 from typing import Any
 from weakref import WeakKeyDictionary
 
+import torch
 from torch import nn
 
 from limbeck.atomic_io import new_partial_folder, publish_folder, write_text
@@ -197,8 +198,11 @@ def _load_model(
         return read_generation_config(model, path).eval()
     model = _build_outline(path, config["model"])
     full = match_state(model, state, source=str(path / WEIGHTS), whole=True)
-    # Tensors that were read may be mapped from the file; the model gets copies of its own.
-    model.load_state_dict({name: tensor.clone() for name, tensor in full.items()}, assign=True)
+    # Tensors that were read may be mapped from the file; the model gets copies of its own. In the order of the outline,
+    # which may store channels last: a convolution of another order rounds otherwise.
+    outline = model.state_dict(keep_vars=True)
+    copies = {name: torch.empty_like(outline[name], dtype=t.dtype, device="cpu").copy_(t) for name, t in full.items()}
+    model.load_state_dict(copies, assign=True)
     return model.eval()
 
 
