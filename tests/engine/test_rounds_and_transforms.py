@@ -15,6 +15,7 @@ from limbeck.errors import ArgumentError, LimbeckError, MissingOutputError, Unkn
 from limbeck.functional import cross_entropy, kl_divergence
 from limbeck.losses import Loss
 from limbeck.models import build, load, read_config, reinitialize, save
+from limbeck.models.model_transforms import prune
 from limbeck.recipe import Recipe, Stage, TransformModel, output_shapes, rounds, teacher_module
 from limbeck.teachers import CachedTeacher, Ensemble, MovingAverage
 
@@ -125,6 +126,16 @@ def test_the_weights_that_are_pruned_again_are_those_after_the_last_step_or_load
     # One of the three that were left is pruned: the smallest of the new weights.
     left = torch.arange(4)[own[0]]
     assert model[0].weight_mask[0].nonzero().squeeze(1).tolist() == left[:-1].tolist()
+
+
+def test_convolutions_with_the_channels_last_are_pruned():
+    model = build("cnn", channels=2, classes=3, widths=[4, 6], size=8).to(memory_format=torch.channels_last)
+    for amount in (0.25, 0.5):
+        prune(model, amount=amount)
+        model(torch.rand(2, 2, 8, 8)).sum().backward()
+    weights = [module.weight for module in model.modules() if isinstance(module, (nn.Conv2d, nn.Linear))]
+    zeros = sum(int((weight == 0).sum()) for weight in weights) / sum(weight.numel() for weight in weights)
+    assert zeros == pytest.approx(1 - 0.75 * 0.5, abs=0.01)
 
 
 def test_a_pruned_model_can_be_copied_and_averaged():

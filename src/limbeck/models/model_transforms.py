@@ -97,6 +97,9 @@ def prune(model: nn.Module, *, amount: float, at: Sequence[str] | None = None) -
             for hook in module._forward_pre_hooks.values():
                 if isinstance(hook, torch_prune.BasePruningMethod):
                     hook(module, None)
+            # `torch.nn.utils.prune` calls `view`, which fails for weights that are stored with the channels last.
+            for weight in module.parameters(recurse=False):
+                weight.data = weight.data.contiguous()
     torch_prune.global_unstructured(layers, pruning_method=torch_prune.L1Unstructured, amount=amount)
     for module, _ in layers:
         _detach_weight(module)
