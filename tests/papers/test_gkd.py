@@ -19,7 +19,7 @@ from limbeck.papers.gkd.maze import LONGEST, PROMPT, Decoder, Maze, WalkDataset
 from limbeck.papers.reproduction import Reproduction
 from limbeck.report import paper_markdown
 
-TINY = students.MazeScale(3, 12, 20, (6, 1, 16), 4, 20, (1e-2,), (0.5,))
+TINY = students.MazeScale(3, 12, 20, (6, 1, 16), 4, 20, (1e-2,), (1e-2,), (0.5,))
 QUICK, ALONE = ExperimentScale("quick", (0, 1)), ExperimentScale("quick", (0,))
 
 
@@ -223,7 +223,7 @@ def test_settings_are_chosen_on_training_pairs_that_the_student_does_not_see(fin
         for key in (arm, f"{arm}: right walks")
     }  # fmt: skip
     maze = students.maze_of(TINY)
-    seen = {tuple(pair) for pair in maze.train[students.training_pairs(TINY, 20, students.DEVELOPMENT)].tolist()}
+    seen = {tuple(pair) for pair in maze.train[students.training_pairs(TINY, 20, students.DEVELOPMENT[0])].tolist()}
     test = {tuple(pair) for pair in maze.test.tolist()}
     assert len(seen) == 20
     assert not seen & test

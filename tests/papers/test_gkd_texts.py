@@ -41,7 +41,9 @@ def test_every_task_of_the_captions_runs(monkeypatch, tmp_path):
         with gzip.open(folder / f"{part}.jsonl.gz", "wt") as file:
             file.write("\n".join(json.dumps({"en": row, "de": "-"}) for row in rows))
     monkeypatch.setenv("LIMBECK_DATA", str(tmp_path / "data"))
-    sizes = CaptionScale(vocabulary=270, teacher=(3, 1, 16), start=2, steps=20, captions=70, test=12)
+    sizes = CaptionScale(
+        vocabulary=270, teacher=(3, 1, 16), start=2, steps=20, captions=70, test=12, rates=(1e-3, 2e-3)
+    )
     monkeypatch.setattr(captions, "_SCALE", sizes)
     assert captions.why_skipped(SEEDS) == ""
     results = run_all(captions._tasks(SEEDS), tmp_path / "out")
@@ -52,6 +54,8 @@ def test_every_task_of_the_captions_runs(monkeypatch, tmp_path):
             assert len(figures["scores"]) == 12
             assert min(figures["own"], figures["given"], figures["entropy"], *figures["scores"]) >= 0
             assert figures["perplexity"] > 1
+            tried = results["captions/settings"][f"{captions._SEARCHED[arm]}: nats"]
+            assert tried[f"{figures['rate']:g}"] == min(tried.values())
     rows = captions._rows(SEEDS, results)
     assert {row.name for row in rows if row.column} == {"the teacher", "start", *captions.ARMS}
     assert results["captions/teacher"]["own"] == pytest.approx(0, abs=1e-6)

@@ -26,7 +26,7 @@ from limbeck.optional_imports import install_command, is_installed
 from limbeck.papers.claim import ClaimResult, judge_difference
 from limbeck.papers.experiment import Experiment, ExperimentScale, Figures, Row, TaskFolder, load_weights, save_weights
 from limbeck.papers.gkd.maze import Decoder
-from limbeck.papers.gkd.students import LOG_EVERY, count_steps
+from limbeck.papers.gkd.students import DEVELOPMENT, LOG_EVERY, count_steps
 from limbeck.random_seeds import counter_order
 from limbeck.recipe import Optimizer, Stage
 from limbeck.task_runner import WorkItem
@@ -37,6 +37,9 @@ _WORDS = 3
 _BATCH = 64
 _LONGEST = 40
 ARMS = ("labels", "supervised KD", "supervised KD, equal seconds", "on-policy JSD")
+_SEARCHED = {"labels": "labels", "supervised KD": ARMS[2], ARMS[2]: ARMS[2], "on-policy JSD": "on-policy JSD"}
+"""Arm -> the arm whose learning rate it takes."""
+_SEED = DEVELOPMENT[0]
 
 
 @dataclass(frozen=True)
@@ -50,14 +53,16 @@ class CaptionScale:
         steps: Steps of an arm after that.
         captions: The number of captions of the students.
         test: The number of test captions.
+        rates: Learning rates among which training captions that a student does not see choose.
     """
 
     vocabulary: int = 1000
     teacher: tuple[int, int, int] = (1200, 3, 128)
     start: int = 200
-    steps: int = 300
+    steps: int = 200
     captions: int = 1000
     test: int = 500
+    rates: tuple[float, ...] = (2e-3, 4e-3, 8e-3)
 
 
 class Captions(NamedTuple):
@@ -128,9 +133,9 @@ def _decoder(scale: CaptionScale, seed: int, layers: int = 2, width: int = 32) -
         return Decoder(scale.vocabulary, width=width, layers=layers, heads=width // 16, positions=2 * _LONGEST)
 
 
-def _distill(models: Any, stage: Stage, data: TokenDataset, *, seed: int, **options: Any) -> Run:
+def _distill(models: Any, stage: Stage, data: TokenDataset, *, seed: int, rate: float = 2e-3, **options: Any) -> Run:
     loader = ShuffledLoader(data, batch_size=_BATCH, seed=seed, drop_last=True)
-    optimizer = Optimizer("adamw", lr=2e-3, warmup=20, options={"weight_decay": 0.01, "betas": (0.9, 0.98)})
+    optimizer = Optimizer("adamw", lr=rate, warmup=20, options={"weight_decay": 0.01, "betas": (0.9, 0.98)})
     return distill(
         models, stage, loader, optimizer=optimizer, seed=seed, accelerator="cpu", log_every=LOG_EVERY, **options
     )
@@ -138,8 +143,20 @@ def _distill(models: Any, stage: Stage, data: TokenDataset, *, seed: int, **opti
 
 def _student_data(scale: CaptionScale, seed: int) -> TokenDataset:
     captions = load_captions(scale)
-    chosen = counter_order(len(captions.train), seed=seed, epoch=0, stream="captions")[: scale.captions]
-    return _dataset([captions.train[i] for i in chosen.tolist()], captions.tokenizer)
+    return _dataset(_order(scale, seed)[: scale.captions], captions.tokenizer)
+
+
+def _order(scale: CaptionScale, seed: int) -> list[dict[str, str]]:
+    """All training captions in the order of a seed; its student learns from the first ones."""
+    train = load_captions(scale).train
+    return [train[i] for i in counter_order(len(train), seed=seed, epoch=0, stream="captions").tolist()]
+
+
+def _judged_data(scale: CaptionScale, seed: int) -> TokenDataset:
+    """The test captions, or for the seed of development training captions that its student does not see."""
+    captions = load_captions(scale)
+    rows = captions.test if seed != _SEED else _order(scale, seed)[scale.captions :][: scale.test]
+    return _dataset(rows, captions.tokenizer)
 
 
 # --- tasks ----------------------------------------------------------------------------------------------------------
@@ -167,36 +184,56 @@ def begin(folder: TaskFolder, *, scale: CaptionScale, seed: int) -> Figures:
 def count_seconds(folder: TaskFolder, *, scale: CaptionScale, start: str) -> Figures:
     """Count the steps of supervised KD that take as many seconds as all steps of on-policy JSD."""
     arms = {"on-policy": "on-policy JSD", "forward": "supervised KD"}
-    return count_steps({name: _make_run(arm, folder, scale, 0, start, scale.steps)[1] for name, arm in arms.items()},
-                       scale.steps)  # fmt: skip
+    runs = {name: _make_run(arm, folder, scale, _SEED, start, scale.steps)[1] for name, arm in arms.items()}
+    return count_steps(runs, scale.steps)
 
 
-def study(folder: TaskFolder, *, arm: str, scale: CaptionScale, seed: int, start: str, seconds: str) -> Figures:
-    """Train one student, and measure it."""
-    steps = folder.figures_of(seconds)["steps"]["forward"] if arm.endswith("seconds") else scale.steps
-    models, run = _make_run(arm, folder, scale, seed, start, steps)
+def study(
+    folder: TaskFolder, *, arm: str, scale: CaptionScale, seed: int, start: str, rate: float | None = None
+) -> Figures:
+    """Train one student, and measure it; by default with the learning rate that was chosen for it."""
+    if rate is None:
+        rate = float(folder.figures_of(_SETTINGS)[_SEARCHED[arm]])
+    steps = folder.figures_of(_COUNTED)["steps"]["forward"] if arm.endswith("seconds") else scale.steps
+    models, run = _make_run(arm, folder, scale, seed, start, steps, rate)
     began = time.process_time()
     run.finish()
     spent = time.process_time() - began
-    return {**measure(models["student"], models["teacher"], scale, seed=seed), "steps": steps, "seconds": spent}
+    figures = measure(models["student"], models["teacher"], scale, seed=seed)
+    return {**figures, "steps": steps, "seconds": spent, "rate": rate}
+
+
+def choose_rates(folder: TaskFolder, *, trials: Mapping[str, Mapping[str, str]]) -> Figures:
+    """Choose for each arm the learning rate with the lowest KL divergence on the development student's own text.
+
+    Args:
+        folder: The folder of the task.
+        trials: Arm -> rate -> the task in which it was tried.
+    """
+    chosen: dict[str, Any] = {}
+    for arm, tasks in trials.items():
+        nats = {rate: float(folder.figures_of(task)["own"]) for rate, task in tasks.items()}
+        chosen[arm] = float(min(nats, key=lambda rate: nats[rate]))
+        chosen[f"{arm}: nats"] = nats
+    return chosen
 
 
 def _open_teacher(folder: TaskFolder, scale: CaptionScale) -> nn.Module:
-    return load_weights(_decoder(scale, 0, *scale.teacher[1:]), folder, "captions/teacher")
+    return load_weights(_decoder(scale, 0, *scale.teacher[1:]), folder, _TEACHER)
 
 
 def _make_run(
-    arm: str, folder: TaskFolder, scale: CaptionScale, seed: int, start: str, steps: int
+    arm: str, folder: TaskFolder, scale: CaptionScale, seed: int, start: str, steps: int, rate: float = 2e-3
 ) -> tuple[dict[str, nn.Module], Run]:
     """The models of an arm, and its training."""
     models = {"student": load_weights(_decoder(scale, 0), folder, start), "teacher": _open_teacher(folder, scale)}
     if arm == "labels":
         stage = Stage(Loss(cross_entropy), steps=steps)
-        return models, _distill({"student": models["student"]}, stage, _student_data(scale, seed), seed=seed)
+        return models, _distill({"student": models["student"]}, stage, _student_data(scale, seed), seed=seed, rate=rate)
     objective = Loss(jensen_shannon) if arm == "on-policy JSD" else Loss(kl_divergence)
     rollouts = Rollouts(generation=_sampling(scale)) if arm == "on-policy JSD" else None
     stage = Stage(objective, teacher="teacher", steps=steps, loader=rollouts)
-    return models, _distill(models, stage, _student_data(scale, seed), seed=seed)
+    return models, _distill(models, stage, _student_data(scale, seed), seed=seed, rate=rate)
 
 
 def _sampling(scale: CaptionScale, temperature: float = 1.0) -> GenerationConfig:
@@ -208,15 +245,14 @@ def _sampling(scale: CaptionScale, temperature: float = 1.0) -> GenerationConfig
 
 
 def measure(student: nn.Module, teacher: nn.Module, scale: CaptionScale, *, seed: int) -> Figures:
-    """Measure a student on the beginnings of test captions.
+    """Measure a student on the beginnings of test captions; for the seed of development, on others.
 
     Returns:
         ``own``: KL(student || teacher) in nats a token, on the student's own text at temperature 1; ``given``:
         KL(teacher || student) on the captions; ``entropy`` of the student on its own text; ``perplexity`` of the
         captions; ``finished``: the percentage of its texts that end within 40 tokens; ``scores``: ``own`` by text.
     """
-    captions = load_captions(scale)
-    test = _dataset(captions.test, captions.tokenizer)
+    test = _judged_data(scale, seed)
     prompts, answers = _split(test)
     ids = torch.arange(len(prompts))
     written = generate(student, prompts, _sampling(scale), ids=ids, seed=seed)
@@ -262,6 +298,7 @@ def _log_probabilities(
 # --- tasks and rows of the table ------------------------------------------------------------------------------------
 
 _SCALE = CaptionScale()
+_SETTINGS, _COUNTED, _TEACHER = "captions/settings", "captions/seconds", "captions/teacher"
 
 
 def _task(arm: str, seed: int) -> str:
@@ -269,26 +306,35 @@ def _task(arm: str, seed: int) -> str:
 
 
 def _tasks(scale: ExperimentScale) -> list[WorkItem]:
-    first = _task("start", scale.seeds[0])
+    first = _task("start", _SEED)
     tasks = [
-        WorkItem("captions/teacher", partial(teach, scale=_SCALE), (), 150),
-        WorkItem(
-            "captions/seconds", partial(count_seconds, scale=_SCALE, start=first), ("captions/teacher", first), 30
-        ),
+        WorkItem(_TEACHER, partial(teach, scale=_SCALE), (), 150),
+        WorkItem(_COUNTED, partial(count_seconds, scale=_SCALE, start=first), (_TEACHER, first), 20),
     ]
-    for seed in scale.seeds:
-        start = _task("start", seed)
-        tasks.append(WorkItem(start, partial(begin, scale=_SCALE, seed=seed), ("captions/teacher",), 4))
-        for arm in ARMS:
-            work = partial(study, arm=arm, scale=_SCALE, seed=seed, start=start, seconds="captions/seconds")
-            tasks.append(WorkItem(_task(arm, seed), work, (start, "captions/teacher", "captions/seconds"), 15))
-    return tasks
+    for seed in (_SEED, *scale.seeds):
+        tasks.append(WorkItem(_task("start", seed), partial(begin, scale=_SCALE, seed=seed), (_TEACHER,), 4))
+    trials: dict[str, dict[str, str]] = {}
+    for arm in dict.fromkeys(_SEARCHED.values()):
+        for rate in _SCALE.rates:
+            work = partial(study, arm=arm, scale=_SCALE, seed=_SEED, start=first, rate=rate)
+            name = f"{_task(arm, _SEED)}/rate-{rate:g}"
+            trials.setdefault(arm, {})[f"{rate:g}"] = name
+            tasks.append(WorkItem(name, work, (first, _TEACHER, _COUNTED), 15))
+    tried = tuple(name for names in trials.values() for name in names.values())
+    tasks.append(WorkItem(_SETTINGS, partial(choose_rates, trials=trials), tried, 0.1))
+    return tasks + [_study(arm, seed) for seed in scale.seeds for arm in ARMS]
+
+
+def _study(arm: str, seed: int) -> WorkItem:
+    start = _task("start", seed)
+    work = partial(study, arm=arm, scale=_SCALE, seed=seed, start=start)
+    return WorkItem(_task(arm, seed), work, (start, _TEACHER, _COUNTED, _SETTINGS), 15)
 
 
 _COLUMNS = {
     "own": ("KL, own text", "nats"), "given": ("KL, captions", "nats"), "entropy": ("entropy", "nats"),
     "perplexity": ("perplexity", ""), "finished": ("finished", "%"), "steps": ("steps", "steps"),
-    "seconds": ("time", "s"),
+    "seconds": ("time", "s"), "rate": ("learning rate", ""),
 }  # fmt: skip
 
 
@@ -296,7 +342,7 @@ def _rows(scale: ExperimentScale, results: Mapping[str, Figures]) -> list[Row]:
     by_arm = {arm: [results[_task(arm, seed)] for seed in scale.seeds] for arm in ("start", *ARMS)}
     return [
         Row(name, [run[key] for run in figures], unit, column=column)
-        for name, figures in {"the teacher": [results["captions/teacher"]], **by_arm}.items()
+        for name, figures in {"the teacher": [results[_TEACHER]], **by_arm}.items()
         for key, (column, unit) in _COLUMNS.items() if key in figures[0]
     ]  # fmt: skip
 

@@ -60,30 +60,29 @@ def _starts(sizes: MazeScale, prompts: int, seeds: Sequence[int]) -> list[WorkIt
     ]
 
 
-def _trials(sizes: MazeScale) -> tuple[list[WorkItem], dict[str, dict[str, str]]]:
-    """The tasks that try settings on development pairs; and setting -> value -> task."""
-    start = _name(sizes.prompts, "start", f"seed-{DEVELOPMENT}")
-    counted = _name(sizes.prompts, "seconds")
-    tasks: list[WorkItem] = []
-    names: dict[str, dict[str, str]] = {}
-
-    def add(setting: str, value: float, arm: Arm, rate: float) -> None:
-        name = _name("trials", setting, f"{value:g}")
-        names.setdefault(setting, {})[f"{value:g}"] = name
-        steps = (counted, arm.clock) if arm.seconds else sizes.steps
-        work = partial(
-            train, arm=arm, scale=sizes, prompts=sizes.prompts, seed=DEVELOPMENT, start=start, rate=rate, steps=steps
-        )
-        requires = (start, _TEACHER, counted) if arm.seconds else (start, _TEACHER)
-        tasks.append(WorkItem(name, work, requires, _seconds(arm, sizes)))
-
-    for name, arm in ARMS.items():
-        for rate in () if arm.settings else sizes.rates:
-            add(name, rate, arm, rate)
+def _trials(sizes: MazeScale) -> tuple[list[WorkItem], dict[str, dict[str, list[str]]]]:
+    """The tasks that try settings on development pairs; and setting -> value -> tasks."""
+    tried = [(name, rate, arm, rate) for name, arm in ARMS.items() if not arm.settings for rate in sizes.rates_of(arm)]
+    mixture = ARMS["mixture"]
+    middle = sizes.rollout_rates[len(sizes.rollout_rates) // 2]
     for share in sizes.shares:
-        mixture = ARMS["mixture"]
-        add("share of the mixture", share, Arm(mixture.loss, mixture.text, share), 8e-3)
+        tried.append(("share of the mixture", share, Arm(mixture.loss, mixture.text, share), middle))
+    tasks: list[WorkItem] = []
+    names: dict[str, dict[str, list[str]]] = {}
+    for setting, value, arm, rate in tried:
+        for seed in DEVELOPMENT:
+            task = _trial(sizes, _name("trials", setting, f"{value:g}", f"seed-{seed}"), arm, rate, seed)
+            names.setdefault(setting, {}).setdefault(f"{value:g}", []).append(task.name)
+            tasks.append(task)
     return tasks, names
+
+
+def _trial(sizes: MazeScale, name: str, arm: Arm, rate: float, seed: int) -> WorkItem:
+    start, counted = _name(sizes.prompts, "start", f"seed-{seed}"), _name(sizes.prompts, "seconds")
+    steps = (counted, arm.clock) if arm.seconds else sizes.steps
+    work = partial(train, arm=arm, scale=sizes, prompts=sizes.prompts, seed=seed, start=start, rate=rate, steps=steps)
+    requires = (start, _TEACHER, counted) if arm.seconds else (start, _TEACHER)
+    return WorkItem(name, work, requires, _seconds(arm, sizes))
 
 
 def _tasks(scale: ExperimentScale, *, small: bool) -> list[WorkItem]:
@@ -92,14 +91,14 @@ def _tasks(scale: ExperimentScale, *, small: bool) -> list[WorkItem]:
     choose = partial(choose_settings, trials=names)
     tasks = [
         WorkItem(_TEACHER, partial(teach, scale=sizes), (), sizes.teacher[0] * 0.026),
-        *_starts(sizes, sizes.prompts, [DEVELOPMENT]),
+        *_starts(sizes, sizes.prompts, DEVELOPMENT),
         _count(sizes, sizes.prompts),
         *trials,
         WorkItem(_SETTINGS, choose, tuple(task.name for task in trials), 0.1),
     ]
     prompts = sizes.prompts if small else _all_prompts(sizes)
     if not small:
-        tasks += [*_starts(sizes, prompts, [DEVELOPMENT]), _count(sizes, prompts)]
+        tasks += [*_starts(sizes, prompts, DEVELOPMENT[:1]), _count(sizes, prompts)]
     tasks += _starts(sizes, prompts, scale.seeds)
     return tasks + [_study(sizes, prompts, name, seed) for seed in scale.seeds for name in ARMS]
 
@@ -110,7 +109,7 @@ def _all_prompts(sizes: MazeScale) -> int:
 
 
 def _count(sizes: MazeScale, prompts: int) -> WorkItem:
-    start = _name(prompts, "start", f"seed-{DEVELOPMENT}")
+    start = _name(prompts, "start", f"seed-{DEVELOPMENT[0]}")
     seconds = 1 + sizes.steps * (_STEP["student"] + _STEP["teacher"] + _STEP["labels"])
     work = partial(count_seconds, scale=sizes, prompts=prompts, start=start)
     return WorkItem(_name(prompts, "seconds"), work, (start, _TEACHER), seconds)

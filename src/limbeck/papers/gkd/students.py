@@ -27,9 +27,9 @@ from limbeck.recipe import Optimizer, Stage
 from limbeck.teachers import CachedTeacher
 
 BATCH = 64
-DEVELOPMENT = 1000
-"""The seed of the student with which settings are chosen. Its development pairs are training pairs that it does not
-see; the test pairs are not used."""
+DEVELOPMENT = (1000, 1001)
+"""The seeds of the students with which settings are chosen. Their development pairs are training pairs that they do not
+see; the test pairs are not used. With a single student, the noise of its training chose between neighboring rates."""
 LOG_EVERY = 10
 _STORE = "stored"
 _SAMPLES = 4  # texts of each test pair, at a temperature above 0
@@ -47,7 +47,9 @@ class MazeScale:
         teacher: Steps, layers and width of the teacher.
         start: Steps of cross-entropy that all students of a seed share.
         steps: Steps of an arm after that.
-        rates: Learning rates among which the development pairs choose.
+        rates: Learning rates among which the development pairs choose, for arms with given text.
+        rollout_rates: The same for arms whose text is written anew at each step. Their best rates are lower. Both
+            ranges have the best rate of earlier searches in the middle.
         shares: Shares of the student's text among which they choose, for the mixture.
     """
 
@@ -57,12 +59,17 @@ class MazeScale:
     teacher: tuple[int, int, int] = (1000, 2, 96)
     start: int = 200
     steps: int = 300
-    rates: tuple[float, ...] = (2e-3, 4e-3, 8e-3, 16e-3)
+    rates: tuple[float, ...] = (8e-3, 16e-3, 32e-3)
+    rollout_rates: tuple[float, ...] = (3e-3, 6e-3, 12e-3)
     shares: tuple[float, ...] = (0.25, 0.5, 0.75)
+
+    def rates_of(self, arm: Arm) -> tuple[float, ...]:
+        """The learning rates to try for an arm."""
+        return self.rollout_rates if arm.is_written_anew else self.rates
 
 
 FULL = MazeScale()
-QUICK = MazeScale(5, 100, 100, (200, 2, 64), 100, 60, (2e-3, 4e-3), (0.5,))
+QUICK = MazeScale(5, 100, 100, (200, 2, 64), 100, 60, (4e-3,), (4e-3,), (0.5,))
 
 
 @dataclass(frozen=True)
@@ -91,6 +98,11 @@ class Arm:
         """The kind of its steps, whose seconds are counted (`count_seconds`)."""
         return "stored teacher" if self.stored else self.loss
 
+    @property
+    def is_written_anew(self) -> bool:
+        """Whether texts are written at each step."""
+        return self.text in ("student", "teacher again")
+
 
 ARMS = {
     "labels": Arm("labels"),
@@ -99,9 +111,9 @@ ARMS = {
     "supervised KD": Arm("forward"),
     "supervised KD, equal seconds": Arm("forward", seconds=True),
     "the same, teacher stored": Arm("forward", seconds=True, stored=True),
-    "new text of the teacher": Arm("forward", "teacher again", settings="supervised KD"),
-    "on-policy forward": Arm("forward", "student", settings="on-policy JSD"),
-    "on-policy reverse": Arm("reverse", "student", settings="on-policy JSD"),
+    "new text of the teacher": Arm("forward", "teacher again"),
+    "on-policy forward": Arm("forward", "student"),
+    "on-policy reverse": Arm("reverse", "student"),
     "on-policy JSD": Arm("JSD", "student"),
     "mixture": Arm("JSD", "student", settings="on-policy JSD"),
 }
@@ -218,7 +230,7 @@ def count_seconds(folder: TaskFolder, *, scale: MazeScale, prompts: int, start: 
     runs = {}
     for name, arm in {"on-policy": ARMS["on-policy JSD"], **arms}.items():
         models, store = _open_models(folder, scale, start), folder.folder / _STORE
-        runs[name] = _make_run(arm, models, scale, prompts, DEVELOPMENT, rate=4e-3, steps=scale.steps, store=store)
+        runs[name] = _make_run(arm, models, scale, prompts, DEVELOPMENT[0], rate=4e-3, steps=scale.steps, store=store)
     counts = count_steps(runs, scale.steps)
     shutil.rmtree(folder.folder / _STORE, ignore_errors=True)
     return counts
@@ -244,16 +256,16 @@ def count_steps(runs: dict[str, Run], steps: int) -> Figures:
     return {"steps": counts, "milliseconds a step": {name: 1000 * value for name, value in mean.items()}}
 
 
-def choose_settings(folder: TaskFolder, *, trials: dict[str, dict[str, str]]) -> Figures:
+def choose_settings(folder: TaskFolder, *, trials: dict[str, dict[str, list[str]]]) -> Figures:
     """Choose for each setting the value with the most right walks on development pairs, at T = 1 and greedy together.
 
     Args:
         folder: The folder of the task.
-        trials: Setting -> value -> the task in which it was tried.
+        trials: Setting -> value -> the tasks in which it was tried, one for each student of the development.
     """
     chosen: dict[str, Any] = {}
-    for setting, tasks in trials.items():
-        scores = {value: _score(folder.figures_of(task)) for value, task in tasks.items()}
+    for setting, values in trials.items():
+        scores = {value: fmean(_score(folder.figures_of(task)) for task in tasks) for value, tasks in values.items()}
         chosen[setting] = float(max(scores, key=lambda value: scores[value]))
         chosen[f"{setting}: right walks"] = scores
     return chosen
@@ -311,7 +323,7 @@ def _make_run(
     if arm.stored:
         teacher = CachedTeacher(models["teacher"], store)
     stage = Stage(objective, teacher=teacher, steps=steps)
-    if arm.text in ("student", "teacher again"):
+    if arm.is_written_anew:
         writer = arm.text.partition(" ")[0]
         stage = replace(stage, loader=Rollouts(share=arm.share, writer=writer, generation=sampling))
     if teacher != "teacher":
@@ -325,7 +337,7 @@ def _make_run(
 def _measure(student: nn.Module, scale: MazeScale, prompts: int, seed: int) -> Figures:
     """Measure on the test pairs, or for the seed of development on training pairs that it does not see, if any."""
     maze = maze_of(scale)
-    if seed != DEVELOPMENT:
+    if seed not in DEVELOPMENT:
         return measure(student, maze, maze.test, seed=seed)
     seen = torch.zeros(len(maze.train), dtype=torch.bool)
     seen[training_pairs(scale, prompts, seed)] = True
