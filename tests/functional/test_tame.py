@@ -23,7 +23,8 @@ def test_a_row_of_infinities_changes_no_other_row(kernel, classes):
         value[:7].sum().backward()
         found.append((value[:7].detach(), leaf.grad[:7]))
     for mine, theirs in zip(*found, strict=True):
-        torch.testing.assert_close(mine, theirs, rtol=1e-6, atol=1e-7)
+        # Small batches without infinities are computed in float64, the others in float32, with its rounding.
+        torch.testing.assert_close(mine, theirs, rtol=4e-6, atol=5e-7)
 
 
 def test_a_row_of_infinities_changes_no_cross_entropy():

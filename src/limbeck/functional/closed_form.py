@@ -16,6 +16,8 @@ from limbeck.functional.series import SeriesTerms, sum_of_terms
 _REGISTER = 16  # float32 values
 _SANE = 1e18  # its square, and differences of tempered logits, fit into float32
 _FEW = 1 << 15  # values, below which the overhead of a call dominates
+_FEW_IN_DOUBLE = 1 << 14  # values, below which float64 costs less than the operations that it saves
+_ROUNDING = 1e7 * 2.0**-52  # nats for each unit of a logit: errors of float64 are 1e-7 of a larger divergence
 _GENERAL = 1 << 16  # values of a block of the general formulas
 _APART = 0.8  # the root mean square of log-ratios from which no row is expected to be near equality
 _LARGE = 1e4  # nats; larger values and NaN come from logits that need the guarded formula
@@ -186,7 +188,9 @@ def find_divergence(
     if not isinstance(form, Quick):
         return _general_in_blocks(student, teacher, temperature, form, needed)
     if form.few is not None and student.numel() < _FEW:
-        few = _of_few(student, teacher, temperature, form, needed, form.few)
+        double = student.dtype == torch.float32 and student.numel() < _FEW_IN_DOUBLE
+        few = _of_few_in_double(student, teacher, temperature, form, needed) if double else None
+        few = few or _of_few(student, teacher, temperature, form, needed, form.few)
         if few is not None:
             return few
     value, *slopes = in_blocks(student, teacher, temperature, form, needed)
@@ -212,6 +216,24 @@ def _of_few(
     value, *slopes = form(Pair(log_q, log_p, log_q.exp(), log_p.exp(), tame=True), *needed)
     low, high = (float(end) for end in value.aminmax())  # NaN if one is
     return Divergence(_scaled_up(value, temperature, form.factor), *slopes) if least <= low and high < _LARGE else None
+
+
+def _of_few_in_double(
+    student: Tensor, teacher: Tensor, temperature: float, form: Form, needed: tuple[bool, bool]
+) -> Divergence | None:
+    """Compute the same for a small float32 batch in float64; None if a row is within its rounding, or extreme.
+
+    The plain formula loses about the rounding of a tempered logit, which is far below float32's precision unless two
+    rows are almost equal. So most steps need no formula for rows near equality, with twice as many operations.
+    """
+    largest = max(float(torch.linalg.vector_norm(rows)) for rows in (student, teacher)) / temperature
+    log_q, log_p = _plain_logarithm(student.double(), temperature), _plain_logarithm(teacher.double(), temperature)
+    value, *slopes = form(Pair(log_q, log_p, log_q.exp(), log_p.exp(), tame=True), *needed)
+    low, high = (float(end) for end in value.aminmax())  # NaN if one is
+    if not (_ROUNDING * (1 + largest) <= low and high < _LARGE):
+        return None
+    value = _scaled_up(value, temperature, form.factor)
+    return Divergence(value.float(), *(None if slope is None else slope.float() for slope in slopes))
 
 
 def _in_general(
