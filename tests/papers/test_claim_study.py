@@ -103,6 +103,25 @@ def test_each_arm_chooses_on_development_data_with_a_seed_and_a_teacher_of_its_o
     ]  # fmt: skip
 
 
+def test_settings_with_the_best_mean_over_the_seeds_of_a_search_are_chosen(tmp_path):
+    scores = {1.0: {7: 5.0, 8: 1.0}, 2.0: {7: 4.0, 8: 3.0}}  # the first seed alone would choose 1.0
+
+    def fit_by_seed(folder, *, arm, seed, quick, development=False, lr=0.0):
+        return {"score": scores[lr][seed] if development else lr}
+
+    search = SettingsSearch({arm: [{"lr": 1.0}, {"lr": 2.0}] for arm in ("alone", "kd")}, SCORE, seeds=(7, 8))
+    study, scale, results = replace(SEARCHED, train=fit_by_seed, search=search), ExperimentScale("quick", (0,)), {}
+    for task in sort_tasks(study.tasks(scale)):
+        work = task if not task.name.startswith("teacher") else WorkItem(task.name, lambda folder: {})
+        results[task.name] = run_and_save(work, tmp_path, "hash")["figures"]
+    assert {"teacher-7", "teacher-8"} <= set(results)
+    assert results["toy/settings"] == {"alone": {"lr": 2.0}, "kd": {"lr": 2.0}}
+    tries = [row.values for row in study.table(scale, results) if not row.column]
+    assert tries == [[5.0, 1.0], [4.0, 3.0]] * 2
+    with pytest.raises(LimbeckError, match="seeds"):
+        SettingsSearch({"alone": [{}]}, SCORE, seeds=())
+
+
 def test_a_search_gives_all_arms_of_the_study_equally_many_tries():
     with pytest.raises(LimbeckError, match="'kd': 1"):
         SettingsSearch({"alone": [{}, {"lr": 1.0}], "kd": [{}]}, SCORE)

@@ -12,6 +12,7 @@ from limbeck.data.preprocess import fit_normalization
 from limbeck.papers import ExperimentScale, TaskFolder, lukasik2021, pouransari2020, small_images, stanton2021
 from limbeck.papers.experiment import renumbered
 from limbeck.papers.lukasik2021 import HELD_OUT, RARITY, split_images
+from limbeck.papers.task_queue import run_and_save
 from limbeck.task_runner import sort_tasks
 
 IMAGE_STUDIES = [stanton2021.STUDY, lukasik2021.STUDY]
@@ -44,9 +45,7 @@ def test_every_arm_of_a_study_trains_and_is_judged(study, noise, tmp_path):
         if task.name.endswith("seed-1"):
             results[task.name] = results[task.name.replace("seed-1", "seed-0")]
             continue
-        folder = TaskFolder(tmp_path, task.name)
-        folder.folder.mkdir(parents=True)
-        results[task.name] = task.function(folder)
+        results[task.name] = run_and_save(task, tmp_path, "hash")["figures"]
     rows = study.table(SCALE, results)
     assert {row.name for row in rows if row.column} == set(study.arms)
     assert len(study.judge(SCALE, results)) == len(study.claims)

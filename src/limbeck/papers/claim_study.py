@@ -18,7 +18,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 from limbeck.errors import LimbeckError
 from limbeck.papers.claim import Claim, ClaimResult, Column, Figure, judge_claims
@@ -38,24 +38,28 @@ def pass_quick(scale: ExperimentScale) -> dict[str, Any]:
 class SettingsSearch:
     """Settings that the arms try on development data, before the study.
 
-    Each arm is trained once with each of its settings and one seed, as ``train(..., development=True, **settings)``,
-    and measured on data on which no arm is judged. The best of them are its arguments for all seeds of the study.
-    All arms have equally many settings to try: an arm that is tuned more than another can win for that alone.
+    Each arm is trained with each of its settings and each of the search's own seeds, as ``train(...,
+    development=True, **settings)``, and measured on data on which no arm is judged. The settings with the best mean are
+    its arguments for all seeds of the study. All arms have equally many settings to try: an arm that is tuned more than
+    another can win for that alone.
 
     Attributes:
         settings: The settings of each arm: arguments of `ClaimStudy.train`.
         figure: The figure of the development data that decides. Of equal values the first wins.
-        seed: The seed of the tries; no student of the study has it.
+        seeds: The seeds of the tries; no student of the study has them. Where seeds differ by more than settings, one
+            seed chooses by chance: give several.
 
     Raises:
-        LimbeckError: If an arm has more settings than another.
+        LimbeckError: If an arm has more settings than another, or there is no seed.
     """
 
     settings: Mapping[str, Sequence[Mapping[str, Any]]]
     figure: Figure
-    seed: int = 100
+    seeds: tuple[int, ...] = (100,)
 
     def __post_init__(self) -> None:
+        if not self.seeds:
+            raise LimbeckError("A search needs at least one seed of its own, such as seeds=(100, 101); got none.")
         counts = {arm: len(own) for arm, own in self.settings.items()}
         if len(set(counts.values())) != 1 or 0 in counts.values():
             raise LimbeckError(f"All arms need equally many settings to try, and at least one; got {counts}.")
@@ -68,19 +72,30 @@ def train_chosen(
     return train(folder, arm=arm, **arguments, **folder.figures_of(chosen)[arm])
 
 
+class Try(NamedTuple):
+    """Settings that an arm tries, and the tasks that train it with them, one for each seed of the search."""
+
+    settings: Mapping[str, Any]
+    tasks: tuple[str, ...]
+
+
 def choose_settings(
-    folder: TaskFolder, *, tries: Mapping[str, Mapping[str, Mapping[str, Any]]], figure: str, lower_is_better: bool
+    folder: TaskFolder, *, tries: Mapping[str, Sequence[Try]], figure: str, lower_is_better: bool
 ) -> Figures:
-    """Choose for each arm the settings of its best try.
+    """Choose for each arm the settings whose tries have the best mean; of equal ones the first.
 
     Args:
         folder: The folder of the task.
-        tries: Maps each arm to the tasks of its tries and their settings.
+        tries: Maps each arm to its tries.
         figure: The key of the figure that decides.
         lower_is_better: Whether the smallest is the best.
     """
     sign = -1.0 if lower_is_better else 1.0
-    return {arm: own[max(own, key=lambda task: sign * folder.figures_of(task)[figure])] for arm, own in tries.items()}
+
+    def score(one: Try) -> float:
+        return sign * sum(folder.figures_of(task)[figure] for task in one.tasks) / len(one.tasks)
+
+    return {arm: max(own, key=score).settings for arm, own in tries.items()}
 
 
 @dataclass(frozen=True)
@@ -140,7 +155,7 @@ class ClaimStudy:
         search, settings = self.search, self.settings(scale)
         train, chosen, before = partial(self.train), tuple[str, ...](), [*self.shared(scale)]
         if search is not None:
-            with_seed = scale._replace(seeds=(*scale.seeds, search.seed))
+            with_seed = scale._replace(seeds=(*scale.seeds, *search.seeds))
             before = [*self.shared(with_seed), *self._search_tasks(search, scale)]
             train, chosen = partial(train_chosen, self.train, chosen=self._chosen), (self._chosen,)
         return before + [
@@ -157,10 +172,13 @@ class ClaimStudy:
         """The task that chooses the settings of the arms."""
         return f"{self.name}/settings"
 
-    def _tries(self, search: SettingsSearch) -> dict[str, dict[str, Mapping[str, Any]]]:
-        """The tasks of each arm's tries, with their settings."""
+    def _tries(self, search: SettingsSearch) -> dict[str, list[Try]]:
+        """The tries of each arm."""
         return {
-            arm: {self.task_name(f"try {number} {arm}", search.seed): settings for number, settings in enumerate(own)}
+            arm: [
+                Try(settings, tuple(self.task_name(f"try {number} {arm}", seed) for seed in search.seeds))
+                for number, settings in enumerate(own)
+            ]
             for arm, own in search.settings.items()
         }
 
@@ -169,11 +187,12 @@ class ClaimStudy:
         tries, settings = self._tries(search), self.settings(scale)
         tasks = [
             WorkItem(
-                task, partial(self.train, arm=arm, seed=search.seed, development=True, **settings, **own),
-                self.requires(search.seed), self.seconds[scale.name],
+                task, partial(self.train, arm=arm, seed=seed, development=True, **settings, **one.settings),
+                self.requires(seed), self.seconds[scale.name],
             )
             for arm, mine in tries.items()
-            for task, own in mine.items()
+            for one in mine
+            for seed, task in zip(search.seeds, one.tasks, strict=True)
         ]  # fmt: skip
         figure = search.figure
         choose = partial(choose_settings, tries=tries, figure=figure.key, lower_is_better=figure.lower_is_better)
@@ -186,11 +205,12 @@ class ClaimStudy:
         figure, chosen = self.search.figure, results[self._chosen]
         return [
             Row(
-                f"development data, {arm}: {_describe(own)}", [results[task][figure.key]], figure.unit,
-                lower_is_better=figure.lower_is_better, note="chosen" if own == chosen[arm] else "",
+                f"development data, {arm}: {_describe(one.settings)}",
+                [results[task][figure.key] for task in one.tasks], figure.unit, lower_is_better=figure.lower_is_better,
+                note="chosen" if one.settings == chosen[arm] else "",
             )
-            for arm, tasks in self._tries(self.search).items()
-            for task, own in tasks.items()
+            for arm, tries in self._tries(self.search).items()
+            for one in tries
         ]  # fmt: skip
 
     def table(self, scale: ExperimentScale, results: Results) -> list[Row]:

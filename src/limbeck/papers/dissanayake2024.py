@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import torch
 
 from limbeck.methods import make
 from limbeck.metrics import estimate_information
 from limbeck.papers.claim import Claim, Figure
-from limbeck.papers.claim_study import ClaimStudy
+from limbeck.papers.claim_study import ClaimStudy, SettingsSearch
 from limbeck.papers.experiment import Figures, TaskFolder
 from limbeck.papers.small_images import (
     ACCURACY,
@@ -28,31 +29,36 @@ from limbeck.tap import Tapped
 ARMS = {
     "alone": "labels",
     "kd": "plain KD",
-    "vid": "all of the teacher's features, weight 100",
-    "rid": "what of them is about the labels, weight 10",
+    "vid": "all of the teacher's features",
+    "rid": "what of them is about the labels",
     "vid, untrained teacher": "the same with a teacher of random weights",
     "rid, untrained teacher": "the same with a teacher of random weights",
 }
-SETTING = replace(FASHION_MLP, quick={**FASHION_MLP.quick, "epochs": 15})
+SETTING = replace(FASHION_MLP, quick={**FASHION_MLP.quick, "epochs": 12})
 LAYERS = ["layer1", "layer2"]
 TRANSFERRED = Figure("redundant", "redundant information", "bits")
 LEFT = Figure("unique_teacher", "only in the teacher", "bits", lower_is_better=True)
 
 
-def train_arm(folder: TaskFolder, *, arm: str, seed: int, quick: bool) -> Figures:
+def train_arm(
+    folder: TaskFolder, *, arm: str, seed: int, quick: bool, development: bool = False, lr: float | None = None,
+    **settings: Any,
+) -> Figures:  # fmt: skip
     """Train a student; measure its accuracy, and the information of the last hidden layers about the labels."""
-    setting = SETTING.at(quick)
+    setting = SETTING.at(quick, development=development, lr=lr)
     name, untrained = arm.partition(", ")[0], arm.endswith("untrained teacher")
     teacher = make_network(setting.teacher, setting, 500 + seed) if untrained else load_teacher(folder, setting, seed)
-    layers = {"teacher": teacher.eval(), "at": LAYERS, "student_at": LAYERS}
+    layers = {"teacher": teacher.eval(), "at": LAYERS, "student_at": LAYERS, **settings}
     recipe = {
         "alone": lambda: make("supervised"),
-        "kd": lambda: make("hinton", teacher=teacher),
-        "vid": lambda: make("vid", weight=100.0, **layers),
-        "rid": lambda: make("rid", weight=10.0, **layers),
+        "kd": lambda: make("hinton", teacher=teacher, **settings),
+        "vid": lambda: make("vid", **layers),
+        "rid": lambda: make("rid", **layers),
     }[name]()
     student = make_network(setting.student, setting, seed)
     student, seconds = train_network(student, recipe, setting, seed=seed, epochs=setting.epochs)
+    if development:
+        return measure_network(student, setting)
     information = estimate_information(*_features(setting, teacher, student))
     parts = {"redundant": information.redundant, "unique_teacher": information.unique_teacher}
     return {**measure_network(student, setting), "seconds": seconds, **parts}
@@ -71,6 +77,15 @@ def _features(
     return read[0], read[1], torch.as_tensor(batch.labels)
 
 
+SOFT = [{"lr": lr, "temperature": t, "weight": w} for lr, t, w in ((2e-3, 4.0, 0.9), (4e-3, 2.0, 0.5))]
+SETTINGS = {
+    "alone": [{"lr": lr} for lr in (2e-3, 4e-3)],
+    "kd": SOFT,
+    **{arm: [{"lr": lr, "weight": weight} for lr, weight in zip((2e-3, 4e-3), weights, strict=True)]
+       for kind, weights in (("vid", (100.0, 10.0)), ("rid", (10.0, 1.0)))
+       for arm in (kind, f"{kind}, untrained teacher")},
+}  # fmt: skip
+"""An arm with an untrained teacher tries its settings with that teacher."""
 STUDY = ClaimStudy(
     "nuisance",
     "Which features of a teacher does a student copy, if the teacher knows nothing?",
@@ -90,7 +105,8 @@ STUDY = ClaimStudy(
         Claim.of_difference("rid", "kd", ACCURACY),
         Claim.of_equality("rid", "vid", ACCURACY, margin=2.0),
     ],
-    {"quick": 4, "full": 25},
+    {"quick": 3, "full": 25},
+    search=SettingsSearch(SETTINGS, ACCURACY),
     **share_teachers(SETTING),
 )
 TITLE = (

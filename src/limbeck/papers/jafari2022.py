@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor, nn
 
 from limbeck.methods import make
 from limbeck.papers.claim import Claim, Column
-from limbeck.papers.claim_study import ClaimStudy
+from limbeck.papers.claim_study import ClaimStudy, SettingsSearch
 from limbeck.papers.experiment import Figures, TaskFolder
 from limbeck.papers.small_images import (
     ACCURACY,
@@ -31,13 +33,14 @@ NOISE = 4.0
 """The standard deviation of the noise of the logits."""
 ARMS = {
     "alone": "labels",
-    "kd": "soft targets at T = 4 with a weight of 0.9, and labels",
-    "annealing": "annealing_kd: three quarters of the epochs on growing logits, then labels",
-    "continuation": "continuation_kd with a margin of 1",
+    "kd": "soft targets and labels",
+    "annealing": "annealing_kd: an early part of the epochs on growing logits, then labels",
+    "continuation": "continuation_kd",
     "kd, noise": "kd, with normal noise on the teacher's logits",
     "annealing, noise": "annealing, with the same noise",
     "continuation, noise": "continuation, with the same noise",
 }
+SETTING = replace(FASHION_MLP, quick={**FASHION_MLP.quick, "epochs": 20})
 
 
 class NoisyLogits(nn.Module):
@@ -65,20 +68,21 @@ class NoisyLogits(nn.Module):
         return logits + self.scale * normal.to(logits)
 
 
-def train_arm(folder: TaskFolder, *, arm: str, seed: int, quick: bool) -> Figures:
+def train_arm(
+    folder: TaskFolder, *, arm: str, seed: int, quick: bool, development: bool = False, lr: float | None = None,
+    temperature: float = 4.0, weight: float = 0.9, margin: float = 1.0, annealed: float = 0.75,
+) -> Figures:  # fmt: skip
     """Train the student of one arm and seed."""
-    setting = FASHION_MLP.at(quick)
+    setting = SETTING.at(quick, development=development, lr=lr)
     true = load_teacher(folder, setting, seed)
     kind, _, noisy = arm.partition(", ")
     teacher = NoisyLogits(true, NOISE).eval() if noisy else true
-    whole = setting.epochs
+    last = max(round((1 - annealed) * setting.epochs), 1)
     recipes = {
         "alone": lambda: make("supervised"),
-        "kd": lambda: make("hinton", teacher=teacher, temperature=4.0, weight=0.9),
-        "annealing": lambda: make(
-            "annealing_kd", teacher=teacher, annealing_epochs=whole - whole // 4, epochs=whole // 4
-        ),
-        "continuation": lambda: make("continuation_kd", teacher=teacher),
+        "kd": lambda: make("hinton", teacher=teacher, temperature=temperature, weight=weight),
+        "annealing": lambda: make("annealing_kd", teacher=teacher, annealing_epochs=setting.epochs - last, epochs=last),
+        "continuation": lambda: make("continuation_kd", teacher=teacher, margin=margin),
     }
     return train_student(recipes[kind](), setting, seed=seed, teacher=true)
 
@@ -96,6 +100,17 @@ def _loss_from_noise(arm: str, other: str) -> Claim:
     return Claim(f"{arm} loses less from noise than {other}: accuracy", values, resolution=0.05)
 
 
+SOFT = [
+    {"lr": lr, "temperature": t, "weight": w} for lr, t, w in ((2e-3, 4.0, 0.9), (2e-3, 2.0, 0.5), (4e-3, 2.0, 0.5))
+]
+ANNEALED = [{"lr": lr, "annealed": part} for lr, part in ((2e-3, 0.75), (4e-3, 0.75), (4e-3, 0.5))]
+MARGINS = [{"lr": lr, "margin": margin} for lr, margin in ((2e-3, 1.0), (4e-3, 1.0), (4e-3, 0.5))]
+SETTINGS = {
+    "alone": [{"lr": lr} for lr in (1e-3, 2e-3, 4e-3)],
+    **{arm: own for kind, own in (("kd", SOFT), ("annealing", ANNEALED), ("continuation", MARGINS))
+       for arm in (kind, f"{kind}, noise")},
+}  # fmt: skip
+"""An arm with noise tries its settings with the noise."""
 STUDY = ClaimStudy(
     name="continuation",
     title="Is a path from small logits to labels better, and is it robust to noise?",
@@ -109,7 +124,8 @@ STUDY = ClaimStudy(
         _loss_from_noise("continuation", "kd"),
         _loss_from_noise("continuation", "annealing"),
     ),
-    seconds={"quick": 3.0, "full": 12.0},
-    **share_teachers(FASHION_MLP),
+    seconds={"quick": 2.5, "full": 12.0},
+    search=SettingsSearch(SETTINGS, ACCURACY),
+    **share_teachers(SETTING),
 )
 EXPERIMENTS = (STUDY.experiment(),)

@@ -13,13 +13,14 @@ from limbeck.methods import make
 from limbeck.methods.logits.ada_alpha import measure_class_weights
 from limbeck.metrics import Predictions, class_accuracy, predict
 from limbeck.papers.claim import Claim, Figure
-from limbeck.papers.claim_study import ClaimStudy
+from limbeck.papers.claim_study import ClaimStudy, SettingsSearch
 from limbeck.papers.experiment import ExperimentScale, Figures, TaskFolder, load_weights, renumbered, save_weights
 from limbeck.papers.small_images import (
     ACCURACY,
     AGREEMENT,
     FASHION_MLP,
     NLL,
+    ImageSetting,
     images_of,
     make_network,
     measure_network,
@@ -29,12 +30,12 @@ from limbeck.task_runner import WorkItem
 
 SETTING = replace(
     FASHION_MLP, train=20_000, student_images=0, epochs=60, teacher_epochs=30,
-    quick={"train": 10_000, "epochs": 40, "teacher_epochs": 20},
+    quick={"train": 10_000, "epochs": 30, "teacher_epochs": 20},
 )  # fmt: skip
 ARMS = {
     "alone": "labels",
-    "kd": "soft targets alone, T = 4",
-    "kd, with labels": "the same, half of the weight on labels",
+    "kd": "soft targets alone",
+    "kd, with labels": "soft targets and labels",
     "ada_alpha": "a weight for each class, from the teacher's margins on held-out images",
 }
 RARITY = 0.03
@@ -82,35 +83,37 @@ def teach(folder: TaskFolder, *, seed: int, quick: bool) -> Figures:
     net = make_network(setting.teacher, setting, 1000 + seed)
     train_network(net, make("supervised"), setting, seed=1000 + seed, epochs=setting.teacher_epochs, examples=images)
     save_weights(net, folder)
-    return _measure(net, None, classes, quick=quick)
+    return _measure(net, None, classes, setting)
 
 
-def train_arm(folder: TaskFolder, *, arm: str, seed: int, quick: bool) -> Figures:
+def train_arm(
+    folder: TaskFolder, *, arm: str, seed: int, quick: bool, development: bool = False, lr: float | None = None,
+    temperature: float = 4.0, weight: float = 1.0,
+) -> Figures:  # fmt: skip
     """Train one student on long-tailed images."""
-    setting, (images, held_out, classes) = SETTING.at(quick), _parts(seed, quick=quick)
+    setting = SETTING.at(quick, development=development, lr=lr)
+    images, held_out, classes = _parts(seed, quick=quick)
     teacher = load_weights(make_network(setting.teacher, setting, 0), folder, _task(seed))
     if arm == "ada_alpha":
-        found = _predict(teacher, held_out, quick=quick)
+        found = _predict(teacher, held_out, setting)
         weights = measure_class_weights(found.student, torch.as_tensor(found.labels))
-        recipe = make("ada_alpha", teacher=teacher, class_weights=tuple(weights.tolist()), temperature=4.0)
+        recipe = make("ada_alpha", teacher=teacher, class_weights=tuple(weights.tolist()), temperature=temperature)
     elif arm == "alone":
         recipe = make("supervised")
     else:
-        labels = arm != "kd"
-        recipe = make("hinton", teacher=teacher, temperature=4.0, weight=0.5 if labels else 1.0, labels=labels)
+        recipe = make("hinton", teacher=teacher, temperature=temperature, weight=weight, labels=arm != "kd")
     student = make_network(setting.student, setting, seed)
     shipped, _ = train_network(student, recipe, setting, seed=seed, epochs=setting.epochs, examples=images)
-    return _measure(shipped, teacher, classes, quick=quick)
+    return _measure(shipped, teacher, classes, setting)
 
 
-def _predict(net: nn.Module, images: Dataset, *, quick: bool) -> Predictions:
+def _predict(net: nn.Module, images: Dataset, setting: ImageSetting) -> Predictions:
     loader = ShuffledLoader(images, batch_size=500, shuffle=False)
-    return predict(net, loader, preprocess=images_of(SETTING.at(quick)).preprocess)
+    return predict(net, loader, preprocess=images_of(setting).preprocess)
 
 
-def _measure(net: nn.Module, teacher: nn.Module | None, classes: list[int], *, quick: bool) -> dict[str, float]:
-    setting = SETTING.at(quick)
-    by_class = 100 * class_accuracy(_predict(net, images_of(setting).test, quick=quick))
+def _measure(net: nn.Module, teacher: nn.Module | None, classes: list[int], setting: ImageSetting) -> dict[str, float]:
+    by_class = 100 * class_accuracy(_predict(net, images_of(setting).test, setting))
     head, tail = (float(by_class[own].mean()) for own in (classes[:5], classes[5:]))
     return {**measure_network(net, setting, teacher), "head": head, "tail": tail, "worst": float(by_class.min())}
 
@@ -135,6 +138,13 @@ def describe_training(scale: ExperimentScale) -> str:
     )
 
 
+SOFT = [{"lr": lr, "temperature": t} for lr, t in ((2e-3, 4.0), (2e-3, 2.0), (4e-3, 2.0))]
+SETTINGS = {
+    "alone": [{"lr": lr} for lr in (1e-3, 2e-3, 4e-3)],
+    "kd": SOFT,
+    "kd, with labels": [{**own, "weight": 0.5} for own in SOFT],
+    "ada_alpha": SOFT,
+}
 STUDY = ClaimStudy(
     "subgroups", "Does distillation raise the accuracy at the cost of rare classes?", ARMS, train_arm,
     (ACCURACY, HEAD, TAIL, WORST, NLL, AGREEMENT),
@@ -145,8 +155,8 @@ STUDY = ClaimStudy(
         Claim.of_difference("ada_alpha", "alone", ACCURACY),
         Claim.of_difference("ada_alpha", "kd, with labels", TAIL),
     ],
-    {"quick": 3, "full": 12}, shared=_teachers, requires=lambda seed: (_task(seed),), skip=SETTING.why_skipped,
-    describe=describe_training,
+    {"quick": 2.5, "full": 12}, shared=_teachers, requires=lambda seed: (_task(seed),), skip=SETTING.why_skipped,
+    describe=describe_training, search=SettingsSearch(SETTINGS, ACCURACY),
 )  # fmt: skip
 TITLE = (
     "Lukasik, Bhojanapalli, Menon and Kumar, Teacher's pet: understanding and mitigating biases in distillation, 2021, "

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Any
+
 from limbeck.methods import make
 from limbeck.papers.claim import Claim
-from limbeck.papers.claim_study import ClaimStudy
+from limbeck.papers.claim_study import ClaimStudy, SettingsSearch
 from limbeck.papers.experiment import Figures, TaskFolder
 from limbeck.papers.small_images import (
     ACCURACY,
@@ -27,31 +30,48 @@ CLAIM = (
 
 ARMS = {
     "alone": "labels",
-    "smoothing": "label smoothing of 0.1",
-    "kd": "soft targets at T = 4 with a weight of 0.9, and labels",
-    "kd_pt": "how sure the teacher is of the label, at T = 1 with a weight of 0.9",
-    "kd_sim": "how similar the classes are in the teacher's last layer, weight 0.9",
-    "kd_topk": "the 3 largest probabilities at T = 4, the rest even, with the weight of kd",
+    "smoothing": "smoothed labels",
+    "kd": "soft targets and labels",
+    "kd_pt": "how sure the teacher is of the label",
+    "kd_sim": "how similar the classes are in the teacher's last layer",
+    "kd_topk": "the 3 largest probabilities, the rest even",
 }
+SETTING = replace(FASHION_MLP, quick={**FASHION_MLP.quick, "epochs": 20})
 
 
-def train_arm(folder: TaskFolder, *, arm: str, seed: int, quick: bool) -> Figures:
+def train_arm(
+    folder: TaskFolder, *, arm: str, seed: int, quick: bool, development: bool = False, lr: float | None = None,
+    temperature: float = 4.0, weight: float = 0.9, smoothing: float = 0.1,
+) -> Figures:  # fmt: skip
     """Train the student of one arm and seed."""
-    setting = FASHION_MLP.at(quick)
+    setting = SETTING.at(quick, development=development, lr=lr)
     teacher = load_teacher(folder, setting, seed)
-    # kd_topk has no factor T^2: weights with the proportions of kd, so that only the tail of the targets differs.
-    soft = 0.9 * 16 / (0.9 * 16 + 0.1)
+    settings: dict[str, Any] = {"temperature": temperature, "weight": weight}
+    # kd_topk has no factor T^2: its weights have the proportions of kd, so that only the tail of the targets differs.
+    soft = weight * temperature**2 / (weight * temperature**2 + 1 - weight)
     recipes = {
         "alone": lambda: make("supervised"),
-        "smoothing": lambda: make("label_smoothing", smoothing=0.1),
-        "kd": lambda: make("hinton", teacher=teacher, temperature=4.0, weight=0.9),
-        "kd_pt": lambda: make("kd_pt", teacher=teacher, temperature=1.0, weight=0.9),
-        "kd_sim": lambda: make("kd_sim", teacher=teacher, weight=0.9),
-        "kd_topk": lambda: make("kd_topk", teacher=teacher, k=3, temperature=4.0, weight=soft),
+        "smoothing": lambda: make("label_smoothing", smoothing=smoothing),
+        "kd": lambda: make("hinton", teacher=teacher, **settings),
+        "kd_pt": lambda: make("kd_pt", teacher=teacher, **settings),
+        "kd_sim": lambda: make("kd_sim", teacher=teacher, weight=weight),
+        "kd_topk": lambda: make("kd_topk", teacher=teacher, k=3, temperature=temperature, weight=soft),
     }
     return train_student(recipes[arm](), setting, seed=seed, teacher=teacher)
 
 
+SOFT = [
+    {"lr": lr, "temperature": t, "weight": w} for lr, t, w in ((2e-3, 4.0, 0.9), (2e-3, 2.0, 0.5), (4e-3, 2.0, 0.5))
+]
+SETTINGS = {
+    "alone": [{"lr": lr} for lr in (1e-3, 2e-3, 4e-3)],
+    "smoothing": [{"lr": lr, "smoothing": s} for lr, s in ((2e-3, 0.1), (2e-3, 0.3), (4e-3, 0.1))],
+    "kd": SOFT,
+    "kd_pt": [{"lr": lr, "temperature": 1.0, "weight": w} for lr, w in ((2e-3, 0.9), (2e-3, 0.5), (4e-3, 0.5))],
+    "kd_sim": [{"lr": lr, "weight": w} for lr, w in ((2e-3, 0.9), (2e-3, 0.5), (4e-3, 0.5))],
+    "kd_topk": SOFT,
+}
+"""The first settings of each arm with a teacher are those of its card."""
 STUDY = ClaimStudy(
     name="parts",
     title="Which part of distillation helps a student?",
@@ -67,7 +87,8 @@ STUDY = ClaimStudy(
         Claim.of_difference("kd_topk", "kd", ACCURACY),
         Claim.of_difference("kd", "alone", NLL),
     ),
-    seconds={"quick": 3.0, "full": 12.0},
-    **share_teachers(FASHION_MLP),
+    seconds={"quick": 2.5, "full": 12.0},
+    search=SettingsSearch(SETTINGS, ACCURACY),
+    **share_teachers(SETTING),
 )
 EXPERIMENTS = (STUDY.experiment(),)

@@ -57,7 +57,8 @@ STUDY = ClaimStudy(
     {"quick": 3, "full": 12},
     **share_teachers(FASHION_MLP),
     search=SettingsSearch(
-        {"alone": [{"lr": lr} for lr in RATES], "kd": SOFT, "sp": SIMILAR, "kd and sp": SIMILAR}, ACCURACY
+        {"alone": [{"lr": lr} for lr in RATES], "kd": SOFT, "sp": SIMILAR, "kd and sp": SIMILAR}, ACCURACY,
+        seeds=(100, 101, 102),  # one seed alone chose for the labels a rate that was the worst with others
     ),
 )  # fmt: skip
 
