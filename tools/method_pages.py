@@ -220,6 +220,8 @@ def _teacher(call: MethodCall) -> str:
 def _models(call: MethodCall) -> str:
     """Models and data of the kind that the method is for, from its family, its tasks and the networks of its tests."""
     card = call.card
+    if card.models_and_data:
+        return card.models_and_data
     if card.across_tokenizers:
         return "--teacher hf:gpt2-medium --student hf:OTHER_TOKENIZER --data corpus.jsonl"
     if family_of(call) == "language" or "language_modeling" in card.tasks[:1]:

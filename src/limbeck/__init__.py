@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from limbeck.compare import run_job as run_job
     from limbeck.compare import tune as tune
     from limbeck.data import ArrayDataset as ArrayDataset
+    from limbeck.data import BalancedLoader as BalancedLoader
     from limbeck.data import Chain as Chain
     from limbeck.data import ColorJitter as ColorJitter
     from limbeck.data import Crop as Crop
@@ -99,7 +100,7 @@ _WHERE = {
     "batch": ("Batch", "Outputs", "Progress", "Term"),
     "compare": ("checkup", "run_job", "tune"),
     "data": (
-        "ArrayDataset", "Chain", "ColorJitter", "Crop", "CutMix", "Cutout", "load_encoding", "Flip",
+        "ArrayDataset", "BalancedLoader", "Chain", "ColorJitter", "Crop", "CutMix", "Cutout", "load_encoding", "Flip",
         "ImageFolder", "load_data", "Loader", "Mixup", "NormalizeImages", "load_preprocess", "RandAugment",
         "RandomShift", "read_npz", "read_table", "ResizedCrop", "ShuffledLoader", "SpecialistLoader", "split",
         "TextDataset", "TorchLoader",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import random
 import re
 import shlex
 from pathlib import Path
@@ -16,6 +17,7 @@ from limbeck.data import ArrayDataset
 from limbeck.methods import method, names
 from limbeck.models import build
 from limbeck.testing.trials import get_trial
+from small_jobs import blobs, typed_here
 from tools.method_pages import updated_pages
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
@@ -75,6 +77,27 @@ def test_the_page_s_command_names_the_method_s_own_arguments(name):
     several = any(key.startswith("teachers.") for key, _ in pairs)
     own = get_trial(call.card.trials[0])[1]()[1] if several or call.card.across_tokenizers else networks()[0]
     assert call(**({"teacher": own} if call.has_teacher else {}), **given)
+
+
+def write_table(path):
+    """A table of which one column follows from another."""
+    draw = random.Random(0)
+    ages = [draw.randint(18, 80) for _ in range(160)]
+    rows = [f"{age},{draw.choice('abc')},{'high' if age > 45 else 'low'}" for age in ages]
+    path.write_text("\n".join(["age,group,income", *rows]))
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize("name", [name for name in names() if method(name).card.models_and_data])
+def test_the_page_s_command_runs_with_the_models_of_the_card(name, tmp_path):
+    words = shlex.split(blocks(DOCS / "methods" / f"{name}.md", "console")[0].removeprefix("$ limbeck "))
+    data = tmp_path / words[words.index("--data") + 1]
+    (write_table if data.suffix == ".csv" else blobs)(data)
+    less = ("budget.epochs=1", "budget.batch_size=32", "seeds=1", "arms=[distilled]")
+    short = [word for one in less for word in ("--set", one)]
+    ended = typed_here(*words, *short, "--json", cwd=tmp_path)
+    assert ended.code == 0, ended.err
+    assert ended.result["arms"]["distilled"]["accuracy"]["mean"] >= 0
 
 
 def test_the_page_on_adding_things_runs_from_top_to_bottom():

@@ -60,6 +60,23 @@ def test_the_kernels_are_the_formulas(kernel, rows):
 
 
 @pytest.mark.parametrize("kernel", KERNELS[1:])
+@pytest.mark.parametrize("rows", [6, 3])
+def test_gradients_are_those_of_finite_differences_for_both_models(kernel, rows):
+    sides = [x[:rows].clone().requires_grad_() for x in (Z, V)]
+    mask = torch.arange(rows) != 1
+    assert torch.autograd.gradcheck(lambda *pair: kernel(*pair, mask=mask, temperatures=(1.0, 3.0)), sides)
+    assert torch.autograd.gradgradcheck(lambda *pair: kernel(*pair, temperatures=(2.0,)), sides)
+
+
+@pytest.mark.parametrize("kernel", KERNELS[1:])
+@pytest.mark.parametrize("rows", [6, 3])
+def test_equal_predictions_have_the_gradient_0_exactly(kernel, rows):
+    z = Z[:rows].float().clone().requires_grad_()
+    kernel(z, z.detach()).backward()
+    assert not z.grad.any()
+
+
+@pytest.mark.parametrize("kernel", KERNELS[1:])
 def test_positions_are_rows_and_masked_ones_are_none(kernel):
     z, v = Z.reshape(2, 3, 5), V.reshape(2, 3, 5)
     mask = torch.tensor([[True, False, True], [True, True, False]])

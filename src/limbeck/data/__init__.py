@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from limbeck.data.adversarial_loader import AdversarialLoader, Attack
 from limbeck.data.arrays import ArrayDataset
+from limbeck.data.balanced_loader import BalancedLoader, group_by_superclass
 from limbeck.data.builtin_datasets import draw_digits
 from limbeck.data.cached_texts import open_cached_texts
 from limbeck.data.dataset import Dataset, Subset, split, subsample
@@ -51,6 +52,7 @@ __all__ = [
     "AdversarialLoader",
     "ArrayDataset",
     "Attack",
+    "BalancedLoader",
     "BatchMasks",
     "BatchMix",
     "CategoryColumn",
@@ -99,6 +101,7 @@ __all__ = [
     "draw_digits",
     "find_prompt_files",
     "find_token_data",
+    "group_by_superclass",
     "hash_tokenizer",
     "holds_tokenizer",
     "load_data",

@@ -47,6 +47,8 @@ class Loader(ABC):
     depends_on_model: bool = False
     """Whether batches depend on models of the run (rollouts). `bind` is called before the first batch is requested.
     Teacher outputs for such batches cannot be cached."""
+    repeats: bool = False
+    """Whether an epoch may have an example several times, and others not at all."""
     batch_size: int | None = None
     """Number of examples per batch, except that the last one of an epoch may have fewer; None if it varies."""
     seed: int = 0
@@ -194,6 +196,7 @@ class DatasetLoader(Loader):
         *,
         batch_size: int,
         seed: int,
+        drop_last: bool = False,
         augment: Transform | None,
         mix: BatchMix | None = None,
         views: int | None,
@@ -204,10 +207,15 @@ class DatasetLoader(Loader):
             raise LimbeckError(
                 f"batch_size={batch_size!r} must be a positive whole number, for example batch_size=128."
             )
+        if drop_last and batch_size > len(examples):
+            raise LimbeckError(
+                f"drop_last leaves no batch: batch_size={batch_size} is larger than {len(examples)} examples."
+            )
         check_num_workers(num_workers)
         check_augmentation(examples, augment=augment, mix=mix, views=views)
         self.examples = examples
         self.batch_size = batch_size
+        self.drop_last = drop_last
         self.seed = seed
         self.augment = augment
         self.mix = mix
@@ -215,9 +223,22 @@ class DatasetLoader(Loader):
         self.num_workers = examples.num_workers if num_workers is None else num_workers
 
     @property
-    @abstractmethod
+    def fingerprint(self) -> str:
+        """The fingerprint of the dataset, combined with those of `augment` and `mix` if they are set.
+
+        `views` is not part of it, because the content of a view does not depend on the number of views.
+        """
+        if self.augment is None and self.mix is None:
+            return self.examples.fingerprint
+        view = None if self.augment is None else self.augment.fingerprint
+        mix = [] if self.mix is None else [("mix", self.mix.fingerprint)]
+        return hash_columns(("examples", self.examples.fingerprint), ("view", view), *mix)
+
+    @property
     def examples_per_epoch(self) -> int:
-        """Number of examples in a full epoch."""
+        """The size of the dataset, or with `drop_last` the number of examples in full batches."""
+        size = len(self.examples)
+        return size - size % self.batch_size if self.drop_last else size
 
     @abstractmethod
     def order(self, epoch: int) -> Int[Tensor, " n"]:
@@ -298,32 +319,10 @@ class ShuffledLoader(DatasetLoader):
         num_workers: int | None = None,
     ) -> None:
         super().__init__(
-            examples, batch_size=batch_size, seed=seed, augment=augment, mix=mix, views=views, num_workers=num_workers
-        )
-        if drop_last and batch_size > len(examples):
-            raise LimbeckError(
-                f"drop_last leaves no batch: batch_size={batch_size} is larger than {len(examples)} examples."
-            )
+            examples, batch_size=batch_size, seed=seed, drop_last=drop_last, augment=augment, mix=mix, views=views,
+            num_workers=num_workers,
+        )  # fmt: skip
         self.shuffle = shuffle
-        self.drop_last = drop_last
-
-    @property
-    def fingerprint(self) -> str:
-        """The fingerprint of the dataset, combined with those of `augment` and `mix` if they are set.
-
-        `views` is not part of it, because the content of a view does not depend on the number of views.
-        """
-        if self.augment is None and self.mix is None:
-            return self.examples.fingerprint
-        view = None if self.augment is None else self.augment.fingerprint
-        mix = [] if self.mix is None else [("mix", self.mix.fingerprint)]
-        return hash_columns(("examples", self.examples.fingerprint), ("view", view), *mix)
-
-    @property
-    def examples_per_epoch(self) -> int:
-        """The size of the dataset, or with `drop_last` the number of examples in full batches."""
-        size = len(self.examples)
-        return size - size % self.batch_size if self.drop_last else size
 
     def order(self, epoch: int) -> Int[Tensor, " n"]:
         """The positions of the examples in the order of `epoch`."""

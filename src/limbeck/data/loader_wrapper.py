@@ -49,6 +49,11 @@ class LoaderWrapper(Loader):
         return self.loader.has_ids
 
     @property
+    def repeats(self) -> bool:  # type: ignore[override]
+        """Whether the other loader may have an example several times in an epoch."""
+        return self.loader.repeats
+
+    @property
     def resumable(self) -> bool:  # type: ignore[override]
         """Whether the other loader is resumable."""
         return self.loader.resumable

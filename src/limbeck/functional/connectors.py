@@ -92,6 +92,16 @@ class Connector(Head):
         self.norm, self.activation = norm, activation
         self.map: Pointwise | None = None
 
+    def describe(self) -> str:
+        """The kind of the head with its settings.
+
+        Example:
+            >>> Connector(norm=True).describe()
+            'Connector(norm=True)'
+        """
+        settings = ", ".join(f"{name}=True" for name in ("norm", "activation") if getattr(self, name))
+        return f"Connector({settings})" if settings else "Connector"
+
     def shape(self, student: Float[Tensor, "*student"], teacher: Float[Tensor, "*teacher"]) -> None:
         """Create the layer, unless it exists already for the same numbers of channels.
 

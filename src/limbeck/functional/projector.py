@@ -37,6 +37,10 @@ class Head(nn.Module, ABC):
     def forward(self, student: Tensor) -> Tensor:
         """Map the student's features to the teacher's shape."""
 
+    def describe(self) -> str:
+        """The kind of the head with its settings, which a resumed run compares; by default the kind alone."""
+        return type(self).__name__
+
 
 @final
 class Projector(Head):

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from limbeck.consent import may_run
 from limbeck.data import BatchMix, Chain, RandomShift, Transform, make_mix, make_transform
@@ -71,6 +71,10 @@ class Budget(Strict):
         accumulate: Micro-batches in one optimizer step.
         drop_last: Skip the last batch of an epoch if it is smaller than the others: for models that cannot train on
             few examples, such as one with BatchNorm on a single example.
+        examples_per_class: Each batch has this many examples of each of its classes, which are drawn evenly: for losses
+            that compare examples. None draws examples at random. `batch_size` is a multiple of it.
+        superclasses: With `examples_per_class`, the group of each class, in the order of the classes: a batch then has
+            so many examples of each of its groups.
         shift: Images are moved at random by up to this many pixels, differently in each epoch; 0 turns it off.
         augment: Further augmentations, after the shift: a name (``crop``, ``flip``, ``jitter``, ``cut_out``,
             ``rand_augment``, ``resized_crop``), ``{name: options}``, or a list of these.
@@ -88,6 +92,8 @@ class Budget(Strict):
     batch_size: int = Field(default=128, ge=1)
     accumulate: int = Field(default=1, ge=1)
     drop_last: bool = False
+    examples_per_class: int | None = Field(default=None, ge=1)
+    superclasses: list[int] | None = None
     shift: int = Field(default=0, ge=0)
     augment: str | dict[str, Any] | list[Any] | None = None
     mix: str | dict[str, Any] | None = None
@@ -97,6 +103,18 @@ class Budget(Strict):
     decay: Literal["cosine", "linear", "constant"] = "cosine"
     clip: float | None = Field(default=None, gt=0)
     options: dict[str, Any] = {}
+
+    @model_validator(mode="after")
+    def _check_batches(self) -> Budget:
+        each = self.examples_per_class
+        if each is None and self.superclasses is not None:
+            raise ValueError("superclasses need examples_per_class, such as examples_per_class=4")
+        if each is not None and self.batch_size % each:
+            raise ValueError(
+                f"batch_size={self.batch_size} is no multiple of examples_per_class={each}; choose "
+                f"{max(self.batch_size // each, 1) * each}, for example"
+            )
+        return self
 
     def make_optimizer(self) -> Optimizer:
         """The optimizer of this budget.

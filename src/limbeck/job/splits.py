@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from limbeck.data import (
+    BalancedLoader,
     Dataset,
     DataSplits,
     ShuffledLoader,
     TokenDataset,
     TokenPairDataset,
+    group_by_superclass,
     split,
     split_texts,
     subsample,
 )
+from limbeck.data.loader import DatasetLoader
 from limbeck.errors import LimbeckError
 from limbeck.job.budget import Budget
 from limbeck.job.schema import Job
@@ -53,14 +58,24 @@ def _split(train: Dataset, fraction: float) -> tuple[Dataset, Dataset]:
 
 def train_loader(
     examples: Dataset, budget: Budget, *, seed: int, cache: CacheSettings | None = None, mixed: bool = False
-) -> ShuffledLoader:
+) -> DatasetLoader:
     """The training batches of a budget; with its mix if `mixed`, which only losses without labels can use.
 
     With a cache, all seeds use the same views in different orders, so the teacher's outputs are computed only once.
+
+    Raises:
+        DataError: If batches are to have classes in equal parts, and the examples do not have as many classes.
     """
     view_seed = seed if cache is None else 0
-    return ShuffledLoader(
-        examples, batch_size=budget.batch_size, seed=seed, drop_last=budget.drop_last,
-        augment=budget.make_transform(seed=view_seed), mix=budget.make_mix(seed=view_seed) if mixed else None,
-        views=None if cache is None else cache.views,
-    )  # fmt: skip
+    options: dict[str, Any] = {
+        "batch_size": budget.batch_size,
+        "seed": seed,
+        "drop_last": budget.drop_last,
+        "augment": budget.make_transform(seed=view_seed),
+        "mix": budget.make_mix(seed=view_seed) if mixed else None,
+        "views": None if cache is None else cache.views,
+    }
+    if budget.examples_per_class is None:
+        return ShuffledLoader(examples, **options)
+    groups = None if budget.superclasses is None else group_by_superclass(examples, budget.superclasses)
+    return BalancedLoader(examples, examples_per_class=budget.examples_per_class, groups=groups, **options)

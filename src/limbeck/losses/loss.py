@@ -374,9 +374,13 @@ class Loss(LossTerm):
         dimension = "" if self.classes == -1 else f", classes={self.classes}"
         where = "" if self.where is None else f", where={self.where!r}"
         named = self.head.items() if isinstance(self.head, nn.ModuleDict) else ()
-        kinds = {name: type(head).__name__ for name, head in named} or type(self.head).__name__
+        kinds = {name: _describe_head(head) for name, head in named} or _describe_head(self.head)
         head = "" if self.head is None else f", head={kinds}"  # its own text changes as it gets its shape
         return f"Loss({self.kernel!r}{places}{head}{dimension}{where})"
+
+
+def _describe_head(head: nn.Module | None) -> str:
+    return head.describe() if isinstance(head, Head) else type(head).__name__
 
 
 def _shorten(side: str, addresses: dict[str, str]) -> str | dict[str, str]:

@@ -86,6 +86,7 @@ class MethodCard:
         across_tokenizers: Whether it compares texts and not tokens, so that its teacher is a
             `limbeck.CrossTokenizerTeacher`.
         kernels: What the kernels of the method promise, one `KernelClaim` for each: the conformance suite checks them.
+        models_and_data: The arguments with models and data in the command on the page, where pictures do not fit.
         keywords: Other names and abbreviations by which `limbeck methods WORD` finds the method.
     """
 
@@ -108,6 +109,7 @@ class MethodCard:
     task_reason: str = "its losses are not defined for such targets"
     across_tokenizers: bool = False
     kernels: tuple[KernelClaim, ...] = ()
+    models_and_data: str = ""
     keywords: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:

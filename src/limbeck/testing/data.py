@@ -29,7 +29,7 @@ def check_loader(loader: Loader, *, models: Mapping[str, nn.Module] | None = Non
     * An epoch has the announced number of batches and examples, and batches have the announced size.
     * Inputs have one shape, unless the loader is ragged.
     * The columns of a batch have the same length; ids, views and labels are whole numbers.
-    * Ids are unique within an epoch.
+    * Ids are unique within an epoch, unless the loader declares that it repeats examples.
     * `peek` does not consume the next batch.
     * A replayable loader yields the same batches when an epoch is requested again.
     * A loader that depends on a model is not fixed.
@@ -92,7 +92,7 @@ def _check_epoch(loader: Loader, epoch: list[Batch], number: int) -> None:
     if loader.has_ids:
         require(all(batch.id is not None for batch in epoch), "it declares ids, and a batch has none", of=_LOADERS)
         ids = torch.cat([batch.id for batch in epoch if batch.id is not None])
-        require(len(ids.unique()) == len(ids), f"an id occurs twice in epoch {number}", of=_LOADERS)
+        require(loader.repeats or len(ids.unique()) == len(ids), f"an id occurs twice in epoch {number}", of=_LOADERS)
 
 
 def _check_declared(loader: Loader) -> None:

@@ -122,6 +122,8 @@ CARD = MethodCard(
                     invariances=("joint_rotation", "joint_translation")),
     ),
     task_reason="it learns embeddings, which have no targets of their own",
+    models_and_data="--teacher mlp --set teacher.hidden=[64] --student mlp --set student.hidden=[16] "
+    "--data vectors.npz",
 )  # fmt: skip
 
 

@@ -118,6 +118,8 @@ CARD = MethodCard(
         KernelClaim(two_temperature_kl, hyper={"student_temperature": 0.5, "teacher_temperature": 4.0}),
     ),
     task_reason="its outputs are the scores of the candidates of a query",
+    models_and_data="--teacher mlp --set teacher.hidden=[64] --student mlp --set student.hidden=[16] "
+    "--data candidates.npz",
     keywords=("ranking",),
 )  # fmt: skip
 

@@ -99,6 +99,8 @@ CARD = MethodCard(
     kernels=(KernelClaim(margin_squared_error, zero_at_equality=True, largest=1e15,
                          invariances=("student_shift", "teacher_shift")),),
     task_reason="its outputs are the scores of candidates, of which one is right",
+    models_and_data="--teacher mlp --set teacher.hidden=[64] --student mlp --set student.hidden=[16] "
+    "--data candidates.npz",
 )  # fmt: skip
 
 

@@ -156,6 +156,8 @@ CARD = MethodCard(
         KernelClaim(list_likelihood, invariances=_ORDER),
     ),
     task_reason="its outputs are the scores of the candidates of a query",
+    models_and_data="--teacher mlp --set teacher.hidden=[64] --student mlp --set student.hidden=[16] "
+    "--data candidates.npz",
     keywords=("ranking",),
 )
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -14,7 +13,7 @@ from limbeck.errors import ArgumentError
 from limbeck.functional import KernelClaim, kernel, kl_divergence, probabilities
 from limbeck.functional.directions import inner_products
 from limbeck.functional.kernel import validates_pair
-from limbeck.functional.row_blocks import Needed, Slopes, apply_slopes, compute_by_rows, find_by_autograd
+from limbeck.functional.row_blocks import Needed, Slopes, apply_slopes, compute_by_rows
 from limbeck.losses import Loss
 from limbeck.methods.card import MethodCard, SearchRange
 from limbeck.methods.support import add_label_loss, check_temperature, check_weight
@@ -75,22 +74,34 @@ def _count_probabilities(student: Tensor, teacher: Tensor, mask: Tensor | None, 
     return sides
 
 
-def _sum_over(
-    temperatures: Sequence[float], compute: Callable[..., Tensor], student: Tensor, teacher: Tensor
+def _compare_grams(
+    student: Tensor, teacher: Tensor, mask: Tensor | None, temperatures: Sequence[float], *, by_class: bool
 ) -> Tensor:
-    """The sum over the temperatures. The slopes of each are found before the next, so only one graph is in memory."""
+    """The sum over the temperatures of the squared differences of Gram matrices, of rows or of classes.
+
+    The slopes of each temperature are found in closed form before the next, so that five tensors of the size of the
+    logits are in memory, whatever the number of temperatures.
+    """
 
     def function(ours: Tensor, theirs: Tensor) -> Tensor:
-        return sum((compute(ours, theirs, temperature=one) for one in temperatures), start=ours.new_zeros(()))
+        total = ours.new_zeros(())
+        for temperature in temperatures:
+            p, q = _count_probabilities(ours, theirs, mask, temperature)
+            total = total + (_gram_difference(p.T, q.T) if by_class else _gram_difference(p, q))
+        return total
 
     def find(needed: Needed, ours: Tensor, theirs: Tensor) -> tuple[Tensor, Slopes]:
+        if not any(needed):
+            return function(ours, theirs), [None, None]
         total, slopes = ours.new_zeros(()), [torch.zeros_like(ours) if want else None for want in needed]
-        for one in temperatures:
-            value, found = find_by_autograd(functools.partial(compute, temperature=one), needed, ours, theirs)
-            total = total + value
-            for slope, more in zip(slopes, found, strict=True):
-                if slope is not None and more is not None:
-                    slope.add_(more)
+        for temperature in temperatures:
+            p, q = _count_probabilities(ours, theirs, mask, temperature)
+            value, *found = _find_gram_slopes(p.T, q.T, needed) if by_class else _find_gram_slopes(p, q, needed)
+            total += value
+            for slope, rows, moved in zip(slopes, (q, p), found, strict=True):
+                if slope is not None and moved is not None:
+                    by_logits = _through_softmax(rows, moved.T if by_class else moved)
+                    slope.add_(by_logits.view_as(slope), alpha=1 / temperature)
         return total, slopes
 
     value = apply_slopes(function, find, student, teacher)
@@ -98,15 +109,46 @@ def _sum_over(
 
 
 def _gram_difference(p: Tensor, q: Tensor) -> Tensor:
-    """The squared Frobenius norm of ``p @ p.T - q @ q.T``, with the smaller of its two kinds of products.
+    """The squared Frobenius norm of ``F = p @ p.T - q @ q.T``, with the smaller of its two kinds of products.
 
-    With d = p - q and s = p + q the difference is ``(d s' + s d') / 2``, which is exactly 0 where p = q.
+    With d = p - q, F is ``q d' + d q' + d d'``, and its norm follows from products of columns. It is exactly 0 where
+    p = q.
     """
     if p.shape[0] <= p.shape[1]:
         return (inner_products(p) - inner_products(q)).square().sum()
-    apart, total = p - q, p + q
-    cross = total.T @ apart
-    return ((apart.T @ apart * (total.T @ total)).sum() + (cross * cross.T).sum()) / 2
+    return _norm_of_difference(*_multiply_columns(p - q, q))
+
+
+def _multiply_columns(apart: Tensor, own: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The products of the columns of d with d, of d with q, and of q with q."""
+    return apart.T @ apart, apart.T @ own, own.T @ own
+
+
+def _norm_of_difference(squares: Tensor, mixed: Tensor, own: Tensor) -> Tensor:
+    both = squares + 2 * mixed + 2 * mixed.T + 4 * own  # the products of p + q
+    cross = squares + 2 * mixed.T  # those of p + q with p - q
+    return ((squares * both).sum() + (cross * cross.T).sum()) / 2
+
+
+def _find_gram_slopes(p: Tensor, q: Tensor, needed: Needed) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """`_gram_difference` with its derivatives by q and p, ``-4 F q`` and ``4 F p``, where they are needed."""
+    if p.shape[0] <= p.shape[1]:
+        difference = inner_products(p) - inner_products(q)
+        slopes = ((-4 * difference) @ q if needed[0] else None, (4 * difference) @ p if needed[1] else None)
+        return difference.square().sum(), *slopes
+    apart = p - q
+    squares, mixed, own = _multiply_columns(apart, q)
+    by_q = torch.addmm(q @ mixed, apart, own + mixed).mul_(-4) if needed[0] else None
+    # F p is F q + F d.
+    by_p = None
+    if needed[1]:
+        by_p = torch.addmm(q @ (mixed + squares), apart, own + mixed + mixed.T + squares).mul_(4)
+    return _norm_of_difference(squares, mixed, own), by_q, by_p
+
+
+def _through_softmax(rows: Tensor, slope: Tensor) -> Tensor:
+    """The derivative by tempered logits, in place of the derivative by their probabilities."""
+    return slope.sub_((slope * rows).sum(1, keepdim=True)).mul_(rows)
 
 
 @kernel(per="batch")
@@ -141,10 +183,8 @@ def batch_gram_distance(
     """
     _, counts = _count_rows(student, mask)
 
-    def compute(student: Tensor, teacher: Tensor, *, temperature: float) -> Tensor:
-        return _gram_difference(*_count_probabilities(student, teacher, mask, temperature))
-
-    return _sum_over(temperatures, compute, student, teacher) / counts.sum().clamp_min(1)
+    total = _compare_grams(student, teacher, mask, temperatures, by_class=False)
+    return total / counts.sum().clamp_min(1)
 
 
 @kernel(per="batch")
@@ -180,11 +220,7 @@ def class_gram_distance(
     flat, _ = _count_rows((student != -torch.inf) | (teacher != -torch.inf), mask)
     classes = flat.any(0).sum().clamp_min(1)
 
-    def compute(student: Tensor, teacher: Tensor, *, temperature: float) -> Tensor:
-        p, q = _count_probabilities(student, teacher, mask, temperature)
-        return _gram_difference(p.T, q.T)
-
-    return _sum_over(temperatures, compute, student, teacher) / classes
+    return _compare_grams(student, teacher, mask, temperatures, by_class=True) / classes
 
 
 CARD = MethodCard(

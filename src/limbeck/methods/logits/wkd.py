@@ -16,13 +16,17 @@ from limbeck.errors import ArgumentError, LimbeckError
 from limbeck.functional import KernelClaim, check_hyper, kernel, probabilities
 from limbeck.functional.closed_form import guarded_log_softmax
 from limbeck.functional.kernel import validates_pair
-from limbeck.functional.row_blocks import compute_by_rows
+from limbeck.functional.row_blocks import Needed, Slopes, compute_by_rows
+from limbeck.functional.sinkhorn import SharedCosts, find_transport_slopes, sinkhorn_cost
 from limbeck.losses import Loss
 from limbeck.methods.card import MethodCard, SearchRange
 from limbeck.methods.support import add_label_loss, check_count, check_weight
 from limbeck.model_call import find_output_layer
 from limbeck.recipe import Models, Recipe, Stage, teacher_module
 from limbeck.tasks import Task
+
+_BLOCK = 1 << 15  # values of a block, of which each iteration keeps two tensors
+_LARGE_BLOCK = 1 << 20  # on an accelerator
 
 
 @dataclass(frozen=True)
@@ -53,43 +57,6 @@ class ClassCosts:
         # A resumed run compares this text, so it depends on the numbers.
         digest = hashlib.sha256(self.matrix.cpu().numpy().tobytes()).hexdigest()
         return f"ClassCosts({len(self.matrix)} classes, {digest[:12]})"
-
-
-def sinkhorn_cost(
-    p: Float[Tensor, "*batch classes"],
-    q: Float[Tensor, "*batch classes"],
-    cost: Float[Tensor, "classes classes"],
-    *,
-    entropy: float,
-    iterations: int,
-) -> Float[Tensor, "*batch"]:
-    r"""Compute :math:`\langle \Pi, C \rangle` for the transport plan of Sinkhorn's iteration.
-
-    :math:`\Pi = diag(u) K diag(v)` with :math:`K = e^{-C / \epsilon}`, from u = 1 by :math:`v = q / K^T u` and
-    :math:`u = p / K v`. All rows share K, so it needs no memory for pairs of classes of each row.
-
-    Args:
-        p: The distributions at the start.
-        q: The distributions at the end.
-        cost: C, from 0 to 1.
-        entropy: epsilon, above 0: the smaller, the nearer to the Wasserstein distance, and the more iterations it
-            needs.
-        iterations: How often both scalings are computed.
-
-    Example:
-        >>> p, q = torch.tensor([1.0, 0.0]), torch.tensor([0.25, 0.75])
-        >>> sinkhorn_cost(p, q, 1 - torch.eye(2), entropy=0.05, iterations=10)
-        tensor(0.7500)
-
-    Source: Cuturi, Sinkhorn Distances, 2013, arXiv:1306.0895.
-    """
-    near = torch.exp(-cost / entropy)
-    tiny = torch.finfo(p.dtype).tiny
-    u, v = torch.ones_like(p), torch.ones_like(q)
-    for _ in range(iterations):
-        v = q / (u @ near).clamp_min(tiny)
-        u = p / (v @ near.T).clamp_min(tiny)
-    return (u * (v @ (near * cost).T)).sum(-1)
 
 
 @kernel(per="position")
@@ -137,21 +104,47 @@ def class_transport(
     Source: Lv, Yang and Li, 2024, arXiv:2412.08139, section 3.1.
     """
     classes = student.shape[-1]
-    cost = 1 - torch.eye(classes, dtype=student.dtype, device=student.device)
-    if costs is not None:
-        cost = costs.matrix.to(student)
-        if len(cost) != classes:
-            raise LimbeckError(f"The costs are between {len(cost)} classes, and the logits have {classes}.")
+    matrix = None if costs is None else costs.matrix.to(student)
+    if matrix is not None and len(matrix) != classes:
+        raise LimbeckError(f"The costs are between {len(matrix)} classes, and the logits have {classes}.")
+    shared = SharedCosts(matrix, entropy=entropy)
 
     def compute(ours: Tensor, theirs: Tensor, labels: Tensor) -> Tensor:
-        known = labels != IGNORED
-        label = labels.masked_fill(~known, 0).long().unsqueeze(-1)
-        target = -probabilities(theirs).gather(-1, label) * guarded_log_softmax(ours, 1.0).gather(-1, label)
-        q, p = (probabilities(rows.scatter(-1, label, -torch.inf), temperature=temperature) for rows in (ours, theirs))
-        rest = sinkhorn_cost(p, q, cost, entropy=entropy, iterations=iterations)
-        return (target.squeeze(-1) + weight * rest).masked_fill(~known, 0.0)
+        target, p, q = _split_label(ours, theirs, labels, temperature)
+        rest = sinkhorn_cost(p, q, shared, iterations=iterations)
+        return (target + weight * rest).masked_fill(labels == IGNORED, 0.0)
 
-    return compute_by_rows(compute, student, teacher, labels)
+    def find(needed: Needed, ours: Tensor, theirs: Tensor, labels: Tensor) -> tuple[Tensor, Slopes] | None:
+        if not any(needed):
+            return compute(ours, theirs, labels), [None, None]
+        sides = [rows.detach().requires_grad_(want) for rows, want in zip((ours, theirs), needed, strict=True)]
+        with torch.enable_grad():
+            target, p, q = _split_label(sides[0], sides[1], labels, temperature)
+        slopes = find_transport_slopes(p.detach(), q.detach(), shared, iterations=iterations)
+        if slopes is None:
+            return None
+        known = (labels != IGNORED).to(p.dtype)
+        seeds = [
+            (target, known),
+            *((side, weight * known.unsqueeze(-1) * slope) for side, slope in ((p, slopes.by_p), (q, slopes.by_q))),
+        ]
+        outputs, gradients = zip(*((one, seed) for one, seed in seeds if one.requires_grad), strict=True)
+        wanted = [side for side, want in zip(sides, needed, strict=True) if want]
+        found = iter(torch.autograd.grad(outputs, wanted, gradients, materialize_grads=True))
+        return (target.detach() + weight * slopes.value) * known, [next(found) if want else None for want in needed]
+
+    block = _BLOCK if student.device.type == "cpu" else _LARGE_BLOCK
+    return compute_by_rows(compute, student, teacher, labels, find=find, block=block)
+
+
+def _split_label(
+    student: Tensor, teacher: Tensor, labels: Tensor, temperature: float
+) -> tuple[Float[Tensor, "*batch"], Float[Tensor, "*batch classes"], Float[Tensor, "*batch classes"]]:
+    """The soft term of the label, and the teacher's and the student's distribution over the other classes."""
+    label = labels.masked_fill(labels == IGNORED, 0).long().unsqueeze(-1)
+    target = -probabilities(teacher).gather(-1, label) * guarded_log_softmax(student, 1.0).gather(-1, label)
+    p, q = (probabilities(rows.scatter(-1, label, -torch.inf), temperature=temperature) for rows in (teacher, student))
+    return target.squeeze(-1), p, q
 
 
 CARD = MethodCard(
@@ -164,7 +157,7 @@ CARD = MethodCard(
     claim="The cost of moving the student's probabilities to the teacher's takes the place of the KL divergence. "
     "Moving to a similar class costs less, so the relations between classes count.",
     when="For many classes, some of which are alike. The teacher must be one network with a linear last layer, whose "
-    "rows say which classes are alike. This is the method for logits (WKD-L); the one for features is another.",
+    "rows say which classes are alike. This is the method for logits (WKD-L); the one for features is wkd_f.",
     bibtex="""@inproceedings{lv2024wasserstein,
   title = {Wasserstein Distance Rivals {Kullback-Leibler} Divergence for Knowledge Distillation},
   author = {Lv, Jiaming and Yang, Haoyuan and Li, Peihua},

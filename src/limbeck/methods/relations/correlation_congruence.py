@@ -94,8 +94,8 @@ CARD = MethodCard(
     claim="Beside the teacher's answer for each example, the student learns how examples correlate: "
     "the Gaussian kernel of each two.",
     when="In addition to soft targets, as in the paper, and with layers of different width. It works best "
-    "with several examples of each class in a batch; the paper has samplers for that, which are not here. It cannot be "
-    "accumulated. Compare with hinton, which was better in all 13 pairs of networks in the table of RepDistiller on "
+    "with several examples of each class in a batch: `budget.examples_per_class=4`, or a `BalancedLoader`. It cannot "
+    "be accumulated. Compare with hinton, which was better in all 13 pairs of networks in the table of RepDistiller on "
     "CIFAR-100.",
     bibtex="""@inproceedings{peng2019correlation,
   title = {Correlation Congruence for Knowledge Distillation},

@@ -37,6 +37,8 @@ CARD = MethodCard(
     example={"folds": 2},
     task_reason="its folds are of examples with one label",
     trials=("mlp",),
+    models_and_data="--teacher mlp --set teacher.hidden=[64] --student mlp --set student.hidden=[16] "
+    "--data adult.csv --set data.target=income",
     keywords=("cross-fitted teacher", "out-of-fold"),
 )
 

@@ -180,6 +180,8 @@ CARD = MethodCard(
         KernelClaim(corrected_squared_error, hyper={"bound": 0.5}, largest=1e15),
     ),
     trials=("mlp",),
+    models_and_data="--teacher mlp --set teacher.hidden=[64] --student mlp --set student.hidden=[16] "
+    "--data adult.csv --set data.target=income",
 )
 
 
