@@ -18,6 +18,7 @@ from limbeck.methods import MethodCall, method, names
 from limbeck.papers import paper, paper_names
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # as a script it finds only its own folder
+from tools import compare_tables
 from tools.result_pages import RESULTS, count_claims, read_results, render_index, render_page
 from tools.table_jobs import updated_jobs
 
@@ -197,7 +198,7 @@ def updated_pages() -> dict[Path, str]:
         DOCS / "methods" / f"{name}.md": [render_first(method(name)), render_last(method(name))] for name in names()
     }
     updated = {path: update(path.read_text(encoding="utf-8"), *parts) for path, parts in pages.items()}
-    return updated | updated_jobs()
+    return updated | updated_jobs() | compare_tables.updated_pages()
 
 
 def main() -> int:

@@ -44,6 +44,8 @@ NETWORKS = {
     "sst2": ("transformer",),
 }
 """The trials of a card that stand for the networks of a table."""
+LABELS = {"cospress": {"label_weight": 1.0}}
+"""What a method that learns no classifier by itself needs in a table of classifiers."""
 TRANSFORMERS = {"student_layers": 2, "teacher_layers": 6, "heads": 4}
 """The models of the table on SST-2."""
 
@@ -62,7 +64,7 @@ def applies(name: str, table: str) -> bool:
 def settings_of(name: str, table: str) -> dict[str, Any]:
     """The settings of a method in a table: those of its card's example, which name layers, and else its defaults."""
     call = method(name)
-    settings = dict(call.card.example)
+    settings = {**call.card.example, **LABELS.get(name, {})}
     if table == "sst2":
         settings |= {key: value for key, value in TRANSFORMERS.items() if key in settings}
     return settings

@@ -12,7 +12,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from limbeck.errors import LimbeckError
-from limbeck.metrics.statistics import Difference, paired_difference
+from limbeck.metrics.statistics import Difference, holm_comparisons, paired_difference
 
 Word = Literal["shown", "opposite", "not shown"]
 """``shown``: the interval is on the claimed side. ``opposite``: it is on the other side. ``not shown``: neither."""
@@ -226,7 +226,7 @@ def judge_claims(claims: Sequence[Claim], column: Column) -> list[ClaimResult]:
     ]
     numbers = [_checked(claim, claim.values(column)) for claim in claims]
     p_values = [_p_value(claim, own) for claim, own in zip(claims, numbers, strict=True)]
-    comparisons = _holm_comparisons(p_values)
+    comparisons = holm_comparisons(p_values)
     return [_judge(claim, own, count) for claim, own, count in zip(claims, numbers, comparisons, strict=True)]
 
 
@@ -326,19 +326,6 @@ def _p_value(claim: Claim, values: Sequence[float]) -> float:
 def _step_of(claim: Claim) -> float:
     """The resolution, which `judge_claims` has found before."""
     return 0.0 if callable(claim.resolution) else claim.resolution
-
-
-def _holm_comparisons(p_values: Sequence[float]) -> list[int]:
-    """The number of comparisons that each interval is corrected for."""
-    order = sorted(range(len(p_values)), key=p_values.__getitem__)
-    counts = [len(p_values)] * len(p_values)
-    for place, at in enumerate(order):
-        counts[at] = len(p_values) - place
-        if counts[at] * p_values[at] >= _LEVEL:
-            for rest in order[place:]:
-                counts[rest] = len(p_values) - place
-            break
-    return counts
 
 
 def _judge(claim: Claim, values: Sequence[float], comparisons: int) -> ClaimResult:
