@@ -12,6 +12,7 @@ from benchmarks.judging import bench_judging
 from benchmarks.kernels import bench_kernels
 from benchmarks.lm_step import LanguageSizes, bench_lm_step
 from benchmarks.loop import bench_loop
+from benchmarks.networks import bench_networks
 from benchmarks.on_policy import OnPolicySizes, bench_on_policy
 from benchmarks.peer_kernels import bench_peer_kernels
 from benchmarks.plain_loop import plain_blocks
@@ -40,6 +41,7 @@ __all__ = [
     "bench_kernels",
     "bench_lm_step",
     "bench_loop",
+    "bench_networks",
     "bench_on_policy",
     "bench_peer_kernels",
     "bench_several",

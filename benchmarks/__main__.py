@@ -90,6 +90,11 @@ def run_several(options: argparse.Namespace, say: Say) -> dict[str, Any]:
     return benchmarks.bench_several(say=say)
 
 
+def run_networks(options: argparse.Namespace, say: Say) -> dict[str, Any]:
+    """Compare the reference networks with their channels last in memory with PyTorch's default order."""
+    return benchmarks.bench_networks(say=say)
+
+
 BENCHMARKS: Mapping[str, Callable[[argparse.Namespace, Say], dict[str, Any]]] = {
     "loop": run_loop,
     "cache": run_cache,
@@ -103,6 +108,7 @@ BENCHMARKS: Mapping[str, Callable[[argparse.Namespace, Say], dict[str, Any]]] = 
     "on_policy": run_on_policy,
     "tokenizers": run_tokenizers,
     "several": run_several,
+    "networks": run_networks,
 }
 
 

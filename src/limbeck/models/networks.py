@@ -393,8 +393,8 @@ def _stage(blocks: int, inputs: int, outputs: int, *, stride: int) -> nn.Sequent
 def _store_channels_last(network: nn.Module) -> None:
     """Store the weights of convolutions with the channels last; maps then have their channels last, too.
 
-    On a CPU a training step takes 0.5 to 0.85 of the time, and a forward pass half, most of it by max pooling and batch
-    norm (`docs/benchmarks.md`). Shapes do not change. Code that reads maps calls ``reshape``, not ``view``.
+    On a CPU a training step takes 0.6 to 0.8 of the time, and a forward pass of `Cnn` half, most of it by max pooling
+    and batch norm (`docs/benchmarks.md`). Shapes do not change. Code that reads maps calls ``reshape``, not ``view``.
     """
     network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing in the stubs of torch
 
