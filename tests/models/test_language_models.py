@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 import torch
 
@@ -136,3 +138,29 @@ def test_a_function_of_the_users_gets_the_tokenizer_and_its_size(tmp_path, monke
     monkeypatch.chdir(tmp_path)
     model = open_model("my.py:build", head="language_modeling", tokenizer=tokenizer)
     assert model[0].num_embeddings == len(tokenizer)
+
+
+@pytest.mark.parametrize(
+    ("name", "sizes", "named"),
+    [
+        ("llama", {"num_attention_heads": 0}, "num_attention_heads=0"),
+        ("llama", {"hidden_size": -8}, "hidden_size=-8"),
+        ("llama", {"hidden_act": "nope"}, "hidden_act='nope'"),
+        ("llama", {"num_hidden_layers": "two"}, "num_hidden_layers='two'"),
+        ("gpt2", {"n_head": 3}, "n_head=3"),
+        ("gpt2", {"n_head": 0}, "n_head=0"),
+        ("t5", {"num_heads": -1}, "num_heads=-1"),
+        ("bart", {"decoder_attention_heads": 0}, "decoder_attention_heads=0"),
+    ],
+)
+def test_sizes_that_do_not_fit_are_one_sentence(name, sizes, named):
+    with pytest.raises(LimbeckError, match=re.escape(named)) as error:
+        new(name, **sizes)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("sizes", [{"num_attention_heads": 0}, {"hidden_size": 9}, {"hidden_act": "nope"}])
+def test_so_are_those_of_a_classifier(sizes):
+    small = {"num_hidden_layers": 1, "hidden_size": 8, "num_attention_heads": 2, "intermediate_size": 8}
+    with pytest.raises(LimbeckError, match="hf:bert"):
+        open_model("hf:bert", classes=3, pretrained=False, **{**small, **sizes})

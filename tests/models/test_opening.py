@@ -237,6 +237,17 @@ def test_weights_of_timm_that_cannot_be_had(timm):
         open_model("timm:resnet18")
 
 
+def test_sizes_of_timm_that_do_not_fit_are_one_sentence(timm):
+    def create_model(name, *, num_heads, **_):
+        return 768 // num_heads
+
+    timm.create_model = create_model
+    with pytest.raises(LimbeckError, match=r"timm:vit_tiny.*num_heads=0.*ZeroDivisionError"):
+        open_model("timm:vit_tiny", pretrained=False, num_heads=0)
+    with pytest.raises(LimbeckError, match=r"timm:vit_tiny.*depht=3.*num_heads"):
+        open_model("timm:vit_tiny", pretrained=False, depht=3)
+
+
 @pytest.mark.parametrize("where", ["file", "folder"])
 @pytest.mark.parametrize("library", ["timm", "hf"])
 def test_a_model_of_a_library_takes_weights_of_ones_own(timm, transformers, tmp_path, library, where):

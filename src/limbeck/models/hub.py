@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-from limbeck.errors import LimbeckError, UnknownNameError, describe_hub_error
+from limbeck.errors import LimbeckError, UnknownNameError, describe_hub_error, is_out_of_memory
 from limbeck.models.hf_heads import (
     HEADS,
     LANGUAGE_HEADS,
@@ -216,10 +216,12 @@ def open_timm(
         arguments.setdefault("in_chans", input_shape[0])
     try:
         model: nn.Module = timm.create_model(name, pretrained=pretrained, **arguments)
-    # The download of weights may raise errors of many libraries.
+    # The download of weights may raise errors of many libraries, and so may sizes that do not fit.
     except Exception as error:
-        if not pretrained:
+        if is_out_of_memory(error) or isinstance(error, ImportError):
             raise
+        if not pretrained:
+            raise LimbeckError(f"timm:{name} cannot be opened{_with(arguments)}: {_typed_reason(error)}") from error
         raise LimbeckError(
             f"The trained weights of timm:{name} are not available ({_reason(error)}); type pretrained=false for new "
             f"ones, or name a file: timm:{name}@weights.safetensors."
@@ -248,6 +250,16 @@ def _check_trained_classes(timm: Any, name: str, classes: int) -> None:
 
 def _reason(error: Exception) -> str:
     return str(error).strip().partition("\n")[0].rstrip(".") or type(error).__name__
+
+
+def _typed_reason(error: Exception) -> str:
+    """The reason after the type: the text of a KeyError or a ZeroDivisionError alone is no sentence."""
+    text = str(error).strip().partition("\n")[0].rstrip(".")
+    return f"{type(error).__name__}: {text}." if text else f"{type(error).__name__}."
+
+
+def _with(settings: Mapping[str, Any]) -> str:
+    return f" with {', '.join(f'{key}={value!r}' for key, value in settings.items())}" if settings else ""
 
 
 def open_hf(
@@ -296,10 +308,20 @@ def open_hf(
         arguments = {"use_safetensors": True, **arguments}
         with without_loading_bar(name):
             return _module(name, auto.from_pretrained(name, config=config, trust_remote_code=False, **arguments))
-    # An option that is passed twice, or is unknown, raises a TypeError.
-    except (OSError, ValueError, TypeError) as error:
-        reason = describe_hub_error(name, error)
-        raise LimbeckError(f"hf:{name} cannot be opened: {reason}") from error
+    except (LimbeckError, ImportError):  # `torchvision_checked` explains the latter
+        raise
+    # Sizes that do not fit raise errors of any type: a ZeroDivisionError for 0 heads, an AssertionError, a KeyError.
+    except Exception as error:
+        if is_out_of_memory(error):
+            raise
+        raise _explain_hf(name, error, {} if pretrained else arguments) from error
+
+
+def _explain_hf(name: str, error: Exception, settings: Mapping[str, Any]) -> LimbeckError:
+    """The error of a model that transformers does not open; `settings` are those that its configuration got."""
+    clear = isinstance(error, (OSError, ValueError, TypeError))
+    reason = describe_hub_error(name, error) if clear else _typed_reason(error)
+    return LimbeckError(f"hf:{name} cannot be opened{_with(settings)}: {reason}")
 
 
 def _open_language_model(
