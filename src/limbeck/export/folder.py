@@ -16,6 +16,7 @@ from limbeck.errors import ArgumentError, LimbeckError
 from limbeck.export.onnx_session import silence_logging
 from limbeck.models import fingerprint, get_description, read_config, save, set_token_ids, transforms_of
 from limbeck.models.adapters import merge_adapters
+from limbeck.models.hf_widths import fill_channels, find_widths
 from limbeck.models.size_and_hash import unwrap_compiled
 
 
@@ -70,8 +71,9 @@ def to_hf(
     class_names = class_names or get_description(unwrap_compiled(model)).get("class_names")
     options = unwrap_compiled(model)
     merged = merge_adapters(options)
-    check_hf(merged)
-    plain: Any = (copy.deepcopy(merged) if merged is options else merged).cpu().eval()
+    widths = check_hf(merged)
+    copied = fill_channels(merged, widths) if widths is not None else merged
+    plain: Any = (copy.deepcopy(copied) if copied is options else copied).cpu().eval()
     set_token_ids(plain, tokenizer)
     if class_names:
         plain.config.id2label = dict(enumerate(class_names))
@@ -90,8 +92,11 @@ def to_hf(
     return path
 
 
-def check_hf(model: nn.Module) -> None:
+def check_hf(model: nn.Module) -> dict[str, int] | None:
     """Check that ``from_pretrained`` of transformers can open the model.
+
+    Returns:
+        For a model with fewer channels, the settings of its configuration for `fill_channels`; None for others.
 
     Raises:
         LimbeckError: With the reason, and what to use instead.
@@ -108,11 +113,16 @@ def check_hf(model: nn.Module) -> None:
             f"{instead}"
         )
     changed = [record["function"] for record in (transforms_of(model) or ({}, []))[1]]
-    if {"prune_channels", "factorize_layers"} & set(changed):
+    if not {"prune_channels", "factorize_layers"} & set(changed):
+        return None
+    widths = None if "factorize_layers" in changed else find_widths(unwrap_compiled(model))
+    if widths is None:
         raise LimbeckError(
-            f"This {kind.__name__} has layers of other sizes than its configuration says ({', '.join(changed)}), which "
-            f"from_pretrained cannot build. {instead}"
+            f"This {kind.__name__} has layers that no configuration of its kind has ({', '.join(changed)}), so "
+            f"from_pretrained cannot build it. {instead} Students by layers or channels, and narrower copies, can be "
+            "exported to hf."
         )
+    return widths
 
 
 def reopen_hf(path: Path) -> nn.Module:

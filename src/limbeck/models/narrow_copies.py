@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from limbeck.errors import LimbeckError
 from limbeck.models.hf_folder import find_hf_config, is_transformers
+from limbeck.models.hf_widths import FEED_FORWARD
 from limbeck.models.networks import ModelSpec, ResNet
 from limbeck.models.reference import build, build_on_meta, get_model_spec
 
@@ -38,15 +39,23 @@ def list_narrow_models(teacher: nn.Module) -> list[NarrowModel]:
     narrower.
 
     Raises:
-        LimbeckError: If the teacher is neither.
+        LimbeckError: If the teacher is neither, or its configuration has no single width.
     """
     spec = get_model_spec(teacher)
     if spec is not None:
         return [_measure(what, partial(build, one.name, **one.arguments)) for what, one in _narrow_specs(spec)]
     if is_transformers(teacher):
         kind: Any = type(teacher)
-        configs = list(_narrow_configs(find_hf_config(teacher)))
-        return [_measure(what, partial(_build_copy, kind, one)) for what, one in configs]
+        try:
+            configs = list(_narrow_configs(find_hf_config(teacher)))
+            return [_measure(what, partial(_build_copy, kind, one)) for what, one in configs]
+        # Models of images in stages have a list of widths, or none; a configuration may raise any error.
+        except (AttributeError, TypeError, ValueError, ArithmeticError, LookupError, RuntimeError) as error:
+            raise LimbeckError(
+                f"The configuration of this {type(teacher).__name__} cannot be made narrower as a whole "
+                f"({type(error).__name__}: {error}). Take layers of it (by: layers), channels (by: channels) or low "
+                "rank (by: low_rank), or name another student."
+            ) from error
     raise LimbeckError(
         f"A {type(teacher).__name__} has no configuration with widths, as reference networks and models of "
         "transformers have. Take channels of it (by: channels), or layers (by: layers), or name another student."
@@ -76,7 +85,6 @@ def _narrow_specs(spec: ModelSpec) -> Iterator[tuple[str, ModelSpec]]:
             yield f"{key} {value} of {before}", ModelSpec(spec.name, {**spec.arguments, key: value})
 
 
-_FEED_FORWARD = ("intermediate_size", "hidden_dim", "d_ff", "n_inner", "encoder_ffn_dim", "decoder_ffn_dim", "ffn_dim")
 _EMBEDDING = ("embedding_size", "word_embed_proj_dim")
 
 
@@ -88,7 +96,7 @@ def _narrow_configs(config: Any) -> Iterator[tuple[str, Any]]:
     for width in range(head - 1 - (head - 1) % 2, 1, -2) if head > 2 else ():
         narrow = copy.deepcopy(config)
         narrow.hidden_size = width * heads
-        for name in _FEED_FORWARD:
+        for name in FEED_FORWARD:
             if isinstance(names.get(name), int):
                 setattr(narrow, name, max(1, round(names[name] * width / head)))
         for name in _EMBEDDING:
