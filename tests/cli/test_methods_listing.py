@@ -65,6 +65,11 @@ def test_every_family_has_a_title():
         ("top-k tail", {"top_k_kd"}),
         ("TopK Tail", {"top_k_kd"}),
         ("KD", {"hinton"}),
+        ("cho", {"eskd", "early_stopped_teacher"}),
+        ("hariharan 2019", {"eskd", "early_stopped_teacher"}),
+        ("1910.01348", {"eskd", "early_stopped_teacher"}),
+        ("arXiv:1503.02531", {"hinton"}),
+        ("muller", {"subclass_distillation"}),
         ("at", {"attention_transfer"}),
     ],
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Mapping
 
 from limbeck.methods import method, names
@@ -50,13 +51,20 @@ def without_formula(query: str) -> str | None:
     return {_squeeze(name): reason for name, reason in METHODS_WITHOUT_FORMULA.items()}.get(_squeeze(query))
 
 
+def _plain(text: str) -> str:
+    """Lower case without accents: Müller is also typed Muller."""
+    letters = unicodedata.normalize("NFKD", text.lower())
+    return "".join(letter for letter in letters if not unicodedata.combining(letter))
+
+
 def _squeeze(text: str) -> str:
-    return re.sub(r"[\W_]+", "", text.lower())
+    return re.sub(r"[\W_]+", "", _plain(text))
 
 
 def _text(card: MethodCard) -> str:
-    words = " ".join((card.name, card.title, card.claim, card.when, *card.keywords))
-    return re.sub(r"[\W_]+", " ", words.lower())
+    source = (card.authors, str(card.year), f"arXiv {card.arxiv}" if card.arxiv else "")
+    words = " ".join((card.name, card.title, *source, card.claim, card.when, *card.keywords))
+    return re.sub(r"[\W_]+", " ", _plain(words))
 
 
 def _pattern(word: str) -> re.Pattern[str]:
