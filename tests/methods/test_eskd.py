@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from torch import nn
@@ -70,3 +72,17 @@ def test_the_objective_is_named_in_full():
                             Batch(torch.zeros(2, 4), labels=torch.zeros(2).long()), Progress(0, 8))  # fmt: skip
     assert weighted_loss(terms, stage.objective.counts(Batch(torch.zeros(2, 4), labels=torch.zeros(2).long()))) > 0
     assert "until(0.25, 0.9, 0.0)" in repr(stage.objective)
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "share"), [("eskd", {"stop": 0.5}, 0.5), ("eskd", {"stop": 1.0}, 1.0),
+                                    ("continuation_kd", {"labels_until": 0.5}, 0.5)],
+)  # fmt: skip
+def test_the_teacher_is_asked_only_while_it_has_a_weight(name, settings, share):
+    planted, asked = Planted(), []
+    truth = copy.deepcopy(planted.truth)
+    truth.register_forward_hook(lambda module, given, output: asked.append(len(output)))
+    run = planted.learn(make(name, teacher=truth, **settings), epochs=4)
+    steps = run.history[-1].steps
+    assert len(asked) - 1 == pytest.approx(share * steps, abs=1), "one more call before the first step"
+    assert steps == 12

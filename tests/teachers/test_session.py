@@ -215,3 +215,13 @@ def test_shared_inputs_are_computed_once_for_a_batch():
     one, other = Batch(torch.zeros(1)), Batch(torch.ones(1))
     assert [float(shared(batch)) for batch in (one, one, other, one)] == [0.0, 0.0, 1.0, 0.0]
     assert len(calls) == 3
+
+
+@pytest.mark.parametrize("stop", [0.5, 1.0])
+def test_batches_of_steps_in_which_the_teacher_has_no_weight_are_not_submitted(stop):
+    teacher = PooledTeacher(network(0), 3)
+    recipe = make("eskd", teacher=teacher, stop=stop)
+    run = distill(network(1), recipe, data(), seed=3, epochs=2).finish()
+    assert teacher.submitted == stop * run.history[-1].steps
+    alone = distill(network(1), make("eskd", teacher=network(0), stop=stop), data(), seed=3, epochs=2).finish()
+    assert torch.equal(weights(run), weights(alone))

@@ -135,9 +135,10 @@ class StageLoop:
                 window = next(windows, None)
                 more = window is not None
                 if window is not None:
+                    later = Progress(self.step + len(ready), self.steps, self.epoch)
                     for trainer in self.learners if ahead else ():
-                        if not (self.step + len(ready)) % trainer.stage.every:  # the stage takes a step on this window
-                            trainer.submit(window)
+                        if not later.step % trainer.stage.every:  # the stage takes a step on this window
+                            trainer.submit(window, later)
                     ready.append((window, (self.loader.state_dict(), self._ahead) if ahead else None))
             if ready and (len(ready) > ahead or not more or self.step + len(ready) >= self.steps):
                 window, self._position = ready.popleft()

@@ -196,7 +196,7 @@ class StageTrainer(AbstractContextManager["StageTrainer"]):
     def _enter_teacher(self, stack: ExitStack) -> TeacherFn:
         session = None if self.session is None else stack.enter_context(self.session)
         if session is None or not self.stage.objective.requires.teacher:
-            return lambda batch: Outputs()
+            return _ask_nobody
         if not self._shares:
             return session
 
@@ -218,9 +218,9 @@ class StageTrainer(AbstractContextManager["StageTrainer"]):
         changes = self.stage.teacher is not None and self.stage.teacher.capabilities.changes
         return 0 if changes else self.session.ahead
 
-    def submit(self, window: Sequence[Batch]) -> None:
-        """Submit the batches of a later step to the teacher, if it computes ahead."""
-        if self.ahead and self.session is not None:
+    def submit(self, window: Sequence[Batch], progress: Progress) -> None:
+        """Submit the batches of a later step to the teacher, if it computes ahead and is needed then."""
+        if self.ahead and self.session is not None and self.objective.reads_teacher(progress):
             with self._fabric.autocast():
                 self._submitted.extend((batch, self.session.submit(batch)) for batch in window)
 
@@ -304,7 +304,8 @@ class StageTrainer(AbstractContextManager["StageTrainer"]):
     def _backward(self, batch: Batch, progress: Progress, counts: dict[str, float] | None, *, measure: bool) -> Outputs:
         with self._fabric.autocast():
             future = next((future for submitted, future in self._submitted if submitted is batch), None)
-            teacher_outputs = self.get_teacher_outputs(batch) if future is None else future.result()
+            ask = self.get_teacher_outputs if self.objective.reads_teacher(progress) else _ask_nobody
+            teacher_outputs = ask(batch) if future is None else future.result()
         parameters = measure and self._setting.parameter_norms
         lesson = StepInputs(teacher_outputs, batch, progress, counts, measure=measure, measure_parameters=parameters)
         with explain_batchnorm_error(self.stage):
@@ -386,6 +387,10 @@ class StageTrainer(AbstractContextManager["StageTrainer"]):
         self.tally.load_state_dict(to_device(state["tally"], self._fabric.device))
         if self.session is not None and state["teacher"]:
             self.session.load_state_dict(state["teacher"])
+
+
+def _ask_nobody(batch: Batch) -> Outputs:
+    return Outputs()
 
 
 def _check_options(mine: Sequence[Mapping[str, Any]], saved: Sequence[Mapping[str, Any]]) -> None:

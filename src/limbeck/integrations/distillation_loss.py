@@ -250,7 +250,8 @@ class DistillationLoss(AbstractContextManager["DistillationLoss"]):
             self.__enter__()
         if self._reached is None:
             self._fit(batch)
-        taught = self._answer(batch)
+        progress = progress or Progress()
+        taught = self._answer(batch) if self.objective.reads_teacher(progress) else Outputs()
         if counts is None and world_size() > 1:
             counts = self.counts([batch])
         with Tapped(model or self.student, self._addresses, adaptor=self.adaptor) as tapped:
@@ -258,9 +259,7 @@ class DistillationLoss(AbstractContextManager["DistillationLoss"]):
             logits: list[Tensor] = []
             tapped.register_forward_hook(lambda _, __, signal: logits.append(signal[LOGITS]))
             student_with_loss = StudentWithLoss(tapped, self.objective, reached=self._reached or ())
-            loss: Tensor = student_with_loss(
-                self.preprocess(batch), StepInputs(taught, batch, progress or Progress(), counts)
-            )
+            loss: Tensor = student_with_loss(self.preprocess(batch), StepInputs(taught, batch, progress, counts))
         terms = {name: term.total / (float(term.count) or 1.0) for name, term in student_with_loss.terms.items()}
         return DistillationOutput(loss, logits[-1], terms)
 

@@ -158,6 +158,11 @@ class Objective(nn.Module, ABC):
         computed = compute_row_terms(rows, student) if rows else {}
         return {name: computed[name] if isinstance(term, RowTerm) else term for name, term in terms.items()}
 
+    def reads_teacher(self, progress: Progress) -> bool:
+        """Whether a loss that is computed at this step needs outputs of the teacher."""
+        leaves = ((leaf, weigh(progress)) for leaf, weigh in self.leaves())
+        return any((weight != 0 or not leaf.skip_at_zero) and leaf.requires.teacher for leaf, weight in leaves)
+
     def counts(self, batch: Batch) -> dict[str, float]:
         """Count the values of each loss for `batch`, before the forward pass."""
         return {name: leaf.count(batch) for name, (leaf, _) in self.named_leaves().items()}
@@ -199,7 +204,8 @@ class LossTerm(Objective, ABC):
         where: The name of a mask that it uses in place of ``Batch.mask``.
         optimizer_options: Options of the optimizer for its own parameters, such as ``{"lr": 0.01}``.
         skip_at_zero: Whether `term` need not be called at steps where the weight is 0: it keeps nothing from one call
-            to the next, and draws no random numbers. Reports then hold its mean over the other steps.
+            to the next, and draws no random numbers. Reports then hold its mean over the other steps, and a teacher
+            that no other loss needs is not asked.
         reads_token_mask: Whether its `term` leaves out the tokens of features where a mask of tokens is False.
     """
 

@@ -72,6 +72,16 @@ def read_share(name: str, value: Any) -> Share:
     return float(share) if isinstance(share, (int, float)) else share
 
 
+def skip_at_zero(objective: Objective) -> Objective:
+    """Mark new losses of plain kernels, so that they are not computed at steps where their weight is 0.
+
+    A teacher that no other loss needs is not asked at these steps.
+    """
+    for leaf, _ in objective.leaves():
+        leaf.skip_at_zero = True
+    return objective
+
+
 def check_loss_counts(*, weight: float, share: Share) -> None:
     """Check that a divergence, and the answers of given texts with the rest of its weight, do not both count nothing.
 

@@ -14,7 +14,7 @@ from limbeck.functional import KernelClaim, kernel, logit_squared_error
 from limbeck.functional.kernel import validates_pair
 from limbeck.losses import Loss, Objective
 from limbeck.methods.card import MethodCard, SearchRange
-from limbeck.methods.support import check_count, check_share, check_weight
+from limbeck.methods.support import check_count, check_share, check_weight, skip_at_zero
 from limbeck.recipe import Recipe, Stage
 from limbeck.schedule import Schedule, ramp
 from limbeck.tasks import Task
@@ -122,7 +122,7 @@ def continuation_kd(
     r"""Minimize :math:`\psi (-\log q_y) + (1 - \psi) \max(0, \|z - \phi v\|^2 - m \phi)`.
 
     :math:`\phi = 1 - (T - 1) / T_{max}`, with T from T_max down to 1 in equal parts of the stage. Psi rises linearly
-    from 0 to 1; then only the labels count.
+    from 0 to 1; then only the labels count, and the teacher is no longer asked.
 
     Args:
         teacher: The teacher: a module, a `Teacher`, or the name of a model in the run. It needs all logits.
@@ -154,5 +154,5 @@ def continuation_kd(
     task = CARD.get_task(task)
     hinge = Loss(scaled_logit_hinge, scale=annealed_scale(max_temperature), margin=margin, classes=task.classes_dim)
     hard = ramp(1.0, until=labels_until) * task.supervised_loss()
-    objective: Objective = hard + ramp(0.0, start=1.0, until=labels_until) * hinge
+    objective: Objective = hard + ramp(0.0, start=1.0, until=labels_until) * skip_at_zero(hinge)
     return Recipe(Stage(objective, teacher=teacher, epochs=epochs, name="continuation_kd"))

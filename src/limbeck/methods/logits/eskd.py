@@ -8,7 +8,7 @@ from limbeck.errors import ArgumentError
 from limbeck.functional import check_hyper
 from limbeck.losses import Objective
 from limbeck.methods.card import MethodCard, SearchRange
-from limbeck.methods.support import check_share
+from limbeck.methods.support import check_share, skip_at_zero
 from limbeck.recipe import Recipe, Stage
 from limbeck.schedule import Schedule
 from limbeck.tasks import Task
@@ -55,7 +55,7 @@ def eskd(
 ) -> Recipe:
     r"""Minimize :math:`w T^2 KL(p \| q) + (1 - w) (-\log q_y)` up to a share of the steps, then :math:`-\log q_y`.
 
-    Learning rate and optimizer go on unchanged. With ``stop=1`` it is `hinton`.
+    Learning rate and optimizer go on unchanged, and the teacher is no longer asked. With ``stop=1`` it is `hinton`.
 
     Args:
         teacher: The teacher: a module, a `Teacher`, or the name of a model in the run.
@@ -79,7 +79,7 @@ def eskd(
     check_share(weight=weight)
     _check_stop(stop)
     task = CARD.get_task(task)
-    soft: Objective = _until(stop, weight, 0.0) * task.distillation_loss(temperature=temperature)
+    soft: Objective = _until(stop, weight, 0.0) * skip_at_zero(task.distillation_loss(temperature=temperature))
     hard = _until(stop, round(1 - weight, 12), 1.0) * task.supervised_loss()
     return Recipe(Stage(soft + hard, teacher=teacher, epochs=epochs, name="eskd"))
 
