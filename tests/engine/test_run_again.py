@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from functools import partial
 
 import pytest
 import torch
@@ -136,19 +137,47 @@ def test_a_kernel_of_a_head_is_trained_with_it(way):
     assert hint.kernel.function is function
 
 
-def test_a_head_of_a_kernel_s_object_is_shared():
-    class Error:
-        def __init__(self, head):
-            self.head = head
+class Error:
+    """A kernel that is an object, with a head as an attribute."""
 
-        def __call__(self, student, teacher):
-            return self.head.own_error(student, teacher)
+    __name__ = "error"
 
-    error = Error(Compares())
-    error.__name__ = "error"
-    hint = Loss(kernel(per="example")(error), student="body", teacher="body", head=error.head)
-    assert head_of(learn(Stage(hint, teacher=TEACHER, steps=3))[0]) is error.head
-    assert error.head.scale.item() != 1.0
+    def __init__(self, head, steps=0):
+        self.head, self.parts, self.itself = head, {"head": [head]}, self
+
+    def __call__(self, student, teacher):
+        assert self.parts["head"][0] is self.head
+        return self.head.own_error(student, teacher)
+
+
+def with_default(head):
+    def error(student, teacher, *, head=head):
+        return head.own_error(student, teacher)
+
+    return error
+
+
+def of_object(student, teacher, *, error):
+    return error(student, teacher)
+
+
+@pytest.mark.parametrize("way", ["object", "its method", "partial", "hyper-parameter", "default"])
+def test_a_head_that_a_kernel_s_object_refers_to_is_copied_for_each_run(way):
+    head, hyper = Compares(), {}
+    error = {
+        "object": Error(head), "its method": Error(head).__call__, "partial": partial(of_object, error=Error(head)),
+        "hyper-parameter": of_object, "default": with_default(head),
+    }[way]  # fmt: skip
+    if way == "its method":
+        error = lambda student, teacher, *, call=error: call(student, teacher)  # noqa: E731
+    if way == "partial":
+        error.__name__ = "error"
+    if way == "hyper-parameter":
+        hyper = {"error": Error(head)}
+    hint = Loss(kernel(per="example")(error), student="body", teacher="body", head=head, **hyper)
+    one, other = (learn(Stage(hint, teacher=TEACHER, steps=3))[0] for _ in range(2))
+    assert head_of(one) is not head_of(other) is not head
+    assert head.scale.item() == 1.0 != head_of(one).scale.item() == head_of(other).scale.item()
 
 
 def test_a_layer_of_the_student_that_is_a_head_too_stays_one():

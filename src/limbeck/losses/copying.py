@@ -18,8 +18,9 @@ from limbeck.losses.objective import LossTerm, Objective, Scaled, Sum
 def copy_objective(objective: Objective, memo: dict[int, Any]) -> Objective:
     """Copy an objective with its heads, for one run: what a run trains is not what the user wrote.
 
-    Parameters, buffers and modules are copied. A kernel that is a method of a head, or has it in its closure, gets the
-    copy. Other kernels and attributes are shared, and so are the modules that they refer to, also if they are heads.
+    Parameters, buffers and modules are copied. A kernel that refers to a head gets the copy: a method, a closure, a
+    partial, a default value, a hyper-parameter, or an object that is called like a function, which is copied for it.
+    Other kernels and attributes are shared, and so are the modules that they refer to.
 
     Args:
         objective: The objective.
@@ -72,7 +73,8 @@ def shared_parts(*networks: nn.Module) -> dict[int, Any]:
 def _find_fixed_modules(objective: LossTerm) -> list[nn.Module]:
     """The modules that attributes refer to where a copy cannot take their place, such as in a kernel's object."""
     kernels = [value for value in vars(objective).values() if isinstance(value, BoundKernel)]
-    movable = {id(part) for kernel in kernels for one in _find_movable(kernel.function) for part in one.modules()}
+    reached = [one for kernel in kernels for one in _find_movable([kernel.function, kernel.hyper], set())]
+    movable = {id(part) for one in reached for part in one.modules()}
     return [module for module in find_modules(vars(objective)) if id(module) not in movable]
 
 
@@ -85,45 +87,90 @@ def _copy_part(part: Any, memo: dict[int, Any]) -> Any:
 
 
 def _copy_kernel(kernel: BoundKernel, memo: dict[int, Any]) -> BoundKernel:
-    function = _replace_modules(kernel.function, memo)
-    if function is kernel.function:
+    function, hyper = _replace_modules(kernel.function, memo), _replace_modules(kernel.hyper, memo)
+    if function is kernel.function and hyper is kernel.hyper:
         return kernel
     copied = copy.copy(kernel)
-    copied.function = function
+    copied.function, copied.hyper = function, hyper
     return copied
 
 
-def _find_movable(value: Any) -> Iterator[nn.Module]:
+def _find_movable(value: Any, seen: set[int]) -> Iterator[nn.Module]:
     """The modules that `_replace_modules` replaces."""
     if isinstance(value, nn.Module):
         yield value
-    elif isinstance(value, MethodType):
-        yield from _find_movable(value.__self__)
-    elif isinstance(value, FunctionType):
-        for cell in value.__closure__ or ():
-            if (content := _read_cell(cell)) is not value:
-                yield from _find_movable(content)
+        return
+    parts = _parts(value)
+    if parts and id(value) not in seen:
+        seen.add(id(value))
+        for part in parts.values():
+            yield from _find_movable(part, seen)
 
 
-def _replace_modules(value: Any, memo: dict[int, Any]) -> Any:
-    """A module's copy, or a function that uses the copies; the value itself if there are none."""
+def _parts(value: Any) -> dict[Any, Any]:
+    """What a function, an object that is called like one, or a container refers to, by place; empty for others."""
+    if isinstance(value, MethodType):
+        return {"self": value.__self__}
+    if isinstance(value, FunctionType):
+        cells = {number: _read_cell(cell) for number, cell in enumerate(value.__closure__ or ())}
+        defaults = {("default", number): one for number, one in enumerate(value.__defaults__ or ())}
+        return {**cells, **defaults, **(value.__kwdefaults__ or {})}
+    if isinstance(value, functools.partial):
+        return {"function": value.func, "arguments": value.args, "keywords": value.keywords}
+    if type(value) in (list, tuple):
+        return dict(enumerate(value))
+    if type(value) is dict:
+        return dict(value)
+    is_object = callable(value) and not isinstance(value, type) and not isinstance(value, nn.Module)
+    return dict(vars(value)) if is_object and hasattr(value, "__dict__") else {}
+
+
+def _replace_modules(value: Any, memo: dict[int, Any], done: dict[int, Any] | None = None) -> Any:
+    """A module's copy, or a function, object or container that uses the copies; the value itself if there are none."""
     if isinstance(value, nn.Module):
         return memo.get(id(value), value)
+    done = {} if done is None else done
+    if id(value) in done:
+        return done[id(value)]
+    parts = _parts(value)
+    if not parts:
+        return value
+    done[id(value)] = value  # for an object that refers to itself
+    replaced = {place: _replace_modules(part, memo, done) for place, part in parts.items()}
+    if any(replaced[place] is not part for place, part in parts.items()):
+        done[id(value)] = _rebuilt(value, replaced)
+    return done[id(value)]
+
+
+def _rebuilt(value: Any, parts: dict[Any, Any]) -> Any:
+    """The same function, object or container with other parts."""
     if isinstance(value, MethodType):
-        own = _replace_modules(value.__self__, memo)
-        return value if own is value.__self__ else MethodType(value.__func__, own)
-    if not isinstance(value, FunctionType) or not value.__closure__:
-        return value
-    cells: list[CellType] = []
-    for cell in value.__closure__:
-        content = _read_cell(cell)
-        replaced = content if content is value else _replace_modules(content, memo)
-        cells.append(cell if replaced is content else CellType(replaced))
-    if all(one is other for one, other in zip(cells, value.__closure__, strict=True)):
-        return value
-    copied = FunctionType(value.__code__, value.__globals__, value.__name__, value.__defaults__, tuple(cells))
-    copied.__kwdefaults__ = value.__kwdefaults__
-    return functools.update_wrapper(copied, value)
+        return MethodType(value.__func__, parts["self"])
+    if isinstance(value, FunctionType):
+        return _rebuilt_function(value, parts)
+    if isinstance(value, functools.partial):
+        return functools.partial(parts["function"], *parts["arguments"], **parts["keywords"])
+    if type(value) in (list, tuple):
+        return type(value)(parts.values())
+    if type(value) is dict:
+        return parts
+    copied = copy.copy(value)
+    vars(copied).update({name: copied if part is value else part for name, part in parts.items()})
+    return copied
+
+
+def _rebuilt_function(function: FunctionType, parts: dict[Any, Any]) -> FunctionType:
+    cells = tuple(
+        cell if parts[number] is _read_cell(cell) else CellType(parts[number])
+        for number, cell in enumerate(function.__closure__ or ())
+    )
+    defaults = tuple(parts["default", number] for number in range(len(function.__defaults__ or ())))
+    copied = FunctionType(
+        function.__code__, function.__globals__, function.__name__, defaults or None, cells or None
+    )  # fmt: skip
+    copied.__kwdefaults__ = {name: parts[name] for name in function.__kwdefaults__ or {}} or None
+    functools.update_wrapper(copied, function)
+    return copied
 
 
 def _read_cell(cell: CellType) -> Any:
