@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from sklearn.linear_model import LogisticRegression, RidgeClassifier
+from sklearn.calibration import CalibratedClassifierCV
+from sklearn.linear_model import LogisticRegression, LogisticRegressionCV, RidgeClassifier
 from sklearn.neighbors import KNeighborsClassifier
 
 from limbeck.errors import ArgumentError, LimbeckError
@@ -13,6 +14,7 @@ from limbeck.teachers.estimators import (
     fit_probabilities,
     make_estimator,
     seed_estimator,
+    without_early_stopping,
 )
 
 
@@ -78,6 +80,9 @@ def test_names_and_arguments_are_checked():
         (RidgeClassifier(), "predict_proba"),
         (KNeighborsClassifier(), "sample_weight"),
         (make_estimator("hist_gradient_boosting", early_stopping=True), "early_stopping"),
+        (make_estimator("gradient_boosting", n_iter_no_change=3), "n_iter_no_change=null"),
+        (CalibratedClassifierCV(LogisticRegression()), "cross-validation"),
+        (LogisticRegressionCV(), "cross-validation"),
     ],
 )
 def test_what_cannot_learn_soft_labels_is_refused(estimator, words):
@@ -88,3 +93,18 @@ def test_what_cannot_learn_soft_labels_is_refused(estimator, words):
 def test_a_random_state_is_set_only_where_there_is_none():
     assert seed_estimator(make_estimator("random_forest"), 3).random_state == 3
     assert seed_estimator(make_estimator("random_forest", random_state=1), 3).random_state == 1
+
+
+def test_copies_of_a_row_are_not_held_out_for_early_stopping(monkeypatch):
+    """With auto, scikit-learn would stop by a tenth of these rows, of which the rest has copies."""
+    inputs, soft = soft_rows(rows=8000, classes=2)
+    own = {"max_iter": 3, "max_leaf_nodes": 3}
+    auto = make_estimator("hist_gradient_boosting", early_stopping="auto", **own)
+    fit_probabilities(auto, inputs, soft)
+    assert auto.early_stopping == "auto"
+    assert not auto.do_early_stopping_
+    never = fit_probabilities(make_estimator("hist_gradient_boosting", **own), inputs, soft)
+    np.testing.assert_array_equal(auto.predict_proba(inputs[:50]), never.predict_proba(inputs[:50]))
+    assert without_early_stopping(auto) == ["early_stopping"]
+    assert auto.early_stopping is False
+    assert without_early_stopping(LogisticRegression()) == []

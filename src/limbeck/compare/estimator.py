@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import warnings
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -12,12 +13,12 @@ from torch import Tensor, nn
 from limbeck.batch import IGNORED
 from limbeck.compare.comparison_data import ComparisonData, eval_batches
 from limbeck.data import Dataset, subsample
-from limbeck.errors import LimbeckError, UnknownNameError, unknown_name_error
+from limbeck.errors import LimbeckError, LimbeckWarning, UnknownNameError, unknown_name_error
 from limbeck.job import Job, MethodSettings
 from limbeck.models import count_parameters, size_in_bytes
 from limbeck.tasks import Classification, Regression
 from limbeck.teachers import SklearnTeacher
-from limbeck.teachers.estimators import EstimatorModule, check_takes_soft_labels, seed_estimator
+from limbeck.teachers.estimators import EstimatorModule, check_takes_soft_labels, seed_estimator, without_early_stopping
 from limbeck.teachers.sklearn_teacher import is_fitted, is_regressor
 
 _FEW = 256
@@ -202,10 +203,20 @@ def open_estimator_student(estimator: Any, name: str, material: ComparisonData, 
         )
     if not numbers:
         check_takes_soft_labels(estimator, who)
+        _turn_off_early_stopping(estimator, who)
     seed_estimator(estimator, seed)
     few = subsample(material.train, min(FEW_OF_STUDENT, len(material.train)), seed=0)
     fit_rows(estimator, name, *read_rows(few, material))
     return EstimatorModule(make_estimator_teacher(estimator, material), fitted=False)
+
+
+def _turn_off_early_stopping(estimator: Any, who: str) -> None:
+    if stops := without_early_stopping(estimator):
+        warnings.warn(
+            f"{who} a {type(estimator).__name__} with {stops[0]}=auto, which holds out rows from 10,000 on; with soft "
+            f"labels these are copies of the rows that it learns from. It is {stops[0]}=false in all arms.",
+            LimbeckWarning, stacklevel=2,
+        )  # fmt: skip
 
 
 def check_student_methods(job: Job) -> None:

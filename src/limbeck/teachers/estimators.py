@@ -35,6 +35,14 @@ _ROW_COUNTS = ("min_samples_leaf", "min_samples_split", "min_child_samples")
 """Arguments that count rows. Copies of a row are counted as well, so these numbers grow with the copies."""
 
 
+_SPLITS_ROWS: Mapping[str, tuple[tuple[Any, ...], str]] = {
+    "early_stopping": ((False, "auto"), "Set early_stopping=false."),
+    "n_iter_no_change": ((None,), "Set n_iter_no_change=null."),
+    "cv": (("prefit",), "Take the classifier without cross-validation."),
+}
+"""Arguments with which an estimator holds out some rows by itself: the values without, and what to do instead."""
+
+
 class EstimatorModule(nn.Module):
     """An estimator as a module, so that it can be timed and evaluated like a network.
 
@@ -156,11 +164,15 @@ def check_takes_soft_labels(estimator: Any, who: str) -> None:
             f"{who} a {name}, whose fit() takes no sample_weight: it cannot learn soft labels, in which a row stands "
             f"once for each class, with the probability as its weight. Take one of {', '.join(ESTIMATORS)}."
         )
-    if estimator.get_params().get("early_stopping") is True:
-        raise LimbeckError(
-            f"{who} a {name} with early_stopping=true: with soft labels it would be judged on copies of the rows "
-            "that it learns from. Set early_stopping=false."
-        )
+    own = estimator.get_params(deep=False)
+    if "early_stopping" in own:
+        own.pop("n_iter_no_change", None)  # it counts only with early stopping, or on training rows
+    for key, (harmless, instead) in _SPLITS_ROWS.items():
+        if key in own and own[key] not in harmless:
+            raise LimbeckError(
+                f"{who} a {name} with {key}={own[key]}, which holds out some rows: with soft labels these are copies "
+                f"of the rows that it learns from. {instead}"
+            )
 
 
 def fit_probabilities(
@@ -173,7 +185,8 @@ def fit_probabilities(
     :math:`\sum_i \sum_c p_{ic} (-\log q_c(x_i))`, and a tree counts the expected number of rows of each class. Copies
     with a probability below 0.001 are left out, and the others of the row share their weight. Arguments that count rows
     (``min_samples_leaf``) are multiplied by the mean number of copies for the fit, because copies of a row fall into
-    the same leaf.
+    the same leaf. ``early_stopping="auto"`` of scikit-learn, which holds out a tenth of more than 10,000 rows, is off
+    for the fit: of the copies of a row, some would be learned and some held out.
 
     Args:
         estimator: The classifier, whose ``fit`` takes ``sample_weight``.
@@ -198,12 +211,33 @@ def fit_probabilities(
     own = {name: value for name, value in estimator.get_params().items() if name in _ROW_COUNTS}
     copies = len(row) / max(len(rows), 1)
     counts = {name: round(value * copies) for name, value in own.items() if isinstance(value, int)}
-    estimator.set_params(**counts)
+    stops = {name: False for name, value in estimator.get_params().items() if _stops_by_size(name, value)}
+    estimator.set_params(**counts, **stops)
     try:
         estimator.fit(rows[row], label, sample_weight=shares[row, label])
     finally:
-        estimator.set_params(**{name: own[name] for name in counts})
+        estimator.set_params(**{name: own[name] for name in counts}, **dict.fromkeys(stops, "auto"))
     return estimator
+
+
+def _stops_by_size(name: str, value: Any) -> bool:
+    return name.rpartition("__")[2] == "early_stopping" and value == "auto"
+
+
+def without_early_stopping(estimator: Any) -> list[str]:
+    """Turn off the early stopping that depends on the number of rows, so that all arms of a job are fitted alike.
+
+    Returns:
+        The arguments that were ``auto``, also those of parts.
+
+    Example:
+        >>> trees = make_estimator("hist_gradient_boosting", early_stopping="auto")
+        >>> without_early_stopping(trees), trees.early_stopping
+        (['early_stopping'], False)
+    """
+    stops = [name for name, value in estimator.get_params().items() if _stops_by_size(name, value)]
+    estimator.set_params(**dict.fromkeys(stops, False))
+    return stops
 
 
 def save_estimator(module: EstimatorModule, path: Path) -> None:
