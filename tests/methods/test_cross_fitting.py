@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import warnings
+
 import pytest
 import torch
 from torch import nn
 
 from limbeck.batch import Batch
+from limbeck.data import ArrayDataset, ShuffledLoader
 from limbeck.engine import distill
-from limbeck.errors import ArgumentError, LimbeckError
+from limbeck.errors import ArgumentError, LimbeckError, LimbeckWarning
 from limbeck.methods import make
 from limbeck.methods.teachers.semiparametric import FoldMasks, assign_folds
 from limbeck.testing.law import same_weights, weights
@@ -48,3 +51,20 @@ def test_what_cannot_be_is_refused():
     run = distill(nn.Linear(4, 3), make("cross_fitting", teacher=nn.Linear(4, 3), folds=2), batches, epochs=1)
     with pytest.raises(LimbeckError, match="id"):
         run.finish()
+
+
+@pytest.mark.parametrize(
+    ("labels", "folds", "words"),
+    [
+        (torch.arange(6) % 2, 10, "of the folds are empty"),
+        (torch.tensor([0] * 200 + [1]), 2, "1 classes lie in one fold"),
+        (torch.arange(400) % 2, 4, None),
+    ],
+)
+def test_too_few_examples_for_the_folds_are_said(labels, folds, words):
+    data = ShuffledLoader(ArrayDataset(torch.randn(len(labels), 4), labels), batch_size=8)
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        FoldMasks(folds)(data)
+    assert [words in str(one.message) for one in said] == ([True] if words else [])
+    assert all(issubclass(one.category, LimbeckWarning) for one in said)

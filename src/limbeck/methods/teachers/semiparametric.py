@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any, final
 
@@ -11,9 +12,9 @@ from jaxtyping import Float, Int, Integer
 from torch import Tensor
 
 from limbeck.batch import IGNORED, LOGITS, Batch, Outputs
-from limbeck.data import counter_uniform
-from limbeck.data.masked_loader import BatchMasks
-from limbeck.errors import LimbeckError, unknown_name_error
+from limbeck.data import Dataset, Loader, counter_uniform
+from limbeck.data.masked_loader import BatchMasks, MaskedLoader
+from limbeck.errors import LimbeckError, LimbeckWarning, unknown_name_error
 from limbeck.functional import KernelClaim, check_hyper, cross_entropy, kernel, kl_divergence, logit_squared_error
 from limbeck.functional.closed_form import guarded_log_softmax
 from limbeck.functional.kernel import validates_pair
@@ -298,6 +299,16 @@ class FoldMasks(BatchMasks):
     def __init__(self, folds: int) -> None:
         self.folds = folds
 
+    def __call__(self, loader: Loader) -> MaskedLoader:
+        """The batches of a loader with these masks.
+
+        Warns:
+            LimbeckWarning: If a fold is empty, or has all examples of a class.
+        """
+        if loader.examples is not None and loader.has_ids:
+            _warn_about_folds(loader.examples, self.folds)
+        return super().__call__(loader)
+
     def compute(self, batch: Batch) -> Mapping[str, Tensor]:
         """The masks of a batch."""
         own = assign_folds(batch, self.folds)
@@ -306,6 +317,28 @@ class FoldMasks(BatchMasks):
     def describe(self) -> dict[str, Any]:
         """The number of folds."""
         return {"folds": self.folds}
+
+
+def _warn_about_folds(examples: Dataset, folds: int) -> None:
+    """Say that there are too few examples: for a teacher of an empty fold, or one that has never seen a class."""
+    own = assign_folds(Batch(torch.zeros(len(examples)), id=examples.ids), folds)
+    sizes, labels = own.bincount(minlength=folds), examples.labels
+    problems = [f"{int((sizes == 0).sum())} of the folds are empty"] if bool((sizes == 0).any()) else []
+    if labels is not None and labels.ndim == 1:
+        counts = torch.zeros(folds, int(labels.max().clamp_min(0)) + 1, dtype=torch.int64)
+        known = labels != IGNORED
+        counts.index_put_((own[known], labels[known]), torch.ones(int(known.sum()), dtype=torch.int64), accumulate=True)
+        whole = counts.sum(0)
+        if lonely := int(((counts == whole) & (whole > 0)).any(0).sum()):
+            problems.append(
+                f"{lonely} classes lie in one fold as a whole, so that the teacher of this fold never saw them"
+            )
+    if problems:
+        warnings.warn(
+            f"{len(examples):,} examples are few for cross-fitting with {folds} folds: {' and '.join(problems)}. Take "
+            f"fewer folds ({max(2, folds // 2)}), or more examples.",
+            LimbeckWarning, stacklevel=3,
+        )  # fmt: skip
 
 
 @final
