@@ -207,7 +207,7 @@ def test_an_argument_that_is_refused_is_not_advised(here, limbeck, taught):
     (here / "nets.py").write_text("from torch import nn\ndef teacher():\n    return nn.Flatten()\n")
     flags = ("--teacher", "nets.py:teacher@teacher", "--data", "data.npz", "--set", "teacher.std=1")
     ended = limbeck("cache", "build", *flags, *FOLDER)
-    assert "takes no argument 'std'. It takes: nothing. Leave it out." in ended.err
+    assert "takes no argument 'std'. Leave it out (in a job: std: null). It takes: nothing." in ended.err
 
 
 def test_what_is_done_is_not_announced_again(limbeck, taught):

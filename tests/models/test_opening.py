@@ -467,3 +467,13 @@ def test_a_file_imports_its_neighbors_each_its_own(tmp_path):
     for number in (1, 2, 1):
         model = open_model(f"{tmp_path / str(number) / 'my.py'}:build")
         assert (model.in_features, model.out_features) == (number, number)
+
+
+def test_none_leaves_an_argument_out_that_a_function_or_network_does_not_take(file, transformers):
+    assert open_model(f"{file}:build", widths=None)[0].out_features == 4
+    assert open_model("mlp", inputs=3, classes=2, hidden=[2], widths=None).classifier.in_features == 2
+    open_model("hf:bert", classes=3, pretrained=False, widths=None)
+    with pytest.raises(LimbeckError, match="widths: null"):
+        open_model("mlp", inputs=3, classes=2, hidden=[2], widths=[4])
+    with pytest.raises(LimbeckError, match="hidden"):
+        open_model("mlp", inputs=3, classes=2, hidden=None)

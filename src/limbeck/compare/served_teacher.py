@@ -68,9 +68,9 @@ def open_served(
             f"uld and alm read all logits of the teacher's own tokens, and {part.title} is behind a server, which "
             "lists some. Load the teacher, or write texts with it: limbeck generate."
         )
-    arguments = part.arguments
+    without = ("url", "model", "scores_folder")
     try:
-        check_arguments("A served teacher", ServedTeacher, arguments, without=("url", "model", "scores_folder"))
+        arguments = check_arguments("A served teacher", ServedTeacher, part.arguments, without=without)
         tokenizer = arguments.pop("tokenizer", None)
         own = material.data.tokenizer if tokenizer is None else open_tokenizer(tokenizer)
         teacher = ServedTeacher(

@@ -152,12 +152,12 @@ def _open_part(
     if (file := EstimatorFile.parse(part.model)) is not None:
         try:
             without = ("estimator", "preprocess", "classes", "class_names", "mean", "std")
-            check_arguments(part.model, SklearnTeacher, part.arguments, without=without)
+            arguments = check_arguments(part.model, SklearnTeacher, part.arguments, without=without)
         except LimbeckError as error:
             raise add_flag_hint(error, "teacher") from error
         estimator = file.open()
         check_estimator_task(estimator, f"{file.path} holds", material)
-        own = make_estimator_teacher(estimator, material, **part.arguments)
+        own = make_estimator_teacher(estimator, material, **arguments)
         return own, EstimatorModule(own, fitted=True)
     try:
         ours = material.data.tokenizer if is_language(material.task) else None

@@ -349,7 +349,7 @@ def _load_user_data(name: str, own: UserFile, options: Mapping[str, Any], task: 
 
 
 def _call_function(who: str, function: Callable[..., Any], options: Mapping[str, Any]) -> Any:
-    check_arguments(who, function, options)
+    options = check_arguments(who, function, options)
     try:
         return function(**options)
     except LimbeckError:

@@ -16,9 +16,9 @@ from limbeck.job.budget import Budget, Strict
 from limbeck.job.routes import Routes, read_routes
 from limbeck.job.several_teachers import SEVERAL, is_url, name_models
 from limbeck.job.validation import add_flag_hint, flag_hint
-from limbeck.methods import method
+from limbeck.methods import method, names
 from limbeck.methods.support import read_share
-from limbeck.models import UserFile, is_student_folder
+from limbeck.models import UserFile, is_student_folder, reference_names
 from limbeck.models.hub import LibraryModel
 from limbeck.tasks import Task, get_task
 from limbeck.teachers import EstimatorFile
@@ -47,6 +47,14 @@ class ModelSettings(BaseModel):
     model_config = ConfigDict(extra="allow", frozen=True)
 
     model: str
+
+    @model_validator(mode="before")
+    @classmethod
+    def _leave_out_null(cls, values: Any) -> Any:
+        """The settings without arguments that are null: no reference network takes None as a value."""
+        if not isinstance(values, Mapping) or values.get("model") not in (*reference_names(), SHALLOW, SHRINK):
+            return values
+        return {key: value for key, value in values.items() if value is not None or key in cls.model_fields}
 
     @property
     def arguments(self) -> dict[str, Any]:
@@ -246,6 +254,16 @@ class MethodSettings(BaseModel):
 
     name: str = "hinton"
 
+    @model_validator(mode="before")
+    @classmethod
+    def _leave_out_null(cls, values: Any) -> Any:
+        """The settings without those that are null and belong to another method."""
+        name = values.get("name", "hinton") if isinstance(values, Mapping) else None
+        if name not in names():
+            return values
+        known = method(name).hyper_parameters
+        return {key: value for key, value in values.items() if value is not None or key in known or key == "name"}
+
     @property
     def hyper(self) -> dict[str, Any]:
         """Its hyper-parameters."""
@@ -273,14 +291,14 @@ class MethodSettings(BaseModel):
             LimbeckError: If a required hyper-parameter is missing.
         """
         definition = method(self.name)
-        names = list(definition.hyper_parameters)
+        known = list(definition.hyper_parameters)
         for key in self.hyper:
-            if key not in names:
-                near = nearest(key, names)
+            if key not in known:
+                near = nearest(key, known)
                 raise unknown_name_error(
-                    f"hyper-parameter of {self.name}", key, names, then=flag_hint(place, near) if near else ""
+                    f"hyper-parameter of {self.name}", key, known, then=flag_hint(place, near) if near else ""
                 )
-        lacking = [name for name in definition.required if name in names and name not in self.hyper]
+        lacking = [name for name in definition.required if name in known and name not in self.hyper]
         if lacking:
             flags = " ".join(f"--set {place}.{name}=..." for name in lacking)
             raise LimbeckError(f"The method {self.name} needs {' and '.join(lacking)}: {flags}")

@@ -115,7 +115,7 @@ def _hint(error: LimbeckError, place: str, names: tuple[str, ...]) -> str:
     if not isinstance(error, (ArgumentError, UnknownNameError)):
         return ""
     if not error.argument:
-        return "Leave it out." if isinstance(error, ArgumentError) else ""
+        return ""
     if names and error.argument not in names:
         return ""
     return flag_hint(place, error.argument, error.example if isinstance(error, ArgumentError) else "...")

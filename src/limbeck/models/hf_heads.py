@@ -68,6 +68,8 @@ def override_config(name: str, config: Any, arguments: Mapping[str, Any]) -> Non
     """
     # The name that transformers' from_config() takes; on the configuration itself it is a private attribute.
     arguments = {_ATTRIBUTES.get(key, key): value for key, value in arguments.items()}
+    # null leaves a setting of another model out.
+    arguments = {key: value for key, value in arguments.items() if value is not None or hasattr(config, key)}
     for key in arguments:
         if not hasattr(config, key):
             near = nearest(key, config.to_dict())

@@ -41,7 +41,7 @@ def accepted_arguments(function: Callable[..., Any], *, without: Collection[str]
 
 def check_arguments(
     who: str, function: Callable[..., Any], arguments: Mapping[str, Any], *, without: Collection[str] = ()
-) -> None:
+) -> dict[str, Any]:
     """Check that `function` accepts the arguments, and that no required one is missing.
 
     Args:
@@ -50,23 +50,28 @@ def check_arguments(
         arguments: Name to value.
         without: Names of arguments that the caller fills in.
 
+    Returns:
+        The arguments, without those that are None and not accepted: in a job, null leaves an argument out.
+
     Raises:
         ArgumentError: If not; it names the nearest argument and all that are accepted.
     """
     accepted = accepted_arguments(function, without=without)
     parameters = inspect.signature(function).parameters.values()
     if not any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters):
+        arguments = {name: value for name, value in arguments.items() if value is not None or name in accepted}
         for name in arguments:
             if name not in accepted:
                 near = nearest(name, accepted)
-                hint = f" Did you mean {near!r}?" if near else ""
-                message = f"{who} takes no argument {name!r}.{hint} It takes: {_listed(accepted)}."
+                hint = f"Did you mean {near!r}?" if near else f"Leave it out (in a job: {name}: null)."
+                message = f"{who} takes no argument {name!r}. {hint} It takes: {_listed(accepted)}."
                 raise ArgumentError(message, argument=near or "", example=_example(accepted[near]) if near else "...")
     names = [n for n, p in accepted.items() if p.default is p.empty and n not in arguments]
     if names:
         missing = ", ".join(f"{n}={_example(accepted[n])}" for n in names)
         message = f"{who} needs {missing}. It takes: {_listed(accepted)}."
         raise ArgumentError(message, argument=names[0], example=_example(accepted[names[0]]))
+    return dict(arguments)
 
 
 class _Kind(NamedTuple):

@@ -59,7 +59,7 @@ def build(name: str, /, *, seed: int | None = None, **arguments: Any) -> nn.Modu
         Linear(in_features=8, out_features=3, bias=True)
     """
     reference = _reference(name)
-    check_arguments(name, reference.network, arguments, without=reference.fixed)
+    arguments = check_arguments(name, reference.network, arguments, without=reference.fixed)
     with seeded(seed):
         return reference.network(**reference.fixed, **arguments)
 

@@ -100,7 +100,7 @@ class UserFile(NamedTuple):
         from_data = {"input_shape": input_shape, "classes": classes, **(tokens or {})}
         accepted = accepted_arguments(function)
         values = {**{n: v for n, v in from_data.items() if n in accepted and v is not None}, **arguments}
-        check_arguments(who, function, values)
+        values = check_arguments(who, function, values)
         try:
             model = call_builder(function, who, **values)
         except LimbeckError:

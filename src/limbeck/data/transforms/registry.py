@@ -291,9 +291,9 @@ def open_transform(name: str, options: Mapping[str, Any] | None = None, seed: in
     function, arguments = own.load(), dict(options or {})
     code = hashlib.sha256(own.file.read_bytes()).hexdigest()
     if _takes_example(function, arguments):
-        check_arguments(name, partial(function, None), arguments)
+        arguments = check_arguments(name, partial(function, None), arguments)
         return UserTransform(name, partial(function, **arguments), options=arguments, seed=seed, source=code)
-    check_arguments(name, function, arguments)
+    arguments = check_arguments(name, function, arguments)
     transform = function(**arguments)
     if hasattr(transform, "fingerprint"):
         return transform
