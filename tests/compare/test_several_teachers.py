@@ -308,3 +308,23 @@ def test_the_command_line_asks_before_it_opens_a_pickle(place, monkeypatch, caps
     assert [json.loads(line)["store"] for line in said.out.splitlines()] == ["each/net", "each/forest"]
     code, said = run("cache", "verify", *flags[:-1], "--sample", "20")
     assert (code, said.out.count("checksums match")) == (0, 2), said.err
+
+
+@pytest.mark.parametrize("method", ["multi_teacher", "rl_kd", "hinton"])
+def test_the_weights_of_several_teachers_are_in_the_result_and_on_the_page(place, tmp_path, method):
+    teachers = {"net": {"model": str(place / "net"), "weight": 3}, "other": {"model": "mlp", "hidden": [4]}}
+    job = teachers_job(place, teachers, method=method, out=str(tmp_path / "run"))
+    rows = run_job(job)["arms"]
+    weights = rows["distilled"]["teacher_weights"]
+    assert list(weights) == ["net", "other"]
+    assert all(len(one["values"]) == job.seeds for one in weights.values())
+    means = [one["mean"] for one in weights.values()]
+    assert all(0 <= mean <= 1 for mean in means)
+    if method == "hinton":
+        assert means == [0.75, 0.25]
+    if method == "multi_teacher":
+        assert sum(means) == pytest.approx(1, abs=1e-5)
+    assert "teacher_weights" not in rows["student alone"]
+    assert f"{means[0]:.3f}" in (tmp_path / "run" / "report.html").read_text()
+    resumed = json.loads((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()[-1])
+    assert set(resumed["teacher_weights"]) == {"net", "other"}

@@ -23,6 +23,7 @@ from limbeck.compare.estimator_student import fit_student, save_student
 from limbeck.compare.language import is_untrained
 from limbeck.compare.student_start import make_student
 from limbeck.compare.teacher_cache import asks_server, with_cache
+from limbeck.compare.teacher_weights import measure_teacher_weights
 from limbeck.compare.trackers import is_rank_zero, with_trackers
 from limbeck.data import Preprocess
 from limbeck.engine import Run, StepReport, open_fabric
@@ -75,6 +76,7 @@ class Outcome(NamedTuple):
         cost: Costs of the shipped model, if its structure is not that of the job's student; only for the first seed.
         scores: The score of each test example with a target (`limbeck.tasks.Evaluation`); None if unknown.
         reports: Number of lines in ``metrics.jsonl``, so that a lost line is noticed; None if unknown.
+        teacher_weights: The weight of each of several teachers at the end (`measure_teacher_weights`); None for one.
     """
 
     arm: str
@@ -88,6 +90,7 @@ class Outcome(NamedTuple):
     cost: ShippedCost | None = None
     scores: Shaped[np.ndarray, " examples"] | None = None
     reports: int | None = None
+    teacher_weights: dict[str, float] | None = None
 
 
 def start(arm: ArmRun, material: ComparisonData, teacher: Teacher, student: nn.Module | None = None) -> Run:
@@ -170,6 +173,7 @@ def run_arm(
         combined=measure_combined(run, material, answers),
         cost=cost,
         reports=len(noted) if arm.out is not None else None,
+        teacher_weights=measure_teacher_weights(run),
     )
 
 

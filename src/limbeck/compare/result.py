@@ -109,8 +109,17 @@ def arms_rows(
             "development": over_seeds([one.development for one in runs]),
             "seconds": round(sum(seconds) / len(seconds), 3) if seconds else None,
             "steps": runs[0].steps,
+            **_teacher_weights(runs),
         }
     return table
+
+
+def _teacher_weights(runs: Sequence[Outcome]) -> dict[str, Any]:
+    """The entry for the weights of several teachers over seeds; empty for an arm with one teacher or none."""
+    rows = [one.teacher_weights for one in runs if one.teacher_weights]
+    if len(rows) < len(runs):
+        return {}
+    return {"teacher_weights": {name: over_seeds([row[name] for row in rows]) for name in rows[0]}}
 
 
 def _combined_row(teachers: Sequence[Combined], task: Task) -> dict[str, Any]:

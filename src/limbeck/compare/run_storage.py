@@ -209,6 +209,7 @@ def _outcome(line: Mapping[str, Any]) -> Outcome:
         line.get("parameters"),
         ShippedCost.read(line.get("cost")),
         reports=line.get("reports"),
+        teacher_weights=line.get("teacher_weights"),
     )
 
 

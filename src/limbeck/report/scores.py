@@ -11,7 +11,7 @@ from limbeck.job import list_custom_metrics, read_interval, read_size_notes
 from limbeck.job.result import read_task
 from limbeck.methods import method, names
 from limbeck.report import axes
-from limbeck.report.arms import MEMBER, ArmRow, ScoreFormat, SeedStat, as_mapping, mean_std_text, read_arms
+from limbeck.report.arms import MEMBER, ArmRow, ScoreFormat, SeedStat, as_mapping, mean_std_text, read_arms, read_stat
 from limbeck.report.axes import Axes
 from limbeck.report.html import Markup, details, join, megabytes_text, note, section, sized, table, tag
 from limbeck.report.run_data import ALONE, RunData, load_run
@@ -232,7 +232,13 @@ def arms_section(run: RunData, *, prefix: str = "") -> Markup:
     """Return the table of arms, the figure of their scores, and a fold-out table of all metrics."""
     arms = list(run.arms.values())
     return section(
-        f"{prefix}arms", "The arms", _overview(run, arms), _remarks(run), _figures(run), _measures(arms, run.task)
+        f"{prefix}arms",
+        "The arms",
+        _overview(run, arms),
+        _remarks(run),
+        _teacher_weights(arms),
+        _figures(run),
+        _measures(arms, run.task),
     )
 
 
@@ -329,6 +335,21 @@ def _figures(run: RunData) -> Markup:
     methods = figure(f"Every method compared with the {ALONE}", lambda: plot_differences(run, against="methods"),
                      _methods_caption(run))  # fmt: skip
     return tag("div", scores, methods, class_="grid-2")
+
+
+def _teacher_weights(arms: Sequence[ArmRow]) -> Markup | None:
+    """Return the weights of several teachers in each arm; None for a run with one teacher."""
+    weights = {arm.name: as_mapping(arm.row.get("teacher_weights")) for arm in arms}
+    teachers = list(dict.fromkeys(name for row in weights.values() for name in row))
+    if not teachers:
+        return None
+    rows = [(arm, *(mean_std_text(read_stat(row[name]), 3) if name in row else "-" for name in teachers))
+            for arm, row in weights.items() if row]  # fmt: skip
+    caption = (
+        "Weights of the teachers at the end of the training, mean ± standard deviation over seeds (of rl_kd: how often "
+        "each is selected)"
+    )
+    return table(caption, ("arm", *teachers), rows)
 
 
 def _methods_caption(run: RunData) -> str:

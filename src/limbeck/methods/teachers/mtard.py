@@ -148,6 +148,11 @@ class BalancedDivergences(LossTerm):
         """The logits of both models, of which each row has its own teacher."""
         return Requirements(frozenset({LOGITS}), frozenset({LOGITS}), frozenset({"labels"}))
 
+    @property
+    def teacher_weights(self) -> dict[str, float]:
+        """The weights of the present step, of the teacher of clean inputs and of the robust one."""
+        return {"clean": float(self.clean_weight), "robust": 1 - float(self.clean_weight)}
+
     def setup(self, context: LossContext) -> BalancedDivergences:
         """The loss for one stage, balanced anew."""
         if ADVERSARIAL not in context.batch.extra:
