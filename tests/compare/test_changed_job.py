@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 
+import numpy as np
 import pytest
 
 import limbeck as lb
@@ -134,3 +135,20 @@ def test_what_each_setting_is_detected_to_change(folder):
     assert changed_job(settings(folder, "teacher.train.lr=0.1"))[1].teacher
     with pytest.raises(LimbeckError, match="holds another job"):
         lb.run_job(settings(folder, "method.temperature=2.0"), resume=True)
+
+
+def test_groups_can_be_added_to_a_finished_job(tmp_path):
+    draw = np.random.default_rng(0)
+    rows = [f"{a:.3f},{b:.3f},{'xy'[int(a > 0)]},{'pq'[i % 2]}" for i, (a, b) in enumerate(draw.normal(size=(200, 2)))]
+    (tmp_path / "rows.csv").write_text("\n".join(["a,b,y,half", *rows]) + "\n")
+    data = {"name": str(tmp_path / "rows.csv"), "target": "y", "ignore": ["half"]}
+    job = small_job(data, arms=["teacher", "student alone", "distilled"], seeds=1, out=str(tmp_path / "run"))
+    before = lb.run_job(make_job({**job, "cache": {"encoding": "float16"}}))
+    assert "groups" not in before
+    files = contents(tmp_path / "run" / "arms")
+    after = lb.run_job(settings(tmp_path / "run", "data.groups=half", "also=[groups]"), change=True)
+    assert set(after["groups"]["examples"]) == {"p", "q"}
+    assert accuracies(after) == accuracies(before)
+    assert contents(tmp_path / "run" / "arms") == files
+    with pytest.raises(LimbeckError, match=r"data\.ignore"):
+        lb.run_job(settings(tmp_path / "run", "data.ignore=[b]"), change=True)

@@ -208,3 +208,12 @@ def test_a_table_without_answers_is_read_with_an_encoding(tmp_path):
     assert new.labels.tolist() == [-100, -100]
     with pytest.raises(DataError, match="grade"):
         read_table(tmp_path / "new.csv", target="grade")
+
+
+def test_the_groups_of_a_metric_do_not_change_the_training_data(tmp_path):
+    path, groups = _write(tmp_path / "train.csv", TRAIN), {"groups": "color"}
+    (plain, _), (grouped, _) = (read_table(path, target="kind", **more) for more in ({}, groups))
+    assert list(grouped.extra_column("groups")) == ["red", "blue", "(missing)", "red"]
+    assert grouped.fingerprint == plain.fingerprint
+    grouped.hash_groups()
+    assert grouped.fingerprint != plain.fingerprint

@@ -10,10 +10,21 @@ from typing import Any, NamedTuple
 
 from limbeck.atomic_io import write_text
 from limbeck.compare.arm_recipes import SMOOTHED
-from limbeck.compare.run_storage import without_workers
+from limbeck.compare.comparison_data import reads_groups
+from limbeck.compare.run_storage import without_keys, without_workers
+from limbeck.compare.student_start import LIMITS, networks_of
 from limbeck.engine import read_checkpoint
 from limbeck.errors import LimbeckError
-from limbeck.job import LIKE_FIRST_METHOD, Job, RunLayout, make_job, read_run_job, with_absolute_paths
+from limbeck.job import (
+    LIKE_FIRST_METHOD,
+    SHRINK,
+    Job,
+    RunLayout,
+    StudentSettings,
+    make_job,
+    read_run_job,
+    with_absolute_paths,
+)
 
 _FREE = frozenset({"out", "workers", "track", "search", "seeds", "arms", "also"})
 """The keys that change no run of an arm, such as the number of runs, extra metrics and trackers."""
@@ -129,7 +140,9 @@ def _has_begun_arms(out: Path) -> bool:
 def _teacher_settings(job: Job) -> dict[str, Any]:
     """All settings that the teacher's training depends on."""
     dumped = job.model_dump(mode="json", include={"development", "train_examples", "precision"})
-    dumped["data"] = without_workers(job.model_dump(mode="json")["data"])
+    data = job.model_dump(mode="json")["data"]
+    # Groups are for a metric, unless routes read them.
+    dumped["data"] = without_workers(data) if reads_groups(job) else without_keys(data, "num_workers", "groups")
     train = None if job.teacher.has_weights else (job.teacher.train or job.budget).model_dump(mode="json")
     # The way to a server is like a path: what its model answers does not depend on it.
     way = _WAY_TO_SERVER if job.teacher.url is not None else frozenset()

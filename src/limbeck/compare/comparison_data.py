@@ -13,14 +13,16 @@ from torch.nn.parameter import is_lazy
 
 from limbeck.batch import Batch
 from limbeck.compare.language import check_positions, compares_texts, read_limit, with_tokenizer
-from limbeck.data import Dataset, DataSplits, ShuffledLoader, load_data, silenced
+from limbeck.data import ArrayDataset, Dataset, DataSplits, ShuffledLoader, load_data, silenced
 from limbeck.engine import TrainConfig
 from limbeck.errors import DataError, LimbeckError, TextTooLongError
 from limbeck.job import Budget, Job, ModelSettings, TeacherSettings, add_flag_hint, train_and_development
+from limbeck.job.routes import find_route_column
 from limbeck.metrics import predict
 from limbeck.metrics.predictions import rows_at_once
 from limbeck.models import (
     NoModuleError,
+    UserFile,
     get_class_names,
     is_student_folder,
     match_order,
@@ -137,6 +139,10 @@ def load_comparison_data(job: Job) -> ComparisonData:
         LimbeckError: If the data cannot be loaded, or have too few examples.
     """
     data, options = load_in_order(job)
+    if reads_groups(job):
+        for examples in (data.train, data.test, data.development):
+            if isinstance(examples, ArrayDataset):
+                examples.hash_groups()
     train, development = train_and_development(job, data)
     for part, examples in {"training": train, "development": development, "test": data.test}.items():
         _check_read(data, part, examples)
@@ -149,6 +155,14 @@ def load_comparison_data(job: Job) -> ComparisonData:
     if data.development is not None:
         task.check(development, "development")
     return ComparisonData(data, train, development, shape, task.outputs, task, options)
+
+
+def reads_groups(job: Job) -> bool:
+    """Whether more than a metric reads the groups of the data: routes to teachers, or a function of the user's own."""
+    routes, name = job.teacher.routes, job.data if isinstance(job.data, str) else job.data["name"]
+    if UserFile.parse(name) is not None:
+        return True
+    return routes is not None and find_route_column(routes, job.data) == "groups"
 
 
 def fit_task(job: Job, data: DataSplits) -> Task:

@@ -237,9 +237,14 @@ def _without_added_order(stored: Any, current: Any) -> Any:
 
 def without_workers(data: Any) -> Any:
     """The data without `num_workers`, which does not change the examples."""
-    if not isinstance(data, dict) or "num_workers" not in data:
+    return without_keys(data, "num_workers")
+
+
+def without_keys(data: Any, *keys: str) -> Any:
+    """The data without some of their options."""
+    if not isinstance(data, dict) or not {*keys} & data.keys():
         return data
-    rest = {key: value for key, value in data.items() if key != "num_workers"}
+    rest = {key: value for key, value in data.items() if key not in keys}
     return rest["name"] if set(rest) == {"name"} else rest
 
 

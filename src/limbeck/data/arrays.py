@@ -75,10 +75,24 @@ class ArrayDataset(Dataset):
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 of every column's type, shape and bytes, and of the class names."""
-        return hash_columns(
-            ("arrays", type(self._inputs).__name__), *self._columns(), ("class_names", self.class_names)
-        )
+        """SHA-256 of every column's type, shape and bytes, and of the class names.
+
+        The groups of a table are left out, unless `hash_groups` was called: they are for a metric.
+        """
+        columns = [(name, column) for name, column in self._columns() if name not in self._unhashed]
+        return hash_columns(("arrays", type(self._inputs).__name__), *columns, ("class_names", self.class_names))
+
+    _unhashed: frozenset[str] = frozenset()
+
+    def leave_out_groups(self) -> None:
+        """Leave the column ``groups`` out of the fingerprint: with it, the same examples are trained on."""
+        self._unhashed = frozenset({"extra['groups']"})
+        self.__dict__.pop("fingerprint", None)
+
+    def hash_groups(self) -> None:
+        """Let the column ``groups`` be a part of the fingerprint again, for routes to teachers that read it."""
+        self._unhashed = frozenset()
+        self.__dict__.pop("fingerprint", None)
 
     @property
     def inputs(self) -> Any:

@@ -326,6 +326,7 @@ def make_dataset(
     else:
         dataset = ArrayDataset(encoding.encode(raw), labels, extra=extra, class_names=encoding.class_names)
     dataset.encoding = encoding
+    dataset.leave_out_groups()
     return dataset
 
 
