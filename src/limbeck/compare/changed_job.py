@@ -73,6 +73,7 @@ def changed_job(job: Job) -> tuple[Job, Changes]:
         raise LimbeckError(f"{job.out} holds no job whose settings could be changed; start one with limbeck distill.")
     before = with_absolute_paths(make_job(read_run_job(out)))
     job = _with_trained_teacher(with_absolute_paths(job), before, out).model_copy(update={"out": job.out})
+    job = _without_old_limit(job, before)
     mine, theirs = (one.model_dump(mode="json") for one in (job, before))
     keys = tuple(key for key in _differing(theirs, mine) if key != "out")
     trains = not before.teacher.has_weights
@@ -117,6 +118,24 @@ def remove_outdated(changes: Changes, out: Path) -> None:
     folders += [RunLayout(out).student] if changes.student else []
     for folder in folders:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _without_old_limit(job: Job, before: Job) -> Job:
+    """The job with one size of its student: a new limit is measured, and a typed size replaces the limit.
+
+    Beside a limit, a job has the size that was measured for it, which is that of the present teacher.
+    """
+    mine, theirs = (one.student.model_dump() for one in (job, before))
+    sizes = mine.get("size"), theirs.get("size")
+    if job.student.model != SHRINK or sizes[0] is None or all(mine.get(limit) is None for limit in LIMITS):
+        return job
+    if sizes[0] != sizes[1]:
+        kept = {key: value for key, value in mine.items() if key not in LIMITS}
+    elif mine != theirs or networks_of(job) != networks_of(before):
+        kept = {key: value for key, value in mine.items() if key != "size"}
+    else:
+        return job
+    return job.model_copy(update={"student": StudentSettings(**kept)})
 
 
 def _with_trained_teacher(job: Job, before: Job, out: Path) -> Job:

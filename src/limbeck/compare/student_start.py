@@ -22,7 +22,17 @@ from limbeck.compare.comparison_data import (
 from limbeck.compare.estimator import check_student_methods, open_estimator_student
 from limbeck.errors import LimbeckError
 from limbeck.events import Callback, Message
-from limbeck.job import SHRINK, Job, ModelSettings, RunLayout, StudentSettings, add_flag_hint, make_job, read_run_job
+from limbeck.job import (
+    SHRINK,
+    Job,
+    ModelSettings,
+    RunLayout,
+    StudentSettings,
+    add_flag_hint,
+    make_job,
+    read_run_job,
+    with_absolute_paths,
+)
 from limbeck.model_call import call, logits_of
 from limbeck.models import (
     NoModuleError,
@@ -37,6 +47,9 @@ from limbeck.models import (
 from limbeck.models.hub import LibraryModel
 from limbeck.models.model_transforms import copy_transformed
 from limbeck.teachers import ModelTeacher, Teacher
+
+LIMITS = ("latency", "bytes")
+"""The keys of a student that is made of its teacher which set its size by a measurement."""
 
 
 def make_student(job: Job, material: ComparisonData, *, seed: int, teacher: Teacher | None = None) -> nn.Module:
@@ -102,7 +115,7 @@ def init_student(student: ModelSettings, teacher: Teacher | None, example: Input
             if student.model != SHRINK:
                 return shallow(teacher.model, **arguments)
             if arguments.get("size") is not None:
-                arguments = {key: one for key, one in arguments.items() if key not in ("latency", "bytes")}
+                arguments = {key: one for key, one in arguments.items() if key not in LIMITS}
             # The inputs are on the CPU, and the teacher may be elsewhere after its training.
             elsewhere = any(parameter.device.type != "cpu" for parameter in teacher.model.parameters())
             model = copy_transformed(teacher.model).cpu() if elsewhere else teacher.model
@@ -126,7 +139,7 @@ def resolve_limit(job: Job, teacher: Teacher, material: ComparisonData, tell: Ca
         LimbeckError: If the limit cannot be reached.
     """
     arguments = job.student.arguments
-    limits = [key for key in ("latency", "bytes") if arguments.get(key) is not None]
+    limits = [key for key in LIMITS if arguments.get(key) is not None]
     if job.student.model != SHRINK or not limits or arguments.get("size") is not None:
         return job
     if (known := find_stored_size(job)) is not None:
@@ -141,13 +154,22 @@ def resolve_limit(job: Job, teacher: Teacher, material: ComparisonData, tell: Ca
 
 
 def find_stored_size(job: Job) -> float | str | None:
-    """The size in the job of the folder, as it was written or found for a limit; None if there is none."""
+    """The size in the job of the folder, as it was written or found for a limit; None if there is none.
+
+    It is that of the same limit and the same teacher's network.
+    """
     if job.out is None or not RunLayout(Path(job.out)).job.is_file():
         return None
-    stored: dict[str, Any] = make_job(read_run_job(Path(job.out))).student.model_dump()
+    before = make_job(read_run_job(Path(job.out)))
+    stored: dict[str, Any] = before.student.model_dump()
     size, own = stored.pop("size", None), {**job.student.model_dump()}
     own.pop("size", None)
-    return size if stored == own else None
+    return size if stored == own and networks_of(before) == networks_of(job) else None
+
+
+def networks_of(job: Job) -> dict[str, Any]:
+    """The settings of the teacher that its network follows from, and not its weights."""
+    return with_absolute_paths(job).teacher.model_dump(exclude={"train", "check", "mean"})
 
 
 def describe_start(
