@@ -6,6 +6,7 @@ import itertools
 import json
 import math
 import re
+import sys
 import time
 from html.parser import HTMLParser
 
@@ -350,3 +351,12 @@ def test_ten_runs_are_quick_and_light(tmp_path):
         best = min(best, time.process_time() - began)
     assert best < 5
     assert path.stat().st_size < 6_000_000
+
+
+def test_commands_that_read_python_files_of_a_job_have_the_option(tmp_path, monkeypatch):
+    run = planted_run(tmp_path / "run")
+    page = write_report([run]).read_text()
+    assert "limbeck cite" in page
+    assert "--trust" not in page
+    monkeypatch.setattr(sys.modules["limbeck.job.opening_code"], "_names_files", lambda folder: True)
+    assert re.search(r"limbeck cite \S+ --trust<", write_report([run]).read_text())

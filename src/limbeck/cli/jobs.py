@@ -171,11 +171,15 @@ def _describe_folder(folder: Path) -> str:
         return (
             f"it is a search: to continue, repeat `limbeck tune JOB --out {quote(str(folder))}` with the same options"
         )
+    from limbeck.job import trust_option
     from limbeck.job.result import is_run
 
     run = next((parent for parent in folder.resolve().parents if is_run(parent)), None)
     if run is not None:
-        return f"it is a part of the run {run}: type `limbeck resume {quote(str(run))}`"
+        return f"it is a part of the run {run}: type `limbeck resume {quote(str(run))}{trust_option(run)}`"
+    if (folder / "students.json").is_file():
+        again = f"limbeck compare JOB --out {quote(str(folder))}"
+        return f"it holds a comparison of several students from an earlier version: to continue, repeat `{again}`"
     if (folder / "reproduction.json").is_file():
         return f"it holds experiments of a paper: to continue, repeat `limbeck papers PAPER --out {quote(str(folder))}`"
     if (folder / "run.json").is_file():

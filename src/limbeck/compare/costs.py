@@ -26,7 +26,7 @@ Structure = tuple[tuple[tuple[str, type], ...], tuple[tuple[str, torch.Size, tor
 
 _ROUNDED = (
     "MB of rounded students are those of weights of 8 bits; their times are those of the same network in float32, and "
-    "`limbeck export --to int8` measures the file of integers"
+    "`limbeck export RUN --to int8` (with --trust, if the job names Python files) measures the file of integers"
 )
 
 

@@ -28,6 +28,7 @@ from limbeck.job import (
     make_job,
     read_run_job,
     run_job_texts,
+    trust_option,
     with_absolute_paths,
 )
 from limbeck.job.run_layout import PREDICTIONS
@@ -59,7 +60,7 @@ def check_folder(job: Job, *, resume: bool, changed: bool = False) -> Path | Non
         if not changed:
             _check_same_job(job, out)
     elif out.is_dir() and any(out.iterdir()) and not _died_early(out) and is_rank_zero(job):
-        again = f"`limbeck resume {out}` (in Python run_job(job, resume=True))"
+        again = f"`limbeck resume {out}{trust_option(out)}` (in Python run_job(job, resume=True))"
         then = f"Continue a run with {again}, or give" if not resume else "It is no run's folder; give"
         raise LimbeckError(f"{out} already holds something. {then} another --out.")
     return out
@@ -261,7 +262,8 @@ def _check_same_job(job: Job, out: Path) -> None:
         if key not in _MAY_DIFFER and stored.get(key) != value:
             raise LimbeckError(
                 f"{out} holds another job: its {key} is {stored.get(key)!r}, not {value!r}. Use "
-                f"another --out, or change the job and reuse its results: `limbeck resume {out} --set {key}=...`."
+                f"another --out, or change the job and reuse its results: `limbeck resume {out} --set {key}=..."
+                f"{trust_option(out)}`."
             )
 
 

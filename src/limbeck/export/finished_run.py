@@ -26,6 +26,7 @@ from limbeck.job import (
     read_run_job,
     train_and_development,
     train_loader,
+    trust_option,
 )
 from limbeck.job.result import is_run, read_result
 from limbeck.methods import make, method
@@ -124,7 +125,8 @@ def open_finished(run: str | Path, *, arm: str | None = None) -> FinishedRun:
         raise LimbeckError(_no_job(folder))
     job = make_job({**read_run_job(folder), "out": str(folder)})
     if not RunLayout(folder).result.is_file():
-        raise LimbeckError(f"{folder} is not finished. To continue: `limbeck resume {quote(str(folder))}`.")
+        again = f"limbeck resume {quote(str(folder))}{trust_option(folder)}"
+        raise LimbeckError(f"{folder} is not finished. To continue: `{again}`.")
     if not is_student_folder(RunLayout(folder).student):
         raise LimbeckError(
             f"{folder} has no student to export: {folder / 'student'} is missing or damaged. Run the job again: "

@@ -15,6 +15,7 @@ from limbeck.job.opening_code import (
     join_statements,
     model_to_build,
     opening_code,
+    trust_option,
     unit_statements,
     wrap_statements,
 )
@@ -96,6 +97,7 @@ __all__ = [
     "split_rerun",
     "train_and_development",
     "train_loader",
+    "trust_option",
     "unit_statements",
     "with_absolute_paths",
     "with_settings",

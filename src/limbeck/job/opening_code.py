@@ -68,6 +68,11 @@ def export_options(student: Path, run: Path) -> str:
     return "--to onnx --trust" if runs_code else "--to onnx"
 
 
+def trust_option(run: Path) -> str:
+    """`` --trust`` for a command that reads a run whose job names Python files; else an empty text."""
+    return " --trust" if _names_files(run) else ""
+
+
 def model_to_build(job: Mapping[str, Any]) -> dict[str, Any]:
     """The model that a job's student is built from, with its arguments: the teacher, if it is made of the teacher.
 

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 from limbeck.checksums import read_json
 from limbeck.errors import DataError, LimbeckError
+from limbeck.job.opening_code import trust_option
 from limbeck.job.run_layout import ROUNDED, RunLayout
 from limbeck.tasks import Score, Task, task_from_dict
 from limbeck.teachers.chance import compute_chance
@@ -94,7 +95,8 @@ def is_run(folder: Path) -> bool:
 def _then(folder: Path) -> str:
     """What to do about an unreadable result: `limbeck resume` writes it again from the arms' own files."""
     if RunLayout(folder).job.is_file() and RunLayout(folder).outcomes.is_file():
-        return f"Remove it and type `limbeck resume {folder}`, which writes it again from the results of the arms."
+        again = f"limbeck resume {folder}{trust_option(folder)}"
+        return f"Remove it and type `{again}`, which writes it again from the results of the arms."
     return "Run the job again into another folder."
 
 

@@ -22,6 +22,7 @@ from limbeck.job import (
     read_job,
     read_suggestions,
     shared_path,
+    trust_option,
     unit_statements,
 )
 from limbeck.models import UserFile
@@ -157,7 +158,7 @@ def _commands(run: RunData) -> Iterator[tuple[str, str]]:
         whose = "" if arm == run.shipped_arm else f" --arm {quote(arm)}"
         yield "export the student", f"limbeck export {folder}{whose} {export_options(student, run.folder)}"
         yield "open it in Python", _loading_code(run, student)
-    yield "cite what was used", f"limbeck cite {folder}"
+    yield "cite what was used", f"limbeck cite {folder}{trust_option(run.folder)}"
     yield "repeat the run", f"limbeck {command} {folder}/job.yaml --out {folder}-again"
     yield "write this page again", f"limbeck report {folder}"
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from limbeck.atomic_io import check_no_folder_links
 from limbeck.batch import IGNORED
 from limbeck.errors import DataError, LimbeckError
-from limbeck.job import RunLayout, Search, read_run_job, read_search
+from limbeck.job import RunLayout, Search, read_run_job, read_search, trust_option
 from limbeck.job.result import read_result, read_task
 from limbeck.metrics import Predictions, load_tensors
 from limbeck.report.arms import ArmRow, ScoreFormat, as_mapping, read_arms
@@ -210,8 +210,9 @@ def _result(folder: Path) -> Mapping[str, Any]:
         )
     path = RunLayout(folder).result
     if not path.is_file():
-        hint = f"the run is not finished: type `limbeck resume {folder}`" if RunLayout(folder).job.is_file() else (
-            "it is not the folder of a finished run")  # fmt: skip
+        hint = "it is not the folder of a finished run"
+        if RunLayout(folder).job.is_file():
+            hint = f"the run is not finished: type `limbeck resume {folder}{trust_option(folder)}`"
         if RunLayout(folder).search.is_file():
             hint = (
                 f"it is a search: `limbeck compare {folder / 'best.yaml'}` runs the best settings and reports on them"
