@@ -10,11 +10,21 @@ import pytest
 
 import limbeck as lb
 from job_events import collect_messages
+from limbeck.cli.comparison import resume_comparison
 from limbeck.compare import run_students
-from limbeck.compare.students import StudentRow, choose_student
+from limbeck.compare.students import StudentRow, choose_student, read_students
 from limbeck.errors import LimbeckError
+from limbeck.events import Message, StepsTaken
 from limbeck.export import export_run
-from limbeck.job import expand_students, job_text, make_job, model_to_build, read_job, read_shrink_flag
+from limbeck.job import (
+    expand_students,
+    job_text,
+    make_job,
+    model_to_build,
+    read_job,
+    read_shrink_flag,
+    with_settings,
+)
 from limbeck.models import count_parameters
 from limbeck.tasks import Classification
 
@@ -229,3 +239,73 @@ def test_students_may_be_any_and_get_names():
         expand_students({"student": {"from": "teacher", "sizes": [0.5, 0.25], "margin": 2}})
     with pytest.raises(LimbeckError, match="--shrink"):
         read_shrink_flag("much")
+
+
+def test_a_comparison_of_sizes_goes_on_with_resume(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    request = {
+        "data": "digits", "train_examples": 100, "teacher": {"model": "resnet8", "width": 4, "check": False},
+        "student": {"from": "teacher", "sizes": [0.6, "4x"], "margin": 0.9}, "arms": ["teacher", "distilled"],
+        "budget": {"epochs": 1, "batch_size": 50, "lr": 0.01}, "seeds": 1,
+    }  # fmt: skip
+    named, margin = expand_students(request)
+    jobs = {name: make_job(one) for name, one in named.items()}
+
+    def stop(event):
+        if isinstance(event, Message) and "size-4x" in event.text:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_students(jobs, "sizes", margin=margin, callback=stop)
+    assert not (tmp_path / "sizes" / "students.json").exists()
+    resume_comparison("sizes", as_json=True)
+    resumed = json.loads(capsys.readouterr().out)
+    whole = run_students(jobs, "whole", margin=margin)
+    for one, other in zip(resumed["students"], whole["students"], strict=True):
+        assert {**one, "milliseconds": 0} == {**other, "milliseconds": 0}
+    assert (resumed["ship"], resumed["margin"]) == (whole["ship"], 0.9)
+    # More seeds of all sizes; other sizes are those of another call.
+    resume_comparison("sizes", ["seeds=2"], as_json=True)
+    assert json.loads((tmp_path / "sizes" / "size-4x" / "result.json").read_text())["seeds"] == 2
+    assert read_students("sizes")[0]["size-4x"]["seeds"] == 2
+    for setting in ("student.size=0.3", "out=elsewhere"):
+        with pytest.raises(LimbeckError, match="sizes"):
+            resume_comparison("sizes", [setting], as_json=True)
+    (plan := tmp_path / "sizes" / ".students.json").write_text(plan.read_text().replace("0.9", "0.8"))
+    with pytest.raises(LimbeckError, match=r"students\.json"):
+        resume_comparison("sizes", as_json=True)
+
+
+def test_several_students_that_are_refused_leave_no_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    jobs = {name: asked(data="none.csv", teacher="resnet8") for name in ("a", "b")}
+    with pytest.raises(LimbeckError, match=r"none\.csv"):
+        run_students(jobs, "sizes", margin=0.1)
+    assert not (tmp_path / "sizes").exists()
+
+
+@pytest.mark.parametrize(
+    ("setting", "again"),
+    [("student.bytes=9kB", True), ("student.size=0.5", False), ("teacher.width=8", True), ("seeds=2", False)],
+)
+def test_another_limit_is_measured_again_and_a_typed_size_replaces_it(tmp_path, monkeypatch, setting, again):
+    monkeypatch.chdir(tmp_path)
+    teacher = {"model": "resnet8", "width": 4, "check": False}
+    job = asked(teacher=teacher, student={"from": "teacher", "bytes": "12kB"}, out="run", arms=["distilled"])
+
+    def stop(event):
+        if isinstance(event, StepsTaken):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        lb.run_job(job, callback=stop)
+    before = read_job("run/job.yaml")["student"]
+    changed = make_job({**with_settings(read_job("run/job.yaml"), [setting]), "out": "run"})
+    said = []
+    result = lb.run_job(changed, change=True, callback=collect_messages(said))
+    after = read_job("run/job.yaml")["student"]
+    assert any("is reached by" in line for line in said) is again
+    assert (after.get("bytes") is None) is (setting == "student.size=0.5")
+    assert (after["size"] == before["size"]) is (setting == "seeds=2")
+    if setting != "student.size=0.5":
+        assert 4 * result["arms"]["distilled"]["parameters"] <= (9_000 if "9kB" in setting else 12_000)

@@ -199,9 +199,9 @@ def resume(
     With --set, continue with a changed setting. Only the arms that depend on it are trained again.
     Add --trust if the job uses Python files of yours.
     """
-    from limbeck.cli.jobs import run_resume
+    from limbeck.cli.comparison import resume_comparison
 
-    run_resume(run, settings or [], as_json=as_json)
+    resume_comparison(run, settings or [], as_json=as_json)
 
 
 @app.command()

@@ -9,9 +9,11 @@ from pathlib import Path
 from shlex import quote
 from typing import TYPE_CHECKING, Any
 
-from limbeck.cli.jobs import check_methods, free_folder, named_methods, requested_job, run_distill
+from limbeck.cli.jobs import check_methods, free_folder, named_methods, requested_job, run_distill, run_resume
 from limbeck.cli.terminal import ProgressCallback, print_message
-from limbeck.errors import printable
+from limbeck.consent import TRUST
+from limbeck.errors import LimbeckError, printable
+from limbeck.job import RunLayout
 
 if TYPE_CHECKING:
     from limbeck.job import Job
@@ -33,6 +35,27 @@ def run_compare(path: str | None, flags: Mapping[str, Any], settings: Sequence[s
         return
     jobs, margin = several
     _compare_students({name: _comparison(one) for name, one in jobs.items()}, margin, as_json=as_json)
+
+
+def resume_comparison(run: str, settings: Sequence[str] = (), *, as_json: bool) -> None:
+    """Continue a comparison of several students, or any other run; see `limbeck.cli.jobs.run_resume`."""
+    from limbeck.compare.students import read_students
+    from limbeck.job import make_job, with_settings
+
+    students = None if RunLayout(Path(run)).job.is_file() else read_students(run)
+    if students is None:
+        run_resume(run, settings, as_json=as_json)
+        return
+    keys = [setting.partition("=")[0].strip().partition(".")[0] for setting in settings]
+    if "student" in keys:
+        raise LimbeckError(
+            f"The runs in {run} differ in their students. For more of them, repeat `limbeck compare JOB --shrink ... "
+            f"--out {quote(run)}`: what is finished is kept."
+        )
+    if "out" in keys:
+        raise LimbeckError(f"A resumed run stays in its folder. Move the folder {run} and type its new path.")
+    jobs = {name: make_job({**with_settings(values, settings), "out": run}) for name, values in students[0].items()}
+    _compare_students(jobs, students[1], change=bool(settings), as_json=as_json)
 
 
 def comparison(path: str | None, flags: Mapping[str, Any], settings: Sequence[str]) -> Job:
@@ -66,18 +89,27 @@ def _comparison(request: dict[str, Any]) -> Job:
     return make_job({**request, "arms": [arm for arm in ARMS if arm not in left_out]})
 
 
-def _compare_students(jobs: Mapping[str, Job], margin: float, *, as_json: bool) -> None:
+def _compare_students(jobs: Mapping[str, Job], margin: float, *, as_json: bool, change: bool = False) -> None:
     """Run a job for each student, print a table, and say which student to ship."""
     first = next(iter(jobs.values()))
     out = first.out or free_folder("runs/students")
+    again = f"limbeck resume {quote(out)}{f' {TRUST}' if first.names_files else ''}"
     try:
         with ProgressCallback(to_error=as_json) as callback:
             from limbeck.compare import run_students
 
-            result = run_students(jobs, out, margin=margin, callback=callback)
+            result = run_students(jobs, out, margin=margin, change=change, callback=callback)
     except KeyboardInterrupt:
-        print(f"Interrupted. The same command with --out {quote(out)} continues.", file=sys.stderr)
+        begun = any(RunLayout(Path(out) / name).job.is_file() for name in jobs)
+        then = f"To continue: `{again}`." if begun else "Run the same command to start again."
+        print(f"Interrupted. {then}", file=sys.stderr)
         sys.exit(130)
+    except LimbeckError as error:
+        if change or not any(RunLayout(Path(out) / name).teacher.is_dir() for name in jobs):
+            raise
+        raise LimbeckError(
+            f"{error} Finished work is saved: `{again}` continues, and with --set KEY=VALUE with a changed setting."
+        ) from error
     if as_json:
         print(json.dumps(result, allow_nan=False))
     else:

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from limbeck.atomic_io import write_text
-from limbeck.checksums import write_json
+from limbeck.atomic_io import make_folder, write_text
+from limbeck.checksums import read_json, write_json
 from limbeck.compare.experiment import run_job
 from limbeck.compare.run_storage import check_folder
-from limbeck.errors import LimbeckError
+from limbeck.errors import DataError, LimbeckError
 from limbeck.events import Callback, Message, ignore_events
-from limbeck.job import Job, RunLayout, run_job_texts
+from limbeck.job import Job, RunLayout, read_run_job, run_job_texts, with_absolute_paths
 from limbeck.job.result import read_result, read_task
 from limbeck.report import write_report
 from limbeck.report.summary import Headline
@@ -21,6 +22,8 @@ from limbeck.tasks import Score
 
 STUDENTS = "students.json"
 """The file with the rows of all students, in the folder of their runs."""
+_PLAN = ".students.json"
+"""The file with the jobs of all students. It holds absolute paths, so it is private, as ``.places.json`` of a run."""
 
 
 class StudentRow(NamedTuple):
@@ -54,16 +57,23 @@ class StudentRow(NamedTuple):
 
 
 def run_students(
-    jobs: Mapping[str, Job], out: str | Path, *, margin: float, callback: Callback = ignore_events
+    jobs: Mapping[str, Job],
+    out: str | Path,
+    *,
+    margin: float,
+    change: bool = False,
+    callback: Callback = ignore_events,
 ) -> dict[str, Any]:
     """Run a job for each student, write a page about all, and choose the student to ship.
 
-    The teacher is trained once, by the first run. Finished runs are kept: the same call continues later.
+    The teacher is trained once, by the first run. Finished runs are kept: the same call continues later, and so does
+    one with the jobs that `read_students` finds in the folder.
 
     Args:
         jobs: The jobs by name; they differ in the student alone.
         out: A new folder, or the folder of an interrupted call.
         margin: See `choose_student`.
+        change: Continue with other settings, as `run_job` does in each folder.
         callback: A function that receives each event.
 
     Returns:
@@ -75,18 +85,10 @@ def run_students(
     out = Path(out)
     if out.is_file() or RunLayout(out).job.is_file():
         raise LimbeckError(f"{out} holds something else; several students need a folder of their own: --out NEW.")
-    results: dict[str, dict[str, Any]] = {}
-    for name, job in jobs.items():
-        folder = out / name
-        own = _with_shared_cache(job, out).model_copy(update={"out": str(folder)})
-        if RunLayout(folder).result.is_file():
-            check_folder(own, resume=True)
-        else:
-            callback(Message(f"\n{name} ({len(results) + 1} of {len(jobs)})"))
-            if results and not RunLayout(folder).job.is_file():
-                _take_teacher(own, out / next(iter(results)), folder)
-            run_job(own, callback=callback, resume=RunLayout(folder).job.is_file())
-        results[name] = read_result(folder)
+    with nullcontext() if change else _written_plan(jobs, margin, out):
+        results = _run_all(jobs, out, change=change, callback=callback)
+    if change:
+        _write_plan(jobs, margin, out)
     score = read_task(next(iter(results.values()))).primary
     rows = [_read_row(name, result, score) for name, result in results.items()]
     first = next(iter(results.values()))
@@ -97,6 +99,69 @@ def run_students(
     whole = {"students": [row.as_dict() for row in rows], "ship": ship, "sentence": sentence, "margin": margin}
     write_json({**whole, "teacher": teacher}, out / STUDENTS)
     return {**whole, "teacher": teacher, "report": str(report), "run": str(out)}
+
+
+def _run_all(jobs: Mapping[str, Job], out: Path, *, change: bool, callback: Callback) -> dict[str, dict[str, Any]]:
+    """Run the jobs one after the other, as far as they are not finished, and return their results."""
+    results: dict[str, dict[str, Any]] = {}
+    for name, job in jobs.items():
+        folder = out / name
+        own = _with_shared_cache(job, out).model_copy(update={"out": str(folder)})
+        begun = RunLayout(folder).job.is_file()
+        if RunLayout(folder).result.is_file() and not change:
+            check_folder(own, resume=True)
+        else:
+            callback(Message(f"\n{name} ({len(results) + 1} of {len(jobs)})"))
+            if results and not begun:
+                _take_teacher(own, out / next(iter(results)), folder)
+            resume = RunLayout(folder).job.is_file()
+            run_job(own, callback=callback, resume=resume and not (change and begun), change=change and begun)
+        results[name] = read_result(folder)
+    return results
+
+
+def _write_plan(jobs: Mapping[str, Job], margin: float, out: Path) -> None:
+    dumped = {name: with_absolute_paths(job).model_dump(mode="json") for name, job in jobs.items()}
+    make_folder(out)
+    write_json({"margin": margin, "jobs": dumped}, out / _PLAN)
+
+
+@contextmanager
+def _written_plan(jobs: Mapping[str, Job], margin: float, out: Path) -> Iterator[None]:
+    """Write the jobs of all students before the first runs; if that is refused, nothing is left."""
+    _write_plan(jobs, margin, out)
+    try:
+        yield
+    except BaseException:
+        if not any(RunLayout(out / name).job.is_file() for name in jobs):
+            (out / _PLAN).unlink(missing_ok=True)
+            with suppress(OSError):  # there is more in it
+                out.rmdir()
+        raise
+
+
+def read_students(out: str | Path) -> tuple[dict[str, dict[str, Any]], float] | None:
+    """Read the jobs of several students, by name, and the margin of the choice; None if the folder has no such plan.
+
+    A run that has begun has the settings of its own folder.
+
+    Raises:
+        DataError: If a file is damaged.
+    """
+    out = Path(out)
+    if not (out / _PLAN).is_file():
+        return None
+    plan = read_json(out / _PLAN)
+    jobs, margin = plan.get("jobs"), plan.get("margin")
+    # The folder may come from somebody else: a name must not lead out of it.
+    if (
+        not isinstance(jobs, dict)
+        or not isinstance(margin, (int, float))
+        or any(Path(name).name != name for name in jobs)
+    ):
+        raise DataError(f"{out / _PLAN} is damaged: it holds no jobs by name and margin.")
+    begun = {name: read_run_job(out / name) for name in jobs if RunLayout(out / name).job.is_file()}
+    return {name: begun[name] if name in begun else dict(values) for name, values in jobs.items()}, margin
 
 
 def _with_shared_cache(job: Job, out: Path) -> Job:
