@@ -370,3 +370,35 @@ def test_a_row_of_another_version_that_lacks_measures_is_taken_up(tmp_path):
     row = run_job(job, resume=True)["arms"][first["arm"]]
     assert set(row["measures"]) == {"accuracy"}
     assert row["nll"] is None
+
+
+def test_controls_alone_are_trained_and_the_better_one_is_shipped(tmp_path):
+    out = tmp_path / "run"
+    asked = small_job(blobs(tmp_path / "blobs.npz"), arms=["teacher", "student alone", "label smoothing"], out=str(out))
+    result = run_job(make_job(asked))
+    assert {name: row["role"] for name, row in result["arms"].items()} == {
+        "teacher": "teacher", "student alone": "control", "label smoothing": "control",
+    }  # fmt: skip
+    scores = {arm: result["arms"][arm]["development"]["mean"] for arm in ("student alone", "label smoothing")}
+    assert result["shipped"]["arm"] == result["verdict"]["arm"] == max(scores, key=scores.get)
+    assert result["verdict"]["difference"] is result["method"] is None
+    assert "'distilled'" in result["verdict"]["sentence"]
+    page = (out / "report.html").read_text()
+    assert "None" in page
+    assert "student alone compared with" not in page
+    # A method can be added later, and the controls are kept.
+    before = contents(out / "arms")
+    more = run_job(make_job({**asked, "arms": [*asked["arms"], "distilled"]}), change=True)
+    assert more["verdict"]["difference"] is not None
+    after = contents(out / "arms")
+    assert {name: after[name] for name in before} == before
+
+
+def test_one_control_alone_ships_itself_and_may_be_exported(tmp_path):
+    out = tmp_path / "run"
+    job = make_job(small_job(blobs(tmp_path / "blobs.npz"), arms=["student alone"], seeds=1, out=str(out),
+                             cache={"encoding": "float16"}, also=["cka"]))  # fmt: skip
+    result = run_job(job)
+    assert list(result["arms"]) == ["student alone"]
+    assert read_config(out / "student")["metadata"]["arm"] == "student alone"
+    assert export_run(out, to="folder").arm == "student alone"

@@ -115,6 +115,10 @@ def test_the_last_setting_counts():
         ({"teacher": {"model": "mlp", "train": {"clip": 0}}}, r"^teacher\.train\.clip: .*got 0"),
         ({"arms": ["distilled", 3]}, r"^arms\.1: .*got 3"),
         ({"budget": {"options": 3}}, r"^budget\.options: .*got 3"),
+        ({"arms": ["teacher"]}, r"\['teacher'\].*Add 'distilled'"),
+        ({"arms": ["student alone", "shuffled teacher"]}, r"'shuffled teacher'.*Add 'distilled'"),
+        ({"arms": ["student alone"], "methods": ["hinton", "dkd"]}, r"hinton, dkd.*Add 'distilled'"),
+        ({"arms": ["student alone", "hinton"], "methods": ["hinton", "dkd"]}, r"'hinton'.*'distilled' includes"),
         ({"budget": {"learning_rate": 3}}, r"Did you mean 'lr'\?.* --set budget\.lr="),
         ({"student": {"model": "mlp", "quantize": {"weigths": "int4"}}}, r"Did you mean 'weights'\?"),
         ({"budget": {"strength": 3}}, r"^Unknown key 'budget\.strength' in the job\. .*Known: accumulate, "),
@@ -232,3 +236,31 @@ def test_a_setting_of_one_of_several_teachers_has_its_place_named(whole):
         job = make_job(job).model_dump(mode="json")
     with pytest.raises(LimbeckError, match=r"--set teachers\.wide\."):
         make_job(with_settings(job, ["teacher.wide.weight=3"]))
+
+
+def test_controls_alone_are_a_job():
+    job = make_job({**JOB, "arms": ["teacher", "student alone"], "budgets": {"student alone": {"lr": 0.5}}})
+    assert (job.method_arms, job.all_arms, job.first_arm) == ({}, ("teacher", "student alone"), "student alone")
+    assert job.budget_of("student alone").lr == 0.5
+    with pytest.raises(UnknownNameError, match="distilled"):
+        make_job({**JOB, "arms": ["student alone"], "budgets": {"distilled": {"lr": 0.5}}})
+
+
+@pytest.mark.parametrize(
+    ("settings", "arguments"),
+    [
+        (["student.model=mlp", "student.widths=null", "student.hidden=[4]"], {"hidden": [4]}),
+        (["student.model=shrink", "student.widths=null", "student.size=0.5"], {"size": 0.5}),
+    ],
+)
+def test_null_leaves_an_argument_of_another_model_out(settings, arguments):
+    before = {**JOB, "student": {"model": "cnn", "widths": [4]}}
+    assert make_job(with_settings(before, settings)).student.arguments == arguments
+
+
+def test_null_leaves_a_setting_of_another_method_out():
+    before = {**JOB, "method": {"name": "fitnets", "hint": "a", "guided": "b"}}
+    job = make_job(with_settings(before, ["method.name=hinton", "method.hint=null", "method.guided=null"]))
+    assert job.method.hyper == {}
+    with pytest.raises(UnknownNameError, match="hint"):
+        make_job(with_settings(before, ["method.name=hinton", "method.guided=null"]))

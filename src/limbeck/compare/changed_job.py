@@ -91,7 +91,7 @@ def changed_job(job: Job) -> tuple[Job, Changes]:
             f"{out} is finished and judged, and with another {keys[0]} its arms {', '.join(again)} would be others: "
             "give another --out. More seeds, arms or methods can be added to it."
         )
-    first, other = next(iter(job.method_arms)), next(iter(before.method_arms))
+    first, other = job.first_arm, before.first_arm
     student = first != other or first not in unchanged
     return job, Changes(keys, again, another and RunLayout(out).teacher.is_dir(), student)
 

@@ -202,7 +202,13 @@ def arms_of_task(job: Job, task: Task) -> Job:
     if "label smoothing" not in job.arms or why_no_smoothing(job, task) is None:
         return job
     budgets = {arm: budget for arm, budget in job.budgets.items() if arm != "label smoothing"}
-    return job.model_copy(update={"arms": tuple(a for a in job.arms if a != "label smoothing"), "budgets": budgets})
+    arms = tuple(arm for arm in job.arms if arm != "label smoothing")
+    if not set(arms) - {"teacher"}:
+        raise LimbeckError(
+            f"arms={list(job.arms)}: no student is trained without the arm 'label smoothing', and this job cannot have "
+            f"it: {why_no_smoothing(job, task)}. Add 'student alone' or 'distilled' to arms."
+        )
+    return job.model_copy(update={"arms": arms, "budgets": budgets})
 
 
 def new_model(

@@ -213,7 +213,7 @@ def _train_and_judge(run: _OpenJob, *, fresh: bool) -> dict[str, Any]:
         "report": str(RunLayout(out).report) if out else None,
         "seconds": 0.0,
         "run": str(out) if out else None,
-        "method": method_settings(job.method),
+        "method": method_settings(job.method) if job.method_arms else None,
         "seeds": job.seeds,
         "task": material.task.to_dict(),
         "data": _data_summary(material),

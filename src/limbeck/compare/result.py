@@ -194,8 +194,9 @@ def verdict_of(
     """
     score = get_task(task).primary
     arm, count = _best(job, outcomes, score), len(job.method_arms)
-    if ALONE not in job.arms:
-        sentence = "No verdict: without the arm 'student alone' there is nothing to compare with."
+    if ALONE not in job.arms or not count:
+        missing, why = (ALONE, "there is nothing to compare with") if count else ("distilled", "no method is compared")
+        sentence = f"No verdict: without the arm {missing!r} {why}."
         return {"arm": arm, "difference": None, "interval": None, "helps": None, "sentence": sentence, "against": {}}
     if is_control(job, arm):
         best = f"Of {count} methods {arm} is the best on development data. " if count > 1 else ""
@@ -295,7 +296,9 @@ def _each(job: Job, outcomes: Sequence[Outcome], examples: int, score: Score) ->
 
 
 def _best(job: Job, outcomes: Sequence[Outcome], score: Score) -> str:
-    return max(job.method_arms, key=lambda arm: score.rank(_development(outcomes, arm)))
+    """The best method on development data; of a job without methods, the best control."""
+    arms = [*job.method_arms] or [arm for arm in job.arms if arm != "teacher"]
+    return max(arms, key=lambda arm: score.rank(_development(outcomes, arm)))
 
 
 def _development(outcomes: Sequence[Outcome], arm: str) -> float:
@@ -355,7 +358,7 @@ class MetricContext(NamedTuple):
 
 def arms_to_measure(job: Job, arm: str) -> list[str]:
     """The student alone, if the job has it, and the arm of the verdict."""
-    return [*([ALONE] if ALONE in job.arms else []), arm]
+    return list(dict.fromkeys([*([ALONE] if ALONE in job.arms else []), arm]))
 
 
 def load_student(job: Job, material: ComparisonData, arm: str, seed: int) -> nn.Module:

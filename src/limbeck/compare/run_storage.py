@@ -271,7 +271,7 @@ def leave_student(job: Job, material: ComparisonData, teacher: Teacher, out: Pat
     """Save an untrained student, so that the folder has a valid student from the start."""
     if not RunLayout(out).student.exists():
         student = make_student(job, material, seed=0, teacher=teacher)
-        metadata = metadata_of(job, next(iter(job.method_arms)), material)
+        metadata = metadata_of(job, job.first_arm, material)
         if isinstance(student, EstimatorModule):
             save_student(student, RunLayout(out).student, metadata=metadata)
         else:
@@ -286,7 +286,7 @@ def ship(
     With one method, the first seed's student is shipped. With several methods, the verdict is about the method that is
     best on development data, and the best of its students there is shipped. The test data play no part in the choice.
     """
-    arm = advice.arm or next(iter(job.method_arms))
+    arm = advice.arm or job.first_arm
     own = [outcome for outcome in outcomes if outcome.arm == arm]
     score = material.task.primary
     best = max(own, key=lambda one: (score.rank(one.development), -one.seed))
@@ -311,7 +311,7 @@ def ship(
 
 def _keep_first(job: Job, arm: str, out: Path) -> None:
     """Move the first seed's student from the shipped place to its own folder, if another one is shipped."""
-    first = next(iter(job.method_arms))
+    first = job.first_arm
     home = seed_folder(out, first, 0)
     if job.methods or arm == first or home is None or RunLayout(home).student.exists():
         return

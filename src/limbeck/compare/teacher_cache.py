@@ -154,7 +154,7 @@ def views_of(job: Job) -> int:
     """The number of views of each example that the arms use."""
     if job.budget.has_views:
         views = job.cache.views if job.cache is not None else None
-        return views or max(job.budget_of(arm).epochs for arm in job.method_arms)
+        return views or max((job.budget_of(arm).epochs for arm in job.method_arms), default=1)
     return 1
 
 

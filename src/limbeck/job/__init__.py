@@ -30,8 +30,8 @@ from limbeck.job.result import (
     sort_controls,
     split_rerun,
 )
-from limbeck.job.run_layout import LIKE_FIRST_METHOD, ROUNDED, RunLayout, plain_name, shared_path
-from limbeck.job.schema import ARMS, Job
+from limbeck.job.run_layout import ARMS, LIKE_FIRST_METHOD, ROUNDED, RunLayout, plain_name, shared_path
+from limbeck.job.schema import Job
 from limbeck.job.search import ArmSearch, Search, collect_settings, copy_search, read_search
 from limbeck.job.settings import (
     SHALLOW,

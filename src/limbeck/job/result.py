@@ -254,6 +254,8 @@ def _preferred(result: Mapping[str, Any]) -> Recommendation:
         free = "" if ROUNDED in (better[0], *rest) else f" and {verb} {needs}"
         why = f"{who} better than {arm}{free}."
         return Recommendation(better[0], True, why, rest)
+    if isinstance(arms[arm], Mapping) and arms[arm].get("role") == "control":
+        return Recommendation(arm, True, "No method was compared with it.")
     if _ALONE not in arms or not isinstance(verdict.get("difference"), (int, float)):
         why = "It was not compared with the student alone." if _ALONE in arms else _NO_ALONE
         return Recommendation(arm, True, why)

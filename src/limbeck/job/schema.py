@@ -12,7 +12,7 @@ from pydantic import Field, field_validator, model_validator
 from limbeck.data.options import DataOptions, parse_data_name, parse_data_options
 from limbeck.errors import LimbeckError, unknown_name_error
 from limbeck.job.budget import ArmBudget, Budget, Strict, check_views
-from limbeck.job.run_layout import ARMS, LIKE_FIRST_METHOD, ROUNDED, method_arms, plain_name
+from limbeck.job.run_layout import LIKE_FIRST_METHOD, ROUNDED, method_arms, plain_name
 from limbeck.job.settings import (
     SHRINK,
     CacheSettings,
@@ -30,7 +30,7 @@ from limbeck.job.student_settings import (
     name_student,
     with_rounded_arm,
 )
-from limbeck.job.validation import add_flag_hint, as_list, check_extra_metrics, flag_hint
+from limbeck.job.validation import add_flag_hint, as_list, check_arms, check_extra_metrics, flag_hint
 from limbeck.methods import check_task as check_method_task
 from limbeck.methods import method
 from limbeck.models import UserFile
@@ -155,6 +155,8 @@ class Job(Strict):
     @property
     def method_arms(self) -> dict[str, MethodSettings]:
         """The distilled arms and their methods: one arm "distilled", or one for each of several methods."""
+        if "distilled" not in self.arms:
+            return {}
         if not self.methods:
             return {"distilled": self.method}
         return dict(zip(method_arms(one.name for one in self.methods), self.methods, strict=True))
@@ -183,9 +185,14 @@ class Job(Strict):
         """The names of all arms, in the order of the table."""
         return tuple(name for arm in self.arms for name in (self.method_arms if arm == "distilled" else (arm,)))
 
+    @property
+    def first_arm(self) -> str:
+        """The arm of the first method; of a job with controls alone, the first of them."""
+        return next(arm for arm in (*self.method_arms, *self.arms) if arm != "teacher")
+
     def budget_of(self, arm: str) -> Budget:
         """The budget of an arm; "shuffled teacher" and "post-training quantization" have that of the first method."""
-        own = self.budgets.get(next(iter(self.method_arms)) if arm in LIKE_FIRST_METHOD else arm)
+        own = self.budgets.get(self.first_arm if arm in LIKE_FIRST_METHOD else arm)
         return self.budget if own is None else own.apply_to(self.budget)
 
     @property
@@ -212,20 +219,9 @@ class Job(Strict):
     @model_validator(mode="after")
     def _check(self) -> Job:
         check_extra_metrics(self.also)
-        for arm in self.arms:
-            if arm not in ARMS:
-                then = (
-                    "The arm 'distilled' includes every method; methods=[...] selects them."
-                    if arm in self.method_arms
-                    else ""
-                )
-                raise unknown_name_error("arm", arm, ARMS, then=then)
-            if self.arms.count(arm) > 1:
-                raise LimbeckError(f"The arm {arm!r} is listed twice in the job; list each arm once.")
+        check_arms(self.arms, [method.name for method in self.methods])
         if ROUNDED in self.arms and self.student.quantize is None:
             raise LimbeckError(f"The arm {ROUNDED!r} is for a rounded student: set student.quantize=int8.")
-        if "distilled" not in self.arms:
-            raise LimbeckError("The arms of a job must include 'distilled'.")
         if self.workers > 1 and str(self.devices) not in ("auto", "1"):
             raise LimbeckError(
                 f"workers={self.workers} runs arms side by side, devices={self.devices} spreads each over devices: "

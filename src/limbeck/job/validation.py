@@ -1,11 +1,12 @@
-"""Bounds on the values of a job, its extra metrics, and the flag that corrects an error."""
+"""Bounds on the values of a job, its arms and extra metrics, and the flag that corrects an error."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from limbeck.errors import ArgumentError, LimbeckError, UnknownNameError, unknown_name_error
+from limbeck.job.run_layout import ARMS, LIKE_FIRST_METHOD, method_arms
 
 MAX_BYTES = 1_000_000
 
@@ -89,6 +90,37 @@ def check_extra_metrics(names: tuple[str, ...]) -> None:
             raise unknown_name_error("name in also", name, EXTRA_METRICS, then="All other metrics are always computed.")
         if names.count(name) > 1:
             raise LimbeckError(f"{name!r} is listed twice in also; list each name once.")
+
+
+def check_arms(arms: Sequence[str], methods: Sequence[str]) -> None:
+    """Check the arms of a job: known, each once, and at least one student that is trained.
+
+    Args:
+        arms: The arms.
+        methods: The names of several methods; empty for a job with one.
+
+    Raises:
+        LimbeckError: If an arm is unknown or listed twice, no student is trained, or the arm ``distilled`` is missing
+            and something in the job is for it: several methods, or a control of a method.
+    """
+    for arm in arms:
+        if arm not in ARMS:
+            then = "The arm 'distilled' includes every method; methods=[...] selects them."
+            raise unknown_name_error("arm", arm, ARMS, then=then if arm in method_arms(methods) else "")
+        if arms.count(arm) > 1:
+            raise LimbeckError(f"The arm {arm!r} is listed twice in the job; list each arm once.")
+    if "distilled" in arms:
+        return
+    control = next((arm for arm in arms if arm in LIKE_FIRST_METHOD), None)
+    if methods:
+        why = f"no arm learns by the methods {', '.join(methods)} then"
+    elif control is not None:
+        why = f"the arm {control!r} is a control of a method"
+    elif not set(arms) - {"teacher"}:
+        why = "no student is trained then"
+    else:
+        return
+    raise LimbeckError(f"arms={list(arms)} leaves out 'distilled', and {why}. Add 'distilled' to arms.")
 
 
 def add_flag_hint(error: LimbeckError, place: str, names: Iterable[str] = ()) -> LimbeckError:

@@ -55,7 +55,7 @@ def plot_reliability(run: RunData | str | Path, *, ax: Axes | None = None) -> Ax
 def _models(run: RunData) -> dict[str, tuple[int, list[Bin]]]:
     """Return name -> style and bins of the models in the diagram."""
     teacher = run.teacher_arm.name if run.teacher_arm else None
-    names = [name for name in (teacher, ALONE, run.method_arm) if name in run.arms]
+    names = dict.fromkeys(name for name in (teacher, ALONE, run.method_arm) if name in run.arms)
     pooled = {str(name): pooled_predictions(run, str(name)) for name in names}
     return {
         name: (run.arms[name].style, reliability_bins(predictions))

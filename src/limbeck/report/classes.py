@@ -43,6 +43,8 @@ class ClassRow(NamedTuple):
 
 def class_rows(run: RunData, before: str, after: str) -> list[ClassRow]:
     """Compare the accuracy of each class between two arms, over the seeds of both; empty if an arm has none."""
+    if before == after:  # a run with controls alone
+        return []
     ours, theirs, labels = run.logits.get(before, {}), run.logits.get(after, {}), run.labels
     # Only seeds of both arms count, because the tests are paired by seed.
     pairs = sorted(seed for seed in ours if seed in theirs and ours[seed].shape == theirs[seed].shape)

@@ -74,7 +74,8 @@ def _gain(run: RunData) -> KeyAnswer:
     question = "Is distillation worth it?"
     difference = run.verdict.get("difference")
     if not isinstance(difference, (int, float)):
-        return KeyAnswer(question, "Unknown", "There is no arm 'student alone' to compare with.")
+        missing = "student alone" if _methods(run) else "distilled"
+        return KeyAnswer(question, "Unknown", f"There is no arm {missing!r} to compare with.")
     if read_interval(run.verdict) is None:
         sentence = f"One {_single_unit(run)} gives no interval. The difference is {run.score.difference(difference)}"
         return KeyAnswer(question, "Unknown", f"{sentence} {run.score.points} {_than_alone(run)} {_gap_closed(run)}")
@@ -117,9 +118,8 @@ def _gap_closed(run: RunData) -> str:
 
 def _method(run: RunData) -> KeyAnswer:
     question = "With which method?"
-    methods = [arm for arm in run.arms.values() if arm.role == "method"]
-    method_arm = run.method_arm
-    if method_arm is None:
+    methods, method_arm = _methods(run), run.method_arm
+    if method_arm is None or not methods:
         return KeyAnswer(question, "None", "No arm of this run uses a method.")
     named = run.arms[method_arm].row.get("method") or run.result.get("method")
     name = str(named.get("name", method_arm)) if isinstance(named, Mapping) else method_arm
@@ -137,6 +137,10 @@ def _method(run: RunData) -> KeyAnswer:
     )
 
 
+def _methods(run: RunData) -> list[ArmRow]:
+    return [arm for arm in run.arms.values() if arm.role == "method"]
+
+
 def _by_luck(score: ScoreFormat, first: ArmRow, second: ArmRow) -> str:
     """Return a remark if the difference between two methods may be chance."""
     ours, theirs = first.development.values, second.development.values
@@ -150,6 +154,8 @@ def _by_luck(score: ScoreFormat, first: ArmRow, second: ArmRow) -> str:
 def _certainty(run: RunData) -> KeyAnswer:
     question = "How certain is that?"
     interval = read_interval(run.verdict)
+    if not isinstance(run.verdict.get("difference"), (int, float)):
+        return KeyAnswer(question, "Unknown", "No difference was measured.")
     if interval is None:
         advice = "Run it with --seeds 5." if run.seeds == 1 else "Use more test data."
         return KeyAnswer(question, "Unknown", f"One {_single_unit(run)} gives no interval. {advice}")
