@@ -52,7 +52,11 @@ def play(rank: int, kind: str, out: str, broken: str) -> None:
     torch.set_num_threads(1)
     inputs, labels = torch.randn(103, 8), torch.randint(0, 3, (103,))
     teacher = nn.Sequential(nn.Linear(8, 32), nn.ReLU(), nn.Linear(32, 3))
-    student = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 3))
+    # Channels last, as in the reference networks: fully_shard refuses such weights.
+    conv = nn.Conv2d(4, 8, 2).to(memory_format=torch.channels_last)
+    student = nn.Sequential(
+        nn.Linear(8, 16), nn.ReLU(), nn.Unflatten(1, (4, 2, 2)), conv, nn.ReLU(), nn.Flatten(), nn.Linear(8, 3)
+    )
     fabric = Fabric(accelerator="cpu", devices=1 if kind == "one" else 2, strategy=STRATEGIES[kind]())
     fabric.launch()
     hint = Loss(squared_error, student="0", teacher="0", head=Projector())

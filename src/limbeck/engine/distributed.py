@@ -43,7 +43,9 @@ def copy_for_sharding(model: nn.Module, stage: Stage) -> nn.Module:
             f"{type(teacher).__name__} follows a model while it learns, and a sharded strategy has that model in "
             "pieces. Use strategy='ddp' for this method."
         )
-    return copy.deepcopy(model)
+    # fully_shard refuses weights that are stored with the channels last.
+    contiguous: nn.Module = copy.deepcopy(model).to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+    return contiguous
 
 
 def whole_state(student_with_loss: Any, optimizer: Any) -> dict[str, Any]:
