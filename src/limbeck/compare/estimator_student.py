@@ -143,5 +143,5 @@ def check_is_network(job: Job, material: ComparisonData, teacher: Teacher) -> No
     if isinstance(make_student(job, material, seed=0, teacher=teacher), EstimatorModule):
         raise LimbeckError(
             f"limbeck tune searches learning rates and epochs, and the student {job.student.model} is an estimator: "
-            "search its arguments with scikit-learn (GridSearchCV)."
+            "search its arguments with scikit-learn (GridSearchCV), and type what it found: --set student.KEY=VALUE."
         )

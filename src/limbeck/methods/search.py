@@ -22,12 +22,14 @@ def find_methods(query: str) -> tuple[str, ...]:
 
     Case, spaces, hyphens and underscores do not matter. A query that is the name of a method, or an abbreviation of up
     to three characters among the keywords of a card, finds only these. Otherwise all words of the query must occur in
-    the name, the title, the claim, the advice or the keywords of the card, as the start of a word; words of up to three
-    characters as a whole word.
+    the name, the title, the authors, the year, the arXiv number, the claim, the advice or the keywords of the card, as
+    the start of a word; words of up to three characters as a whole word. Accents do not matter either.
 
     Example:
         >>> find_methods("DKD"), find_methods("logit standardization"), find_methods("hintn")
         (('dkd',), ('logit_standardization',), ())
+        >>> find_methods("arXiv:1412.6550"), find_methods("romero 2014")
+        (('fitnets',), ('fitnets',))
     """
     wanted = _squeeze(query)
     cards = {name: method(name).card for name in names()} if wanted else {}
