@@ -110,11 +110,13 @@ def _execute(first: str, *rest: str) -> None:
 
 def main() -> None:
     """Serve requests until the standard input ends."""
-    import lightning_fabric  # noqa: F401
     import torch._dynamo
 
     import limbeck.cli.app
     import limbeck.compare  # noqa: F401
+    from limbeck.engine.train_config import import_fabric
+
+    import_fabric()
 
     torch.set_num_threads(1)
     for line in sys.stdin:

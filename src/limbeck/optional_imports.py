@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import import_module
+from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from types import ModuleType
 
@@ -85,3 +88,35 @@ def is_installed(library: str) -> bool:
     if library in sys.modules:  # find_spec fails for modules that were made by hand
         return sys.modules[library] is not None
     return find_spec(library) is not None
+
+
+@contextmanager
+def stand_in_for(library: str) -> Iterator[None]:
+    """A block in which a library is not imported: code that imports it gets a module with its version and nothing else.
+
+    For libraries that import another one only to compare its version. A library that is imported already, or is not
+    installed, stays as it is.
+
+    Args:
+        library: The library, whose name on the package index is the same.
+
+    Example:
+        >>> with stand_in_for("no_such_library"):
+        ...     is_installed("no_such_library")
+        False
+    """
+    try:
+        number = None if library in sys.modules else version(library)
+    except PackageNotFoundError:
+        number = None
+    if number is None:
+        yield
+        return
+    module = ModuleType(library)
+    module.__dict__["__version__"] = number
+    sys.modules[library] = module
+    try:
+        yield
+    finally:
+        if sys.modules.get(library) is module:
+            del sys.modules[library]

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from limbeck.data import Loader
 from limbeck.errors import ArgumentError, LimbeckError
 from limbeck.model_call import Adaptor
+from limbeck.optional_imports import stand_in_for
 from limbeck.recipe import Optimizer, Stage
 from limbeck.recipe.optimizer import check_optimizer
 from limbeck.teachers import Preprocess, read_inputs
@@ -150,6 +151,7 @@ def is_first_rank(*, devices: int | str = "auto", strategy: str = "auto") -> boo
     """
     if _is_alone(devices, strategy):
         return True
+    import_fabric()
     from lightning_fabric.strategies import ParallelStrategy
 
     parallel = _fabric("32-true", devices, strategy, "auto").strategy
@@ -165,7 +167,17 @@ def _is_alone(devices: int | str, strategy: str) -> bool:
     return strategy == "auto" and str(devices) in ("auto", "1")
 
 
+def import_fabric() -> None:
+    """Import Lightning Fabric, without torchmetrics: Fabric would import all of it to compare its version.
+
+    That takes as long as all else that training imports, where matplotlib, SciPy and transformers are installed too.
+    """
+    with stand_in_for("torchmetrics"):
+        import lightning_fabric  # noqa: F401
+
+
 def _fabric(precision: str, devices: int | str, strategy: str, accelerator: str) -> Fabric:
+    import_fabric()
     from lightning_fabric import Fabric as LightningFabric
     from lightning_fabric.plugins.environments import LightningEnvironment
 
