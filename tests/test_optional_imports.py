@@ -44,7 +44,10 @@ _PASS_ON = {"import_optional", "import_library", "missing_package_error"}
 
 def _extras(path):
     """The extras that a file writes into calls of `import_optional`, and of functions that pass them on."""
-    calls = [node for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(node, ast.Call)]
+    text = path.read_text(encoding="utf-8")
+    if not any(name in text for name in _PASS_ON):
+        return set()
+    calls = [node for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Call)]
     words = [word for call in calls if ast.unparse(call.func) in _PASS_ON for word in call.keywords]
     return {word.value.value for word in words if word.arg == "extra" and isinstance(word.value, ast.Constant)}
 

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import re
 import weakref
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 import torch
 from jaxtyping import Float, TypeCheckError
 from torch import Tensor
 
+import limbeck
 from limbeck.functional import probabilities
-from shape_checks import EVERY, FIRST, _decorate, begin_test, check_sometimes
+from shape_checks import EVERY, FIRST, SHAPE, _decorate, begin_test, check_sometimes
 
 
 def area(square: Float[Tensor, "side side"]) -> Float[Tensor, ""]:
@@ -54,6 +57,22 @@ def test_results_and_fields_are_checked():
 def test_the_functions_of_limbeck_are_checked():
     with pytest.raises(TypeCheckError):
         probabilities([0.0, 1.0])
+
+
+def test_every_name_of_a_shape_is_known():
+    text = "\n".join(path.read_text(encoding="utf-8") for path in Path(limbeck.__file__).parent.rglob("*.py"))
+    kinds = {name for line in re.findall(r"^ *from jaxtyping import (.+)", text, re.M) for name in line.split(", ")}
+    assert all(SHAPE.search(f"{kind}[Tensor]") for kind in kinds), kinds
+    aliases = re.findall(rf"^(\w+)(?:: TypeAlias)? = .*\b(?:{'|'.join(kinds)})\[", text, re.M)
+    assert {"Images", "Tokens"} <= set(aliases)
+    assert [name for name in aliases if not SHAPE.search(name)] == []
+
+
+def test_a_function_without_shapes_stays_as_it_is():
+    def name(of: int) -> str:
+        return str(of)
+
+    assert check_sometimes(name) is name
 
 
 def test_a_checked_function_is_freed_as_an_unchecked_one():

@@ -13,15 +13,14 @@ from limbeck.errors import ArgumentError, UnknownNameError
 from limbeck.functional import KernelClaim, kernel
 from limbeck.functional.kernel_claim import INVARIANCES
 from limbeck.losses import Loss
-from limbeck.testing import LAWS, LawError, check_kernel
+from limbeck.testing import LawError, check_kernel
 from limbeck.testing.invariance import TRANSFORMATIONS
 from limbeck.testing.kernel_inputs import check_finite, check_one_sided
 
 
-@pytest.mark.parametrize("law", LAWS, ids=lambda law: law.__name__)
 @pytest.mark.parametrize("claim", CLAIMS.values(), ids=CLAIMS)
-def test_every_kernel_keeps_every_law(claim, law):
-    law(claim)
+def test_every_kernel_keeps_every_law(claim):
+    check_kernel(claim)  # names all laws that are broken
 
 
 def test_every_public_kernel_has_a_row():

@@ -68,9 +68,9 @@ def test_where_no_one_is_active_it_is_the_generalist_bit_for_bit(mean):
 
 
 @pytest.mark.parametrize("mean", MEANS)
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", range(2))
 def test_it_is_as_low_as_gradient_descent_gets(mean, seed):
-    given = instance(seed=seed)
+    given = instance(batch=16, seed=seed)
     z = given[0].clone().requires_grad_()
     optimizer = torch.optim.LBFGS([z], lr=1.0, max_iter=2000, tolerance_grad=1e-12, line_search_fn="strong_wolfe")
 

@@ -40,7 +40,7 @@ def test_second_derivatives_agree_with_finite_differences():
 
     inputs = Z.clone().requires_grad_(), V.clone().requires_grad_()
     assert torch.autograd.gradcheck(function, inputs)
-    assert torch.autograd.gradgradcheck(function, inputs)
+    assert torch.autograd.gradgradcheck(function, inputs, fast_mode=True)  # in random directions; each would take long
 
 
 def test_transforms_of_torch_func_compute_at_once():

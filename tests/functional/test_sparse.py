@@ -11,6 +11,7 @@ from limbeck import functional as K
 from limbeck.errors import LimbeckError
 from limbeck.functional import coarse_logits, kernel, sampled_kl_divergence
 from limbeck.functional.sparse import merged_values
+from loops import loop
 
 INF = float("inf")
 
@@ -31,7 +32,7 @@ DIVERGENCES = [
 every_divergence = pytest.mark.parametrize(
     ("divergence", "hyper"), DIVERGENCES, ids=[f"{d.__name__}{h}" for d, h in DIVERGENCES]
 )
-every_temperature = pytest.mark.parametrize("temperature", [0.3, 1.0, 4.0, 20.0])
+every_temperature = loop("temperature", [0.3, 1.0, 4.0, 20.0])
 
 
 def pair(*shape):
@@ -119,7 +120,7 @@ def test_nothing_is_written_into():
     assert torch.equal(student, before)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@loop("dtype", [torch.float32, torch.float64])
 @every_temperature
 @every_divergence
 def test_gradients_are_finite_where_the_rest_has_no_mass(divergence, hyper, temperature, dtype):
@@ -194,7 +195,7 @@ def test_a_draw_that_the_student_excludes_is_infinite_unless_it_has_no_weight():
 
 @every_temperature
 @every_divergence
-@pytest.mark.parametrize("k", [1, 4, 11])
+@loop("k", [1, 4, 11])
 def test_merged_values_are_those_of_merged_logits_with_both_derivatives(divergence, hyper, temperature, k):
     student, teacher = pair(6, 11)
     student[1] = teacher[1]

@@ -30,18 +30,18 @@ def test_one_minus_the_loss_is_the_rate_of_acceptance():
     assert acceptance(student, teacher, texts) == pytest.approx(1 - float(loss), abs=1e-6)
 
 
-def test_at_equal_steps_its_acceptance_is_above_that_of_the_forward_divergence():
-    """The paper's claim on three pairs: a student of rank 2, from one start with both."""
-    for seed in range(3):
-        teacher = make_teacher(seed)
-        data, test = data_of(write(teacher, 512, seed)), write(teacher, 200, seed + 100)
-        start = learn(Bigram(2, seed), Stage(Loss(kl_divergence), teacher=teacher), data, epochs=20, lr=2e-2)
-        rates = {}
-        for name in ("total_variation", "kl_divergence"):
-            recipe = make("distillspec", teacher=teacher, divergence=name, share=0.0)
-            rates[name] = acceptance(learn(start, recipe, data, epochs=20, lr=5e-3), teacher, test)
-        print(seed, rates)
-        assert rates["total_variation"] > rates["kl_divergence"] + 0.02
+@pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.soak), pytest.param(2, marks=pytest.mark.soak)])
+def test_at_equal_steps_its_acceptance_is_above_that_of_the_forward_divergence(seed):
+    """The paper's claim on a pair: a student of rank 2, from one start with both."""
+    teacher = make_teacher(seed)
+    data, test = data_of(write(teacher, 512, seed)), write(teacher, 200, seed + 100)
+    start = learn(Bigram(2, seed), Stage(Loss(kl_divergence), teacher=teacher), data, epochs=20, lr=2e-2)
+    rates = {}
+    for name in ("total_variation", "kl_divergence"):
+        recipe = make("distillspec", teacher=teacher, divergence=name, share=0.0)
+        rates[name] = acceptance(learn(start, recipe, data, epochs=20, lr=5e-3), teacher, test)
+    print(seed, rates)
+    assert rates["total_variation"] > rates["kl_divergence"] + 0.02
 
 
 def test_on_its_own_texts_too_and_a_teacher_writes_more_tokens_in_each_pass():

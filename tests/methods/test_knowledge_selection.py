@@ -72,8 +72,8 @@ def test_the_actor_goes_to_the_best_weights_of_a_known_reward():
         action = torch.rand(2, generator=DRAW)
         reward = -float((action - best).square().sum())
         selector.remember(action, reward, selector.state, action, last=True)
-    for _ in range(15):
-        selector.learn(0.005)
+    for _ in range(5):
+        selector.learn(0.01)
     found = selector.act(selector.state[None])[0]
     torch.testing.assert_close(found, best, atol=0.2, rtol=0)
     assert not any(parameter.requires_grad for parameter in selector.parameters())

@@ -97,24 +97,24 @@ def learn(planted, recipe, labels, *, seed):
 
 
 @pytest.mark.filterwarnings("ignore::limbeck.errors.LimbeckWarning")
-def test_sure_pseudo_labels_are_right_more_often_and_a_fifth_of_the_examples_is_as_good_as_all(losses):
+@pytest.mark.parametrize("seed", [0, pytest.param(2, marks=pytest.mark.soak)])
+def test_sure_pseudo_labels_are_right_more_often_and_a_fifth_of_the_examples_is_as_good_as_all(losses, seed):
     """The direction of the paper's claim: as good from less. It is not better here, and the card says so."""
-    for seed in (0, 2):
-        planted, few = Planted(train=800, seed=seed), Planted(train=60, seed=seed)
-        few.truth = planted.truth
-        with torch.no_grad():
-            known = few.truth(few.x).argmax(-1)
-        teacher = few.learn(make("supervised"), labels=known, epochs=40).student.eval()
-        with torch.no_grad():
-            confidence, labels = teacher(planted.x).softmax(-1).max(-1)
-            right = (labels == planted.truth(planted.x).argmax(-1)).float()
-        assert float(right[confidence >= confidence.mean()].mean()) > float(right.mean())
-        every = learn(planted, make("supervised"), labels, seed=seed)
-        selected = learn(planted, make("llkd", teacher=teacher), labels, seed=seed)
-        share = float(losses[-1].learned.sum() / losses[-1].seen.sum())
-        print(seed, every, selected, share)
-        assert share < 0.2
-        assert selected > every - 0.02
+    planted, few = Planted(train=800, seed=seed), Planted(train=60, seed=seed)
+    few.truth = planted.truth
+    with torch.no_grad():
+        known = few.truth(few.x).argmax(-1)
+    teacher = few.learn(make("supervised"), labels=known, epochs=40).student.eval()
+    with torch.no_grad():
+        confidence, labels = teacher(planted.x).softmax(-1).max(-1)
+        right = (labels == planted.truth(planted.x).argmax(-1)).float()
+    assert float(right[confidence >= confidence.mean()].mean()) > float(right.mean())
+    every = learn(planted, make("supervised"), labels, seed=seed)
+    selected = learn(planted, make("llkd", teacher=teacher), labels, seed=seed)
+    share = float(losses[-1].learned.sum() / losses[-1].seen.sum())
+    print(seed, every, selected, share)
+    assert share < 0.2
+    assert selected > every - 0.02
 
 
 def test_the_mean_is_over_the_selected_examples_with_their_weights(losses):

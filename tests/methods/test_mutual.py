@@ -71,18 +71,15 @@ def test_at_weight_0_each_learns_alone():
     assert same_weights(weights(mutual.student), weights(alone.student))
 
 
-def test_both_learn_and_come_to_agree():
-    """The paper's claim for one problem of three: the student beats the student alone."""
-    gains, closer = [], []
-    for seed in range(3):
-        planted = Planted(seed=seed)
-        alone, other = (planted.learn(make("supervised"), seed=s).student for s in (seed, seed + 50))
-        run = planted.learn(make("mutual"), seed=seed)
-        gains.append(planted.nll(alone) - planted.nll(run.student))
-        closer.append(distance(planted, run.student, run.models["peer"]) < distance(planted, alone, other))
-        assert planted.accuracy(run.models["peer"]) > 0.3
-    assert min(gains) > 0
-    assert all(closer)
+@pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.soak), pytest.param(2, marks=pytest.mark.soak)])
+def test_both_learn_and_come_to_agree(seed):
+    """The paper's claim: the student beats the student alone."""
+    planted = Planted(seed=seed)
+    alone, other = (planted.learn(make("supervised"), seed=s).student for s in (seed, seed + 50))
+    run = planted.learn(make("mutual"), seed=seed)
+    assert planted.nll(run.student) < planted.nll(alone)
+    assert distance(planted, run.student, run.models["peer"]) < distance(planted, alone, other)
+    assert planted.accuracy(run.models["peer"]) > 0.3
 
 
 def test_the_peer_may_be_another_architecture():

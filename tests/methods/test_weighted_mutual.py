@@ -102,25 +102,23 @@ def test_at_alpha_0_and_without_updates_a_peer_learns_as_if_it_were_alone():
         torch.testing.assert_close(mine, other, rtol=1e-5, atol=1e-6)
 
 
-def test_the_weight_of_a_peer_with_shuffled_labels_falls_and_the_ensemble_is_better_than_with_equal_weights():
-    gains = []
-    for seed in range(2):
-        planted = Planted(train=800, seed=seed)
-        torch.manual_seed(seed)
-        bad = Planted(seed=seed).learn(make("supervised"), labels=torch.randint(4, (120,)), epochs=40).student
-        options = {"peers": 3, "every": 2, "held_out": 0.2, "ship": "ensemble", "alpha": 0.2}
-        learned, equal = (
-            learn(
-                planted, make("weighted_mutual", eta=eta, **options),
-                {**peers(planted, 2), "peer_2": copy.deepcopy(bad).requires_grad_(False)}, epochs=8,
-            ).student
-            for eta in (1.0, 0.0)
-        )  # fmt: skip
-        print([round(float(w), 3) for w in learned.weights], planted.nll(learned), planted.nll(equal))
-        assert float(learned.weights[2]) < 1 / 3
-        assert equal.weights.tolist() == pytest.approx([1 / 3] * 3)
-        gains.append(planted.nll(equal) - planted.nll(learned))
-    assert min(gains) > 0
+@pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.soak)])
+def test_the_weight_of_a_peer_with_shuffled_labels_falls_and_the_ensemble_is_better_than_with_equal_weights(seed):
+    planted = Planted(train=800, seed=seed)
+    torch.manual_seed(seed)
+    bad = Planted(seed=seed).learn(make("supervised"), labels=torch.randint(4, (120,)), epochs=40).student
+    options = {"peers": 3, "every": 2, "held_out": 0.2, "ship": "ensemble", "alpha": 0.2}
+    learned, equal = (
+        learn(
+            planted, make("weighted_mutual", eta=eta, **options),
+            {**peers(planted, 2), "peer_2": copy.deepcopy(bad).requires_grad_(False)}, epochs=8,
+        ).student
+        for eta in (1.0, 0.0)
+    )  # fmt: skip
+    print([round(float(w), 3) for w in learned.weights], planted.nll(learned), planted.nll(equal))
+    assert float(learned.weights[2]) < 1 / 3
+    assert equal.weights.tolist() == pytest.approx([1 / 3] * 3)
+    assert planted.nll(learned) < planted.nll(equal)
 
 
 def test_the_held_out_examples_are_a_function_of_their_ids_and_no_peer_learns_from_them():
