@@ -97,3 +97,25 @@ def test_a_run_whose_student_is_a_hugging_face_model(tmp_path):
     assert "limbeck" not in json.loads((found.path / "config.json").read_text())
     assert export_run(run, to="onnx").score_after == found.score_before
     assert lb.models.read_config(run / "student")["model"]["class"].startswith("transformers.")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("by", "layers"), [("channels", 2), ("layers", 1)])
+def test_a_student_that_was_made_of_its_teacher_opens_with_stock_transformers(tmp_path, by, layers):
+    if by == "channels":
+        pytest.importorskip("torch_pruning")
+    config = transformers.ViTConfig(
+        hidden_size=8, num_hidden_layers=2, num_attention_heads=2, intermediate_size=24, image_size=6, patch_size=3,
+        num_channels=1,
+    )  # fmt: skip
+    config.architectures = ["ViTForImageClassification"]
+    config.save_pretrained(tmp_path / "vit")
+    teacher = {"model": f"hf:{tmp_path / 'vit'}", "pretrained": False, "check": False}
+    student = {"from": "teacher", "size": 0.6, "by": by}
+    run = finished(tmp_path / "run", teacher=teacher, student=student, budget={"epochs": 1, "batch_size": 50})
+    found = export_run(run, to="hf")
+    assert found.parity.max_difference < 1e-5
+    assert found.score_after == found.score_before
+    model = transformers.AutoModelForImageClassification.from_pretrained(found.path)
+    assert model.config.num_hidden_layers == layers
+    assert (model.config.intermediate_size < 24) is (by == "channels")
