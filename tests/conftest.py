@@ -7,8 +7,10 @@ import importlib.metadata
 import logging
 import os
 import re
+import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import jaxtyping
 
@@ -25,12 +27,8 @@ importlib.metadata.entry_points = functools.cache(importlib.metadata.entry_point
 importlib.metadata.version = functools.cache(importlib.metadata.version)
 
 import pytest  # noqa: E402
-import torch  # noqa: E402
 
-# pytest adds its handlers to every logger that does not propagate, three times a test, and PyTorch has fifty of them.
-for logger in logging.root.manager.loggerDict.values():
-    if isinstance(logger, logging.Logger):
-        logger.propagate = True
+# PyTorch is imported where it is used: the process that only hands out tests to others does without.
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
@@ -76,6 +74,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if files[item.path]:
             item.add_marker(pytest.mark.integration)
+    # pytest adds its handlers to every logger that does not propagate, three times a test; PyTorch has fifty of them.
+    for logger in logging.root.manager.loggerDict.values():
+        if isinstance(logger, logging.Logger):
+            logger.propagate = True
 
 
 _JOBS = re.compile(r"\brun_job\b|\bimport .*\b(?:small_job|finished|tune)\b")
@@ -90,13 +92,33 @@ def _is_without_figures(file: Path) -> bool:
     return jobs and not _FIGURES.search(_read(file))
 
 
+def _keep_onnx_registry() -> None:
+    """Read the functions of ONNX once: PyTorch reads the source of 500 of them for each export, half of its time."""
+    registration = sys.modules.get("torch.onnx._internal.exporter._registration")
+    if registration is None or "read_once" in vars(registration):
+        return
+    registry = registration.ONNXRegistry
+    registration.read_once = read_once = functools.cache(registry.from_torchlib)
+
+    def from_torchlib(*version: int, **options: int) -> Any:
+        once, own = read_once(*version, **options), registry()
+        own._opset_version = once.opset_version
+        own.functions = {name: list(functions) for name, functions in once.functions.items()}  # an export adds its own
+        return own
+
+    registry.from_torchlib = staticmethod(from_torchlib)
+
+
 @pytest.fixture(autouse=True)
 def _each_test(request: pytest.FixtureRequest) -> Iterator[None]:
     """Fixed seeds, one thread, and no figures where nobody looks at them.
 
     Figures are a third of a small job's time: tests of jobs that do not look at them run as without matplotlib.
     """
+    import torch
+
     begin_test()
+    _keep_onnx_registry()
     torch.default_generator.manual_seed(0)  # torch.manual_seed walks the stack, for GPUs that do not exist yet
     torch.set_num_threads(1)
     if not _is_without_figures(request.path):

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import functools
+
 import pytest
+import typer.main
 
 from small_jobs import Typed, blobs, job_file, small_job, typed_here
+
+# A command line is built from all functions with all their options, for each command that a test types.
+typer.main.get_command = functools.cache(typer.main.get_command)
 
 
 @pytest.fixture

@@ -15,6 +15,7 @@ import yaml
 import limbeck
 from limbeck.checksums import read_json
 from limbeck.data import load_data, preprocess_from_dict
+from limbeck.job import make_job, read_job
 from limbeck.models import read_config
 from small_jobs import ARMS, accuracies, blobs, environment, job_file, small_job, typed, typed_here, weights
 
@@ -106,17 +107,14 @@ def test_flags_a_printed_job_and_python_are_the_same_job(done, here, limbeck):
     (here / "printed.yaml").write_text(printed.out)
     assert not (here / "runs").exists()
     by_flags = limbeck("distill", *flags, "--out", "flags", "--json").result
-    by_file = limbeck("distill", "printed.yaml", "--out", "file", "--json").result
-    job = small_job(folder / "blobs.npz", out=str(here / "python"))
-    by_python = limbeck_python(job)
-    expected = accuracies(ended.result)
-    assert accuracies(by_flags) == accuracies(by_file) == accuracies(by_python) == expected
-    assert weights(here / "flags" / "student") == weights(here / "python" / "student")
-    assert weights(here / "file" / "student") == weights(folder / "run" / "student")
+    assert accuracies(by_flags) == accuracies(ended.result)
+    assert weights(here / "flags" / "student") == weights(folder / "run" / "student")
+    by_file, by_python = read_job("printed.yaml"), small_job(folder / "blobs.npz")
+    assert without_folder(by_file) == without_folder(by_python) == without_folder(read_job(folder / "job.yaml"))
 
 
-def limbeck_python(job):
-    return limbeck.run_job(limbeck.make_job(job))
+def without_folder(job):
+    return make_job({**job, "out": None})
 
 
 @pytest.mark.soak  # test_interrupted.py holds it too, with Ctrl-C in between
@@ -133,6 +131,7 @@ def test_an_ensemble_of_digits_teaches_with_shifted_pictures(limbeck):
         "digits",
         teacher={"model": "mlp", "hidden": [24], "members": 2, "train": {"epochs": 4, "lr": 0.01, "shift": 1}},
         train_examples=120,
+        seeds=1,
     )
     ended = limbeck("distill", job_file_here(job), "--json")
     assert ended.code == 0, ended.err
@@ -164,8 +163,8 @@ def test_a_table_is_learnt_from_its_target_column(here, limbeck):
             width, color = draw.uniform(), draw.choice(["red", "green"])
             table.writerow([f"{width:.3f}", color, "big" if width + (color == "red") > 0.8 else "small"])
     settings = ["data.target=kind", "teacher.hidden=[16]", "student.hidden=[4]", "budget.epochs=4", "budget.lr=0.02"]
-    words = [word for setting in settings for word in ("--set", setting)]
-    ended = limbeck("distill", "--data", "rows.csv", "--teacher", "mlp", "--student", "mlp", *words, "--json")
+    words = [word for setting in settings for word in ("--set", setting)] + ["--seeds", 1, "--json"]
+    ended = limbeck("distill", "--data", "rows.csv", "--teacher", "mlp", "--student", "mlp", *words)
     assert ended.code == 0, ended.err
     assert ended.result["data"]["classes"] == 2
     assert read_config(here / ended.result["run"] / "student")["metadata"]["class_names"] == ["big", "small"]
@@ -185,7 +184,8 @@ def test_a_folder_of_pictures_is_learnt_from_its_subfolders(here, limbeck):
         "pictures",
         teacher={"model": "cnn", "widths": [4]},
         student={"model": "cnn", "widths": [2]},
-        budget={"epochs": 4, "lr": 0.02, "batch_size": 16},
+        budget={"epochs": 2, "lr": 0.02, "batch_size": 16},
+        seeds=1,
     )
     ended = limbeck("distill", job_file_here(job), "--json")
     assert ended.code == 0, ended.err
@@ -193,9 +193,12 @@ def test_a_folder_of_pictures_is_learnt_from_its_subfolders(here, limbeck):
     assert read_config(here / ended.result["run"] / "student")["metadata"]["class_names"] == ["day", "night"]
 
 
+ONE = ("--seeds", 1, "--set", "arms=[distilled]")
+
+
 @pytest.mark.parametrize("method", ["mutual", "mean_teacher", "born_again", "logit_matching", "label_smoothing"])
 def test_every_method_can_be_typed(limbeck, job, method):
-    ended = limbeck("distill", job, "--method", method, "--seeds", 1, "--set", "arms=[distilled]", "--json")
+    ended = limbeck("distill", job, "--method", method, *ONE, "--json")
     assert ended.code == 0, ended.err
     assert ended.result["verdict"]["helps"] is None
     assert "student alone" in ended.result["verdict"]["sentence"]
@@ -214,7 +217,7 @@ def test_a_function_in_my_own_file_builds_the_student(here, limbeck, job):
         "from torch import nn\n\n\ndef build(input_shape, classes, wide=False):\n"
         "    assert wide\n    return nn.Sequential(nn.Flatten(), nn.Linear(36, classes))\n"
     )
-    ended = limbeck("distill", job, "--student", "my.py:build", "--set", "student.wide=true", "--seeds", 1)
+    ended = limbeck("distill", job, "--student", "my.py:build", "--set", "student.wide=true", *ONE)
     assert ended.code == 0, ended.err
     assert "build=lambda: build(input_shape=(1, 6, 6), classes=5, wide=True)" in ended.out
     opened = limbeck_load("runs/hinton/student")
@@ -233,19 +236,31 @@ def limbeck_load(path):
      "budget.decay=constant", "budget.warmup=5", "budget.options={weight_decay: 5.0}", "method.temperature=1",
      "method.weight=0.1", "teacher.mean=arithmetic", "teacher.train.lr=0.003"],
 )  # fmt: skip
-def test_every_setting_does_something(limbeck, job, done, setting):
+def test_every_setting_does_something(limbeck, job, done, taught, setting):
     ensemble = ["--set", "teacher.members=2"] if "mean" in setting else []
-    settings = ["--set", setting, "--set", "teacher.check=false"]
-    short = ["--seeds", 1, "--set", "arms=[student alone, distilled]", "--json"]
-    changed = limbeck("distill", job, *settings, *ensemble, *short)
+    trains = setting.startswith("teacher")  # the others find a trained one
+    teacher = [] if trains else ["--set", f"teacher={taught[0]}"]
+    changed = limbeck("distill", job, *teacher, "--set", setting, *ensemble, *SHORT)
     assert changed.code == 0, changed.err
-    before = done[1].result["arms"]
+    before = done[1].result["arms"] if trains else taught[1]
     if ensemble:
-        before = limbeck("distill", job, *ensemble, *short).result["arms"]
+        before = limbeck("distill", job, *ensemble, *SHORT).result["arms"]
     seen = [arms["distilled"]["measures"]["nll"]["values"][0] for arms in (before, changed.result["arms"])]
     assert seen[0] != seen[1]
     alone = [arms["student alone"]["measures"]["nll"]["values"][0] for arms in (before, changed.result["arms"])]
     assert (alone[0] == alone[1]) == setting.startswith(("method", "teacher")), "the controls know no teacher"
+
+
+SHORT = ("--set", "teacher.check=false", "--seeds", 1, "--set", "arms=[student alone, distilled]", "--json")
+
+
+@pytest.fixture(scope="module")
+def taught(done, tmp_path_factory):
+    """The trained teacher of the finished job, as a setting, and the arms of a job that begins with it."""
+    folder = tmp_path_factory.mktemp("taught")
+    teacher = f"{{model: {done[0] / 'run' / 'teacher' / 'student'}}}"
+    words = ["distill", done[0] / "job.yaml", "--set", f"teacher={teacher}", *SHORT, "--out", "run"]
+    return teacher, typed_here(*words, cwd=folder).result["arms"]
 
 
 def test_few_labels_are_enough(here, limbeck, job):
@@ -262,7 +277,7 @@ def test_few_labels_are_enough(here, limbeck, job):
 def test_the_first_free_folder_is_taken(here, limbeck, job):
     (here / "runs" / "hinton").mkdir(parents=True)
     (here / "runs" / "hinton" / "note").write_text("mine")
-    ended = limbeck("distill", job, "--seeds", 1, "--set", "arms=[distilled]", "--json")
+    ended = limbeck("distill", job, *ONE, "--json")
     assert ended.result["run"] == "runs/hinton-2"
 
 
@@ -270,14 +285,15 @@ def test_the_first_free_folder_is_taken(here, limbeck, job):
 def test_two_processes_that_share_every_batch_write_one_result(done):
     folder, ended = done
     words = ["distill", "job.yaml", "--set", "devices=2", "--set", "strategy=ddp", "--seeds", "1", "--out", "ddp"]
+    words += ["--set", "arms=[teacher, student alone, distilled]"]
     shared = typed(*words, "--json", cwd=folder)
     assert shared.code == 0, shared.err
     assert shared.err.count("Training the teacher") == 1
-    assert len((folder / "ddp" / "metrics.jsonl").read_text().splitlines()) == 3
-    alone = accuracies(ended.result)
-    assert {name: values[0] for name, values in accuracies(shared.result).items()} == pytest.approx(
-        {name: values[0] for name, values in alone.items()}, abs=0.02
-    )
+    assert len((folder / "ddp" / "metrics.jsonl").read_text().splitlines()) == 2
+    alone, found = accuracies(ended.result), accuracies(shared.result)
+    assert list(found) == ["teacher", "student alone", "distilled"]
+    for name, values in found.items():
+        assert values[0] == pytest.approx(alone[name][0], abs=0.02)
 
 
 def test_help_needs_no_torch():

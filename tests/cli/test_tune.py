@@ -47,7 +47,7 @@ def test_the_job_it_leaves_is_compared_as_it_is(here, limbeck, job):
 def test_a_search_that_was_interrupted_goes_on(here, limbeck, job):
     trials = here / "search" / "arms" / "distilled" / "trials.jsonl"
     words = ["-m", "limbeck", "tune", job, "--trials", "12", "--out", "search"]
-    ended = stopped(words, cwd=here, when=trials.exists, by=signal.SIGINT, fresh=True)
+    ended = stopped(words, cwd=here, when=lambda: trials.exists() and trials.read_text(), by=signal.SIGINT)
     assert ended is not None
     assert ended.code == 130
     assert "--out search" in ended.err

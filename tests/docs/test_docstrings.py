@@ -26,10 +26,17 @@ def name_module(path: Path) -> str:
 
 def find_docstrings(path: Path):
     """Name, line and text of each docstring; by the source, because checks of shapes wrap the functions."""
-    kinds = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, kinds) and (text := ast.get_docstring(node)) and ">>> " in text:
+    for node in find_definitions(ast.parse(path.read_text(encoding="utf-8"))):
+        if (text := ast.get_docstring(node)) and ">>> " in text:
             yield ("module", 0, text) if isinstance(node, ast.Module) else (node.name, node.lineno, text)
+
+
+def find_definitions(node):
+    """A module, and the classes and functions in it; `ast.walk` would look at every expression."""
+    yield node
+    for inner in node.body:
+        if isinstance(inner, (ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)):
+            yield from find_definitions(inner)
 
 
 @pytest.mark.parametrize("path", FILES, ids=name_module)
