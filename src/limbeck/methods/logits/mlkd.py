@@ -79,8 +79,8 @@ def _compare_grams(
 ) -> Tensor:
     """The sum over the temperatures of the squared differences of Gram matrices, of rows or of classes.
 
-    The slopes of each temperature are found in closed form before the next, so that five tensors of the size of the
-    logits are in memory, whatever the number of temperatures.
+    The slopes of each temperature are found in closed form before the next, so that at most five tensors of the size of
+    the logits are in memory, whatever the number of temperatures.
     """
 
     def function(ours: Tensor, theirs: Tensor) -> Tensor:
@@ -96,16 +96,23 @@ def _compare_grams(
         total, slopes = ours.new_zeros(()), [torch.zeros_like(ours) if want else None for want in needed]
         for temperature in temperatures:
             p, q = _count_probabilities(ours, theirs, mask, temperature)
-            value, *found = _find_gram_slopes(p.T, q.T, needed) if by_class else _find_gram_slopes(p, q, needed)
-            total += value
-            for slope, rows, moved in zip(slopes, (q, p), found, strict=True):
-                if slope is not None and moved is not None:
-                    by_logits = _through_softmax(rows, moved.T if by_class else moved)
-                    slope.add_(by_logits.view_as(slope), alpha=1 / temperature)
+            total += _add_slopes(slopes, p, q, temperature, by_class=by_class)
+            del p, q  # else they would be in memory beside those of the next temperature
         return total, slopes
 
     value = apply_slopes(function, find, student, teacher)
     return function(student, teacher) if value is None else value
+
+
+def _add_slopes(slopes: Slopes, p: Tensor, q: Tensor, temperature: float, *, by_class: bool) -> Tensor:
+    """Compute the value of one temperature, and add its slopes to those of the others; p may be lost."""
+    needed = tuple(slope is not None for slope in slopes)
+    value, *found = _find_gram_slopes(p.T, q.T, needed) if by_class else _find_gram_slopes(p, q, needed)
+    for slope, rows, moved in zip(slopes, (q, p), found, strict=True):
+        if slope is not None and moved is not None:
+            by_logits = _through_softmax(rows, moved.T if by_class else moved)
+            slope.add_(by_logits.view_as(slope), alpha=1 / temperature)
+    return value
 
 
 def _gram_difference(p: Tensor, q: Tensor) -> Tensor:
@@ -131,18 +138,20 @@ def _norm_of_difference(squares: Tensor, mixed: Tensor, own: Tensor) -> Tensor:
 
 
 def _find_gram_slopes(p: Tensor, q: Tensor, needed: Needed) -> tuple[Tensor, Tensor | None, Tensor | None]:
-    """`_gram_difference` with its derivatives by q and p, ``-4 F q`` and ``4 F p``, where they are needed."""
+    """`_gram_difference` with its derivatives by q and p, ``-4 F q`` and ``4 F p``, where they are needed.
+
+    If the second is not, the memory of p is used for other numbers.
+    """
     if p.shape[0] <= p.shape[1]:
         difference = inner_products(p) - inner_products(q)
         slopes = ((-4 * difference) @ q if needed[0] else None, (4 * difference) @ p if needed[1] else None)
         return difference.square().sum(), *slopes
-    apart = p - q
+    apart = p - q if needed[1] else p.sub_(q)
     squares, mixed, own = _multiply_columns(apart, q)
-    by_q = torch.addmm(q @ mixed, apart, own + mixed).mul_(-4) if needed[0] else None
-    # F p is F q + F d.
+    by_q = (q @ mixed).addmm_(apart, own + mixed).mul_(-4) if needed[0] else None
     by_p = None
-    if needed[1]:
-        by_p = torch.addmm(q @ (mixed + squares), apart, own + mixed + mixed.T + squares).mul_(4)
+    if needed[1]:  # F p is F q + F d
+        by_p = (q @ (mixed + squares)).addmm_(apart, own + mixed + mixed.T + squares).mul_(4)
     return _norm_of_difference(squares, mixed, own), by_q, by_p
 
 

@@ -48,10 +48,10 @@ def smoothed_target_cross_entropy(
     """
     known = labels != IGNORED
     label = labels.masked_fill(~known, 0).long().unsqueeze(-1)
-    squares = probabilities(student).detach().gather(-1, label).squeeze(-1).square()
+    log_probabilities = guarded_log_softmax(student, 1.0).gather(-1, label).squeeze(-1)
+    squares = (2 * log_probabilities.detach()).exp()
     count = known.sum().clamp_min(1)
     soft = squares + 1 - squares.masked_fill(~known, 0.0).sum() / count
-    log_probabilities = guarded_log_softmax(student, 1.0).gather(-1, label).squeeze(-1)
     return -(soft * log_probabilities).masked_fill(~known, 0.0).sum() / count
 
 
