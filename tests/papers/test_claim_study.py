@@ -148,6 +148,17 @@ def test_development_images_are_training_images_that_no_network_learns_from(monk
     assert min(parts[False][1]) >= 60
 
 
+def test_a_search_may_have_more_images_than_the_test(monkeypatch):
+    monkeypatch.setattr(small_images, "load_images", lambda *called: called)
+    setting = replace(FASHION_MLP, development_images=9000)
+    assert small_images.images_of(setting.at(False)) == ("fashion_mnist", 10_000, 2000, False)
+    assert small_images.images_of(setting.at(False, development=True)) == ("fashion_mnist", 10_000, 9000, True)
+    assert small_images.images_of(FASHION_MLP.at(False, development=True)) == ("fashion_mnist", 10_000, 2000, True)
+    scale = ExperimentScale("full", (0,))
+    assert "9,000" in setting.describe(scale)
+    assert "chosen" not in FASHION_MLP.describe(scale)
+
+
 @pytest.fixture
 def drawn(monkeypatch):
     """Settings with drawn digits in place of Fashion-MNIST, and a few steps."""

@@ -19,12 +19,11 @@ STUDIES = {"tang2020": tang2020, "yang2018": yang2018, "jafari2022": jafari2022}
 @pytest.mark.parametrize("name", STUDIES)
 def test_every_arm_is_trained_and_the_claims_are_judged(name, monkeypatch, tmp_path):
     module = STUDIES[name]
-    place = "FASHION_MLP" if name == "yang2018" else "SETTING"
-    if getattr(module, place).why_skipped(SCALE):
+    if module.SETTING.why_skipped(SCALE):
         pytest.skip("needs fashion_mnist.npz")
     few = {"train": 80, "test": 50, "student_images": 64, "teacher_epochs": 1, "epochs": 4}
-    setting, figures = replace(getattr(module, place), quick=few), {}
-    monkeypatch.setattr(module, place, setting)
+    setting, figures = replace(module.SETTING, quick=few), {}
+    monkeypatch.setattr(module, "SETTING", setting)
     if name != "yang2018":
         (task,) = setting.teacher_of(0)
         (tmp_path / task).mkdir(parents=True)

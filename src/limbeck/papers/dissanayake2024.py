@@ -34,7 +34,7 @@ ARMS = {
     "vid, untrained teacher": "the same with a teacher of random weights",
     "rid, untrained teacher": "the same with a teacher of random weights",
 }
-SETTING = replace(FASHION_MLP, quick={**FASHION_MLP.quick, "epochs": 12})
+SETTING = replace(FASHION_MLP, development_images=10_000, quick={**FASHION_MLP.quick, "epochs": 12})
 LAYERS = ["layer1", "layer2"]
 TRANSFERRED = Figure("redundant", "redundant information", "bits")
 LEFT = Figure("unique_teacher", "only in the teacher", "bits", lower_is_better=True)

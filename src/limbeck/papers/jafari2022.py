@@ -40,7 +40,7 @@ ARMS = {
     "annealing, noise": "annealing, with the same noise",
     "continuation, noise": "continuation, with the same noise",
 }
-SETTING = replace(FASHION_MLP, quick={**FASHION_MLP.quick, "epochs": 20})
+SETTING = replace(FASHION_MLP, development_images=10_000, quick={**FASHION_MLP.quick, "epochs": 20})
 
 
 class NoisyLogits(nn.Module):

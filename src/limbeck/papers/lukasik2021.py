@@ -29,7 +29,7 @@ from limbeck.papers.small_images import (
 from limbeck.task_runner import WorkItem
 
 SETTING = replace(
-    FASHION_MLP, train=20_000, student_images=0, epochs=60, teacher_epochs=30,
+    FASHION_MLP, train=20_000, student_images=0, epochs=60, teacher_epochs=30, development_images=10_000,
     quick={"train": 10_000, "epochs": 30, "teacher_epochs": 20},
 )  # fmt: skip
 ARMS = {
@@ -134,7 +134,7 @@ def describe_training(scale: ExperimentScale) -> str:
         f"{own.data} with a long tail: {most} images of the most frequent class, {round(most * RARITY)} of the rarest, "
         f"other classes for each seed; a teacher `{own.teacher[0]} {dict(own.teacher[1])}` with {own.teacher_epochs} "
         f"epochs for each seed, students `{own.student[0]} {dict(own.student[1])}` with {own.epochs}; {own.test:,} "
-        "test images, equally many of each class."
+        f"test images, equally many of each class; {own.describe_development().removesuffix('; ')}."
     )
 
 

@@ -36,7 +36,7 @@ ARMS = {
     "kd_sim": "how similar the classes are in the teacher's last layer",
     "kd_topk": "the 3 largest probabilities, the rest even",
 }
-SETTING = replace(FASHION_MLP, quick={**FASHION_MLP.quick, "epochs": 20})
+SETTING = replace(FASHION_MLP, development_images=10_000, quick={**FASHION_MLP.quick, "epochs": 20})
 
 
 def train_arm(

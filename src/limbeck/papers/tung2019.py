@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from limbeck.methods import make
@@ -23,6 +24,7 @@ ARMS = {
     "sp": "labels and similarities of the last hidden layer",
     "kd and sp": "labels, soft targets and the same similarities",
 }
+SETTING = replace(FASHION_MLP, development_images=10_000, quick={**FASHION_MLP.quick, "epochs": 20})
 LAYERS = {"at": "layer2", "student_at": "layer2"}
 """The last hidden layers of both networks, 400 and 20 units wide."""
 
@@ -32,7 +34,7 @@ def train_arm(
     **settings: Any,
 ) -> Figures:  # fmt: skip
     """Train a student of one arm from the teacher of its seed."""
-    setting = FASHION_MLP.at(quick, development=development, lr=lr)
+    setting = SETTING.at(quick, development=development, lr=lr)
     teacher = load_teacher(folder, setting, seed)
     recipes = {
         "alone": lambda: make("supervised"),
@@ -55,7 +57,7 @@ STUDY = ClaimStudy(
         Claim.of_difference("kd and sp", "kd", ACCURACY),
     ],
     {"quick": 3, "full": 12},
-    **share_teachers(FASHION_MLP),
+    **share_teachers(SETTING),
     search=SettingsSearch(
         {"alone": [{"lr": lr} for lr in RATES], "kd": SOFT, "sp": SIMILAR, "kd and sp": SIMILAR}, ACCURACY,
         seeds=(100, 101, 102),  # one seed alone chose for the labels a rate that was the worst with others

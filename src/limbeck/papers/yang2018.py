@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from torch import nn
@@ -36,6 +37,7 @@ CLAIM = (
 )
 
 SECOND = Figure("second", "second choice of the teacher", "%")
+SETTING = replace(FASHION_MLP, development_images=10_000, quick={**FASHION_MLP.quick, "epochs": 20})
 ARMS = {
     "alone": "labels",
     "kd": "born again: one generation after a plain teacher",
@@ -50,7 +52,7 @@ def train_arm(
 ) -> Figures:  # fmt: skip
     """Train the teacher and the students of one arm and seed."""
     del folder
-    setting = FASHION_MLP.at(quick, development=development, lr=lr)
+    setting = SETTING.at(quick, development=development, lr=lr)
     if arm == "alone":
         return {**train_student(make("supervised"), setting, seed=seed), "second": 0.0, "teacher": 0.0}
     difference = 0.0 if arm == "kd" else difference_weight
@@ -76,11 +78,11 @@ def second_choice(network: nn.Module, setting: ImageSetting) -> float:
 
 def describe_training(scale: ExperimentScale) -> str:
     """Data, networks and training in a sentence."""
-    own = FASHION_MLP.at(scale.quick)
+    own = SETTING.at(scale.quick)
     return (
         f"{own.data}: teacher and students have the same network, `{own.student[0]} {dict(own.student[1])}`, and learn "
-        f"the same {own.student_images:,} images in {own.epochs} epochs each; {own.test:,} test images; a teacher for "
-        "each seed and arm."
+        f"the same {own.student_images:,} images in {own.epochs} epochs each; {own.test:,} test images; "
+        f"{own.describe_development()}a teacher for each seed and arm."
     )
 
 
@@ -108,7 +110,7 @@ STUDY = ClaimStudy(
     ),
     seconds={"quick": 6.0, "full": 30.0},
     search=SettingsSearch(SETTINGS, ACCURACY),
-    skip=FASHION_MLP.why_skipped,
+    skip=SETTING.why_skipped,
     describe=describe_training,
 )
 EXPERIMENTS = (STUDY.experiment(),)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from limbeck.batch import IGNORED, LOGITS, Batch, Outputs, Progress, Requirements, Term
 from limbeck.errors import LimbeckError
-from limbeck.functional import KernelClaim, kernel, label_smoothing, probabilities
+from limbeck.functional import KernelClaim, cross_entropy, kernel, label_smoothing, probabilities
 from limbeck.functional.closed_form import guarded_log_softmax
 from limbeck.functional.kernel import validates_student
 from limbeck.functional.row_blocks import compute_by_rows
@@ -47,12 +47,10 @@ def smoothed_target_cross_entropy(
     Source: Yang, Zeng, Li, Zhang, Yuan and Li, 2023, arXiv:2303.13005, section 3.3.
     """
     known = labels != IGNORED
-    label = labels.masked_fill(~known, 0).long().unsqueeze(-1)
-    log_probabilities = guarded_log_softmax(student, 1.0).gather(-1, label).squeeze(-1)
-    squares = (2 * log_probabilities.detach()).exp()
     count = known.sum().clamp_min(1)
-    soft = squares + 1 - squares.masked_fill(~known, 0.0).sum() / count
-    return -(soft * log_probabilities).masked_fill(~known, 0.0).sum() / count
+    surprise = cross_entropy(student, labels=labels)
+    squares = (-2 * surprise.detach()).exp().masked_fill(~known, 0.0)
+    return ((squares + 1 - squares.sum() / count) * surprise).sum() / count
 
 
 @kernel(per="position")
