@@ -148,17 +148,6 @@ def test_development_images_are_training_images_that_no_network_learns_from(monk
     assert min(parts[False][1]) >= 60
 
 
-def test_a_search_may_have_more_images_than_the_test(monkeypatch):
-    monkeypatch.setattr(small_images, "load_images", lambda *called: called)
-    setting = replace(FASHION_MLP, development_images=9000)
-    assert small_images.images_of(setting.at(False)) == ("fashion_mnist", 10_000, 2000, False)
-    assert small_images.images_of(setting.at(False, development=True)) == ("fashion_mnist", 10_000, 9000, True)
-    assert small_images.images_of(FASHION_MLP.at(False, development=True)) == ("fashion_mnist", 10_000, 2000, True)
-    scale = ExperimentScale("full", (0,))
-    assert "9,000" in setting.describe(scale)
-    assert "chosen" not in FASHION_MLP.describe(scale)
-
-
 @pytest.fixture
 def drawn(monkeypatch):
     """Settings with drawn digits in place of Fashion-MNIST, and a few steps."""
@@ -169,6 +158,18 @@ def drawn(monkeypatch):
     splits = DataSplits("drawn_digits", train, test, fit_normalization(train, scale=1 / 16), images.class_names)
     monkeypatch.setattr(small_images, "load_images", lambda *_: splits)
     return [replace(setting, **small) for setting in (FASHION_MLP, FASHION_CNN)]
+
+
+def test_a_search_may_have_more_images_than_the_test(drawn, monkeypatch):
+    seen, load = [], small_images.load_images
+    monkeypatch.setattr(small_images, "load_images", lambda *called: seen.append(called) or load(*called))
+    setting = replace(FASHION_MLP, development_images=9000)
+    for one in (setting.at(False), setting.at(False, development=True), FASHION_MLP.at(False, development=True)):
+        small_images.images_of(one)
+    assert [called[2:] for called in seen] == [(2000, False), (9000, True), (2000, True)]
+    scale = ExperimentScale("full", (0,))
+    assert "9,000" in setting.describe(scale)
+    assert "chosen" not in FASHION_MLP.describe(scale)
 
 
 def test_teacher_and_student_of_small_images(drawn, tmp_path):
