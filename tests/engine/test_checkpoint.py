@@ -14,11 +14,11 @@ from torch.utils.data import DataLoader, TensorDataset
 from engine.stories import SGD, everything, make_loader, network, weights
 from limbeck.data import TorchLoader
 from limbeck.engine import distill
-from limbeck.engine.checkpoint import read_checkpoint, write_checkpoint
+from limbeck.engine.checkpoint import keep_memory_format, read_checkpoint, write_checkpoint
 from limbeck.errors import LimbeckError, LimbeckWarning
 from limbeck.functional import cross_entropy
 from limbeck.losses import Loss
-from limbeck.models import load
+from limbeck.models import build, load
 from limbeck.recipe import Optimizer, Stage
 
 CE = Loss(cross_entropy)
@@ -47,6 +47,43 @@ def test_nested_state_comes_back_as_it_was(tmp_path):
     write_checkpoint(tmp_path / "c", STATE)
     assert same(read_checkpoint(tmp_path / "c"), STATE)
     assert os.listdir(tmp_path) == ["c"]
+
+
+def test_what_an_optimizer_keeps_has_the_memory_format_of_its_parameter():
+    def stepped():
+        layer = nn.Conv2d(3, 4, 3).to(memory_format=torch.channels_last)
+        optimizer = torch.optim.Adam(layer.parameters())
+        layer(torch.randn(2, 3, 5, 5)).square().sum().backward()
+        optimizer.step()
+        return layer.weight, optimizer
+
+    weight, optimizer = stepped()
+    saved = optimizer.state_dict()
+    before = saved["state"][0]["exp_avg"]
+    assert before.stride() == weight.stride() != before.contiguous().stride()
+    saved["state"][0] = {name: value.contiguous() for name, value in saved["state"][0].items()}  # as from a file
+    other, again = stepped()
+    again.load_state_dict(saved)
+    keep_memory_format(again)
+    assert again.state[other]["exp_avg"].stride() == other.stride()
+    assert torch.equal(again.state[other]["exp_avg"], before)
+
+
+@pytest.mark.parametrize("name", ["cnn", "resnet8"])
+def test_convolutions_go_on_in_the_same_bits(name, tmp_path):
+    sizes = {"widths": [8, 8], "size": 8} if name == "cnn" else {"width": 4}
+    data = torch.randn(32, 1, 8, 8, generator=torch.Generator().manual_seed(0)), torch.arange(32) % 3
+
+    def start(**options):
+        student = build(name, channels=1, classes=3, seed=0, **sizes)
+        settings = {"epochs": 2, "batch_size": 8, "log_every": 1, "optimizer": Optimizer("adam", lr=0.01)}
+        return distill(student, Stage(CE), data, **settings, **options)
+
+    whole = start().finish()
+    for report in start(out=tmp_path / "run"):
+        if report.step == 3:
+            break
+    assert weights(start(out=tmp_path / "run", resume=True).finish().student).equal(weights(whole.student))
 
 
 def test_tied_and_strided_tensors_come_back(tmp_path):

@@ -107,6 +107,17 @@ def to_device(value: Any, device: torch.device) -> Any:
     return value
 
 
+def keep_memory_format(optimizer: torch.optim.Optimizer) -> None:
+    """Store what an optimizer keeps for a parameter in the parameter's memory format, as before it was saved.
+
+    A file has no memory formats, and a step on tensors of two formats rounds otherwise than one on tensors of one.
+    """
+    for parameter, state in optimizer.state.items():
+        for name, value in state.items():
+            if isinstance(value, Tensor) and value.shape == parameter.shape and value.stride() != parameter.stride():
+                state[name] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
+
+
 def clone_state(value: Any) -> Any:
     """A copy of a nested state that later steps cannot change."""
     if isinstance(value, Tensor):

@@ -15,7 +15,7 @@ from torch import nn
 
 from limbeck.batch import LOGITS, LOGITS_INPUT, Batch, Outputs, Progress
 from limbeck.data import Loader, shard_batch
-from limbeck.engine.checkpoint import preserved_tensors, to_device
+from limbeck.engine.checkpoint import keep_memory_format, preserved_tensors, to_device
 from limbeck.engine.distributed import broadcast_buffers, copy_for_sharding, is_sharded, load_whole_state, whole_state
 from limbeck.engine.fused_output_layer import fuses_output_layer, make_dense_error
 from limbeck.engine.model_checks import (
@@ -383,6 +383,7 @@ class StageTrainer(AbstractContextManager["StageTrainer"]):
             self.objective.load_state_dict(state["heads"])
             _check_options(self.optimizer.param_groups, state["optimizer"]["param_groups"])
             self.optimizer.load_state_dict(to_device(state["optimizer"], self._fabric.device))
+            keep_memory_format(self.optimizer.optimizer)
         self.lr = self.optimizer.param_groups[0]["lr"]  # with every=, a report may come before its next step
         self.tally.load_state_dict(to_device(state["tally"], self._fabric.device))
         if self.session is not None and state["teacher"]:
