@@ -12,7 +12,7 @@ from limbeck.batch import Batch
 from limbeck.data import AdversarialLoader, ArrayDataset, Attack, NormalizeImages, ShuffledLoader
 from limbeck.engine import distill
 from limbeck.errors import LimbeckError, LimbeckWarning, UnknownNameError
-from limbeck.functional import cross_entropy
+from limbeck.functional import cross_entropy, kl_divergence
 from limbeck.functional.adversarial import projected_gradient
 from limbeck.methods import make
 from limbeck.recipe import Stage
@@ -145,3 +145,23 @@ def test_an_attack_as_large_as_the_range_of_the_data_is_noted():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         complete(Attack(0.1, steps=1, high=16.0))
+
+
+def test_the_divergence_needs_no_labels_and_rises():
+    attack = Attack(0.1, steps=6, loss="kl_divergence")
+    made = loader(attack)
+    model = made._models["student"]
+    batch = made.complete(Batch(X, id=torch.arange(8)))
+    changed = batch.inputs[8:]
+    assert float((changed - X).abs().max()) <= 0.1 + 1e-6
+
+    def divergence(steps):
+        own = loader(Attack(0.1, steps=steps, loss="kl_divergence")).complete(Batch(X, id=torch.arange(8)))
+        return kl_divergence(model(own.inputs[8:]), model(X))
+
+    few, many = divergence(0), divergence(6)
+    assert bool((many > few).all())
+    with pytest.raises(LimbeckError, match="start"):
+        Attack(0.1, start=0.0, loss="kl_divergence")
+    with pytest.raises(UnknownNameError):
+        Attack(0.1, loss="kl")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from torch import nn
@@ -9,7 +11,7 @@ from torch import nn
 from limbeck.batch import Batch
 from limbeck.data import ArrayDataset, NormalizeImages
 from limbeck.data.adversarial_loader import Attack
-from limbeck.errors import DataError
+from limbeck.errors import ArgumentError, DataError, LimbeckError
 from limbeck.metrics import accuracy, predict, robust_accuracy
 
 DRAW = torch.Generator().manual_seed(0)
@@ -71,3 +73,21 @@ def test_examples_without_a_label_do_not_count_and_batches_do_not_matter():
     for wrong in (Batch(X), Batch(X, labels=torch.full((200,), -100))):
         with pytest.raises(DataError):
             robust_accuracy(linear(), wrong, attack)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [(name, value) for name in ("epsilon", "step_size", "start", "low", "high") for value in (math.nan, math.inf)]
+    + [("epsilon", -0.1), ("high", -1.0), ("high", 0.0)],
+)
+def test_an_attack_without_a_radius_or_a_range_is_refused(name, value):
+    with pytest.raises(ArgumentError) as raised:
+        Attack(**{"epsilon": 0.1, name: value})
+    assert raised.value.argument == name
+
+
+def test_inputs_that_are_no_numbers_are_refused():
+    wrong = X.clone()
+    wrong[3, 2] = math.nan
+    with pytest.raises(LimbeckError):
+        robust_accuracy(linear(), ArrayDataset(wrong, Y), Attack(epsilon=0.1))

@@ -11,7 +11,7 @@ from torch import nn
 from torch.func import functional_call
 
 from limbeck.batch import Batch
-from limbeck.errors import DataError, LimbeckError
+from limbeck.errors import ArgumentError, DataError, LimbeckError
 from limbeck.metrics import sharpness
 from limbeck.metrics.sharpness import estimate_trace, find_top_eigenvalue, hessian_product
 
@@ -111,3 +111,12 @@ def test_what_cannot_be_measured_is_refused():
             sharpness(net, Batch(X, labels=Y), **wrong)
     with pytest.raises(LimbeckError, match="gradient"):
         sharpness(net.requires_grad_(False), Batch(X, labels=Y))
+
+
+def test_one_vector_has_no_standard_error():
+    for probes in (1, 0, True):
+        with pytest.raises(ArgumentError) as raised:
+            sharpness(network(), Batch(X, labels=Y), probes=probes)
+        assert raised.value.argument == "probes"
+    with pytest.raises(ArgumentError):
+        estimate_trace(lambda v: v, [torch.ones(3)])

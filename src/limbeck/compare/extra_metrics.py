@@ -226,7 +226,7 @@ def check_sharpness(context: MetricContext, student: nn.Module) -> str:
     train, preprocess = context.material.train, context.material.data.preprocess
     few = train.take(torch.arange(min(8, len(train))))
     try:
-        _ = sharpness(student, few, preprocess=preprocess, iterations=1, probes=1)
+        _ = sharpness(student, few, preprocess=preprocess, iterations=1, probes=2)
     except RuntimeError as error:
         raise LimbeckError(f"sharpness needs second derivatives, and this student has none: {error}") from error
     return f"sharpness of {min(SHARPNESS_EXAMPLES, len(train)):,} training examples"

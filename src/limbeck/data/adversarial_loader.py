@@ -15,8 +15,8 @@ from limbeck.data.dataset import hash_columns
 from limbeck.data.loader import Loader
 from limbeck.data.loader_wrapper import LoaderWrapper
 from limbeck.errors import ArgumentError, LimbeckError, LimbeckWarning, unknown_name_error
-from limbeck.functional import cross_entropy
-from limbeck.functional.adversarial import check_attack, projected_gradient, random_start
+from limbeck.functional import cross_entropy, kl_divergence
+from limbeck.functional.adversarial import check_attack, is_finite_number, projected_gradient, random_start
 from limbeck.model_call import call, logits_of
 from limbeck.random_seeds import counter_uniform
 from limbeck.tap import FrozenParameters, get_adaptor, preserved_buffers
@@ -26,14 +26,15 @@ CLEAN, ADVERSARIAL = "clean", "adversarial"
 ``Batch.extra``, True for adversarial rows."""
 
 _REQUEST = "attack"
+_LOSSES = ("cross_entropy", "kl_divergence")
 
 
 @dataclass(frozen=True)
 class Attack:
-    r"""How inputs are changed: projected gradient ascent on the cross-entropy of the labels, in an L-infinity ball.
+    r"""How inputs are changed: projected gradient ascent on a loss, in an L-infinity ball.
 
     It is also a function from a loader to an `AdversarialLoader`, for ``Stage(loader=Attack(...))``. An example
-    without a label (-100) stays at its start.
+    without a label (-100) stays at its start, unless the loss is the divergence, which needs no labels.
 
     Attributes:
         epsilon: The largest change, as a fraction of the range of the inputs: 0.1, or ``8 / 255``.
@@ -45,6 +46,9 @@ class Attack:
         keep_clean: Whether the clean rows stay, in front of the adversarial ones. Otherwise they are replaced.
         low: The smallest value of an input. By default 0.
         high: The largest. By default 255 for bytes, 1 for floating-point inputs.
+        loss: What the change raises: ``cross_entropy`` of the label, or ``kl_divergence`` of the prediction there from
+            the one at the input, :math:`KL(p(x) \| p(x'))` (TRADES, Zhang et al., 2019, arXiv:1901.08573). Its gradient
+            at the input is 0, so it needs a `start` beside it.
 
     Raises:
         ArgumentError: If a setting is out of range.
@@ -58,12 +62,28 @@ class Attack:
     keep_clean: bool = True
     low: float | None = None
     high: float | None = None
+    loss: str = "cross_entropy"
 
     def __post_init__(self) -> None:
-        check_attack(epsilon=self.epsilon, step_size=self.length, steps=self.steps)
-        if self.start != "uniform" and not (isinstance(self.start, (int, float)) and self.start >= 0):
+        step_size = 1.0 if self.step_size is None else self.step_size  # the default follows epsilon, which may be wrong
+        check_attack(epsilon=self.epsilon, step_size=step_size, steps=self.steps)
+        if self.start != "uniform" and not (is_finite_number(self.start) and float(self.start) >= 0):
             raise ArgumentError(
                 f"start is 'uniform', or the standard deviation of noise, such as 0.001; got {self.start!r}.",
+                argument="start",
+            )
+        for name, value in (("low", self.low), ("high", self.high)):
+            if value is not None and not is_finite_number(value):
+                raise ArgumentError(f"{name} is a finite number, the end of the range; got {value!r}.", argument=name)
+        low = 0.0 if self.low is None else self.low
+        if self.high is not None and self.high <= low:
+            raise ArgumentError(f"high is above low, and got low={low:g}, high={self.high:g}.", argument="high")
+        if self.loss not in _LOSSES:
+            raise unknown_name_error("loss of an attack", self.loss, _LOSSES, argument="loss")
+        if self.loss == "kl_divergence" and self.start == 0:
+            raise ArgumentError(
+                "loss='kl_divergence' has no slope at the input itself, so that start=0 changes nothing: "
+                "start='uniform', or a small number, such as 0.001.",
                 argument="start",
             )
 
@@ -98,7 +118,7 @@ class Attack:
         """
         low, high = self.find_range(batch.inputs)
         unit, clean = high - low, batch.inputs.float()
-        if bool(((clean < low) | (clean > high)).any()):
+        if not bool(((clean >= low) & (clean <= high)).all()):  # NaN too
             raise LimbeckError(
                 f"Adversarial inputs stay within {low:g} and {high:g}, and these go from {float(clean.min()):g} to "
                 f"{float(clean.max()):g}. Give the range of your data, Attack(low=..., high=...), or let preprocess= "
@@ -118,14 +138,22 @@ class Attack:
             noise = torch.special.ndtri(uniform.double()).to(clean)
             start = clean + self.start * unit * noise.reshape(clean.shape)
 
-        def loss(inputs: Tensor) -> Tensor:
-            logits = answer(batch._replace(inputs=inputs)).float()
-            return cross_entropy(logits, labels=_labels_of(batch))
-
         return projected_gradient(
-            loss, clean, epsilon=self.epsilon * unit, step_size=self.length * unit, steps=self.steps, start=start,
-            low=low, high=high,
+            self._make_loss(batch, answer, clean), clean, epsilon=self.epsilon * unit, step_size=self.length * unit,
+            steps=self.steps, start=start, low=low, high=high,
         )  # fmt: skip
+
+    def _make_loss(self, batch: Batch, answer: Callable[[Batch], Tensor], clean: Tensor) -> Callable[[Tensor], Tensor]:
+        """The function from inputs to the values that the change raises, one for each example."""
+
+        def predict(inputs: Tensor) -> Tensor:
+            return answer(batch._replace(inputs=inputs)).float()
+
+        if self.loss == "cross_entropy":
+            return lambda inputs: cross_entropy(predict(inputs), labels=_labels_of(batch))
+        with torch.no_grad():
+            before = predict(clean)
+        return lambda inputs: kl_divergence(predict(inputs), before)
 
 
 @final

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from numbers import Real
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -21,14 +23,24 @@ def check_attack(*, epsilon: float, step_size: float, steps: int) -> None:
     Example:
         >>> check_attack(epsilon=0.1, step_size=0.02, steps=10)
     """
-    if not (math.isfinite(epsilon) and epsilon >= 0):
+    if not (is_finite_number(epsilon) and epsilon >= 0):
         raise ArgumentError(f"epsilon is a number of at least 0, such as 8/255; got {epsilon!r}.", argument="epsilon")
-    if not (math.isfinite(step_size) and step_size > 0):
+    if not (is_finite_number(step_size) and step_size > 0):
         raise ArgumentError(
             f"step_size is a number above 0, such as a quarter of epsilon; got {step_size!r}.", argument="step_size"
         )
     if isinstance(steps, bool) or not isinstance(steps, int) or steps < 0:
         raise ArgumentError(f"steps is a whole number of at least 0; got {steps!r}.", argument="steps")
+
+
+def is_finite_number(value: Any) -> bool:
+    """Whether a value is a number, and neither infinite nor NaN.
+
+    Example:
+        >>> is_finite_number(0.1), is_finite_number(float("nan")), is_finite_number(True)
+        (True, False, False)
+    """
+    return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def projected_gradient(

@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from limbeck.batch import IGNORED, Batch, Inputs
-from limbeck.errors import DataError, LimbeckError
+from limbeck.errors import ArgumentError, DataError, LimbeckError
 from limbeck.metrics.predictions import as_batches
 from limbeck.model_call import Adaptor, call, logits_of
 from limbeck.tap import FrozenParameters
@@ -28,7 +28,7 @@ class Sharpness(NamedTuple):
     Attributes:
         top_eigenvalue: The largest eigenvalue of the Hessian, in nats per squared unit of weight.
         trace: The estimated trace of the Hessian, in the same unit.
-        trace_error: The standard error of that estimate over random vectors; NaN with one.
+        trace_error: The standard error of that estimate over random vectors.
         examples: The number of examples with a label.
     """
 
@@ -62,7 +62,7 @@ def sharpness(
         adaptor: Function from the model's output to logits.
         iterations: The most steps of the power iteration.
         tolerance: The relative change of the eigenvalue at which it ends.
-        probes: m, the number of random vectors for the trace.
+        probes: m, the number of random vectors for the trace; at least 2, which have a standard error.
         seed: The seed of all random vectors.
 
     Raises:
@@ -80,9 +80,9 @@ def sharpness(
     Source: Pham et al., Revisiting Self-Distillation, 2022, arXiv:2206.08491; Hutchinson, Communications in Statistics
         18, 1989.
     """
-    for name, value in {"iterations": iterations, "probes": probes}.items():
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise LimbeckError(f"{name} is a whole number of at least 1; got {value!r}.")
+    for name, value, least in (("iterations", iterations, 1), ("probes", probes, 2)):
+        if isinstance(value, bool) or not isinstance(value, int) or value < least:
+            raise ArgumentError(f"{name} is a whole number of at least {least}; got {value!r}.", argument=name)
     if not 0 < tolerance < 1:
         raise LimbeckError(f"tolerance is a relative change above 0 and below 1; got {tolerance!r}.")
     batches = _read_labeled(model, data)
@@ -207,15 +207,19 @@ def estimate_trace(product: Product, vectors: Sequence[Float[Tensor, " size"]]) 
 
     Args:
         product: Multiplies the matrix with a vector.
-        vectors: Vectors of random signs.
+        vectors: Vectors of random signs, two or more.
+
+    Raises:
+        ArgumentError: If there are fewer than two vectors, which have no standard error.
 
     Example:
         >>> estimate_trace(lambda v: 3 * v, [torch.ones(4), -torch.ones(4)])
         (12.0, 0.0)
     """
+    if len(vectors) < 2:
+        raise ArgumentError(f"A standard error needs two vectors or more; got {len(vectors)}.", argument="vectors")
     values = torch.tensor([float(vector @ product(vector)) for vector in vectors], dtype=torch.float64)
-    error = float(values.std()) / math.sqrt(len(values)) if len(values) > 1 else math.nan
-    return float(values.mean()), error
+    return float(values.mean()), float(values.std()) / math.sqrt(len(values))
 
 
 def _draw(size: int, like: Tensor, seed: int) -> Tensor:
