@@ -33,6 +33,9 @@ EXCLUDED = {
     **dict.fromkeys(
         ("multi_teacher", "rl_kd", "agre_kd", "mtard", "representation_consolidation"), "its teachers are several"
     ),
+    **dict.fromkeys(
+        ("arow", "srst_awr"), "it trains against attacks, which cost several times the budget of the others"
+    ),
     "knowledge_selection": "each episode of its practice is a whole training, so its budget is not that of the others",
     "ai_kd": "its teacher is a network of the student's own architecture",
 }

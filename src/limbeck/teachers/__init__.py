@@ -1,6 +1,7 @@
 """Teachers: models, ensembles, estimators, servers, stored outputs."""
 
 from limbeck.teachers.aligned import AlignedLogits, AlignedTeacher, TranslatedTeacher
+from limbeck.teachers.averaging_teacher import AveragingTeacher
 from limbeck.teachers.batch_alignment import BatchAlignment
 from limbeck.teachers.cache_request import predict_padded
 from limbeck.teachers.cached_teacher import CachedTeacher, without_cache
@@ -34,6 +35,7 @@ from limbeck.teachers.wrapper import ShuffledTeacher, TeacherWrapper, WrapperSes
 __all__ = [
     "AlignedLogits",
     "AlignedTeacher",
+    "AveragingTeacher",
     "BatchAlignment",
     "CacheVerification",
     "CachedTeacher",
