@@ -26,7 +26,8 @@ def test_the_text_holds_every_default():
     assert set(found["budget"]) == set(Budget.model_fields)
     assert found["teacher"] == {
         "model": "mlp", "url": None,
-        "members": 1, "ensemble": {}, "mean": "geometric", "train": None, "check": True, "hidden": [8],
+        "members": 1, "ensemble": {}, "mean": "geometric", "train": None, "adversarial": None, "check": True,
+        "hidden": [8],
     }  # fmt: skip
     assert found["method"] == {"name": "hinton"}
 

@@ -349,7 +349,7 @@ def _replace_named(before: Any, key: str, value: Any) -> Any:
         served = {k: v for k, v in before.items() if k != "model"} if isinstance(before, Mapping) else {}
         return {**served, "url": value}
     if isinstance(before, Mapping) and key == "teacher":
-        options = {k: before[k] for k in ("members", "mean", "train", "check") if k in before}
+        options = {k: before[k] for k in ("members", "mean", "train", "adversarial", "check") if k in before}
         return {**options, "model": value}
     return value
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from limbeck.batch import Batch
+from limbeck.compare.adversarial_teacher import attack_radii
 from limbeck.compare.arm_recipes import ALONE
 from limbeck.compare.result import (
     MetricContext,
@@ -211,8 +212,8 @@ def _duration(seconds: float) -> str:
     return f"{max(seconds, 1):.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"
 
 
-EPSILONS = (2, 8)
-"""The largest changes of a pixel by an attack, in units of 1/255."""
+EPSILONS = {"2/255": 2 / 255, "8/255": 8 / 255}
+"""The largest changes of a pixel by an attack, as fractions of the range, by their names."""
 _ATTACKED, _STEPS = 200, 20
 
 
@@ -224,37 +225,38 @@ def check_attacks(context: MetricContext, student: nn.Module) -> str:
     """
     pictures = select_pictures(context, _ATTACKED)
     few = pictures.batches[0].rows(torch.arange(min(4, pictures.batches[0].size)))
-    _ = robust_accuracy(student, few, _attack(EPSILONS[0], steps=1), preprocess=pictures.preprocess)
+    _ = robust_accuracy(student, few, Attack(EPSILONS["2/255"], steps=1), preprocess=pictures.preprocess)
     return f"attacks on {pictures.examples:,} test examples ({_STEPS} steps)"
 
 
 def measure_attacks(context: MetricContext) -> dict[str, Any]:
-    """The accuracy of teacher and students on images that projected gradient ascent changed, from the same starts."""
+    """The accuracy of teacher and students on images that projected gradient ascent changed, from the same starts.
+
+    The radii are those of `EPSILONS`, and those that the job's teacher was trained against.
+    """
     job, pictures = context.job, select_pictures(context, _ATTACKED)
-    models = list(context.models.values())
+    models, radii = list(context.models.values()), attack_radii(context.job, EPSILONS)
     rows: dict[str, Any] = {}
     if _TEACHER in job.arms and len(models) == 1:  # of an ensemble no gradient is known
-        rows[_TEACHER] = _attacked([models[0].to(first_device(job))], pictures.batches, pictures.teacher)
+        teacher = [models[0].to(first_device(job))]
+        rows[_TEACHER] = _attacked(teacher, pictures.batches, pictures.teacher, radii.values())
     for arm in arms_to_measure(job, context.arm):
         students = [load_student(job, context.material, arm, seed) for seed in range(job.seeds)]
-        rows[arm] = _attacked(students, pictures.batches, pictures.preprocess)
+        rows[arm] = _attacked(students, pictures.batches, pictures.preprocess, radii.values())
     largest = ", ".join(f"{arm} {100 * row['robust'][-1]['mean']:.1f} %" for arm, row in rows.items())
     sentence = (
         f"Attacks (projected gradient ascent of {_STEPS} steps, {pictures.examples:,} test examples): accuracy with "
-        f"changes of up to {EPSILONS[-1]}/255 {largest}."
+        f"changes of up to {list(radii)[-1]} {largest}."
     )
-    names = [f"{epsilon}/255" for epsilon in EPSILONS]
-    return {"examples": pictures.examples, "epsilons": names, "arms": rows, "sentence": sentence}
+    return {"examples": pictures.examples, "epsilons": list(radii), "arms": rows, "sentence": sentence}
 
 
-def _attack(epsilon: int, *, steps: int = _STEPS) -> Attack:
-    return Attack(epsilon=epsilon / 255, steps=steps)
-
-
-def _attacked(models: Sequence[nn.Module], batches: list[Batch], preprocess: Preprocess) -> dict[str, Any]:
+def _attacked(
+    models: Sequence[nn.Module], batches: list[Batch], preprocess: Preprocess, radii: Iterable[float]
+) -> dict[str, Any]:
     results = [
-        [robust_accuracy(model, batches, _attack(epsilon), preprocess=preprocess) for model in models]
-        for epsilon in EPSILONS
+        [robust_accuracy(model, batches, Attack(radius, steps=_STEPS), preprocess=preprocess) for model in models]
+        for radius in radii
     ]
     clean = over_seeds([one.clean.value for one in results[0]])
     return {"clean": clean, "robust": [over_seeds([one.robust.value for one in own]) for own in results]}

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from limbeck.compare.adversarial_teacher import make_attacks
 from limbeck.compare.arm_recipes import SHUFFLED, is_taught, recipe_of
 from limbeck.compare.arms import custom_metrics
 from limbeck.compare.comparison_data import ComparisonData, eval_batches, make_train_config
@@ -115,7 +116,8 @@ def rehearse_teacher(job: Job, material: ComparisonData, teacher: Teacher, model
     shared = "budget" if job.teacher.train is None else "teacher.train"
     place = f"{job.teacher.place}.{first}.train" if own else shared
     with seeded(0), _explain_errors("The teacher cannot take its first steps", place):
-        _run_first_steps({first: models[first]}, teachers_recipe((first,), material.task), job, budget, material)
+        recipe = teachers_recipe((first,), material.task, make_attacks(job, material, (first,)))
+        _run_first_steps({first: models[first]}, recipe, job, budget, material)
         ask(teacher, material.data.test.select(torch.arange(min(_FEW, len(material.data.test)))), material)
     return teacher
 

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 from torch import nn
 
+from limbeck.compare.adversarial_teacher import make_attacks
 from limbeck.compare.arm_recipes import is_taught, recipe_of
 from limbeck.compare.comparison_data import (
     ComparisonData,
@@ -134,7 +135,7 @@ def _teachers_arm(
         return {name: new_model(parts[name], material, seed=0, who="teacher") for name in members}
 
     return CheckedArm(
-        title, untrained, teachers_recipe(members, material.task), loader,
+        title, untrained, teachers_recipe(members, material.task, make_attacks(job, material, members)), loader,
         make_train_config(job, budget, material, seed=0), 1,
         len(whole) / len(loader), check_stages=False, first=True,
     )  # fmt: skip

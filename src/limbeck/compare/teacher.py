@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from limbeck.batch import LOGITS, Batch
+from limbeck.compare.adversarial_teacher import adversarial_of, check_adversarial, describe_attack, make_attacks
 from limbeck.compare.comparison_data import (
     ComparisonData,
     call_checked,
@@ -42,7 +43,7 @@ from limbeck.compare.saved_teacher import check_saved_teacher, check_tokenizer, 
 from limbeck.compare.served_teacher import open_served
 from limbeck.compare.student_start import make_student
 from limbeck.compare.trackers import with_trackers
-from limbeck.data import Dataset, Preprocess, ShuffledLoader
+from limbeck.data import Attack, Dataset, Preprocess, ShuffledLoader
 from limbeck.engine import Run, StepReport, open_fabric
 from limbeck.errors import LimbeckError
 from limbeck.events import Callback, EnsemblePlanned, Message, StepsTaken
@@ -95,6 +96,7 @@ def open_teacher(job: Job, material: ComparisonData) -> tuple[Teacher, dict[str,
     for part, teacher, model in zip(settings.parts.values(), teachers, models.values(), strict=True):
         if part.url is None and (not isinstance(model, EstimatorModule) or part.has_weights):
             _check_opened(job, part, teacher, model, material)
+    check_adversarial(job, models, material)
     if len(teachers) == 1:
         return teachers[0], models
     return average_teachers(job, teachers), models
@@ -255,11 +257,13 @@ def _train_networks(
 
 
 def equally_trained(job: Job, names: Iterable[str]) -> list[tuple[Budget, list[str]]]:
-    """Models of the teacher in groups with the same budget. Each group is trained in one run."""
+    """Models of the teacher in groups with the same budget and attack. Each group is trained in one run."""
     groups: list[tuple[Budget, list[str]]] = []
     for name in names:
-        budget = job.teacher_budgets[name]
-        same = next((group for other, group in groups if other == budget), None)
+        budget, attack = job.teacher_budgets[name], adversarial_of(job, name)
+        same = next(
+            (group for other, group in groups if other == budget and adversarial_of(job, group[0]) == attack), None
+        )
         if same is None:
             groups.append((budget, [name]))
         else:
@@ -279,14 +283,16 @@ def _train_group(
     callback: Callback,
 ) -> None:
     """Train models with one budget. `own` is the name of the group if there are several."""
+    recipe = teachers_recipe(tuple(models), material.task, make_attacks(job, material, models))
     run = Run(
-        models, teachers_recipe(tuple(models), material.task), train_loader(material.train, budget, seed=seed),
+        models, recipe, train_loader(material.train, budget, seed=seed),
         setting=make_train_config(job, budget, material, seed=seed, workers=job.workers),
         fabric=open_fabric(precision=job.precision, devices=job.devices, strategy=job.strategy),
         out=out, resume=True,
     )  # fmt: skip
     done = "Teacher already trained" if run.finished else "Training the teacher"
-    callback(Message(f"{done}: {_count(job, models)}, {budget.epochs} epoch{'s' * (budget.epochs != 1)}."))
+    against = describe_attack(job, next(iter(models)))
+    callback(Message(f"{done}: {_count(job, models)}, {budget.epochs} epoch{'s' * (budget.epochs != 1)}{against}."))
     if len(models) > 1:
         callback(EnsemblePlanned(len(models)))
     for report in with_trackers(run, job, f"teacher-{own}" if own else "teacher"):
@@ -304,11 +310,20 @@ def steps_taken(run: str, report: StepReport) -> StepsTaken:
     return StepsTaken(run, *where, report.rate, report.terms, report.generation)
 
 
-def teachers_recipe(members: Sequence[str], task: Task) -> Recipe:
-    """The recipe of an untrained teacher: each member learns from the labels, independently."""
-    recipe = Recipe(Stage(task.supervised_loss(), trains=members[0], name="teacher"))
-    for name in members[1:]:
-        recipe = recipe | Stage(task.supervised_loss(), trains=name, name="teacher")
+def teachers_recipe(members: Sequence[str], task: Task, attacks: Mapping[str, Attack] | None = None) -> Recipe:
+    """The recipe of an untrained teacher: each member learns from the labels, independently.
+
+    Args:
+        members: The names of its models.
+        task: The task.
+        attacks: The attacks by name on models that learn from changed images.
+    """
+    stages = [
+        Stage(task.supervised_loss(), trains=name, loader=(attacks or {}).get(name), name="teacher") for name in members
+    ]
+    recipe = Recipe(stages[0])
+    for stage in stages[1:]:
+        recipe = recipe | stage
     return recipe
 
 

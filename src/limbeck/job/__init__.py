@@ -1,5 +1,6 @@
 """Jobs: what a user asks for, as typed settings."""
 
+from limbeck.job.adversarial_settings import AdversarialSettings
 from limbeck.job.budget import ArmBudget, Budget, describe_arm_budgets, format_steps
 from limbeck.job.config_io import (
     job_text,
@@ -54,6 +55,7 @@ __all__ = [
     "SEVERAL",
     "SHALLOW",
     "SHRINK",
+    "AdversarialSettings",
     "ArmBudget",
     "ArmSearch",
     "Budget",

@@ -11,6 +11,7 @@ from typing import Any
 from limbeck.atomic_io import is_file
 from limbeck.checksums import add_checksum_line, is_unchanged, json_text
 from limbeck.errors import DataError, LimbeckError, LimbeckWarning, UnknownNameError, nearest, unknown_name_error
+from limbeck.job.adversarial_settings import AdversarialSettings
 from limbeck.job.budget import ArmBudget, Budget
 from limbeck.job.paths import (
     PLACES,
@@ -33,7 +34,7 @@ from limbeck.models import UserFile
 _SCIENTIFIC = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)[eE][-+]?[0-9]+$")
 _SYNONYMS = {"learning_rate": "lr", "num_epochs": "epochs", "num_train_epochs": "epochs"}
 """Names of other libraries for keys of a job, which are too different to be the nearest."""
-_KIND = re.compile(r"(str|int|float|bool|function-.*|dict\[.*)$")
+_KIND = re.compile(r"(str|int|float|bool|literal\[.*|function-.*|dict\[.*)$")
 """Parts of a pydantic location that name a type of a union, not a key."""
 
 
@@ -300,6 +301,7 @@ def _example(place: list[str]) -> str:
     fields = {
         (): Job.model_fields, ("budget",): Budget.model_fields, ("cache",): CacheSettings.model_fields,
         ("teacher",): TeacherSettings.model_fields, ("teacher", "train"): Budget.model_fields,
+        ("teacher", "adversarial"): AdversarialSettings.model_fields,
     }.get(tuple(place[:-1]), {})  # fmt: skip
     field = fields.get(place[-1]) if place else None
     default = None if field is None else field.default
@@ -317,6 +319,8 @@ def _fields(place: list[str]) -> list[str]:
         return list(Budget.model_fields)
     if place[0] == "budgets" and len(place) > 2:
         return list(ArmBudget.model_fields)
+    if place[-2:-1] == ["adversarial"]:
+        return list(AdversarialSettings.model_fields)
     if place[-2:-1] == ["quantize"]:
         return list(QuantizeSettings.model_fields)
     if place[0] == "cache" and len(place) > 1:

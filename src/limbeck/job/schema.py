@@ -11,6 +11,7 @@ from pydantic import Field, field_validator, model_validator
 
 from limbeck.data.options import DataOptions, parse_data_name, parse_data_options
 from limbeck.errors import LimbeckError, unknown_name_error
+from limbeck.job.adversarial_settings import AdversarialSettings
 from limbeck.job.budget import ArmBudget, Budget, Strict, check_views
 from limbeck.job.run_layout import LIKE_FIRST_METHOD, ROUNDED, method_arms, plain_name
 from limbeck.job.settings import (
@@ -311,11 +312,12 @@ def _called(method: Any) -> Any:
 _PARTS: tuple[tuple[str, type], ...] = (
     ("", Job), ("task.", TaskSettings), ("data.", DataOptions),
     ("teacher.", ModelSettings), ("teacher.", TeacherSettings), ("teachers.NAME.", MemberSettings),
+    ("teacher.adversarial.", AdversarialSettings),
     ("student.", ModelSettings), ("student.", StudentSettings), ("student.quantize.", QuantizeSettings),
     ("method.", MethodSettings), ("budget.", Budget),
     ("budgets.ARM.", ArmBudget), ("cache.", CacheSettings),
 )  # fmt: skip
-_HOLD_KEYS = ("task", "teacher", "student", "ensemble", "method", "budget", "budgets", "cache", "train")
+_HOLD_KEYS = ("task", "teacher", "student", "ensemble", "method", "budget", "budgets", "cache", "train", "adversarial")
 """Keys with nested keys, which list their own defaults."""
 
 

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 from limbeck.cache import validate_encoding
 from limbeck.data.written_share import mean_share
 from limbeck.errors import ArgumentError, LimbeckError, UnknownNameError, nearest, unknown_name_error
+from limbeck.job.adversarial_settings import AdversarialSettings, check_learns, name_epsilon
 from limbeck.job.budget import Budget, Strict
 from limbeck.job.routes import Routes, read_routes
 from limbeck.job.several_teachers import SEVERAL, is_url, name_models
@@ -96,17 +97,24 @@ class MemberSettings(ModelSettings):
         route: The examples that it teaches alone: a column of the data and a value, or a list of values,
             ``{domain: [law, tax]}``; or ``default``, all others. If one teacher has a route, all have.
         train: The budget for training it, if it has no weights yet; that of all teachers by default.
+        adversarial: How its training images are changed to make it wrong; those of all teachers by default.
     """
 
     url: str | None = None
     weight: float = Field(default=1.0, gt=0, allow_inf_nan=False)
     route: dict[str, Any] | str | None = None
     train: Budget | None = None
+    adversarial: AdversarialSettings | None = None
 
     @model_validator(mode="before")
     @classmethod
     def _name_served(cls, values: Any) -> Any:
         return _with_served_name(values)
+
+    @field_validator("adversarial", mode="before")
+    @classmethod
+    def _named_epsilon(cls, value: Any) -> Any:
+        return name_epsilon(value)
 
 
 SERVED = "served:"
@@ -140,6 +148,8 @@ class TeacherSettings(ModelSettings):
             ``teachers:`` of a job is short for this, with a cache for each teacher.
         mean: How their predictions are averaged.
         train: The budget for training the teacher, if it has no weights yet; the student's by default.
+        adversarial: Train the teacher against attacks: how its images are changed to make it wrong. A mapping with
+            ``epsilon``, or that number alone.
         check: Stop if its accuracy on development data is at chance level.
     """
 
@@ -148,12 +158,18 @@ class TeacherSettings(ModelSettings):
     ensemble: dict[str, MemberSettings] = Field(default_factory=dict)
     mean: Literal["arithmetic", "geometric"] = "geometric"
     train: Budget | None = None
+    adversarial: AdversarialSettings | None = None
     check: bool = True
 
     @model_validator(mode="before")
     @classmethod
     def _name_served(cls, values: Any) -> Any:
         return _with_served_name(values)
+
+    @field_validator("adversarial", mode="before")
+    @classmethod
+    def _named_epsilon(cls, value: Any) -> Any:
+        return name_epsilon(value)
 
     @model_validator(mode="before")
     @classmethod
@@ -167,6 +183,10 @@ class TeacherSettings(ModelSettings):
         if self.model in (ENSEMBLE, SEVERAL) and len(self.ensemble) < 2:
             raise LimbeckError(f"teacher.{ENSEMBLE} needs two models or more; got {list(self.ensemble)}.")
         if not self.ensemble:
+            check_learns(
+                self.adversarial, "teacher.adversarial", title=self.title, served=self.url is not None,
+                weights=self.has_weights,
+            )  # fmt: skip
             return self
         if self.model not in (ENSEMBLE, SEVERAL) or self.members > 1:
             other = f"members={self.members}" if self.members > 1 else f"model={self.model}"
@@ -183,6 +203,10 @@ class TeacherSettings(ModelSettings):
                 raise LimbeckError(f"teacher.ensemble.{name}: {member.model} is a student made of its teacher.")
             if member.train is not None and (member.url is not None or member.has_weights):
                 raise LimbeckError(f"{self.place}.{name}.train: {member.model} has weights; leave out its train.")
+            check_learns(
+                member.adversarial, f"{self.place}.{name}.adversarial", title=member.model,
+                served=member.url is not None, weights=member.has_weights,
+            )  # fmt: skip
         _ = self.routes  # raises for routes that do not fit together
         return self
 
@@ -212,10 +236,16 @@ class TeacherSettings(ModelSettings):
         return {
             name: TeacherSettings(
                 model=member.model, url=member.url, train=member.train or self.train, check=self.check,
-                **member.arguments,
+                adversarial=self._adversarial_of(member), **member.arguments,
             )
             for name, member in self.ensemble.items()
         }  # fmt: skip
+
+    def _adversarial_of(self, member: MemberSettings) -> AdversarialSettings | None:
+        """The adversarial training of one of several teachers; those that are not trained have none."""
+        if member.url is not None or member.has_weights:
+            return None
+        return self.adversarial if member.adversarial is None else member.adversarial
 
     @property
     def served_model(self) -> str | None:

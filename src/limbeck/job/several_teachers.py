@@ -44,15 +44,16 @@ def join_teachers(values: Any) -> Any:
     return {**rest, "teacher": {**before, "ensemble": named}}
 
 
-_OF_ALL = frozenset({"train", "check", "mean"})
+_OF_ALL = frozenset({"train", "adversarial", "check", "mean"})
 """The keys of ``teacher`` that a job with ``teachers`` may have: they are those of all teachers."""
 
 
 def _merge_teacher(before: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
     """The settings of one of several teachers; a changed value of its training keeps the other ones."""
     merged = {**before, **changes}
-    if isinstance(before.get("train"), Mapping) and isinstance(changes.get("train"), Mapping):
-        merged["train"] = {**before["train"], **changes["train"]}
+    for key in ("train", "adversarial"):
+        if isinstance(before.get(key), Mapping) and isinstance(changes.get(key), Mapping):
+            merged[key] = {**before[key], **changes[key]}
     return merged
 
 

@@ -1,0 +1,113 @@
+"""A job trains its teacher against attacks: what is refused, what is another teacher, and that it is more robust."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from job_events import collect_messages
+from limbeck.compare import run_job
+from limbeck.compare.adversarial_teacher import attack_radii, make_attacks
+from limbeck.compare.changed_job import changed_job
+from limbeck.compare.comparison_data import load_comparison_data
+from limbeck.compare.teacher import equally_trained, open_teacher
+from limbeck.errors import LimbeckError
+from limbeck.job import job_text, make_job
+from limbeck.job.config_io import with_settings
+from small_jobs import blobs, small_job
+
+AGAINST = {"model": "mlp", "hidden": [8], "adversarial": {"epsilon": 0.2, "steps": 2}}
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory):
+    return blobs(tmp_path_factory.mktemp("images") / "blobs.npz")
+
+
+@pytest.mark.parametrize("wrong", [0, -0.1, math.nan, math.inf, 1.5, "wide", None])
+def test_a_radius_that_is_none_is_refused_with_its_key(images, wrong):
+    with pytest.raises(LimbeckError, match=r"teacher\.adversarial\.epsilon"):
+        make_job(small_job(images, teacher={"model": "mlp", "hidden": [8], "adversarial": {"epsilon": wrong}}))
+
+
+@pytest.mark.parametrize(
+    ("changes", "key"),
+    [({"steps": 0}, "steps"), ({"step_size": 0}, "step_size"), ({"start": -1}, "start"), ({"start": "far"}, "start"),
+     ({"epsilom": 0.1}, "epsilom")],
+)  # fmt: skip
+def test_other_settings_are_refused_with_their_key(images, changes, key):
+    job = small_job(images, teacher={**AGAINST, "adversarial": {"epsilon": 0.1, **changes}})
+    with pytest.raises(LimbeckError, match=rf"teacher\.adversarial\.{key}\b"):
+        make_job(job)
+
+
+def test_a_number_is_the_radius_and_an_option_changes_one_setting(images):
+    job = make_job(with_settings(small_job(images), ["teacher.adversarial=0.1"]))
+    assert job.teacher.adversarial.epsilon == 0.1
+    again = make_job(with_settings(small_job(images, teacher=AGAINST), ["teacher.adversarial.steps=7"]))
+    assert (again.teacher.adversarial.epsilon, again.teacher.adversarial.steps) == (0.2, 7)
+    assert "epsilon: 0.2" in job_text(again)
+
+
+def test_each_of_several_teachers_has_its_own(images):
+    teachers = {"clean": {"model": "mlp", "hidden": [8]}, "robust": AGAINST, "wide": {"model": "mlp", "hidden": [9]}}
+    job = {key: value for key, value in small_job(images).items() if key != "teacher"}
+    own = make_job({**job, "teachers": teachers})
+    assert [names for _, names in equally_trained(own, teachers)] == [["clean", "wide"], ["robust"]]
+    material = load_comparison_data(own)
+    attacks = make_attacks(own, material, teachers)
+    assert {name: (one.model, one.epsilon, one.keep_clean) for name, one in attacks.items()} == {
+        "robust": ("robust", 0.2, False)
+    }
+    shared = make_job({**job, "teachers": teachers, "teacher": {"adversarial": 0.1}})
+    epsilons = {name: part.adversarial.epsilon for name, part in shared.teacher.parts.items()}
+    assert epsilons == {"clean": 0.1, "robust": 0.2, "wide": 0.1}
+    assert attack_radii(shared, {"8/255": 8 / 255}) == {"8/255": 8 / 255, "0.1": 0.1, "0.2": 0.2}
+
+
+def test_of_bytes_that_end_at_16_the_radius_is_a_fraction_of_that():
+    job = make_job(small_job("digits", teacher=AGAINST))
+    (attack,) = make_attacks(job, load_comparison_data(job), ["member-0"]).values()
+    assert attack.high == 16
+
+
+def refuse(job):
+    made = make_job(job)
+    with pytest.raises(LimbeckError, match=r"teacher.*adversarial") as raised:
+        open_teacher(made, load_comparison_data(made))
+    return str(raised.value)
+
+
+def test_data_without_pixels_estimators_and_finished_teachers_are_refused(images, tmp_path):
+    draw = np.random.default_rng(0)
+    rows = {f"{name}_{part}": value for part in ("train", "test") for name, value in
+            {"x": draw.random((60, 4), dtype=np.float32), "y": np.arange(60) % 2}.items()}  # fmt: skip
+    np.savez(tmp_path / "rows.npz", **rows)
+    assert "pixels" in refuse(small_job(tmp_path / "rows.npz", teacher=AGAINST))
+    forest = {"estimator": "random_forest", "adversarial": 0.1}
+    assert "random_forest" in refuse(small_job(images, teacher=forest))
+    with pytest.raises(LimbeckError, match=r"teacher\.adversarial"):
+        make_job(small_job(images, teacher={"url": "http://localhost:1/v1", "adversarial": 0.1}))
+
+
+@pytest.mark.integration
+def test_the_teacher_is_more_robust_and_another_radius_is_another_teacher(images, tmp_path):
+    robust, said = {}, []
+    for name, teacher in {"clean": {**AGAINST, "adversarial": None}, "robust": AGAINST}.items():
+        job = small_job(
+            images, teacher={**teacher, "train": {"epochs": 12, "lr": 0.01, "batch_size": 16}}, seeds=1,
+            arms=["teacher", "student alone", "distilled"], also=["attacks"], out=str(tmp_path / name),
+        )  # fmt: skip
+        result = run_job(make_job(job), callback=collect_messages(said))
+        robust[name] = result["attacks"]["arms"]["teacher"]["robust"][-1]["mean"]
+        radii = result["attacks"]["epsilons"]
+    assert radii == ["2/255", "8/255", "0.2"]
+    assert any("against changes of up to 0.2" in one for one in said)
+    assert robust["robust"] > robust["clean"] + 0.1
+    page = (tmp_path / "robust" / "report.html").read_text()
+    assert "up to 0.2" in page
+    other = {**job, "teacher": {**job["teacher"], "adversarial": {"epsilon": 0.1, "steps": 2}}}
+    with pytest.raises(LimbeckError, match="adversarial"):
+        changed_job(make_job(other))
