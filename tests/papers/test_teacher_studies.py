@@ -20,6 +20,7 @@ from limbeck.papers import (
     rlkd,
     shrink,
     wang2022,
+    yang2023,
 )
 from limbeck.papers.claim_study import ClaimStudy
 from limbeck.task_runner import sort_tasks
@@ -48,6 +49,33 @@ def test_every_arm_of_few_images_is_trained_and_judged(module, monkeypatch, tmp_
         pytest.skip("needs fashion_mnist.npz")
     monkeypatch.setattr(module, "SETTING", replace(module.SETTING, quick=FEW))
     run_study(module.STUDY, tmp_path)
+
+
+def test_every_arm_of_few_labels_is_trained_and_judged(monkeypatch, tmp_path):
+    if yang2023.SETTING.why_skipped(SCALE):
+        pytest.skip("needs mnist.npz")
+    monkeypatch.setattr(yang2023, "SETTING", replace(yang2023.SETTING, quick=FEW))
+    results = run_study(yang2023.STUDY, tmp_path)
+    chosen = results["few-labels/settings"]
+    assert all(set(chosen[arm]) == {"weight"} for arm in yang2023.ARMS)
+
+
+def test_few_labels_are_in_every_class_and_a_teacher_labels_the_others():
+    if yang2023.SETTING.why_skipped(SCALE):
+        pytest.skip("needs mnist.npz")
+    setting = replace(yang2023.SETTING, quick={}, train=400, test=60)
+    data = yang2023.mask_labels(setting, seed=0)
+    few = data.take(torch.arange(len(data)))
+    known = few.labels[few.labels >= 0]
+    assert known.bincount().tolist() == [yang2023.LABELED * yang2023.COPIES] * 10
+    assert len(few.labels) == 400 + 100 * (yang2023.COPIES - 1)
+    always = nn.Sequential(nn.Flatten(), nn.Linear(784, 10))
+    with torch.no_grad():
+        always[1].weight.zero_()
+        always[1].bias.copy_(torch.arange(10) == 7)
+    taught = yang2023.mask_labels(setting, seed=0, teacher=always).take(torch.arange(len(data)))
+    assert torch.equal(taught.labels[few.labels >= 0], known)
+    assert set(taught.labels[few.labels < 0].tolist()) == {7}
 
 
 @pytest.mark.soak
