@@ -7,15 +7,22 @@ import math
 import numpy as np
 import pytest
 
+import limbeck
 from job_events import collect_messages
 from limbeck.compare import run_job
 from limbeck.compare.adversarial_teacher import attack_radii, make_attacks
 from limbeck.compare.changed_job import changed_job
 from limbeck.compare.comparison_data import load_comparison_data
 from limbeck.compare.teacher import equally_trained, open_teacher
+from limbeck.data import Attack, load_data
+from limbeck.engine import distill
 from limbeck.errors import LimbeckError
 from limbeck.job import job_text, make_job
 from limbeck.job.config_io import with_settings
+from limbeck.methods import make
+from limbeck.metrics import robust_accuracy
+from limbeck.models import build
+from limbeck.recipe import Optimizer
 from small_jobs import blobs, small_job
 
 AGAINST = {"model": "mlp", "hidden": [8], "adversarial": {"epsilon": 0.2, "steps": 2}}
@@ -94,20 +101,29 @@ def test_data_without_pixels_estimators_and_finished_teachers_are_refused(images
 
 @pytest.mark.integration
 def test_the_teacher_is_more_robust_and_another_radius_is_another_teacher(images, tmp_path):
-    robust, said = {}, []
-    for name, teacher in {"clean": {**AGAINST, "adversarial": None}, "robust": AGAINST}.items():
-        job = small_job(
-            images, teacher={**teacher, "train": {"epochs": 12, "lr": 0.01, "batch_size": 16}}, seeds=1,
-            arms=["teacher", "student alone", "distilled"], also=["attacks"], out=str(tmp_path / name),
-        )  # fmt: skip
-        result = run_job(make_job(job), callback=collect_messages(said))
-        robust[name] = result["attacks"]["arms"]["teacher"]["robust"][-1]["mean"]
-        radii = result["attacks"]["epsilons"]
-    assert radii == ["2/255", "8/255", "0.2"]
+    said, out = [], tmp_path / "run"
+    job = small_job(
+        images, teacher={**AGAINST, "train": {"epochs": 12, "lr": 0.01, "batch_size": 16}}, seeds=1,
+        arms=["teacher", "student alone", "distilled"], also=["attacks"], out=str(out),
+    )  # fmt: skip
+    found = run_job(make_job(job), callback=collect_messages(said))["attacks"]
+    assert found["epsilons"] == ["2/255", "8/255", "0.2"]
     assert any("against changes of up to 0.2" in one for one in said)
-    assert robust["robust"] > robust["clean"] + 0.1
-    page = (tmp_path / "robust" / "report.html").read_text()
-    assert "up to 0.2" in page
+    assert "up to 0.2" in (out / "report.html").read_text()
+
+    data = load_data(str(images))
+    plain = distill(
+        build("mlp", inputs=36, classes=5, hidden=[8]), make("supervised"), data.train, epochs=12, batch_size=16,
+        optimizer=Optimizer("adamw", lr=0.01), preprocess=data.preprocess, seed=0,
+    ).finish().student  # fmt: skip
+    teacher = limbeck.load(out / "teacher" / "student")
+    robust, clean = (
+        robust_accuracy(model, data.test, Attack(0.2, steps=20), preprocess=data.preprocess).robust.value
+        for model in (teacher, plain)
+    )
+    assert robust == pytest.approx(found["arms"]["teacher"]["robust"][-1]["mean"], abs=0.05)
+    assert robust > clean + 0.1
+
     other = {**job, "teacher": {**job["teacher"], "adversarial": {"epsilon": 0.1, "steps": 2}}}
     with pytest.raises(LimbeckError, match="adversarial"):
         changed_job(make_job(other))

