@@ -31,8 +31,8 @@ def make_attacks(job: Job, material: ComparisonData, names: Iterable[str]) -> di
     if not own:
         return {}
     inputs, preprocess = material.train.take(torch.tensor([0])).inputs, material.data.preprocess
-    scaled = isinstance(preprocess, NormalizeImages) and isinstance(inputs, Tensor) and not inputs.is_floating_point()
-    high = 1 / preprocess.scale if scaled and isinstance(preprocess, NormalizeImages) else None
+    divides = isinstance(preprocess, NormalizeImages) and isinstance(inputs, Tensor) and not inputs.is_floating_point()
+    high = 1 / preprocess.scale if divides and isinstance(preprocess, NormalizeImages) else None
     return {name: one.make_attack(model=name, high=high) for name, one in own.items()}
 
 

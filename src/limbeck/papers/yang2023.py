@@ -48,15 +48,15 @@ def mask_labels(setting: ImageSetting, seed: int, teacher: nn.Module | None = No
     batch = images.train.take(torch.arange(len(images.train)))
     truth: Tensor = batch.labels  # type: ignore[assignment]
     order = torch.randperm(len(truth), generator=torch.Generator().manual_seed(seed))
-    known = torch.cat([order[truth[order] == label][:LABELED] for label in truth.unique()])
-    others = torch.ones(len(truth), dtype=torch.bool).index_fill(0, known, False).nonzero()[:, 0]
+    first = torch.cat([order[truth[order] == label][:LABELED] for label in truth.unique()])
+    others = torch.ones(len(truth), dtype=torch.bool).index_fill(0, first, False).nonzero()[:, 0]
     labels = truth.new_full((len(others),), -100)
     if teacher is not None:
         with torch.no_grad():
             labels = teacher(images.preprocess(batch.rows(others))).argmax(1)
     inputs: Tensor = batch.inputs
-    whole = torch.cat([inputs[known].repeat(COPIES, *[1] * (inputs.ndim - 1)), inputs[others]])
-    return ArrayDataset(whole, torch.cat([truth[known].repeat(COPIES), labels]))
+    whole = torch.cat([inputs[first].repeat(COPIES, *[1] * (inputs.ndim - 1)), inputs[others]])
+    return ArrayDataset(whole, torch.cat([truth[first].repeat(COPIES), labels]))
 
 
 def teacher_task(seed: int) -> tuple[str, ...]:

@@ -71,9 +71,9 @@ class AdversarialPairs(LossTerm):
                 "Stage(loader=Attack(epsilon=...)), with keep_clean=True."
             )
         student, teacher, batch = self._select(context.student, context.teacher, context.batch)
-        fitted = copy.copy(self)
-        fitted.loss = self.loss.setup(replace(context, student=student, teacher=teacher, batch=batch))
-        return fitted
+        loss = copy.copy(self)
+        loss.loss = self.loss.setup(replace(context, student=student, teacher=teacher, batch=batch))
+        return loss
 
     def term(self, student: Outputs, teacher: Outputs, batch: Batch, progress: Progress) -> Term:
         """The sum over the pairs that count."""

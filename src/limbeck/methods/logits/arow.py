@@ -62,16 +62,16 @@ def label_weighted_kl(
     Source: Yang, Kong and Kim, 2023, arXiv:2206.03353; TRADES: Zhang et al., 2019, arXiv:1901.08573.
     """
     _check_weighting(weighting)
-    known = labels != IGNORED
+    has_label = labels != IGNORED
     if weighting == "none":
-        return kl_divergence(adversarial, clean).where(known, 0.0)
+        return kl_divergence(adversarial, clean).where(has_label, 0.0)
     of_label = probabilities(adversarial if weighting == "adversarial" else clean)
-    of_label = of_label.gather(-1, labels.where(known, 0).long().unsqueeze(-1)).squeeze(-1)
+    of_label = of_label.gather(-1, labels.where(has_label, 0).long().unsqueeze(-1)).squeeze(-1)
     weight = 1 - of_label if weighting == "adversarial" else of_label
-    counted = known & (weight > 0)
+    counts = has_label & (weight > 0)
     # An infinite divergence times 0 is NaN, and so is its gradient.
-    changed = adversarial.where(counted.unsqueeze(-1), clean)
-    return kl_divergence(changed, clean) * weight.where(counted, 0.0)
+    copies = adversarial.where(counts.unsqueeze(-1), clean)
+    return kl_divergence(copies, clean) * weight.where(counts, 0.0)
 
 
 def _check_weighting(weighting: str) -> None:

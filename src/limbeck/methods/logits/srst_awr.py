@@ -48,10 +48,10 @@ def compute_adaptive_weight(
         >>> [float(compute_adaptive_weight(sure, one, sure, mixture=0.25)) for one in (sure, other)]
         [0.25, 1.0]
     """
-    known = probabilities(teacher)
-    ours = (known * probabilities(clean)).sum(-1)
-    changed = (known * probabilities(adversarial)).sum(-1)
-    return (mixture * ours + (1 - mixture) * (1 - changed)).clamp(0.0, 1.0)  # rounding
+    target = probabilities(teacher)
+    ours = (target * probabilities(clean)).sum(-1)
+    at_copies = (target * probabilities(adversarial)).sum(-1)
+    return (mixture * ours + (1 - mixture) * (1 - at_copies)).clamp(0.0, 1.0)  # rounding
 
 
 @kernel(per="position")
@@ -87,8 +87,8 @@ def adaptively_weighted_kl(
     check_hyper(mixture=mixture)
     weight = compute_adaptive_weight(clean, adversarial, teacher, mixture=mixture)
     # An infinite divergence times 0 is NaN, and so is its gradient.
-    changed = adversarial.where((weight > 0).unsqueeze(-1), clean)
-    return kl_divergence(changed, clean) * weight
+    copies = adversarial.where((weight > 0).unsqueeze(-1), clean)
+    return kl_divergence(copies, clean) * weight
 
 
 @kernel(per="position")
