@@ -10,6 +10,7 @@ import torch
 
 from limbeck.data import Chain, ColorJitter, Crop, Cutout, Flip, RandAugment, RandomShift, ResizedCrop, Transform
 from limbeck.errors import DataError, LimbeckError
+from loops import loop
 
 IDS, VIEWS = torch.arange(40) * 7 + 3, torch.arange(40) % 5
 
@@ -47,8 +48,8 @@ def pictures(kind="color", dtype=torch.uint8, *, n=40, side=9):
 
 
 @pytest.mark.parametrize("view", ALL, ids=name)
-@pytest.mark.parametrize("kind", ["color", "gray", "one"])
-@pytest.mark.parametrize("dtype", [torch.uint8, torch.float32, torch.float64, torch.float16])
+@loop("kind", ["color", "gray", "one"])
+@loop("dtype", [torch.uint8, torch.float32, torch.float64, torch.float16])
 def test_the_batch_does_not_matter_nor_its_order_nor_its_size(view, kind, dtype):
     images = pictures(kind, dtype)
     kept = images.clone()
