@@ -16,7 +16,14 @@ from limbeck.data.loader import Loader
 from limbeck.data.loader_wrapper import LoaderWrapper
 from limbeck.errors import ArgumentError, LimbeckError, LimbeckWarning, unknown_name_error
 from limbeck.functional import cross_entropy, kl_divergence
-from limbeck.functional.adversarial import check_attack, is_finite_number, projected_gradient, random_start
+from limbeck.functional.adversarial import (
+    check_attack,
+    check_within_range,
+    find_range,
+    is_finite_number,
+    projected_gradient,
+    random_start,
+)
 from limbeck.model_call import call, logits_of
 from limbeck.random_seeds import counter_uniform
 from limbeck.tap import FrozenParameters, get_adaptor, preserved_buffers
@@ -102,8 +109,7 @@ class Attack:
 
     def find_range(self, inputs: Tensor) -> tuple[float, float]:
         """The smallest and the largest value of inputs."""
-        high = 1.0 if inputs.is_floating_point() else 255.0
-        return (0.0 if self.low is None else self.low), (high if self.high is None else self.high)
+        return find_range(inputs, low=self.low, high=self.high)
 
     def apply(self, batch: Batch, answer: Callable[[Batch], Tensor], uniform: Tensor) -> Tensor:
         """Change the inputs of a batch.
@@ -118,12 +124,7 @@ class Attack:
         """
         low, high = self.find_range(batch.inputs)
         unit, clean = high - low, batch.inputs.float()
-        if not bool(((clean >= low) & (clean <= high)).all()):  # NaN too
-            raise LimbeckError(
-                f"Adversarial inputs stay within {low:g} and {high:g}, and these go from {float(clean.min()):g} to "
-                f"{float(clean.max()):g}. Give the range of your data, Attack(low=..., high=...), or let preprocess= "
-                "normalize images, so that the batch holds pixels."
-            )
+        check_within_range(clean, low, high)
         if batch.size and self.epsilon * unit >= float(clean.max() - clean.min()) > 0:
             warnings.warn(
                 f"An attack of epsilon={self.epsilon:g} changes inputs by up to {self.epsilon * unit:g}, and all those "

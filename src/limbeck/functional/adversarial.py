@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from limbeck.errors import ArgumentError
+from limbeck.errors import ArgumentError, LimbeckError
 
 
 def check_attack(*, epsilon: float, step_size: float, steps: int) -> None:
@@ -41,6 +41,44 @@ def is_finite_number(value: Any) -> bool:
         (True, False, False)
     """
     return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def find_range(inputs: Tensor, *, low: float | None = None, high: float | None = None) -> tuple[float, float]:
+    """Find the smallest and the largest value of inputs: by default 0 to 255 for bytes, and 0 to 1 for other numbers.
+
+    Example:
+        >>> find_range(torch.zeros(1, dtype=torch.uint8)), find_range(torch.zeros(1), low=-1.0)
+        ((0.0, 255.0), (-1.0, 1.0))
+    """
+    largest = 1.0 if inputs.is_floating_point() else 255.0
+    return (0.0 if low is None else low), (largest if high is None else high)
+
+
+def check_limits(low: float | None, high: float | None) -> None:
+    """Check the smallest and the largest value of inputs, where they are given.
+
+    Raises:
+        ArgumentError: If one is not finite, or the smallest is not below the largest.
+    """
+    for name, value in {"low": low, "high": high}.items():
+        if value is not None and not math.isfinite(value):
+            raise ArgumentError(f"{name} is a finite number; got {value!r}.", argument=name)
+    if low is not None and high is not None and low >= high:
+        raise ArgumentError(f"low is below high; got low={low!r} and high={high!r}.", argument="low")
+
+
+def check_within_range(inputs: Tensor, low: float, high: float) -> None:
+    """Check that inputs are within a range.
+
+    Raises:
+        LimbeckError: If some are not.
+    """
+    if not bool(((inputs >= low) & (inputs <= high)).all()):  # NaN too
+        raise LimbeckError(
+            f"Inputs nearby stay within {low:g} and {high:g}, and these go from {float(inputs.min()):g} to "
+            f"{float(inputs.max()):g}. Give the range of your data, low= and high=, or let preprocess= normalize "
+            "images, so that the batch holds pixels."
+        )
 
 
 def projected_gradient(

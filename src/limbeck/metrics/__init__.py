@@ -15,11 +15,9 @@ from limbeck.metrics.answers import (
     normalize_answer,
 )
 from limbeck.metrics.calibration import (
-    ConfidenceGap,
     Reliability,
     brier,
     confidence,
-    confidence_gap,
     ece,
     entropy,
     mce,
@@ -56,6 +54,7 @@ from limbeck.metrics.divergence_tokens import (
     count_positions,
     find_divergence_tokens,
 )
+from limbeck.metrics.faithfulness import CertifiedGap, ConfidenceGap, certified_gap, confidence_gap
 from limbeck.metrics.fidelity import (
     Deviations,
     agreement,
@@ -96,6 +95,7 @@ __all__ = [
     "MULTI_LABEL_METRICS",
     "REGRESSION_METRICS",
     "SEGMENTATION_METRICS",
+    "CertifiedGap",
     "ClassChange",
     "ConfidenceGap",
     "Cost",
@@ -130,6 +130,7 @@ __all__ = [
     "answer_latency",
     "bits_per_byte",
     "brier",
+    "certified_gap",
     "chrf",
     "class_accuracy",
     "class_changes",

@@ -1,0 +1,203 @@
+"""Rules of interval arithmetic: the bounds of each function of PyTorch from those of its arguments."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from limbeck.errors import LimbeckError
+
+
+class Ends(NamedTuple):
+    """Both ends of an interval, in place of a tensor among the arguments of a rule."""
+
+    low: Tensor
+    high: Tensor
+
+
+Evaluate = Callable[..., Any]
+"""A function of PyTorch, for plain tensors."""
+Rule = Callable[[Evaluate, tuple[Any, ...], dict[str, Any]], Any]
+"""A rule gets the function and its arguments, with `Ends` where a tensor of intervals was. It returns `Ends`, or a list
+of them where the function returns several tensors."""
+
+
+def _at(value: Any, end: int) -> Any:
+    """Arguments with one end of each interval."""
+    if isinstance(value, Ends):
+        return value[end]
+    if isinstance(value, dict):
+        return {key: _at(one, end) for key, one in value.items()}
+    return type(value)(_at(one, end) for one in value) if type(value) in (tuple, list) else value
+
+
+def increasing(evaluate: Evaluate, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+    """The rule of a function that does not fall where an argument rises: its values at both ends."""
+    low, high = (evaluate(*_at(args, end), **_at(kwargs, end)) for end in (0, 1))
+    if isinstance(low, (tuple, list)):
+        return [Ends(*pair) for pair in zip(low, high, strict=True)]
+    return Ends(low, high)
+
+
+def monotone(evaluate: Evaluate, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Ends:
+    """The rule of a function of one interval that rises or falls in each element, such as a product with a constant."""
+    _check_one_interval(evaluate, args)
+    first, second = (evaluate(*_at(args, end), **_at(kwargs, end)) for end in (0, 1))
+    return Ends(torch.minimum(first, second), torch.maximum(first, second))
+
+
+def turning_once(turn: float, least: float) -> Rule:
+    """The rule of an activation that may turn once, from falling to rising: its values at both ends and there.
+
+    Args:
+        turn: The point.
+        least: The value at this point.
+    """
+
+    def rule(evaluate: Evaluate, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Ends:
+        (low, high), ends = args[0], monotone(evaluate, args, kwargs)
+        inside = (low <= turn) & (turn <= high)
+        return Ends(torch.where(inside, ends.low.clamp_max(least), ends.low), ends.high)
+
+    return rule
+
+
+def affine(evaluate: Evaluate, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Ends:
+    """The rule of linear and convolutional layers: the center with the weights, the radius with their size."""
+    names = dict(zip(("input", "weight", "bias"), args, strict=False)) | dict(kwargs)
+    box, weight, bias = names["input"], names["weight"], names.get("bias")
+    if not isinstance(box, Ends) or isinstance(weight, Ends) or isinstance(bias, Ends):
+        raise LimbeckError("Interval bounds need layers whose weights do not depend on the inputs.")
+    rest = {key: value for key, value in kwargs.items() if key not in ("input", "weight", "bias")}
+    center, radius = _center(box)
+    middle = evaluate(center, weight, bias, *args[3:], **rest)
+    width = evaluate(radius, weight.abs(), None, *args[3:], **rest)
+    return Ends(middle - width, middle + width)
+
+
+def product(evaluate: Evaluate, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Ends:
+    """The rule of a matrix product with a constant matrix on one side."""
+    _check_one_interval(evaluate, args[:2])
+    on_left = isinstance(args[0], Ends)
+    center, radius = _center(args[0] if on_left else args[1])
+    constant = args[1] if on_left else args[0]
+    middle, width = (
+        evaluate(one, other) if on_left else evaluate(other, one)
+        for one, other in ((center, constant), (radius, constant.abs()))
+    )
+    return Ends(middle - width, middle + width)
+
+
+def _center(box: Ends) -> tuple[Tensor, Tensor]:
+    # Half of the sum, so that the center of equal ends is the number itself.
+    return (box.low + box.high) / 2, (box.high - box.low) / 2
+
+
+def multiply(evaluate: Evaluate, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Ends:
+    """The rule of an elementwise product: the extremes are among the products of the ends."""
+    first, second, *_ = args
+    if not (isinstance(first, Ends) and isinstance(second, Ends)):
+        return monotone(evaluate, args, kwargs)
+    products = torch.stack([evaluate(a, b) for a in first for b in second])
+    return Ends(products.amin(0), products.amax(0))
+
+
+def add(evaluate: Evaluate, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Ends:
+    """The rule of a sum, ``x + alpha * y``."""
+    first, second = args[0], _scaled(args[1], kwargs.get("alpha", 1))
+    return Ends(_at(first, 0) + _at(second, 0), _at(first, 1) + _at(second, 1))
+
+
+def subtract(evaluate: Evaluate, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Ends:
+    """The rule of a difference, ``x - alpha * y``."""
+    return add(evaluate, args, {"alpha": -kwargs.get("alpha", 1)})
+
+
+def _scaled(value: Any, factor: float | int) -> Any:
+    if factor == 1:
+        return value
+    if not isinstance(value, Ends):
+        return factor * value
+    low, high = factor * value.low, factor * value.high
+    return Ends(low, high) if factor > 0 else Ends(high, low)
+
+
+def divide(evaluate: Evaluate, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Ends:
+    """The rule of a quotient with a constant below."""
+    if isinstance(args[1], Ends):
+        raise LimbeckError(
+            "Interval bounds need a division by constants, and this one is by what depends on the inputs."
+        )
+    return monotone(evaluate, args, kwargs)
+
+
+def evaluation_only(rule: Rule, at: int, name: str) -> Rule:
+    """The same rule, for a function that is random, or depends on the batch, in training mode.
+
+    Args:
+        rule: The rule in eval mode.
+        at: The place of the argument ``training``.
+        name: What it is, for the message.
+    """
+
+    def checked(evaluate: Evaluate, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        training = args[at] if len(args) > at else kwargs.get("training", kwargs.get("train", name == "Dropout"))
+        if training:
+            raise LimbeckError(
+                f"Interval bounds are those of a network in eval mode, and {name} is in training mode: model.eval()."
+            )
+        return rule(evaluate, args, kwargs)
+
+    return checked
+
+
+def unchanged(evaluate: Evaluate, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+    """The rule of what does nothing."""
+    return args[0]
+
+
+def _check_one_interval(evaluate: Evaluate, args: tuple[Any, ...]) -> None:
+    if sum(isinstance(one, Ends) for one in args) != 1:
+        name = str(getattr(evaluate, "__name__", evaluate)).strip("_")
+        raise LimbeckError(f"Interval bounds of {name!r} need one argument that depends on the inputs, and constants.")
+
+
+_INCREASING = (
+    # shape and place
+    "flatten", "unflatten", "view", "reshape", "view_as", "reshape_as", "permute", "transpose", "t", "movedim",
+    "squeeze", "unsqueeze", "contiguous", "clone", "detach", "expand", "expand_as", "repeat", "cat", "concat",
+    "stack", "chunk", "split", "unbind", "getitem", "narrow", "select", "flip", "roll", "float", "double", "to",
+    "pixel_shuffle", "pixel_unshuffle", "channel_shuffle", "index_select", "pad",
+    # pooling and means
+    "max_pool1d", "max_pool2d", "max_pool3d", "adaptive_max_pool1d", "adaptive_max_pool2d", "adaptive_max_pool3d",
+    "avg_pool1d", "avg_pool2d", "avg_pool3d", "adaptive_avg_pool1d", "adaptive_avg_pool2d", "adaptive_avg_pool3d",
+    "mean", "sum", "amax", "amin", "maximum", "minimum",
+    # activations
+    "relu", "relu6", "sigmoid", "tanh", "softplus", "logsigmoid", "log_sigmoid", "softsign", "hardtanh",
+    "hardsigmoid", "clamp", "clamp_min", "clamp_max", "clip", "exp", "celu", "selu",
+)  # fmt: skip
+_AFFINE = (
+    "linear", "conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d",
+)  # fmt: skip
+
+RULES: dict[str, Rule] = {
+    **dict.fromkeys(_INCREASING, increasing),
+    **dict.fromkeys(_AFFINE, affine),
+    "batch_norm": evaluation_only(monotone, 5, "BatchNorm"),
+    "dropout": evaluation_only(unchanged, 2, "Dropout"),
+    "add": add,
+    "sub": subtract,
+    "neg": monotone,
+    "mul": multiply,
+    "div": divide,
+    **dict.fromkeys(("matmul", "mm", "bmm"), product),
+    "leaky_relu": turning_once(0.0, 0.0),
+    "prelu": turning_once(0.0, 0.0),
+    "elu": turning_once(0.0, 0.0),
+    "silu": turning_once(-1.2784645427610738, -0.27846454276107385),
+    "hardswish": turning_once(-1.5, -0.375),
+}
+"""The rules by the name of the function."""
