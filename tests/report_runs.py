@@ -205,6 +205,11 @@ def besides(*, classes: int = 10, seeds: int = 3, student: int = 3, teacher: int
         "attacks": {"examples": 200, "epsilons": ["2/255", "8/255"], "sentence": "Attacks: as planted.",
                     "arms": {arm: {"clean": spread([0.9] * seeds), "robust": [spread([0.5] * seeds)] * 2}
                              for arm in two}},
+        "faithfulness": {"examples": 200, "epsilons": ["1/255", "4/255"], "tolerance": 0.1,
+                         "sentence": "Faithfulness: as planted.",
+                         "arms": {arm: {"disagreement": spread([0.2] * seeds), "attack": [spread([0.1] * seeds)] * 2,
+                                        "bound": [spread([0.6] * seeds)] * 2, "faithful": [spread([0.3] * seeds)] * 2}
+                                  for arm in two}},
         "sharpness": {"examples": 500, "sentence": "Sharpness: as planted.",
                       "arms": {arm: {"top_eigenvalue": spread([3.0] * seeds), "trace": spread([40.0] * seeds)}
                                for arm in two}},

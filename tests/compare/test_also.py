@@ -31,7 +31,7 @@ TWO = ["teacher", "student alone", "distilled"]
 def run(folder, data, **changes):
     """A job of a second with all that can be measured besides: what came of it, what was said, and its folder."""
     said = []
-    every = ["attacks", "cka", "corruptions", "groups", "sharpness"]
+    every = ["attacks", "cka", "corruptions", "faithfulness", "groups", "sharpness"]
     asked_for = small_job(data, **{"arms": TWO, "also": every, **changes})
     job = make_job({**asked_for, "out": str(folder)})
     result = run_job(job, callback=collect_messages(said))
@@ -84,6 +84,31 @@ def test_an_attack_never_raises_the_accuracy_and_no_attack_leaves_that_of_the_ar
         assert row["clean"]["values"] == result["arms"][arm]["accuracy"]["values"]
         for weak, strong in zip((row["clean"], *row["robust"]), row["robust"], strict=False):
             assert all(a >= b for a, b in zip(weak["values"], strong["values"], strict=True))
+
+
+def test_a_gap_that_an_attack_finds_is_never_above_its_bound(done):
+    result, said, folder = done
+    found = result["faithfulness"]
+    assert list(found["arms"]) == ["student alone", "distilled"]
+    for row in found["arms"].values():
+        assert [len(row[key]) for key in ("attack", "bound", "faithful")] == [len(found["epsilons"])] * 3
+        for attack, bound in zip(row["attack"], row["bound"], strict=True):
+            assert all(0 < a <= b <= 1 for a, b in zip(attack["values"], bound["values"], strict=True))
+        for small, large in zip(row["bound"], row["bound"][1:], strict=False):
+            assert all(a < b for a, b in zip(small["values"], large["values"], strict=True))
+    labels = torch.stack([predictions(folder, "distilled", seed).argmax(1) for seed in (0, 1)])
+    teacher = limbeck.load(folder / "teacher" / "student").eval()
+    data = load_data(str(folder.parent / "blobs.npz"))
+    with torch.no_grad():
+        theirs = teacher(data.preprocess(data.test.take(torch.arange(60)))).argmax(1)
+    shown = found["arms"]["distilled"]["disagreement"]["values"]
+    assert shown == pytest.approx((labels != theirs).double().mean(1).tolist())
+    assert any("faithfulness on 60 test examples" in one for one in said)
+
+
+def test_faithfulness_needs_a_teacher_that_is_one_network_with_bounds(tmp_path):
+    data, ensemble = blobs(tmp_path / "blobs.npz"), {"model": "mlp", "hidden": [8], "members": 2}
+    assert "also: faithfulness compares" in refused(tmp_path, data, also="faithfulness", teacher=ensemble)
 
 
 def test_sharpness_has_a_value_for_each_student(done):

@@ -73,7 +73,7 @@ def test_a_sentence_alone_is_reported(folder):
     )
 
 
-@pytest.mark.parametrize("name", ["attacks", "cka", "corruptions", "groups", "sharpness"])
+@pytest.mark.parametrize("name", ["attacks", "cka", "corruptions", "faithfulness", "groups", "sharpness"])
 @pytest.mark.parametrize("broken", [None, 3, "x", [], {}, {"arms": []}, {"arms": {}}, {"arms": {"a": None}}])
 def test_what_cannot_be_read_is_reported(folder, name, broken, caplog):
     with caplog.at_level(logging.DEBUG, logger="limbeck"):
@@ -83,7 +83,7 @@ def test_what_cannot_be_read_is_reported(folder, name, broken, caplog):
 
 
 @pytest.mark.parametrize("damages", [3, pytest.param(100, marks=pytest.mark.soak)])
-@pytest.mark.parametrize("name", ["attacks", "cka", "corruptions", "groups", "sharpness"])
+@pytest.mark.parametrize("name", ["attacks", "cka", "corruptions", "faithfulness", "groups", "sharpness"])
 def test_a_part_that_is_damaged_takes_no_page_away(folder, name, damages):
     whole = besides()[name]
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from limbeck.batch import Batch
 from limbeck.compare.arms import can_write
 from limbeck.compare.comparison_data import ComparisonData, eval_batches, is_judged_by_teacher
+from limbeck.compare.confidence_gaps import check_faithfulness, measure_faithfulness
 from limbeck.compare.corruptions import check_attacks, check_corruptions, measure_attacks, measure_corruptions
 from limbeck.compare.own_texts import check_own_texts, measure_own_texts
 from limbeck.compare.result import (
@@ -259,12 +260,13 @@ _METRICS: Mapping[str, Callable[[MetricContext], dict[str, Any]]] = {
     "attacks": measure_attacks,
     "cka": measure_cka,
     "corruptions": measure_corruptions,
+    "faithfulness": measure_faithfulness,
     "groups": measure_groups,
     "sharpness": measure_sharpness,
     "own_texts": measure_own_texts,
 }
 """The extra metrics by their name in ``also``, which is also the key in the result."""
-_OF_CLASSES = ("attacks", "corruptions", "groups", "sharpness")
+_OF_CLASSES = ("attacks", "corruptions", "faithfulness", "groups", "sharpness")
 
 
 def check_also(context: MetricContext, callback: Callback) -> None:
@@ -331,6 +333,7 @@ def _check(name: str, context: MetricContext) -> str:
         return check_groups(context)
     student = make_student(context.job, context.material, seed=0, teacher=context.teacher)
     checks = {
-        "attacks": check_attacks, "cka": check_cka, "corruptions": check_corruptions, "sharpness": check_sharpness
+        "attacks": check_attacks, "cka": check_cka, "corruptions": check_corruptions,
+        "faithfulness": check_faithfulness, "sharpness": check_sharpness,
     }  # fmt: skip
     return checks[name](context, student)

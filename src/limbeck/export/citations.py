@@ -45,6 +45,7 @@ _METRICS = {
 _EXTRA_METRICS = {
     "cka": "kornblith2019similarity nguyen2021wide", "corruptions": "hendrycks2019benchmarking",
     "groups": "lukasik2022teachers", "sharpness": "pham2022revisiting", "attacks": "madry2018towards",
+    "faithfulness": "lamb2023faithful gowal2018effectiveness",
 }  # fmt: skip
 _ENCODINGS = {"sampled": "anshumann2025sparse"}
 _INT8 = "jacob2018quantization"

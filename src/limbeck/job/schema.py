@@ -62,7 +62,8 @@ class Job(Strict):
             parts) and data order. Run k of all arms shares both, so that runs can be compared in pairs.
         train_examples: Use this many training examples, drawn evenly from the classes; None means all.
         development: The fraction of the training data held out for choosing and checking; test data are used once.
-        also: Extra metrics, computed after training: ``attacks``, ``cka``, ``corruptions``, ``groups``, ``sharpness``.
+        also: Extra metrics, computed after training: ``attacks``, ``cka``, ``corruptions``, ``faithfulness``,
+            ``groups``, ``sharpness``.
         metrics: Your own metrics, each ``my.py:function``, computed on the test data for every arm
             (`limbeck.metrics.open_metrics`).
         precision: The precision of Lightning Fabric: ``32-true``, ``bf16-mixed``, ...

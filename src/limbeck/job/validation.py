@@ -68,7 +68,7 @@ def _check(value: Any, who: str) -> None:
         raise LimbeckError(f"{who} contains a {type(value).__name__}; use strings, numbers, lists and mappings.")
 
 
-EXTRA_METRICS = ("attacks", "cka", "corruptions", "groups", "sharpness")
+EXTRA_METRICS = ("attacks", "cka", "corruptions", "faithfulness", "groups", "sharpness")
 
 """Metrics that cost more than predictions on the test data."""
 

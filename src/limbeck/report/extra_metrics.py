@@ -1,4 +1,4 @@
-"""Extra metrics of a job: layer similarity (CKA), attacks, corrupted images, groups, sharpness."""
+"""Extra metrics of a job: layer similarity (CKA), attacks, corrupted images, faithfulness, groups, sharpness."""
 
 from __future__ import annotations
 
@@ -139,7 +139,7 @@ def draw_corruptions(arms: Sequence[Decline], *, ax: Axes | None = None) -> Axes
 
 
 def extra_metrics_section(run: RunData) -> Markup | None:
-    """Return the results of `also`: layers, corrupted images, worst groups, sharpness; None if the job has none."""
+    """Return the results of `also`: layers, corrupted images, attacks, worst groups, ...; None if the job has none."""
     results = {name: run.result[name] for name in EXTRA_METRICS if name in run.result}
     if not results:
         return None
@@ -155,6 +155,7 @@ def _part(name: str, result: Any, run: RunData) -> Markup:
         "attacks": _attacks,
         "cka": _layers,
         "corruptions": _corruptions,
+        "faithfulness": _faithfulness,
         "groups": _groups,
         "sharpness": _sharpness,
     }[name]
@@ -299,6 +300,36 @@ def _attacks(result: Mapping[str, Any], run: RunData) -> Markup:
     numbers = table(title, columns, rows, strong=[i for i, row in enumerate(rows) if row[0] == run.method_arm])
     remark = (
         "Every pixel may change by so much of its range. A stronger attack may find more, so these are upper bounds."
+    )
+    return join(tag("p", f"{result['sentence']} {remark}"), numbers)
+
+
+# --- faithfulness ---------------------------------------------------------------------------------------------------
+
+
+def _faithfulness(result: Mapping[str, Any], run: RunData) -> Markup:
+    kinds = {"attack": "gap by attack", "bound": "proven bound", "faithful": "certainly faithful, %"}
+    rows = [
+        (
+            arm, _percent(read_stat(row["disagreement"])),
+            *(
+                _percent(read_stat(stat)) if key == "faithful" else mean_std_text(read_stat(stat), 3)
+                for stats in zip(*(row[key] for key in kinds), strict=True)
+                for key, stat in zip(kinds, stats, strict=True)
+            ),
+        )
+        for arm, row in result["arms"].items()
+    ]  # fmt: skip
+    columns = (
+        "arm", "other class, %",
+        *(f"{words}, up to {epsilon}" for epsilon in result["epsilons"] for words in kinds.values()),
+    )  # fmt: skip
+    title = f"Gap in confidence from the teacher, {result['examples']:,} test examples"
+    numbers = table(title, columns, rows, strong=[i for i, row in enumerate(rows) if row[0] == run.method_arm])
+    remark = (
+        "The largest gap in the probability of the teacher's class while every pixel may change by so much of its "
+        "range: an attack finds the first number, and interval arithmetic proves that none is above the second, which "
+        f"is often loose. Certainly faithful: the proven bound is at most {result['tolerance']:g}."
     )
     return join(tag("p", f"{result['sentence']} {remark}"), numbers)
 
