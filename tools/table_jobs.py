@@ -37,6 +37,7 @@ EXCLUDED = {
         ("arow", "srst_awr"), "it trains against attacks, which cost several times the budget of the others"
     ),
     "knowledge_selection": "each episode of its practice is a whole training, so its budget is not that of the others",
+    "faithful_distillation": "its bounds do not go through transformers, and need inputs within 0 and 1",
     "ai_kd": "its teacher is a network of the student's own architecture",
 }
 """Methods that are in no table, with the reason."""

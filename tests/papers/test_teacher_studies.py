@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -14,6 +15,7 @@ from limbeck.papers import (
     TaskFolder,
     agrekd,
     che2015,
+    lamb2023,
     li2021,
     mishra2018,
     mtard,
@@ -23,6 +25,7 @@ from limbeck.papers import (
     yang2023,
 )
 from limbeck.papers.claim_study import ClaimStudy
+from limbeck.papers.experiment import RESULT
 from limbeck.task_runner import sort_tasks
 
 SCALE = ExperimentScale("quick", (0, 1))
@@ -36,6 +39,7 @@ def run_study(study: ClaimStudy, folder):
         place = TaskFolder(folder, task.name)
         place.folder.mkdir(parents=True)
         results[task.name] = task.function(place)
+        (place.folder / RESULT).write_text(json.dumps({"figures": results[task.name]}))  # for a search of settings
         results[task.name.replace("seed-0", "seed-1")] = results[task.name]
     rows = study.table(SCALE, results)
     assert {row.name for row in rows if row.column} == set(study.arms)
@@ -43,7 +47,9 @@ def run_study(study: ClaimStudy, folder):
     return results
 
 
-@pytest.mark.parametrize("module", [mtard, rlkd, li2021], ids=lambda module: module.__name__.rpartition(".")[2])
+@pytest.mark.parametrize(
+    "module", [lamb2023, mtard, rlkd, li2021], ids=lambda module: module.__name__.rpartition(".")[2]
+)
 def test_every_arm_of_few_images_is_trained_and_judged(module, monkeypatch, tmp_path):
     if module.SETTING.why_skipped(SCALE):
         pytest.skip("needs fashion_mnist.npz")

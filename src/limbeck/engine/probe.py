@@ -122,6 +122,7 @@ def probe(
         vocabulary=vocabulary_size(tapped.model),
         model=None if forward is None else tapped.model,
         forward=forward,
+        answer=None if stage.teacher is None else answer,
     )  # fmt: skip
     stage.objective.to(context.device)
     with explain_batchnorm_error(stage):

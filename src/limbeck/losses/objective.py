@@ -39,6 +39,7 @@ class LossContext:
         model: The model that learns, for losses that read its parameters; None if they are sharded over ranks. Keep it
             in a tuple, or its parameters become those of the loss.
         forward: Function from a batch to the model's outputs, with a graph, while the stage is open; None likewise.
+        answer: Function from a batch to the teacher's outputs, while the stage is open; None without a teacher.
     """
 
     student: Outputs
@@ -51,6 +52,7 @@ class LossContext:
     vocabulary: int | None = None
     model: nn.Module | None = None
     forward: Callable[[Batch], Outputs] | None = None
+    answer: Callable[[Batch], Outputs] | None = None
 
     @property
     def device(self) -> torch.device:

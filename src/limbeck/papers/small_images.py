@@ -83,6 +83,7 @@ class ImageSetting:
             the test images.
         development_images: The number of these images; 0 for as many as test images. Two students differ by about a
             point on 2,000 images by chance alone, so a search needs more.
+        precision: The precision of training; by default 32 bits for perceptrons, and mixed for other networks.
         quick: The fields that differ at scale ``quick``.
     """
 
@@ -101,6 +102,7 @@ class ImageSetting:
     teacher_seconds: float = 10.0
     development: bool = False
     development_images: int = 0
+    precision: str = ""
     quick: Mapping[str, Any] = field(default_factory=dict)
 
     def at(self, quick: bool, *, development: bool = False, lr: float | None = None) -> ImageSetting:
@@ -251,7 +253,7 @@ def run_recipe(
     run = distill(
         models, recipe, loader, seed=seed, epochs=epochs, optimizer=setting.optimizer, accelerator="cpu",
         preprocess=images_of(setting).preprocess, log_every=100, workers=1,
-        precision="32-true" if setting.student[0] == "mlp" else "bf16-mixed",
+        precision=setting.precision or ("32-true" if setting.student[0] == "mlp" else "bf16-mixed"),
     ).finish()  # fmt: skip
     return run, time.process_time() - start
 
