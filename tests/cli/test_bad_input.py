@@ -46,7 +46,7 @@ from small_jobs import blobs, contents, forked, job_file, refused, small_job, ty
         (["development=1"], ["development", "1"]),
         (["train_examples=100000"], ["100000", "--set train_examples=135"]),
         (["arms=[distilled, distiled]"], ["'distiled'", "'distilled'"]),
-        (["arms=[student alone]"], ["'distilled'"]),
+        (["arms=[teacher]"], ["'distilled'"]),
         (["arms=[distilled, distilled]"], ["'distilled'", "twice"]),
         (["arms=distilled"], ["--set arms=", "'distilled'"]),
         (["strategy=ddpp"], ["ddpp"]),
