@@ -13,9 +13,10 @@ import torch
 from job_events import collect_messages
 from limbeck.cli.jobs import opening_lines
 from limbeck.compare import run_job
+from limbeck.compare.tuning import tune
 from limbeck.errors import LimbeckError
 from limbeck.export import export_run, open_student
-from limbeck.job import export_options, job_text, make_job
+from limbeck.job import export_options, job_text, make_job, read_job
 from small_jobs import blobs, small_job
 
 opening_code = sys.modules["limbeck.job.opening_code"]
@@ -178,3 +179,33 @@ def test_errors_come_before_anything_is_trained(tmp_path, changes, words):
         run_job(job_of(tmp_path, **own), callback=collect_messages(said))
     assert not any("Training" in line for line in said)
     assert not (tmp_path / "run").exists()
+
+
+def test_a_search_tries_the_arguments_of_an_estimator_for_each_arm(tmp_path):
+    student = {"estimator": "decision_tree", "max_depth": 3, "random_state": 0}
+    job = job_of(tmp_path, student=student, arms=["teacher", "student alone", "label smoothing", "distilled"], seeds=1)
+    result = tune(job.model_copy(update={"out": str(tmp_path / "search")}), trials=3, ranges={"max_depth": (2, 6)})
+    searched = {"min_samples_leaf", "ccp_alpha", "max_depth"}
+    assert {arm: set(row["searched"]) for arm, row in result["arms"].items()} == {
+        "student alone": searched, "label smoothing": searched | {"smoothing"}, "distilled": searched | {"weight"},
+    }  # fmt: skip
+    own = result["arms"]["student alone"]["own"]["values"]
+    assert (own["max_depth"], own["min_samples_leaf"], own["ccp_alpha"]) == (3, 1, 0.0)
+    best = make_job({**read_job(tmp_path / "search" / "best.yaml"), "out": str(tmp_path / "best"), "seeds": 1})
+    for arm, row in result["arms"].items():
+        chosen = row["best"]["values"]
+        assert best.of_arm(arm).student.arguments["max_depth"] == chosen["max_depth"]
+    assert best.method.hyper["weight"] == result["arms"]["distilled"]["best"]["values"]["weight"]
+    done = run_job(best)
+    tree = joblib.load(tmp_path / "best" / "arms" / "student-alone" / "seed-0" / "student" / "estimator.joblib")
+    assert tree.max_depth == result["arms"]["student alone"]["best"]["values"]["max_depth"]
+    assert set(done["arms"]) == {"teacher", "student alone", "label smoothing", "distilled"}
+    assert "were changed" not in (tmp_path / "best" / "report.html").read_text()
+
+
+def test_arguments_of_an_estimator_are_refused_for_a_network(tmp_path):
+    job = job_of(
+        tmp_path, student={"model": "mlp", "hidden": [4]}, budgets={"student alone": {"student": {"hidden": [8]}}}
+    )
+    with pytest.raises(LimbeckError, match=r"budgets\.student alone\.student"):
+        run_job(job)

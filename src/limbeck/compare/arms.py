@@ -150,7 +150,7 @@ def run_arm(
     if is_untrained(arm.job, arm.arm):
         outcome = _evaluate(arm, _leave_untrained(arm, material, teacher), material, teacher, answers)
         return outcome._replace(seconds=time.perf_counter() - began, steps=0)
-    student = make_student(arm.job, material, seed=arm.seed, teacher=teacher)
+    student = make_student(arm.job.of_arm(arm.arm), material, seed=arm.seed, teacher=teacher)
     if isinstance(student, EstimatorModule):
         return _fit_arm(arm, student, material, teacher, answers)
     run = start(arm, material, teacher, student)

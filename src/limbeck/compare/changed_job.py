@@ -170,7 +170,7 @@ def _teacher_settings(job: Job) -> dict[str, Any]:
 
 def _arm_settings(job: Job, arm: str) -> dict[str, Any]:
     """All settings that the runs of an arm depend on."""
-    dumped = job.model_dump(mode="json", exclude=set(_FREE | _OWN | {"teacher", "data"}))
+    dumped = job.of_arm(arm).model_dump(mode="json", exclude=set(_FREE | _OWN | {"teacher", "data"}))
     learns = job.method_arms.get(arm, job.method if arm in LIKE_FIRST_METHOD else None)
     own = job.budgets.get(arm) if arm == SMOOTHED else None
     return {

@@ -129,7 +129,12 @@ def _rehearse_arm(job: Job, arm: str, material: ComparisonData, teacher: Teacher
         _explain_errors(f"The arm {arm!r} cannot take its first steps", "budget"),
         with_temporary_cache(job, teacher, material.task) as cached_teacher,
     ):
-        student = make_student(job, material, seed=0, teacher=teacher)
+        student = make_student(job.of_arm(arm), material, seed=0, teacher=teacher)
+        if job.of_arm(arm) is not job and not isinstance(student, EstimatorModule):
+            raise LimbeckError(
+                f"budgets.{arm}.student has arguments of an estimator, and the student {job.student.model} is a "
+                "network, which is the same in all arms. Leave them out."
+            )
         if isinstance(student, EstimatorModule):
             fit_student(job, arm, student, few_rows(material), teacher, seed=0, smoothing=0.1)
             return

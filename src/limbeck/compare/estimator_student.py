@@ -21,6 +21,7 @@ from limbeck.models import save
 from limbeck.tasks import Regression
 from limbeck.teachers import Teacher
 from limbeck.teachers.estimators import (
+    ESTIMATORS,
     SAVED_ESTIMATOR,
     EstimatorModule,
     fit_probabilities,
@@ -134,14 +135,16 @@ def few_rows(material: ComparisonData) -> ComparisonData:
     return material._replace(train=subsample(material.train, min(FEW_OF_STUDENT, len(material.train)), seed=0))
 
 
-def check_is_network(job: Job, material: ComparisonData, teacher: Teacher) -> None:
-    """Check that the student is a network, for what needs gradient steps.
+def check_is_tunable(job: Job, material: ComparisonData, teacher: Teacher) -> None:
+    """Check that the student is a network, or an estimator by name, whose arguments are known.
 
     Raises:
-        LimbeckError: If it is an estimator.
+        LimbeckError: If it is an estimator of the user's own.
     """
-    if isinstance(make_student(job, material, seed=0, teacher=teacher), EstimatorModule):
+    own = job.student.model not in ESTIMATORS
+    if own and isinstance(make_student(job, material, seed=0, teacher=teacher), EstimatorModule):
         raise LimbeckError(
-            f"limbeck tune searches learning rates and epochs, and the student {job.student.model} is an estimator: "
-            "search its arguments with scikit-learn (GridSearchCV), and type what it found: --set student.KEY=VALUE."
+            f"limbeck tune does not know the arguments of the estimator {job.student.model}. Name one of "
+            f"{', '.join(ESTIMATORS)}; or search with scikit-learn (GridSearchCV), and type what it found: --set "
+            "student.KEY=VALUE."
         )

@@ -36,6 +36,8 @@ def describe_arm_budgets(
     for name in rows:
         own = budgets.get(str(first) if name in LIKE_FIRST_METHOD else name) or {}
         settings = [f"{key} {own[key]:.4g}" for key in ("epochs", "lr", "smoothing") if own.get(key) is not None]
+        settings += [f"{key} {value:.4g}" if isinstance(value, float) else f"{key} {value}"
+                     for key, value in (own.get("student") or {}).items()]  # fmt: skip
         if settings:
             described[name] = ", ".join(settings)
     return described
@@ -160,11 +162,13 @@ class ArmBudget(Strict):
         epochs: Passes over the training data.
         lr: The peak learning rate.
         smoothing: The label smoothing of the arm "label smoothing"; by default it matches the teacher's softness.
+        student: Arguments of an estimator that is the student, in place of the job's: ``{max_depth: 4}``.
     """
 
     epochs: int | None = Field(default=None, ge=1)
     lr: float | None = Field(default=None, gt=0)
     smoothing: float | None = Field(default=None, ge=0, le=1)
+    student: dict[str, Any] | None = None
 
     def apply_to(self, budget: Budget) -> Budget:
         """The budget with these settings."""

@@ -197,6 +197,12 @@ class Job(Strict):
         own = self.budgets.get(self.first_arm if arm in LIKE_FIRST_METHOD else arm)
         return self.budget if own is None else own.apply_to(self.budget)
 
+    def of_arm(self, arm: str) -> Job:
+        """The job with the arguments of the arm's own estimator for its student; itself if there are none."""
+        own = self.budgets.get(self.first_arm if arm in LIKE_FIRST_METHOD else arm)
+        values = {**self.student.model_dump(), **own.student} if own is not None and own.student else None
+        return self if values is None else self.model_copy(update={"student": StudentSettings(**values)})
+
     @property
     def teacher_budgets(self) -> dict[str, Budget]:
         """The budget of each model of the teacher that is trained, by name."""

@@ -129,7 +129,13 @@ def collect_settings(job: Mapping[str, Any], rows: Mapping[str, Mapping[str, Any
     """
     common, own = (job.get(key) or {} for key in ("budget", "budgets"))
     return {
-        arm: {**common, **{k: v for k, v in (own.get(arm) or {}).items() if v is not None}, **(row.get("method") or {})}
+        arm: {
+            **common,
+            **(job.get("student") or {}),
+            **((own.get(arm) or {}).get("student") or {}),
+            **{key: value for key, value in (own.get(arm) or {}).items() if value is not None and key != "student"},
+            **(row.get("method") or {}),
+        }
         for arm, row in rows.items()
     }
 

@@ -13,7 +13,7 @@ from limbeck.checksums import write_json
 from limbeck.compare.arm_recipes import matched_smoothing
 from limbeck.compare.comparison_data import ComparisonData, arms_of_task, load_comparison_data
 from limbeck.compare.dry_run import dry_run, verify_files
-from limbeck.compare.estimator_student import check_is_network
+from limbeck.compare.estimator_student import check_is_tunable
 from limbeck.compare.prompt_texts import answer_prompts
 from limbeck.compare.run_storage import lock_folder, remove_partial_files, to_json_safe
 from limbeck.compare.teacher import ask, open_teacher, train_teacher
@@ -51,7 +51,8 @@ def tune(
     """Choose the settings of every arm on development data, with the same number of trials for each arm.
 
     Learning rate and epochs are searched for every arm; in addition, the hyper-parameters of the method for arms with
-    a method, and the smoothing for label smoothing. The teacher is trained or loaded once. The test data are not read.
+    a method, and the smoothing for label smoothing. Of an estimator as the student, its own arguments are searched in
+    place of learning rate and epochs, for each arm. The teacher is trained or loaded once. The test data are not read.
     The job's folder holds every trial, and ``best.yaml``: the job with the best settings. An interrupted search
     continues at the next call, and a finished one can be continued with more trials.
 
@@ -80,7 +81,7 @@ def tune(
     teacher, models = open_teacher(job, material)
     job = arms_of_task(job, material.task)
     check_ends(job, search_ranges, teacher, material.task)
-    check_is_network(job, material, teacher)
+    check_is_tunable(job, material, teacher)
     dry_run(job, material, teacher, models)
     verify_files(material, callback)
     make_folder(out)

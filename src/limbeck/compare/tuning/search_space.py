@@ -8,6 +8,12 @@ from typing import Any
 
 from limbeck.compare.arm_recipes import ALONE, SMOOTHED, TEXTS, recipe_of
 from limbeck.compare.language import has_no_answers
+from limbeck.compare.tuning.estimator_space import (
+    has_estimator_student,
+    ranges_of_estimator,
+    split_values,
+    start_of_estimator,
+)
 from limbeck.errors import LimbeckError, unknown_name_error
 from limbeck.job import ArmBudget, Job, MethodSettings
 from limbeck.methods import method
@@ -56,6 +62,8 @@ def spaces_of(
 
 def start_of(job: Job, arm: str, smoothing: float, *, task: Task | None = None) -> Values:
     """The job's own values for an arm, which are the first trial."""
+    if has_estimator_student(job):
+        return start_of_estimator(job, arm, smoothing)
     budget = job.budget_of(arm)
     values: Values = {"lr": budget.lr, "epochs": budget.epochs}
     if arm == SMOOTHED:
@@ -76,6 +84,11 @@ def start_of(job: Job, arm: str, smoothing: float, *, task: Task | None = None) 
 
 def with_values(job: Job, arm: str, values: Mapping[str, Any]) -> Job:
     """The job with these values for one arm."""
+    if has_estimator_student(job):
+        student, values = split_values(job, arm, values)
+        own = job.budgets.get(arm, ArmBudget())
+        own = own.model_copy(update={"student": {**(own.student or {}), **student}})
+        job = job.model_copy(update={"budgets": {**job.budgets, arm: own}})
     budget = {n: v for n, v in values.items() if n in _BUDGET or (n == "smoothing" and arm == SMOOTHED)}
     own = job.budgets.get(arm, ArmBudget()).model_copy(update=budget)
     update: dict[str, Any] = {"budgets": {**job.budgets, arm: own}}
@@ -171,6 +184,8 @@ def _knows_one_temperature(job: Job) -> bool:
 
 def _usual(job: Job, arm: str) -> Space:
     """The default ranges of an arm. A number without a range has its own value as the only one."""
+    if has_estimator_student(job):
+        return ranges_of_estimator(job, arm)
     budget = job.budget
     ranges: Space = {
         "lr": SearchRange(budget.lr / 10, budget.lr * 10, log=True),

@@ -22,6 +22,7 @@ from limbeck.compare.comparison_data import ComparisonData
 from limbeck.compare.run_storage import to_json_safe
 from limbeck.compare.teacher import steps_taken
 from limbeck.compare.trackers import with_trackers
+from limbeck.compare.tuning.estimator_space import fit_trial, has_estimator_student
 from limbeck.compare.tuning.search_space import Space, Values, with_values
 from limbeck.engine import StepReport
 from limbeck.errors import DataError, DivergedError, LimbeckWarning
@@ -75,6 +76,8 @@ def run_trial(
     start_time, fresh = time.perf_counter(), not folder.exists()
     epochs = trial_job.budget_of(arm).epochs
     smoothing = float(values.get("smoothing", 0.1))
+    if has_estimator_student(job):
+        return _fit_trial(trial_job, arm, number, values, place, material, teacher, smoothing)
     run = start(ArmRun(trial_job, arm, SEED, folder, None, smoothing), material, teacher)
     task = material.task
     first, second = task.headline[:2]
@@ -97,6 +100,20 @@ def run_trial(
     )
     append_trial(place, trial)
     shutil.rmtree(folder, ignore_errors=True)
+    return trial
+
+
+def _fit_trial(
+    job: Job, arm: str, number: int, values: Values, place: Path, material: ComparisonData, teacher: Teacher,
+    smoothing: float,
+) -> Trial:  # fmt: skip
+    """Fit an estimator, which has no epochs."""
+    measures, seconds = fit_trial(job, arm, material, teacher, seed=SEED, smoothing=smoothing)
+    task = material.task
+    first, second = task.headline[:2]
+    loss = _as_loss(measures.get(second or ""), task.metrics[second or first].higher_is_better)
+    trial = Trial(number, values, measures[first], loss, seconds, 0)
+    append_trial(place, trial)
     return trial
 
 
