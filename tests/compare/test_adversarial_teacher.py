@@ -17,6 +17,7 @@ from limbeck.compare.teacher import equally_trained, open_teacher
 from limbeck.data import Attack, load_data
 from limbeck.engine import distill
 from limbeck.errors import LimbeckError
+from limbeck.export import cite
 from limbeck.job import job_text, make_job
 from limbeck.job.config_io import with_settings
 from limbeck.methods import make
@@ -48,6 +49,12 @@ def test_other_settings_are_refused_with_their_key(images, changes, key):
     job = small_job(images, teacher={**AGAINST, "adversarial": {"epsilon": 0.1, **changes}})
     with pytest.raises(LimbeckError, match=rf"teacher\.adversarial\.{key}\b"):
         make_job(job)
+
+
+@pytest.mark.parametrize("wrong", ["wide", True, [0.1]])
+def test_what_is_neither_a_radius_nor_settings_is_refused(images, wrong):
+    with pytest.raises(LimbeckError, match="radius"):
+        make_job(small_job(images, teacher={"model": "mlp", "adversarial": wrong}))
 
 
 def test_a_number_is_the_radius_and_an_option_changes_one_setting(images):
@@ -110,6 +117,7 @@ def test_the_teacher_is_more_robust_and_another_radius_is_another_teacher(images
     assert found["epsilons"] == ["2/255", "8/255", "0.2"]
     assert any("against changes of up to 0.2" in one for one in said)
     assert "up to 0.2" in (out / "report.html").read_text()
+    assert any("madry2018towards" in one.bibtex for one in cite(out) if "of the teacher" in one.used)
 
     data = load_data(str(images))
     plain = distill(

@@ -173,6 +173,8 @@ def _used(done: FinishedRun) -> Iterator[Citation]:
         paper = _network(f"{model} by {way}" if who == "student" and way else model)
         if paper is not None or model not in ("mlp", "cnn"):
             yield Citation(f"{who} {plain_name(model)}", paper)
+    if any(part.adversarial is not None for part in job.teacher.parts.values()):
+        yield Citation("adversarial training of the teacher", read_entries("madry2018towards"))
     for name in _transforms(done):
         if name in _TRANSFORMS:
             yield Citation(f"augmentation {name}", _entry_of(name, _TRANSFORMS))

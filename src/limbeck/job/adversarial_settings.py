@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Literal
 
 from pydantic import Field, field_validator
@@ -52,11 +53,18 @@ class AdversarialSettings(Strict):
 def name_epsilon(value: Any) -> Any:
     """The settings of ``adversarial: 0.1``, which is short for ``{epsilon: 0.1}``.
 
+    Raises:
+        LimbeckError: If it is neither a number nor a mapping.
+
     Example:
         >>> name_epsilon(0.1), name_epsilon({"epsilon": 0.1, "steps": 4})
         ({'epsilon': 0.1}, {'epsilon': 0.1, 'steps': 4})
     """
-    return {"epsilon": value} if isinstance(value, (int, float)) and not isinstance(value, bool) else value
+    if value is None or isinstance(value, (Mapping, AdversarialSettings)):
+        return value
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise LimbeckError(f"adversarial is a radius, such as 0.1, or a mapping with epsilon; got {value!r}.")
+    return {"epsilon": value}
 
 
 def check_learns(
