@@ -10,7 +10,8 @@ import torch
 
 from limbeck.job import RunLayout
 from limbeck.metrics import save_tensors
-from limbeck.metrics.statistics import compare_scores, holm_comparisons
+from limbeck.metrics.multiple_comparisons import holm_comparisons
+from limbeck.metrics.statistics import compare_scores
 from tools.compare_tables import render, summarize
 
 EXAMPLES, SEEDS = 400, 3

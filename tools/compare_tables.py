@@ -16,7 +16,8 @@ import numpy as np
 
 from limbeck.job import RunLayout
 from limbeck.metrics import load_tensors
-from limbeck.metrics.statistics import Difference, compare_scores, holm_comparisons
+from limbeck.metrics.multiple_comparisons import holm_comparisons
+from limbeck.metrics.statistics import Difference, compare_scores
 from limbeck.papers.claim import choose_word
 
 RESULTS = Path(__file__).resolve().parents[1] / "docs" / "results"

@@ -8,7 +8,8 @@ import sys
 import numpy as np
 from scipy.stats import binom, false_discovery_control, t
 
-from limbeck.metrics.statistics import binomial_cdf, false_discovery_rates, t_ppf, t_sf
+from limbeck.metrics.multiple_comparisons import false_discovery_rates
+from limbeck.metrics.statistics import binomial_cdf, t_ppf, t_sf
 
 
 def test_student():

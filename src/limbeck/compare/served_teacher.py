@@ -14,7 +14,7 @@ from limbeck.data import open_tokenizer
 from limbeck.errors import LimbeckError
 from limbeck.job import Job, RunLayout, TeacherSettings, add_flag_hint
 from limbeck.job.settings import SERVED
-from limbeck.models.networks import check_arguments
+from limbeck.models.arguments import check_arguments
 from limbeck.teachers import AlignedTeacher, ServedTeacher, Teacher
 from limbeck.teachers.wrapper import walk_teachers
 

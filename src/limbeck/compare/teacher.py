@@ -51,7 +51,7 @@ from limbeck.job import Budget, Job, RunLayout, TeacherSettings, add_flag_hint, 
 from limbeck.methods import method
 from limbeck.model_call import call, logits_of
 from limbeck.models import NoModuleError
-from limbeck.models.networks import check_arguments
+from limbeck.models.arguments import check_arguments
 from limbeck.recipe import Recipe, Stage
 from limbeck.tap import FrozenParameters
 from limbeck.tasks import Task

@@ -40,7 +40,7 @@ from limbeck.data.text_files import TEXT_DATASETS, load_texts
 from limbeck.data.torch_loader import describe
 from limbeck.errors import DataError, LimbeckError, LimbeckWarning, unknown_name_error
 from limbeck.models import UserFile
-from limbeck.models.networks import check_arguments
+from limbeck.models.arguments import check_arguments
 
 _BUILTIN = ("digits", DRAWN_DIGITS, *IMAGE_DATASETS, *TEXT_DATASETS, *LANGUAGE_DATASETS)
 """Well-known datasets, whose parts are not checked against each other."""

@@ -117,7 +117,7 @@ def _take_in_place(
     func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> tuple[bool, tuple[Any, ...], dict[str, Any]]:
     """Whether ``inplace=True`` was given, and the arguments with False: both ends may be one tensor."""
-    code = getattr(func, "__code__", None)
+    code = getattr(func, "__code__", None)  # functions that are built into PyTorch have none
     names = () if code is None else code.co_varnames[: code.co_argcount]
     if kwargs.get("inplace"):
         return True, args, {**kwargs, "inplace": False}

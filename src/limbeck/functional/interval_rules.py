@@ -161,7 +161,7 @@ def unchanged(evaluate: Evaluate, args: tuple[Any, ...], kwargs: Mapping[str, An
 
 def _check_one_interval(evaluate: Evaluate, args: tuple[Any, ...]) -> None:
     if sum(isinstance(one, Ends) for one in args) != 1:
-        name = str(getattr(evaluate, "__name__", evaluate)).strip("_")
+        name = str(getattr(evaluate, "__name__", evaluate)).strip("_")  # a partial has no name
         raise LimbeckError(f"Interval bounds of {name!r} need one argument that depends on the inputs, and constants.")
 
 

@@ -42,6 +42,11 @@ class Head(nn.Module, ABC):
         return type(self).__name__
 
 
+def describe_kind(module: nn.Module | None) -> str:
+    """The kind of a module; a head adds its settings (`Head.describe`)."""
+    return module.describe() if isinstance(module, Head) else type(module).__name__
+
+
 @final
 class Projector(Head):
     """A linear map of features; for feature maps, the convolutional regressor of FitNets.

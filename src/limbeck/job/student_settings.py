@@ -14,7 +14,7 @@ from limbeck.job.run_layout import ROUNDED
 from limbeck.job.settings import SHALLOW, SHRINK, ModelSettings, TeacherSettings
 from limbeck.job.validation import add_flag_hint, flag_hint
 from limbeck.models import check_shrink, parse_size, shallow
-from limbeck.models.networks import check_arguments
+from limbeck.models.arguments import check_arguments
 from limbeck.models.shrinking import parse_bytes, parse_latency
 from limbeck.teachers.estimators import name_estimator
 

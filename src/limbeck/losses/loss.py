@@ -13,9 +13,9 @@ from torch import Tensor, nn
 
 from limbeck.batch import IGNORED, LOGITS, Batch, Outputs, Progress, Requirements, Term, zero_where_masked
 from limbeck.errors import ArgumentError, LimbeckError, LimbeckWarning, one_hot_labels_error, unknown_name_error
-from limbeck.functional import Head
 from limbeck.functional.fused_linear import TokenRows
 from limbeck.functional.kernel import declaration
+from limbeck.functional.projector import Head, describe_kind
 from limbeck.functional.targets import known_targets
 from limbeck.losses.bound_kernel import FROM_BATCH, Addresses, BoundKernel, Kernel, check_tensor_names, name_addresses
 from limbeck.losses.distributed import all_gather, all_reduce_sum
@@ -374,13 +374,9 @@ class Loss(LossTerm):
         dimension = "" if self.classes == -1 else f", classes={self.classes}"
         where = "" if self.where is None else f", where={self.where!r}"
         named = self.head.items() if isinstance(self.head, nn.ModuleDict) else ()
-        kinds = {name: _describe_head(head) for name, head in named} or _describe_head(self.head)
+        kinds = {name: describe_kind(head) for name, head in named} or describe_kind(self.head)
         head = "" if self.head is None else f", head={kinds}"  # its own text changes as it gets its shape
         return f"Loss({self.kernel!r}{places}{head}{dimension}{where})"
-
-
-def _describe_head(head: nn.Module | None) -> str:
-    return head.describe() if isinstance(head, Head) else type(head).__name__
 
 
 def _shorten(side: str, addresses: dict[str, str]) -> str | dict[str, str]:

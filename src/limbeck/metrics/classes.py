@@ -13,8 +13,9 @@ from limbeck.batch import IGNORED
 from limbeck.errors import LimbeckError
 from limbeck.metrics.memoize import predicted_class
 from limbeck.metrics.metric import Metric, labels_of, metric, valid_rows
+from limbeck.metrics.multiple_comparisons import false_discovery_rates
 from limbeck.metrics.predictions import Predictions
-from limbeck.metrics.statistics import binomial_cdf, false_discovery_rates, t_sf
+from limbeck.metrics.statistics import binomial_cdf, t_sf
 
 _GAIN = 0.15
 """The gain of accuracy from which another class order is reported."""

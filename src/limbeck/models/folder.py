@@ -11,7 +11,6 @@ from types import FunctionType
 from typing import Any
 from weakref import WeakKeyDictionary
 
-import torch
 from torch import nn
 
 from limbeck.atomic_io import new_partial_folder, publish_folder, write_text
@@ -41,7 +40,7 @@ from limbeck.models.reference import build as build_reference
 from limbeck.models.reference import build_on_meta, get_model_spec, reference_names
 from limbeck.models.size_and_hash import tensors_of, unwrap_compiled
 from limbeck.models.user_file import call_builder, plain_name
-from limbeck.models.weights import cast_parameters, match_state, open_weights, read_header, write_weights
+from limbeck.models.weights import cast_parameters, copy_in_order, match_state, open_weights, read_header, write_weights
 
 _DESCRIPTIONS: WeakKeyDictionary[nn.Module, dict[str, Any]] = WeakKeyDictionary()
 
@@ -198,11 +197,7 @@ def _load_model(
         return read_generation_config(model, path).eval()
     model = _build_outline(path, config["model"])
     full = match_state(model, state, source=str(path / WEIGHTS), whole=True)
-    # Tensors that were read may be mapped from the file; the model gets copies of its own. In the order of the outline,
-    # which may store channels last: a convolution of another order rounds otherwise.
-    outline = model.state_dict(keep_vars=True)
-    copies = {name: torch.empty_like(outline[name], dtype=t.dtype, device="cpu").copy_(t) for name, t in full.items()}
-    model.load_state_dict(copies, assign=True)
+    model.load_state_dict(copy_in_order(full, model), assign=True)
     return model.eval()
 
 

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import inspect
 import math
 import os
-from collections.abc import Callable, Collection, Mapping
 from itertools import pairwise
 from typing import Annotated, Any, NamedTuple, final
 
@@ -15,7 +13,7 @@ from jaxtyping import Float
 from pydantic import Field, TypeAdapter, ValidationError
 from torch import Tensor, nn
 
-from limbeck.errors import ArgumentError, nearest
+from limbeck.errors import ArgumentError
 
 
 class ModelSpec(NamedTuple):
@@ -28,50 +26,6 @@ class ModelSpec(NamedTuple):
 
     name: str
     arguments: dict[str, Any]
-
-
-_KEYWORD = (inspect.Parameter.KEYWORD_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-
-
-def accepted_arguments(function: Callable[..., Any], *, without: Collection[str] = ()) -> dict[str, inspect.Parameter]:
-    """The arguments that `function` takes by name, leaving out those in `without`."""
-    parameters = inspect.signature(function).parameters
-    return {n: p for n, p in parameters.items() if p.kind in _KEYWORD and n not in without}
-
-
-def check_arguments(
-    who: str, function: Callable[..., Any], arguments: Mapping[str, Any], *, without: Collection[str] = ()
-) -> dict[str, Any]:
-    """Check that `function` accepts the arguments, and that no required one is missing.
-
-    Args:
-        who: The name of the function in errors.
-        function: The function to call with `arguments`.
-        arguments: Name to value.
-        without: Names of arguments that the caller fills in.
-
-    Returns:
-        The arguments, without those that are None and not accepted: in a job, null leaves an argument out.
-
-    Raises:
-        ArgumentError: If not; it names the nearest argument and all that are accepted.
-    """
-    accepted = accepted_arguments(function, without=without)
-    parameters = inspect.signature(function).parameters.values()
-    if not any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters):
-        arguments = {name: value for name, value in arguments.items() if value is not None or name in accepted}
-        for name in arguments:
-            if name not in accepted:
-                near = nearest(name, accepted)
-                hint = f"Did you mean {near!r}?" if near else f"Leave it out (in a job: {name}: null)."
-                message = f"{who} takes no argument {name!r}. {hint} It takes: {_listed(accepted)}."
-                raise ArgumentError(message, argument=near or "", example=_example(accepted[near]) if near else "...")
-    names = [n for n, p in accepted.items() if p.default is p.empty and n not in arguments]
-    if names:
-        missing = ", ".join(f"{n}={_example(accepted[n])}" for n in names)
-        message = f"{who} needs {missing}. It takes: {_listed(accepted)}."
-        raise ArgumentError(message, argument=names[0], example=_example(accepted[names[0]]))
-    return dict(arguments)
 
 
 class _Kind(NamedTuple):
@@ -135,16 +89,6 @@ def _memory() -> int:
         return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     except (AttributeError, ValueError, OSError):
         return 2**40
-
-
-def _listed(accepted: Mapping[str, inspect.Parameter]) -> str:
-    listed = (n if p.default is p.empty else f"{n}={p.default!r}" for n, p in accepted.items())
-    return ", ".join(listed) or "nothing"
-
-
-def _example(parameter: inspect.Parameter) -> str:
-    """An example value of a parameter, as a user types it."""
-    return "[64,32]" if "Sequence" in str(parameter.annotation) or "list" in str(parameter.annotation) else "..."
 
 
 @final

@@ -13,7 +13,8 @@ import torch
 from torch import nn
 
 from limbeck.errors import LimbeckError, unknown_name_error
-from limbeck.models.networks import DEPTHS, Cnn, Fcn, Mlp, ModelSpec, ResNet, check_arguments
+from limbeck.models.arguments import check_arguments
+from limbeck.models.networks import DEPTHS, Cnn, Fcn, Mlp, ModelSpec, ResNet
 
 
 class _Reference(NamedTuple):

@@ -16,7 +16,7 @@ from torch import nn
 
 from limbeck.consent import check_consent
 from limbeck.errors import LimbeckError, unknown_name_error
-from limbeck.models.networks import accepted_arguments, check_arguments
+from limbeck.models.arguments import accepted_arguments, check_arguments
 from limbeck.models.weights import load_weights
 
 

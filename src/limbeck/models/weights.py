@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor, nn
 
 from limbeck.atomic_io import write_safetensors
@@ -176,6 +177,15 @@ def match_state(
         more = f" (and {len(other) - 1} more shapes differ)" if len(other) > 1 else ""
         raise DataError(f"{source} does not fit {type(model).__name__}: it {'; '.join(filter(None, parts))}{more}.")
     return full
+
+
+def copy_in_order(state: Mapping[str, Tensor], outline: nn.Module) -> dict[str, Tensor]:
+    """Copy tensors that were read, which may be mapped from a file, in the order in memory of an outline's tensors.
+
+    The outline may store channels last, and a convolution of another order rounds otherwise.
+    """
+    own = outline.state_dict(keep_vars=True)
+    return {name: torch.empty_like(own[name], dtype=t.dtype, device="cpu").copy_(t) for name, t in state.items()}
 
 
 def _below_prefix(expected: Mapping[str, Any], state: Mapping[str, Tensor], source: str) -> dict[str, Tensor]:

@@ -12,7 +12,8 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from limbeck.errors import LimbeckError
-from limbeck.metrics.statistics import Difference, holm_comparisons, paired_difference
+from limbeck.metrics.multiple_comparisons import holm_comparisons
+from limbeck.metrics.statistics import Difference, paired_difference
 
 Word = Literal["shown", "opposite", "not shown"]
 """``shown``: the interval is on the claimed side. ``opposite``: it is on the other side. ``not shown``: neither."""

@@ -24,7 +24,7 @@ from limbeck.data.transforms.mixup import CutMix, Mixup
 from limbeck.data.transforms.rand_augment import RandAugment
 from limbeck.errors import DataError, LimbeckError, unknown_name_error
 from limbeck.models import UserFile
-from limbeck.models.networks import check_arguments
+from limbeck.models.arguments import check_arguments
 from limbeck.random_seeds import counter_uniform
 
 

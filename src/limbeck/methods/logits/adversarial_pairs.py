@@ -49,6 +49,7 @@ class AdversarialPairs(LossTerm):
     def __init__(self, kernel: Callable[..., Tensor], *, name: str | None = None, **hyper: Any) -> None:
         super().__init__()
         sides = {"clean": "clean", "adversarial": "adversarial"}
+        # A partial has no name of its own.
         self.loss = Loss(kernel, student=sides, name=name or getattr(kernel, "__name__", None), **hyper)
         self.name, self.per = self.loss.name, self.loss.per
         self.own_temperatures = self.loss.own_temperatures
