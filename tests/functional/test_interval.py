@@ -49,7 +49,8 @@ def activations():
     return [
         nn.ReLU(), nn.ReLU6(), nn.LeakyReLU(0.2), nn.LeakyReLU(-0.2), nn.PReLU(), nn.ELU(), nn.CELU(), nn.SELU(),
         nn.Sigmoid(), nn.Tanh(), nn.Softplus(), nn.LogSigmoid(), nn.Softsign(), nn.Hardtanh(), nn.Hardsigmoid(),
-        nn.SiLU(), nn.Hardswish(), nn.Dropout(0.5), nn.Identity(), nn.ReLU(inplace=True), nn.ELU(-0.5),
+        nn.SiLU(), nn.Hardswish(), nn.Dropout(0.5), nn.Dropout1d(), nn.AlphaDropout(), nn.FeatureAlphaDropout(),
+        nn.Identity(), nn.ReLU(inplace=True), nn.ELU(-0.5),
     ]  # fmt: skip
 
 
@@ -203,6 +204,30 @@ def test_a_change_in_place_is_seen_by_all_who_hold_the_tensor():
     bounds = interval_bounds(network, x - 0.5, x + 0.5)
     torch.testing.assert_close(bounds.low, F.relu(1 - 2 * (x + 0.5)))
     torch.testing.assert_close(bounds.high, F.relu(1 - 2 * (x - 0.5)))
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda x, w: torch.add(input=x, other=w, alpha=-2),
+        lambda x, w: torch.mul(input=w, other=x),
+        lambda x, w: torch.sub(x, other=x),
+        lambda x, w: torch.matmul(input=x, other=w.T),
+        lambda x, w: F.linear(input=x, weight=w),
+        lambda x, w: F.dropout(input=x, p=0.5, training=False),
+        lambda x, w: torch.cat(tensors=[x, w]),
+    ],
+)
+def test_arguments_may_have_names(function):
+    x, w = (torch.randn(3, 3, generator=DRAW, dtype=torch.float64) for _ in range(2))
+    assert_sound(lambda inputs: function(inputs, w), x, 0.3, draws=5)
+
+
+@pytest.mark.slow  # it loads the compiler
+def test_a_compiled_network_has_the_bounds_of_the_original():
+    net, x = mlp(nn.ReLU()), torch.randn(2, 6, generator=DRAW, dtype=torch.float64)
+    compiled = interval_bounds(torch.compile(net, backend="eager"), x - 0.1, x + 0.1)
+    assert torch.equal(compiled.low, interval_bounds(net, x - 0.1, x + 0.1).low)
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple, cast
 
 import torch
@@ -86,6 +88,7 @@ def _evaluate(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         return func(cast(IntervalTensor, args[0]).low)
     if name in _FACTS:
         return func(cast(IntervalTensor, args[0]).low, *args[1:], **kwargs)
+    args = (*args, *(kwargs.pop(key) for key in ("input", "other") if key in kwargs))  # rules read them by place
     in_place, args, kwargs = _take_in_place(func, args, kwargs)
     plain = name.strip("_")
     in_place = in_place or (name.endswith("_") and not name.endswith("__"))
@@ -190,10 +193,16 @@ def interval_bounds(
             f"The ends of intervals are two floating-point tensors of one shape, low <= high; got {list(low.shape)} "
             f"({low.dtype}) and {list(high.shape)} ({high.dtype})."
         )
-    with torch.autocast(low.device.type, enabled=False):
+    with torch.autocast(low.device.type, enabled=False), _uncompiled():
         result = function(IntervalTensor.of(low, high))
     # A network that does not depend on its inputs returns a plain tensor.
     return Bounds(result.low, result.high) if isinstance(result, IntervalTensor) else Bounds(result, result)
+
+
+def _uncompiled() -> AbstractContextManager[Any]:
+    """A block in which a compiled network runs as it was written, because its graph has no rules."""
+    # Nothing is compiled where the compiler was not loaded, and to load it takes a second.
+    return torch.compiler.set_stance("force_eager") if "torch._dynamo" in sys.modules else nullcontext()
 
 
 def input_box(inputs: Tensor, epsilon: float, *, low: float | None = None, high: float | None = None) -> Bounds:

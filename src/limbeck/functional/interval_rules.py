@@ -182,12 +182,13 @@ _INCREASING = (
 _AFFINE = (
     "linear", "conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d",
 )  # fmt: skip
+_DROPOUT = ("dropout", "dropout1d", "dropout2d", "dropout3d", "alpha_dropout", "feature_alpha_dropout")
 
 RULES: dict[str, Rule] = {
     **dict.fromkeys(_INCREASING, increasing),
     **dict.fromkeys(_AFFINE, affine),
     "batch_norm": evaluation_only(monotone, 5, "BatchNorm"),
-    "dropout": evaluation_only(unchanged, 2, "Dropout"),
+    **dict.fromkeys(_DROPOUT, evaluation_only(unchanged, 2, "Dropout")),
     "add": add,
     "sub": subtract,
     "neg": monotone,
