@@ -93,7 +93,8 @@ def test_the_page_s_command_runs_with_the_models_of_the_card(name, tmp_path):
     words = shlex.split(blocks(DOCS / "methods" / f"{name}.md", "console")[0].removeprefix("$ limbeck "))
     data = tmp_path / words[words.index("--data") + 1]
     (write_table if data.suffix == ".csv" else blobs)(data)
-    less = ("budget.epochs=1", "budget.batch_size=32", "seeds=1", "arms=[distilled]")
+    # A teacher of one epoch may be no better than chance.
+    less = ("budget.epochs=1", "budget.batch_size=32", "seeds=1", "arms=[distilled]", "teacher.check=false")
     short = [word for one in less for word in ("--set", one)]
     ended = typed_here(*words, *short, "--json", cwd=tmp_path)
     assert ended.code == 0, ended.err
