@@ -106,6 +106,16 @@ def test_a_gap_that_an_attack_finds_is_never_above_its_bound(done):
     assert any("faithfulness on 60 test examples" in one for one in said)
 
 
+def test_attacks_and_faithfulness_measure_every_method_and_not_only_that_of_the_verdict(tmp_path):
+    result, _, _ = run(
+        tmp_path / "run", blobs(tmp_path / "blobs.npz"), also=["attacks", "faithfulness", "sharpness"], seeds=1,
+        methods=[{"name": "hinton"}, {"name": "logit_matching"}], arms=["student alone", "distilled"],
+    )  # fmt: skip
+    for metric in ("attacks", "faithfulness"):
+        assert set(result[metric]["arms"]) == {"student alone", "hinton", "logit_matching"}
+    assert len(result["sharpness"]["arms"]) == 2
+
+
 def test_faithfulness_needs_a_teacher_that_is_one_network_with_bounds(tmp_path):
     data, ensemble = blobs(tmp_path / "blobs.npz"), {"model": "mlp", "hidden": [8], "members": 2}
     assert "also: faithfulness compares" in refused(tmp_path, data, also="faithfulness", teacher=ensemble)
@@ -296,14 +306,16 @@ def refused(tmp_path, data, **changes):
     return str(error.value)
 
 
-def test_what_is_no_image_is_refused_before_anything_is_trained(tmp_path):
+@pytest.mark.parametrize("also", ["attacks", "corruptions", "faithfulness"])
+def test_what_is_no_image_is_refused_before_anything_is_trained(tmp_path, also):
     rows = np.random.default_rng(0).normal(size=(60, 3)).astype(np.float32)
     np.savez(tmp_path / "rows.npz", x=rows, y=np.arange(60) % 2)
-    said = refused(tmp_path, str(tmp_path / "rows.npz"))
-    for word in ("also: corruptions", "rows.npz is a row of 3 numbers", "Leave corruptions out of `also`."):
+    said = refused(tmp_path, str(tmp_path / "rows.npz"), also=also)
+    for word in (f"also: {also} needs images", "rows.npz is a row of 3 numbers", f"Leave {also} out of `also`."):
         assert word in said
     np.savez(tmp_path / "sound.npz", x=rows.reshape(20, 3, 3) * 9, y=np.arange(20) % 2)
-    assert "also: corruptions needs bytes, or floats from 0 to 1" in refused(tmp_path, str(tmp_path / "sound.npz"))
+    sound = refused(tmp_path, str(tmp_path / "sound.npz"), also=also)
+    assert f"also: {also} needs bytes, or floats from 0 to 1" in sound
 
 
 def test_students_that_no_one_keeps_cannot_be_measured(tmp_path):

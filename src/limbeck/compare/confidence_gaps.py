@@ -10,7 +10,7 @@ from torch import nn
 
 from limbeck.batch import Batch
 from limbeck.compare.corruptions import CorruptibleImages, select_pictures
-from limbeck.compare.result import MetricContext, arms_to_measure, first_device, load_student, over_seeds
+from limbeck.compare.result import MetricContext, arms_with_every_method, first_device, load_student, over_seeds
 from limbeck.errors import LimbeckError
 from limbeck.metrics import CertifiedGap, ConfidenceGap, certified_gap, confidence_gap
 
@@ -27,7 +27,7 @@ def check_faithfulness(context: MetricContext, student: nn.Module) -> str:
     Raises:
         LimbeckError: If the data are not pictures, the teacher is no single network, or a network has no bounds.
     """
-    images, teacher = select_pictures(context, _EXAMPLES), _find_teacher(context)
+    images, teacher = select_pictures(context, _EXAMPLES, metric="faithfulness"), _find_teacher(context)
     few = images.batches[0].rows(torch.arange(min(4, images.batches[0].size)))
     _ = _measure(student, teacher, [few], images, EPSILONS[0], steps=1)
     return f"faithfulness on {images.examples:,} test examples ({_STEPS} steps of an attack, and bounds)"
@@ -35,21 +35,21 @@ def check_faithfulness(context: MetricContext, student: nn.Module) -> str:
 
 def measure_faithfulness(context: MetricContext) -> dict[str, Any]:
     """The gaps in confidence between teacher and students by an attack and by a proof, over seeds, for each epsilon."""
-    job, images = context.job, select_pictures(context, _EXAMPLES)
+    job, images = context.job, select_pictures(context, _EXAMPLES, metric="faithfulness")
     teacher = _find_teacher(context).to(first_device(job))
     rows: dict[str, Any] = {}
-    for arm in arms_to_measure(job, context.arm):
+    for arm in arms_with_every_method(job, context.arm):
         students = [load_student(job, context.material, arm, seed) for seed in range(job.seeds)]
         rows[arm] = _row(
             [[_measure(one, teacher, images.batches, images, epsilon) for one in students] for epsilon in EPSILONS]
         )
     names = [f"{epsilon}/255" for epsilon in EPSILONS]
     gaps = ", ".join(
-        f"{row['attack'][-1]['mean']:.2f} to {row['bound'][-1]['mean']:.2f} in {arm}" for arm, row in rows.items()
+        f"{row['attack'][-1]['mean']:.2f} and {row['bound'][-1]['mean']:.2f} in {arm}" for arm, row in rows.items()
     )
     sentence = (
-        f"Faithfulness: with changes of up to {names[-1]} the mean largest gap in confidence from the teacher is "
-        f"{gaps} ({images.examples:,} test examples)."
+        f"Faithfulness ({images.examples:,} test examples): with changes of up to {names[-1]} the mean largest gap in "
+        f"confidence from the teacher, as found by an attack and as a proven upper bound, is {gaps}."
     )
     return {
         "examples": images.examples, "epsilons": names, "tolerance": TOLERANCE, "arms": rows, "sentence": sentence

@@ -16,6 +16,7 @@ from limbeck.compare.arm_recipes import ALONE
 from limbeck.compare.result import (
     MetricContext,
     arms_to_measure,
+    arms_with_every_method,
     first_device,
     load_student,
     over_seeds,
@@ -42,8 +43,6 @@ _PIXELS = 25_000_000
 
 _BATCH = 100
 
-_LEAVE = "Leave corruptions out of `also`."
-
 
 class CorruptibleImages(NamedTuple):
     """Test examples and their preprocessing.
@@ -64,26 +63,30 @@ class CorruptibleImages(NamedTuple):
         return sum(batch.size for batch in self.batches)
 
 
-def select_pictures(context: MetricContext, limit: int = EXAMPLES) -> CorruptibleImages:
+def select_pictures(context: MetricContext, limit: int = EXAMPLES, *, metric: str = "corruptions") -> CorruptibleImages:
     """Select test examples, the same at every call.
+
+    Args:
+        context: The job, its data and its teacher.
+        limit: The maximum number of examples.
+        metric: The name in `also`, for errors.
 
     Raises:
         LimbeckError: If they are not pictures, or the teacher has inputs other than the pictures.
     """
     data, teacher_preprocess = context.material.data, own_preprocess(context.teacher)
-    first = data.test.take(torch.tensor([0])).inputs
+    first, leave = data.test.take(torch.tensor([0])).inputs, f"Leave {metric} out of `also`."
     if not isinstance(first, Tensor) or first.ndim not in (3, 4):
         raise LimbeckError(
-            f"corruptions need pictures, but an example of {plain_name(data.name)} is {_describe_inputs(first)}. "
-            f"{_LEAVE}"
+            f"{metric} needs images, but an example of {plain_name(data.name)} is {_describe_inputs(first)}. {leave}"
         )
     if teacher_preprocess is not None and not isinstance(teacher_preprocess, (NormalizeImages, Identity)):
-        raise LimbeckError(f"corruptions change the student's inputs, but the teacher has other inputs. {_LEAVE}")
+        raise LimbeckError(f"{metric} changes the student's inputs, but the teacher has other inputs. {leave}")
     count = min(limit, EXAMPLES, max(_FEWEST, _PIXELS // first.numel()))
     batches = list(ShuffledLoader(subsample(data.test, count, 0), batch_size=_BATCH, shuffle=False))
     pictures = _from_zero_to_one(CorruptibleImages(batches, data.preprocess, teacher_preprocess or data.preprocess))
     for batch in pictures.batches:
-        check_pixels(batch.inputs, who="corruptions")
+        check_pixels(batch.inputs, who=metric)
     return pictures
 
 
@@ -223,7 +226,7 @@ def check_attacks(context: MetricContext, student: nn.Module) -> str:
     Raises:
         LimbeckError: If the data are not pictures, or have no labels.
     """
-    pictures = select_pictures(context, _ATTACKED)
+    pictures = select_pictures(context, _ATTACKED, metric="attacks")
     few = pictures.batches[0].rows(torch.arange(min(4, pictures.batches[0].size)))
     _ = robust_accuracy(student, few, Attack(EPSILONS["2/255"], steps=1), preprocess=pictures.preprocess)
     return f"attacks on {pictures.examples:,} test examples ({_STEPS} steps)"
@@ -234,13 +237,13 @@ def measure_attacks(context: MetricContext) -> dict[str, Any]:
 
     The radii are those of `EPSILONS`, and those that the job's teacher was trained against.
     """
-    job, pictures = context.job, select_pictures(context, _ATTACKED)
+    job, pictures = context.job, select_pictures(context, _ATTACKED, metric="attacks")
     models, radii = list(context.models.values()), attack_radii(context.job, EPSILONS)
     rows: dict[str, Any] = {}
     if _TEACHER in job.arms and len(models) == 1:  # of an ensemble no gradient is known
         teacher = [models[0].to(first_device(job))]
         rows[_TEACHER] = _attacked(teacher, pictures.batches, pictures.teacher, radii.values())
-    for arm in arms_to_measure(job, context.arm):
+    for arm in arms_with_every_method(job, context.arm):
         students = [load_student(job, context.material, arm, seed) for seed in range(job.seeds)]
         rows[arm] = _attacked(students, pictures.batches, pictures.preprocess, radii.values())
     largest = ", ".join(f"{arm} {100 * row['robust'][-1]['mean']:.1f} %" for arm, row in rows.items())

@@ -361,6 +361,15 @@ def arms_to_measure(job: Job, arm: str) -> list[str]:
     return list(dict.fromkeys([*([ALONE] if ALONE in job.arms else []), arm]))
 
 
+def arms_with_every_method(job: Job, arm: str) -> list[str]:
+    """The arms of `arms_to_measure`, and those of all other methods.
+
+    The verdict is about the method that is most accurate. A method that is there for something else, such as
+    certificates, would not be measured at all if another one is.
+    """
+    return list(dict.fromkeys([*arms_to_measure(job, arm), *job.method_arms]))
+
+
 def load_student(job: Job, material: ComparisonData, arm: str, seed: int) -> nn.Module:
     """Load the trained student of an arm and a seed, in eval mode, on the device of the job.
 
