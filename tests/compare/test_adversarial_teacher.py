@@ -10,7 +10,8 @@ import pytest
 import limbeck
 from job_events import collect_messages
 from limbeck.compare import run_job
-from limbeck.compare.adversarial_teacher import attack_radii, make_attacks
+from limbeck.compare.adversarial_teacher import attack_radii, find_largest_pixel, make_attacks
+from limbeck.compare.arm_recipes import recipe_of
 from limbeck.compare.changed_job import changed_job
 from limbeck.compare.comparison_data import load_comparison_data
 from limbeck.compare.teacher import equally_trained, open_teacher
@@ -85,6 +86,18 @@ def test_of_bytes_that_end_at_16_the_radius_is_a_fraction_of_that():
     job = make_job(small_job("digits", teacher=AGAINST))
     (attack,) = make_attacks(job, load_comparison_data(job), ["member-0"]).values()
     assert attack.high == 16
+
+
+def test_a_method_that_attacks_takes_the_same_range():
+    """Otherwise a radius of 0.1 would be 25 of the 16 gray levels."""
+    for given, high in (({}, 16), ({"high": 8.0}, 8.0)):
+        own = {"name": "arow", "epsilon": 0.1, "attack_steps": 1, **given}
+        job = make_job(small_job("digits", method=own, teacher=AGAINST))
+        material = load_comparison_data(job)
+        teacher, _ = open_teacher(job, material)
+        recipe = recipe_of(job, "distilled", teacher, task=material.task, largest_pixel=find_largest_pixel(material))
+        (stage,) = recipe.stages()
+        assert stage.loader.high == high
 
 
 def refuse(job):

@@ -22,18 +22,22 @@ def adversarial_of(job: Job, name: str) -> AdversarialSettings | None:
 
 
 def make_attacks(job: Job, material: ComparisonData, names: Iterable[str]) -> dict[str, Attack]:
-    """The attacks in the training of these models of the teacher, for `teachers_recipe`.
-
-    Of pixels in bytes whose preprocessing divides by another number than 255, as that of scikit-learn's digits by 16,
-    this is the largest pixel.
-    """
+    """The attacks in the training of these models of the teacher, for `teachers_recipe`."""
     own = {name: one for name in names if (one := adversarial_of(job, name)) is not None}
-    if not own:
-        return {}
-    inputs, preprocess = material.train.take(torch.tensor([0])).inputs, material.data.preprocess
-    divides = isinstance(preprocess, NormalizeImages) and isinstance(inputs, Tensor) and not inputs.is_floating_point()
-    high = 1 / preprocess.scale if divides and isinstance(preprocess, NormalizeImages) else None
+    high = find_largest_pixel(material) if own else None
     return {name: one.make_attack(model=name, high=high) for name, one in own.items()}
+
+
+def find_largest_pixel(material: ComparisonData) -> float | None:
+    """The largest value of pixels in bytes whose preprocessing divides by it: 16 for scikit-learn's digits.
+
+    None for other inputs, whose range an attack knows: 255 of bytes, and 1.
+    """
+    preprocess = material.data.preprocess
+    if not isinstance(preprocess, NormalizeImages):
+        return None
+    inputs = material.train.take(torch.tensor([0])).inputs
+    return 1 / preprocess.scale if isinstance(inputs, Tensor) and not inputs.is_floating_point() else None
 
 
 def check_adversarial(job: Job, models: Mapping[str, nn.Module], material: ComparisonData) -> None:

@@ -41,6 +41,7 @@ def recipe_of(
     task: str | Task = "classification",
     smoothing: float = 0.1,
     development: Dataset | None = None,
+    largest_pixel: float | None = None,
 ) -> Recipe:
     """The recipe of an arm. A control has no teacher, or a shuffled one. The student is rounded if the job says so.
 
@@ -51,8 +52,9 @@ def recipe_of(
         task: What is learned.
         smoothing: The smoothing of the arm "label smoothing".
         development: The development data, which an adaptive share of written texts follows; needed to train.
+        largest_pixel: The largest value of the inputs, for methods that attack them, as `find_largest_pixel` finds it.
     """
-    recipe = _plain_recipe(job, arm, teacher, task, smoothing, development)
+    recipe = _plain_recipe(job, arm, teacher, task, smoothing, development, largest_pixel)
     rounding = job.student.quantize
     if rounding is None:
         return recipe
@@ -68,8 +70,9 @@ def recipe_of(
 
 
 def _plain_recipe(
-    job: Job, arm: str, teacher: Teacher, task: str | Task, smoothing: float, development: Dataset | None
-) -> Recipe:
+    job: Job, arm: str, teacher: Teacher, task: str | Task, smoothing: float, development: Dataset | None,
+    largest_pixel: float | None,
+) -> Recipe:  # fmt: skip
     """The recipe of an arm in full precision."""
     if arm in (ALONE, TEXTS):
         return make("supervised", task=task)
@@ -82,6 +85,8 @@ def _plain_recipe(
         arguments["task"] = task
     if "temperature" in own_method.parameters and (own := get_task(task).temperature) is not None:
         arguments["temperature"] = own
+    if "high" in own_method.parameters and largest_pixel is not None:
+        arguments["high"] = largest_pixel
     try:
         recipe = make(settings.name, **{**arguments, **settings.hyper})
     except LimbeckError as error:

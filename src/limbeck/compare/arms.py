@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from limbeck.atomic_io import make_folder, write_text
 from limbeck.checksums import read_lines
+from limbeck.compare.adversarial_teacher import find_largest_pixel
 from limbeck.compare.arm_recipes import is_taught, recipe_of
 from limbeck.compare.comparison_data import ComparisonData, eval_batches, is_judged_by_teacher, make_train_config
 from limbeck.compare.costs import Combined, ShippedCost, measure_combined, structure_of
@@ -98,7 +99,7 @@ def start(arm: ArmRun, material: ComparisonData, teacher: Teacher, student: nn.M
     job, budget = arm.job, arm.job.budget_of(arm.arm)
     recipe = recipe_of(
         job, arm.arm, with_cache(job, teacher, material.task), task=material.task, smoothing=arm.smoothing,
-        development=material.development,
+        development=material.development, largest_pixel=find_largest_pixel(material),
     )  # fmt: skip
     labels = {"ships": "a module that the method has put together"} if _ships_other_structure(recipe) else {}
     return Run(

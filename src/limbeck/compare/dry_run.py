@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from limbeck.compare.adversarial_teacher import make_attacks
+from limbeck.compare.adversarial_teacher import find_largest_pixel, make_attacks
 from limbeck.compare.arm_recipes import SHUFFLED, is_taught, recipe_of
 from limbeck.compare.arms import custom_metrics
 from limbeck.compare.comparison_data import ComparisonData, eval_batches, make_train_config
@@ -139,7 +139,10 @@ def _rehearse_arm(job: Job, arm: str, material: ComparisonData, teacher: Teacher
             fit_student(job, arm, student, few_rows(material), teacher, seed=0, smoothing=0.1)
             return
         models = {"student": student}
-        recipe = recipe_of(job, arm, cached_teacher, task=material.task, development=material.development)
+        recipe = recipe_of(
+            job, arm, cached_teacher, task=material.task, development=material.development,
+            largest_pixel=find_largest_pixel(material),
+        )  # fmt: skip
         mixed = is_taught(job, arm)
         run = _run_first_steps(models, recipe, job, job.budget_of(arm), material, mixed=mixed)
     if arm == SHUFFLED and not any(isinstance(stage.teacher, ShuffledTeacher) for stage in run.stages):

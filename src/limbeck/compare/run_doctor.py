@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 from torch import nn
 
-from limbeck.compare.adversarial_teacher import make_attacks
+from limbeck.compare.adversarial_teacher import find_largest_pixel, make_attacks
 from limbeck.compare.arm_recipes import is_taught, recipe_of
 from limbeck.compare.comparison_data import (
     ComparisonData,
@@ -111,7 +111,10 @@ def _arms(job: Job, material: ComparisonData, less: ComparisonData, teacher: Tea
         budget = job.budget_of(name)
         loader = train_loader(less.train, budget, seed=0, cache=job.cache, mixed=is_taught(job, name))
         whole = train_loader(material.train, budget, seed=0)
-        recipe = recipe_of(job, name, teacher, task=material.task, development=material.development)
+        recipe = recipe_of(
+            job, name, teacher, task=material.task, development=material.development,
+            largest_pixel=find_largest_pixel(material),
+        )  # fmt: skip
         yield CheckedArm(
             name, partial(_students, job, material, teacher), recipe, loader,
             make_train_config(job, budget, material, seed=0), job.seeds, len(whole) / len(loader),

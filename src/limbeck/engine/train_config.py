@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -172,6 +173,8 @@ def import_fabric() -> None:
 
     That takes as long as all else that training imports, where matplotlib, SciPy and transformers are installed too.
     """
+    if "lightning_fabric" in sys.modules:  # another thread may be importing torchmetrics
+        return
     with stand_in_for("torchmetrics"):
         import lightning_fabric  # noqa: F401
 
