@@ -101,3 +101,9 @@ def test_groups_and_superclasses_of_another_length_are_refused():
         make_loader(groups=torch.arange(5))
     with pytest.raises(DataError, match="3 superclasses for 4"):
         group_by_superclass(EXAMPLES, [0, 0, 1])
+    for groups in ([0] * 66, torch.zeros(66)):
+        with pytest.raises(DataError, match="one class"):
+            make_loader(groups=groups)
+    for wrong in ([0, 1.5, 2, 2], ["a", "b", "b", "a"]):
+        with pytest.raises(DataError, match="whole numbers"):
+            group_by_superclass(EXAMPLES, wrong)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import operator
 
 import pytest
 import torch
@@ -206,6 +207,15 @@ def test_a_change_in_place_is_seen_by_all_who_hold_the_tensor():
     torch.testing.assert_close(bounds.high, F.relu(1 - 2 * (x - 0.5)))
 
 
+@pytest.mark.parametrize("same", [lambda y: F.dropout(y, 0.5, False), lambda y: y.contiguous()])
+def test_what_returns_its_input_is_changed_in_place_with_it(same):
+    def network(x):
+        y = x * 2
+        return F.relu(same(y), inplace=True) + y
+
+    assert_sound(network, torch.randn(3, 4, generator=DRAW, dtype=torch.float64), 0.5, draws=3)
+
+
 @pytest.mark.parametrize(
     "function",
     [
@@ -216,6 +226,7 @@ def test_a_change_in_place_is_seen_by_all_who_hold_the_tensor():
         lambda x, w: F.linear(input=x, weight=w),
         lambda x, w: F.dropout(input=x, p=0.5, training=False),
         lambda x, w: torch.cat(tensors=[x, w]),
+        lambda x, w: F.avg_pool2d(x[None, None], 2, divisor_override=-3),
     ],
 )
 def test_arguments_may_have_names(function):
@@ -246,6 +257,12 @@ def test_a_compiled_network_has_the_bounds_of_the_original():
         (lambda x: torch.tensor(x.tolist()), "tolist"),
         (lambda x: x.numpy(), "numpy"),
         (lambda x: F.max_pool1d(x[None], 2, return_indices=True)[0], "max_pool1d_with_indices"),
+        (lambda x: torch.arange(9.0)[(x * 4).to(torch.int64)], "places"),
+        (lambda x: torch.index_select(torch.arange(9.0), 0, (x[0] * 4).to(torch.int64)), "places"),
+        (lambda x: torch.zeros(2, 6).add_(x), "constant tensor"),
+        (lambda x: operator.iadd(torch.zeros(2, 6), x), "constant tensor"),
+        (lambda x: torch.mul(x, -2, out=torch.empty(2, 6)), "constant tensor"),
+        (lambda x: torch.vmap(lambda row: -row)(x), "without PyTorch's rules"),
     ],
 )  # fmt: skip
 def test_what_has_no_bounds_is_refused_by_name(net, word):
@@ -260,7 +277,7 @@ def test_ends_that_are_no_interval_are_refused():
     for low, high in ((x, x - 1), (x, x.double()), (x, x * torch.nan)):
         with pytest.raises(LimbeckError, match="ends of intervals"):
             interval_bounds(nn.Identity(), low, high)
-    for epsilon in (-0.1, float("nan"), float("inf")):
+    for epsilon in (-0.1, float("nan"), float("inf"), "0.1", None, True):
         with pytest.raises(ArgumentError, match="epsilon"):
             check_epsilon(epsilon)
 

@@ -152,6 +152,8 @@ class _Normalized(nn.Module):
         ({"weight": 2.0}, "weight"),
         ({"temperature": 0.0}, "temperature"),
         ({"low": 1.0, "high": 0.0}, "low"),
+        ({"epsilon": "0.1"}, "epsilon"),
+        ({"low": "0"}, "low"),
         ({"high": float("nan")}, "high"),
     ],
 )

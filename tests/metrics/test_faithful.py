@@ -153,3 +153,14 @@ def test_what_cannot_be_certified_is_reported(x):
         certified_gap(nn.Sequential(nn.LayerNorm(6), nn.Linear(6, 4)), net(1), x, radius=0.1)
     with pytest.raises(DataError, match="one float tensor"):
         certified_gap(net(0), net(1), [Batch(x.long())], radius=0.1)
+    with pytest.raises(LimbeckError, match="in place"):
+        certified_gap(ViewInPlace(), net(1), x, radius=0.1)
+
+
+class ViewInPlace(nn.Module):
+    """A network that changes a tensor through a view of it, which intervals do not see."""
+
+    def forward(self, x):
+        y = x * 3
+        y.flatten(1).mul_(-1)
+        return y[:, :4]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from numbers import Integral
 from typing import final
 
 import torch
@@ -139,6 +140,8 @@ def group_by_superclass(examples: Dataset, superclasses: Sequence[int]) -> Int[T
         tensor([0, 7, 7, 7])
     """
     labels = _check_groups(examples, None)
+    if not all(isinstance(one, Integral) for one in superclasses):
+        raise DataError(f"Superclasses are whole numbers, one for each class; got {list(superclasses)!r}.")
     names = examples.class_names
     classes = len(names) if names else int(labels.max()) + 1
     if len(superclasses) != classes:
@@ -149,7 +152,7 @@ def group_by_superclass(examples: Dataset, superclasses: Sequence[int]) -> Int[T
 
 def _check_groups(examples: Dataset, groups: Tensor | None) -> Int[Tensor, " n"]:
     own = examples.labels if groups is None else groups
-    if own is None or own.is_floating_point() or own.ndim != 1 or not bool((own != IGNORED).any()):
+    if not isinstance(own, Tensor) or own.is_floating_point() or own.ndim != 1 or not bool((own != IGNORED).any()):
         raise DataError("Batches with classes in equal parts need one class for each example; these have none.")
     if len(own) != len(examples):
         raise DataError(f"There are {len(examples)} examples, but {len(own)} groups.")

@@ -61,7 +61,7 @@ def check_limits(low: float | None, high: float | None) -> None:
         ArgumentError: If one is not finite, or the smallest is not below the largest.
     """
     for name, value in {"low": low, "high": high}.items():
-        if value is not None and not math.isfinite(value):
+        if value is not None and not is_finite_number(value):
             raise ArgumentError(f"{name} is a finite number; got {value!r}.", argument=name)
     if low is not None and high is not None and low >= high:
         raise ArgumentError(f"low is below high; got low={low!r} and high={high!r}.", argument="low")

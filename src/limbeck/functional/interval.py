@@ -12,7 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from limbeck.errors import ArgumentError, LimbeckError
-from limbeck.functional.adversarial import check_within_range, find_range
+from limbeck.functional.adversarial import check_within_range, find_range, is_finite_number
 from limbeck.functional.interval_rules import RULES, Ends, Evaluate
 
 
@@ -46,8 +46,12 @@ class IntervalTensor(Tensor):
     @staticmethod
     def of(low: Tensor, high: Tensor) -> IntervalTensor:
         """Make one from its ends."""
-        # Its own storage is only there for shape, type and device.
-        made = low.detach().as_subclass(IntervalTensor)
+        # Its own storage is only there for shape, type and device. It is NaN, so that a function that reads it, without
+        # a rule, such as inside vmap, cannot pass for one that does not depend on the inputs.
+        own = low.detach()
+        if own.is_floating_point():
+            own = own.new_full((), torch.nan).expand(own.shape)
+        made = own.as_subclass(IntervalTensor)
         made.low, made.high = low, high
         return made
 
@@ -80,7 +84,7 @@ _ALIASES = {
 
 
 def _evaluate(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    name = func.__name__
+    name = getattr(func, "__name__", type(func).__name__)  # methods of TorchScript have none
     if name == "__get__":  # an attribute
         name = func.__self__.__name__
         if name not in _FACTS:
@@ -99,12 +103,24 @@ def _evaluate(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     plain = _ALIASES.get(plain, plain)
     if plain not in RULES:
         raise _unknown_rule_error(plain)
+    _check_target(plain, args, kwargs, in_place=in_place)
     result = _wrap(RULES[plain](_caller(func, plain, name), _unwrap(args), _unwrap(kwargs)))
     if in_place:
         # The same object, because the network may go on with it.
         args[0].low, args[0].high = result.low, result.high
         return args[0]
-    return result
+    first = args[0] if args else None
+    is_same = isinstance(result, IntervalTensor) and isinstance(first, IntervalTensor) and result.low is first.low
+    return first if is_same else result  # a later change in place is a change of both
+
+
+def _check_target(name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any], *, in_place: bool) -> None:
+    """Check that the result is not written into a plain tensor, which has no ends."""
+    if kwargs.get("out") is not None or (in_place and not isinstance(args[0], IntervalTensor)):
+        raise LimbeckError(
+            f"Interval bounds cannot follow {name!r}, which writes what depends on the inputs into a constant tensor, "
+            "with out= or in place: write y = y + x in place of y += x."
+        )
 
 
 def _caller(func: Any, plain: str, name: str) -> Evaluate:
@@ -195,8 +211,15 @@ def interval_bounds(
         )
     with torch.autocast(low.device.type, enabled=False), _uncompiled():
         result = function(IntervalTensor.of(low, high))
+    if isinstance(result, IntervalTensor):
+        return Bounds(result.low, result.high)
     # A network that does not depend on its inputs returns a plain tensor.
-    return Bounds(result.low, result.high) if isinstance(result, IntervalTensor) else Bounds(result, result)
+    if bool(result.isnan().any()) and not bool(function(low).isnan().any()):
+        raise LimbeckError(
+            "Interval bounds cannot follow this network: a function that it calls takes the tensor without PyTorch's "
+            "rules, such as torch.tensor, vmap or TorchScript."
+        )
+    return Bounds(result, result)
 
 
 def _uncompiled() -> AbstractContextManager[Any]:
@@ -278,5 +301,5 @@ def check_epsilon(epsilon: float) -> None:
     Raises:
         ArgumentError: If it is not a finite number of at least 0.
     """
-    if not 0 <= epsilon < float("inf"):
+    if not (is_finite_number(epsilon) and epsilon >= 0):
         raise ArgumentError(f"epsilon is a number of at least 0, such as 2/255; got {epsilon!r}.", argument="epsilon")

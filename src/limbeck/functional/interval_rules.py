@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import torch
@@ -47,6 +47,24 @@ def monotone(evaluate: Evaluate, args: tuple[Any, ...], kwargs: Mapping[str, Any
     _check_one_interval(evaluate, args)
     first, second = (evaluate(*_at(args, end), **_at(kwargs, end)) for end in (0, 1))
     return Ends(torch.minimum(first, second), torch.maximum(first, second))
+
+
+def moved(evaluate: Evaluate, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+    """The rule of a choice of elements by constant places, such as a slice."""
+    if not isinstance(args[0], Ends) or any(isinstance(one, Ends) for one in _flatten((args[1:], kwargs))):
+        raise LimbeckError("Interval bounds need places in a tensor that do not depend on the inputs.")
+    return increasing(evaluate, args, kwargs)
+
+
+def _flatten(value: Any) -> Iterator[Any]:
+    """The values in nested containers."""
+    if type(value) is dict:
+        value = tuple(value.values())
+    if type(value) in (tuple, list):
+        for one in value:
+            yield from _flatten(one)
+    else:
+        yield value
 
 
 def turning_once(turn: float, least: float) -> Rule:
@@ -169,11 +187,11 @@ _INCREASING = (
     # shape and place
     "flatten", "unflatten", "view", "reshape", "view_as", "reshape_as", "permute", "transpose", "t", "movedim",
     "squeeze", "unsqueeze", "contiguous", "clone", "detach", "expand", "expand_as", "repeat", "cat", "concat",
-    "stack", "chunk", "split", "unbind", "getitem", "narrow", "select", "flip", "roll", "float", "double", "to",
-    "pixel_shuffle", "pixel_unshuffle", "channel_shuffle", "index_select", "pad",
+    "stack", "chunk", "split", "unbind", "narrow", "select", "flip", "roll", "float", "double", "to",
+    "pixel_shuffle", "pixel_unshuffle", "channel_shuffle", "pad",
     # pooling and means
     "max_pool1d", "max_pool2d", "max_pool3d", "adaptive_max_pool1d", "adaptive_max_pool2d", "adaptive_max_pool3d",
-    "avg_pool1d", "avg_pool2d", "avg_pool3d", "adaptive_avg_pool1d", "adaptive_avg_pool2d", "adaptive_avg_pool3d",
+    "avg_pool1d", "adaptive_avg_pool1d", "adaptive_avg_pool2d", "adaptive_avg_pool3d",
     "mean", "sum", "amax", "amin", "maximum", "minimum",
     # activations
     "relu", "relu6", "sigmoid", "tanh", "softplus", "logsigmoid", "log_sigmoid", "softsign", "hardtanh",
@@ -187,6 +205,8 @@ _DROPOUT = ("dropout", "dropout1d", "dropout2d", "dropout3d", "alpha_dropout", "
 RULES: dict[str, Rule] = {
     **dict.fromkeys(_INCREASING, increasing),
     **dict.fromkeys(_AFFINE, affine),
+    **dict.fromkeys(("getitem", "index_select"), moved),
+    **dict.fromkeys(("avg_pool2d", "avg_pool3d"), monotone),  # the divisor may be negative
     "batch_norm": evaluation_only(monotone, 5, "BatchNorm"),
     **dict.fromkeys(_DROPOUT, evaluation_only(unchanged, 2, "Dropout")),
     "add": add,

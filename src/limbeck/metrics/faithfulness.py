@@ -170,10 +170,22 @@ def certified_gap(
             ours, theirs = _reader(student, batch, student_preprocess), _reader(teacher, batch, teacher_preprocess)
             k = theirs(batch.inputs).argmax(1)
             box = _box(batch.inputs, radius, limits)
-            q, p = (Bounds(*(end.double() for end in interval_bounds(read, *box))) for read in (ours, theirs))
+            q, p = (_bound(read, box, batch.inputs) for read in (ours, theirs))
             gaps.append(bound_gap(q, p, k).cpu())
             agrees.append((ours(batch.inputs).argmax(1) == k).cpu())
     return CertifiedGap(torch.cat(gaps), torch.cat(agrees))
+
+
+def _bound(read: Callable[[Tensor], Tensor], box: Bounds, x: Tensor) -> Bounds:
+    """Bounds of the logits in a box, after a look at its point that is nearest to the example."""
+    bounds, plain = interval_bounds(read, *box), read(x.clamp(*box))
+    room = 1e-4 * (1 + plain.abs())
+    if bool(((plain < bounds.low - room) | (plain > bounds.high + room)).any()):
+        raise LimbeckError(
+            "A network cannot be bounded: its logits of an example are outside of their bounds. It may change a part "
+            "of a tensor in place; use one that does not."
+        )
+    return Bounds(bounds.low.double(), bounds.high.double())
 
 
 def _check_box(who: str, radius: float, limits: Limits | None, steps: int = 1) -> None:
