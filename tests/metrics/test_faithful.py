@@ -162,5 +162,5 @@ class ViewInPlace(nn.Module):
 
     def forward(self, x):
         y = x * 3
-        y.flatten(1).mul_(-1)
+        y[:, :2].mul_(-1)
         return y[:, :4]
