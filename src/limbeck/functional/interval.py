@@ -84,7 +84,7 @@ _ALIASES = {
 
 
 def _evaluate(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    name = getattr(func, "__name__", type(func).__name__)  # methods of TorchScript have none
+    name = func.__name__ if hasattr(func, "__name__") else type(func).__name__  # methods of TorchScript have none
     if name == "__get__":  # an attribute
         name = func.__self__.__name__
         if name not in _FACTS:
