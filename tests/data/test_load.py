@@ -293,10 +293,12 @@ def test_a_column_of_a_table_says_so_and_stays_a_feature(elsewhere, apart):
     ages = shown.extra["raw"][:, 0].int().tolist()
     assert shown.extra[data.groups] == [("north", "south", "(missing)")[age % 3] for age in ages]
     assert torch.equal(shown.inputs, plain.test.take(everything).inputs)
-    # The training part has the column too, for routes to teachers. Answers depend on it, and so the hash does.
+    # The training part has the column too, for routes to teachers. Only with such a route answers depend on it.
     train = data.train.take(torch.arange(len(data.train)))
     ages = train.extra["raw"][:, 0].int().tolist()
     assert train.extra["groups"] == [("north", "south", "(missing)")[age % 3] for age in ages]
+    assert data.train.fingerprint == plain.train.fingerprint
+    data.train.hash_groups()
     assert data.train.fingerprint != plain.train.fingerprint
     # It is also a feature, which the summary says.
     assert any("'data.ignore=[region]'" in note for note in data.summary.notes)

@@ -41,7 +41,8 @@ def check_arguments(
         for name in arguments:
             if name not in accepted:
                 near = nearest(name, accepted)
-                hint = f"Did you mean {near!r}?" if near else f"Leave it out (in a job: {name}: null)."
+                leave = f"eave it out (in a job: {name}: null)."
+                hint = f"Did you mean {near!r}? Or l{leave}" if near else f"L{leave}"
                 message = f"{who} takes no argument {name!r}. {hint} It takes: {_listed(accepted)}."
                 raise ArgumentError(message, argument=near or "", example=_example(accepted[near]) if near else "...")
     names = [n for n, p in accepted.items() if p.default is p.empty and n not in arguments]
