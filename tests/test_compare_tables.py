@@ -12,6 +12,7 @@ from limbeck.job import RunLayout
 from limbeck.metrics import save_tensors
 from limbeck.metrics.multiple_comparisons import holm_comparisons
 from limbeck.metrics.statistics import compare_scores
+from tools import compare_tables
 from tools.compare_tables import render, summarize
 
 EXAMPLES, SEEDS = 400, 3
@@ -69,6 +70,18 @@ def test_the_page_is_in_the_order_of_accuracy_and_has_the_cost(folder):
     assert "2.00 x" in lines[1]
     assert "worse" in lines[-1]
     assert "Of 3 methods 1 are shown to be better than plain KD, and 1 to be worse." in render(summarize("x", folder))
+
+
+def test_a_new_table_gets_a_page(folder, monkeypatch, tmp_path):
+    results = tmp_path / "results"
+    (results / "tables").mkdir(parents=True)
+    (results / "tables" / "digits.json").write_text(json.dumps(summarize("digits", folder)))
+    monkeypatch.setattr(compare_tables, "RESULTS", results)
+    ((path, page),) = compare_tables.updated_pages().items()
+    assert path == results / "table_digits.md"
+    assert "[dkd](../methods/dkd.md)" in page
+    path.write_text(page.replace("All methods on digits", "My title"))
+    assert compare_tables.updated_pages()[path] == path.read_text()
 
 
 def test_holm_rejects_what_the_stepwise_procedure_rejects():

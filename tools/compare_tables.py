@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from limbeck.job import RunLayout
+from limbeck.job.run_layout import PREDICTIONS
 from limbeck.metrics import load_tensors
 from limbeck.metrics.multiple_comparisons import holm_comparisons
 from limbeck.metrics.statistics import Difference, compare_scores
@@ -53,7 +54,7 @@ def summarize(name: str, folder: Path) -> dict[str, Any]:
 
 
 def _right(layout: RunLayout, arm: str, seed: int, labels: np.ndarray) -> np.ndarray:
-    logits = load_tensors(layout.seed(arm, seed) / "predictions.safetensors")["test"].numpy()
+    logits = load_tensors(layout.seed(arm, seed) / PREDICTIONS)["test"].numpy()
     return (logits.argmax(1) == labels).astype(float)
 
 
@@ -123,7 +124,8 @@ def updated_pages() -> dict[Path, str]:
     pages = {}
     for file in sorted((RESULTS / "tables").glob("*.json")):
         path = RESULTS / f"table_{file.stem}.md"
-        text = path.read_text(encoding="utf-8")
+        new = f"# All methods on {file.stem}\n\n{FIRST}{LAST}\n"
+        text = path.read_text(encoding="utf-8") if path.is_file() else new
         before, found, rest = text.partition(FIRST)
         if not found or LAST not in rest:
             raise ValueError(f"{path} needs a part between {FIRST!r} and {LAST!r}")

@@ -9,7 +9,7 @@ import pytest
 
 import limbeck
 from job_events import collect_messages
-from limbeck.compare import run_job
+from limbeck.compare import arms, run_job
 from limbeck.compare.adversarial_teacher import attack_radii, find_largest_pixel, make_attacks
 from limbeck.compare.arm_recipes import recipe_of
 from limbeck.compare.changed_job import changed_job
@@ -98,6 +98,22 @@ def test_a_method_that_attacks_takes_the_same_range():
         recipe = recipe_of(job, "distilled", teacher, task=material.task, largest_pixel=find_largest_pixel(material))
         (stage,) = recipe.stages()
         assert stage.loader.high == high
+
+
+def test_the_training_of_an_arm_knows_the_range(monkeypatch):
+    class SeenError(Exception):
+        pass
+
+    def look(*_, largest_pixel, **__):
+        raise SeenError(largest_pixel)
+
+    monkeypatch.setattr(arms, "recipe_of", look)
+    job = make_job(small_job("digits", teacher=AGAINST))
+    material = load_comparison_data(job)
+    teacher, _ = open_teacher(job, material)
+    with pytest.raises(SeenError) as seen:
+        arms.start(arms.ArmRun(job, "distilled", 0, None, None), material, teacher)
+    assert seen.value.args == (16,)
 
 
 def refuse(job):

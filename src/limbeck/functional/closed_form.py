@@ -188,9 +188,11 @@ def find_divergence(
     if not isinstance(form, Quick):
         return _general_in_blocks(student, teacher, temperature, form, needed)
     if form.few is not None and student.numel() < _FEW:
-        double = student.dtype == torch.float32 and student.numel() < _FEW_IN_DOUBLE
-        few = _of_few_in_double(student, teacher, temperature, form, needed) if double else None
-        few = few or _of_few(student, teacher, temperature, form, needed, form.few)
+        few = None
+        if student.dtype == torch.float32 and student.numel() < _FEW_IN_DOUBLE:
+            few = _of_few_in_double(student, teacher, temperature, form, needed)
+        if few is None:
+            few = _of_few(student, teacher, temperature, form, needed, form.few)
         if few is not None:
             return few
     value, *slopes = in_blocks(student, teacher, temperature, form, needed)

@@ -41,9 +41,11 @@ def check_arguments(
         for name in arguments:
             if name not in accepted:
                 near = nearest(name, accepted)
-                leave = f"eave it out (in a job: {name}: null)."
-                hint = f"Did you mean {near!r}? Or l{leave}" if near else f"L{leave}"
-                message = f"{who} takes no argument {name!r}. {hint} It takes: {_listed(accepted)}."
+                hint = f"Did you mean {near!r}? " if near else ""
+                message = (
+                    f"{who} takes no argument {name!r}. {hint}To leave it out of a job, write {name}: null. "
+                    f"It takes: {_listed(accepted)}."
+                )
                 raise ArgumentError(message, argument=near or "", example=_example(accepted[near]) if near else "...")
     names = [n for n, p in accepted.items() if p.default is p.empty and n not in arguments]
     if names:

@@ -16,6 +16,7 @@ from limbeck.functional.feature_maps import position_mask, safe_root, to_positio
 from limbeck.losses import Loss
 from limbeck.methods.card import MethodCard, SearchRange
 from limbeck.methods.features.layers import Layers, add_losses, pair_layers
+from limbeck.methods.logits.wkd import CARD as WKD
 from limbeck.methods.support import check_count, check_weight
 from limbeck.recipe import Recipe, Stage
 from limbeck.tasks import Task
@@ -112,14 +113,7 @@ CARD = MethodCard(
     "by the Wasserstein distance, which also compares distributions that do not overlap.",
     when="For networks with maps or tokens of any size, at the last layer before pooling. Positions are not matched, "
     "so it fits where student and teacher look at different places. For logits the same paper has wkd.",
-    bibtex="""@inproceedings{lv2024wasserstein,
-  title = {Wasserstein Distance Rivals {Kullback-Leibler} Divergence for Knowledge Distillation},
-  author = {Lv, Jiaming and Yang, Haoyuan and Li, Peihua},
-  booktitle = {Advances in Neural Information Processing Systems},
-  year = {2024},
-  eprint = {2412.08139},
-  archivePrefix = {arXiv}
-}""",
+    bibtex=WKD.bibtex,
     reads=("features",),
     labels="few",
     example={"at": "layer2", "student_at": "layer2"},

@@ -16,6 +16,7 @@ from limbeck.functional.kernel import validates_student
 from limbeck.functional.row_blocks import compute_by_rows
 from limbeck.losses import LossContext, LossTerm, all_gather, all_reduce_sum
 from limbeck.methods.card import MethodCard, SearchRange
+from limbeck.methods.logits.nkd import CARD as NKD
 from limbeck.methods.relations.pretext_teacher import pool_channels
 from limbeck.methods.support import check_weight
 from limbeck.recipe import Recipe, Stage
@@ -192,15 +193,7 @@ CARD = MethodCard(
     "for the other classes from their ranks, with Zipf's law.",
     when="Where there is no teacher and no time for one: it costs one linear layer. Compare with label_smoothing, "
     "which treats all other classes alike. With a teacher use nkd, of the same paper.",
-    bibtex="""@inproceedings{yang2023knowledge,
-  title = {From Knowledge Distillation to Self-Knowledge Distillation: A Unified Approach with Normalized Loss and
-           Customized Soft Labels},
-  author = {Yang, Zhendong and Zeng, Ailing and Li, Zhe and Zhang, Tianke and Yuan, Chun and Li, Yu},
-  booktitle = {Proceedings of the IEEE/CVF International Conference on Computer Vision},
-  year = {2023},
-  eprint = {2303.13005},
-  archivePrefix = {arXiv}
-}""",
+    bibtex=NKD.bibtex,
     reads=(),
     labels="required",
     example={"student_at": "layer2"},
