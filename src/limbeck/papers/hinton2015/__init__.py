@@ -3,6 +3,7 @@
 from limbeck.papers.hinton2015.claims import add_claims
 from limbeck.papers.hinton2015.confusions import CONFUSIONS
 from limbeck.papers.hinton2015.mnist import MNIST, OMIT3, ONLY78, TEMPERATURE
+from limbeck.papers.hinton2015.mnist_settings import SETTINGS
 from limbeck.papers.hinton2015.regularizer import REGULARIZER
 from limbeck.papers.hinton2015.speech import SPEECH
 
@@ -12,4 +13,6 @@ CLAIM = (
     "it never saw."
 )
 SEEDS = {"quick": 1, "full": 3}
-EXPERIMENTS = tuple(add_claims(one) for one in (MNIST, TEMPERATURE, OMIT3, ONLY78, REGULARIZER, SPEECH, CONFUSIONS))
+EXPERIMENTS = tuple(
+    add_claims(one) for one in (SETTINGS, MNIST, TEMPERATURE, OMIT3, ONLY78, REGULARIZER, SPEECH, CONFUSIONS)
+)

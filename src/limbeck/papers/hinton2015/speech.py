@@ -19,7 +19,7 @@ from limbeck.engine import Run, distill
 from limbeck.methods import make
 from limbeck.models import Mlp, load, save, seeded
 from limbeck.papers.experiment import Experiment, ExperimentScale, Figures, Row, TaskFolder
-from limbeck.papers.hinton2015.mnist import labels_of
+from limbeck.papers.hinton2015.mnist_training import labels_of
 from limbeck.papers.hinton2015.spoken_digits import (
     AFTER,
     BEFORE,
