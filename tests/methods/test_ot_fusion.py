@@ -15,6 +15,7 @@ from limbeck.errors import ArgumentError, LimbeckError
 from limbeck.methods import make
 from limbeck.methods.teachers.ot_fusion import make_several_teachers
 from limbeck.models import build
+from limbeck.models.coupled_units import find_unit_groups
 from limbeck.models.fusion import fuse_networks, match_units
 from limbeck.models.model_transforms import prune
 from limbeck.teachers import Ensemble, ShuffledTeacher
@@ -132,27 +133,216 @@ def test_networks_of_different_architectures_are_refused_before_training():
         distill(student, make("ot_fusion", teacher=ShuffledTeacher(nn.Linear(6, 3))), data, epochs=1)
 
 
-def test_a_network_that_is_no_chain_is_refused():
-    residual = build("resnet8", channels=1, classes=3, width=4).eval()
-    with pytest.raises(LimbeckError, match="chain"):
-        fuse_networks([residual, residual], IMAGES)
-    grouped = nn.Sequential(nn.Conv2d(1, 4, 3), nn.Conv2d(4, 4, 3, groups=2), nn.Flatten(), nn.Linear(64, 3)).eval()
-    with pytest.raises(LimbeckError, match="chain"):
-        fuse_networks([grouped, grouped], IMAGES)
+class Added(nn.Module):
+    """Two layers of equal widths whose sum is read."""
 
-    class Added(nn.Module):
-        """Two layers of equal widths whose sum is read: one order for both would pass."""
+    def __init__(self):
+        super().__init__()
+        self.a, self.b, self.c = nn.Linear(6, 6), nn.Linear(6, 6), nn.Linear(6, 3)
 
-        def __init__(self):
-            super().__init__()
-            self.a, self.b, self.c = nn.Linear(6, 6), nn.Linear(6, 6), nn.Linear(6, 3)
+    def forward(self, x):
+        x = self.a(x).relu()
+        return self.c(x + self.b(x).relu())
 
-        def forward(self, x):
-            x = self.a(x).relu()
-            return self.c(x + self.b(x).relu())
 
-    with pytest.raises(LimbeckError, match="chain"):
-        fuse_networks([Added(), Added()], X)
+class Joined(nn.Module):
+    """A gate for each channel, and two maps side by side."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b, self.gate, self.c = nn.Conv2d(1, 4, 3), nn.Conv2d(1, 3, 3), nn.Linear(4, 4), nn.Linear(7, 3)
+
+    def forward(self, x):
+        maps = self.a(x).relu()
+        maps = maps * self.gate(maps.mean((2, 3))).sigmoid()[..., None, None]
+        return self.c(torch.cat([self.b(x).relu(), maps], 1).mean((2, 3)))
+
+
+class FromInputs(nn.Module):
+    """A block around the network's own inputs: only the units inside of it are free."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b, self.c = nn.Linear(6, 9), nn.Linear(9, 6), nn.Linear(6, 3)
+
+    def forward(self, x):
+        return self.c(x + self.b(self.a(x).relu()))
+
+
+def change_order(net, moves):
+    """A copy in which some tensors have another order along a dimension: ``(name, dimension, order)``."""
+    twin = copy.deepcopy(net)
+    state = twin.state_dict()
+    for name, dim, order in moves:
+        tensors = [name] if dim else [name, *(f"{name[:-6]}{part}" for part in ("bias", "running_mean", "running_var"))]
+        for key in tensors:
+            if key in state:
+                state[key].copy_(state[key].index_select(dim, order))
+    return twin
+
+
+def permuted_added(net):
+    order = torch.tensor([3, 5, 0, 1, 4, 2])
+    return change_order(net, [("a.weight", 0, order), ("b.weight", 1, order), ("b.weight", 0, order),
+                              ("c.weight", 1, order)])  # fmt: skip
+
+
+def permuted_joined(net):
+    four, three = torch.tensor([2, 0, 3, 1]), torch.tensor([2, 0, 1])
+    both = torch.cat([three, 3 + four])
+    return change_order(net, [("a.weight", 0, four), ("gate.weight", 0, four), ("gate.weight", 1, four),
+                              ("b.weight", 0, three), ("c.weight", 1, both)])  # fmt: skip
+
+
+def permuted_from_inputs(net):
+    order = torch.randperm(9)
+    return change_order(net, [("a.weight", 0, order), ("b.weight", 1, order)])
+
+
+def permuted_resnet(net):
+    """Shortcuts of option A: the channels of a stage are the middle ones of the next."""
+    width = net.stem[0].out_channels
+    stage = [torch.randperm(width)]
+    for _ in range(2):
+        wide = 2 * len(stage[-1])
+        quarter = wide // 4
+        new = torch.cat([torch.arange(quarter), torch.arange(3 * quarter, wide)])[torch.randperm(wide // 2)]
+        stage.append(torch.cat([new[:quarter], quarter + stage[-1], new[quarter:]]))
+    moves = [("stem.0.weight", 0, stage[0]), ("stem.1.weight", 0, stage[0])]
+    before = stage[0]
+    for number, order in enumerate(stage):
+        for block in range(len(net.get_submodule(f"layer{number + 1}"))):
+            at, inner = f"layer{number + 1}.{block}", torch.randperm(len(order))
+            moves += [(f"{at}.conv1.weight", 0, inner), (f"{at}.conv1.weight", 1, before),
+                      (f"{at}.norm1.weight", 0, inner), (f"{at}.conv2.weight", 1, inner),
+                      (f"{at}.conv2.weight", 0, order), (f"{at}.norm2.weight", 0, order)]  # fmt: skip
+            before = order
+    return change_order(net, [*moves, ("classifier.weight", 1, before)])
+
+
+def make_resnet(name, seed):
+    return trained(build(name, channels=1, classes=3, width=4, seed=seed), IMAGES)
+
+
+def make_seeded(kind, seed):
+    torch.manual_seed(seed)
+    return kind()
+
+
+COUPLED = {
+    "added": (lambda seed: make_seeded(Added, seed), permuted_added, X),
+    "gated and concatenated": (lambda seed: make_seeded(Joined, seed), permuted_joined, IMAGES),
+    "added to inputs": (lambda seed: make_seeded(FromInputs, seed), permuted_from_inputs, X),
+    "resnet8": (lambda seed: make_resnet("resnet8", seed), permuted_resnet, IMAGES),
+    "resnet14": (lambda seed: make_resnet("resnet14", seed), permuted_resnet, IMAGES),
+}
+
+
+@pytest.mark.parametrize("kind", COUPLED)
+@pytest.mark.parametrize("ground", ["weights", "activations"])
+def test_a_residual_network_and_its_permuted_copy_are_that_network_exactly(kind, ground):
+    make_net, permute, inputs = COUPLED[kind]
+    net = make_net(1)
+    twin = permute(net)
+    assert not same_weights(weights(twin), weights(net))
+    torch.testing.assert_close(twin(inputs), net(inputs), rtol=1e-4, atol=1e-5)
+    fused = fuse_networks([net, twin], inputs, ground=ground)
+    for name, tensor in weights(fused).items():
+        torch.testing.assert_close(tensor, weights(net)[name], rtol=0, atol=0 if ground == "weights" else 1e-7)
+
+
+@pytest.mark.parametrize("kind", COUPLED)
+def test_of_residual_networks_it_is_one_of_both_at_the_ends(kind):
+    make_net, _, inputs = COUPLED[kind]
+    a, b = make_net(1), make_net(2)
+    assert same_weights(weights(fuse_networks([b, a], inputs, weights=[1, 0])), weights(b))
+    moved = fuse_networks([b, a], inputs, weights=[0, 1])
+    assert not same_weights(weights(moved), weights(a))
+    torch.testing.assert_close(moved(inputs), a(inputs), rtol=1e-4, atol=1e-5)
+
+
+def test_groups_of_a_residual_network_are_those_of_its_additions():
+    """By hand: 4 channels of the first stage, 4 new ones in the second, 8 in the third, and those inside of blocks."""
+    groups = find_unit_groups(make_resnet("resnet8", 1), IMAGES)
+    assert [(group.size, list(group.outputs)) for group in groups] == [
+        (4, ["stem.0", "layer1.0.conv2", "layer2.0.conv2", "layer3.0.conv2"]), (4, ["layer1.0.conv1"]),
+        (8, ["layer2.0.conv1"]), (4, ["layer2.0.conv2", "layer3.0.conv2"]), (16, ["layer3.0.conv1"]),
+        (8, ["layer3.0.conv2"]),
+    ]  # fmt: skip
+    assert groups[3].outputs["layer2.0.conv2"].tolist() == [0, 1, 6, 7]
+    assert groups[3].outputs["layer3.0.conv2"].tolist() == [4, 5, 10, 11]
+    assert list(groups[3].inputs) == ["layer3.0.conv1", "classifier"]
+
+
+class Folded(nn.Module):
+    """Units of one layer are added to each other."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Linear(6, 8), nn.Linear(4, 3)
+
+    def forward(self, x):
+        x = self.a(x)
+        return self.b(x[:, :4] + x[:, 4:])
+
+
+class Different(nn.Module):
+    """The halves of a layer have other activations, so units cannot change halves."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Linear(6, 8), nn.Linear(8, 3)
+
+    def forward(self, x):
+        x = self.a(x)
+        return self.b(torch.cat([x[:, :4].relu(), x[:, 4:].tanh()], 1))
+
+
+class Attending(nn.Module):
+    """Each number that the last layer reads depends on all units of two others."""
+
+    def __init__(self):
+        super().__init__()
+        self.q, self.k, self.v, self.out = (nn.Linear(8, 8) for _ in range(4))
+
+    def forward(self, x):
+        tokens = x[:, 0]
+        return self.out((self.q(tokens) @ self.k(tokens).mT).softmax(-1) @ self.v(tokens)).mean(1)
+
+
+class Twice(nn.Module):
+    """A layer is called twice."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Linear(6, 6), nn.Linear(6, 3)
+
+    def forward(self, x):
+        return self.b(self.a(self.a(x).relu()).relu())
+
+
+def grouped():
+    return nn.Sequential(nn.Conv2d(1, 4, 3), nn.Conv2d(4, 4, 3, groups=2), nn.Flatten(), nn.Linear(64, 3))
+
+
+@pytest.mark.parametrize(
+    ("kind", "inputs", "word"),
+    [(grouped, IMAGES, "Conv2d '1'"), (Folded, X, "'a'"), (Different, X, "order"), (Attending, IMAGES, "'out'"),
+     (Twice, X, "twice"), (nn.Identity, X, "linear")],
+)  # fmt: skip
+def test_a_network_that_mixes_units_in_another_way_is_refused(kind, inputs, word):
+    with pytest.raises(LimbeckError, match=word):
+        fuse_networks([make_seeded(kind, 1), make_seeded(kind, 2)], inputs)
+
+
+def test_a_job_s_residual_teachers_are_fused():
+    _, _, data = make_several_teachers()
+    images = ArrayDataset(data.inputs.unflatten(1, (1, 2, 3)), data.labels)
+    teachers = [build("resnet8", channels=1, classes=3, width=2, seed=seed) for seed in (1, 2)]
+    student = build("resnet8", channels=1, classes=3, width=1, seed=3)
+    recipe = make("ot_fusion", teacher=Ensemble(*teachers, weights=[1.0, 0.0]), finetune=False)
+    run = distill(student, recipe, images, batch_size=16, epochs=1, seed=0).finish()
+    assert same_weights(weights(run.models["fused"]), weights(teachers[0]))
 
 
 def test_wrong_options_are_refused():

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import copy
-import itertools
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,20 +13,20 @@ from torch import Tensor, nn
 
 from limbeck.batch import Inputs
 from limbeck.errors import ArgumentError, LimbeckError, unknown_name_error
-from limbeck.model_call import call, logits_of
+from limbeck.models.coupled_units import (
+    State,
+    UnitGroup,
+    find_unit_groups,
+    join_name,
+    move_inputs,
+    move_units,
+    read_state,
+)
+from limbeck.models.unit_trace import run_in_eval
 from limbeck.optional_imports import import_optional
 
 GROUNDS = ("weights", "activations")
 """What the distance of two units is measured by."""
-_MIXING = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
-_NORMS = (nn.modules.batchnorm._BatchNorm, nn.LayerNorm)
-
-
-class _Layer(NamedTuple):
-    """A layer that mixes units, and the normalizations after it, by their names in the network."""
-
-    name: str
-    norms: tuple[str, ...]
 
 
 def check_same_architecture(networks: Sequence[nn.Module]) -> None:
@@ -73,12 +72,17 @@ def fuse_networks(
     4. :math:`W_A` becomes :math:`T^\top \hat W_A`, and so do bias and normalization. The units of the last layer are
        classes and stay.
 
+    Layers whose outputs are added, as in a residual stage, share one T (`find_unit_groups`). Its cost is that of their
+    rows side by side. Rows of the first of these layers give a first T; those of the others can be compared when their
+    inputs are in order, so all costs are computed a second time, with all T of the first pass.
+
     A network and copies of it with other orders of the hidden units give exactly that network. The inputs are only
-    used to find the order of the layers, to check that they form a chain, and for activations.
+    used to find which units belong together, and for activations.
 
     Args:
-        networks: The networks, chains of linear layers or convolutions with normalizations, activations and pooling
-            between them. The result has the units of the first, in its order.
+        networks: The networks: linear layers or convolutions with normalizations, activations and pooling between them,
+            whose outputs may be added, multiplied, padded or concatenated. The result has the units of the first, in
+            its order.
         inputs: A few examples, as the networks take them.
         weights: The weight of each network in the average, at least 0, scaled to sum to 1; equal by default.
         ground: ``weights`` or ``activations``: what the distance of two units is measured by.
@@ -89,8 +93,8 @@ def fuse_networks(
         A new network; none of the given ones is changed.
 
     Raises:
-        LimbeckError: If the architectures differ, or the network is no chain: residual connections, grouped
-            convolutions, attention.
+        LimbeckError: If the architectures differ, or the network mixes units in another way: grouped convolutions,
+            attention, shuffled channels.
         ArgumentError: If `weights` or `regularization` are out of range.
 
     Example:
@@ -107,13 +111,14 @@ def fuse_networks(
     """
     check_same_architecture(networks)
     shares = _check_options(len(networks), weights, ground, regularization)
-    chain = find_chain(networks[0], inputs)
-    reference = _read_state(networks[0])
-    outputs = [_read_outputs(one, chain, inputs) for one in networks] if ground == "activations" else None
+    groups = find_unit_groups(networks[0], inputs)
+    reference = read_state(networks[0])
+    outputs = [_read_outputs(one, groups, inputs) for one in networks] if ground == "activations" else None
     aligned = [reference]
     for number in range(1, len(networks)):
         pair = None if outputs is None else (outputs[number], outputs[0])
-        aligned.append(_align(_read_state(networks[number]), reference, chain, pair, regularization))
+        state = read_state(networks[number])
+        aligned.append(move_units(state, groups, _match(state, reference, groups, pair, regularization)))
     fused = copy.deepcopy(networks[0])
     state = fused.state_dict()
     for name, tensor in state.items():
@@ -142,96 +147,10 @@ def _check_options(
     return [weight / sum(own) for weight in own]
 
 
-def find_chain(network: nn.Module, inputs: Inputs) -> list[_Layer]:
-    """Find the layers of a network in the order in which they are called, and check that they form a chain.
-
-    The check is a trial: the hidden units of a copy get another order, which must not change its outputs.
-
-    Raises:
-        LimbeckError: If a layer is of another kind, is called twice, or the outputs change.
-    """
-    called: list[str] = []
-    names = {
-        module: name for name, module in network.named_modules()
-        if next(iter([*module.parameters(recurse=False), *module.buffers(recurse=False)]), None) is not None
-    }  # fmt: skip
-    for module, name in names.items():
-        if not isinstance(module, (*_MIXING, *_NORMS)) or (isinstance(module, _MIXING[1:]) and module.groups != 1):
-            raise _not_a_chain(f"the {type(module).__name__} {name!r} cannot be matched unit by unit")
-        if isinstance(module, _MIXING) and "weight" not in dict(module.named_parameters()):
-            raise _not_a_chain(f"the weight of {name!r} is computed from others (a mask, weight or spectral norm)")
-    handles = [module.register_forward_pre_hook(_append(called, name)) for module, name in names.items()]
-    try:
-        _run(network, inputs)
-    finally:
-        for handle in handles:
-            handle.remove()
-    if len(called) != len(names) or len(set(called)) != len(called):
-        raise _not_a_chain("a layer is called twice, or not at all")
-    chain: list[_Layer] = []
-    for name in called:
-        if isinstance(network.get_submodule(name), _MIXING):
-            chain.append(_Layer(name, ()))
-        elif chain:
-            chain[-1] = chain[-1]._replace(norms=(*chain[-1].norms, name))
-    if not chain:
-        raise _not_a_chain("it has no linear layer or convolution")
-    _check_order_is_free(network, chain, inputs)
-    return chain
-
-
-def _append(called: list[str], name: str) -> Callable[..., None]:
-    return lambda module, given: called.append(name)
-
-
-def _not_a_chain(why: str) -> LimbeckError:
-    return LimbeckError(
-        f"Only a chain of linear layers and convolutions can be fused, and of this network {why}. Average the answers "
-        "of the networks instead: Ensemble(a, b), or teacher: {ensemble: [...]}."
-    )
-
-
-def _run(network: nn.Module, inputs: Inputs) -> Tensor:
-    """The outputs in eval mode; every module keeps its mode."""
-    modes = {module: module.training for module in network.modules()}
-    network.eval()
-    try:
-        with torch.no_grad():
-            return logits_of(call(network, inputs))
-    finally:
-        for module, training in modes.items():
-            module.training = training
-
-
-def _check_order_is_free(network: nn.Module, chain: Sequence[_Layer], inputs: Inputs) -> None:
-    """Try another order of the hidden units, which may change rounding only."""
-    state, draw = _read_state(network), torch.Generator().manual_seed(0)
-    # One order for all layers of a width would suit residual connections too.
-    counts = [len(state[_key(layer.name, "weight")]) for layer in chain[:-1]]
-    plans = [torch.eye(count, dtype=torch.float64)[torch.randperm(count, generator=draw)] for count in counts]
-    other = copy.deepcopy(network)
-    try:
-        moved = _move(state, chain, plans)
-    except RuntimeError as error:
-        raise _not_a_chain(f"two layers do not follow each other ({error})") from error
-    for name, tensor in other.state_dict().items():
-        tensor.copy_(moved[name])
-    before, after = _run(network, inputs), _run(other, inputs)
-    scale = float(before.abs().amax().clamp_min(1e-6)) if before.numel() else 1.0
-    if not torch.allclose(before, after, rtol=0, atol=1e-3 * scale):
-        raise _not_a_chain("the order of the hidden units matters: it has residual connections, or groups of units")
-
-
-def _read_state(network: nn.Module) -> dict[str, Tensor]:
-    """The tensors in float64, on the CPU; whole numbers as they are."""
-    return {
-        name: tensor.detach().double().cpu() if tensor.is_floating_point() else tensor.detach()
-        for name, tensor in network.state_dict().items()
-    }
-
-
-def _read_outputs(network: nn.Module, chain: Sequence[_Layer], inputs: Inputs) -> dict[str, Float[Tensor, "units n"]]:
-    """What each unit of each layer gives for the inputs, before the activation."""
+def _read_outputs(
+    network: nn.Module, groups: Sequence[UnitGroup], inputs: Inputs
+) -> dict[str, Float[Tensor, "units n"]]:
+    """What each unit of each layer of a group gives for the inputs, before the activation."""
     outputs: dict[str, Tensor] = {}
 
     def keep(name: str) -> Callable[..., None]:
@@ -241,73 +160,49 @@ def _read_outputs(network: nn.Module, chain: Sequence[_Layer], inputs: Inputs) -
 
         return hook
 
-    handles = [network.get_submodule(layer.name).register_forward_hook(keep(layer.name)) for layer in chain]
+    names = {name for group in groups for name in group.outputs}
+    handles = [network.get_submodule(name).register_forward_hook(keep(name)) for name in names]
     try:
-        _run(network, inputs)
+        run_in_eval(network, inputs)
     finally:
         for handle in handles:
             handle.remove()
     return outputs
 
 
-def _align(
-    state: Mapping[str, Tensor], reference: Mapping[str, Tensor], chain: Sequence[_Layer],
-    outputs: tuple[Mapping[str, Tensor], Mapping[str, Tensor]] | None, regularization: float,
-) -> dict[str, Tensor]:  # fmt: skip
-    """Bring the units of a network into the order of the reference."""
-    plans: list[Tensor] = []
-    for number, layer in enumerate(chain[:-1]):
+def _match(
+    state: State, reference: State, groups: Sequence[UnitGroup], outputs: tuple[State, State] | None,
+    regularization: float,
+) -> dict[int, Tensor]:  # fmt: skip
+    """The plan of each group."""
+    plans: dict[int, Tensor] = {}
+    # Rows of a layer can be compared once its inputs are in order. The first layer of a group is; the others read
+    # units that depend on the group itself, so they are compared in a second pass.
+    passes = 2 if outputs is None and any(len(group.outputs) > 1 for group in groups) else 1
+    for number, group in list(enumerate(groups)) * passes:
         if outputs is None:
-            moved = _move(state, chain[: number + 1], plans)
-            mine, its = (_rows(one, layer.name) for one in (moved, reference))
+            ready = [name for name in group.outputs if _inputs_of(name, groups) <= plans.keys()]
+            mine = torch.cat([_rows(state, name, group, groups, plans) for name in ready], 1)
+            its = torch.cat([_rows(reference, name, group, groups, {}) for name in ready], 1)
         else:
-            mine, its = outputs[0][layer.name], outputs[1][layer.name]
-        plans.append(match_units(torch.cdist(mine, its), regularization=regularization))
-    return _move(state, chain, plans)
+            mine, its = (torch.cat([one[name][at] for name, at in group.outputs.items()], 1) for one in outputs)
+        plans[number] = match_units(torch.cdist(mine, its), regularization=regularization)
+    return plans
 
 
-def _rows(state: Mapping[str, Tensor], name: str) -> Float[Tensor, "units weights"]:
-    weight = state[_key(name, "weight")].flatten(1)
-    bias = state.get(_key(name, "bias"))
-    return weight if bias is None else torch.cat([weight, bias[:, None]], 1)
+def _inputs_of(name: str, groups: Sequence[UnitGroup]) -> set[int]:
+    """The groups that a layer reads."""
+    return {number for number, group in enumerate(groups) if name in group.inputs}
 
 
-def _move(state: Mapping[str, Tensor], chain: Sequence[_Layer], plans: Sequence[Tensor]) -> dict[str, Tensor]:
-    """Apply the matching of each layer to what comes out of it, and to what the next layer reads.
-
-    A layer without a plan keeps its units.
-    """
-    moved = dict(state)
-    before: Tensor | None = None
-    for layer, plan in itertools.zip_longest(chain, plans[: len(chain)]):
-        weight = moved[_key(layer.name, "weight")]
-        weight = weight if before is None else _mix_inputs(weight, before)
-        moved[_key(layer.name, "weight")] = weight if plan is None else torch.einsum("ab,a...->b...", plan, weight)
-        if plan is not None:
-            tensors = [_key(layer.name, "bias")]
-            tensors += [_key(norm, part) for norm in layer.norms for part in _NORM_TENSORS]
-            moved |= {name: plan.T @ moved[name] for name in tensors if name in moved}
-        before = plan
-    return moved
-
-
-def _key(name: str, part: str) -> str:
-    """The name of a tensor in the state; a network may be a single layer without a name."""
-    return f"{name}.{part}".lstrip(".")
-
-
-_NORM_TENSORS = ("weight", "bias", "running_mean", "running_var")
-
-
-def _mix_inputs(weight: Tensor, plan: Tensor) -> Tensor:
-    """Apply a matching to the inputs of a layer; those of a flattened map are a block for each channel."""
-    width = len(plan)
-    if weight.shape[1] == width:
-        return torch.einsum("oa...,ab->ob...", weight, plan)
-    if weight.ndim != 2 or weight.shape[1] % width:
-        raise RuntimeError(f"{weight.shape[1]} inputs after {width} units")
-    blocks = weight.unflatten(1, (width, -1))
-    return torch.einsum("oak,ab->obk", blocks, plan).flatten(1)
+def _rows(
+    state: State, name: str, group: UnitGroup, groups: Sequence[UnitGroup], plans: Mapping[int, Tensor]
+) -> Float[Tensor, "units weights"]:
+    """The weights of the units of a group in one layer, its inputs in order, and their biases."""
+    weight = move_inputs(name, state[join_name(name, "weight")], groups, plans).flatten(1)
+    bias = state.get(join_name(name, "bias"))
+    rows = weight if bias is None else torch.cat([weight, bias[:, None]], 1)
+    return rows[group.outputs[name]]
 
 
 def match_units(cost: Float[Tensor, "mine its"], *, regularization: float = 0.0) -> Float[Tensor, "mine its"]:

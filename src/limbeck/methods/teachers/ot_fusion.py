@@ -39,8 +39,8 @@ CARD = MethodCard(
     claim="Several teachers of one architecture become one network: their hidden units are matched by optimal "
     "transport, and their weights averaged. It is trained on for a while, and teaches the student alone.",
     when="When several teachers of one architecture are too slow to be asked for every batch, or cannot be asked "
-    "together. Their ensemble is usually better, and caches make it cheap. The networks are chains of layers: "
-    "perceptrons, plain convolutional networks; no residual connections.",
+    "together. Their ensemble is usually better, and caches make it cheap. The networks are perceptrons and "
+    "convolutional networks, also residual ones; no attention, no grouped convolutions.",
     bibtex="""@inproceedings{singh2020model,
   title = {Model Fusion via Optimal Transport},
   author = {Singh, Sidak Pal and Jaggi, Martin},
@@ -51,7 +51,7 @@ CARD = MethodCard(
   archivePrefix = {arXiv}
 }""",
     labels="required",
-    needs="several teachers of one architecture without residual connections",
+    needs="several teachers of one architecture, of linear layers and convolutions",
     tasks=("classification", "multi_label", "regression"),
     task_reason="it fuses networks whose outputs are one row for each example",
     trials=(make_several_teachers,),
@@ -95,7 +95,7 @@ def ot_fusion(
 
     Raises:
         LimbeckError: If an argument is out of range, or the method takes no teacher. Before the first step: if the
-            teachers are no networks, have different architectures, or are no chains of layers.
+            teachers are no networks, have different architectures, or mix units by attention or in groups.
 
     Example:
         >>> recipe = ot_fusion(Ensemble(nn.Linear(4, 3), nn.Linear(4, 3)))
