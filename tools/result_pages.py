@@ -16,7 +16,7 @@ from limbeck.papers import paper, paper_names
 from limbeck.papers.claim import count_words
 from limbeck.papers.reproduction import SCALES
 from limbeck.report import paper_markdown
-from limbeck.report.tables import claim_cells
+from limbeck.report.paper_results import claim_cells
 
 RESULTS = Path(__file__).resolve().parents[1] / "docs" / "results"
 

@@ -10,7 +10,7 @@ from scipy import stats
 
 from limbeck.errors import LimbeckError
 from limbeck.papers.claim import Claim, Figure, choose_word, correlate, judge_claims
-from limbeck.report.tables import claim_cells, claims_note
+from limbeck.report.paper_results import claim_cells, claims_note
 
 ACCURACY = Figure("accuracy", "accuracy", "%")
 LOSS = Figure("loss", "loss", "nats", lower_is_better=True)

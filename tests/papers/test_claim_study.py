@@ -69,6 +69,33 @@ def test_the_table_and_the_words():
     assert [str(cell) for cell in paper_tables(table)[-1].columns[-1].cells] == ["shown", "opposite"]
 
 
+TEACHER = Figure("teacher", "accuracy of the teacher", "%")
+
+
+def train_with_teacher(folder, *, arm, seed, quick):
+    return {"score": 1.0 + seed} | ({} if arm == "alone" else {"teacher": 90.0 + seed})
+
+
+def test_a_figure_that_an_arm_does_not_have_is_a_dash_and_no_number():
+    study = replace(STUDY, train=train_with_teacher, figures=[SCORE, TEACHER])
+    scale, results = ExperimentScale("quick", (0, 1)), {}
+    for task in study.tasks(scale):
+        results[task.name] = task.function(None) if task.name != "teacher" else {}
+    rows = study.table(scale, results)
+    assert [(row.name, row.column) for row in rows] == [
+        ("kd, tuned", "score"), ("kd, tuned", "accuracy of the teacher"), ("alone", "score"),
+    ]  # fmt: skip
+    table = {"experiments": {"toy": {"title": "?", "rows": [row.as_json() for row in rows], "claims": []}}}
+    (line,) = [line for line in paper_markdown(table).splitlines() if "alone" in line]
+    assert line.endswith("| 1.5 ± 0.7 | - |")
+    assert [str(cell) for cell in paper_tables(table)[0].columns[2].cells] == ["90.5 ± 0.7", "-"]
+
+
+def test_a_figure_that_no_arm_has_is_an_error():
+    with pytest.raises(KeyError):
+        replace(STUDY, figures=[TEACHER]).table(ExperimentScale("quick", (0,)), run(ExperimentScale("quick", (0,))))
+
+
 def fit(folder, *, arm, seed, quick, development=False, lr=1.0, weight=0.0):
     """The best lr is 3, on development data; on the others it is 1."""
     best = {"alone": 3.0, "kd": 2.0}[arm] if development else 1.0
@@ -101,6 +128,16 @@ def test_each_arm_chooses_on_development_data_with_a_seed_and_a_teacher_of_its_o
         ("development data, alone: lr 1.0", ""), ("development data, alone: lr 3.0", "chosen"),
         ("development data, kd: lr 2.0", ""), ("development data, kd: lr 2.0, weight 0.5", "chosen"),
     ]  # fmt: skip
+
+
+def test_settings_are_named_with_few_digits():
+    search = SettingsSearch({"alone": [{"lr": 4 / 255}], "kd": [{"lr": 1e-12}]}, SCORE)
+    study, results = replace(SEARCHED, search=search), {}
+    for task in study.tasks(ExperimentScale("quick", (0,))):
+        results[task.name] = {"score": 1.0}
+    results["toy/settings"] = {"alone": {"lr": 4 / 255}, "kd": {}}
+    rows = [(row.name, row.note) for row in study.table(ExperimentScale("quick", (0,)), results) if not row.column]
+    assert rows == [("development data, alone: lr 0.01569", "chosen"), ("development data, kd: lr 1e-12", "")]
 
 
 def test_settings_with_the_best_mean_over_the_seeds_of_a_search_are_chosen(tmp_path):

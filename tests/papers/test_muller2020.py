@@ -21,7 +21,9 @@ def test_every_arm_is_trained_and_the_claims_are_judged(tmp_path, monkeypatch):
     monkeypatch.setitem(muller2020.SIZES, "quick", muller2020.HalvesSizes(100, 1))
     folder = TaskFolder(tmp_path, "x")
     figures = {arm: train_arm(folder, arm=arm, seed=0, quick=True) for arm in ARMS}
-    assert all({figure.key for figure in STUDY.figures} == set(found) for found in figures.values())
+    assert {arm: {figure.key for figure in STUDY.figures} - set(found) for arm, found in figures.items()} == {
+        arm: {"teacher", "used"} if arm == "alone" else set() for arm in ARMS
+    }
     results = {STUDY.task_name(arm, seed): figures[arm] for arm in ARMS for seed in SCALE.seeds}
     assert len(STUDY.judge(SCALE, results)) == 5
 

@@ -31,7 +31,8 @@ def test_every_arm_is_trained_and_the_claims_are_judged(name, monkeypatch, tmp_p
     for arm in module.ARMS:
         folder = TaskFolder(tmp_path, module.STUDY.task_name(arm, 0))
         figures[arm] = module.train_arm(folder, arm=arm, seed=0, quick=True)
-        assert {figure.key for figure in module.STUDY.figures} <= set(figures[arm])
+        missing = {figure.key for figure in module.STUDY.figures} - set(figures[arm])
+        assert missing == ({"teacher", "second"} if (name, arm) == ("yang2018", "alone") else set())
     results = {module.STUDY.task_name(arm, seed): figures[arm] for arm in module.ARMS for seed in SCALE.seeds}
     arm, settings = next(reversed(module.SETTINGS.items()))
     tried = module.train_arm(folder, arm=arm, seed=0, quick=True, development=True, **settings[-1])

@@ -54,7 +54,9 @@ def test_every_arm_of_few_images_is_trained_and_judged(module, monkeypatch, tmp_
     if module.SETTING.why_skipped(SCALE):
         pytest.skip("needs fashion_mnist.npz")
     monkeypatch.setattr(module, "SETTING", replace(module.SETTING, quick=FEW))
-    run_study(module.STUDY, tmp_path)
+    results = run_study(module.STUDY, tmp_path)
+    missing = {figure.key for figure in module.STUDY.figures} - set(results[module.STUDY.task_name("alone", 0)])
+    assert missing == {rlkd: {"bad", "right"}, li2021: {"seconds"}}.get(module, set())
 
 
 def test_every_arm_of_few_labels_is_trained_and_judged(monkeypatch, tmp_path):

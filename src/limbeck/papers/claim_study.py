@@ -107,7 +107,8 @@ class ClaimStudy:
         title: The question, in one line.
         arms: The name of each arm and what it means.
         train: A function of a module, ``train(folder, arm=..., seed=..., **settings)``: it trains one arm with one
-            seed, and returns its figures. `folder` is a `TaskFolder`.
+            seed, and returns its figures. A figure that an arm does not have, such as the accuracy of the teacher where
+            there is none, is left out, and its cell is a dash. `folder` is a `TaskFolder`.
         figures: The columns of the table.
         claims: The claims. They are judged together, with Holm's correction for their number.
         seconds: The estimated seconds of one arm and seed at scale ``quick`` and ``full``, on one core.
@@ -214,7 +215,7 @@ class ClaimStudy:
         ]  # fmt: skip
 
     def table(self, scale: ExperimentScale, results: Results) -> list[Row]:
-        """A line for each arm with a column for each figure, and the further rows."""
+        """A line for each arm with a column for each figure that it has, and the further rows."""
         column = self.column(scale, results)
         cells = [
             Row(
@@ -223,8 +224,14 @@ class ClaimStudy:
             )
             for arm, meaning in self.arms.items()
             for figure in self.figures
+            if self._is_measured(arm, figure, scale, results)
         ]  # fmt: skip
         return [*cells, *self.rows(scale, results), *self._search_rows(results)]
+
+    def _is_measured(self, arm: str, figure: Figure, scale: ExperimentScale, results: Results) -> bool:
+        """Whether an arm has a figure: one without a teacher has no accuracy of its teacher. Some arm must have it."""
+        own = {name: results[self.task_name(name, scale.seeds[0])] for name in self.arms}
+        return figure.key in own[arm] or not any(figure.key in figures for figures in own.values())
 
     def judge(self, scale: ExperimentScale, results: Results) -> list[ClaimResult]:
         """The word of each claim."""
@@ -236,5 +243,6 @@ class ClaimStudy:
 
 
 def _describe(settings: Mapping[str, Any]) -> str:
-    """Settings in words: ``lr 0.01, weight 0.5``."""
-    return ", ".join(f"{key} {value}" for key, value in settings.items()) or "as it is"
+    """Settings in words: ``lr 0.01, weight 0.5``. A number has at most four digits: 4/255 is 0.01569."""
+    rounded = {key: float(f"{value:.4g}") if isinstance(value, float) else value for key, value in settings.items()}
+    return ", ".join(f"{key} {value}" for key, value in rounded.items()) or "as it is"

@@ -127,7 +127,7 @@ def train_arm(folder: TaskFolder, *, arm: str, seed: int, quick: bool) -> Figure
     teachers: Mapping[str, Any] = dict(load_weights(make_teachers(), folder, teacher_task(seed)[0]).items())  # type: ignore[operator]
     specialists = {name: net for name, net in teachers.items() if name != "all"}
     if arm == "alone":
-        return {**measure(teachers["all"], setting, seed), "seconds": 0.0}
+        return measure(teachers["all"], setting, seed)
     layer = [name for name, module in teachers["all"].named_modules() if not isinstance(module, nn.Sequential)]
     recipes = {
         "kd": lambda: make("hinton", teacher=_Joined(list(specialists.values())), labels=False, temperature=2.0),

@@ -106,22 +106,22 @@ def train_arm(folder: TaskFolder, *, arm: str, seed: int, quick: bool) -> Figure
     """Round the float student of a seed, train it again or not, and measure it."""
     setting = SETTING.at(quick)
     student = load_weights(make_network(setting.student, setting, seed), folder, float_task(setting, seed))
-    before, seconds = measure_network(student, setting)["accuracy"], 0.0
+    before, cost = measure_network(student, setting)["accuracy"], dict[str, float]()
     kind, _, how = arm.rpartition(", ")
     if kind.endswith("wide"):
         student = rescale_units(student, seed)
     own, epochs = replace(setting, optimizer=OPTIMIZER), max(setting.epochs // 3, 1)
     if how == "trained":
         recipe = quantize_recipe(None, **FORMATS[kind])
-        student, seconds = train_network(student, recipe, own, seed=seed, epochs=epochs)
+        student, cost["seconds"] = train_network(student, recipe, own, seed=seed, epochs=epochs)
     elif kind:
         splits = images_of(setting)
         inputs = splits.preprocess(student_images(setting).take(torch.arange(512)))
         student = fake_quantize(student, ranges=observe_ranges(student, [inputs]), **FORMATS[kind])
     if how == "labels":
-        student, seconds = train_network(student, make("supervised"), own, seed=seed, epochs=epochs)
+        student, cost["seconds"] = train_network(student, make("supervised"), own, seed=seed, epochs=epochs)
     figures = measure_network(student, setting)
-    return {**figures, "lost": before - figures["accuracy"], "seconds": seconds}
+    return {**figures, "lost": before - figures["accuracy"], **cost}
 
 
 def regained(kind: str) -> Claim:

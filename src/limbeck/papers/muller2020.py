@@ -89,7 +89,7 @@ def train_arm(
     found = predict(run.student, halves.test)
     figures = {"accuracy": 100 * accuracy(found).value, "nll": nll(found).value}
     if arm == "alone":
-        return {**figures, "teacher": 0.0, "used": 0.0}
+        return figures
     taught = run.models["subclass-teacher"]
     own = 100 * accuracy(predict(taught, halves.test)).value
     return {**figures, "teacher": own, "used": float(count_used(taught, halves.test))}

@@ -51,7 +51,7 @@ def train_arm(folder: TaskFolder, *, arm: str, seed: int, quick: bool) -> Figure
     """Prepare the teacher and train the student of one arm and seed."""
     setting = SETTING.at(quick)
     if arm == "alone":
-        return {**train_prepared(make("supervised"), setting, seed=seed), "entropy": 0.0}
+        return train_prepared(make("supervised"), setting, seed=seed)
     teacher = load_teacher(folder, setting, seed)
     settings = {"temperature": 10.0, "weight": 0.95}
     recipe = make(

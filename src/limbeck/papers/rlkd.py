@@ -91,7 +91,10 @@ def train_teachers(folder: TaskFolder, *, seed: int, quick: bool) -> Figures:
 
 
 def measure_weights(objective: Any, teachers: nn.ModuleDict, setting: ImageSetting) -> dict[str, float]:
-    """The mean weight of the bad teacher on training images, and the share of the right expert among both."""
+    """The mean weight of the bad teacher on training images, and the share of the right expert among both.
+
+    They are empty for an objective without weights.
+    """
     examples = student_images(setting)
     batch = examples.take(torch.arange(len(examples)))
     inputs = images_of(setting).preprocess(batch)
@@ -105,7 +108,7 @@ def measure_weights(objective: Any, teachers: nn.ModuleDict, setting: ImageSetti
         elif isinstance(objective, WeightedTeachers):
             weights = objective.log_weights(rows).exp()
         else:
-            return {"bad": 0.0, "right": 50.0}
+            return {}
     right = torch.where(rows.labels < 5, weights[0], weights[1])
     share = right / (weights[0] + weights[1]).clamp_min(1e-9)
     return {"bad": float(weights[2].mean()), "right": 100 * float(share.mean())}

@@ -74,7 +74,7 @@ def train_arm(folder: TaskFolder, *, arm: str, seed: int, quick: bool) -> Figure
     """Make the teacher of one arm and seed, and train the student."""
     setting = SETTING.at(quick)
     if arm == "alone":
-        return {**train_student(make("supervised"), setting, seed=seed), "teacher": 0.0, "at_once": 0.0}
+        return train_student(make("supervised"), setting, seed=seed)
     networks = [
         load_weights(make_network(setting.teacher, setting, 0), folder, _task(member, seed)) for member in (0, 1)
     ]

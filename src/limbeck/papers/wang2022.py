@@ -69,8 +69,9 @@ def train_arm(folder: TaskFolder, *, arm: str, seed: int, quick: bool) -> Figure
         make_network(setting.student, setting, seed), recipe, setting, seed=seed, epochs=setting.epochs
     )
     objective = run.stages[-1].objective
-    own = objective.selector.by_name if isinstance(objective, SelectedKnowledge) else {}
-    return {**measure_network(run.student, setting), "noise": own.get("features", 0.0), "seconds": seconds}
+    weighs = isinstance(objective, SelectedKnowledge)
+    weights = {"noise": objective.selector.by_name["features"]} if weighs else {}
+    return {**measure_network(run.student, setting), **weights, "seconds": seconds}
 
 
 def _below_a_fifth(column: Column) -> list[float]:

@@ -54,7 +54,7 @@ def train_arm(
     del folder
     setting = SETTING.at(quick, development=development, lr=lr)
     if arm == "alone":
-        return {**train_student(make("supervised"), setting, seed=seed), "second": 0.0, "teacher": 0.0}
+        return train_student(make("supervised"), setting, seed=seed)
     difference = 0.0 if arm == "kd" else difference_weight
     generations = 2 if arm.endswith("generations") else 1
     recipe = make("tolerant_teacher", generations=generations, difference_weight=difference, **settings)

@@ -1,8 +1,7 @@
-"""Tables for the terminal and for Markdown: the arms of a result, and the numbers of a paper next to limbeck's."""
+"""Tables of the arms of a result for the terminal."""
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -16,8 +15,6 @@ if TYPE_CHECKING:
     from rich.table import Table
 else:
     Console = Table = Any  # rich is imported only when a table is drawn; type hints still resolve
-
-# --- arms -----------------------------------------------------------------------------------------------------------
 
 
 def arms_table(result: Mapping[str, Any]) -> Table:
@@ -182,170 +179,3 @@ def _error(accuracy: float | None) -> str:
 def _fixed(value: float | None, digits: int, *, scale: float = 1.0) -> str:
     """Format a number; a dash if it is infinite or was not measured."""
     return "-" if value is None else f"{scale * value:,.{digits}f}"
-
-
-# --- a paper's numbers beside ours ----------------------------------------------------------------------------------
-
-_HEAD = ("experiment", "paper", "ours", "aim", "")
-_LEFT = ("experiment", "claim", "word", "")
-_FEW_SEEDS = 3
-"""Up to so many seeds, a t-interval is several times as wide as one of five."""
-_CLAIM_HEAD = ("claim", "paper", "ours", "95 % interval", "word")
-
-
-def paper_tables(result: Mapping[str, Any]) -> list[Table]:
-    """Make tables with the paper's numbers next to limbeck's, and one with the word of each claim.
-
-    An experiment with columns of its own has a table of its own.
-
-    Args:
-        result: The result of `limbeck.papers.Reproduction.run`.
-    """
-    from rich.table import Table as RichTable
-    from rich.text import Text
-
-    def start(names: Sequence[str]) -> Table:
-        table = RichTable(box=None, pad_edge=False, header_style="bold")
-        for name in names:
-            table.add_column(name, justify="left" if name in _LEFT else "right", overflow="fold")
-        return table
-
-    table, tables = start(_HEAD), []
-    for name, experiment in result["experiments"].items():
-        title = Text(f"{name}: {experiment['title']}", style="bold")
-        plain, wide = _split_columns(experiment["rows"])
-        if wide:
-            columns, cells = _cross(wide)
-            tables.append(start(["", *columns]))
-            tables[-1].title, tables[-1].title_justify = title, "left"
-            for line in cells:
-                tables[-1].add_row(*(Text(cell) for cell in line))
-        if plain:
-            table.add_row(title)
-        for row in plain:
-            table.add_row(*(Text(cell) for cell in _paper_cells(row)))
-    if table.rows:
-        tables.append(table)
-    if claims := [claim for experiment in result["experiments"].values() for claim in experiment.get("claims", ())]:
-        tables.append(start(_CLAIM_HEAD))
-        tables[-1].title, tables[-1].title_justify = Text(result.get("claim", "Claims"), style="bold"), "left"
-        for claim in claims:
-            tables[-1].add_row(*(Text(cell) for cell in claim_cells(claim)))
-        tables[-1].caption, tables[-1].caption_justify = claims_note(claims), "left"
-    return tables
-
-
-def _split_columns(rows: Sequence[Mapping[str, Any]]) -> tuple[list[Mapping[str, Any]], list[Mapping[str, Any]]]:
-    """The rows that stand alone, and those that are cells of a table with columns of its own."""
-    wide = [row for row in rows if row.get("column")]
-    return [row for row in rows if not row.get("column")], wide
-
-
-def _cross(rows: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[list[str]]]:
-    """The names of the columns with their units, and the lines of a table of rows with columns."""
-    units = {row["column"]: row["unit"] for row in rows}
-    lines: dict[str, dict[str, str]] = {}
-    for row in rows:
-        lines.setdefault(row["name"], {})[row["column"]] = _mean_and_spread(row)
-    columns = [f"{column} ({unit})" if unit and unit != column else column for column, unit in units.items()]
-    return columns, [[name, *(cells.get(column, "") for column in units)] for name, cells in lines.items()]
-
-
-def paper_markdown(result: Mapping[str, Any]) -> str:
-    """Return the same tables as Markdown, with the values of every seed and the notes."""
-    lines = []
-    for name, experiment in result["experiments"].items():
-        lines += [f"### {name}", "", experiment["title"], ""]
-        lines += [experiment["description"], ""] if experiment.get("description") else []
-        plain, wide = _split_columns(experiment["rows"])
-        if wide:
-            columns, cells = _cross(wide)
-            notes = {row["name"]: f"**{row['name']}**: {row['note']}" for row in wide if row["note"]}
-            cells = [[notes.get(first, first), *rest] for first, *rest in cells]
-            lines += [f"| | {' | '.join(columns)} |", "|---|" + "--:|" * len(columns)]
-            lines += [f"| {' | '.join(line)} |" for line in cells] + [""]
-        if plain:
-            lines += ["| | paper | ours | by seed | aim | |", "|---|--:|--:|---|--:|---|"]
-        for row in plain:
-            label, paper, ours, aim, note = _paper_cells(row)
-            seeds = ", ".join(_paper_number(value, row["unit"]) for value in row["ours"]["values"])
-            indent = "&nbsp;&nbsp;" * ((len(label) - len(label.lstrip())) // 2)
-            lines.append(f"| {indent}{label.strip()} | {paper} | {ours} | {seeds} | {aim} | {note} |")
-        if plain:
-            lines.append("")
-        if claims := experiment.get("claims"):
-            lines += [claims_markdown(claims), "", claims_note(claims), ""]
-    for name, reason in result.get("skipped", {}).items():
-        lines += [f"### {name}", "", f"Skipped. {reason}", ""]
-    return "\n".join(lines)
-
-
-def claims_markdown(claims: Sequence[Mapping[str, Any]]) -> str:
-    """Return the claims of a paper as a Markdown table, with their words.
-
-    Args:
-        claims: Claims as in the result of `limbeck.papers.Reproduction.run`.
-    """
-    lines = [f"| {' | '.join(_CLAIM_HEAD)} |", "|---|--:|--:|--:|---|"]
-    return "\n".join(lines + [f"| {' | '.join(claim_cells(claim))} |" for claim in claims])
-
-
-def claims_note(claims: Sequence[Mapping[str, Any]]) -> str:
-    """Explain the words and signs of claims in one line, and what makes a wide interval narrow."""
-    note = (
-        "shown: all of the interval is where the claim says; opposite: all of it is elsewhere; not shown: neither. "
-        "A + is the claimed direction."
-    )
-    wide = [claim["seeds"] for claim in claims if claim["word"] == "not shown" and claim["seeds"] <= _FEW_SEEDS]
-    if not wide:
-        return note
-    seeds = f"{min(wide)} seed{'s' if min(wide) > 1 else ''}"
-    why = "gives no interval" if min(wide) == 1 else "give very wide intervals"
-    return f"{note} {seeds} {why}: more seeds narrow them (--seeds 5)."
-
-
-def claim_cells(claim: Mapping[str, Any]) -> tuple[str, str, str, str, str]:
-    """Format a claim: its sentence, the number of the paper, ours, the interval, and the word."""
-    unit, (least, most) = claim["unit"], claim["bounds"]
-    sentence = claim["claim"]
-    if most is None and least > 0:
-        sentence += f" (by more than {_signed(least, unit)})"
-    paper = "-" if claim.get("paper") is None else _signed(claim["paper"], unit)
-    low, high = claim["low"], claim["high"]
-    interval = "one seed" if low is None else f"{_signed(low, unit)} to {_signed(high, unit)}"
-    ours = f"{_signed(claim['mean'], unit)} {unit}"
-    if claim.get("lower_is_better"):  # tables of earlier versions do not say it
-        ours += " (lower: better)" if claim["mean"] > 0 else " (higher: worse)" if claim["mean"] < 0 else ""
-    return sentence, paper, ours, interval, claim["word"]
-
-
-def _signed(value: float, unit: str) -> str:
-    digits = {"errors": 1, "points": 2, "correlation": 2, "s": 1}.get(unit, 3)
-    return f"{value:+,.{digits}f}"
-
-
-def _mean_and_spread(row: Mapping[str, Any]) -> str:
-    """The mean, and with several values their standard deviation."""
-    values, unit = row["ours"]["values"], row["unit"]
-    spread = f" ± {_paper_number(statistics.stdev(values), unit)}" if len(values) > 1 else ""
-    return _paper_number(row["ours"]["mean"], unit) + spread
-
-
-def _paper_cells(row: Mapping[str, Any]) -> tuple[str, str, str, str, str]:
-    unit = row["unit"]
-    paper = "-" if row["paper"] is None else _paper_number(row["paper"], unit)
-    words = [] if row["met"] is None else ["met" if row["met"] else "missed"]
-    words += [row["note"]] if row["note"] else []
-    return row["name"], paper, f"{_mean_and_spread(row)} {unit}", _aim(row), "; ".join(words)
-
-
-def _aim(row: Mapping[str, Any]) -> str:
-    if row["aim"] is None:
-        return ""
-    return f"{'≤' if row['lower_is_better'] else '≥'} {_paper_number(row['aim'], row['unit'])}"
-
-
-def _paper_number(value: float | int, unit: str) -> str:
-    """Format a number with the digits of its unit."""
-    digits = {"errors": 0 if float(value).is_integer() else 1, "%": 1, "points": 2, "steps": 0, "s": 1}.get(unit, 3)
-    return f"{value:,.{digits}f}"
