@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from difflib import SequenceMatcher
 from typing import Any
 
@@ -64,6 +64,18 @@ class ArgumentError(LimbeckError):
         super().__init__(sentence)
         self.argument = argument
         self.example = example
+
+
+class UnknownArgumentError(ArgumentError):
+    """An argument is unknown.
+
+    Attributes:
+        name: The unknown argument; `argument` is the nearest known one, or empty.
+    """
+
+    def __init__(self, sentence: str, *, name: str, argument: str, example: str = "...") -> None:
+        super().__init__(sentence, argument=argument, example=example)
+        self.name = name
 
 
 class DivergedError(LimbeckError):
@@ -154,8 +166,8 @@ def describe_hub_error(name: str, error: BaseException) -> str:
     return str(error).strip().partition("\n")[0]
 
 
-def nearest(name: str, choices: Iterable[str]) -> str | None:
-    """The choice nearest to `name`, or None if none is similar.
+def nearest(name: str, choices: Iterable[str], *, least: float = 0.5) -> str | None:
+    """The choice nearest to `name`, or None if none is similar: if the share of equal letters is below `least`.
 
     Letters that look like digits are treated as equal. Of equally similar names, the one with the longest common prefix
     is returned.
@@ -166,14 +178,14 @@ def nearest(name: str, choices: Iterable[str]) -> str | None:
         >>> nearest("resnet1Ot", ["resnet14t", "resnet10t"]), nearest("resnet21", ["resnet20", "resnet32"])
         ('resnet10t', 'resnet20')
     """
-    near = _rank(name, choices)
+    near = _rank(name, choices, least)
     return near[0] if near else None
 
 
 _LOOK_ALIKES = str.maketrans("olis", "0115")
 
 
-def _rank(name: str, choices: Iterable[str]) -> list[str]:
+def _rank(name: str, choices: Iterable[str], least: float = 0.5) -> list[str]:
     """The choices similar to `name`, nearest first."""
 
     def plain(text: str) -> str:
@@ -182,7 +194,7 @@ def _rank(name: str, choices: Iterable[str]) -> list[str]:
     target, scored = plain(name), []
     for choice in choices:
         likeness = SequenceMatcher(None, plain(choice), target).ratio()
-        if likeness >= 0.5:
+        if likeness >= least:
             exact = SequenceMatcher(None, choice, name).ratio()
             scored.append((-likeness, -exact, -_shared(choice, name), choice))
     return [choice for *_, choice in sorted(scored)]
@@ -194,8 +206,9 @@ def _shared(one: str, other: str) -> int:
 
 
 def unknown_name_error(
-    kind: str, name: Any, choices: Iterable[str], *, then: str = "", argument: str = ""
-) -> UnknownNameError:
+    kind: str, name: Any, choices: Iterable[str], *, then: str = "", argument: str = "", meant: Sequence[str] = (),
+    least: float = 0.5,
+) -> UnknownNameError:  # fmt: skip
     """Error for an unknown name, with the nearest choice, the known names and what to type next.
 
     Of more than 40 choices only the nearest ten are listed.
@@ -206,14 +219,17 @@ def unknown_name_error(
         choices: The known names.
         then: A sentence to end with.
         argument: The argument whose value the name is, for the flag on the command line.
+        meant: The choices that have this meaning, in place of the nearest one.
+        least: How like the name the nearest choice is at least.
 
     Example:
         >>> print(unknown_name_error("method", "hintn", ["hinton", "fitnets"]))
         Unknown method 'hintn'. Did you mean 'hinton'? Known: fitnets, hinton.
     """
     names = sorted(choices)
-    near = _rank(name, names) if isinstance(name, str) else []
-    hint = f" Did you mean {near[0]!r}?" if near else ""
+    near = _rank(name, names, least) if isinstance(name, str) else []
+    meant = meant or near[:1]
+    hint = f" Did you mean {' or '.join(map(repr, meant))}?" if meant else ""
     if len(names) <= 40:
         listed = f"Known: {', '.join(names) or 'none'}."
     else:

@@ -82,6 +82,20 @@ def test_each_of_several_teachers_has_its_own(images):
     assert attack_radii(shared, {"8/255": 8 / 255}) == {"8/255": 8 / 255, "0.1": 0.1, "0.2": 0.2}
 
 
+@pytest.mark.parametrize(
+    ("methods", "radii"),
+    [
+        (["hinton"], {}),
+        ([{"name": "faithful_distillation", "epsilon": 0.05}], {"0.05": 0.05}),
+        (["faithful_distillation", "arow"], {"0.01": 0.01, "8/255": 8 / 255}),  # by default
+        ([{"name": "arow", "epsilon": 0.0039}], {}),  # 1/255, which is a usual one
+    ],
+)
+def test_the_radii_that_methods_are_trained_with_are_measured_too(methods, radii):
+    job = make_job({"data": "x.npz", "teacher": "mlp", "student": "mlp", "methods": methods})
+    assert attack_radii(job, {"1/255": 1 / 255}) == {"1/255": 1 / 255, **radii}
+
+
 def test_of_bytes_that_end_at_16_the_radius_is_a_fraction_of_that():
     job = make_job(small_job("digits", teacher=AGAINST))
     (attack,) = make_attacks(job, load_comparison_data(job), ["member-0"]).values()

@@ -116,6 +116,19 @@ def test_attacks_and_faithfulness_measure_every_method_and_not_only_that_of_the_
     assert len(result["sharpness"]["arms"]) == 2
 
 
+def test_faithfulness_is_measured_at_the_radius_that_a_method_was_trained_with(tmp_path):
+    result, _, _ = run(
+        tmp_path / "run", blobs(tmp_path / "blobs.npz"), also="faithfulness", seeds=1, arms=["distilled"],
+        method={"name": "faithful_distillation", "epsilon": 0.002},
+    )  # fmt: skip
+    found = result["faithfulness"]
+    assert found["epsilons"] == ["0.002", "1/255", "4/255"]
+    row = found["arms"]["distilled"]
+    assert row["bound"][0]["mean"] < row["bound"][1]["mean"] < row["bound"][2]["mean"]
+    assert "up to 0.002 " in found["sentence"]
+    assert f"{row['bound'][0]['mean']:.2f} in distilled" in found["sentence"]
+
+
 def test_faithfulness_needs_a_teacher_that_is_one_network_with_bounds(tmp_path):
     data, ensemble = blobs(tmp_path / "blobs.npz"), {"model": "mlp", "hidden": [8], "members": 2}
     assert "also: faithfulness compares" in refused(tmp_path, data, also="faithfulness", teacher=ensemble)

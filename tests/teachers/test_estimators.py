@@ -70,7 +70,7 @@ def test_names_and_arguments_are_checked():
         make_estimator("random_forests")
     with pytest.raises(ArgumentError, match="n_estimators") as told:
         make_estimator("random_forest", n_estimator=3)
-    assert told.value.argument == "n_estimator"
+    assert told.value.argument == "n_estimators"
     assert type(make_estimator("extra_trees", regression=True)).__name__ == "ExtraTreesRegressor"
 
 

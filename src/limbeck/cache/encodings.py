@@ -15,7 +15,7 @@ from limbeck.cache.dense import BFloat16, Float16, Float32, Quantized
 from limbeck.cache.encoding import Encoding
 from limbeck.cache.likelihoods import Likelihoods
 from limbeck.cache.top_k import CompactTopClasses, ListedClasses, MeanEmbeddings, SampledClasses, TopClasses
-from limbeck.errors import ArgumentError, unknown_name_error
+from limbeck.errors import ArgumentError, nearest, unknown_name_error
 from limbeck.group_likelihoods import GroupLikelihoods
 from limbeck.mean_embedding import MeanEmbedding
 from limbeck.top_k_logits import SampledLogits, TopKLogits
@@ -66,7 +66,8 @@ def make_encoding(name: str, *, classes: int, **parameters: Any) -> Encoding:
     accepted = {key: value for key, value in inspect.signature(_KNOWN[name]).parameters.items() if key != "classes"}
     for parameter in parameters:
         if parameter not in accepted:
-            raise unknown_name_error(f"parameter of the encoding {name!r}:", parameter, accepted, argument=parameter)
+            near = nearest(parameter, accepted) or ""
+            raise unknown_name_error(f"parameter of the encoding {name!r}:", parameter, accepted, argument=near)
     absent = [key for key, value in accepted.items() if value.default is value.empty and key not in parameters]
     if absent:
         raise ArgumentError(

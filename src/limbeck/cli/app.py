@@ -369,7 +369,7 @@ def convert(
 
 @app.command()
 def papers(
-    paper: Annotated[str | None, typer.Argument(help="The name of a paper. Without it, all papers are listed.")] = None,
+    paper: Annotated[str | None, typer.Argument(help="A name; or words, which list the papers about them.")] = None,
     only: Annotated[
         list[str] | None, typer.Option("--only", help="Run only this experiment. Can be given several times.")
     ] = None,

@@ -120,9 +120,16 @@ def run_papers(
     workers: int | None,
     as_json: bool,
 ) -> None:
-    """Run the remaining experiments of a paper and print the table."""
-    from limbeck.papers import Reproduction
+    """Run the remaining experiments of a paper and print the table; list the papers that other words are about.
 
+    Raises:
+        UnknownNameError: If no paper has this name or these words.
+    """
+    from limbeck.papers import Reproduction, paper_names
+
+    if paper not in paper_names():
+        _list_hits(paper, as_json=as_json)
+        return
     reproduction = Reproduction(paper, only=only, scale=scale, seeds=seeds, out=out, workers=workers)
     print_message(f"{reproduction.paper.title}\n{_describe_plan(reproduction)}\n", to_error=as_json)
     try:
@@ -138,12 +145,32 @@ def run_papers(
     _show_experiments(result, reproduction.folder, as_json=as_json)
 
 
-def list_papers(*, as_json: bool) -> None:
-    """List all papers, with their claims, their experiments, the command of each, and how long it takes."""
+def _list_hits(query: str, *, as_json: bool) -> None:
+    """List the papers with these words; a search runs none, as that takes minutes."""
+    from limbeck.errors import unknown_name_error
+    from limbeck.papers import paper_names
+    from limbeck.papers.search import find_papers
+
+    hits = find_papers(query)
+    if not hits:
+        words = "Or words: an author, a year, an arXiv number, the name of a method. Without a name, all are listed."
+        raise unknown_name_error("paper", query, paper_names(), then=words)
+    list_papers(hits, as_json=as_json)
+    if not as_json:
+        print(f"{len(hits)} paper{'s' * (len(hits) > 1)} with {query!r}. `limbeck papers NAME` runs one.")
+
+
+def list_papers(chosen: Sequence[str] | None = None, *, as_json: bool) -> None:
+    """List papers, with their claims, their experiments, the command of each, and how long it takes.
+
+    Args:
+        chosen: The names of the papers; by default all.
+        as_json: Print JSON.
+    """
     from limbeck.papers.reproduction import SCALES, paper_names
     from limbeck.papers.reproduction import paper as find_paper
 
-    papers = [find_paper(name) for name in paper_names()]
+    papers = [find_paper(name) for name in (paper_names() if chosen is None else chosen)]
     seconds = {one.name: {scale: one.seconds(scale) for scale in SCALES} for one in papers}
     missing = {one.name: one.skipped("quick") for one in papers}
     if as_json:

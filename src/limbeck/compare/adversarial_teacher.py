@@ -13,7 +13,11 @@ from limbeck.data import Attack, Identity, NormalizeImages
 from limbeck.data.transforms.common import check_pixels
 from limbeck.errors import LimbeckError
 from limbeck.job import AdversarialSettings, Job, plain_name
+from limbeck.methods import method
 from limbeck.tasks import Classification
+
+_WRITTEN = 16
+"""Papers write radii up to 16/255 so; larger ones, such as 0.2, are decimal numbers."""
 
 
 def adversarial_of(job: Job, name: str) -> AdversarialSettings | None:
@@ -78,13 +82,36 @@ def describe_attack(job: Job, name: str) -> str:
     return "" if own is None else f", against changes of up to {own.epsilon:.3g} of the range of a pixel"
 
 
+def trained_radii(job: Job) -> set[float]:
+    """The largest changes of a pixel that the job's teacher and its methods are trained with, as shares of the range.
+
+    Those of a method are its argument ``epsilon``; what that means in a user's function is not known.
+    """
+    radii = {part.adversarial.epsilon for part in job.teacher.parts.values() if part.adversarial is not None}
+    for one in job.method_arms.values():
+        epsilon = None if one.is_user_function else {**method(one.name).defaults, **one.hyper}.get("epsilon")
+        if isinstance(epsilon, (int, float)):
+            radii.add(float(epsilon))
+    return radii
+
+
 def attack_radii(job: Job, usual: Mapping[str, float]) -> dict[str, float]:
-    """The radii at which arms are attacked by name: the usual ones, and those that the teacher was trained against.
+    """The radii at which arms are attacked by name: the usual ones, and those of `trained_radii`.
 
     Args:
         job: The job.
         usual: The usual radii by name.
     """
-    own = {part.adversarial.epsilon for part in job.teacher.parts.values() if part.adversarial is not None}
-    further = {f"{radius:.3g}": radius for radius in own if all(abs(radius - one) > 1e-4 for one in usual.values())}
-    return dict(sorted({**usual, **further}.items(), key=lambda item: item[1]))
+    own = {radius for radius in trained_radii(job) if all(not is_radius(radius, one) for one in usual.values())}
+    return dict(sorted({**usual, **{_name_radius(one): one for one in own}}.items(), key=lambda item: item[1]))
+
+
+def is_radius(one: float, other: float) -> bool:
+    """Whether two radii are the same up to rounding, as 0.0314 and 8/255 are."""
+    return abs(one - other) < 1e-4
+
+
+def _name_radius(radius: float) -> str:
+    """A radius as text: ``8/255`` where it is one of the radii that are written so, ``0.1`` otherwise."""
+    steps = round(255 * radius)
+    return f"{steps}/255" if 0 < steps <= _WRITTEN and is_radius(steps / 255, radius) else f"{radius:.3g}"

@@ -15,9 +15,10 @@ from limbeck.batch import Batch
 from limbeck.compare.language import check_positions, compares_texts, read_limit, with_tokenizer
 from limbeck.data import ArrayDataset, Dataset, DataSplits, ShuffledLoader, load_data, silenced
 from limbeck.engine import TrainConfig
-from limbeck.errors import DataError, LimbeckError, TextTooLongError
+from limbeck.errors import DataError, LimbeckError, TextTooLongError, UnknownArgumentError
 from limbeck.job import Budget, Job, ModelSettings, TeacherSettings, add_flag_hint, train_and_development
 from limbeck.job.routes import find_route_column
+from limbeck.job.validation import check_is_argument
 from limbeck.metrics import predict
 from limbeck.metrics.predictions import rows_at_once
 from limbeck.models import (
@@ -240,6 +241,8 @@ def new_model(
     except NoModuleError:
         raise
     except LimbeckError as error:
+        if isinstance(error, UnknownArgumentError):
+            check_is_argument([error.name], type(model).model_fields, who)
         raise add_flag_hint(error, who) from error
 
 

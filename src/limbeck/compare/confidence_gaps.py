@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
 from torch import nn
 
 from limbeck.batch import Batch
+from limbeck.compare.adversarial_teacher import attack_radii, is_radius, trained_radii
 from limbeck.compare.corruptions import CorruptibleImages, select_pictures
 from limbeck.compare.result import MetricContext, arms_with_every_method, first_device, load_student, over_seeds
 from limbeck.errors import LimbeckError
 from limbeck.metrics import CertifiedGap, ConfidenceGap, certified_gap, confidence_gap
 
-EPSILONS = (1, 4)
-"""The largest changes of a pixel, in units of 1/255. Bounds of larger boxes are close to 1."""
+EPSILONS = {"1/255": 1 / 255, "4/255": 4 / 255}
+"""The largest changes of a pixel, as fractions of the range, by their names. Bounds of larger boxes are close to 1."""
 TOLERANCE = 0.1
 """The largest gap in confidence of a faithful student."""
 _EXAMPLES, _STEPS = 200, 20
@@ -29,27 +31,31 @@ def check_faithfulness(context: MetricContext, student: nn.Module) -> str:
     """
     images, teacher = select_pictures(context, _EXAMPLES, metric="faithfulness"), _find_teacher(context)
     few = images.batches[0].rows(torch.arange(min(4, images.batches[0].size)))
-    _ = _measure(student, teacher, [few], images, EPSILONS[0], steps=1)
+    _ = _measure(student, teacher, [few], images, min(EPSILONS.values()), steps=1)
     return f"faithfulness on {images.examples:,} test examples ({_STEPS} steps of an attack, and bounds)"
 
 
 def measure_faithfulness(context: MetricContext) -> dict[str, Any]:
-    """The gaps in confidence between teacher and students by an attack and by a proof, over seeds, for each epsilon."""
+    """The gaps in confidence between teacher and students by an attack and by a proof, over seeds, for each epsilon.
+
+    The radii are those of `EPSILONS`, and those that the job's teacher and its methods are trained with.
+    """
     job, images = context.job, select_pictures(context, _EXAMPLES, metric="faithfulness")
     teacher = _find_teacher(context).to(first_device(job))
+    radii = attack_radii(job, EPSILONS)
     rows: dict[str, Any] = {}
     for arm in arms_with_every_method(job, context.arm):
         students = [load_student(job, context.material, arm, seed) for seed in range(job.seeds)]
-        rows[arm] = _row(
-            [[_measure(one, teacher, images.batches, images, epsilon) for one in students] for epsilon in EPSILONS]
-        )
-    names = [f"{epsilon}/255" for epsilon in EPSILONS]
+        measure = partial(_measure, teacher=teacher, batches=images.batches, images=images)
+        rows[arm] = _row([[measure(one, epsilon=radius) for one in students] for radius in radii.values()])
+    names, trained = list(radii), max(trained_radii(job), default=max(radii.values()))
+    told = next(place for place, radius in enumerate(radii.values()) if is_radius(radius, trained))
     gaps = ", ".join(
-        f"{row['attack'][-1]['mean']:.2f} and {row['bound'][-1]['mean']:.2f} in {arm}" for arm, row in rows.items()
+        f"{row['attack'][told]['mean']:.2f} and {row['bound'][told]['mean']:.2f} in {arm}" for arm, row in rows.items()
     )
     sentence = (
-        f"Faithfulness ({images.examples:,} test examples): with changes of up to {names[-1]} the mean largest gap in "
-        f"confidence from the teacher, as found by an attack and as a proven upper bound, is {gaps}."
+        f"Faithfulness ({images.examples:,} test examples): with changes of up to {names[told]} the mean largest gap "
+        f"in confidence from the teacher, as found by an attack and as a proven upper bound, is {gaps}."
     )
     return {
         "examples": images.examples, "epsilons": names, "tolerance": TOLERANCE, "arms": rows, "sentence": sentence
@@ -71,7 +77,7 @@ def _measure(
     teacher: nn.Module,
     batches: Sequence[Batch],
     images: CorruptibleImages,
-    epsilon: int,
+    epsilon: float,
     *,
     steps: int = _STEPS,
 ) -> tuple[ConfidenceGap, CertifiedGap]:
@@ -79,7 +85,7 @@ def _measure(
     unit = 1.0 if batches[0].inputs.is_floating_point() else 255.0
     floats = [batch._replace(inputs=batch.inputs.float()) for batch in batches]
     settings: dict[str, Any] = {
-        "radius": epsilon / 255 * unit, "limits": (0.0, unit),
+        "radius": epsilon * unit, "limits": (0.0, unit),
         "student_preprocess": images.preprocess, "teacher_preprocess": images.teacher,
     }  # fmt: skip
     return (

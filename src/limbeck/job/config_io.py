@@ -10,9 +10,8 @@ from typing import Any
 
 from limbeck.atomic_io import is_file
 from limbeck.checksums import add_checksum_line, is_unchanged, json_text
-from limbeck.errors import DataError, LimbeckError, LimbeckWarning, UnknownNameError, nearest, unknown_name_error
-from limbeck.job.adversarial_settings import AdversarialSettings
-from limbeck.job.budget import ArmBudget, Budget
+from limbeck.errors import DataError, LimbeckError, LimbeckWarning
+from limbeck.job.key_advice import check_first_keys, check_model_keys, explain_invalid_job
 from limbeck.job.paths import (
     PLACES,
     make_relative,
@@ -22,20 +21,11 @@ from limbeck.job.paths import (
     with_absolute_paths,
 )
 from limbeck.job.run_layout import RunLayout, method_arms
-from limbeck.job.schema import Job, job_keys
-from limbeck.job.settings import CacheSettings, TeacherSettings
+from limbeck.job.schema import Job
 from limbeck.job.several_teachers import SEVERAL, join_teachers
-from limbeck.job.student_settings import QuantizeSettings
 from limbeck.job.validation import MAX_BYTES, check_bounds
-from limbeck.methods import method
-from limbeck.methods import names as method_names
-from limbeck.models import UserFile
 
 _SCIENTIFIC = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)[eE][-+]?[0-9]+$")
-_SYNONYMS = {"learning_rate": "lr", "num_epochs": "epochs", "num_train_epochs": "epochs"}
-"""Names of other libraries for keys of a job, which are too different to be the nearest."""
-_KIND = re.compile(r"(str|int|float|bool|literal\[.*|function-.*|dict\[.*)$")
-"""Parts of a pydantic location that name a type of a union, not a key."""
 
 
 def read_job(path: str | Path, *, as_shown: bool = False, edited: bool = False) -> dict[str, Any]:
@@ -129,14 +119,16 @@ def make_job(values: Mapping[str, Any]) -> Job:
 
     check_bounds(values, "The job")
     values = join_teachers(values)
-    _check_needed(values)
+    check_first_keys(values)
     try:
-        return Job.model_validate(dict(values))
+        job = Job.model_validate(dict(values))
     except ValidationError as error:
-        raise _sentence(error, several=_has_several(values)) from error
+        raise explain_invalid_job(error, several=_has_several(values)) from error
     # A validator may fail on a value of a type that it does not expect.
     except (ValueError, TypeError, KeyError, AttributeError, IndexError, OverflowError, RecursionError) as error:
         raise LimbeckError(f"The job has an invalid value: {type(error).__name__}, {error}.") from error
+    check_model_keys(job)
+    return job
 
 
 def job_text(job: Job) -> str:
@@ -244,88 +236,9 @@ def _set(mapping: dict[str, Any], keys: list[str], value: Any, *, setting: str) 
     mapping[first] = inner
 
 
-def _check_needed(job: Mapping[str, Any]) -> None:
-    for key in job:
-        if key not in Job.model_fields:
-            places = {**_dotted_keys(job), **{name: name for name in Job.model_fields}}
-            near = places.get(nearest(_SYNONYMS.get(str(key), str(key)), places) or "")
-            if near is None or "." not in near:
-                then = _flag([near]) if near else ""
-                raise unknown_name_error("key in the job", str(key), Job.model_fields, then=then)
-            raise UnknownNameError(f"Unknown key in the job {str(key)!r}. Did you mean {near!r}? {_flag([near])}")
-    for key in ("data", "teacher", "student"):
-        if job.get(key) is None:
-            raise LimbeckError(f"The job has no {key}: type --{key} NAME, or add a line `{key}: NAME` to the job file.")
-
-
-def _dotted_keys(job: Mapping[str, Any]) -> dict[str, str]:
-    """The keys inside other keys, by their last part: ``budget.epochs`` by ``epochs``."""
-    name = _named(job.get("method") or "hinton")
-    settings = () if UserFile.parse(name) is not None or name not in method_names() else method(name).parameters
-    dotted = {setting: f"method.{setting}" for setting in settings}
-    for key in job_keys():
-        place, dot, last = key.name.rpartition(".")
-        if dot and place in ("budget", "data", "cache", "teacher", "student", "task"):
-            before = dotted.get(last, "method.")
-            dotted[last] = key.name if before.startswith("method.") or place == "budget" else before
-    return dotted
-
-
 def _has_several(values: Mapping[str, Any]) -> bool:
     """Whether the key of the teachers in the job is ``teachers``."""
     return isinstance(values.get("teacher"), Mapping) and values["teacher"].get("model") == SEVERAL
-
-
-def _sentence(error: Any, *, several: bool = False) -> LimbeckError:
-    """The first pydantic error as one sentence, with the nearest known key; `several` if the job has ``teachers``."""
-    first = error.errors()[0]
-    place = [str(part) for part in first["loc"] if not _KIND.match(str(part))]
-    if several and place[:2] == ["teacher", "ensemble"]:
-        place = ["teachers", *place[2:]]
-    where = ".".join(place) or "the job"
-    if first["type"] == "extra_forbidden":
-        fields = _fields(place)
-        near = _SYNONYMS.get(place[-1])
-        near = near if near in fields else nearest(place[-1], fields)
-        suggestion = f" Did you mean {near!r}? {_flag([*place[:-1], near])}" if near else ""
-        return LimbeckError(f"Unknown key {where!r} in the job.{suggestion} Known: {', '.join(sorted(fields))}.")
-    value = first.get("input")
-    message = str(first["msg"]).removeprefix("Value error, ")
-    return LimbeckError(
-        f"{where}: {message[0].lower() + message[1:]}; got {value!r}. {_flag(place, _example(place))}".rstrip()
-    )
-
-
-def _example(place: list[str]) -> str:
-    """A valid value of a key: its default, if it has one."""
-    fields = {
-        (): Job.model_fields, ("budget",): Budget.model_fields, ("cache",): CacheSettings.model_fields,
-        ("teacher",): TeacherSettings.model_fields, ("teacher", "train"): Budget.model_fields,
-        ("teacher", "adversarial"): AdversarialSettings.model_fields,
-    }.get(tuple(place[:-1]), {})  # fmt: skip
-    field = fields.get(place[-1]) if place else None
-    default = None if field is None else field.default
-    return str(default) if isinstance(default, (int, float, str)) and not isinstance(default, bool) else "..."
-
-
-def _flag(place: list[str], value: str = "...") -> str:
-    """The flag for a key; an item of a list is set with the whole list."""
-    keys = [part for part in place if not part.isdecimal()]
-    return f"Type --set {'.'.join(keys)}={value}, or set it in the job file." if keys else ""
-
-
-def _fields(place: list[str]) -> list[str]:
-    if place[-2:-1] in (["budget"], ["train"]):
-        return list(Budget.model_fields)
-    if place[0] == "budgets" and len(place) > 2:
-        return list(ArmBudget.model_fields)
-    if place[-2:-1] == ["adversarial"]:
-        return list(AdversarialSettings.model_fields)
-    if place[-2:-1] == ["quantize"]:
-        return list(QuantizeSettings.model_fields)
-    if place[0] == "cache" and len(place) > 1:
-        return list(CacheSettings.model_fields)
-    return list(TeacherSettings.model_fields if place[0] == "teacher" else Job.model_fields)
 
 
 def _set_in_one(methods: Sequence[Any], keys: list[str], value: Any, *, setting: str) -> list[Any]:

@@ -16,7 +16,7 @@ from limbeck.job.adversarial_settings import AdversarialSettings, check_learns, 
 from limbeck.job.budget import Budget, Strict
 from limbeck.job.routes import Routes, read_routes
 from limbeck.job.several_teachers import SEVERAL, is_url, name_models
-from limbeck.job.validation import add_flag_hint, flag_hint
+from limbeck.job.validation import add_flag_hint, check_is_argument, flag_hint
 from limbeck.methods import method, names
 from limbeck.methods.support import read_share
 from limbeck.models import UserFile, is_student_folder, reference_names
@@ -195,6 +195,7 @@ class TeacherSettings(ModelSettings):
             first = next(iter(self.arguments))
             if first in self.ensemble:
                 raise LimbeckError(f"teacher.{first}: type --set {self.place}.{first}.KEY=...")
+            check_is_argument(self.arguments, type(self).model_fields, "teacher")
             raise LimbeckError(f"teacher.{first} belongs to one model: teacher.ensemble.NAME.{first}.")
         for name, member in self.ensemble.items():
             if not re.fullmatch(r"[\w-]+", name) or name == "student":
@@ -324,10 +325,8 @@ class MethodSettings(BaseModel):
         known = list(definition.hyper_parameters)
         for key in self.hyper:
             if key not in known:
-                near = nearest(key, known)
-                raise unknown_name_error(
-                    f"hyper-parameter of {self.name}", key, known, then=flag_hint(place, near) if near else ""
-                )
+                near, kind = nearest(key, [*known, "name"]), f"hyper-parameter of {self.name}"
+                raise unknown_name_error(kind, key, [*known, "name"], then=flag_hint(place, near) if near else "")
         lacking = [name for name in definition.required if name in known and name not in self.hyper]
         if lacking:
             flags = " ".join(f"--set {place}.{name}=..." for name in lacking)

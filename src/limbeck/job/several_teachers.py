@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from limbeck.errors import LimbeckError
+from limbeck.job.validation import check_is_argument
 from limbeck.models import UserFile
 
 SEVERAL = "teachers"
@@ -32,6 +33,8 @@ def join_teachers(values: Any) -> Any:
         )
     if isinstance(before, Mapping) and before.keys() <= _OF_ALL:
         before = {"model": SEVERAL, **before}
+    if isinstance(before, Mapping) and "model" not in before:
+        check_is_argument(before.keys() - _OF_ALL, _OF_ALL, "teacher")
     if before is not None and not (isinstance(before, Mapping) and before.get("model") == SEVERAL):
         raise LimbeckError(
             "The job has teacher: and teachers:; give one of the two keys. Beside teachers:, teacher: holds only what "

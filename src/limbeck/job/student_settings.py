@@ -12,7 +12,7 @@ from limbeck.errors import ArgumentError, LimbeckError, unknown_name_error
 from limbeck.job.budget import Strict
 from limbeck.job.run_layout import ROUNDED
 from limbeck.job.settings import SHALLOW, SHRINK, ModelSettings, TeacherSettings
-from limbeck.job.validation import add_flag_hint, flag_hint
+from limbeck.job.validation import add_flag_hint, check_is_argument, flag_hint
 from limbeck.models import check_shrink, parse_size, shallow
 from limbeck.models.arguments import check_arguments
 from limbeck.models.shrinking import parse_bytes, parse_latency
@@ -63,6 +63,7 @@ def check_student_settings(student: ModelSettings, teacher: TeacherSettings) -> 
         )
     try:
         if student.model == SHALLOW:
+            check_is_argument(student.arguments, StudentSettings.model_fields, "student")
             check_arguments(SHALLOW, shallow, student.arguments, without=("teacher",))
             _check_kinds(student.arguments)
         else:
@@ -74,7 +75,7 @@ def check_student_settings(student: ModelSettings, teacher: TeacherSettings) -> 
 def _check_shrink(arguments: Mapping[str, Any]) -> None:
     for key in arguments:
         if key not in _SHRINK_KEYS:
-            raise unknown_name_error("key of a student from its teacher", key, _SHRINK_KEYS, argument="")
+            raise unknown_name_error("key of a student from its teacher", key, (*_SHRINK_KEYS, "quantize"))
     limits = [key for key in ("latency", "bytes") if arguments.get(key) is not None]
     if arguments.get("size") is not None and len(limits) == 1:
         # The size that a run has measured for its limit.

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from limbeck.errors import ArgumentError, LimbeckError, UnknownNameError, unknown_name_error
+from limbeck.errors import ArgumentError, LimbeckError, UnknownNameError, nearest, unknown_name_error
 from limbeck.job.run_layout import ARMS, LIKE_FIRST_METHOD, method_arms
+from limbeck.methods import names as method_names
 
 MAX_BYTES = 1_000_000
 
@@ -68,9 +69,24 @@ def _check(value: Any, who: str) -> None:
         raise LimbeckError(f"{who} contains a {type(value).__name__}; use strings, numbers, lists and mappings.")
 
 
+ALIKE = 0.75
+"""How like a name another one is that was surely meant to be it: where most names that are less like it are right."""
+
 EXTRA_METRICS = ("attacks", "cka", "corruptions", "faithfulness", "groups", "sharpness")
 
 """Metrics that cost more than predictions on the test data."""
+
+
+_MEANT: Mapping[str, tuple[str, ...]] = {
+    **dict.fromkeys(("robustness", "robust", "robust accuracy"), ("attacks", "corruptions")),
+    **dict.fromkeys(("adversarial", "adversarial robustness", "pgd"), ("attacks",)),
+    **dict.fromkeys(("noise", "shift", "ood", "blur", "common corruptions"), ("corruptions",)),
+    **dict.fromkeys(("fairness", "subgroups", "worst group", "slices"), ("groups",)),
+    **dict.fromkeys(("flatness", "hessian", "eigenvalue"), ("sharpness",)),
+    **dict.fromkeys(("certified", "bounds", "interval", "confidence gap"), ("faithfulness",)),
+    **dict.fromkeys(("similarity", "representations", "layers", "features"), ("cka",)),
+}
+"""Extra metrics by words that people type for them and that are not like their names."""
 
 
 def as_list(value: Any) -> Any:
@@ -87,9 +103,28 @@ def check_extra_metrics(names: tuple[str, ...]) -> None:
     """
     for name in names:
         if name not in EXTRA_METRICS:
-            raise unknown_name_error("name in also", name, EXTRA_METRICS, then="All other metrics are always computed.")
+            raise unknown_name_error(
+                "name in also", name, EXTRA_METRICS, then="All other metrics are always computed.", least=ALIKE,
+                meant=_MEANT.get(str(name).lower().replace("_", " "), ()),
+            )  # fmt: skip
         if names.count(name) > 1:
             raise LimbeckError(f"{name!r} is listed twice in also; list each name once.")
+
+
+def _where_methods_belong(arm: Any, chosen: Sequence[str]) -> str:
+    """What to type for a method among the arms; empty for another name.
+
+    A name that is misspelled counts as a method if it is much like one.
+    """
+    if arm in method_arms(chosen):
+        return "The arm 'distilled' includes every method; methods=[...] selects them."
+    name = nearest(arm, method_names(), least=ALIKE) if isinstance(arm, str) else None
+    if name is None or nearest(arm, ARMS, least=ALIKE) is not None:
+        return ""
+    return (
+        f"{name!r} is a method: type --set methods=[{name}] (or --method {name}), and the arm 'distilled' is the "
+        "student that learns by it."
+    )
 
 
 def check_arms(arms: Sequence[str], methods: Sequence[str]) -> None:
@@ -105,8 +140,7 @@ def check_arms(arms: Sequence[str], methods: Sequence[str]) -> None:
     """
     for arm in arms:
         if arm not in ARMS:
-            then = "The arm 'distilled' includes every method; methods=[...] selects them."
-            raise unknown_name_error("arm", arm, ARMS, then=then if arm in method_arms(methods) else "")
+            raise unknown_name_error("arm", arm, ARMS, then=_where_methods_belong(arm, methods))
         if arms.count(arm) > 1:
             raise LimbeckError(f"The arm {arm!r} is listed twice in the job; list each arm once.")
     if "distilled" in arms:
@@ -121,6 +155,26 @@ def check_arms(arms: Sequence[str], methods: Sequence[str]) -> None:
     else:
         return
     raise LimbeckError(f"arms={list(arms)} leaves out 'distilled', and {why}. Add 'distilled' to arms.")
+
+
+def check_is_argument(arguments: Iterable[str], keys: Iterable[str], place: str) -> None:
+    """Check that no argument of a model is a misspelled key of its part of the job.
+
+    Args:
+        arguments: The names of the arguments, which may be right: the model is not known here.
+        keys: The keys of the part.
+        place: The part: ``teacher``, ``teachers.big``, ``student``.
+
+    Raises:
+        UnknownNameError: If one is nearly such a key.
+    """
+    known = [key for key in keys if key != "model"]
+    for name in arguments:
+        near = nearest(name, known, least=ALIKE)
+        if near is not None:
+            raise UnknownNameError(
+                f"Unknown key '{place}.{name}' in the job. Did you mean {near!r}? {flag_hint(place, near)}"
+            )
 
 
 def add_flag_hint(error: LimbeckError, place: str, names: Iterable[str] = ()) -> LimbeckError:

@@ -45,7 +45,8 @@ class BoundKernel:
         """Whether it declares that it is an f-divergence between softmaxes."""
         for name in hyper:
             if name not in accepted:
-                raise unknown_name_error(f"hyper-parameter of {self.name}()", name, accepted, argument=name)
+                near = nearest(name, accepted) or ""
+                raise unknown_name_error(f"hyper-parameter of {self.name}()", name, accepted, argument=near)
         absent = [key for key, required in accepted.items() if required and key not in hyper]
         check_hyper(**{k: value for k, value in hyper.items() if is_checked(k) and not isinstance(value, Schedule)})
         if absent:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import cache
 from importlib import import_module, resources
 from types import FunctionType
 from typing import Any
 
-from limbeck.errors import LimbeckError, unknown_name_error
+from limbeck.errors import LimbeckError, UnknownNameError, nearest, unknown_name_error
 from limbeck.methods.card import MethodCall, MethodCard, SearchRange
 from limbeck.methods.skeleton import FAMILIES, write_skeleton
 from limbeck.models import UserFile
@@ -93,6 +94,19 @@ def _modules() -> dict[str, str]:
     return modules
 
 
+def _unknown_method(name: str, modules: Mapping[str, str]) -> UnknownNameError:
+    """The error for an unknown method: much like another name, or else a word that is on the cards of some."""
+    from limbeck.methods.search import find_methods  # it reads all cards
+
+    hits = () if nearest(name, modules, least=0.75) is not None else find_methods(name)
+    then = "Or a function in your own file: my.py:function. `limbeck methods WORD` searches the cards."
+    return unknown_name_error("method", name, modules, then=then, meant=hits if len(hits) <= _FEW_HITS else ())
+
+
+_FEW_HITS = 5
+"""So many methods with a word on their cards are suggested for it; more are no help."""
+
+
 def method(name: str) -> MethodCall:
     """Find one method by name.
 
@@ -117,7 +131,7 @@ def method(name: str) -> MethodCall:
         return MethodCall.of(function, card)
     modules = _modules()
     if name not in modules:
-        raise unknown_name_error("method", name, modules, then="Or a function in your own file: my.py:function.")
+        raise _unknown_method(name, modules)
     module = import_module(modules[name])
     return MethodCall.of(getattr(module, name), module.CARD)
 

@@ -31,16 +31,26 @@ def find_methods(query: str) -> tuple[str, ...]:
         >>> find_methods("arXiv:1412.6550"), find_methods("romero 2014")
         (('fitnets',), ('fitnets',))
     """
-    wanted = _squeeze(query)
+    wanted = squeeze(query)
     cards = {name: method(name).card for name in names()} if wanted else {}
     for exact in (
-        [name for name in cards if _squeeze(name) == wanted],
-        [name for name, card in cards.items() if len(wanted) <= _SHORT and wanted in map(_squeeze, card.keywords)],
+        [name for name in cards if squeeze(name) == wanted],
+        [name for name, card in cards.items() if len(wanted) <= _SHORT and wanted in map(squeeze, card.keywords)],
     ):
         if exact:
             return tuple(exact)
-    patterns = [_pattern(word) for word in map(_squeeze, query.split()) if word]
-    return tuple(name for name, card in cards.items() if all(one.search(_text(card)) for one in patterns))
+    return tuple(name for name, card in cards.items() if has_words(card_text(card), query))
+
+
+def has_words(text: str, query: str) -> bool:
+    """Whether all words of a query begin words of a text; those of up to three characters are whole words of it.
+
+    Example:
+        >>> has_words("Müller, Kornblith and Hinton, 2020", "muller 2020"), has_words("a text", "ex")
+        (True, False)
+    """
+    plain = re.sub(r"[\W_]+", " ", _plain(text))
+    return all(_pattern(word).search(plain) for word in map(squeeze, query.split()) if word)
 
 
 def without_formula(query: str) -> str | None:
@@ -50,23 +60,24 @@ def without_formula(query: str) -> str | None:
         >>> without_formula("slkd")
         'SLKD (Liu, Li and Cheng, 2023, arXiv:2304.11923) is not here: its formula is not public.'
     """
-    return {_squeeze(name): reason for name, reason in METHODS_WITHOUT_FORMULA.items()}.get(_squeeze(query))
+    return {squeeze(name): reason for name, reason in METHODS_WITHOUT_FORMULA.items()}.get(squeeze(query))
 
 
 def _plain(text: str) -> str:
-    """Lower case without accents: Müller is also typed Muller."""
+    """The text in lower case without accents: Müller is also typed Muller."""
     letters = unicodedata.normalize("NFKD", text.lower())
     return "".join(letter for letter in letters if not unicodedata.combining(letter))
 
 
-def _squeeze(text: str) -> str:
+def squeeze(text: str) -> str:
+    """The letters and digits of a text, in lower case and without accents."""
     return re.sub(r"[\W_]+", "", _plain(text))
 
 
-def _text(card: MethodCard) -> str:
+def card_text(card: MethodCard) -> str:
+    """What a method is found by: name, title, authors, year, arXiv number, claim, advice and keywords of its card."""
     source = (card.authors, str(card.year), f"arXiv {card.arxiv}" if card.arxiv else "")
-    words = " ".join((card.name, card.title, *source, card.claim, card.when, *card.keywords))
-    return re.sub(r"[\W_]+", " ", _plain(words))
+    return " ".join((card.name, card.title, *source, card.claim, card.when, *card.keywords))
 
 
 def _pattern(word: str) -> re.Pattern[str]:

@@ -28,6 +28,7 @@ from limbeck.models.pickle_conversion import convert_pickle
 from limbeck.models.projected_embedding import ProjectedEmbedding, add_projection
 from limbeck.models.quantization import fake_quantize, is_fake_quantized, observe_ranges, remove_fake_quantize
 from limbeck.models.reference import (
+    argument_names,
     build,
     check_fresh,
     fit_arguments,
@@ -72,6 +73,7 @@ __all__ = [
     "add_bias",
     "add_projection",
     "align_vocabularies",
+    "argument_names",
     "build",
     "check_fresh",
     "check_shrink",

@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
-from limbeck.errors import ArgumentError, nearest
+from limbeck.errors import ArgumentError, UnknownArgumentError, nearest
 
 _KEYWORD = (inspect.Parameter.KEYWORD_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
 
@@ -32,7 +32,8 @@ def check_arguments(
         The arguments, without those that are None and not accepted: in a job, null leaves an argument out.
 
     Raises:
-        ArgumentError: If not; it names the nearest argument and all that are accepted.
+        UnknownArgumentError: If it does not accept one; it names the nearest argument and all that are accepted.
+        ArgumentError: If one is missing.
     """
     accepted = accepted_arguments(function, without=without)
     parameters = inspect.signature(function).parameters.values()
@@ -46,7 +47,8 @@ def check_arguments(
                     f"{who} takes no argument {name!r}. {hint}To leave it out of a job, write {name}: null. "
                     f"It takes: {_listed(accepted)}."
                 )
-                raise ArgumentError(message, argument=near or "", example=_example(accepted[near]) if near else "...")
+                example = _example(accepted[near]) if near else "..."
+                raise UnknownArgumentError(message, name=name, argument=near or "", example=example)
     names = [n for n, p in accepted.items() if p.default is p.empty and n not in arguments]
     if names:
         missing = ", ".join(f"{n}={_example(accepted[n])}" for n in names)

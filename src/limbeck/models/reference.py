@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from limbeck.errors import LimbeckError, unknown_name_error
-from limbeck.models.arguments import check_arguments
+from limbeck.models.arguments import accepted_arguments, check_arguments
 from limbeck.models.networks import DEPTHS, Cnn, Fcn, Mlp, ModelSpec, ResNet
 
 
@@ -63,6 +63,17 @@ def build(name: str, /, *, seed: int | None = None, **arguments: Any) -> nn.Modu
     arguments = check_arguments(name, reference.network, arguments, without=reference.fixed)
     with seeded(seed):
         return reference.network(**reference.fixed, **arguments)
+
+
+def argument_names(name: str) -> list[str] | None:
+    """The names of the arguments of a reference network; None for other models.
+
+    Example:
+        >>> argument_names("mlp")
+        ['inputs', 'classes', 'hidden', 'dropout', 'input_dropout']
+    """
+    reference = _REFERENCES.get(name)
+    return None if reference is None else list(accepted_arguments(reference.network, without=reference.fixed))
 
 
 def get_model_spec(model: nn.Module) -> ModelSpec | None:

@@ -11,7 +11,7 @@ from typing import Any, Protocol, runtime_checkable
 from torch import nn
 
 from limbeck.data import Loader
-from limbeck.errors import ArgumentError, LimbeckError, unknown_name_error
+from limbeck.errors import ArgumentError, LimbeckError, nearest, unknown_name_error
 from limbeck.losses import Objective
 from limbeck.models import ModelTransform, UserFile, describe_structure, transform_model
 from limbeck.models.model_transforms import find_transform
@@ -267,10 +267,11 @@ def _check_takes(function: ModelTransform, arguments: Mapping[str, Any]) -> None
         takes.bind(None, **arguments)
     except TypeError as error:
         names = [name for name in list(takes.parameters)[1:] if name not in arguments]
-        wrong = next((name for name in arguments if name not in takes.parameters), names[0] if names else "")
+        wrong = next((name for name in arguments if name not in takes.parameters), None)
+        meant = nearest(wrong, names) if wrong is not None else next(iter(names), None)
         raise ArgumentError(
             f"{short_name(function)}() takes {', '.join(list(takes.parameters)[1:]) or 'no arguments'}: {error}.",
-            argument=wrong,
+            argument=meant or "",
         ) from error
 
 

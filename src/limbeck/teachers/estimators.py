@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from limbeck.atomic_io import atomic_write
-from limbeck.errors import ArgumentError, LimbeckError, nearest, unknown_name_error
+from limbeck.errors import ArgumentError, LimbeckError, UnknownArgumentError, nearest, unknown_name_error
 from limbeck.optional_imports import import_optional
 from limbeck.teachers.sklearn_teacher import SklearnTeacher
 
@@ -31,6 +31,12 @@ SAVED_ESTIMATOR = "estimator.joblib"
 """The file of an estimator in the folder of a student."""
 _LEAST = 1e-3
 """Classes with a smaller probability get no copy of a row."""
+_TREES = ("n_estimators", "max_iter", "iterations")
+_SYNONYMS: Mapping[str, tuple[str, ...]] = {
+    "lr": ("learning_rate", "learning_rate_init"), "eta": ("learning_rate",), "epochs": _TREES, "trees": _TREES,
+    **dict.fromkeys(_TREES, _TREES), "depth": ("max_depth",), "seed": ("random_state",),
+}  # fmt: skip
+"""Names of other libraries for arguments of estimators, which are too different to be the nearest."""
 _ROW_COUNTS = ("min_samples_leaf", "min_samples_split", "min_child_samples")
 """Arguments that count rows. Copies of a row are counted as well, so these numbers grow with the copies."""
 
@@ -114,11 +120,15 @@ def make_estimator(name: str, *, regression: bool = False, **arguments: Any) -> 
         return kind(**arguments)
     except TypeError as error:
         known = [one for one in inspect.signature(kind).parameters if one not in ("args", "kwargs")]
-        wrong = next((one for one in arguments if one not in known), "")
-        near = nearest(wrong, known) if wrong else None
-        hint = f" Did you mean {near}?" if near else ""
-        raise ArgumentError(
-            f"{kind.__name__} does not take {wrong or arguments}: {error}.{hint}", argument=wrong
+        wrong = next((one for one in arguments if one not in known), None)
+        if wrong is None:
+            raise ArgumentError(f"{kind.__name__} does not take {arguments}: {error}.", argument="") from error
+        near = next((one for one in _SYNONYMS.get(wrong, ()) if one in known), None) or nearest(wrong, known)
+        hint = f" Did you mean {near!r}?" if near else ""
+        raise UnknownArgumentError(
+            f"{kind.__name__} takes no argument {wrong!r}.{hint} It takes: {', '.join(known)}.",
+            name=wrong,
+            argument=near or "",
         ) from error
 
 
