@@ -310,6 +310,21 @@ def test_the_command_line_asks_before_it_opens_a_pickle(place, monkeypatch, caps
     assert (code, said.out.count("checksums match")) == (0, 2), said.err
 
 
+def test_the_weights_that_agre_kd_gives_are_in_the_result_without_the_biased_model(place, tmp_path):
+    teachers = {
+        "net": str(place / "net"),
+        "other": {"model": "mlp", "hidden": [4]},
+        "erm": {"model": "mlp", "hidden": [3]},
+    }
+    method = {"name": "agre_kd", "biased": "erm"}
+    rows = run_job(teachers_job(place, teachers, method=method, out=str(tmp_path / "run")))["arms"]
+    weights = rows["distilled"]["teacher_weights"]
+    assert list(weights) == ["net", "other"]
+    assert sum(one["mean"] for one in weights.values()) == pytest.approx(1, abs=1e-5)
+    assert weights["net"]["mean"] not in (0.0, 0.5, 1.0)  # measured, and not where it began
+    assert f"{weights['net']['mean']:.3f}" in (tmp_path / "run" / "report.html").read_text()
+
+
 @pytest.mark.parametrize("method", ["multi_teacher", "rl_kd", "hinton"])
 def test_the_weights_of_several_teachers_are_in_the_result_and_on_the_page(place, tmp_path, method):
     teachers = {"net": {"model": str(place / "net"), "weight": 3}, "other": {"model": "mlp", "hidden": [4]}}

@@ -102,6 +102,14 @@ def test_the_entry_of_every_card_is_whole():
         require_bibtex(method(name).card.bibtex)
 
 
+def test_methods_of_one_paper_share_its_entry():
+    entries = {}
+    for name in names():
+        card = method(name).card
+        if card.arxiv:
+            assert card.bibtex is entries.setdefault(card.arxiv, card.bibtex), name
+
+
 @pytest.mark.parametrize("name", METRICS)
 def test_a_measure_cites_whom_it_names_as_its_source(name):
     named = re.findall(r"(?:Source: |; )([A-Z][a-z]+)(?:,| et al)", " ".join((METRICS[name].__doc__ or "").split()))

@@ -8,7 +8,7 @@ from importlib import import_module, resources
 from types import FunctionType
 from typing import Any
 
-from limbeck.errors import LimbeckError, UnknownNameError, nearest, unknown_name_error
+from limbeck.errors import LimbeckError, UnknownNameError, unknown_name_error
 from limbeck.methods.card import MethodCall, MethodCard, SearchRange
 from limbeck.methods.skeleton import FAMILIES, write_skeleton
 from limbeck.models import UserFile
@@ -95,10 +95,10 @@ def _modules() -> dict[str, str]:
 
 
 def _unknown_method(name: str, modules: Mapping[str, str]) -> UnknownNameError:
-    """The error for an unknown method: much like another name, or else a word that is on the cards of some."""
+    """The error for an unknown method: with those that have the word on their cards, or the nearest name."""
     from limbeck.methods.search import find_methods  # it reads all cards
 
-    hits = () if nearest(name, modules, least=0.75) is not None else find_methods(name)
+    hits = find_methods(name)
     then = "Or a function in your own file: my.py:function. `limbeck methods WORD` searches the cards."
     return unknown_name_error("method", name, modules, then=then, meant=hits if len(hits) <= _FEW_HITS else ())
 

@@ -16,6 +16,7 @@ from limbeck.errors import LimbeckError
 from limbeck.functional import KernelClaim, check_hyper, kernel, kl_divergence
 from limbeck.losses import Loss, Objective
 from limbeck.methods.card import MethodCard, SearchRange
+from limbeck.methods.logits.kd_pt import CARD as KD_PT
 from limbeck.methods.support import check_share, check_temperature
 from limbeck.model_call import find_output_layer
 from limbeck.recipe import Models, Recipe, Stage, teacher_module
@@ -107,13 +108,7 @@ CARD = MethodCard(
     "class have the same target, so it shows how much of distillation is knowledge about classes.",
     when="To find out what a student gains from: compare with hinton (all of it), kd_pt (a weight for each example) "
     "and label_smoothing (neither). The teacher is never run; it only needs a linear last layer.",
-    bibtex="""@article{tang2020understanding,
-  title = {Understanding and Improving Knowledge Distillation},
-  author = {Tang, Jiaxi and Shivanna, Rakesh and Zhao, Zhe and Lin, Dong and Singh, Anima and Chi, Ed H. and
-            Jain, Sagar},
-  journal = {arXiv preprint arXiv:2002.03532},
-  year = {2020}
-}""",
+    bibtex=KD_PT.bibtex,
     ranges={
         "similarity_temperature": SearchRange(0.05, 1.0, log=True),
         "temperature": SearchRange(1.0, 20.0, log=True),

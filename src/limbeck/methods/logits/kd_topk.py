@@ -13,6 +13,7 @@ from limbeck.functional.kernel import validates_pair
 from limbeck.functional.spread_targets import spread_rest
 from limbeck.losses import Loss, Objective
 from limbeck.methods.card import MethodCard, SearchRange
+from limbeck.methods.logits.kd_pt import CARD as KD_PT
 from limbeck.methods.support import check_count, check_share
 from limbeck.recipe import Recipe, Stage
 from limbeck.tasks import Task
@@ -68,13 +69,7 @@ CARD = MethodCard(
     "noise of the teacher's tail is not learned.",
     when="For many classes, where the teacher's order of unlikely classes is noise. k is a number of classes that can "
     "be confused with each other. To learn from stored top-k outputs, and to leave the tail open, take top_k_kd.",
-    bibtex="""@article{tang2020understanding,
-  title = {Understanding and Improving Knowledge Distillation},
-  author = {Tang, Jiaxi and Shivanna, Rakesh and Zhao, Zhe and Lin, Dong and Singh, Anima and Chi, Ed H. and
-            Jain, Sagar},
-  journal = {arXiv preprint arXiv:2002.03532},
-  year = {2020}
-}""",
+    bibtex=KD_PT.bibtex,
     ranges={
         "k": SearchRange(1, 50, log=True, whole=True),
         "temperature": SearchRange(1.0, 20.0, log=True),

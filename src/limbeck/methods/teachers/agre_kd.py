@@ -15,7 +15,7 @@ from limbeck.functional import KernelClaim, check_hyper, kernel, kl_divergence, 
 from limbeck.losses import LossContext, LossTerm
 from limbeck.methods.card import MethodCard, SearchRange
 from limbeck.methods.support import add_label_loss, check_share, check_weight, read_teachers
-from limbeck.methods.teachers.member_outputs import member_addresses
+from limbeck.methods.teachers.member_outputs import MemberShares, member_addresses
 from limbeck.recipe import Recipe, Stage
 from limbeck.tasks import Task
 
@@ -86,7 +86,11 @@ def disagreement(
 
 
 class GroupRobustTeachers(LossTerm):
-    """The loss of `agre_kd`, one value for each example."""
+    """The loss of `agre_kd`, one value for each example.
+
+    Attributes:
+        shares: The mean weights of the last steps, which sum to 1; the biased model has none.
+    """
 
     name, per = "agre_kd", "example"
 
@@ -94,6 +98,7 @@ class GroupRobustTeachers(LossTerm):
         super().__init__()
         self.names, self.biased, self.temperature, self.floor = tuple(names), biased, temperature, floor
         self.own_temperatures = frozenset({temperature})
+        self.shares = MemberShares(names)
 
     @property
     def requires(self) -> Requirements:
@@ -131,6 +136,14 @@ class GroupRobustTeachers(LossTerm):
         weights = self.weigh(ours, theirs, biased)
         values = torch.stack([kl_divergence(ours, one, temperature=self.temperature) for one in theirs])
         return Term((weights * values.where(weights > 0, 0.0)).sum(), self.count(batch))
+
+    def after_step(self, student: Outputs, teacher: Outputs, batch: Batch, progress: Progress) -> None:
+        """Follow the mean weights."""
+        rows = batch.valid
+        theirs = [teacher[f"{name}.{LOGITS}"][rows] for name in self.names]
+        weights = self.weigh(student[LOGITS][rows], theirs, teacher[f"{self.biased}.{LOGITS}"][rows])
+        total = weights.sum(0)
+        self.shares.update_by_rows((weights / total)[:, total > 0])
 
     def count(self, batch: Batch) -> float:
         """The number of examples that count."""
@@ -202,6 +215,8 @@ def agre_kd(
         normalize: Whether the weights of an example sum to 1. False is the sum of :math:`W_t / K`, without a floor.
         task: What the targets are.
         epochs: Passes over the data; by default the budget of the run.
+
+    The mean weights of the last steps, which sum to 1, are in the result of a job.
 
     Raises:
         LimbeckError: If there is no member of this name, or an argument is out of range.

@@ -9,6 +9,7 @@ from limbeck.errors import ArgumentError
 from limbeck.methods.card import MethodCard, SearchRange
 from limbeck.methods.support import check_count
 from limbeck.methods.teachers.prepared import make_student_recipe
+from limbeck.methods.teachers.semiparametric import CARD as SEMIPARAMETRIC
 from limbeck.methods.teachers.semiparametric import CrossFitTeacher, fold_names, make_fold_recipe
 from limbeck.recipe import Recipe
 
@@ -23,14 +24,7 @@ CARD = MethodCard(
     "fold are labeled by a teacher that was trained on the others. The student learns from them by any method.",
     when="When the teacher fits its training examples perfectly and the student learns on the same ones. A teacher is "
     "trained for each fold. semiparametric also corrects the teachers by the labels.",
-    bibtex="""@inproceedings{dao2021knowledge,
-  title = {Knowledge Distillation as Semiparametric Inference},
-  author = {Dao, Tri and Kamath, Govinda M. and Syrgkanis, Vasilis and Mackey, Lester},
-  booktitle = {International Conference on Learning Representations},
-  year = {2021},
-  eprint = {2104.09732},
-  archivePrefix = {arXiv}
-}""",
+    bibtex=SEMIPARAMETRIC.bibtex,
     ranges={"folds": SearchRange(2, 10, whole=True)},
     labels="required",
     needs="the teacher's network, which is trained once for each fold, and examples with ids",

@@ -8,6 +8,7 @@ from typing import Any, final
 
 from limbeck.errors import ArgumentError
 from limbeck.methods.card import MethodCard, SearchRange
+from limbeck.methods.logits.eskd import CARD as ESKD
 from limbeck.methods.support import check_count
 from limbeck.methods.teachers.prepared import FreshTeacher, make_student_recipe
 from limbeck.recipe import Models, Recipe, Stage, run_context
@@ -25,14 +26,7 @@ CARD = MethodCard(
     when="For a student that is much smaller than its teacher. The teacher is trained anew, for less than a full "
     "training. eskd needs no new teacher. Show the student's KL divergence from the teacher first: if it is small, the "
     "student can follow, and there is nothing to mend.",
-    bibtex="""@inproceedings{cho2019efficacy,
-  title = {On the Efficacy of Knowledge Distillation},
-  author = {Cho, Jang Hyun and Hariharan, Bharath},
-  booktitle = {IEEE/CVF International Conference on Computer Vision},
-  year = {2019},
-  eprint = {1910.01348},
-  archivePrefix = {arXiv}
-}""",
+    bibtex=ESKD.bibtex,
     labels="required",
     needs="the teacher's network, which is trained anew",
     ranges={"share": SearchRange(0.1, 1.0)},

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from limbeck.batch import LOGITS, Batch, Outputs
 from limbeck.errors import LimbeckError
 from limbeck.functional import cross_entropy, kl_divergence, probabilities
+from limbeck.losses.distributed import all_reduce_tensor
 from limbeck.losses.logit_rows import find_counted
 
 _LARGEST_LOSS = 10.0
@@ -125,6 +126,12 @@ class MemberShares(nn.Module):
     def update(self, weights: Float[Tensor, " teachers"]) -> None:
         """Take the mean weights of a step."""
         self.mean.lerp_(weights.to(self.mean), 1 - self.decay)
+
+    def update_by_rows(self, weights: Float[Tensor, "teachers rows"]) -> None:
+        """Take the mean over the rows of all ranks; all call it, since a buffer must not differ between them."""
+        total = all_reduce_tensor(torch.cat([weights.sum(1), weights.new_tensor([weights.shape[1]])]))
+        if total[-1] > 0:
+            self.update(total[:-1] / total[-1])
 
     @property
     def by_name(self) -> dict[str, float]:

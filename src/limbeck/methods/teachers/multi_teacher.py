@@ -184,9 +184,7 @@ class WeightedTeachers(LossTerm):
 
     def after_step(self, student: Outputs, teacher: Outputs, batch: Batch, progress: Progress) -> None:
         """Follow the mean weights."""
-        weights = self.log_weights(self._read(student, teacher, batch)).exp()
-        if weights.shape[1]:
-            self.gate.shares.update(weights.mean(1))
+        self.gate.shares.update_by_rows(self.log_weights(self._read(student, teacher, batch)).exp())
 
     def __repr__(self) -> str:
         names = ("names", "weights", "fixed", "temperature", "weight", "gate_lr", "embedding")
