@@ -235,7 +235,8 @@ def with_positions(model: Callable[..., Any], inputs: Mapping[str, Any]) -> Mapp
     mask = inputs.get("attention_mask")
     if not isinstance(mask, Tensor) or mask.ndim != 2 or "position_ids" in inputs or "input_ids" not in inputs:
         return inputs
-    if not mask.numel() or not takes_positions(model) or bool(mask[:, 0].all()):
+    # The last check looks at all modules.
+    if not mask.numel() or bool(mask[:, 0].all()) or not takes_positions(model):
         return inputs
     places = (mask.long().cumsum(-1) - 1).clamp_min(0)
     return {**inputs, "position_ids": places}

@@ -340,6 +340,17 @@ def test_draws_are_those_of_the_definition(size, options):
     torch.testing.assert_close(logprobs, own, rtol=1e-9, atol=1e-9)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_vocabulary_of_one_block_and_of_several_draws_alike(monkeypatch, dtype):
+    generator = torch.Generator().manual_seed(4)
+    logits, uniform = 3 * torch.randn(500, 200, generator=generator, dtype=dtype), torch.rand(500, generator=generator)
+    one, one_logprobs = draw_tokens(logits, uniform, GenerationConfig())
+    monkeypatch.setattr("limbeck.generation.sampling._BLOCK", 64)
+    several, logprobs = draw_tokens(logits, uniform, GenerationConfig())
+    assert torch.equal(one, several)
+    torch.testing.assert_close(one_logprobs, logprobs, rtol=0, atol=16 * torch.finfo(dtype).eps)
+
+
 @pytest.mark.parametrize("size", [5, 256, 600])
 def test_a_token_of_probability_zero_is_never_drawn(size):
     logits = torch.full((2, size), -torch.inf)

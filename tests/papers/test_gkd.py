@@ -137,6 +137,25 @@ def test_the_decoder_is_causal_and_its_cache_and_left_padding_change_nothing():
     assert model(ids).past_key_values is None
 
 
+@pytest.mark.parametrize("given_positions", [False, True])
+def test_the_decoder_computes_what_needs_one_token_without_the_padding(given_positions):
+    model, ids = make_decoder().double(), torch.randint(11, (4, 9), generator=torch.Generator().manual_seed(2))
+    mask = (torch.arange(9) < torch.tensor([9, 4, 1, 6])[:, None]).long()
+    positions = torch.arange(9).expand(4, 9) if given_positions else None
+    weights = mask[..., None] * torch.randn(4, 9, 11, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
+    gradients, logits, rows, layer = [], [], [], model.layers[0].hidden
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(layer, "forward", lambda x, own=layer.forward: rows.append(x.shape[:-1].numel()) or own(x))
+        for own in (None, mask):
+            model.zero_grad()
+            logits.append(model(ids, attention_mask=own, position_ids=positions).logits)
+            (logits[-1] * weights).sum().backward()
+            gradients.append([parameter.grad.clone() for parameter in model.parameters()])
+    assert rows == [36, 20]
+    torch.testing.assert_close(logits[1], logits[0] * mask[..., None], rtol=0, atol=1e-12)
+    torch.testing.assert_close(gradients[1], gradients[0], rtol=0, atol=1e-12)
+
+
 def test_the_decoder_writes_with_its_cache_what_it_writes_without_one():
     model = make_decoder().double()
     with torch.no_grad():

@@ -162,22 +162,24 @@ def _write(
 ) -> Generation:
     """Write texts together, until each has ended or is full."""
     logits = writer.start()
-    uniform, allowed = uniform.to(logits.device), _find_allowed(tokens, logits)
-    texts = _Texts(room, config, logits)
+    allowed, texts = _find_allowed(tokens, logits), _Texts(room, config, logits)
+    draws = uniform.to(logits.device, torch.float64).T.contiguous()  # one row for each place
     for place in range(texts.most):
-        drawn, logprobs = draw_tokens(_restrict(logits, allowed), uniform[texts.rows, place], config)
+        drawn, logprobs = draw_tokens(_restrict(logits, allowed), draws[place], config)
         left, present = texts.add(place, drawn, logprobs)
         if not left or place + 1 == texts.most:
             break
         if present is not None:
             writer.select(present)
-            drawn = drawn[present]
+            drawn, draws = drawn[present], draws[:, present]
         logits = writer.step(drawn)
     return texts.result()
 
 
 class _Texts:
     """Texts in progress. Those that have ended leave when they are the half, as that costs a copy of the cache.
+
+    The loop over tokens does as little as possible: lengths are read from the tokens at the end.
 
     Args:
         room: The largest number of new tokens of each text.
@@ -186,20 +188,18 @@ class _Texts:
 
     Attributes:
         most: The largest number of new tokens.
-        rows: The number of each text that is present.
     """
 
     def __init__(self, room: Int[Tensor, " prompts"], config: GenerationConfig, like: Tensor) -> None:
-        device, count = like.device, len(room)
+        device, self._count = like.device, room.shape[0]
         self.most = int(room.max())
-        self.rows = torch.arange(count, device=device)
-        self._goes_on = torch.ones(count, dtype=torch.bool, device=device)
+        self._rows: Tensor | None = None  # the numbers of the texts that are present; None for all
+        self._goes_on = torch.ones(self._count, dtype=torch.bool, device=device)
         self._ends = torch.tensor(config.end_tokens, dtype=torch.int64, device=device)
-        self._room = room.to(device) if bool((room < self.most).any()) else None
-        self._tokens = torch.zeros(count, self.most, dtype=torch.int64, device=device)
+        self._room, self._fills = room.to(device), bool((room < self.most).any())
+        self._tokens = torch.zeros(self.most, self._count, dtype=torch.int64, device=device)
         dtype = torch.float64 if like.dtype == torch.float64 else torch.float32
-        self._logprobs = torch.zeros(count, self.most, dtype=dtype, device=device)
-        self._lengths = torch.full((count,), self.most, device=device)
+        self._logprobs = torch.zeros(self.most, self._count, dtype=dtype, device=device)
 
     def add(self, place: int, drawn: Tensor, logprobs: Tensor) -> tuple[int, Tensor | None]:
         """Add a token to each text that is present.
@@ -207,26 +207,31 @@ class _Texts:
         Returns:
             The number of texts that go on, and which of those present stay; None if all do.
         """
-        self._tokens[self.rows, place], self._logprobs[self.rows, place] = drawn, logprobs.to(self._logprobs.dtype)
-        ends = (drawn[:, None] == self._ends).any(1)
-        is_full = None if self._room is None else self._room[self.rows] <= place + 1
-        ends = ends if is_full is None else ends | is_full
-        self._lengths[self.rows[ends & self._goes_on]] = place + 1
-        self._goes_on = self._goes_on & ~ends
+        rows = slice(None) if self._rows is None else self._rows
+        self._tokens[place, rows], self._logprobs[place, rows] = drawn, logprobs.to(self._logprobs.dtype)
+        ends = self._is_end(drawn)
+        is_full = self._room[rows] <= place + 1 if self._fills else None
+        self._goes_on &= ~(ends if is_full is None else ends | is_full)
         left = int(self._goes_on.sum())
         # A text that fills the context has no position for another token.
-        if 2 * left > len(self.rows) and (is_full is None or not bool(is_full.any())):
+        if 2 * left > drawn.shape[0] and (is_full is None or not bool(is_full.any())):
             return left, None
         present = self._goes_on.nonzero()[:, 0]
-        self.rows, self._goes_on = self.rows[present], self._goes_on[present]
+        self._rows, self._goes_on = present if self._rows is None else self._rows[present], self._goes_on[present]
         return left, present
 
+    def _is_end(self, tokens: Tensor) -> Tensor:
+        return tokens == self._ends if self._ends.shape[0] == 1 else (tokens[..., None] == self._ends).any(-1)
+
     def result(self) -> Generation:
-        """All texts."""
-        beyond = torch.arange(self.most, device=self._lengths.device) >= self._lengths[:, None]
-        last = self._tokens.gather(1, self._lengths[:, None] - 1)
-        tokens, logprobs = self._tokens.masked_fill(beyond, 0), self._logprobs.masked_fill(beyond, 0.0)
-        return Generation(tokens, self._lengths, logprobs, (last == self._ends).any(1))
+        """All texts: up to the first end token, or as long as there is room."""
+        tokens, logprobs = self._tokens.T.contiguous(), self._logprobs.T.contiguous()
+        places = torch.arange(self.most, device=tokens.device)
+        is_end = self._is_end(tokens) & (places < self._room[:, None])
+        finished = is_end.any(1)
+        lengths = torch.where(finished, is_end.long().argmax(1) + 1, self._room)
+        beyond = places >= lengths[:, None]
+        return Generation(tokens.masked_fill(beyond, 0), lengths, logprobs.masked_fill(beyond, 0.0), finished)
 
 
 def _find_allowed(tokens: Tensor | None, logits: Tensor) -> int | Bool[Tensor, " vocabulary"] | None:
@@ -296,7 +301,7 @@ def check_prompts(prompts: Sequence[Tensor]) -> None:
         DataError: If a prompt is not ``[tokens]``, with one token at least.
     """
     for number, prompt in enumerate(prompts):
-        if prompt.ndim != 1 or not len(prompt):
+        if prompt.ndim != 1 or not prompt.numel():
             raise DataError(
                 f"Prompt {number} has the shape {list(prompt.shape)}; a prompt has at least one token: [tokens]. Begin "
                 "texts with a special token."

@@ -54,6 +54,11 @@ def draw_tokens(
 
 def _invert(weights: Float[Tensor, "rows vocabulary"], uniform: Float[Tensor, " rows"]) -> tuple[Tensor, Tensor]:
     """The tokens, and the sum of all weights of each row in float64."""
+    if weights.shape[1] <= _BLOCK:  # one block, which needs a third of the operations
+        edges = weights.cumsum(1, dtype=torch.float64)
+        total = edges[:, -1]
+        tokens = torch.searchsorted(edges, uniform.to(edges)[:, None] * edges[:, -1:], right=True)
+        return tokens[:, 0].clamp_max_(weights.shape[1] - 1), total  # beyond the last one for NaN alone
     count = weights.shape[1] // _BLOCK
     sums = weights[:, : count * _BLOCK].unflatten(1, (count, _BLOCK)).sum(2) if count else weights[:, :0]
     sums = torch.cat([sums, weights[:, count * _BLOCK :].sum(1, keepdim=True)], 1)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from itertools import chain
 from typing import Any, NamedTuple, final
 from weakref import WeakKeyDictionary
 
@@ -78,9 +79,11 @@ class CausalWriter(Writer):
 
     def __init__(self, model: Any, prompts: Sequence[Tensor], device: torch.device, most: int) -> None:
         self._model = model
-        lengths = torch.tensor([len(prompt) for prompt in prompts])
-        width = int(lengths.max())
-        self._ids = torch.stack([nn.functional.pad(prompt, (width - len(prompt), 0)) for prompt in prompts]).to(device)
+        sizes = [prompt.shape[0] for prompt in prompts]
+        width = max(sizes)
+        is_padded = min(sizes) < width
+        rows = [nn.functional.pad(prompt, (width - len(prompt), 0)) for prompt in prompts] if is_padded else prompts
+        self._ids = torch.stack(list(rows)).to(device)
         self._width, self._past = width, None
         self._options: dict[str, Any] = {"use_cache": True}
         if "logits_to_keep" in known_arguments(model):
@@ -88,10 +91,9 @@ class CausalWriter(Writer):
         self._mask: Tensor | None = None
         self._positions: Tensor | None = None
         config = find_hf_config(model)
-        is_padded = int(lengths.min()) < width
         # Without a mask, transformers warns of tokens that may be padding; end tokens often have the same number.
         if is_padded or (config is not None and config.get_text_config(decoder=True).pad_token_id is not None):
-            missing = (width - lengths)[:, None].to(device)
+            missing = (width - torch.tensor(sizes))[:, None].to(device)
             self._mask = (torch.arange(width + most, device=device) >= missing).long()
             if is_padded and takes_positions(model):
                 self._positions = torch.arange(width + most, device=device) - missing
@@ -309,4 +311,4 @@ def model_logits(
 
 def module_device(model: nn.Module) -> torch.device:
     """The device of a module's first parameter or buffer; the CPU if it has none."""
-    return next((tensor.device for tensor in (*model.parameters(), *model.buffers())), torch.device("cpu"))
+    return next((tensor.device for tensor in chain(model.parameters(), model.buffers())), torch.device("cpu"))

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, final
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Int
+from jaxtyping import Bool, Int
 from torch import Tensor, nn
 
 from limbeck.batch import IGNORED, Batch
@@ -206,6 +206,28 @@ class DecoderOutput(NamedTuple):
     past_key_values: KeyValueCache | None
 
 
+class _Padding:
+    """The places of the tokens of texts that are padded on the right.
+
+    A layer computes what needs one token only for these: half of a batch of texts of several lengths is padding.
+
+    Args:
+        is_token: Where they are.
+    """
+
+    def __init__(self, is_token: Bool[Tensor, "batch tokens"]) -> None:
+        self.shape = is_token.shape
+        self.rows = is_token.flatten().nonzero()[:, 0]
+
+    def remove(self, x: Tensor) -> Tensor:
+        """The tokens alone, ``[all tokens, width]``, of ``[batch, tokens, width]``."""
+        return x.flatten(0, 1).index_select(0, self.rows)
+
+    def restore(self, x: Tensor) -> Tensor:
+        """The tokens at their places, with zeros in between."""
+        return x.new_zeros(self.shape.numel(), x.shape[-1]).index_copy(0, self.rows, x).view(*self.shape, x.shape[-1])
+
+
 class _Layer(nn.Module):
     """One layer of a decoder: attention to the tokens before, then two linear layers; each behind a layer norm."""
 
@@ -218,16 +240,20 @@ class _Layer(nn.Module):
         self.hidden, self.output = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
 
     def forward(
-        self, x: Tensor, past: tuple[Tensor, Tensor] | None, mask: Tensor | None
+        self, x: Tensor, past: tuple[Tensor, Tensor] | None, mask: Tensor | None, padding: _Padding | None
     ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-        batch, tokens, width = x.shape
-        parts = self.attention_inputs(self.norm1(x)).view(batch, tokens, 3, self.heads, width // self.heads)
+        width = x.shape[-1]
+        inputs = self.attention_inputs(self.norm1(x))
+        inputs = inputs if padding is None else padding.restore(inputs)
+        parts = inputs.view(*inputs.shape[:2], 3, self.heads, width // self.heads)
         query, key, value = parts.permute(2, 0, 3, 1, 4)
         if past is not None:
             key, value = torch.cat([past[0], key], 2), torch.cat([past[1], value], 2)
         # Without a mask there are no keys from before, or one new token, which sees all of them.
-        seen = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, is_causal=mask is None and tokens > 1)
-        x = x + self.attention_output(seen.transpose(1, 2).reshape(batch, tokens, width))
+        is_causal = mask is None and inputs.shape[1] > 1
+        seen = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, is_causal=is_causal)
+        seen = seen.transpose(1, 2).flatten(2)
+        x = x + self.attention_output(seen if padding is None else padding.remove(seen))
         return x + self.output(F.relu(self.hidden(self.norm2(x)))), (key, value)
 
 
@@ -272,21 +298,31 @@ class Decoder(nn.Module):
     ) -> DecoderOutput:
         """The logits of each token's successor, and with `use_cache` the keys and values.
 
-        Padding on the right needs no `attention_mask`. With padding on the left, positions need `position_ids`.
+        Padding on the right needs no `attention_mask`; with it, the logits of the padding are 0. With padding on the
+        left, positions need `position_ids`.
         """
         cache = past_key_values or KeyValueCache()
         begin, tokens = cache.length, input_ids.shape[1]
-        if position_ids is None:
-            position_ids = torch.arange(begin, begin + tokens, device=input_ids.device)
         mask = _attention(attention_mask, begin, tokens, input_ids.device)
-        x = self.token_embedding(input_ids) + self.position_embedding(position_ids)
+        padding = None if use_cache or begin or mask is not None else _find_padding(attention_mask)
+        own = self.position_embedding
+        places = own.weight[begin : begin + tokens] if position_ids is None else own(position_ids)
+        x = self.token_embedding(input_ids) + places
+        x = x if padding is None else padding.remove(x)
         before: list[Any] = cache.layers or [None] * len(self.layers)
         kept = []
         for layer, past in zip(self.layers, before, strict=True):
-            x, both = layer(x, past, mask)
+            x, both = layer(x, past, mask, padding)
             kept.append(both)
         cache.layers = kept if use_cache else cache.layers
-        return DecoderOutput(self.logits(self.norm(x)), cache if use_cache else None)
+        logits = self.logits(self.norm(x))
+        return DecoderOutput(logits if padding is None else padding.restore(logits), cache if use_cache else None)
+
+
+def _find_padding(given: Tensor | None) -> _Padding | None:
+    """The padding of a mask; None without any."""
+    is_token = None if given is None else given.bool()
+    return None if is_token is None or bool(is_token.all()) else _Padding(is_token)
 
 
 def _attention(given: Tensor | None, begin: int, tokens: int, device: torch.device) -> Tensor | None:
