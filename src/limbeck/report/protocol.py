@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from shlex import quote
@@ -177,6 +176,10 @@ def _loading_code(run: RunData, student: Path) -> str:
         return f"# {error}"
 
 
+_UNSET: tuple[Any, ...] = (None, {}, [])
+"""Values of settings that say nothing."""
+
+
 def _without_defaults(teacher: Any) -> Any:
     """A teacher's settings without those that have no meaning for a single model."""
     if not isinstance(teacher, Mapping) or teacher.get("ensemble") or teacher.get("members", 1) != 1:
@@ -187,12 +190,17 @@ def _without_defaults(teacher: Any) -> Any:
 def _plain(value: Any) -> str:
     if isinstance(value, Mapping):
         name = value.get("name") or value.get("model")
-        rest = [f"{key} {_inner(item)}" for key, item in value.items() if item is not None and item != name]
+        rest = [f"{key} {_inner(item)}" for key, item in value.items() if item not in _UNSET and item != name]
         return ", ".join([*([str(name)] if name else []), *rest])
     return str(value) if value is not None else "-"
 
 
 def _inner(value: Any) -> str:
-    if isinstance(value, (dict, list)):
-        return json.dumps(value)
+    """A value inside of a setting in words: ``(epochs 3, lr 0.01)`` for a mapping, without what is not set."""
+    if isinstance(value, Mapping):
+        return f"({', '.join(f'{key} {_inner(item)}' for key, item in value.items() if item not in _UNSET)})"
+    if isinstance(value, (list, tuple)):
+        return f"[{', '.join(map(_inner, value))}]"
+    if isinstance(value, bool):
+        return str(value).lower()
     return f"{value:.6g}" if isinstance(value, float) else str(value)
