@@ -69,8 +69,7 @@ def train_arm(folder: TaskFolder, *, arm: str, seed: int, quick: bool) -> Figure
         make_network(setting.student, setting, seed), recipe, setting, seed=seed, epochs=setting.epochs
     )
     objective = run.stages[-1].objective
-    weighs = isinstance(objective, SelectedKnowledge)
-    weights = {"noise": objective.selector.by_name["features"]} if weighs else {}
+    weights = {"noise": objective.selector.by_name["features"]} if isinstance(objective, SelectedKnowledge) else {}
     return {**measure_network(run.student, setting), **weights, "seconds": seconds}
 
 
