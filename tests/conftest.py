@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import ast
 import functools
+import importlib
 import importlib.metadata
 import logging
 import os
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +29,7 @@ importlib.metadata.entry_points = functools.cache(importlib.metadata.entry_point
 importlib.metadata.version = functools.cache(importlib.metadata.version)
 
 import pytest  # noqa: E402
+from _pytest.logging import catching_logs  # noqa: E402
 
 # PyTorch is imported where it is used: the process that only hands out tests to others does without.
 
@@ -74,22 +77,62 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if files[item.path]:
             item.add_marker(pytest.mark.integration)
-    # pytest adds its handlers to every logger that does not propagate, three times a test; PyTorch has fifty of them.
+    _log_at_the_root()
+
+
+def _log_at_the_root() -> None:
+    """Let all loggers propagate, and pytest add its handlers to the root alone.
+
+    pytest looks through all loggers, six times a test, for those that do not propagate. There are a thousand of them.
+    """
     for logger in logging.root.manager.loggerDict.values():
         if isinstance(logger, logging.Logger):
             logger.propagate = True
+    enter = catching_logs.__enter__
+
+    def enter_at_the_root(self: Any) -> Any:
+        if self.level is not None:
+            return enter(self)
+        logging.root.addHandler(self.handler)
+        self.attached_loggers.append(logging.root)
+        return self.handler
+
+    catching_logs.__enter__ = enter_at_the_root
 
 
 _JOBS = re.compile(r"\brun_job\b|\bimport .*\b(?:small_job|finished|tune)\b")
 _FOLDERS = ("cli", "compare", "doctor", "export", "integrations", "job")
 _FIGURES = re.compile(r"report\.html|svg|(?<!con)figure")
+_CACHED = re.compile(r"^@cache|\bfrom task_runs\b", re.MULTILINE)
 
 
 @functools.cache
-def _is_without_figures(file: Path) -> bool:
-    """Whether a test file runs jobs, and does not look at the figures of their pages; its text tells."""
-    jobs = file.parent.name in _FOLDERS or bool(_JOBS.search(_read(file)))
-    return jobs and not _FIGURES.search(_read(file))
+def _runs_jobs(file: Path) -> bool:
+    return file.parent.name in _FOLDERS or bool(_JOBS.search(_read(file)))
+
+
+@functools.cache
+def _find_readers_of_figures(file: Path) -> frozenset[str]:
+    """The functions of a test file that look at figures, and those that refer to such a function; their text tells."""
+    text = _read(file)
+    if not _FIGURES.search(text):
+        return frozenset()
+    nodes = [node for node in ast.parse(text).body if isinstance(node, (ast.FunctionDef, ast.ClassDef))]
+    lines = text.splitlines()
+    texts = {node.name: "\n".join(lines[node.lineno - 1 : node.end_lineno]) for node in nodes}
+    readers = {name for name, one in texts.items() if _FIGURES.search(one)}
+    while more := {
+        name for name, one in texts.items() if name not in readers and not readers.isdisjoint(re.findall(r"\w+", one))
+    }:
+        readers |= more
+    # The page of a job that is cached has its figures from the first test that asks for it.
+    return frozenset(texts if _CACHED.search(text) else readers)
+
+
+def _is_without_figures(request: pytest.FixtureRequest) -> bool:
+    """Whether a test belongs to a file that runs jobs, and does not look at the figures of their pages."""
+    names = {request.function.__name__} | ({request.cls.__name__} if request.cls else set())
+    return _runs_jobs(request.path) and names.isdisjoint(_find_readers_of_figures(request.path))
 
 
 def _keep_onnx_registry() -> None:
@@ -109,25 +152,55 @@ def _keep_onnx_registry() -> None:
     registry.from_torchlib = staticmethod(from_torchlib)
 
 
+def _draw_no_figures(patch: pytest.MonkeyPatch) -> None:
+    """Run jobs as without matplotlib: figures are a third of a small job's time."""
+    for module in ("limbeck.report.svg", "limbeck.report.page"):
+        patch.setattr(f"{module}.has_figures", lambda: False)
+    patch.setattr("limbeck.compare.experiment.result_svg", lambda result: "")
+
+
+_TIMED = ("costs.cost_of", "costs.cost_in_full", "costs.answer_latency", "result.cost_of")
+
+
+def _time_few_passes(patch: pytest.MonkeyPatch) -> None:
+    """Let jobs time two passes of a model, not 110: no test of a job is about how long its models take."""
+    for name in _TIMED:
+        module = importlib.import_module(f"limbeck.compare.{name.partition('.')[0]}")
+        measure = getattr(module, name.partition(".")[2])
+        patch.setattr(f"limbeck.compare.{name}", functools.partial(_call_with_few, measure))
+
+
+def _call_with_few(measure: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
+    return measure(*arguments, **{**options, "repeats": 2})
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _each_file(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Jobs time few passes; the fixtures of a file in which nobody looks at figures draw none."""
+    if not _runs_jobs(request.path):
+        yield
+        return
+    with pytest.MonkeyPatch.context() as patch:
+        _time_few_passes(patch)
+        if not _find_readers_of_figures(request.path):
+            _draw_no_figures(patch)
+        yield
+
+
 @pytest.fixture(autouse=True)
 def _each_test(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Fixed seeds, one thread, and no figures where nobody looks at them.
-
-    Figures are a third of a small job's time: tests of jobs that do not look at them run as without matplotlib.
-    """
+    """Fixed seeds, one thread, and no figures where nobody looks at them."""
     import torch
 
     begin_test()
     _keep_onnx_registry()
     torch.default_generator.manual_seed(0)  # torch.manual_seed walks the stack, for GPUs that do not exist yet
     torch.set_num_threads(1)
-    if not _is_without_figures(request.path):
+    if not _is_without_figures(request):
         yield
         return
     with pytest.MonkeyPatch.context() as patch:
-        for module in ("limbeck.report.svg", "limbeck.report.page"):
-            patch.setattr(f"{module}.has_figures", lambda: False)
-        patch.setattr("limbeck.compare.experiment.result_svg", lambda result: "")
+        _draw_no_figures(patch)
         yield
 
 
