@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import math
+import random
+
 import pytest
 import yaml
 
+from limbeck.checksums import add_checksum_line
 from limbeck.data import Chain, Crop, Cutout, Flip, Mixup, RandomShift
 from limbeck.errors import LimbeckError, UnknownNameError
 from limbeck.job import Budget, job_text, make_job, read_job, with_settings
@@ -18,6 +22,38 @@ def test_a_job_survives_its_own_text(tmp_path):
     again = make_job(read_job(tmp_path / "job.yaml"))
     assert again == job
     assert job_text(again) == job_text(job)
+
+
+def test_what_limbeck_wrote_is_read_as_what_a_person_wrote(tmp_path):
+    """A text that limbeck wrote has its own, faster parser."""
+    draw = random.Random(0)
+    signs = " \t\n'\"\\#:-?,[]{}&*!|>%@`~<=.eE+_019anoy\xa0\x85\u2028\ufeffé漢😀"
+    drawn = ["".join(draw.choices(signs, k=draw.randint(0, 90))) for _ in range(200)]
+    known = [
+        "1e-3",
+        "2024-01-02",
+        "=",
+        "<<",
+        "~",
+        "on",
+        "null",
+        "- a",
+        "a: b",
+        "1_0",
+        "0o7",
+        "0x1f",
+        "1:30",
+        ".inf",
+        "",
+    ]
+    numbers = [1e-7, 1e300, -0.0, 3.0, math.inf, 0, -12, 10**18, True, None, [], {}]
+    values = [*drawn, *known, *numbers]
+    job = {"list": values, "nested": {"deeper": [{"a": values[:9]}]}, **{str(key): key for key in values}}
+    text = yaml.safe_dump(job, sort_keys=False, allow_unicode=True)
+    for name, written in (("own.yaml", add_checksum_line(text)), ("other.yaml", text)):
+        (tmp_path / name).write_text(written, encoding="utf-8", newline="")
+    fast, slow = (repr(read_job(tmp_path / name)) for name in ("own.yaml", "other.yaml"))
+    assert fast == slow
 
 
 def test_the_text_holds_every_default():

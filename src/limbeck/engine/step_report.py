@@ -6,6 +6,7 @@ import math
 import os
 import platform
 from collections.abc import Mapping, Sequence
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -141,6 +142,7 @@ def environment() -> dict[str, Any]:
     }
 
 
+@cache
 def _package_version(name: str) -> str | None:
     try:
         return version(name)

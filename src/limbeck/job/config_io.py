@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import warnings
 from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -52,9 +53,10 @@ def read_job(path: str | Path, *, as_shown: bool = False, edited: bool = False) 
         text = file.read_text(encoding="utf-8")
     except (UnicodeDecodeError, OSError) as error:
         raise LimbeckError(f"{path} cannot be read: {error}.") from error
-    if not edited and is_unchanged(text) is False:
+    unchanged = is_unchanged(text)
+    if not edited and unchanged is False:
         warnings.warn(f"{path} was edited or damaged after limbeck wrote it.", LimbeckWarning, stacklevel=2)
-    content = _values(text, who=str(path))
+    content = _values(text, who=str(path), written_here=unchanged is True)
     if not isinstance(content, dict):
         raise LimbeckError(
             f"{path} must contain keys such as data:, teacher:, student:; it contains a {type(content).__name__}."
@@ -166,20 +168,19 @@ def _text(dumped: Mapping[str, Any]) -> str:
     return yaml.safe_dump(dict(dumped), sort_keys=False, allow_unicode=True)
 
 
-def _values(text: str, *, who: str) -> Any:
-    """Parse YAML 1.2 numbers: 1e-3 is a number, which YAML 1.1 (and PyYAML) parses as a string."""
+def _values(text: str, *, who: str, written_here: bool = False) -> Any:
+    """Parse YAML 1.2 numbers: 1e-3 is a number, which YAML 1.1 (and PyYAML) parses as a string.
+
+    Args:
+        text: The text.
+        who: What it is, for messages.
+        written_here: Whether limbeck wrote it. Such a text is read ten times as fast by libyaml. PyYAML's own parser
+            reads all others, because the two differ in messages and in what they accept, such as tabs.
+    """
     import yaml
 
-    class JobYamlLoader(yaml.SafeLoader):
-        """A SafeLoader with its own resolvers; a date is parsed as text, since no job has dates."""
-
-    JobYamlLoader.yaml_implicit_resolvers = {
-        first: [one for one in several if one[0] != "tag:yaml.org,2002:timestamp"]
-        for first, several in yaml.SafeLoader.yaml_implicit_resolvers.items()
-    }
-    JobYamlLoader.add_implicit_resolver("tag:yaml.org,2002:float", _SCIENTIFIC, list("-+.0123456789"))
     try:
-        values = yaml.load(text, Loader=JobYamlLoader)
+        values = yaml.load(text, Loader=_yaml_loader(fast=written_here and yaml.__with_libyaml__))
         check_bounds(values, who if len(who) < 200 else f"{who[:200]}...")
         return values
     except yaml.YAMLError as error:
@@ -191,6 +192,23 @@ def _values(text: str, *, who: str) -> Any:
     except (ValueError, TypeError, KeyError, AttributeError, IndexError, OverflowError, RecursionError) as error:
         reason = "its brackets are nested too deep" if isinstance(error, RecursionError) else str(error)
         raise LimbeckError(f"{who[:200]} is not YAML: {reason[:200].rstrip('.')}.") from error
+
+
+@cache
+def _yaml_loader(*, fast: bool) -> Any:
+    import yaml
+
+    base: Any = yaml.CSafeLoader if fast else yaml.SafeLoader
+
+    class JobYamlLoader(base):
+        """A safe loader with its own resolvers; a date is parsed as text, since no job has dates."""
+
+    JobYamlLoader.yaml_implicit_resolvers = {
+        first: [one for one in several if one[0] != "tag:yaml.org,2002:timestamp"]
+        for first, several in base.yaml_implicit_resolvers.items()
+    }
+    JobYamlLoader.add_implicit_resolver("tag:yaml.org,2002:float", _SCIENTIFIC, list("-+.0123456789"))
+    return JobYamlLoader
 
 
 def _keys(job: Mapping[str, Any], text: str) -> list[str]:

@@ -6,6 +6,7 @@ import importlib.metadata
 import json
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from types import FunctionType
 from typing import Any
@@ -310,6 +311,7 @@ def _class_name(model: nn.Module) -> str:
     return plain_name(f"{type(model).__module__}.{type(model).__qualname__}")
 
 
+@cache  # it takes as long as to save a small model
 def _version() -> str:
     try:
         return importlib.metadata.version("limbeck")

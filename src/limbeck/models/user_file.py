@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+import os
 import re
 import sys
 import traceback
@@ -178,9 +179,10 @@ def _let_import_neighbors(file: Path) -> None:
     """
     folder = str(file.resolve().parent)
     others = [path for path in _FOLDERS if path != folder]
-    for name, module in list(sys.modules.items()):
+    for name, module in list(sys.modules.items()) if others else ():
         path = vars(module).get("__file__")  # builtin modules have none
-        if path and str(Path(path).parent) in others and (Path(folder) / f"{name}.py").is_file():
+        # `os.path` and no `Path`: there are thousands of modules.
+        if path and os.path.dirname(path) in others and (Path(folder) / f"{name}.py").is_file():
             del sys.modules[name]
     sys.path[:] = [path for path in sys.path if path not in _FOLDERS]
     _FOLDERS[:] = others if folder in sys.path else [folder, *others]
