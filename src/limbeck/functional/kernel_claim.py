@@ -6,6 +6,7 @@ import inspect
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -140,7 +141,11 @@ class KernelClaim:
 
     def takes(self, name: str) -> bool:
         """Whether the kernel has an argument of this name."""
-        return name in inspect.signature(self.kernel).parameters
+        return name in self._parameters
+
+    @cached_property  # a check asks a hundred times, and a signature takes as long as a small kernel
+    def _parameters(self) -> frozenset[str]:
+        return frozenset(inspect.signature(self.kernel).parameters)
 
     def example_shape(self, name: str, *, classes: int | None = None) -> tuple[int, ...]:
         """The shape of one example of a tensor, optionally with another number of classes."""

@@ -139,7 +139,7 @@ class ChannelGroups:
         roots = [name for name, group in self._groups(graph, self._ignored(graph.model))]
         if roots and self._is_exact(roots):
             return roots
-        exact = [root for root in roots if self._is_exact([root])]
+        exact = [root for root in roots if self._is_exact([root], graph)]
         return exact if exact and self._is_exact(exact) else []
 
     def _copy(self) -> nn.Module:
@@ -175,24 +175,34 @@ class ChannelGroups:
         """A pruned copy, and the removed channels of each root."""
         model = self._copy()
         graph, removed = self._graph(model), []
-        importance = self._tp.importance.GroupMagnitudeImportance(p=2)
-        named = dict(model.named_modules())
         for root in roots:
-            layer: Any = named[root]
-            prune = graph.get_pruner_of_module(layer).prune_out_channels
-            count = layer.weight.shape[0]
-            group = graph.get_pruning_group(layer, prune, list(range(count)))
-            strength = importance(group)
-            stay = max(1, math.floor(share * len(strength) + 0.5))
-            weakest = sorted(strength.argsort(stable=True)[: len(strength) - stay].tolist())
-            if weakest:
-                graph.get_pruning_group(layer, prune, weakest).prune()
+            if weakest := self._weakest(graph, share, root):
+                layer = model.get_submodule(root)
+                graph.get_pruning_group(layer, graph.get_pruner_of_module(layer).prune_out_channels, weakest).prune()
                 removed.append((root, weakest))
         return model, removed
 
-    def _plan(self, share: float, roots: Sequence[str]) -> ChannelPlan:
-        """Prune a copy whose tensors hold their own indices, and read which ones are left."""
-        pruned, removed = self._prune(share, roots)
+    def _weakest(self, graph: Any, share: float, root: str) -> list[int]:
+        """The channels of a root that go if its group keeps a share of them."""
+        layer = graph.model.get_submodule(root)
+        prune = graph.get_pruner_of_module(layer).prune_out_channels
+        group = graph.get_pruning_group(layer, prune, list(range(layer.weight.shape[0])))
+        strength = self._tp.importance.GroupMagnitudeImportance(p=2)(group)
+        stay = max(1, math.floor(share * len(strength) + 0.5))
+        return sorted(strength.argsort(stable=True)[: len(strength) - stay].tolist())
+
+    def _plan(self, share: float, roots: Sequence[str], whole: Any = None) -> ChannelPlan:
+        """Prune a copy whose tensors hold their own indices, and read which ones are left.
+
+        Args:
+            share: The share of its channels that each group keeps.
+            roots: The first layer of each group.
+            whole: A graph of the whole model, for one root: no group before it has lost channels.
+        """
+        if whole is None:
+            removed = self._prune(share, roots)[1]
+        else:
+            removed = [(root, weakest) for root in roots if (weakest := self._weakest(whole, share, root))]
         tagged = self._copy()
         graph = self._graph(tagged)
         tensors = {**dict(tagged.named_parameters()), **dict(tagged.named_buffers())}
@@ -209,14 +219,14 @@ class ChannelGroups:
             for name, shape in shapes.items()
             if tuple(left[name].shape) != shape
         }
-        return ChannelPlan(keep, _changed_sizes(self._model, pruned))
+        return ChannelPlan(keep, _changed_sizes(self._model, tagged))
 
-    def _is_exact(self, roots: Sequence[str]) -> bool:
+    def _is_exact(self, roots: Sequence[str], whole: Any = None) -> bool:
         """Whether channels of these groups can be removed with the outputs of the zeroed model."""
         try:
             with _quiet():
                 # Not a half: two heads of attention could become one, which has a valid shape.
-                plan = self._plan(0.4, roots)
+                plan = self._plan(0.4, roots, whole)
                 pruned, zeroed = copy.deepcopy(self._model).eval(), copy.deepcopy(self._model).eval()
                 prune_channels(pruned, **plan.arguments)
                 zero_channels(zeroed, plan.keep)
