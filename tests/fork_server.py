@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import atexit
 import functools
+import importlib.metadata
 import json
 import os
 import runpy
@@ -118,6 +119,11 @@ def main() -> None:
 
     import_fabric()
 
+    # As in conftest.py: no power fails, and what is installed does not change.
+    os.fsync = lambda descriptor: None
+    importlib.metadata.entry_points = functools.cache(importlib.metadata.entry_points)
+    importlib.metadata.version = functools.cache(importlib.metadata.version)
+    importlib.metadata.entry_points(group="lightning.fabric.callbacks")  # a child starts with what is cached here
     torch.set_num_threads(1)
     for line in sys.stdin:
         request = json.loads(line)

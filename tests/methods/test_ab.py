@@ -69,7 +69,7 @@ def test_the_first_stage_moves_nothing_above_the_layer_and_its_connector_is_drop
 
 def test_a_student_that_knows_the_boundaries_learns_more_from_the_labels():
     planted = Planted()
-    alone = planted.accuracy(planted.learn(make("supervised"), epochs=30).student)
+    alone = planted.accuracy(planted.alone(epochs=30))
     recipe = make("ab", teacher=planted.truth, at="layer2.1", student_at="layer2.1")
     assert planted.accuracy(planted.learn(recipe, epochs=30).student) > alone + 0.02
 

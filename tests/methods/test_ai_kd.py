@@ -102,7 +102,7 @@ def test_without_all_of_it_the_labels_are_left(planted):
 
 
 def test_it_helps_beside_the_student_alone(planted):
-    alone = planted.accuracy(planted.learn(make("supervised"), epochs=30).student)
+    alone = planted.accuracy(planted.alone(epochs=30))
     assert planted.accuracy(planted.learn(make("ai_kd", teacher=planted.truth), epochs=30).student) > alone + 0.03
 
 

@@ -45,6 +45,6 @@ def test_a_value_out_of_range_is_refused():
 
 def test_it_passes_the_student_alone():
     planted = Planted()
-    alone = planted.accuracy(planted.learn(make("supervised"), epochs=30).student)
+    alone = planted.accuracy(planted.alone(epochs=30))
     recipe = make("annealing_kd", teacher=planted.truth, epochs=3)
     assert planted.accuracy(planted.learn(recipe, epochs=30).student) > alone + 0.02

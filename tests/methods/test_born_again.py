@@ -41,7 +41,7 @@ def test_a_later_generation_begins_anew_and_leaves_its_teacher_alone():
 
 def test_the_second_generation_beats_the_student_alone():
     planted = Planted()
-    alone = planted.accuracy(planted.learn(make("supervised"), epochs=20).student)
+    alone = planted.accuracy(planted.alone(epochs=20))
     recipe = make("born_again", teacher=planted.truth, generations=2, weight=1.0, labels=False)
     assert planted.accuracy(planted.learn(recipe, epochs=20).student) > alone + 0.05
 

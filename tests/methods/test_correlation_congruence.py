@@ -91,5 +91,5 @@ def test_correlations_help_beside_the_student_alone():
     planted = Planted()
     places = {"at": "layer2", "student_at": "layer2", "soft_weight": 0.0}
     recipe = make("correlation_congruence", teacher=planted.truth, **places, weight=30.0)
-    alone = planted.accuracy(planted.learn(make("supervised"), epochs=20).student)
+    alone = planted.accuracy(planted.alone(epochs=20))
     assert planted.accuracy(planted.learn(recipe, epochs=20).student) > alone + 0.02

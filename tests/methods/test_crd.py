@@ -187,7 +187,7 @@ def test_contrast_helps_beside_the_student_alone(memory):
     planted = Planted()
     places = {"at": "layer2", "student_at": "layer2"}
     recipe = make("crd", teacher=planted.truth, **places, weight=0.3, size=32, contrast_temperature=0.2, memory=memory)
-    alone = planted.accuracy(planted.learn(make("supervised"), epochs=20).student)
+    alone = planted.accuracy(planted.alone(epochs=20))
     assert planted.accuracy(planted.learn(recipe, epochs=20).student) > alone + 0.02
 
 

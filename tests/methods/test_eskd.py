@@ -61,7 +61,7 @@ def test_a_stop_after_the_end_is_refused():
 
 def test_it_passes_the_student_alone():
     planted = Planted()
-    alone = planted.accuracy(planted.learn(make("supervised"), epochs=30).student)
+    alone = planted.accuracy(planted.alone(epochs=30))
     ours = planted.learn(make("eskd", teacher=planted.truth, stop=0.7, temperature=1.0), epochs=30).student
     assert planted.accuracy(ours) > alone + 0.02
 

@@ -73,7 +73,7 @@ def test_a_wider_teacher_is_reached_through_a_head_that_is_dropped(planted):
 
 
 def test_a_hint_helps_beside_the_student_alone(planted):
-    alone = planted.accuracy(planted.learn(make("supervised"), epochs=30).student)
+    alone = planted.accuracy(planted.alone(epochs=30))
     assert planted.accuracy(planted.learn(fitnets(planted), epochs=30).student) > alone + 0.03
 
 

@@ -91,7 +91,7 @@ def test_a_value_out_of_range_is_refused(wrong, value):
 
 def test_a_teacher_that_is_right_corrects_noisy_labels():
     planted = Planted()
-    alone = planted.accuracy(planted.learn(make("supervised"), epochs=30).student)
+    alone = planted.accuracy(planted.alone(epochs=30))
     recipe = make("hard_distillation", teacher=planted.truth, weight=0.9)
     assert planted.accuracy(planted.learn(recipe, epochs=30).student) > alone + 0.05
 

@@ -92,7 +92,7 @@ def test_it_refuses_several_labels():
 
 def test_a_student_that_knows_how_sure_the_teacher_is_passes_the_student_alone():
     planted = Planted()
-    alone = planted.nll(planted.learn(make("supervised"), epochs=30).student)
+    alone = planted.nll(planted.alone(epochs=30))
     recipe = make("kd_pt", teacher=planted.truth, temperature=1.0)
     assert planted.nll(planted.learn(recipe, epochs=30).student) < alone - 0.05
 

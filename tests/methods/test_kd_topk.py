@@ -103,7 +103,7 @@ def test_maps_have_their_classes_in_dimension_1():
 
 def test_a_student_of_two_classes_of_the_teacher_passes_the_student_alone():
     planted = Planted()
-    alone = planted.nll(planted.learn(make("supervised"), epochs=30).student)
+    alone = planted.nll(planted.alone(epochs=30))
     recipe = make("kd_topk", teacher=planted.truth, k=2, temperature=1.0)
     assert planted.nll(planted.learn(recipe, epochs=30).student) < alone - 0.05
 

@@ -41,7 +41,7 @@ def planted():
 
 @pytest.fixture(scope="module")
 def alone(planted):
-    return planted.accuracy(planted.learn(make("supervised"), epochs=30).student)
+    return planted.accuracy(planted.alone(epochs=30))
 
 
 @pytest.mark.parametrize("name", SETTINGS)

@@ -82,7 +82,7 @@ def test_a_negative_weight_is_refused():
 
 def test_features_before_the_relu_help():
     planted = Planted()
-    alone = planted.accuracy(planted.learn(make("supervised"), epochs=30).student)
+    alone = planted.accuracy(planted.alone(epochs=30))
     layers = ["layer1.1", "layer2.1"]
     recipe = make("ofd", teacher=planted.truth, at=layers, student_at=layers, weight=0.1)
     assert planted.accuracy(planted.learn(recipe, epochs=30).student) > alone + 0.03

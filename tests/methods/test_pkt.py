@@ -97,5 +97,5 @@ def test_neighbors_alone_are_learned_without_labels():
 def test_neighbors_help_beside_the_student_alone():
     planted = Planted()
     recipe = make("pkt", teacher=planted.truth, at="logits", student_at="logits", weight=10.0)
-    alone = planted.accuracy(planted.learn(make("supervised"), epochs=20).student)
+    alone = planted.accuracy(planted.alone(epochs=20))
     assert planted.accuracy(planted.learn(recipe, epochs=20).student) > alone + 0.03

@@ -125,5 +125,5 @@ def test_relations_help_beside_the_student_alone():
     planted = Planted()
     places = {"at": "layer2", "student_at": "layer2"}
     recipe = make("rkd", teacher=planted.truth, **places, distance_weight=3.0, angle_weight=3.0)
-    alone = planted.accuracy(planted.learn(make("supervised"), epochs=20).student)
+    alone = planted.accuracy(planted.alone(epochs=20))
     assert planted.accuracy(planted.learn(recipe, epochs=20).student) > alone + 0.03

@@ -127,5 +127,5 @@ def test_a_batch_in_parts_is_refused():
 def test_similarities_help_beside_the_student_alone():
     planted = Planted()
     recipe = make("similarity_preserving", teacher=planted.truth, at="layer2", student_at="layer2", weight=30.0)
-    alone = planted.accuracy(planted.learn(make("supervised"), epochs=20).student)
+    alone = planted.accuracy(planted.alone(epochs=20))
     assert planted.accuracy(planted.learn(recipe, epochs=20).student) > alone + 0.03

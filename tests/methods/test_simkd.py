@@ -100,7 +100,7 @@ def test_the_student_s_own_last_layer_is_refused():
 
 def test_the_reused_classifier_is_better_than_the_labels():
     planted = Planted()
-    alone = planted.accuracy(planted.learn(make("supervised"), epochs=30).student)
+    alone = planted.accuracy(planted.alone(epochs=30))
     wide = build("mlp", inputs=10, classes=4, hidden=[32, 32], seed=3)
     run = planted.learn(make("simkd", teacher=planted.truth), student=wide, epochs=30)
     assert planted.accuracy(run.student) > alone + 0.05

@@ -88,20 +88,20 @@ def test_no_smoothing_is_the_student_alone():
 
 @pytest.mark.parametrize("name", ["hinton", "logit_matching"])
 def test_the_teacher_helps_where_it_knows_more_than_the_labels(planted, name):
-    alone = planted.accuracy(planted.learn(make("supervised")).student)
+    alone = planted.accuracy(planted.alone())
     distilled = planted.accuracy(planted.learn(make(name, teacher=planted.truth)).student)
     assert distilled > alone + 0.15
 
 
 def test_smoothing_labels_helps_where_they_are_drawn_at_random(planted):
-    alone = planted.nll(planted.learn(make("supervised")).student)
+    alone = planted.nll(planted.alone())
     assert planted.nll(planted.learn(make("label_smoothing")).student) < alone - 0.05
 
 
 def test_data_without_labels_are_enough(planted):
     nothing = torch.full_like(planted.labels, -100)
     recipe = make("hinton", teacher=planted.truth, labels=False)
-    alone = planted.accuracy(planted.learn(make("supervised")).student)
+    alone = planted.accuracy(planted.alone())
     assert planted.accuracy(planted.learn(recipe, labels=nothing).student) > alone + 0.15
 
 

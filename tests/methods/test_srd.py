@@ -120,7 +120,7 @@ def test_the_projector_pools_maps_and_keeps_tokens():
 def test_it_helps_beside_the_student_alone():
     planted = Planted()
     arguments = {"teacher": planted.truth, "at": "layer2", "student_at": "layer2"}
-    alone = planted.accuracy(planted.learn(make("supervised"), epochs=30).student)
+    alone = planted.accuracy(planted.alone(epochs=30))
     assert planted.accuracy(planted.learn(make("srd", **arguments), epochs=30).student) > alone + 0.03
 
 

@@ -60,7 +60,7 @@ def test_a_teacher_without_a_linear_layer_is_refused():
 
 def test_the_teacher_s_classifier_helps_and_stays_as_it_is():
     planted = Planted()
-    alone = planted.accuracy(planted.learn(make("supervised"), epochs=30).student)
+    alone = planted.accuracy(planted.alone(epochs=30))
     before = weights(planted.truth)
     assert planted.accuracy(planted.learn(make("srrl", teacher=planted.truth), epochs=30).student) > alone + 0.03
     assert same_weights(weights(planted.truth), before)

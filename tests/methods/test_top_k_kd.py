@@ -124,6 +124,6 @@ def test_a_value_out_of_range_is_refused(wrong, value):
 
 def test_two_classes_and_the_rest_pass_the_student_alone():
     planted = Planted()
-    alone = planted.nll(planted.learn(make("supervised"), epochs=30).student)
+    alone = planted.nll(planted.alone(epochs=30))
     recipe = make("top_k_kd", teacher=planted.truth, k=2, temperature=1.0)
     assert planted.nll(planted.learn(recipe, epochs=30).student) < alone - 0.05

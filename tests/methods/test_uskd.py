@@ -129,6 +129,6 @@ def test_examples_without_labels_are_refused():
 
 def test_a_student_that_labels_itself_is_less_sure_of_noisy_labels():
     planted = Planted()
-    alone = planted.nll(planted.learn(make("supervised")).student)
+    alone = planted.nll(planted.alone())
     recipe = make("uskd", student_at="layer1", non_target_weight=2.0)
     assert planted.nll(planted.learn(recipe).student) < alone - 0.1

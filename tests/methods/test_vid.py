@@ -91,7 +91,7 @@ def test_a_negative_weight_is_refused():
 
 def test_information_about_the_truth_s_layers_helps():
     planted = Planted()
-    alone = planted.accuracy(planted.learn(make("supervised"), epochs=30).student)
+    alone = planted.accuracy(planted.alone(epochs=30))
     layers = ["layer1", "layer2"]
     recipe = make("vid", teacher=planted.truth, at=layers, student_at=layers, weight=100.0)
     assert planted.accuracy(planted.learn(recipe, epochs=30).student) > alone + 0.03

@@ -104,6 +104,6 @@ def test_other_channels_are_refused():
 
 def test_the_last_hidden_layer_of_the_truth_helps():
     planted = Planted()
-    alone = planted.accuracy(planted.learn(make("supervised"), epochs=30).student)
+    alone = planted.accuracy(planted.alone(epochs=30))
     recipe = make("wkd_f", teacher=planted.truth, at="layer2", student_at="layer2", weight=0.3, activation=False)
     assert planted.accuracy(planted.learn(recipe, epochs=30).student) > alone + 0.03
