@@ -115,9 +115,11 @@ def test_a_safetensors_file_whose_length_looks_like_a_pickle_is_opened(tmp_path,
     padding = ""
     while True:
         save_file(source.state_dict(), file, metadata={"padding": padding})
-        if int.from_bytes(file.read_bytes()[:8], "little") >= length:
+        missing = length - int.from_bytes(file.read_bytes()[:8], "little")
+        if missing <= 0:
             break
-        padding += "x"
+        padding += "x" * missing
+    assert missing == 0
     assert file.read_bytes()[0] == 0x80
     assert is_safetensors(file)
     assert not is_pickle(file)
