@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
+from pathlib import Path
 from statistics import fmean
 
 import pytest
@@ -46,12 +48,20 @@ def small(monkeypatch):
 
 
 @pytest.fixture
-def taught(small, tmp_path):
-    desk = TaskFolder(tmp_path, "mnist/teacher/seed-0")
-    desk.folder.mkdir(parents=True)
-    figures = teach(desk, lesson=MnistTeacherTraining(epochs=6), seed=0, quick=True)
-    assert figures["errors"] < 120
+def taught(small, tmp_path, tmp_path_factory):
+    """A folder with a teacher, which is trained for the first test that asks for it."""
+    if not TAUGHT:
+        root = tmp_path_factory.mktemp("taught")
+        desk = TaskFolder(root, "mnist/teacher/seed-0")
+        desk.folder.mkdir(parents=True)
+        figures = teach(desk, lesson=MnistTeacherTraining(epochs=6), seed=0, quick=True)
+        assert figures["errors"] < 120
+        TAUGHT.append(root)
+    shutil.copytree(TAUGHT[0], tmp_path, dirs_exist_ok=True)
     return tmp_path
+
+
+TAUGHT: list[Path] = []
 
 
 def learnt(root, name: str, lesson: MnistTraining):
