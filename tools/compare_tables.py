@@ -83,7 +83,7 @@ def render(summary: Mapping[str, Any]) -> str:
     order = sorted(arms, key=lambda arm: -float(np.mean(arms[arm]["accuracy"])))
     lines = [
         f"{summary['seeds']} paired seeds, {summary['examples']:,} test examples, last epoch, {summary['packages']}. "
-        f"{_count(arms, PLAIN)} {_count(arms, ALONE)}", "",
+        f"{_count(arms, PLAIN)} {_count(arms, ALONE)} {_sizes(arms)}".rstrip(), "",
         "| arm | accuracy (%) | over plain KD (points) | | over the student alone (points) | | time |",
         "|---|--:|--:|---|--:|---|--:|",
     ]  # fmt: skip
@@ -105,6 +105,14 @@ def _count(arms: Mapping[str, Any], other: str) -> str:
     than = "plain KD" if other == PLAIN else "the student alone"
     better, worse = words.count("shown"), words.count("opposite")
     return f"Of {len(words)} methods {better} are shown to be better than {than}, and {worse} to be worse."
+
+
+def _sizes(arms: Mapping[str, Any]) -> str:
+    """Name the methods whose shipped student has another size than the student alone."""
+    size = arms[ALONE].get("parameters")
+    others = {name: row.get("parameters") for name, row in arms.items() if row["role"] == "method"}
+    listed = ", ".join(f"{name} {count:,}" for name, count in others.items() if count not in (None, size))
+    return f"Students have {size:,} parameters as shipped, but: {listed}." if listed else ""
 
 
 def _spread(values: Sequence[float]) -> str:

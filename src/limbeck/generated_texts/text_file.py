@@ -167,8 +167,8 @@ def generate_texts(
         earlier = sum((row.id, number) in store.texts for row in rows for number in range(samples))
         counter = _Counter(store, len(rows) * samples, callback)
         groups = _generate_groups(teacher, rows, samples, batch_size, store, counter)
-        judged = _judge_groups(groups, chosen, folder / ALL_TEXTS)
-        kept, refused, prompts_kept = _write_kept(path, judged, _complete_source(teacher.source, rows, chosen))
+        judgments = _judge_groups(groups, chosen, folder / ALL_TEXTS)
+        kept, refused, prompts_kept = _write_kept(path, judgments, _complete_source(teacher.source, rows, chosen))
     texts = [store.texts[row.id, number] for row in rows for number in range(samples)]
     sizes = [writing.tokens for writing in texts]
     return TextSummary(
@@ -283,8 +283,8 @@ def _generate_groups(
     counter: _Counter,
 ) -> Iterator[list[GeneratedText]]:
     """Yield all texts of each prompt, and write those that are missing, a batch at a time."""
-    wanted = [(row, number) for row in rows for number in range(samples)]
-    missing = [(row, number) for row, number in wanted if (row.id, number) not in store.texts]
+    pairs = [(row, number) for row in rows for number in range(samples)]
+    missing = [(row, number) for row, number in pairs if (row.id, number) not in store.texts]
     start = 0
     for row in rows:
         while any((row.id, number) not in store.texts for number in range(samples)):
@@ -327,17 +327,17 @@ def _judge_groups(
 ) -> Iterator[_Judged]:
     for group in groups:
         try:
-            judged = _Judged(*filter_texts(group, filters))
+            judgment = _Judged(*filter_texts(group, filters))
         except LimbeckError as error:
             raise LimbeckError(f"{error} All texts so far are in {file}, and the same command continues.") from error
-        yield judged
+        yield judgment
 
 
-def _write_kept(path: Path, judged: Iterable[_Judged], source: Mapping[str, Any]) -> tuple[int, dict[str, int], int]:
+def _write_kept(path: Path, judgments: Iterable[_Judged], source: Mapping[str, Any]) -> tuple[int, dict[str, int], int]:
     """Write the kept texts; the file appears as a whole. Returns their number, the refused ones, and the prompts."""
     kept, prompts, refused = 0, 0, Counter[str]()
     with atomic_write(path) as partial, partial.open("w", encoding="utf-8") as file:
-        for one in judged:
+        for one in judgments:
             file.writelines(json.dumps(_row(text, source)) + "\n" for text in one.kept)
             kept, prompts = kept + len(one.kept), prompts + bool(one.kept)
             refused.update(one.reasons)
@@ -348,8 +348,8 @@ def _row(text: GeneratedText, source: Mapping[str, Any]) -> dict[str, Any]:
     values = text._asdict()
     prompt, reference = values.pop("prompt"), values.pop("reference")
     if isinstance(prompt, list):
-        asked: dict[str, Any] = {MESSAGES: [*prompt, {"role": "assistant", "content": text.completion}]}
+        start: dict[str, Any] = {MESSAGES: [*prompt, {"role": "assistant", "content": text.completion}]}
         del values["completion"]
     else:
-        asked = {"prompt": prompt}
-    return {**asked, **values, **({} if reference is None else {"reference": reference}), "source": source}
+        start = {"prompt": prompt}
+    return {**start, **values, **({} if reference is None else {"reference": reference}), "source": source}

@@ -124,14 +124,14 @@ def shrink(
     Source: layers, Sanh et al., DistilBERT, 2019, arXiv:1910.01108; channels, Li et al., 2016, arXiv:1608.08710.
     """
     teacher = unwrap_compiled(teacher)
-    given = {"size": size, "latency": latency, "bytes": bytes}
-    limit = check_shrink(**given, by=by)
+    sizes = {"size": size, "latency": latency, "bytes": bytes}
+    limit = check_shrink(**sizes, by=by)
     if limit == "size":
         share = parse_size(size)  # type: ignore[arg-type]
         return _with_report(teacher, *_Maker(teacher, by, example).make(share), asked=share, share=share)
     if example is None and limit == "latency":
         raise ArgumentError("A latency is measured on inputs: pass example=.", argument="example")
-    return _shrink_to_limit(_Maker(teacher, by, example), limit, given[limit])
+    return _shrink_to_limit(_Maker(teacher, by, example), limit, sizes[limit])
 
 
 def check_shrink(*, size: Any = None, latency: Any = None, bytes: Any = None, by: Any = "auto") -> str:
@@ -147,15 +147,15 @@ def check_shrink(*, size: Any = None, latency: Any = None, bytes: Any = None, by
     if by not in SHRINK_WAYS:
         raise unknown_name_error("way to shrink", str(by), SHRINK_WAYS, argument="by")
     values = {"size": size, "latency": latency, "bytes": bytes}
-    given = [name for name, value in values.items() if value is not None]
-    if len(given) != 1:
-        listed = " and ".join(f"{name}={values[name]}" for name in given) or "none"
+    names = [name for name, value in values.items() if value is not None]
+    if len(names) != 1:
+        listed = " and ".join(f"{name}={values[name]}" for name in names) or "none"
         raise ArgumentError(
             f"A smaller model needs one of size, latency and bytes; got {listed}.", argument="size", example="0.25"
         )
-    parse = {"size": parse_size, "latency": parse_latency, "bytes": parse_bytes}[given[0]]
-    parse(values[given[0]])
-    return given[0]
+    parse = {"size": parse_size, "latency": parse_latency, "bytes": parse_bytes}[names[0]]
+    parse(values[names[0]])
+    return names[0]
 
 
 def parse_size(size: float | int | str) -> float:
@@ -251,30 +251,30 @@ class _Maker:
         """The model, the way, why, and what stays."""
         if share == 1.0:
             return copy_transformed(self.teacher), "copy", "", "everything"
-        asked = max(1, round(share * self.total))
+        target = max(1, round(share * self.total))
         why, order = ("", [self.by]) if self.by != "auto" else self._order()
         reached: dict[str, int] = {}
         problems: dict[str, LimbeckError] = {}
         for by in order:
             try:
-                reached[by] = self._way(by).reach(asked)
+                reached[by] = self._way(by).reach(target)
             except LimbeckError as error:
                 if isinstance(error, MissingPackageError) and by == order[0]:
                     raise
                 problems[by] = error
                 continue
-            if abs(math.log(reached[by] / asked)) < _NEAR:
+            if abs(math.log(reached[by] / target)) < _NEAR:
                 break
         if not reached:
             raise self._none_suits(problems)
-        by = min(reached, key=lambda one: abs(math.log(reached[one] / asked)))
-        if math.log(reached[by] / asked) >= _NEAR and self._way(by).reach(1) >= reached[by]:
+        by = min(reached, key=lambda one: abs(math.log(reached[one] / target)))
+        if math.log(reached[by] / target) >= _NEAR and self._way(by).reach(1) >= reached[by]:
             raise self._unreachable(by, share, reached[by])
         if by != order[0]:
             why += f" The way {order[0]} alone does not reach the size, so {by}."
         # New weights are the caller's random numbers; the other ways draw some and overwrite them.
         with seeded(None if by == "narrow" else 0):
-            student, what = self._way(by).make(asked)
+            student, what = self._way(by).make(target)
         self._check(student, by)
         return student, by, why, what
 
@@ -358,16 +358,16 @@ def _shrink_to_limit(maker: _Maker, limit: str, value: Any) -> nn.Module:
     for _ in range(8):
         middle = (low + high) / 2
         try:
-            made = maker.make(math.exp(middle))
+            model = maker.make(math.exp(middle))
         except ArgumentError as error:
             if error.argument != "size":
                 raise
             low = middle  # smaller than the smallest
             continue
-        cost = measure(made[0])
+        cost = measure(model[0])
         least = min(least, (cost, math.exp(middle)))
         if cost <= most:
-            best, low = (math.exp(middle), made), middle
+            best, low = (math.exp(middle), model), middle
         else:
             high = middle
     if best is None:
@@ -378,8 +378,8 @@ def _shrink_to_limit(maker: _Maker, limit: str, value: Any) -> nn.Module:
         )  # fmt: skip
     share, (student, by, why, what) = best
     reached = measure(student) / scale
-    asked = f"{limit} of at most {most / scale:.4g} {unit}, measured {reached:.3g} {unit}"
-    return _with_report(maker.teacher, student, by, why, what, asked=asked, share=share)
+    request = f"{limit} of at most {most / scale:.4g} {unit}, measured {reached:.3g} {unit}"
+    return _with_report(maker.teacher, student, by, why, what, asked=request, share=share)
 
 
 def _check_teacher(teacher: nn.Module) -> None:

@@ -91,7 +91,7 @@ class UnitTrace:
         """Run the network once, for the order of its layers and the shapes of their outputs."""
         draw = torch.Generator().manual_seed(0)
 
-        def write(name: str, module: nn.Module, given: Any, output: Tensor) -> None:
+        def write(name: str, module: nn.Module, inputs: Any, output: Tensor) -> None:
             self.called.append(name)
             if isinstance(module, _MIXING):
                 numbers = torch.rand(output.shape, generator=draw, dtype=torch.float64)
@@ -110,9 +110,9 @@ class UnitTrace:
         """The number of outputs of a layer."""
         return self.base[layer].shape[_unit_dim(self._layers[layer])]
 
-    def _answer(self, name: str, given: Tensor) -> Tensor:
-        self._seen[name] = given
-        return self._values.get(name, given)
+    def _answer(self, name: str, value: Tensor) -> Tensor:
+        self._seen[name] = value
+        return self._values.get(name, value)
 
     def find_links(self) -> dict[str, dict[str, Tensor]]:
         """For each reader and each layer the unit that arrives at each input of the reader; -1 for none.

@@ -61,8 +61,8 @@ def _slug(name: str) -> str:
 def _tasks(scale: ExperimentScale) -> list[WorkItem]:
     tasks = [teacher_task(scale, _teacher_path(name), lesson, 0) for name, lesson in _TEACHERS.items()]
     common = MnistTraining(epochs=scale.pick(QUICK_EPOCHS, _EPOCHS), development=True)
-    taught = replace(common, teachers=(_teacher_path(_STUDENTS_TEACHER),))
-    for kind, lesson, settings in (("distilled", taught, _STUDENTS), ("alone", common, _ALONE)):
+    distilled = replace(common, teachers=(_teacher_path(_STUDENTS_TEACHER),))
+    for kind, lesson, settings in (("distilled", distilled, _STUDENTS), ("alone", common, _ALONE)):
         for name, changes in settings.items():
             lesson_of_it = replace(lesson, **changes)
             tasks += [student_task(scale, _student_path(kind, name, s), lesson_of_it, s) for s in scale.seeds]

@@ -40,8 +40,8 @@ def digits(quick: bool) -> DataSplits:
 def development_digits(quick: bool) -> DataSplits:
     """Split the training images: five of six to learn from, and the last sixth in the place of test images."""
     whole = digits(quick)
-    kept = len(whole.train) * 5 // 6
-    parts = (Subset(whole.train, torch.arange(*ends)) for ends in ((0, kept), (kept, len(whole.train))))
+    count = len(whole.train) * 5 // 6
+    parts = (Subset(whole.train, torch.arange(*ends)) for ends in ((0, count), (count, len(whole.train))))
     train, test = (renumbered(part) for part in parts)
     return DataSplits(whole.name, train, test, whole.preprocess, whole.class_names)
 
