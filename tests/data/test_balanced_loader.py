@@ -108,3 +108,15 @@ def test_groups_and_superclasses_of_another_length_are_refused():
     for wrong in ([0, 1.5, 2, 2], ["a", "b", "b", "a"]):
         with pytest.raises((DataError, TypeCheckError)):
             group_by_superclass(EXAMPLES, wrong)
+
+
+@pytest.mark.parametrize("seed", ["a", 1.5, None, True])
+def test_a_seed_is_a_whole_number(seed):
+    examples = ArrayDataset(torch.zeros(12, 2), torch.arange(12) % 3)
+    for make in (
+        lambda: BalancedLoader(examples, batch_size=4, examples_per_class=2, seed=seed),
+        lambda: ShuffledLoader(examples, batch_size=4, seed=seed),
+    ):
+        # The tests check annotations before the loader does, which lets True pass as a whole number.
+        with pytest.raises((ArgumentError, TypeCheckError)):
+            make()

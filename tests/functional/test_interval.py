@@ -216,6 +216,79 @@ def test_what_returns_its_input_is_changed_in_place_with_it(same):
     assert_sound(network, torch.randn(3, 4, generator=DRAW, dtype=torch.float64), 0.5, draws=3)
 
 
+def change_slice(x):
+    y = x * 2
+    y[:, :2].mul_(-1)
+    return y
+
+
+def change_whole(x):
+    y = x * 2
+    part = y[:, :2]
+    y.mul_(-1)
+    return part
+
+
+def change_reshaped(x):
+    y = x * 2
+    F.relu(y.flatten(), inplace=True)
+    return y + 0
+
+
+def change_chunk(x):
+    y = x * 2
+    y.chunk(2, 1)[0].neg_()
+    return torch.cat([y, y], 1)
+
+
+@pytest.mark.parametrize("network", [change_slice, change_whole, change_reshaped, change_chunk])
+def test_a_change_in_place_that_another_view_sees_is_refused(network):
+    x = torch.randn(3, 4, generator=DRAW, dtype=torch.float64)
+    with pytest.raises(LimbeckError, match="in place"):
+        interval_bounds(network, x - 0.5, x + 0.5)
+
+
+def test_a_change_in_place_of_a_view_that_alone_is_used_later_has_bounds():
+    def network(x):
+        y = F.relu((x * 2).flatten(1)[:, :3], inplace=True)
+        return y + y[:, :1]
+
+    assert_sound(network, torch.randn(3, 4, generator=DRAW, dtype=torch.float64), 0.5, draws=3)
+
+
+@pytest.mark.parametrize(("beta", "threshold"), [(1.0, 0.0), (2.0, 0.0), (1.0, -1.0), (0.5, 1.0), (-1.0, 0.5), (1, 20)])
+def test_softplus_with_any_threshold_is_within_its_bounds(beta, threshold):
+    layer, grid = nn.Softplus(beta, threshold), torch.linspace(-4, 4, 1001, dtype=torch.float64)
+    for low, high in ((-1.0, 1.0), (-0.2, 0.01), (-2.0, -0.5), (0.0, 3.0), (-3.5, 3.5)):
+        bounds = interval_bounds(layer, torch.tensor([low]).double(), torch.tensor([high]).double())
+        values = layer(grid[(low <= grid) & (grid <= high)])
+        assert float(values.min()) >= float(bounds.low) - 1e-12
+        assert float(values.max()) <= float(bounds.high) + 1e-12
+    point = torch.tensor([threshold / beta]).double()
+    assert torch.equal(interval_bounds(layer, point, point).low, layer(point))
+
+
+@pytest.mark.parametrize("kind", [torch.int64, torch.float64])
+def test_numbers_of_another_type_keep_their_order(kind):
+    x = 3 * torch.randn(3, 4, generator=DRAW, dtype=torch.float64)
+    assert_sound(lambda inputs: inputs.to(kind).to(torch.float64), x, 0.7, draws=3)
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda x: x.view(torch.int64),
+        lambda x: x.view(dtype=torch.int64).view(torch.float64),
+        lambda x: x.to(torch.uint8).float(),
+        lambda x: x.to(torch.zeros(1, dtype=torch.int8)).float(),
+    ],
+)
+def test_a_type_in_which_numbers_have_another_order_is_refused(function):
+    x = torch.randn(3, 4, generator=DRAW, dtype=torch.float64)
+    with pytest.raises(LimbeckError, match="order"):
+        interval_bounds(function, x - 0.5, x + 0.5)
+
+
 @pytest.mark.parametrize(
     "function",
     [
@@ -249,6 +322,7 @@ def test_a_compiled_network_has_the_bounds_of_the_original():
         (nn.GELU(), "gelu"),
         (nn.TransformerEncoderLayer(6, 2, dropout=0.0, batch_first=True).train(), "multi_head_attention|softmax|rule"),
         (nn.BatchNorm1d(6).train(), "BatchNorm"),
+        (nn.BatchNorm1d(6, track_running_stats=False).eval(), "track_running_stats"),
         (nn.Dropout(0.5).train(), "Dropout"),
         (lambda x: x.sum() if x.sum() > 0 else x, "gt"),
         (lambda x: 1 / x, "rdiv|rtruediv|reciprocal"),

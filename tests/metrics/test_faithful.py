@@ -164,3 +164,11 @@ class ViewInPlace(nn.Module):
         y = x * 3
         y[:, :2].mul_(-1)
         return y[:, :4]
+
+
+@pytest.mark.parametrize("gap", [certified_gap, confidence_gap])
+@pytest.mark.parametrize("outside", [1.5, -0.5, float("nan")])
+def test_inputs_outside_of_the_limits_are_refused(gap, outside):
+    net, x = nn.Linear(3, 2), torch.tensor([[0.0, 0.5, outside]])
+    with pytest.raises(DataError):
+        gap(net, net, x, radius=0.1, limits=(0.0, 1.0))

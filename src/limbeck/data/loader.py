@@ -6,6 +6,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
+from numbers import Integral
 from typing import Any, final
 
 import torch
@@ -16,7 +17,7 @@ from limbeck.batch import Batch, Inputs
 from limbeck.data.dataset import Dataset, hash_columns
 from limbeck.data.prefetch import check_num_workers, prefetch
 from limbeck.data.transform import BatchMix, Transform, apply_transforms, check_augmentation, is_repeatable, view_number
-from limbeck.errors import DataError, LimbeckError
+from limbeck.errors import ArgumentError, DataError, LimbeckError
 from limbeck.random_seeds import counter_order
 
 
@@ -207,6 +208,8 @@ class DatasetLoader(Loader):
             raise LimbeckError(
                 f"batch_size={batch_size!r} must be a positive whole number, for example batch_size=128."
             )
+        if isinstance(seed, bool) or not isinstance(seed, Integral):
+            raise ArgumentError(f"seed is a whole number; got {seed!r}.", argument="seed")
         if drop_last and batch_size > len(examples):
             raise LimbeckError(
                 f"drop_last leaves no batch: batch_size={batch_size} is larger than {len(examples)} examples."

@@ -59,6 +59,9 @@ def kl_divergence(
     It is exactly 0 for equal arguments. A column that is -inf in both contributes 0. If a column is -inf in the student
     alone, and the teacher's probability is above 0, the value is infinite. A row that is entirely -inf gives 0 if it is
     so in both, else inf. In float32 the error of the value is about 1e-6 T^2; the gradient is exact up to rounding.
+    A large offset in the logits cancels, but not what it cost before: float32 logits near m have been rounded by up to
+    6e-8 m. Where student and teacher differ by about d, the value moves by a fraction of up to 2.4e-7 m / d, also in
+    float64, such as half of it for m = 1e7 and d = 1. Subtract the offset before the logits are stored in float32.
 
     Args:
         student: Logits of the student.

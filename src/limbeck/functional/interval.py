@@ -13,7 +13,7 @@ from torch import Tensor
 
 from limbeck.errors import ArgumentError, LimbeckError
 from limbeck.functional.adversarial import check_within_range, find_range, is_finite_number
-from limbeck.functional.interval_rules import RULES, Ends, Evaluate
+from limbeck.functional.interval_rules import RULES, Ends, Evaluate, flatten
 
 
 class Bounds(NamedTuple):
@@ -26,6 +26,12 @@ class Bounds(NamedTuple):
 
     low: Float[Tensor, "*shape"]
     high: Float[Tensor, "*shape"]
+
+
+class _Memory:
+    """The memory that a tensor shares with its views, and how often it was changed in place."""
+
+    changes = 0
 
 
 class IntervalTensor(Tensor):
@@ -42,6 +48,8 @@ class IntervalTensor(Tensor):
 
     low: Tensor
     high: Tensor
+    _memory: _Memory
+    _seen: int  # the changes of the memory that the ends have; with fewer they are those of before
 
     @staticmethod
     def of(low: Tensor, high: Tensor) -> IntervalTensor:
@@ -53,6 +61,7 @@ class IntervalTensor(Tensor):
             own = own.new_full((), torch.nan).expand(own.shape)
         made = own.as_subclass(IntervalTensor)
         made.low, made.high = low, high
+        made._memory, made._seen = _Memory(), 0
         return made
 
     @classmethod
@@ -104,14 +113,43 @@ def _evaluate(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     if plain not in RULES:
         raise _unknown_rule_error(plain)
     _check_target(plain, args, kwargs, in_place=in_place)
+    _check_current((args, kwargs))
     result = _wrap(RULES[plain](_caller(func, plain, name), _unwrap(args), _unwrap(kwargs)))
     if in_place:
         # The same object, because the network may go on with it.
         args[0].low, args[0].high = result.low, result.high
+        args[0]._memory.changes += 1
+        args[0]._seen = args[0]._memory.changes
         return args[0]
     first = args[0] if args else None
     is_same = isinstance(result, IntervalTensor) and isinstance(first, IntervalTensor) and result.low is first.low
-    return first if is_same else result  # a later change in place is a change of both
+    if is_same:
+        return first  # a later change in place is a change of both
+    if isinstance(first, IntervalTensor):
+        _join_memory(plain, first, result)
+    return result
+
+
+_MAY_SHARE = frozenset(("contiguous", "flatten", "reshape", "reshape_as", "unflatten"))
+"""Functions that return a view or a copy, by the strides of their input, which may not be those of the ends."""
+
+
+def _join_memory(name: str, source: IntervalTensor, result: Any) -> None:
+    """Note which results are views: a change of one in place is a change of all."""
+    own = source.low.untyped_storage().data_ptr()
+    for one in result if isinstance(result, tuple) else (result,):
+        if isinstance(one, IntervalTensor) and (name in _MAY_SHARE or one.low.untyped_storage().data_ptr() == own):
+            one._memory, one._seen = source._memory, source._seen
+
+
+def _check_current(arguments: Any) -> None:
+    """Check that no argument was changed in place through a view of it, or through what it is a view of."""
+    for one in flatten(arguments):
+        if isinstance(one, IntervalTensor) and one._seen != one._memory.changes:
+            raise LimbeckError(
+                "Interval bounds cannot follow a change in place that another view of the same memory sees, such as "
+                "y = x[:, :3]; y.relu_(); x + 1. Use the function that returns a new tensor: y = y.relu()."
+            )
 
 
 def _check_target(name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any], *, in_place: bool) -> None:
@@ -187,7 +225,8 @@ def interval_bounds(
         high: The largest value of each input.
 
     Raises:
-        LimbeckError: If the ends do not fit, or the network has an operation without a rule; the message names it.
+        LimbeckError: If the ends do not fit, or the network has an operation without a rule, which the message names;
+            or it changes a tensor in place and then uses another view of it.
 
     Example:
         >>> layer = torch.nn.Linear(2, 1)
@@ -212,6 +251,7 @@ def interval_bounds(
     with torch.autocast(low.device.type, enabled=False), _uncompiled():
         result = function(IntervalTensor.of(low, high))
     if isinstance(result, IntervalTensor):
+        _check_current((result,))
         return Bounds(result.low, result.high)
     # A network that does not depend on its inputs returns a plain tensor.
     if bool(result.isnan().any()) and not bool(function(low).isnan().any()):

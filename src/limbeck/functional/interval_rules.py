@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -42,6 +43,37 @@ def increasing(evaluate: Evaluate, args: tuple[Any, ...], kwargs: Mapping[str, A
     return Ends(low, high)
 
 
+_ORDERED = (torch.float64, torch.float32, torch.bfloat16, torch.float16, torch.int64)
+"""Types to which numbers of another type can be rounded without a change of their order."""
+
+
+def cast(evaluate: Evaluate, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+    """The rule of a change of shape or type; other types wrap around, or read the same bits as other numbers."""
+    name, values = getattr(evaluate, "__name__", ""), list(flatten((args[1:], dict(kwargs))))
+    result = increasing(evaluate, args, kwargs)
+    reads_bits = name == "view" and any(isinstance(one, torch.dtype) for one in values)
+    if reads_bits or result.low.dtype not in _ORDERED:
+        raise LimbeckError(
+            f"Interval bounds cannot follow {name!r} to {result.low.dtype}, which does not keep the order of numbers. "
+            "Use floating-point types."
+        )
+    return result
+
+
+def softplus(evaluate: Evaluate, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Ends:
+    """The rule of Softplus, which falls at one point: from beta * x > threshold on it is x itself, and before more."""
+    settings = dict(zip(("beta", "threshold"), args[1:], strict=False)) | dict(kwargs)
+    beta, threshold = settings.get("beta", 1), settings.get("threshold", 20)
+    ends, (low, high), turn = increasing(evaluate, args, kwargs), args[0], threshold / beta
+    before = math.log1p(math.exp(-abs(threshold))) / beta + max(threshold, 0.0) / beta
+    inside = (low <= turn) & (turn <= high) & (low < high)
+    least, most = sorted((turn, before))
+    return Ends(
+        torch.where(inside, ends.low.clamp_max(least), ends.low),
+        torch.where(inside, ends.high.clamp_min(most), ends.high),
+    )
+
+
 def monotone(evaluate: Evaluate, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Ends:
     """The rule of a function of one interval that rises or falls in each element, such as a product with a constant."""
     _check_one_interval(evaluate, args)
@@ -51,18 +83,18 @@ def monotone(evaluate: Evaluate, args: tuple[Any, ...], kwargs: Mapping[str, Any
 
 def moved(evaluate: Evaluate, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
     """The rule of a choice of elements by constant places, such as a slice."""
-    if not isinstance(args[0], Ends) or any(isinstance(one, Ends) for one in _flatten((args[1:], kwargs))):
+    if not isinstance(args[0], Ends) or any(isinstance(one, Ends) for one in flatten((args[1:], kwargs))):
         raise LimbeckError("Interval bounds need places in a tensor that do not depend on the inputs.")
     return increasing(evaluate, args, kwargs)
 
 
-def _flatten(value: Any) -> Iterator[Any]:
+def flatten(value: Any) -> Iterator[Any]:
     """The values in nested containers."""
     if type(value) is dict:
         value = tuple(value.values())
     if type(value) in (tuple, list):
         for one in value:
-            yield from _flatten(one)
+            yield from flatten(one)
     else:
         yield value
 
@@ -163,6 +195,12 @@ def evaluation_only(rule: Rule, at: int, name: str) -> Rule:
 
     def checked(evaluate: Evaluate, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         training = args[at] if len(args) > at else kwargs.get("training", kwargs.get("train", name == "Dropout"))
+        if training and name == "BatchNorm" and args[1] is None:
+            raise LimbeckError(
+                "Interval bounds are those of one example, and a BatchNorm without running statistics "
+                "(track_running_stats=False) depends on the whole batch, in eval mode too: train with "
+                "track_running_stats=True."
+            )
         if training:
             raise LimbeckError(
                 f"Interval bounds are those of a network in eval mode, and {name} is in training mode: model.eval()."
@@ -185,16 +223,16 @@ def _check_one_interval(evaluate: Evaluate, args: tuple[Any, ...]) -> None:
 
 _INCREASING = (
     # shape and place
-    "flatten", "unflatten", "view", "reshape", "view_as", "reshape_as", "permute", "transpose", "t", "movedim",
+    "flatten", "unflatten", "reshape", "view_as", "reshape_as", "permute", "transpose", "t", "movedim",
     "squeeze", "unsqueeze", "contiguous", "clone", "detach", "expand", "expand_as", "repeat", "cat", "concat",
-    "stack", "chunk", "split", "unbind", "narrow", "select", "flip", "roll", "float", "double", "to",
+    "stack", "chunk", "split", "unbind", "narrow", "select", "flip", "roll", "float", "double",
     "pixel_shuffle", "pixel_unshuffle", "channel_shuffle", "pad",
     # pooling and means
     "max_pool1d", "max_pool2d", "max_pool3d", "adaptive_max_pool1d", "adaptive_max_pool2d", "adaptive_max_pool3d",
     "avg_pool1d", "adaptive_avg_pool1d", "adaptive_avg_pool2d", "adaptive_avg_pool3d",
     "mean", "sum", "amax", "amin", "maximum", "minimum",
     # activations
-    "relu", "relu6", "sigmoid", "tanh", "softplus", "logsigmoid", "log_sigmoid", "softsign", "hardtanh",
+    "relu", "relu6", "sigmoid", "tanh", "logsigmoid", "log_sigmoid", "softsign", "hardtanh",
     "hardsigmoid", "clamp", "clamp_min", "clamp_max", "clip", "exp", "celu", "selu",
 )  # fmt: skip
 _AFFINE = (
@@ -209,6 +247,8 @@ RULES: dict[str, Rule] = {
     **dict.fromkeys(("avg_pool2d", "avg_pool3d"), monotone),  # the divisor may be negative
     "batch_norm": evaluation_only(monotone, 5, "BatchNorm"),
     **dict.fromkeys(_DROPOUT, evaluation_only(unchanged, 2, "Dropout")),
+    **dict.fromkeys(("view", "to"), cast),
+    "softplus": softplus,
     "add": add,
     "sub": subtract,
     "neg": monotone,

@@ -11,6 +11,7 @@ from typing import Any, get_args, get_type_hints
 
 from limbeck.errors import ArgumentError, LimbeckError, unknown_name_error
 from limbeck.functional import KernelClaim
+from limbeck.methods.arguments import check_type
 from limbeck.recipe import Recipe
 from limbeck.tasks import Task, get_task, task_names
 
@@ -150,15 +151,6 @@ class MethodCard:
         return cls(name, "", "", 0, None, "", claim, "", "", tasks=task_names())
 
 
-_KINDS: dict[Any, str] = {
-    float: "a number",
-    int: "a whole number",
-    int | None: "a whole number",
-    bool: "true or false",
-    str: "text",
-}
-
-
 @dataclass(frozen=True)
 class MethodCall:
     """A method: its card, the function that makes its recipe, and the parameters of this function.
@@ -250,13 +242,9 @@ class MethodCall:
 
 
 def _fitted(name: str, kind: Any, value: Any) -> Any:
-    """Convert a value to the annotated type, where an int is accepted for a float."""
+    """Check an argument, and convert a whole number to a float where only floats are meant."""
+    check_type(name, kind, value)
     numeric = kind is float or float in get_args(kind)
-    if numeric and isinstance(value, Real) and not isinstance(value, bool):
-        # A union that holds int as well, such as ``int | float``, keeps whole numbers.
-        return value if int in get_args(kind) else float(value)
-    if kind in (int, int | None) and isinstance(value, bool):
-        raise ArgumentError(f"{name} is {_KINDS[kind]}; got {value!r}.", argument=name)
-    if kind in _KINDS and not isinstance(value, kind):
-        raise ArgumentError(f"{name} is {_KINDS[kind]}; got {value!r}.", argument=name)
-    return value
+    # A union that holds int as well, such as ``int | float``, keeps whole numbers.
+    keeps = int in get_args(kind) or isinstance(value, bool) or not isinstance(value, Real)
+    return float(value) if numeric and not keeps else value

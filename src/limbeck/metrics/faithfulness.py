@@ -101,7 +101,7 @@ def confidence_gap(
 
     Raises:
         LimbeckError: If `radius` is below 0, `steps` below 1, or `limits` are not an interval.
-        DataError: If the inputs are not one float tensor, or there is no example.
+        DataError: If the inputs are not one float tensor, or are outside of `limits`, or there is no example.
 
     Example:
         >>> model = nn.Linear(3, 2)
@@ -152,7 +152,7 @@ def certified_gap(
     Raises:
         LimbeckError: If `radius` is below 0, `limits` are not an interval, or a network has an operation without
             bounds; the message names it.
-        DataError: If the inputs are not one float tensor, or there is no example.
+        DataError: If the inputs are not one float tensor, or are outside of `limits`, or there is no example.
 
     Example:
         >>> model = nn.Linear(3, 2)
@@ -219,6 +219,11 @@ def _reader(model: nn.Module, batch: Batch, preprocess: Reading | None) -> Calla
 
 def _box(x: Tensor, radius: float, limits: Limits | None) -> Bounds:
     low, high = x - radius, x + radius
+    if limits is not None and not bool(((x >= limits[0]) & (x <= limits[1])).all()):  # NaN too
+        raise DataError(
+            f"limits={limits} are the smallest and largest value of an input, and these go from {float(x.min()):g} to "
+            f"{float(x.max()):g}. Give the limits of your data, or leave limits out."
+        )
     return Bounds(low, high) if limits is None else Bounds(low.clamp(*limits), high.clamp(*limits))
 
 

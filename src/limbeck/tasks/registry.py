@@ -7,7 +7,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from limbeck.errors import LimbeckError, unknown_name_error
+from limbeck.errors import ArgumentError, LimbeckError, unknown_name_error
 from limbeck.models import read_config
 from limbeck.tasks.classification import Classification
 from limbeck.tasks.language_modeling import LanguageModeling
@@ -44,6 +44,8 @@ def get_task(task: str | Task, **settings: Any) -> Task:
     """
     if isinstance(task, Task):
         return task
+    if not isinstance(task, str):
+        raise ArgumentError(f"task is the name of a task, or a task; got {task!r}.", argument="task")
     name = task.replace("-", "_")
     if name not in _TASKS:
         raise unknown_name_error("task", task, _TASKS, argument="task")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from limbeck.functional import check_hyper
+from limbeck.methods.arguments import validates_arguments
 from limbeck.methods.card import MethodCard, SearchRange
 from limbeck.recipe import Recipe, Stage
 from limbeck.tasks import Task, get_task
@@ -31,6 +32,7 @@ CARD = MethodCard(
 )
 
 
+@validates_arguments
 def label_smoothing(
     *, smoothing: float = 0.1, task: str | Task = "classification", epochs: int | None = None
 ) -> Recipe:

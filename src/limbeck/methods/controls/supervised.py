@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from limbeck.methods.arguments import validates_arguments
 from limbeck.methods.card import MethodCard
 from limbeck.recipe import Recipe, Stage
 from limbeck.tasks import Task, get_task
@@ -31,6 +32,7 @@ CARD = MethodCard(
 )
 
 
+@validates_arguments
 def supervised(*, task: str | Task = "classification", epochs: int | None = None) -> Recipe:
     r"""Train the student on the labels alone: :math:`-\log q_y` in nats, with :math:`q = softmax(z)` and y the label.
 

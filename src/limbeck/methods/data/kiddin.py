@@ -17,6 +17,7 @@ from limbeck.functional import KernelClaim, Projector, kernel
 from limbeck.functional.directions import compare_directions
 from limbeck.functional.kernel import in_float32
 from limbeck.losses import Loss
+from limbeck.methods.arguments import validates_arguments
 from limbeck.methods.card import MethodCard, SearchRange
 from limbeck.methods.support import check_share
 from limbeck.methods.teachers.privileged import PreprocessingTeacher
@@ -202,6 +203,7 @@ class _MakeInfused:
         return InfusedStudent(student, copy.deepcopy(self.graph), layer[1].out_features, get_adaptor(models, "student"))
 
 
+@validates_arguments
 def kiddin(
     teacher: Any,
     *,

@@ -16,6 +16,7 @@ from limbeck.errors import ArgumentError, LimbeckError, LimbeckWarning
 from limbeck.functional import compute_entropy, cross_entropy
 from limbeck.functional.row_figures import count_share
 from limbeck.losses import LossContext, LossTerm, RunningMean, all_gather, all_reduce_sum
+from limbeck.methods.arguments import validates_arguments
 from limbeck.methods.card import MethodCard, SearchRange
 from limbeck.methods.support import check_share
 from limbeck.recipe import Recipe, Stage
@@ -207,6 +208,7 @@ class SelectedPseudoLabels(LossTerm):
         return f"SelectedPseudoLabels(decay={self.decay}, smallest={self.smallest})"
 
 
+@validates_arguments
 def llkd(
     teacher: Any,
     *,

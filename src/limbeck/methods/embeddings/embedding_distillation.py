@@ -14,6 +14,7 @@ from limbeck.functional import KernelClaim, kernel, squared_error
 from limbeck.functional.directions import compare_directions
 from limbeck.functional.kernel import validates_pair
 from limbeck.losses import Loss
+from limbeck.methods.arguments import validates_arguments
 from limbeck.methods.card import MethodCard
 from limbeck.methods.support import check_count
 from limbeck.models import add_projection, describe_structure, transform_model
@@ -170,6 +171,7 @@ def _only_width(shape: tuple[int, ...], who: str) -> int:
     return shape[0]
 
 
+@validates_arguments
 def embedding_distillation(
     teacher: Any,
     *,

@@ -15,6 +15,7 @@ from limbeck.errors import LimbeckError, LimbeckWarning
 from limbeck.functional import KernelClaim, check_hyper, kernel, kl_divergence, probabilities
 from limbeck.functional.kernel import validates_pair
 from limbeck.losses import Loss, LossContext, LossTerm
+from limbeck.methods.arguments import validates_arguments
 from limbeck.methods.card import MethodCard, SearchRange
 from limbeck.methods.support import check_temperature
 from limbeck.recipe import Recipe, Stage
@@ -208,6 +209,7 @@ def _find_spread(scores: Tensor) -> float:
     return float(spread.float().median()) if spread.numel() else 0.0
 
 
+@validates_arguments
 def listwise_kl(
     teacher: Any,
     *,

@@ -14,6 +14,7 @@ from limbeck.functional.closed_form import is_well_scaled
 from limbeck.functional.kernel import validates_pair
 from limbeck.functional.row_blocks import Needed, Slopes, compute_by_rows
 from limbeck.losses import Loss
+from limbeck.methods.arguments import validates_arguments
 from limbeck.methods.card import MethodCard
 from limbeck.recipe import Recipe, Stage
 
@@ -104,6 +105,7 @@ CARD = MethodCard(
 )  # fmt: skip
 
 
+@validates_arguments
 def margin_mse(teacher: Any, *, epochs: int | None = None) -> Recipe:
     r"""Learn the teacher's margins: :math:`\frac1n \sum_{j \ne y} ((s_y - s_j) - (t_y - t_j))^2`.
 

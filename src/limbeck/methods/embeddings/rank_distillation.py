@@ -15,6 +15,7 @@ from limbeck.functional.closed_form import clamp_neg_inf
 from limbeck.functional.kernel import validates_pair
 from limbeck.functional.row_blocks import compute_by_rows
 from limbeck.losses import Loss
+from limbeck.methods.arguments import validates_arguments
 from limbeck.methods.card import MethodCard
 from limbeck.methods.support import check_weight
 from limbeck.recipe import Recipe, Stage
@@ -162,6 +163,7 @@ CARD = MethodCard(
 )
 
 
+@validates_arguments
 def rank_distillation(
     teacher: Any, *, loss: str = "pairwise", margin: float | None = None, epochs: int | None = None
 ) -> Recipe:

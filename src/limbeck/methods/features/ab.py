@@ -13,6 +13,7 @@ from limbeck.functional.connectors import Connector
 from limbeck.functional.feature_maps import match_positions, mean_over_positions, position_mask
 from limbeck.functional.row_blocks import compute_by_examples
 from limbeck.losses import Loss
+from limbeck.methods.arguments import validates_arguments
 from limbeck.methods.card import MethodCard, SearchRange
 from limbeck.methods.features.layers import Layers, add_losses, pair_layers
 from limbeck.recipe import Recipe, Stage
@@ -97,6 +98,7 @@ CARD = MethodCard(
 )
 
 
+@validates_arguments
 def ab(
     teacher: Any,
     *,

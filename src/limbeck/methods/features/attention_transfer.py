@@ -12,6 +12,7 @@ from limbeck.functional import KernelClaim, kernel
 from limbeck.functional.directions import compare_directions, sum_of_squares
 from limbeck.functional.feature_maps import match_positions, position_mask, safe_normalize, safe_root, unit_scale
 from limbeck.losses import Loss
+from limbeck.methods.arguments import validates_arguments
 from limbeck.methods.card import MethodCard, SearchRange
 from limbeck.methods.features.layers import Layers, add_losses, pair_layers
 from limbeck.methods.support import check_weight
@@ -145,6 +146,7 @@ CARD = MethodCard(
 )
 
 
+@validates_arguments
 def attention_transfer(
     teacher: Any,
     *,

@@ -15,6 +15,7 @@ from limbeck.functional import KernelClaim, kernel, kl_divergence
 from limbeck.functional.attention import find_token_mask, mean_over_tokens, unit_rows
 from limbeck.functional.directions import compare_directions, inner_products
 from limbeck.losses import LossContext, LossTerm, all_gather
+from limbeck.methods.arguments import validates_arguments
 from limbeck.methods.card import MethodCard, SearchRange
 from limbeck.methods.support import check_weight
 from limbeck.recipe import Recipe, Stage
@@ -289,6 +290,7 @@ def _find_row_mask(batch: Batch, rows: Tensor, keep: Tensor) -> Bool[Tensor, "ba
     return find_token_mask(mask, rows.shape[0], rows.shape[1], rows.device)
 
 
+@validates_arguments
 def cospress(
     teacher: Any,
     *,

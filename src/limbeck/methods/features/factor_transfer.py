@@ -15,6 +15,7 @@ from limbeck.functional import KernelClaim, kernel
 from limbeck.functional.connectors import as_maps, channels
 from limbeck.functional.feature_maps import pool_to, safe_normalize, safe_root, unit_scale
 from limbeck.losses import LossContext
+from limbeck.methods.arguments import validates_arguments
 from limbeck.methods.card import MethodCard, SearchRange
 from limbeck.methods.features.feature_term import FeatureTerm
 from limbeck.methods.support import check_weight
@@ -191,6 +192,7 @@ class FactorMatching(FeatureTerm):
         return f"FactorMatching({self.pairs[0]}, p={self.p})"
 
 
+@validates_arguments
 def factor_transfer(
     teacher: Any,
     *,

@@ -6,6 +6,7 @@ from typing import Any
 
 from limbeck.functional import Projector, check_hyper, squared_error
 from limbeck.losses import Loss, Objective
+from limbeck.methods.arguments import validates_arguments
 from limbeck.methods.card import MethodCard, SearchRange
 from limbeck.methods.support import check_weight
 from limbeck.recipe import Recipe, Stage
@@ -42,6 +43,7 @@ CARD = MethodCard(
 )
 
 
+@validates_arguments
 def fitnets(
     teacher: Any,
     *,

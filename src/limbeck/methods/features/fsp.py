@@ -13,6 +13,7 @@ from limbeck.functional import KernelClaim, kernel
 from limbeck.functional.connectors import Connector
 from limbeck.functional.feature_maps import pool_to, position_mask, to_positions
 from limbeck.losses import Loss
+from limbeck.methods.arguments import validates_arguments
 from limbeck.methods.card import MethodCard
 from limbeck.methods.features.layers import Layers, add_losses, pair_layers
 from limbeck.recipe import Recipe, Stage
@@ -113,6 +114,7 @@ CARD = MethodCard(
 )  # fmt: skip
 
 
+@validates_arguments
 def fsp(
     teacher: Any,
     *,

@@ -8,6 +8,7 @@ from typing import Any
 from limbeck.errors import unknown_name_error
 from limbeck.functional import KernelClaim, Projector, attention_kl, check_hyper, class_token_distance
 from limbeck.losses import Loss, Objective
+from limbeck.methods.arguments import validates_arguments
 from limbeck.methods.card import MethodCard, SearchRange
 from limbeck.methods.features.layers import add_weighted
 from limbeck.methods.features.transformer_layers import Layout, find_layer_pairs, get_layouts
@@ -56,6 +57,7 @@ CARD = MethodCard(
 _SCHEDULES = ("all", "progressive", "stacked")
 
 
+@validates_arguments
 def internal_representations(
     teacher: Any,
     *,

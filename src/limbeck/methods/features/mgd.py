@@ -15,6 +15,7 @@ from limbeck.errors import ArgumentError
 from limbeck.functional.connectors import Pointwise, as_maps, channels
 from limbeck.functional.feature_maps import pool_to
 from limbeck.losses import LossContext
+from limbeck.methods.arguments import validates_arguments
 from limbeck.methods.card import MethodCard, SearchRange
 from limbeck.methods.features.feature_term import FeatureTerm
 from limbeck.methods.features.layers import Layers, pair_layers
@@ -110,6 +111,7 @@ class MaskedGeneration(FeatureTerm):
         return f"MaskedGeneration({list(self.pairs)}, {masks})"
 
 
+@validates_arguments
 def mgd(
     teacher: Any,
     *,

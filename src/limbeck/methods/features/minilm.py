@@ -8,6 +8,7 @@ from typing import Any
 from limbeck.errors import ArgumentError, unknown_name_error
 from limbeck.functional import KernelClaim, check_hyper, relation_kl
 from limbeck.losses import Loss, Objective
+from limbeck.methods.arguments import validates_arguments
 from limbeck.methods.card import MethodCard, SearchRange
 from limbeck.methods.features.layers import add_weighted
 from limbeck.methods.features.transformer_layers import Layout, get_layouts, pair_addresses
@@ -74,6 +75,7 @@ CARD = MethodCard(
 _PLACES = ("query", "key", "value")
 
 
+@validates_arguments
 def minilm(
     teacher: Any,
     *,

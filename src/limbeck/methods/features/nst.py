@@ -11,6 +11,7 @@ from limbeck.errors import LimbeckError, unknown_name_error
 from limbeck.functional import KernelClaim, kernel
 from limbeck.functional.feature_maps import match_positions, position_mask, safe_normalize, unit_scale
 from limbeck.losses import Loss
+from limbeck.methods.arguments import validates_arguments
 from limbeck.methods.card import MethodCard, SearchRange
 from limbeck.methods.features.layers import Layers, add_losses, pair_layers
 from limbeck.methods.support import check_weight
@@ -142,6 +143,7 @@ CARD = MethodCard(
 )
 
 
+@validates_arguments
 def nst(
     teacher: Any,
     *,

@@ -16,6 +16,7 @@ from limbeck.functional import KernelClaim, kernel
 from limbeck.functional.connectors import Pointwise, channels, find_counted
 from limbeck.functional.feature_maps import match_positions, position_mask, to_positions
 from limbeck.losses import LossContext
+from limbeck.methods.arguments import validates_arguments
 from limbeck.methods.card import MethodCard, SearchRange
 from limbeck.methods.features.feature_term import FeatureTerm
 from limbeck.methods.features.layers import Layers, pair_layers
@@ -193,6 +194,7 @@ def _batch_margins(features: Tensor, where: Tensor | None) -> Tensor:
     return rows.clamp_max(0.0).sum(0) / (rows < 0).sum(0).clamp_min(1)
 
 
+@validates_arguments
 def ofd(
     teacher: Any,
     *,

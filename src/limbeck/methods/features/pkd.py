@@ -8,6 +8,7 @@ from typing import Any
 from limbeck.errors import ArgumentError
 from limbeck.functional import KernelClaim, Projector, check_hyper, class_token_distance
 from limbeck.losses import Loss, Objective
+from limbeck.methods.arguments import validates_arguments
 from limbeck.methods.card import MethodCard, SearchRange
 from limbeck.methods.features.layers import add_weighted
 from limbeck.methods.features.transformer_layers import Layout, find_layer_pairs, get_layouts
@@ -58,6 +59,7 @@ CARD = MethodCard(
 )
 
 
+@validates_arguments
 def pkd(
     teacher: Any,
     *,

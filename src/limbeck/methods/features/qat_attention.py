@@ -7,6 +7,7 @@ from typing import Any
 
 from limbeck.functional import Projector, attention_kl, check_hyper, state_squared_error
 from limbeck.losses import Loss, Objective
+from limbeck.methods.arguments import validates_arguments
 from limbeck.methods.card import MethodCard, SearchRange
 from limbeck.methods.features.transformer_layers import Layout, find_layer_pairs, get_layouts
 from limbeck.methods.support import check_share, check_weight
@@ -51,6 +52,7 @@ CARD = MethodCard(
 )
 
 
+@validates_arguments
 def qat_attention(
     teacher: Any,
     *,

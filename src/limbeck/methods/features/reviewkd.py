@@ -16,6 +16,7 @@ from limbeck.functional import KernelClaim, kernel
 from limbeck.functional.connectors import as_maps, channels
 from limbeck.functional.feature_maps import pool_to
 from limbeck.losses import LossContext
+from limbeck.methods.arguments import validates_arguments
 from limbeck.methods.card import MethodCard, SearchRange
 from limbeck.methods.features.feature_term import FeatureTerm
 from limbeck.methods.features.layers import Layers, pair_layers
@@ -169,6 +170,7 @@ class KnowledgeReview(FeatureTerm):
         return f"KnowledgeReview({list(self.pairs)}, mid={self.mid})"
 
 
+@validates_arguments
 def reviewkd(
     teacher: Any,
     *,

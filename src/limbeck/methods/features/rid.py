@@ -17,6 +17,7 @@ from limbeck.functional.connectors import Pointwise, channels, find_counted
 from limbeck.functional.feature_maps import match_positions, mean_over_positions, position_mask, to_positions
 from limbeck.functional.labels import cross_entropy
 from limbeck.losses import LossContext
+from limbeck.methods.arguments import validates_arguments
 from limbeck.methods.card import MethodCard, SearchRange
 from limbeck.methods.features.feature_term import FeatureTerm
 from limbeck.methods.features.layers import Layers, pair_layers
@@ -215,6 +216,7 @@ class RedundantInformation(FeatureTerm):
         return f"RedundantInformation({list(self.pairs)})"
 
 
+@validates_arguments
 def rid(
     teacher: Any,
     *,

@@ -13,6 +13,7 @@ from limbeck.batch import LOGITS, LOGITS_INPUT
 from limbeck.errors import ArgumentError, LimbeckError
 from limbeck.functional.feature_maps import mean_squared_distance, to_positions
 from limbeck.losses import Loss
+from limbeck.methods.arguments import validates_arguments
 from limbeck.methods.card import MethodCard, SearchRange
 from limbeck.methods.support import check_count
 from limbeck.model_call import find_output_layer
@@ -117,6 +118,7 @@ class _MakeStudent:
         return tuple(features.shape[1:])
 
 
+@validates_arguments
 def simkd(
     teacher: Any,
     *,

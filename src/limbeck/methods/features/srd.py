@@ -12,6 +12,7 @@ from limbeck.errors import LimbeckError, unknown_name_error
 from limbeck.functional import Head, KernelClaim, check_hyper, kernel
 from limbeck.functional.attention import find_token_mask
 from limbeck.losses import Loss, Objective
+from limbeck.methods.arguments import validates_arguments
 from limbeck.methods.card import MethodCard, SearchRange
 from limbeck.methods.features.layers import add_weighted
 from limbeck.methods.support import check_weight
@@ -219,6 +220,7 @@ _FORMS = {"log_sum": log_sum_error, "correlation": log_correlation_error}
 _WEIGHTS = {"log_sum": 2.0, "correlation": 1.0}
 
 
+@validates_arguments
 def srd(
     teacher: Any,
     *,

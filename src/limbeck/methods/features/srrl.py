@@ -14,6 +14,7 @@ from limbeck.functional import KernelClaim
 from limbeck.functional.connectors import Pointwise, channels, find_counted
 from limbeck.functional.feature_maps import mean_squared_distance
 from limbeck.losses import LossContext
+from limbeck.methods.arguments import validates_arguments
 from limbeck.methods.card import MethodCard, SearchRange
 from limbeck.methods.features.feature_term import FeatureTerm
 from limbeck.methods.support import check_weight
@@ -96,6 +97,7 @@ class SoftmaxRegression(FeatureTerm):
         return f"SoftmaxRegression(weight={self.weights[0]}, regression_weight={self.weights[1]})"
 
 
+@validates_arguments
 def srrl(
     teacher: Any,
     *,

@@ -16,6 +16,7 @@ from limbeck.errors import ArgumentError, LimbeckError
 from limbeck.functional import KernelClaim, check_hyper, kernel, kl_divergence
 from limbeck.functional.attention import find_token_mask, mean_over_tokens
 from limbeck.losses import Loss, LossContext, LossTerm, Objective, all_gather
+from limbeck.methods.arguments import validates_arguments
 from limbeck.methods.card import MethodCard, SearchRange
 from limbeck.methods.features.layers import pair_layers
 from limbeck.methods.features.relevant_subspace import (
@@ -254,6 +255,7 @@ def _width(shape: tuple[int, ...]) -> int:
     return shape[0] if len(shape) == 3 else shape[-1]
 
 
+@validates_arguments
 def subdistill(
     teacher: Any,
     *,

@@ -7,6 +7,7 @@ from typing import Any
 
 from limbeck.functional import KernelClaim, Projector, attention_score_error, check_hyper, state_squared_error
 from limbeck.losses import Loss, Objective
+from limbeck.methods.arguments import validates_arguments
 from limbeck.methods.card import MethodCard, SearchRange
 from limbeck.methods.features.layers import add_weighted
 from limbeck.methods.features.transformer_layers import Layout, find_layer_pairs, get_layouts, pair_addresses
@@ -67,6 +68,7 @@ CARD = MethodCard(
 )
 
 
+@validates_arguments
 def tinybert(
     teacher: Any,
     *,

@@ -16,6 +16,7 @@ from limbeck.functional import KernelClaim, kernel
 from limbeck.functional.connectors import Pointwise, channels
 from limbeck.functional.feature_maps import match_positions, mean_over_positions, pool_to, position_mask
 from limbeck.losses import LossContext
+from limbeck.methods.arguments import validates_arguments
 from limbeck.methods.card import MethodCard, SearchRange
 from limbeck.methods.features.feature_term import FeatureTerm
 from limbeck.methods.features.layers import Layers, pair_layers
@@ -140,6 +141,7 @@ class VariationalInformation(FeatureTerm):
         return f"VariationalInformation({list(self.pairs)})"
 
 
+@validates_arguments
 def vid(
     teacher: Any,
     *,

@@ -14,6 +14,7 @@ from limbeck.functional import KernelClaim, kernel
 from limbeck.functional.connectors import Connector
 from limbeck.functional.feature_maps import position_mask, safe_root, to_positions
 from limbeck.losses import Loss
+from limbeck.methods.arguments import validates_arguments
 from limbeck.methods.card import MethodCard, SearchRange
 from limbeck.methods.features.layers import Layers, add_losses, pair_layers
 from limbeck.methods.logits.wkd import CARD as WKD
@@ -128,6 +129,7 @@ CARD = MethodCard(
 )  # fmt: skip
 
 
+@validates_arguments
 def wkd_f(
     teacher: Any,
     *,

@@ -7,6 +7,7 @@ from typing import Any
 from limbeck.functional import alpha_beta_divergence, check_hyper
 from limbeck.functional.alpha_beta import check_exponents
 from limbeck.losses import Loss
+from limbeck.methods.arguments import validates_arguments
 from limbeck.methods.card import MethodCard, SearchRange
 from limbeck.methods.support import check_share
 from limbeck.recipe import Recipe, Stage
@@ -39,6 +40,7 @@ CARD = MethodCard(
 )
 
 
+@validates_arguments
 def abkd(
     teacher: Any,
     *,

@@ -7,6 +7,7 @@ from typing import Any
 from limbeck.functional import binary_likelihood_kl
 from limbeck.functional.across_tokenizers import check_boundary_threshold, check_likelihood_temperature
 from limbeck.losses import Loss
+from limbeck.methods.arguments import validates_arguments
 from limbeck.methods.card import MethodCard, SearchRange
 from limbeck.methods.support import check_reads_texts, check_weight
 from limbeck.recipe import Recipe, Stage
@@ -45,6 +46,7 @@ CARD = MethodCard(
 )
 
 
+@validates_arguments
 def alm(
     teacher: Any,
     *,

@@ -8,6 +8,7 @@ from limbeck.data import AdaptiveShare
 from limbeck.errors import ArgumentError
 from limbeck.functional import check_hyper, cross_entropy, skew_kl, skew_reverse_kl
 from limbeck.losses import Loss
+from limbeck.methods.arguments import validates_arguments
 from limbeck.methods.card import MethodCard, SearchRange
 from limbeck.methods.support import check_loss_counts, check_share, make_rollouts, read_share
 from limbeck.recipe import Recipe, Stage
@@ -42,6 +43,7 @@ CARD = MethodCard(
 _DIRECTIONS = {"reverse": skew_reverse_kl, "forward": skew_kl}
 
 
+@validates_arguments
 def distillm(
     teacher: Any,
     *,

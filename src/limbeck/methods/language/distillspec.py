@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from limbeck.functional import check_hyper
+from limbeck.methods.arguments import validates_arguments
 from limbeck.methods.card import MethodCard, SearchRange
 from limbeck.methods.support import make_rollouts, named_loss
 from limbeck.recipe import Recipe, Stage
@@ -44,6 +45,7 @@ CARD = MethodCard(
 )
 
 
+@validates_arguments
 def distillspec(
     teacher: Any,
     *,

@@ -13,6 +13,7 @@ from limbeck.data import BatchMasks
 from limbeck.errors import ArgumentError, unknown_name_error
 from limbeck.functional import check_hyper, compute_agreement, cross_entropy, kl_divergence
 from limbeck.losses import Loss
+from limbeck.methods.arguments import validates_arguments
 from limbeck.methods.card import MethodCard, SearchRange
 from limbeck.methods.support import check_share
 from limbeck.metrics import count_positions
@@ -101,6 +102,7 @@ def counted_device(batch: Batch) -> torch.device:
     return torch.device("cpu") if batch.labels is None else batch.labels.device
 
 
+@validates_arguments
 def divergence_tokens(
     teacher: Any,
     *,

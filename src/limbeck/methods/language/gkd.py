@@ -8,6 +8,7 @@ from limbeck.data import AdaptiveShare
 from limbeck.errors import ArgumentError
 from limbeck.functional import check_hyper, cross_entropy, gkd_jensen_shannon, jensen_shannon, kl_divergence, reverse_kl
 from limbeck.losses import Loss, Objective
+from limbeck.methods.arguments import validates_arguments
 from limbeck.methods.card import MethodCard, SearchRange
 from limbeck.methods.support import check_loss_counts, check_share, make_rollouts, read_share
 from limbeck.recipe import Recipe, Stage
@@ -51,6 +52,7 @@ CARD = MethodCard(
 _DIVERGENCES = ("jsd", "forward", "reverse")
 
 
+@validates_arguments
 def gkd(
     teacher: Any,
     *,

@@ -14,6 +14,7 @@ from limbeck.batch import IGNORED, Batch, Outputs, Progress, Requirements, Term
 from limbeck.errors import LimbeckError
 from limbeck.functional import Projector, check_hyper
 from limbeck.losses import FeatureQueue, LossContext, LossTerm, all_gather
+from limbeck.methods.arguments import validates_arguments
 from limbeck.methods.card import MethodCard, SearchRange
 from limbeck.methods.support import check_count, check_weight
 from limbeck.recipe import Recipe, Stage
@@ -181,6 +182,7 @@ def _counted(batch: Batch) -> Tensor:
     return batch.valid
 
 
+@validates_arguments
 def hanjabridge(
     teacher: Any,
     *,

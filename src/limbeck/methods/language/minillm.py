@@ -14,6 +14,7 @@ from limbeck.functional import cross_entropy, reverse_kl
 from limbeck.functional.closed_form import guarded_log_softmax
 from limbeck.losses import Loss, LossContext, LossTerm, Objective
 from limbeck.losses.distributed import all_reduce_tensor
+from limbeck.methods.arguments import validates_arguments
 from limbeck.methods.card import MethodCard, SearchRange
 from limbeck.methods.support import check_share, check_weight, make_rollouts
 from limbeck.recipe import Recipe, Stage
@@ -212,6 +213,7 @@ class PolicyGradientLoss(LossTerm):
         return f"PolicyGradientLoss({own})"
 
 
+@validates_arguments
 def minillm(
     teacher: Any,
     *,

@@ -8,6 +8,7 @@ from typing import Any
 
 from limbeck.errors import DataError
 from limbeck.functional import check_hyper
+from limbeck.methods.arguments import validates_arguments
 from limbeck.methods.card import MethodCard, SearchRange
 from limbeck.methods.support import make_rollouts, named_loss
 from limbeck.recipe import Recipe, Stage
@@ -53,6 +54,7 @@ CARD = MethodCard(
 )
 
 
+@validates_arguments
 def sdft(
     teacher: Any,
     *,

@@ -7,6 +7,7 @@ from typing import Any
 from limbeck.functional import check_hyper
 from limbeck.functional.row_figures import check_positive_share
 from limbeck.losses import Objective, SelectiveLoss
+from limbeck.methods.arguments import validates_arguments
 from limbeck.methods.card import MethodCard, SearchRange
 from limbeck.methods.support import check_share
 from limbeck.recipe import Recipe, Stage
@@ -35,6 +36,7 @@ CARD = MethodCard(
 )
 
 
+@validates_arguments
 def se_kd(
     teacher: Any,
     *,

@@ -6,6 +6,7 @@ from typing import Any
 
 from limbeck.functional import check_hyper, sorted_probability_distance
 from limbeck.losses import Loss
+from limbeck.methods.arguments import validates_arguments
 from limbeck.methods.card import MethodCard, SearchRange
 from limbeck.methods.support import check_reads_texts, check_weight
 from limbeck.recipe import Recipe, Stage
@@ -41,6 +42,7 @@ CARD = MethodCard(
 )
 
 
+@validates_arguments
 def uld(
     teacher: Any,
     *,

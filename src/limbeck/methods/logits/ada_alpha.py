@@ -17,6 +17,7 @@ from limbeck.functional import KernelClaim, check_hyper, cross_entropy, kernel, 
 from limbeck.functional.kernel import validates_pair
 from limbeck.losses import Loss, LossContext, LossTerm, Objective, all_gather
 from limbeck.losses.logit_rows import count_logit_rows, select_logit_rows
+from limbeck.methods.arguments import validates_arguments
 from limbeck.methods.card import MethodCard, SearchRange
 from limbeck.methods.support import check_share
 from limbeck.recipe import Recipe, Stage
@@ -204,6 +205,7 @@ class AdaptiveClassWeights(LossTerm):
         return f"AdaptiveClassWeights(temperature={self.temperature}, classes={self.classes})"
 
 
+@validates_arguments
 def ada_alpha(
     teacher: Any,
     *,

@@ -16,6 +16,7 @@ from limbeck.functional import check_hyper, cross_entropy, kl_divergence, probab
 from limbeck.functional.closed_form import guarded_log_softmax
 from limbeck.losses import Loss, LossContext, LossTerm, Objective, RowIndex, all_gather
 from limbeck.losses.logit_rows import count_logit_rows, find_counted
+from limbeck.methods.arguments import validates_arguments
 from limbeck.methods.card import MethodCard, SearchRange
 from limbeck.methods.support import check_count, check_share, check_weight
 from limbeck.random_seeds import counter_uniform, draw_seed
@@ -228,6 +229,7 @@ def _wide(logits: Tensor) -> Tensor:
     return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
 
+@validates_arguments
 def ai_kd(
     teacher: Any,
     *,

@@ -6,6 +6,7 @@ from typing import Any
 
 from limbeck.functional import KernelClaim
 from limbeck.losses import Loss
+from limbeck.methods.arguments import validates_arguments
 from limbeck.methods.card import MethodCard, SearchRange
 from limbeck.methods.logits.continuation_kd import annealed_scale, scaled_logit_hinge
 from limbeck.methods.support import check_count
@@ -40,6 +41,7 @@ CARD = MethodCard(
 )
 
 
+@validates_arguments
 def annealing_kd(
     teacher: Any,
     *,

@@ -13,6 +13,7 @@ from limbeck.data.adversarial_loader import CLEAN
 from limbeck.errors import unknown_name_error
 from limbeck.functional import KernelClaim, check_hyper, kernel, kl_divergence, label_smoothing, probabilities
 from limbeck.losses import Loss
+from limbeck.methods.arguments import validates_arguments
 from limbeck.methods.card import MethodCard, SearchRange
 from limbeck.methods.logits.adversarial_pairs import (
     AdversarialPairs,
@@ -117,6 +118,7 @@ CARD = MethodCard(
 )  # fmt: skip
 
 
+@validates_arguments
 def arow(
     *,
     epsilon: float = 8 / 255,

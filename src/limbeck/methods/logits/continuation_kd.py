@@ -13,6 +13,7 @@ from limbeck.errors import ArgumentError
 from limbeck.functional import KernelClaim, kernel, logit_squared_error
 from limbeck.functional.kernel import validates_pair
 from limbeck.losses import Loss, Objective
+from limbeck.methods.arguments import validates_arguments
 from limbeck.methods.card import MethodCard, SearchRange
 from limbeck.methods.support import check_count, check_share, check_weight, skip_at_zero
 from limbeck.recipe import Recipe, Stage
@@ -110,6 +111,7 @@ CARD = MethodCard(
 )
 
 
+@validates_arguments
 def continuation_kd(
     teacher: Any,
     *,

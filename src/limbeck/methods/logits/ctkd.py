@@ -16,6 +16,7 @@ from limbeck.functional import kl_divergence
 from limbeck.functional.kernel import in_float32
 from limbeck.losses import LossContext, LossTerm
 from limbeck.losses.logit_rows import count_logit_rows, select_logit_rows
+from limbeck.methods.arguments import validates_arguments
 from limbeck.methods.card import MethodCard, SearchRange
 from limbeck.methods.support import add_label_loss, check_share, check_weight
 from limbeck.recipe import Recipe, Stage
@@ -200,6 +201,7 @@ class CurriculumTemperature(LossTerm):
 _LEVELS = ("global", "instance")
 
 
+@validates_arguments
 def ctkd(
     teacher: Any,
     *,

@@ -16,6 +16,7 @@ from limbeck.functional.directions import slopes_of_directions
 from limbeck.functional.kernel import validates_pair
 from limbeck.functional.row_blocks import Needed, Slopes, apply_slopes, compute_by_rows
 from limbeck.losses import Loss
+from limbeck.methods.arguments import validates_arguments
 from limbeck.methods.card import MethodCard, SearchRange
 from limbeck.methods.support import add_label_loss, check_weight
 from limbeck.recipe import Recipe, Stage
@@ -209,6 +210,7 @@ CARD = MethodCard(
 )  # fmt: skip
 
 
+@validates_arguments
 def dist(
     teacher: Any,
     *,

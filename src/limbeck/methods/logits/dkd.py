@@ -13,6 +13,7 @@ from limbeck.functional import KernelClaim, check_hyper, coarse_logits, kernel, 
 from limbeck.functional.kernel import validates_pair
 from limbeck.functional.row_blocks import compute_by_rows
 from limbeck.losses import Loss
+from limbeck.methods.arguments import validates_arguments
 from limbeck.methods.card import MethodCard, SearchRange
 from limbeck.methods.support import add_label_loss, check_share, check_weight
 from limbeck.recipe import Recipe, Stage
@@ -104,6 +105,7 @@ CARD = MethodCard(
 )  # fmt: skip
 
 
+@validates_arguments
 def dkd(
     teacher: Any,
     *,

@@ -7,6 +7,7 @@ from typing import Any
 from limbeck.errors import ArgumentError
 from limbeck.functional import check_hyper
 from limbeck.losses import Objective
+from limbeck.methods.arguments import validates_arguments
 from limbeck.methods.card import MethodCard, SearchRange
 from limbeck.methods.support import check_share, skip_at_zero
 from limbeck.recipe import Recipe, Stage
@@ -44,6 +45,7 @@ CARD = MethodCard(
 )
 
 
+@validates_arguments
 def eskd(
     teacher: Any,
     *,

@@ -16,6 +16,7 @@ from limbeck.functional import check_hyper, cross_entropy, kl_divergence
 from limbeck.functional.adversarial import check_limits
 from limbeck.functional.interval import Bounds, bound_gap, check_epsilon, input_box, interval_bounds
 from limbeck.losses import Loss, LossContext, LossTerm, Objective
+from limbeck.methods.arguments import validates_arguments
 from limbeck.methods.card import MethodCard, SearchRange
 from limbeck.methods.support import check_share, check_weight
 from limbeck.models import build
@@ -197,6 +198,7 @@ def check_boundable(
         )
 
 
+@validates_arguments
 def faithful_distillation(
     teacher: Any,
     *,

@@ -9,6 +9,7 @@ from typing import Any
 from limbeck.errors import LimbeckWarning
 from limbeck.functional import check_hyper, kl_divergence
 from limbeck.losses import Loss
+from limbeck.methods.arguments import validates_arguments
 from limbeck.methods.card import MethodCard, SearchRange
 from limbeck.recipe import Models, Recipe, Stage, run_context
 from limbeck.tasks import Task
@@ -41,6 +42,7 @@ CARD = MethodCard(
 )
 
 
+@validates_arguments
 def function_matching(
     teacher: Any,
     *,

@@ -18,6 +18,7 @@ from limbeck.data import ArrayDataset
 from limbeck.errors import ArgumentError, LimbeckError
 from limbeck.functional import KernelClaim, kernel
 from limbeck.losses import Loss
+from limbeck.methods.arguments import validates_arguments
 from limbeck.methods.card import MethodCard, SearchRange
 from limbeck.methods.support import check_weight
 from limbeck.model_call import Adaptor, find_output_layer
@@ -111,6 +112,7 @@ CARD = MethodCard(
 _STUDENT = "gaussian-student"
 
 
+@validates_arguments
 def gaussian_kl(teacher: Any, *, smallest_variance: float = 1e-4, epochs: int | None = None) -> Recipe:
     r"""Match the normal distribution that has the mean and variance of an ensemble: :math:`KL(N_t \| N_s)` in nats.
 

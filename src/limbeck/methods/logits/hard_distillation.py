@@ -15,6 +15,7 @@ from limbeck.data import counter_uniform
 from limbeck.errors import ArgumentError, LimbeckError
 from limbeck.functional import check_hyper, kl_divergence, probabilities
 from limbeck.losses import Loss, Objective
+from limbeck.methods.arguments import validates_arguments
 from limbeck.methods.card import MethodCard, SearchRange
 from limbeck.methods.support import check_share
 from limbeck.recipe import Recipe, Stage
@@ -55,6 +56,7 @@ HARD = "hard_labels"
 """The address of the teacher's decisions, as logits: 0 for the class and -inf for all others."""
 
 
+@validates_arguments
 def hard_distillation(
     teacher: Any,
     *,

@@ -6,6 +6,7 @@ from typing import Any
 
 from limbeck.functional import check_hyper, cross_entropy
 from limbeck.losses import Loss, Objective
+from limbeck.methods.arguments import validates_arguments
 from limbeck.methods.card import MethodCard, SearchRange
 from limbeck.methods.support import check_share, named_loss
 from limbeck.recipe import Recipe, Stage
@@ -34,6 +35,7 @@ CARD = MethodCard(
 )
 
 
+@validates_arguments
 def hinton(
     teacher: Any,
     *,

@@ -13,6 +13,7 @@ from limbeck.functional import KernelClaim, check_hyper, kernel, kl_divergence
 from limbeck.functional.kernel import validates_pair
 from limbeck.functional.spread_targets import spread_rest
 from limbeck.losses import Loss, Objective
+from limbeck.methods.arguments import validates_arguments
 from limbeck.methods.card import MethodCard, SearchRange
 from limbeck.methods.support import check_share
 from limbeck.recipe import Recipe, Stage
@@ -89,6 +90,7 @@ CARD = MethodCard(
 )
 
 
+@validates_arguments
 def kd_pt(
     teacher: Any,
     *,

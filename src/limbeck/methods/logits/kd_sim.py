@@ -15,6 +15,7 @@ from limbeck.batch import IGNORED
 from limbeck.errors import LimbeckError
 from limbeck.functional import KernelClaim, check_hyper, kernel, kl_divergence
 from limbeck.losses import Loss, Objective
+from limbeck.methods.arguments import validates_arguments
 from limbeck.methods.card import MethodCard, SearchRange
 from limbeck.methods.logits.kd_pt import CARD as KD_PT
 from limbeck.methods.support import check_share, check_temperature
@@ -132,6 +133,7 @@ CARD = MethodCard(
 )
 
 
+@validates_arguments
 def kd_sim(
     teacher: Any,
     *,

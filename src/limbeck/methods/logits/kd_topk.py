@@ -12,6 +12,7 @@ from limbeck.functional import KernelClaim, check_hyper, kernel, kl_divergence
 from limbeck.functional.kernel import validates_pair
 from limbeck.functional.spread_targets import spread_rest
 from limbeck.losses import Loss, Objective
+from limbeck.methods.arguments import validates_arguments
 from limbeck.methods.card import MethodCard, SearchRange
 from limbeck.methods.logits.kd_pt import CARD as KD_PT
 from limbeck.methods.support import check_count, check_share
@@ -85,6 +86,7 @@ CARD = MethodCard(
 )
 
 
+@validates_arguments
 def kd_topk(
     teacher: Any,
     *,

@@ -6,6 +6,7 @@ from typing import Any
 
 from limbeck.functional import logit_squared_error
 from limbeck.losses import Loss
+from limbeck.methods.arguments import validates_arguments
 from limbeck.methods.card import MethodCard
 from limbeck.recipe import Recipe, Stage
 from limbeck.tasks import Task, get_task
@@ -41,6 +42,7 @@ CARD = MethodCard(
 )
 
 
+@validates_arguments
 def logit_matching(
     teacher: Any, *, centered: bool = False, task: str | Task = "classification", epochs: int | None = None
 ) -> Recipe:

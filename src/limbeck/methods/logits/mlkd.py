@@ -15,6 +15,7 @@ from limbeck.functional.directions import inner_products
 from limbeck.functional.kernel import validates_pair
 from limbeck.functional.row_blocks import Needed, Slopes, apply_slopes, compute_by_rows
 from limbeck.losses import Loss
+from limbeck.methods.arguments import validates_arguments
 from limbeck.methods.card import MethodCard, SearchRange
 from limbeck.methods.support import add_label_loss, check_temperature, check_weight
 from limbeck.recipe import Recipe, Stage
@@ -262,6 +263,7 @@ CARD = MethodCard(
 )  # fmt: skip
 
 
+@validates_arguments
 def mlkd(
     teacher: Any,
     *,

@@ -12,6 +12,7 @@ from torch import nn
 from limbeck.batch import Inputs
 from limbeck.errors import ArgumentError
 from limbeck.functional import check_hyper
+from limbeck.methods.arguments import validates_arguments
 from limbeck.methods.card import MethodCard, SearchRange
 from limbeck.methods.logits.hinton import hinton
 from limbeck.methods.support import check_count
@@ -56,6 +57,7 @@ CARD = MethodCard(
 )
 
 
+@validates_arguments
 def qad(
     teacher: Any,
     *,

@@ -12,6 +12,7 @@ from limbeck.errors import ArgumentError
 from limbeck.functional import KernelClaim, check_hyper, kernel, kl_divergence
 from limbeck.functional.kernel import validates_pair
 from limbeck.losses import Loss
+from limbeck.methods.arguments import validates_arguments
 from limbeck.methods.card import MethodCard, SearchRange
 from limbeck.methods.support import add_label_loss, check_weight
 from limbeck.recipe import Recipe, Stage
@@ -100,6 +101,7 @@ CARD = MethodCard(
 )  # fmt: skip
 
 
+@validates_arguments
 def skd(
     teacher: Any,
     *,

@@ -11,6 +11,7 @@ from limbeck.data import Attack
 from limbeck.data.adversarial_loader import CLEAN
 from limbeck.functional import KernelClaim, check_hyper, kernel, kl_divergence, label_smoothing, probabilities
 from limbeck.losses import Loss
+from limbeck.methods.arguments import validates_arguments
 from limbeck.methods.card import MethodCard, SearchRange
 from limbeck.methods.logits.adversarial_pairs import (
     AdversarialPairs,
@@ -160,6 +161,7 @@ CARD = MethodCard(
 )  # fmt: skip
 
 
+@validates_arguments
 def srst_awr(
     teacher: Any,
     *,

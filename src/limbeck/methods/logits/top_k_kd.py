@@ -13,6 +13,7 @@ from torch import Tensor
 
 from limbeck.batch import LOGITS, Batch, Outputs
 from limbeck.errors import LimbeckError
+from limbeck.methods.arguments import validates_arguments
 from limbeck.methods.card import MethodCard, SearchRange
 from limbeck.methods.logits.hinton import hinton
 from limbeck.methods.support import check_count
@@ -52,6 +53,7 @@ CARD = MethodCard(
 )
 
 
+@validates_arguments
 def top_k_kd(
     teacher: Any,
     *,

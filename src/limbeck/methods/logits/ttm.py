@@ -13,6 +13,7 @@ from limbeck.functional import KernelClaim, kernel, kl_divergence
 from limbeck.functional.closed_form import guarded_log_softmax
 from limbeck.functional.kernel import validates_pair
 from limbeck.losses import Loss
+from limbeck.methods.arguments import validates_arguments
 from limbeck.methods.card import MethodCard, SearchRange
 from limbeck.methods.support import add_label_loss, check_weight
 from limbeck.recipe import Recipe, Stage
@@ -92,6 +93,7 @@ CARD = MethodCard(
 )  # fmt: skip
 
 
+@validates_arguments
 def ttm(
     teacher: Any,
     *,

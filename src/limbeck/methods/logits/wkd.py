@@ -19,6 +19,7 @@ from limbeck.functional.kernel import validates_pair
 from limbeck.functional.row_blocks import Needed, Slopes, compute_by_rows
 from limbeck.functional.sinkhorn import SharedCosts, find_transport_slopes, sinkhorn_cost
 from limbeck.losses import Loss
+from limbeck.methods.arguments import validates_arguments
 from limbeck.methods.card import MethodCard, SearchRange
 from limbeck.methods.support import add_label_loss, check_count, check_weight
 from limbeck.model_call import find_output_layer
@@ -179,6 +180,7 @@ CARD = MethodCard(
 )  # fmt: skip
 
 
+@validates_arguments
 def wkd(
     teacher: Any,
     *,

@@ -13,6 +13,7 @@ from limbeck.functional import check_hyper, cross_entropy, kl_divergence
 from limbeck.functional.connectors import as_maps
 from limbeck.functional.feature_maps import mean_squared_distance
 from limbeck.losses import Loss, LossContext, Objective
+from limbeck.methods.arguments import validates_arguments
 from limbeck.methods.card import MethodCard, SearchRange
 from limbeck.methods.features.feature_term import FeatureTerm
 from limbeck.methods.features.layers import Layers, pair_layers
@@ -110,6 +111,7 @@ class GuidedLoss(FeatureTerm):
         return f"GuidedLoss({[at for at, _ in self.pairs[::2]]}, width={self.width})"
 
 
+@validates_arguments
 def evolutionary(
     teacher: Any,
     *,

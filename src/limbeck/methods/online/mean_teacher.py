@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from limbeck.functional import KernelClaim, kernel, probability_squared_error, squared_error
 from limbeck.losses import Loss
+from limbeck.methods.arguments import validates_arguments
 from limbeck.methods.card import MethodCard, SearchRange
 from limbeck.methods.support import check_weight
 from limbeck.recipe import Models, Recipe, Stage
@@ -63,6 +64,7 @@ CARD = MethodCard(
 )
 
 
+@validates_arguments
 def mean_teacher(
     *,
     decay: float = 0.999,

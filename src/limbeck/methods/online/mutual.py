@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from limbeck.functional import check_hyper
+from limbeck.methods.arguments import validates_arguments
 from limbeck.methods.card import MethodCard, SearchRange
 from limbeck.methods.support import FreshCopy, check_weight
 from limbeck.recipe import Recipe, Stage
@@ -36,6 +37,7 @@ CARD = MethodCard(
 )
 
 
+@validates_arguments
 def mutual(
     *,
     temperature: float = 1.0,

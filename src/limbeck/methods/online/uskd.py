@@ -15,6 +15,7 @@ from limbeck.functional.closed_form import guarded_log_softmax
 from limbeck.functional.kernel import validates_student
 from limbeck.functional.row_blocks import compute_by_rows
 from limbeck.losses import LossContext, LossTerm, all_gather, all_reduce_sum
+from limbeck.methods.arguments import validates_arguments
 from limbeck.methods.card import MethodCard, SearchRange
 from limbeck.methods.logits.nkd import CARD as NKD
 from limbeck.methods.relations.pretext_teacher import pool_channels
@@ -210,6 +211,7 @@ CARD = MethodCard(
 )  # fmt: skip
 
 
+@validates_arguments
 def uskd(
     *,
     student_at: str,

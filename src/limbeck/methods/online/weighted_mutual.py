@@ -16,6 +16,7 @@ from limbeck.batch import IGNORED, Batch, Outputs, Progress, Requirements, Term
 from limbeck.errors import ArgumentError, LimbeckError
 from limbeck.functional import cross_entropy, kl_divergence
 from limbeck.losses import LossContext, LossTerm, all_reduce_sum, hyper_gradient
+from limbeck.methods.arguments import validates_arguments
 from limbeck.methods.card import MethodCard, SearchRange
 from limbeck.methods.support import FreshCopy, check_count, check_share, check_weight
 from limbeck.model_call import Adaptor, call, logits_of
@@ -273,6 +274,7 @@ class _MakeEnsemble:
         return WeightedPeers([models[name] for name in self.names], [get_adaptor(models, name) for name in self.names])
 
 
+@validates_arguments
 def weighted_mutual(
     *,
     peers: int = 4,

@@ -14,6 +14,7 @@ from limbeck.functional import KernelClaim, kernel
 from limbeck.functional.directions import inner_products
 from limbeck.functional.relations import flatten_examples, normalize_rows, place_pairs, select_examples
 from limbeck.losses import Loss
+from limbeck.methods.arguments import validates_arguments
 from limbeck.methods.card import MethodCard, SearchRange
 from limbeck.methods.relations.objective import add_targets
 from limbeck.methods.support import check_weight
@@ -125,6 +126,7 @@ CARD = MethodCard(
 )
 
 
+@validates_arguments
 def correlation_congruence(
     teacher: Any,
     *,

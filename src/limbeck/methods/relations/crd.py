@@ -6,6 +6,7 @@ from typing import Any
 
 from limbeck.errors import ArgumentError
 from limbeck.functional import KernelClaim
+from limbeck.methods.arguments import validates_arguments
 from limbeck.methods.card import MethodCard, SearchRange
 from limbeck.methods.relations.contrast import ContrastiveMemory, InBatchContrast, in_batch_contrast
 from limbeck.methods.relations.objective import add_targets
@@ -50,6 +51,7 @@ CARD = MethodCard(
 )
 
 
+@validates_arguments
 def crd(
     teacher: Any,
     *,

@@ -15,6 +15,7 @@ from limbeck.functional.directions import inner_products
 from limbeck.functional.relations import flatten_channels, normalize_rows
 from limbeck.functional.row_blocks import compute_by_examples
 from limbeck.losses import Loss, Objective
+from limbeck.methods.arguments import validates_arguments
 from limbeck.methods.card import MethodCard, SearchRange
 from limbeck.methods.features.layers import Layers, pair_layers
 from limbeck.methods.relations.objective import add_targets, sum_objectives
@@ -176,6 +177,7 @@ CARD = MethodCard(
 )  # fmt: skip
 
 
+@validates_arguments
 def drd(
     teacher: Any,
     *,

@@ -13,6 +13,7 @@ from limbeck.functional.connectors import Connector
 from limbeck.functional.directions import inner_products
 from limbeck.functional.relations import flatten_channels, normalize_rows
 from limbeck.losses import Loss
+from limbeck.methods.arguments import validates_arguments
 from limbeck.methods.card import MethodCard, SearchRange
 from limbeck.methods.features.layers import Layers, pair_layers
 from limbeck.methods.relations.objective import add_targets, sum_objectives
@@ -139,6 +140,7 @@ CARD = MethodCard(
 )  # fmt: skip
 
 
+@validates_arguments
 def ickd(
     teacher: Any,
     *,

@@ -11,6 +11,7 @@ from limbeck.functional import KernelClaim, kernel
 from limbeck.functional.directions import inner_products
 from limbeck.functional.relations import flatten_examples, normalize_rows, off_diagonal, select_examples
 from limbeck.losses import Loss
+from limbeck.methods.arguments import validates_arguments
 from limbeck.methods.card import MethodCard, SearchRange
 from limbeck.methods.relations.objective import add_targets
 from limbeck.methods.support import check_weight
@@ -103,6 +104,7 @@ CARD = MethodCard(
 )
 
 
+@validates_arguments
 def pkt(
     teacher: Any,
     *,

@@ -20,6 +20,7 @@ from limbeck.functional.relations import (
     select_examples,
 )
 from limbeck.losses import Loss, Objective
+from limbeck.methods.arguments import validates_arguments
 from limbeck.methods.card import MethodCard, SearchRange
 from limbeck.methods.relations.objective import add_targets, sum_objectives
 from limbeck.methods.support import check_weight
@@ -159,6 +160,7 @@ CARD = MethodCard(
 )
 
 
+@validates_arguments
 def rkd(
     teacher: Any,
     *,

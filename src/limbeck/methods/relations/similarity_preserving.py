@@ -11,6 +11,7 @@ from limbeck.functional import KernelClaim, kernel
 from limbeck.functional.directions import inner_products, is_moderate
 from limbeck.functional.relations import flatten_examples, normalize_rows, place_pairs, select_examples
 from limbeck.losses import Loss
+from limbeck.methods.arguments import validates_arguments
 from limbeck.methods.card import MethodCard, SearchRange
 from limbeck.methods.features.layers import Layers, pair_layers
 from limbeck.methods.relations.objective import add_targets, sum_objectives
@@ -105,6 +106,7 @@ CARD = MethodCard(
 )  # fmt: skip
 
 
+@validates_arguments
 def similarity_preserving(
     teacher: Any,
     *,

@@ -17,6 +17,7 @@ from limbeck.errors import LimbeckError, callable_name
 from limbeck.functional import KernelClaim, check_hyper, cross_entropy, kernel, kl_divergence
 from limbeck.functional.relations import normalize_rows
 from limbeck.losses import Loss, LossContext, LossTerm, all_gather, all_reduce_sum
+from limbeck.methods.arguments import validates_arguments
 from limbeck.methods.card import MethodCard, SearchRange
 from limbeck.methods.relations.pretext_teacher import PretextTeacher, make_projection, pool_channels
 from limbeck.methods.support import check_share, check_temperature, check_weight
@@ -291,6 +292,7 @@ CARD = MethodCard(
 )
 
 
+@validates_arguments
 def sskd(
     teacher: Any,
     *,

@@ -13,6 +13,7 @@ from limbeck.batch import LOGITS, Batch, Outputs, Progress, Requirements, Term
 from limbeck.errors import ArgumentError, LimbeckError, unknown_name_error
 from limbeck.functional import KernelClaim, check_hyper, kernel, kl_divergence, probabilities
 from limbeck.losses import LossContext, LossTerm
+from limbeck.methods.arguments import validates_arguments
 from limbeck.methods.card import MethodCard, SearchRange
 from limbeck.methods.support import add_label_loss, check_share, check_weight, read_teachers
 from limbeck.methods.teachers.member_outputs import MemberShares, member_addresses
@@ -190,6 +191,7 @@ CARD = MethodCard(
 )  # fmt: skip
 
 
+@validates_arguments
 def agre_kd(
     teacher: Any,
     *,

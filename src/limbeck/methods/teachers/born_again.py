@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+from limbeck.methods.arguments import validates_arguments
 from limbeck.methods.card import MethodCard, SearchRange
 from limbeck.methods.logits.hinton import hinton
 from limbeck.methods.support import FreshCopy, check_count
@@ -39,6 +40,7 @@ CARD = MethodCard(
 )
 
 
+@validates_arguments
 def born_again(
     teacher: Any,
     *,

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from limbeck.errors import ArgumentError
+from limbeck.methods.arguments import validates_arguments
 from limbeck.methods.card import MethodCard, SearchRange
 from limbeck.methods.support import check_count
 from limbeck.methods.teachers.prepared import make_student_recipe
@@ -37,6 +38,7 @@ CARD = MethodCard(
 )
 
 
+@validates_arguments
 def cross_fitting(
     teacher: Any,
     *,

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, final
 
 from limbeck.errors import ArgumentError
+from limbeck.methods.arguments import validates_arguments
 from limbeck.methods.card import MethodCard, SearchRange
 from limbeck.methods.logits.eskd import CARD as ESKD
 from limbeck.methods.support import check_count
@@ -39,6 +40,7 @@ TEACHER = "early-stopped"
 """The name of the teacher in the run."""
 
 
+@validates_arguments
 def early_stopped_teacher(
     teacher: Any,
     *,

@@ -19,6 +19,7 @@ from limbeck.functional.feature_maps import to_positions
 from limbeck.losses import LossContext, LossTerm
 from limbeck.losses.distributed import all_reduce_tensor
 from limbeck.losses.logit_rows import find_counted
+from limbeck.methods.arguments import validates_arguments
 from limbeck.methods.card import MethodCard, SearchRange
 from limbeck.methods.features.fsp import fsp_distance
 from limbeck.methods.features.layers import Layers, pair_layers
@@ -212,6 +213,7 @@ def _widen(features: Tensor) -> Tensor:
     return features.to(torch.promote_types(features.dtype, torch.float32))
 
 
+@validates_arguments
 def knowledge_selection(
     teacher: Any,
     *,

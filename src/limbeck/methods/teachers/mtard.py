@@ -16,6 +16,7 @@ from limbeck.data.adversarial_loader import ADVERSARIAL
 from limbeck.errors import ArgumentError, LimbeckError, unknown_name_error
 from limbeck.functional import kl_divergence, probabilities
 from limbeck.losses import LossContext, LossTerm, all_reduce_sum
+from limbeck.methods.arguments import validates_arguments
 from limbeck.methods.card import MethodCard, SearchRange
 from limbeck.methods.support import check_count, check_share, check_weight, find_ensemble, read_teachers
 from limbeck.models import build
@@ -220,6 +221,7 @@ class BalancedDivergences(LossTerm):
         return f"BalancedDivergences({', '.join(f'{name}={getattr(self, name)!r}' for name in names)})"
 
 
+@validates_arguments
 def mtard(
     teacher: Any,
     *,

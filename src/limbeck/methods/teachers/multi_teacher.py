@@ -15,6 +15,7 @@ from limbeck.errors import ArgumentError, unknown_name_error
 from limbeck.functional import check_hyper, cross_entropy
 from limbeck.losses import LossContext, LossTerm
 from limbeck.losses.logit_rows import count_logit_rows
+from limbeck.methods.arguments import validates_arguments
 from limbeck.methods.card import MethodCard, SearchRange
 from limbeck.methods.support import check_share, check_weight, find_ensemble, read_teachers
 from limbeck.methods.teachers.member_outputs import (
@@ -191,6 +192,7 @@ class WeightedTeachers(LossTerm):
         return f"WeightedTeachers({', '.join(f'{name}={getattr(self, name)!r}' for name in names)})"
 
 
+@validates_arguments
 def multi_teacher(
     teacher: Any,
     *,

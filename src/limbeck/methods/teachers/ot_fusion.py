@@ -11,6 +11,7 @@ from torch import nn
 
 from limbeck.data import ArrayDataset
 from limbeck.errors import ArgumentError, LimbeckError
+from limbeck.methods.arguments import validates_arguments
 from limbeck.methods.card import MethodCard
 from limbeck.methods.support import check_weight
 from limbeck.methods.teachers.prepared import make_student_recipe
@@ -62,6 +63,7 @@ TEACHER = "fused"
 """The name of the fused network in the run."""
 
 
+@validates_arguments
 def ot_fusion(
     teacher: Any,
     *,

@@ -12,6 +12,7 @@ from torch import Tensor
 from limbeck.data import SelectColumn
 from limbeck.functional import KernelClaim, check_hyper, cross_entropy, kernel, kl_divergence
 from limbeck.losses import Loss, Objective
+from limbeck.methods.arguments import validates_arguments
 from limbeck.methods.card import MethodCard, SearchRange
 from limbeck.methods.support import check_share
 from limbeck.recipe import Recipe, Stage
@@ -61,6 +62,7 @@ CARD = MethodCard(
 )
 
 
+@validates_arguments
 def privileged(
     teacher: Any,
     *,

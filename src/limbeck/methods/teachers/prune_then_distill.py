@@ -9,6 +9,7 @@ from typing import Any
 from torch import nn
 
 from limbeck.errors import ArgumentError
+from limbeck.methods.arguments import validates_arguments
 from limbeck.methods.card import MethodCard, SearchRange
 from limbeck.methods.support import check_count
 from limbeck.methods.teachers.prepared import CopiedTeacher, make_student_recipe
@@ -47,6 +48,7 @@ TEACHER = "pruned"
 """The name of the teacher in the run."""
 
 
+@validates_arguments
 def prune_then_distill(
     teacher: Any,
     *,

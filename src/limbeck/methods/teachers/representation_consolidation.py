@@ -17,6 +17,7 @@ from limbeck.functional import check_hyper, kl_divergence
 from limbeck.functional.feature_maps import to_positions
 from limbeck.losses import LossContext, LossTerm
 from limbeck.losses.distributed import all_reduce_tensor
+from limbeck.methods.arguments import validates_arguments
 from limbeck.methods.card import MethodCard, SearchRange
 from limbeck.methods.support import check_weight, read_teachers
 from limbeck.model_call import find_output_layer
@@ -183,6 +184,7 @@ def balance_teachers(names: Sequence[str], generalist: str | None) -> dict[str, 
     return {name: 0.5 if name == generalist else rest for name in names}
 
 
+@validates_arguments
 def representation_consolidation(
     teacher: Any,
     *,

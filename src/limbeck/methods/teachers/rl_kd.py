@@ -16,6 +16,7 @@ from limbeck.functional import check_hyper, cross_entropy
 from limbeck.losses import LossContext, LossTerm, all_reduce_sum
 from limbeck.losses.distributed import all_reduce_tensor
 from limbeck.losses.logit_rows import count_logit_rows
+from limbeck.methods.arguments import validates_arguments
 from limbeck.methods.card import MethodCard, SearchRange
 from limbeck.methods.support import check_share, check_weight, read_teachers
 from limbeck.methods.teachers.member_outputs import (
@@ -256,6 +257,7 @@ def _selected_mean(values: Float[Tensor, "teachers rows"], chosen: Float[Tensor,
     return kept.sum(0) / chosen.sum(0).clamp_min(1)
 
 
+@validates_arguments
 def rl_kd(
     teacher: Any,
     *,

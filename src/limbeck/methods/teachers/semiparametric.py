@@ -20,6 +20,7 @@ from limbeck.functional.closed_form import guarded_log_softmax
 from limbeck.functional.kernel import validates_pair
 from limbeck.functional.row_blocks import compute_by_rows
 from limbeck.losses import Loss, Objective
+from limbeck.methods.arguments import validates_arguments
 from limbeck.methods.card import MethodCard, SearchRange
 from limbeck.methods.support import check_count, check_share, check_weight
 from limbeck.methods.teachers.prepared import FreshTeacher
@@ -186,6 +187,7 @@ CARD = MethodCard(
 )
 
 
+@validates_arguments
 def semiparametric(
     teacher: Any,
     *,

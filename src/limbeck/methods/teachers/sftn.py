@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from limbeck.batch import LOGITS
 from limbeck.functional import KernelClaim, cross_entropy, kernel, kl_divergence
 from limbeck.losses import Loss, Objective
+from limbeck.methods.arguments import validates_arguments
 from limbeck.methods.card import MethodCard, SearchRange
 from limbeck.methods.features.layers import Layers, pair_layers
 from limbeck.methods.support import check_weight
@@ -80,6 +81,7 @@ TEACHER, BRANCHED = "student-friendly", "student-friendly-branched"
 """The names of the teacher in the run, and of the same with its branches."""
 
 
+@validates_arguments
 def sftn(
     teacher: Any,
     *,

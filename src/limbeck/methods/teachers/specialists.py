@@ -11,6 +11,7 @@ from limbeck.batch import LOGITS
 from limbeck.errors import ArgumentError, LimbeckError, LimbeckWarning
 from limbeck.functional import KernelClaim
 from limbeck.functional.specialist_pooling import MEANS
+from limbeck.methods.arguments import validates_arguments
 from limbeck.methods.logits.hinton import CARD as HINTON
 from limbeck.methods.logits.hinton import hinton
 from limbeck.methods.support import check_count, check_weight
@@ -52,6 +53,7 @@ CARD = replace(
 )
 
 
+@validates_arguments
 def specialists(
     teacher: Any,
     *,

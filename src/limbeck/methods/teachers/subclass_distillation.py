@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from limbeck.errors import LimbeckError
 from limbeck.functional import KernelClaim, check_hyper, cross_entropy, kernel, kl_divergence
 from limbeck.losses import Loss, Objective
+from limbeck.methods.arguments import validates_arguments
 from limbeck.methods.card import MethodCard, SearchRange
 from limbeck.methods.support import check_count, check_share, check_temperature, check_weight
 from limbeck.model_call import Adaptor, find_output_layer
@@ -93,6 +94,7 @@ CARD = MethodCard(
 )
 
 
+@validates_arguments
 def subclass_distillation(
     teacher: Any,
     *,

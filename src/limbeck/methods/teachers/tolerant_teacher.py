@@ -14,6 +14,7 @@ from limbeck.functional import KernelClaim, check_hyper, kernel, probabilities
 from limbeck.functional.closed_form import is_well_scaled
 from limbeck.functional.row_blocks import Needed, Slopes, compute_by_examples
 from limbeck.losses import Loss, Objective
+from limbeck.methods.arguments import validates_arguments
 from limbeck.methods.card import MethodCard, SearchRange
 from limbeck.methods.logits.hinton import hinton
 from limbeck.methods.support import FreshCopy, check_count, check_share, check_weight
@@ -116,6 +117,7 @@ CARD = MethodCard(
 )
 
 
+@validates_arguments
 def tolerant_teacher(
     *,
     generations: int = 2,
