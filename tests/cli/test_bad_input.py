@@ -23,7 +23,7 @@ from small_jobs import blobs, contents, forked, job_file, refused, small_job, ty
         (["method=fitnets", "method.hint=layr1", "method.guided=layer1"], ["'layr1'", "'layer1'"]),
         (["method=fitnets", "method.hint=layer1", "method.guided=layer9"], ["'layer9'", "layer1"]),
         (["method=privileged"], ["privileged"]),
-        (["student.hiden=[3]"], ["student", "'hiden'", "'hidden'", "--set student.hidden=[64,32]"]),
+        (["student.hiden=[3]"], ["'student.hiden'", "'hidden'", "--set student.hidden="]),
         (["student.hidden=[0]"], ["student", "hidden", "0", "--set student.hidden=[64,32]"]),
         (["student.dropout=1.5"], ["student", "dropout", "1.5", "--set student.dropout=0.1"]),
         (["student=mpl"], ["student", "'mpl'", "'mlp'"]),

@@ -229,11 +229,13 @@ def test_transforms_that_cannot_be():
         TransformModel("student", lambda model: 3).apply(network())
 
 
-@pytest.mark.parametrize(("function", "arguments", "wrong"), [("prune", {"amunt": 0.5}, "amunt"), (widen, {}, "width")])
-def test_arguments_that_a_transform_does_not_take_are_refused_when_it_is_written(function, arguments, wrong):
+@pytest.mark.parametrize(
+    ("function", "arguments", "needed"), [("prune", {"amunt": 0.5}, "amount"), (widen, {}, "width")]
+)
+def test_arguments_that_a_transform_does_not_take_are_refused_when_it_is_written(function, arguments, needed):
     with pytest.raises(ArgumentError) as caught:
         TransformModel("student", function, **arguments)
-    assert caught.value.argument == wrong
+    assert caught.value.argument == needed
 
 
 def test_a_transform_of_a_model_that_there_is_not_is_refused_before_the_first_step():

@@ -34,7 +34,8 @@ def toy(monkeypatch):
     module.TITLE, module.EXPERIMENTS = "Nobody, Sums, 2015", (Experiment("sums", "Do they add up?", tasks, rows),)
     monkeypatch.setitem(sys.modules, module.__name__, module)
     names = (*paper_names(), "toy2015")
-    monkeypatch.setattr("limbeck.papers.reproduction.paper_names", lambda: names)
+    for place in ("limbeck.papers", "limbeck.papers.reproduction", "limbeck.papers.search"):
+        monkeypatch.setattr(f"{place}.paper_names", lambda: names)
 
 
 def reproduce(*words: str) -> int:

@@ -208,7 +208,7 @@ class DatasetLoader(Loader):
             raise LimbeckError(
                 f"batch_size={batch_size!r} must be a positive whole number, for example batch_size=128."
             )
-        if isinstance(seed, bool) or not isinstance(seed, Integral):
+        if isinstance(seed, bool) or not isinstance(seed, (int, Integral)):
             raise ArgumentError(f"seed is a whole number; got {seed!r}.", argument="seed")
         if drop_last and batch_size > len(examples):
             raise LimbeckError(

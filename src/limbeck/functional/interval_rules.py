@@ -49,7 +49,7 @@ _ORDERED = (torch.float64, torch.float32, torch.bfloat16, torch.float16, torch.i
 
 def cast(evaluate: Evaluate, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
     """The rule of a change of shape or type; other types wrap around, or read the same bits as other numbers."""
-    name, values = getattr(evaluate, "__name__", ""), list(flatten((args[1:], dict(kwargs))))
+    name, values = _name(evaluate), list(flatten((args[1:], dict(kwargs))))
     result = increasing(evaluate, args, kwargs)
     reads_bits = name == "view" and any(isinstance(one, torch.dtype) for one in values)
     if reads_bits or result.low.dtype not in _ORDERED:
@@ -215,10 +215,15 @@ def unchanged(evaluate: Evaluate, args: tuple[Any, ...], kwargs: Mapping[str, An
     return args[0]
 
 
+def _name(evaluate: Evaluate) -> str:
+    return str(getattr(evaluate, "__name__", evaluate)).strip("_")  # a partial has no name
+
+
 def _check_one_interval(evaluate: Evaluate, args: tuple[Any, ...]) -> None:
     if sum(isinstance(one, Ends) for one in args) != 1:
-        name = str(getattr(evaluate, "__name__", evaluate)).strip("_")  # a partial has no name
-        raise LimbeckError(f"Interval bounds of {name!r} need one argument that depends on the inputs, and constants.")
+        raise LimbeckError(
+            f"Interval bounds of {_name(evaluate)!r} need one argument that depends on the inputs, and constants."
+        )
 
 
 _INCREASING = (

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from functools import cache
 from importlib import import_module, resources
+from inspect import unwrap
 from types import FunctionType
 from typing import Any
 
@@ -125,7 +126,8 @@ def method(name: str) -> MethodCall:
     """
     if (file := UserFile.parse(name)) is not None:
         function = file.load()
-        card = function.__globals__.get("CARD") if isinstance(function, FunctionType) else None
+        plain = unwrap(function)  # below decorators such as `validates_arguments`, whose globals are their own
+        card = plain.__globals__.get("CARD") if isinstance(plain, FunctionType) else None
         if not isinstance(card, MethodCard):
             card = MethodCard.unpublished(file.function, function.__doc__)
         return MethodCall.of(function, card)

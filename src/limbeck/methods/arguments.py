@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable, Sequence
-from numbers import Real
+from numbers import Integral, Real
 from types import NoneType, UnionType
 from typing import Any, ParamSpec, TypeVar, Union, get_args, get_origin, get_type_hints
 
@@ -61,8 +61,8 @@ def check_type(name: str, kind: Any, value: Any) -> None:
 
 def _has_type(kind: Any, value: Any) -> bool:
     if kind is bool or not isinstance(value, bool):
-        if kind is float:
-            return isinstance(value, Real)
+        if kind in (float, int):  # NumPy's numbers are also of these kinds
+            return isinstance(value, Real if kind is float else Integral)
         if kind == Sequence[str]:
             return isinstance(value, Sequence) and all(isinstance(one, str) for one in value)
         return isinstance(value, kind)

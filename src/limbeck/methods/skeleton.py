@@ -20,6 +20,7 @@ from torch import Tensor
 from limbeck.functional import {imports}
 from limbeck.losses import Loss
 from limbeck.methods import MethodCard, SearchRange
+from limbeck.methods.arguments import validates_arguments
 from limbeck.methods.support import check_weight
 from limbeck.recipe import Recipe, Stage
 
@@ -61,6 +62,7 @@ CARD = MethodCard(
 )
 
 
+@validates_arguments
 {signature}
     r"""Train on labels and the teacher: :math:`-v \\log q_y + w L`.
 

@@ -18,7 +18,7 @@ def find_papers(query: str) -> tuple[str, ...]:
 
     Example:
         >>> find_papers("arXiv:1503.02531"), find_papers("muller"), find_papers("eskd")
-        (('hinton2015',), ('muller2020',), ('cho2019',))
+        (('hinton2015',), ('muller2020', 'chormai2026'), ('cho2019',))
     """
     wanted = squeeze(query)
     papers = {name: paper(name) for name in paper_names()} if wanted else {}
