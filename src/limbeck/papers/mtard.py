@@ -125,7 +125,7 @@ def _over_best_single(column: Column) -> list[float]:
 
 def _tasks(scale: ExperimentScale) -> list[WorkItem]:
     return [
-        WorkItem(teacher_task(seed)[0], partial(train_teachers, seed=seed, quick=scale.quick), (), 8.0)
+        WorkItem(teacher_task(seed)[0], partial(train_teachers, seed=seed, quick=scale.quick), (), scale.pick(8, 30))
         for seed in scale.seeds
     ]
 
