@@ -116,7 +116,7 @@ def test_a_model_made_of_another_is_read_like_that_one(workers):
         assert run.finish().finished
 
 
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.integration)])  # 2: in processes
 def test_specialists_are_read_like_their_generalist(workers):
     groups, big = [[0, 1], [1, 2]], Strange(network(seed=7))
     by_itself = make("specialists", teacher=ModelTeacher(big, adaptor=main_scores), groups=groups, soft=0.5)
