@@ -34,7 +34,8 @@ def toy(monkeypatch):
     module.TITLE, module.EXPERIMENTS = "Nobody, Sums, 2015", (Experiment("sums", "Do they add up?", tasks, rows),)
     monkeypatch.setitem(sys.modules, module.__name__, module)
     names = (*paper_names(), "toy2015")
-    for place in ("limbeck.papers", "limbeck.papers.reproduction", "limbeck.papers.search"):
+    # The search first: imported after the others, it would keep their changed names for good.
+    for place in ("limbeck.papers.search", "limbeck.papers.reproduction", "limbeck.papers"):
         monkeypatch.setattr(f"{place}.paper_names", lambda: names)
 
 
