@@ -49,12 +49,13 @@ def measure_faithfulness(context: MetricContext) -> dict[str, Any]:
         measure = partial(_measure, teacher=teacher, batches=images.batches, images=images)
         rows[arm] = _row([[measure(one, epsilon=radius) for one in students] for radius in radii.values()])
     names, trained = list(radii), max(trained_radii(job), default=max(radii.values()))
-    told = next(place for place, radius in enumerate(radii.values()) if is_radius(radius, trained))
+    last = next(place for place, radius in enumerate(radii.values()) if is_radius(radius, trained))
     gaps = ", ".join(
-        f"{row['attack'][told]['mean']:.2f} and {row['bound'][told]['mean']:.2f} in {arm}" for arm, row in rows.items()
+        f"{row['attack'][last]['mean']:.2f} and {row['bound'][last]['mean']:.2f} in {arm}"
+        for arm, row in rows.items()
     )
     sentence = (
-        f"Faithfulness ({images.examples:,} test examples): with changes of up to {names[told]} the mean largest gap "
+        f"Faithfulness ({images.examples:,} test examples): with changes of up to {names[last]} the mean largest gap "
         f"in confidence from the teacher, as found by an attack and as a proven upper bound, is {gaps}."
     )
     return {

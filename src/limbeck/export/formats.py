@@ -298,7 +298,7 @@ def check_format(
         LimbeckError: If the student does not fit the format, an extra is missing, or `raw` does not apply.
     """
     if isinstance(student, EstimatorModule) != (to == "joblib"):
-        kind = "an estimator, which is exported as it is: type --to joblib (skl2onnx makes ONNX of such a forest)"
+        kind = "an estimator, which is exported as it is: type --to joblib (skl2onnx makes ONNX of forests and trees)"
         kind = (
             f"a network: choose one of {', '.join(name for name in FORMATS if name != 'joblib')}"
             if to == "joblib"

@@ -130,7 +130,7 @@ class UnitTrace:
 
     def _find_units(self, layer: str, start: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
         """Each bit of a unit's number is found by changing the units with this bit, and then those without it."""
-        count = self.base[layer].movedim(_unit_dim(self._layers[layer]), 0).shape[0]
+        count = self.count_units(layer)
         bits = max(1, (count - 1).bit_length())
         changes: dict[str, list[Tensor]] = defaultdict(list)
         for bit, side in itertools.product(range(bits), (0, 1)):

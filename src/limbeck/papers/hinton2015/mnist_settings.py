@@ -10,10 +10,10 @@ from limbeck.papers.experiment import Experiment, ExperimentScale, Figures, Row
 from limbeck.papers.hinton2015.mnist_training import (
     QUICK_EPOCHS,
     STUDENT,
+    TEACHER,
     MnistTeacherTraining,
     MnistTraining,
     constrained_adam,
-    constrained_sgd,
     student_task,
     teacher_task,
 )
@@ -21,8 +21,10 @@ from limbeck.recipe import Optimizer
 from limbeck.task_runner import WorkItem
 
 _TEACHERS = {
-    "SGD 0.1, norm 3": MnistTeacherTraining(epochs=60, optimizer=constrained_sgd, development=True),
-    "Adam 0.001, norm 3.5": MnistTeacherTraining(epochs=60, optimizer=constrained_adam, development=True),
+    "SGD 0.1, norm 3": MnistTeacherTraining(epochs=60, optimizer=TEACHER, development=True),
+    "Adam 0.001, norm 3.5": MnistTeacherTraining(
+        epochs=60, optimizer=replace(TEACHER, name=constrained_adam), development=True
+    ),
 }
 _STUDENTS_TEACHER = "Adam 0.001, norm 3.5"
 

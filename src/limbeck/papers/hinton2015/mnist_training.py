@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, partial
 from typing import Any, cast
@@ -81,8 +81,9 @@ def _shorten_rows(weights: list[nn.Parameter], norm: float) -> None:
         weight.mul_((norm / length).clamp_max_(1.0))
 
 
+TEACHER = Optimizer(name=constrained_sgd, warmup=0.01)
 STUDENT = Optimizer(name="adam", lr=1e-3, warmup=0.01)
-"""The students' optimizer."""
+"""The optimizers of teachers and students, whose learning rates fall by half a cosine."""
 
 
 def logits(model: nn.Module, examples: Dataset) -> Tensor:
@@ -111,13 +112,13 @@ class MnistTeacherTraining:
 
     Attributes:
         epochs: Passes over the jittered training images.
-        optimizer: Makes its optimizer; the learning rate falls by half a cosine.
+        optimizer: The optimizer and its schedule.
         batch: The batch size.
         development: Whether it learns from five sixths of the training images and is tested on the last sixth.
     """
 
     epochs: int = 150
-    optimizer: Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer] = constrained_sgd
+    optimizer: Optimizer = TEACHER
     batch: int = 256
     development: bool = False
 
@@ -131,8 +132,7 @@ def teach(desk: TaskFolder, *, lesson: MnistTeacherTraining, seed: int, quick: b
     data = development_digits(quick) if lesson.development else digits(quick)
     net = network(1200, seed=seed, dropout=0.5, input_dropout=0.2)
     loader = ShuffledLoader(data.train, batch_size=lesson.batch, seed=seed, augment=RandomShift(2, seed=seed))
-    optimizer = Optimizer(name=lesson.optimizer, warmup=0.01)
-    _train(desk, net, make("supervised"), loader, seed=seed, epochs=lesson.epochs, optimizer=optimizer)
+    _train(desk, net, make("supervised"), loader, seed=seed, epochs=lesson.epochs, optimizer=lesson.optimizer)
     answers, test_logits = logits(net, data.train), logits(net, data.test)
     save_file({"train": answers}, desk.folder / _ANSWERS)
     return {"errors": errors(test_logits, labels_of(data.test)), "train_errors": errors(answers, labels_of(data.train))}
@@ -188,7 +188,7 @@ def study(desk: TaskFolder, *, lesson: MnistTraining, seed: int, quick: bool) ->
 def _recipe(desk: TaskFolder, lesson: MnistTraining) -> Recipe:
     if not lesson.teachers:
         return make("supervised")
-    # The mean of logits is the logarithm of the geometric mean of the distributions, which the paper's ensembles use.
+    # The mean of logits is the logarithm of the geometric mean of the distributions, one of the paper's two ways to average.
     answers = torch.stack([load_file(desk.of(one) / _ANSWERS)["train"] for one in lesson.teachers]).mean(0)
     teacher = PrecomputedTeacher(answers)
     weight = lesson.weight
