@@ -72,6 +72,17 @@ def test_the_page_is_in_the_order_of_accuracy_and_has_the_cost(folder):
     assert "Of 3 methods 1 are shown to be better than plain KD, and 1 to be worse." in render(summarize("x", folder))
 
 
+def test_students_of_another_size_are_named():
+    arms = {
+        "student alone": {"role": "baseline", "parameters": 100}, "dkd": {"role": "method", "parameters": 100},
+        "simkd": {"role": "method", "parameters": 2500},
+    }  # fmt: skip
+    text = compare_tables._sizes(arms)
+    assert "simkd 2,500" in text
+    assert "dkd" not in text
+    assert compare_tables._sizes({name: arms[name] for name in ("student alone", "dkd")}) == ""
+
+
 def test_a_new_table_gets_a_page(folder, monkeypatch, tmp_path):
     results = tmp_path / "results"
     (results / "tables").mkdir(parents=True)

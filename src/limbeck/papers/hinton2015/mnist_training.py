@@ -188,7 +188,7 @@ def study(desk: TaskFolder, *, lesson: MnistTraining, seed: int, quick: bool) ->
 def _recipe(desk: TaskFolder, lesson: MnistTraining) -> Recipe:
     if not lesson.teachers:
         return make("supervised")
-    # The mean of logits is the logarithm of the geometric mean of the distributions, one of the paper's two ways to average.
+    # The mean of logits is that of log-probabilities: the geometric mean, one of the paper's two ways to average.
     answers = torch.stack([load_file(desk.of(one) / _ANSWERS)["train"] for one in lesson.teachers]).mean(0)
     teacher = PrecomputedTeacher(answers)
     weight = lesson.weight
