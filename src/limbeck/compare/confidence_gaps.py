@@ -51,8 +51,7 @@ def measure_faithfulness(context: MetricContext) -> dict[str, Any]:
     names, trained = list(radii), max(trained_radii(job), default=max(radii.values()))
     last = next(place for place, radius in enumerate(radii.values()) if is_radius(radius, trained))
     gaps = ", ".join(
-        f"{row['attack'][last]['mean']:.2f} and {row['bound'][last]['mean']:.2f} in {arm}"
-        for arm, row in rows.items()
+        f"{row['attack'][last]['mean']:.2f} and {row['bound'][last]['mean']:.2f} in {arm}" for arm, row in rows.items()
     )
     sentence = (
         f"Faithfulness ({images.examples:,} test examples): with changes of up to {names[last]} the mean largest gap "
